@@ -1,0 +1,60 @@
+# adrec's tasks. `make` prints this list.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CONFIGS ?= configs/sample
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all check format bench docs preprocess pretrain finetune evaluate score rank clean
+
+help: ## Print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+setup: $(STAMP) ## Create .venv and install adrec with the tested versions
+
+test: $(STAMP) ## Run the tests (set-up included)
+	$(BIN)/python -m pytest
+
+test-all: $(STAMP) ## Run every test, the slow ones too
+	$(BIN)/python -m pytest -m ''
+
+check: $(STAMP) ## Lint, format check, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## Run the benchmarks (side by side ratios)
+	$(BIN)/python -m benchmarks
+
+preprocess: $(STAMP) ## raw logs -> prepared folder (CONFIGS=configs/sample)
+	$(BIN)/adrec preprocess --config $(CONFIGS)/preprocess.yaml
+
+pretrain: $(STAMP) ## prepared folder -> text encoder
+	$(BIN)/adrec pretrain-mlm --config $(CONFIGS)/pretrain.yaml
+
+finetune: $(STAMP) ## prepared folder + encoder -> bundle
+	$(BIN)/adrec finetune --config $(CONFIGS)/finetune.yaml
+
+score: $(STAMP) ## bundle + new rows -> scored Parquet
+	$(BIN)/adrec score --config $(CONFIGS)/score.yaml
+
+evaluate: $(STAMP) ## scored Parquet -> metrics.json, report.html
+	$(BIN)/adrec evaluate --config $(CONFIGS)/evaluate.yaml
+
+rank: $(STAMP) ## bundle + users -> ranked ads
+	$(BIN)/adrec rank --config $(CONFIGS)/rank.yaml --top-n 5
+
+demo: $(STAMP) ## Set up, then the whole life cycle on the built-in sample
+	@$(MAKE) --no-print-directory preprocess pretrain finetune score evaluate rank CONFIGS=configs/sample

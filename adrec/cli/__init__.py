@@ -1,0 +1,1 @@
+"""The Typer app. No logic; heavy imports stay inside commands."""

@@ -1,0 +1,41 @@
+"""The `adrec` command: registers every command and starts it."""
+
+from typing import Annotated
+
+import typer
+
+from adrec import __version__
+from adrec.cli import apply, judge, prepare, serving, system, train
+
+app = typer.Typer(
+    name="adrec",
+    help="The whole life of a language-model ad recommender: raw logs in, calibrated click probabilities and ranked ads out.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"adrec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+for group in (prepare, train, apply, judge, serving, system):
+    group.register(app)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

@@ -1,0 +1,104 @@
+"""Options that every command has, and the one way in which a command runs its stage."""
+
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from adrec.errors import AdrecError
+
+if TYPE_CHECKING:
+    from adrec.terminal import Terminal
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="YAML config file.", show_default=False)]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one config value; may be repeated.", show_default=False),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Override the config's seed.", show_default=False)]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", metavar="auto|cpu|cuda", help="Where tensors live.", show_default=False)
+]
+
+
+def run_stage(
+    stage: str,
+    config_class: str,
+    *,
+    config: Path | None,
+    overrides: Sequence[str] | None,
+    json_output: bool,
+    quiet: bool,
+    seed: int | None = None,
+    device: str | None = None,
+    options: dict[str, Any] | None = None,
+) -> None:
+    """Load the config (`module:Class` below adrec.config), run `adrec.stages.<stage>`, show its result.
+
+    `options` are command-line shorthands: dotted config keys with values that are not None override the file.
+    """
+    from adrec.terminal import Terminal
+
+    terminal = Terminal(quiet=quiet, json_output=json_output)
+    with faults_shown(terminal):
+        from adrec.config.base import load_config
+
+        module, name = config_class.split(":")
+        model = getattr(importlib.import_module(f"adrec.config.{module}"), name)
+        shorthands = {"seed": seed, "device": device, **(options or {})}
+        given = [f"{key}={_as_yaml(value)}" for key, value in shorthands.items() if value is not None]
+        loaded = load_config(config, model, [*(overrides or ()), *given])
+        run = importlib.import_module(f"adrec.stages.{stage}").run
+        terminal.show(run(loaded, terminal))
+
+
+class faults_shown:
+    """Turn an AdrecError into its lines on stderr and an exit code; Ctrl-C into 130.
+
+    Anything else is a bug of ours: the traceback goes to a log file whose path is printed.
+    """
+
+    def __init__(self, terminal: "Terminal") -> None:
+        self.terminal = terminal
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        is_click = type(error).__module__.startswith("click")
+        if error is None or is_click or isinstance(error, typer.Exit | typer.Abort | SystemExit):
+            return
+        if isinstance(error, AdrecError):
+            for line in str(error).splitlines():
+                typer.echo(f"error: {line}", err=True)
+            raise typer.Exit(error.exit_code) from None
+        if isinstance(error, KeyboardInterrupt):
+            typer.echo("interrupted: earlier output is untouched; run the same command again to finish.", err=True)
+            raise typer.Exit(130) from None
+        if isinstance(error, MemoryError):
+            typer.echo("error: out of memory. Lower the batch size or the rows per shard in the config.", err=True)
+            raise typer.Exit(1) from None
+        if isinstance(error, Exception):
+            log = _write_crash_log(error)
+            what = f"{type(error).__name__}: {error}"
+            typer.echo(f"error: adrec failed in a way it should not ({what}). Please report {log}.", err=True)
+            raise typer.Exit(1) from None
+
+
+def _write_crash_log(error: Exception) -> str:
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile("w", prefix="adrec-crash-", suffix=".log", delete=False, encoding="utf-8") as handle:
+        handle.write("".join(traceback.format_exception(error)))
+        return handle.name
+
+
+def _as_yaml(value: Any) -> str:
+    """Paths given on the command line are relative to the working folder, not to the config file."""
+    return json.dumps(str(value.absolute()) if isinstance(value, Path) else value, ensure_ascii=False)

@@ -1,0 +1,1 @@
+"""Typed configs, one module a command. `base` loads them and reports every fault at once."""

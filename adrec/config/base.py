@@ -1,0 +1,168 @@
+"""Load a YAML config into a frozen pydantic model, and report every fault at once with the nearest known name."""
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
+
+from adrec.errors import ConfigError
+
+
+class Config(BaseModel):
+    """Base of every config section: unknown keys are refused, values cannot be changed after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+
+
+class StageConfig(Config):
+    """What every command's config has."""
+
+    seed: int = 42
+    """Seeds every random choice of the command."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where tensors live; `auto` takes a GPU when there is one."""
+
+
+def _resolve(path: Path, info: ValidationInfo) -> Path:
+    base = (info.context or {}).get("base", Path.cwd())
+    return Path(os.path.normpath(base / path.expanduser()))
+
+
+def _resolve_pattern(pattern: str, info: ValidationInfo) -> str:
+    return str(_resolve(Path(pattern), info))
+
+
+def _resolve_reference(reference: str, info: ValidationInfo) -> str:
+    """A local folder becomes absolute; `package:...` and hub names stay as they are."""
+    if reference.startswith("package:"):
+        return reference
+    candidate = _resolve(Path(reference), info)
+    is_path = reference.startswith((".", "/", "~")) or candidate.exists()
+    return str(candidate) if is_path else reference
+
+
+ConfigPath = Annotated[Path, AfterValidator(_resolve)]
+"""A path; relative ones are relative to the config file (to the working folder for `--set`-only runs)."""
+ConfigPattern = Annotated[str, AfterValidator(_resolve_pattern)]
+"""A file, folder or glob pattern, resolved like ConfigPath."""
+EncoderReference = Annotated[str, AfterValidator(_resolve_reference)]
+"""A text encoder: a local folder, `package:module/path` inside an installed package, or a hub name."""
+
+ModelT = TypeVar("ModelT", bound=Config)
+
+
+def load_config(path: Path | None, model: type[ModelT], overrides: Sequence[str] = ()) -> ModelT:
+    """Read `path` (YAML), apply `dotted.key=value` overrides (values are YAML), validate as `model`.
+
+    `path` None starts from the overrides alone, relative to the working folder.
+    Raises ConfigError with one line a fault: dotted path, what was found, what is allowed, the nearest known key.
+    """
+    raw = _read_yaml(path) if path is not None else {}
+    where = str(path) if path is not None else "--set"
+    for override in overrides:
+        _apply_override(raw, override)
+    base = path.resolve().parent if path is not None else Path.cwd()
+    try:
+        return model.model_validate(raw, context={"base": base})
+    except ValidationError as error:
+        lines = [f"{where}: {_describe(fault, model)}" for fault in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write the resolved config as YAML; loading it again gives an equal config."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file. 'adrec init' writes one for your data.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected keys and values at the top, found a {type(raw).__name__}.")
+    return raw
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set {override}: expected dotted.key=value.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not valid YAML: {' '.join(str(error).split())}") from None
+    node: Any = raw
+    *parents, last = key.split(".")
+    for parent in parents:
+        if isinstance(node, list):
+            node = _list_item(node, parent, override)
+            continue
+        if not isinstance(node.get(parent), dict | list):
+            node[parent] = {}
+        node = node[parent]
+    if isinstance(node, list):
+        _list_item(node, last, override)
+        node[int(last)] = value
+    else:
+        node[last] = value
+
+
+def _list_item(items: list[Any], key: str, override: str) -> Any:
+    if not key.isdigit() or int(key) >= len(items):
+        raise ConfigError(f"--set {override}: '{key}' is not an index of a list of {len(items)}.")
+    return items[int(key)]
+
+
+def _describe(fault: Mapping[str, Any], model: type[BaseModel]) -> str:
+    """One pydantic fault as `dotted.path: what is wrong. fix`."""
+    location = list(fault["loc"])
+    path = ".".join(str(part) for part in location) or "(top)"
+    if fault["type"] == "extra_forbidden":
+        known = _keys_at(model, location[:-1])
+        near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+        hint = f"Did you mean '{near[0]}'?" if near else f"Known keys: {', '.join(sorted(known))}."
+        return f"{path}: unknown key. {hint}"
+    if fault["type"] == "missing":
+        return f"{path}: required and missing."
+    message = str(fault["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    found = fault.get("input")
+    shown = "" if isinstance(found, dict | list) and len(str(found)) > 60 else f", found {found!r}"
+    return f"{path}: {message[:1].lower()}{message[1:]}{shown}."
+
+
+def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """Field names allowed at a location, walking nested models, lists, dicts and unions."""
+    candidates: list[Any] = [model]
+    for part in location:
+        reached: list[Any] = []
+        for candidate in candidates:
+            for option in _models_in(candidate):
+                field = option.model_fields.get(str(part))
+                if field is not None:
+                    reached.append(field.annotation)
+        # List indices, dict keys and union tags do not change which models may follow.
+        candidates = reached or candidates
+    return sorted({name for candidate in candidates for option in _models_in(candidate) for name in option.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    found: list[type[BaseModel]] = []
+    for argument in getattr(annotation, "__args__", ()):
+        found.extend(_models_in(argument))
+    return found

@@ -1,0 +1,1 @@
+"""Prepared folder to batches: safe table reading and writing, features, datasets."""

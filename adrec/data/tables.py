@@ -1,0 +1,201 @@
+"""Read Parquet with errors a user can act on; write aside and rename, so that a kill leaves the earlier output whole."""
+
+import ctypes
+import errno
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+
+from adrec.errors import DataError, ResourceError
+from adrec.schema import TableSpec
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def read_table(path: Path, spec: TableSpec | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read one Parquet file or a folder of them whole, checked against `spec`. Raises DataError."""
+    dataset = open_dataset(path, spec)
+    try:
+        return dataset.to_table(columns=list(columns) if columns is not None else None)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet ({_first_line(error)}). Write the file again.") from None
+
+
+def iter_batches(
+    path: Path, spec: TableSpec | None = None, columns: Sequence[str] | None = None, *, batch_rows: int = 65_536
+) -> Iterator[pa.RecordBatch]:
+    """Stream a Parquet file or folder in file order, in batches of at most `batch_rows` rows. Raises DataError."""
+    dataset = open_dataset(path, spec)
+    try:
+        yield from dataset.to_batches(
+            columns=list(columns) if columns is not None else None,
+            batch_size=batch_rows,
+            fragment_readahead=1,
+            batch_readahead=2,
+        )
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet ({_first_line(error)}). Write the file again.") from None
+
+
+def open_dataset(path: Path, spec: TableSpec | None = None) -> pyarrow.dataset.FileSystemDataset:
+    """A dataset over a Parquet file or every `*.parquet` below a folder (sorted by name), checked against `spec`."""
+    files = parquet_files(path)
+    schema = parquet_schema(files[0])
+    if spec is not None:
+        check_schema(schema, spec, where=str(path))
+    dataset = pyarrow.dataset.dataset([str(file) for file in files], schema=schema, format="parquet")
+    assert isinstance(dataset, pyarrow.dataset.FileSystemDataset)
+    return dataset
+
+
+def parquet_files(path: Path) -> list[Path]:
+    """The Parquet files behind `path`, sorted. Raises DataError where there is none."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*.parquet") if not file.name.startswith((".", "_")))
+        if not files:
+            raise DataError(f"{path}: the folder holds no .parquet file.")
+        return files
+    if not path.exists():
+        raise DataError(f"{path}: no such file.")
+    return [path]
+
+
+def parquet_schema(file: Path) -> pa.Schema:
+    """The schema of one Parquet file; DataError where it is empty, truncated or not Parquet."""
+    if file.stat().st_size == 0:
+        raise DataError(f"{file}: the file is empty.")
+    try:
+        return pq.read_schema(file)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file}: not a whole Parquet file ({_first_line(error)}). Write the file again.") from None
+
+
+def check_schema(schema: pa.Schema, spec: TableSpec, *, where: str) -> None:
+    """Raise DataError listing every missing column and wrong type of `schema` against `spec`, a line each."""
+    faults = []
+    for column in spec.columns:
+        index = schema.get_field_index(column.name)
+        if index < 0:
+            if column.required:
+                near = f" Columns: {', '.join(schema.names[:12])}{', ...' if len(schema.names) > 12 else ''}."
+                faults.append(f"{where}: column '{column.name}' is missing.{near}")
+            continue
+        found = schema.field(index).type
+        if not _same_type(found, column.type):
+            faults.append(
+                f"{where}: column '{column.name}' is {_type_name(found)}, expected {_type_name(column.type)}."
+                " Run 'adrec preprocess' first."
+            )
+    if faults:
+        raise DataError("\n".join(faults))
+
+
+def _same_type(found: pa.DataType, expected: pa.DataType) -> bool:
+    if pa.types.is_dictionary(found):
+        found = found.value_type
+    if pa.types.is_large_string(found):
+        found = pa.string()
+    if (pa.types.is_list(found) or pa.types.is_large_list(found)) and pa.types.is_list(expected):
+        return _same_type(found.value_type, expected.value_type)
+    return bool(found.equals(expected))
+
+
+def _type_name(kind: pa.DataType) -> str:
+    return "timestamp[us, UTC]" if kind.equals(pa.timestamp("us", tz="UTC")) else str(kind)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+# ---------------------------------------------------------------------------------------------------- writing
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write one Parquet file (zstd) aside, then rename it over `path`."""
+    with write_aside(path) as aside:
+        pq.write_table(table, aside, compression="zstd")
+
+
+@contextmanager
+def write_aside(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` for a file; on success it replaces `path`, on failure it is removed.
+
+    Raises ResourceError when the folder cannot be written or the disk is full.
+    """
+    with _writing(path) as aside:
+        yield aside
+        with open(aside, "rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(aside, path)
+
+
+@contextmanager
+def folder_aside(path: Path) -> Iterator[Path]:
+    """Yield a new empty folder beside `path`; on success it takes the place of `path` in one step.
+
+    An earlier folder at `path` stays whole and readable until then, and after any failure or kill.
+    Raises ResourceError when the parent cannot be written or the disk is full.
+    """
+    with _writing(path) as aside:
+        aside.mkdir()
+        yield aside
+        if path.exists():
+            _exchange(aside, path)
+        else:
+            os.rename(aside, path)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.aside")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        yield aside
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise ResourceError(f"{path}: the disk is full. Free some space and run the same command again.") from None
+        if error.errno in {errno.EACCES, errno.EROFS, errno.EPERM}:
+            raise ResourceError(f"{path}: cannot be written ({error.strerror}). Choose another output.") from None
+        if error.errno in {errno.ENOTDIR, errno.EEXIST}:
+            raise ResourceError(f"{path}: a file stands where a folder is needed. Choose another output.") from None
+        raise
+    finally:
+        _remove(aside)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Delete what killed runs left beside `path`. Two runs writing one output at once is not supported."""
+    for leftover in path.parent.glob(f".{path.name}.*.aside"):
+        _remove(leftover)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _exchange(aside: Path, path: Path) -> None:
+    """Swap two folders in one step (renameat2 on Linux); elsewhere by two renames, a moment apart."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        if hasattr(libc, "renameat2"):
+            done = libc.renameat2(_AT_FDCWD, os.fsencode(aside), _AT_FDCWD, os.fsencode(path), _RENAME_EXCHANGE)
+            if done == 0:
+                return
+    previous = path.with_name(f".{path.name}.previous.aside")
+    os.rename(path, previous)
+    os.rename(aside, path)
+    _remove(previous)

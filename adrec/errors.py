@@ -1,0 +1,29 @@
+"""Faults a user can mend. Each message names what is wrong, where, and the fix; the CLI prints it as it stands."""
+
+
+class AdrecError(Exception):
+    """A fault the user can mend. `exit_code` is what the process returns (1; 2 for usage)."""
+
+    exit_code = 1
+
+
+class UsageError(AdrecError):
+    """The command line itself is wrong (exit code 2)."""
+
+    exit_code = 2
+
+
+class ConfigError(AdrecError):
+    """A config file or a `--set` override is wrong. The message lists every fault, a line each."""
+
+
+class DataError(AdrecError):
+    """A table is missing, unreadable, or breaks the contract of `adrec.schema`."""
+
+
+class BundleError(AdrecError):
+    """A bundle folder is missing, incomplete, altered, or of another format version."""
+
+
+class ResourceError(AdrecError):
+    """The machine lacks something: disk space, a writable folder, an optional package, a device."""

@@ -1,0 +1,1 @@
+"""The Predictor (bundle to scores), explanations, export."""

@@ -1,0 +1,1 @@
+"""nn.Modules built from plain keyword arguments, and the baselines."""

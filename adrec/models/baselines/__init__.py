@@ -1,0 +1,1 @@
+"""Simple models that keep the neural one honest."""

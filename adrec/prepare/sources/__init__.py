@@ -1,0 +1,1 @@
+"""One adapter a raw format; each yields canonical tables."""

@@ -1,0 +1,1 @@
+"""Retrieve, auction, constraints, diversify."""

@@ -1,0 +1,172 @@
+"""The data contract: Arrow schemas of every table that passes between commands, in this one file.
+
+Words: an *impression* is one ad shown once; a *request* groups the impressions shown together; *history* is the
+user's earlier clicks, newest last.
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+STRINGS = pa.list_(pa.string())
+INDICES = pa.list_(pa.int32())
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a contract. `type` is the exact Arrow type after preprocessing."""
+
+    name: str
+    type: pa.DataType
+    required: bool = False
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """A named table. Columns beyond these are allowed where `extra` says so (declared features, the user's own)."""
+
+    name: str
+    columns: tuple[Column, ...]
+    key: str | None = None
+
+    def __getitem__(self, name: str) -> Column:
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(name)
+
+    def __contains__(self, name: object) -> bool:
+        return any(column.name == name for column in self.columns)
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Names of the columns without which the table is refused."""
+        return tuple(column.name for column in self.columns if column.required)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all contract columns, in order."""
+        return tuple(column.name for column in self.columns)
+
+
+ADS = TableSpec(
+    "ads",
+    (
+        Column("ad_id", pa.string(), True, "identifier, unique"),
+        Column("title", pa.string(), True, "headline"),
+        Column("description", pa.string(), False, "body copy"),
+        Column("category", pa.string(), False, "topic or product class"),
+        Column("advertiser_id", pa.string(), False, "who pays"),
+        Column("starts_at", TIMESTAMP, False, "first moment it may be shown"),
+        Column("ends_at", TIMESTAMP, False, "first moment it may no longer be shown"),
+        Column("bid", pa.float64(), False, "price offered for a click, in the account's currency, >= 0"),
+        Column("budget", pa.float64(), False, "most that may be spent, >= 0"),
+        Column("image", pa.string(), False, "path or address of the creative"),
+    ),
+    key="ad_id",
+)
+
+USERS = TableSpec(
+    "users",
+    (
+        Column("user_id", pa.string(), True, "identifier, unique"),
+        Column("interests", STRINGS, False, "declared interests, words or phrases"),
+    ),
+    key="user_id",
+)
+
+IMPRESSIONS = TableSpec(
+    "impressions",
+    (
+        Column("user_id", pa.string(), True, "who saw it"),
+        Column("ad_id", pa.string(), True, "what was shown"),
+        Column("shown_at", TIMESTAMP, True, "when"),
+        Column("request_id", pa.string(), False, "groups the impressions shown together"),
+        Column("click", pa.int8(), False, "1 clicked, 0 not"),
+        Column("position", pa.int32(), False, "slot, 1 is the first"),
+        Column("propensity", pa.float64(), False, "probability with which the logging policy showed it, in (0, 1]"),
+        Column("conversion", pa.int8(), False, "1 converted, 0 not"),
+        Column("rating", pa.float64(), False, "explicit rating"),
+        Column("dwell_seconds", pa.float64(), False, "time spent after the click"),
+        Column("scenario", pa.string(), False, "social, search, email, ..."),
+        Column("query", pa.string(), False, "what the user searched for"),
+        Column("history", STRINGS, False, "ad ids clicked earlier, newest last"),
+    ),
+)
+
+TRUE_PROBABILITY = "true_probability"
+"""The sample generator's click probability. Kept beside the data for measuring; no model or feature may read it."""
+
+SPLITS = ("train", "valid", "test")
+
+# What preprocess adds. Index columns are row numbers of the prepared folder's ads.parquet and users.parquet.
+PREPARED_ADS = TableSpec(
+    "ads",
+    (
+        *ADS.columns,
+        Column("text", pa.string(), True, "the ad's text by the template, gently cleaned, for subword encoders"),
+        Column("segmented", pa.string(), True, "words joined by a space, lower case, no stop words or punctuation"),
+        Column("language", pa.string(), True, "zh, en or other"),
+    ),
+    key="ad_id",
+)
+
+PREPARED_USERS = TableSpec(
+    "users",
+    (
+        *USERS.columns,
+        Column("text", pa.string(), True, "interests as text, empty where none"),
+        Column("segmented", pa.string(), True, "interests as words joined by a space"),
+    ),
+    key="user_id",
+)
+
+PREPARED_IMPRESSIONS = TableSpec(
+    "impressions",
+    (
+        Column("row_id", pa.int64(), True, "number of the row over the whole prepared folder, in time order"),
+        *(column for column in IMPRESSIONS.columns if column.name not in {"history", "request_id"}),
+        Column("request_id", pa.string(), True, "as given, or one per (user, moment)"),
+        Column("ad_index", pa.int32(), True, "row of the ad in ads.parquet"),
+        Column("user_index", pa.int32(), True, "row of the user in users.parquet"),
+        Column("history_index", INDICES, True, "rows of earlier clicked ads, oldest first, newest last, at most H"),
+        Column("history_hours", pa.list_(pa.float32()), False, "age of each of those clicks at shown_at, in hours"),
+        Column("skipped_index", INDICES, False, "rows of ads shown earlier and not clicked, newest last"),
+        Column("history_length", pa.int32(), True, "clicks the user had before, not cut at H"),
+    ),
+)
+COUNTER_PREFIX = "counter_"
+"""Point-in-time counters are float32 columns of the prepared impressions named `counter_<what>`."""
+
+# What score and rank add. SCORED keeps the user's own columns beside these.
+SCORED = TableSpec(
+    "scored",
+    (
+        Column("user_id", pa.string(), True, "who"),
+        Column("ad_id", pa.string(), True, "what"),
+        Column("logit", pa.float32(), True, "raw output of the model"),
+        Column("score", pa.float32(), True, "calibrated click probability, in [0, 1]"),
+        Column("cold_ad", pa.bool_(), False, "the ad had no impression in training"),
+        Column("cold_user", pa.bool_(), False, "the user had no impression in training"),
+        Column("history_length", pa.int32(), False, "clicks known before shown_at"),
+    ),
+)
+BASELINE_PREFIX = "baseline_"
+"""Scores of the simple baselines are float32 columns of SCORED named `baseline_<name>`; evaluate prints them all."""
+
+RANKED = TableSpec(
+    "ranked",
+    (
+        Column("user_id", pa.string(), True, "for whom"),
+        Column("request_id", pa.string(), True, "for which request (the user id where users are ranked)"),
+        Column("ad_id", pa.string(), True, "what to show"),
+        Column("rank", pa.int32(), True, "1-based within the request"),
+        Column("score", pa.float32(), True, "calibrated click probability"),
+        Column("value", pa.float64(), True, "what the ranking orders by: score, score x bid, or a weighted sum of tasks"),
+        Column("price", pa.float64(), False, "second price per click"),
+        Column("propensity", pa.float64(), False, "probability with which the policy showed this ad here"),
+        Column("reason", pa.string(), True, "one plain sentence"),
+    ),
+)

@@ -1,0 +1,1 @@
+"""One file a command: run(config, terminal) -> a small result object."""
