@@ -70,7 +70,7 @@ class faults_shown:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        is_click = type(error).__module__.startswith("click")
+        is_click = type(error).__module__.startswith(("click", "typer"))
         if error is None or is_click or isinstance(error, typer.Exit | typer.Abort | SystemExit):
             return
         if isinstance(error, AdrecError):
