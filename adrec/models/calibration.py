@@ -1,0 +1,212 @@
+"""Logit to probability: temperature, Platt or isotonic, chosen by cross-fitted log loss, and always increasing.
+
+Every method maps a logit to a calibrated logit by an increasing function, so calibration cannot change a ranking.
+Negative down-sampling is undone exactly, in odds, before the method is fitted. Papers: docs/calibration.md.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+Method = Literal["none", "temperature", "platt", "isotonic"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+Floats = npt.NDArray[np.float64]
+_MIN_SLOPE = 1e-3
+_MIN_OF_EACH_LABEL = 5
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A fitted, increasing map from logits to probabilities.
+
+    `offset` is added to the logit first (log of the share of negatives kept in training, 0 without down-sampling). Then
+    comes `slope * x + intercept`, or for isotonic the piecewise linear function through `knots` (logit, calibrated logit),
+    continued outside them with `slope`. `log_loss` holds the cross-fitted loss of every method tried, in nats a row.
+    """
+
+    method: Method = "none"
+    offset: float = 0.0
+    slope: float = 1.0
+    intercept: float = 0.0
+    knots: tuple[tuple[float, float], ...] = ()
+    log_loss: Mapping[str, float] = field(default_factory=dict)
+    rows: int = 0
+    clicks: int = 0
+
+    def apply(self, logits: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Calibrated probabilities in [0, 1], of the shape of `logits`, float32."""
+        return _sigmoid(self.logit(logits)).astype(np.float32)
+
+    def logit(self, logits: npt.ArrayLike) -> Floats:
+        """Calibrated logits, of the shape of `logits`, float64."""
+        x = np.asarray(logits, dtype=np.float64) + self.offset
+        if not self.knots:
+            return self.slope * x + self.intercept
+        knot_x, knot_y = np.asarray(self.knots, dtype=np.float64).T
+        inside: Floats = np.interp(x, knot_x, knot_y)
+        outside = np.minimum(x - knot_x[0], 0.0) + np.maximum(x - knot_x[-1], 0.0)
+        return np.asarray(inside + self.slope * outside)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-safe values; `from_json` reads them back."""
+        return {**asdict(self), "knots": [list(knot) for knot in self.knots], "log_loss": dict(self.log_loss)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Calibration":
+        """The calibration that `to_json` wrote. Raises KeyError, TypeError or ValueError on anything else."""
+        if values["method"] not in METHODS:
+            raise ValueError(f"unknown calibration method {values['method']!r}")
+        knots = tuple((float(x), float(y)) for x, y in values["knots"])
+        return cls(**{**values, "knots": knots})
+
+
+def fit(
+    logits: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    *,
+    method: Literal["auto", "none", "temperature", "platt", "isotonic"] = "auto",
+    negative_rate: float = 1.0,
+    groups: npt.ArrayLike | None = None,
+    folds: int = 5,
+    seed: int = 0,
+) -> Calibration:
+    """Fit on validation rows that the model did not train on.
+
+    `logits` (N,), `labels` (N,) of 0 and 1; rows with a NaN label are left out. `negative_rate` in (0, 1] is the share of
+    negatives that training kept; the rows given here must not be down-sampled. `auto` takes the method with the least log
+    loss over `folds` cross-fitted folds (whole `groups`, such as requests, stay together), the simpler one on a tie.
+    With fewer than 5 rows of either label nothing is fitted and only the down-sampling is undone.
+    """
+    offset = sampling_offset(negative_rate)
+    y = np.asarray(labels, dtype=np.float64)
+    known = ~np.isnan(y)
+    x, y = np.asarray(logits, dtype=np.float64)[known] + offset, y[known]
+    clicks = int(y.sum())
+    if min(clicks, len(y) - clicks) < _MIN_OF_EACH_LABEL:
+        return Calibration(offset=offset, rows=len(y), clicks=clicks)
+    fold = _folds(len(y), None if groups is None else np.asarray(groups)[known], folds, seed)
+    tried: tuple[Method, ...] = METHODS if method == "auto" else (method,)
+    losses = {name: _cross_fitted_loss(name, x, y, fold) for name in tried}
+    best = min(tried, key=lambda name: losses[name])
+    return Calibration(**{**_FITTERS[best](x, y), "offset": offset, "log_loss": losses, "rows": len(y), "clicks": clicks})
+
+
+def sampling_offset(negative_rate: float) -> float:
+    """What to add to a logit learned with only `negative_rate` of the negatives: log(negative_rate).
+
+    Keeping every click and a share w of the rest multiplies the odds by 1/w, so the true odds are w times the learned ones
+    (King and Zeng 2001; He et al. 2014 write it as p / (p + (1 - p) / w)). Raises ValueError outside (0, 1].
+    """
+    if not 0.0 < negative_rate <= 1.0:
+        raise ValueError(f"negative_rate is {negative_rate}, expected a share in (0, 1]")
+    return float(np.log(negative_rate))
+
+
+def log_loss(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Mean of log(1 + exp(x)) - y x, in nats; exact for logits of any size."""
+    x, y = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.float64)
+    return float(np.mean(np.logaddexp(0.0, x) - y * x))
+
+
+def _sigmoid(x: Floats) -> Floats:
+    return np.exp(-np.logaddexp(0.0, -x))
+
+
+def _folds(rows: int, groups: npt.NDArray[Any] | None, folds: int, seed: int) -> npt.NDArray[np.int64]:
+    codes = np.arange(rows) if groups is None else np.unique(groups, return_inverse=True)[1]
+    order = np.random.default_rng(seed).permutation(int(codes.max()) + 1)
+    return order[codes] % folds
+
+
+def _cross_fitted_loss(method: Method, x: Floats, y: Floats, fold: npt.NDArray[np.int64]) -> float:
+    calibrated = np.empty_like(x)
+    for number in np.unique(fold):
+        held = fold == number
+        calibrated[held] = Calibration(**_FITTERS[method](x[~held], y[~held])).logit(x[held])
+    return log_loss(calibrated, y)
+
+
+def _fit_none(x: Floats, y: Floats) -> dict[str, Any]:
+    return {"method": "none"}
+
+
+def _fit_temperature(x: Floats, y: Floats) -> dict[str, Any]:
+    """One positive number divides every logit (Guo et al. 2017). Searched in log scale, T between e^-5 and e^5."""
+    from scipy.optimize import minimize_scalar
+
+    found = minimize_scalar(lambda t: log_loss(x * np.exp(-t), y), bounds=(-5.0, 5.0), method="bounded")
+    return {"method": "temperature", "slope": float(np.exp(-found.x))}
+
+
+def _fit_platt(x: Floats, y: Floats) -> dict[str, Any]:
+    """Slope and intercept by maximum likelihood on Platt's smoothed targets, so that separable rows stay finite."""
+    clicks = y.sum()
+    target = np.where(y > 0, (clicks + 1) / (clicks + 2), 1 / (len(y) - clicks + 2))
+    centre, spread = float(x.mean()), float(x.std()) or 1.0
+    slope, intercept = _newton((x - centre) / spread, target)
+    if slope / spread < _MIN_SLOPE:
+        # A model that is no better than chance may ask for a falling line; an increasing one is promised.
+        slope = _MIN_SLOPE * spread
+        intercept = _match_mean(slope * (x - centre) / spread, float(target.mean()))
+    return {"method": "platt", "slope": slope / spread, "intercept": intercept - slope * centre / spread}
+
+
+def _newton(x: Floats, target: Floats) -> tuple[float, float]:
+    """Logistic regression of one standardised variable; damped Newton steps (Lin, Lin and Weng 2007)."""
+    design = np.stack([x, np.ones_like(x)])  # (2, N)
+    weights = np.array([0.0, float(np.log(target.mean() / (1 - target.mean())))])
+    loss = log_loss(weights @ design, target)
+    for _ in range(100):
+        p = _sigmoid(weights @ design)
+        gradient = design @ (p - target) / len(x)
+        hessian = (design * (p * (1 - p))) @ design.T / len(x) + 1e-12 * np.eye(2)
+        step, size = np.linalg.solve(hessian, gradient), 1.0
+        while size > 1e-8 and log_loss((weights - size * step) @ design, target) > loss:
+            size /= 2
+        weights = weights - size * step
+        loss = log_loss(weights @ design, target)
+        if np.abs(gradient).max() < 1e-10 or size <= 1e-8:
+            break
+    return float(weights[0]), float(weights[1])
+
+
+def _fit_isotonic(x: Floats, y: Floats) -> dict[str, Any]:
+    """Centred isotonic regression (Oron and Flournoy 2017): pooled blocks become knots at their centres.
+
+    Between knots the line rises, so rows that plain isotonic regression would tie keep their order. Ends are kept off 0 and 1
+    by half a row, and the tails go on with Platt's slope. A last shift makes predicted clicks equal observed clicks.
+    """
+    from sklearn.isotonic import IsotonicRegression
+
+    pooled = IsotonicRegression(y_min=0.0, y_max=1.0).fit_transform(x, y)
+    _, block, size = np.unique(np.round(pooled, 12), return_inverse=True, return_counts=True)
+    knot_x = np.bincount(block, weights=x) / size
+    knot_p = np.bincount(block, weights=y) / size
+    half_row = 0.5 / (len(y) + 1)
+    knot_p = np.clip(knot_p, half_row, 1 - half_row)
+    knot_y = np.log(knot_p / (1 - knot_p))
+    parts = {"method": "isotonic", "slope": _fit_platt(x, y)["slope"]}
+    mapped = Calibration(**parts, knots=tuple(zip(knot_x.tolist(), knot_y.tolist(), strict=True))).logit(x)
+    shift = _match_mean(mapped, float(y.mean()))
+    return {**parts, "knots": tuple(zip(knot_x.tolist(), (knot_y + shift).tolist(), strict=True))}
+
+
+def _match_mean(x: Floats, mean: float) -> float:
+    """The shift s for which the mean of sigmoid(x + s) is `mean`, in (0, 1)."""
+    from scipy.optimize import brentq
+
+    wanted = np.log(mean / (1 - mean))
+    low, high = float(wanted - x.max()) - 1.0, float(wanted - x.min()) + 1.0
+    return float(brentq(lambda s: float(_sigmoid(x + s).mean()) - mean, low, high))
+
+
+_FITTERS: dict[Method, Callable[[Floats, Floats], dict[str, Any]]] = {
+    "none": _fit_none,
+    "temperature": _fit_temperature,
+    "platt": _fit_platt,
+    "isotonic": _fit_isotonic,
+}
