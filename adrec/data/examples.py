@@ -1,0 +1,379 @@
+"""Prepared tables → columnar arrays that models and baselines read: `Examples` (impressions) and `Catalog` (ads, users).
+
+Everything is vectorised over rows. A history is kept once for the rows of a request that share it, which is what
+makes a million impressions with fifty clicks each fit in memory.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from adrec.data.features import FeatureArrays, FeatureSet
+from adrec.data.prepared import Prepared
+from adrec.errors import DataError
+
+LABELS = ("click", "conversion", "rating", "dwell_seconds")
+"""Columns of the impressions that a task may learn."""
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int32]
+Longs = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Lists end to end: list i is `values[offsets[i]:offsets[i + 1]]`. offsets (R + 1,) int64, values (V,) int32."""
+
+    offsets: Longs
+    values: Ints
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Longs:
+        """Length of each list, (R,) int64."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: NDArray[Any]) -> "Ragged":
+        """The lists of `rows`, in that order."""
+        starts, lengths = self.offsets[rows], self.lengths[rows]
+        return Ragged(_ends(lengths), self.values[ranges(starts, lengths)])
+
+
+@dataclass(frozen=True)
+class Examples:
+    """N impressions. Rows of a request are contiguous; `history_of_row` points into R distinct histories.
+
+    Histories hold row numbers of the ads catalog, newest last, at most H; `history_hours` is the age of each click.
+    """
+
+    row_id: Longs
+    """(N,) number of the row over the prepared folder."""
+    request: Ints
+    """(N,) request codes 0, 1, 2, ... never decreasing."""
+    user_index: Ints
+    """(N,) row in the users catalog."""
+    ad_index: Ints
+    """(N,) row in the ads catalog."""
+    shown_at: Longs
+    """(N,) microseconds since 1970, UTC."""
+    position: Ints
+    """(N,) slot from 1; 0 where unknown."""
+    labels: dict[str, Floats]
+    """name → (N,), NaN where missing. Empty for rows that are only scored."""
+    numeric: Floats
+    """(N, Fn) standardised features of the impression, counters included."""
+    categorical: Ints
+    """(N, Fc) codes, 0 is the unknown value."""
+    lists: dict[str, Ragged]
+    """name → N lists of codes."""
+    query: Ints
+    """(N,) index into `queries`; 0 is no query."""
+    queries: tuple[str, ...]
+    """Distinct query texts; the first is empty."""
+    history_length: Ints
+    """(N,) clicks the user had before, not cut at H."""
+    history_of_row: Ints
+    """(N,) which of the R histories."""
+    history_offsets: Longs
+    """(R + 1,)"""
+    history_values: Ints
+    """(V,) ads clicked earlier."""
+    history_hours: Floats
+    """(V,) age in hours at `shown_at`; NaN where unknown."""
+    skipped_offsets: Longs
+    """(R + 1,)"""
+    skipped_values: Ints
+    """(W,) ads shown earlier and not clicked, newest last."""
+
+    def __len__(self) -> int:
+        return len(self.row_id)
+
+    @property
+    def histories(self) -> Ragged:
+        """The R distinct histories as lists of ads."""
+        return Ragged(self.history_offsets, self.history_values)
+
+    @property
+    def skipped(self) -> Ragged:
+        """What was skipped before, beside each of the R histories."""
+        return Ragged(self.skipped_offsets, self.skipped_values)
+
+    @property
+    def request_starts(self) -> Longs:
+        """Offsets of the requests, (G + 1,): the rows of request g are `starts[g]` up to `starts[g + 1]`."""
+        changes = np.flatnonzero(np.diff(self.request)) + 1
+        return np.concatenate([[0], changes, [len(self)]] if len(self) else [[0]]).astype(np.int64)
+
+    def ads_used(self) -> Longs:
+        """Sorted distinct ads among candidates, histories and skipped ads: those whose text must be encoded."""
+        return np.unique(np.concatenate([self.ad_index, self.history_values, self.skipped_values])).astype(np.int64)
+
+    def take(self, rows: NDArray[Any]) -> "Examples":
+        """The given rows (in non-decreasing order of request), with only the histories that they use."""
+        used, history_of_row = np.unique(self.history_of_row[rows], return_inverse=True)
+        histories = self.histories.take(used)
+        spans = ranges(self.history_offsets[used], np.diff(self.history_offsets)[used])
+        skipped = self.skipped.take(used)
+        return replace(
+            self,
+            row_id=self.row_id[rows],
+            request=self.request[rows],
+            user_index=self.user_index[rows],
+            ad_index=self.ad_index[rows],
+            shown_at=self.shown_at[rows],
+            position=self.position[rows],
+            labels={name: values[rows] for name, values in self.labels.items()},
+            numeric=self.numeric[rows],
+            categorical=self.categorical[rows],
+            lists={name: values.take(rows) for name, values in self.lists.items()},
+            query=self.query[rows],
+            history_length=self.history_length[rows],
+            history_of_row=history_of_row.astype(np.int32),
+            history_offsets=histories.offsets,
+            history_values=histories.values,
+            history_hours=self.history_hours[spans],
+            skipped_offsets=skipped.offsets,
+            skipped_values=skipped.values,
+        )
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """A ads, or users: identifiers, text and fitted features, addressed by row number."""
+
+    ids: pa.StringArray
+    """(A,) identifiers."""
+    texts: pa.StringArray
+    """(A,) the text an encoder reads; empty where there is none."""
+    numeric: Floats
+    """(A, Fn)"""
+    categorical: Ints
+    """(A, Fc) codes, 0 is the unknown value."""
+    lists: dict[str, Ragged]
+    """name → A lists of codes."""
+    identity: Ints
+    """(A,) row of the trained identity embedding; 0 for whatever was not seen in training."""
+    vectors: Floats | None = None
+    """(A, D) text vectors, where they have been computed."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def with_vectors(self, vectors: Floats) -> "Catalog":
+        """The same catalog carrying text vectors."""
+        return replace(self, vectors=vectors)
+
+
+def load_examples(
+    prepared: Prepared, split: str, *, max_history: int = 50, labels: Sequence[str] = LABELS, requests: int | None = None
+) -> Examples:
+    """A whole split in memory. `requests` keeps only the first so many requests.
+
+    Raises DataError where the split has no rows.
+    """
+    columns = _columns_to_read(prepared, labels)
+    chunks = list(prepared.iter(split, columns, 262_144))
+    table = pa.Table.from_batches(chunks) if chunks else None
+    if table is None or table.num_rows == 0:
+        raise DataError(f"{prepared.path}: the split '{split}' has no rows. Change the split in the preprocess config.")
+    examples = examples_from_table(table, prepared.features()["impressions"], max_history=max_history, labels=labels)
+    if requests is not None and requests < len(examples.request_starts) - 1:
+        examples = examples.take(np.arange(examples.request_starts[requests]))
+    return examples
+
+
+def iter_examples(
+    prepared: Prepared, split: str, *, chunk_rows: int = 131_072, max_history: int = 50, labels: Sequence[str] = LABELS
+) -> Iterator[Examples]:
+    """A split in chunks of about `chunk_rows` rows that never cut a request: constant memory."""
+    features = prepared.features()["impressions"]
+    waiting: pa.Table | None = None
+    for batch in prepared.iter(split, _columns_to_read(prepared, labels), chunk_rows):
+        table = pa.Table.from_batches([batch])
+        if waiting is not None:
+            table = pa.concat_tables([waiting, table])
+        whole = _rows_of_whole_requests(table)
+        waiting = table.slice(whole)
+        if whole:
+            yield examples_from_table(table.slice(0, whole), features, max_history=max_history, labels=labels)
+    if waiting is not None and waiting.num_rows:
+        yield examples_from_table(waiting, features, max_history=max_history, labels=labels)
+
+
+def examples_from_table(
+    table: pa.Table, features: FeatureSet, *, max_history: int = 50, labels: Sequence[str] = LABELS
+) -> Examples:
+    """Prepared impressions (any subset of rows in order) as arrays."""
+    arrays = features.transform(table)
+    request = _run_codes(table["request_id"])
+    user_index = integers(table["user_index"])
+    history, hours = ragged(table["history_index"]), None
+    if "history_hours" in table.column_names:
+        hours = _values(table["history_hours"]).astype(np.float32)
+    skipped = ragged(table["skipped_index"]) if "skipped_index" in table.column_names else _empty_lists(len(table))
+    history_of_row, first_rows = _distinct_histories(request, user_index, history, skipped)
+    kept = _newest(history, first_rows, max_history)
+    kept_skipped = _newest(skipped, first_rows, max_history)
+    query, queries = _query_codes(table)
+    return Examples(
+        row_id=table["row_id"].to_numpy() if "row_id" in table.column_names else np.arange(len(table), dtype=np.int64),
+        request=request,
+        user_index=user_index,
+        ad_index=integers(table["ad_index"]),
+        shown_at=pc.cast(table["shown_at"], pa.int64()).to_numpy(),
+        position=integers(table["position"]) if "position" in table.column_names else np.zeros(len(table), np.int32),
+        labels={name: _label(table[name]) for name in labels if name in table.column_names},
+        numeric=arrays.numeric,
+        categorical=arrays.categorical,
+        lists={name: Ragged(offsets, values) for name, (offsets, values) in arrays.lists.items()},
+        query=query,
+        queries=queries,
+        history_length=integers(table["history_length"]),
+        history_of_row=history_of_row,
+        history_offsets=_ends(kept.lengths),
+        history_values=history.values[kept.positions],
+        history_hours=hours[kept.positions] if hours is not None else np.full(len(kept.positions), np.nan, np.float32),
+        skipped_offsets=_ends(kept_skipped.lengths),
+        skipped_values=skipped.values[kept_skipped.positions],
+    )
+
+
+def catalog_from_table(
+    table: pa.Table, features: FeatureSet, *, key: str, seen: pa.Array | None = None, text: str = "text"
+) -> Catalog:
+    """Ads or users as arrays. `seen` lists the identifiers that have a trained embedding, row 1 first."""
+    arrays: FeatureArrays = features.transform(table)
+    ids = combined(table[key]).cast(pa.string())
+    identity = np.zeros(len(ids), np.int32)
+    if seen is not None and len(seen):
+        identity = pc.add(pc.fill_null(pc.index_in(ids, value_set=seen), -1), 1).to_numpy(zero_copy_only=False).astype(np.int32)
+    return Catalog(
+        ids=ids,
+        texts=combined(pc.fill_null(table[text], "")).cast(pa.string()),
+        numeric=arrays.numeric,
+        categorical=arrays.categorical,
+        lists={name: Ragged(offsets, values) for name, (offsets, values) in arrays.lists.items()},
+        identity=identity,
+    )
+
+
+# ------------------------------------------------------------------------------------------- arrow → numpy
+
+
+def combined(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """One contiguous array."""
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def integers(column: pa.ChunkedArray) -> Ints:
+    """int32, 0 where null."""
+    return pc.fill_null(column, 0).to_numpy().astype(np.int32)
+
+
+def ragged(column: pa.ChunkedArray) -> Ragged:
+    """A list column as offsets and values; null is an empty list."""
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(np.int64)
+    return Ragged(_ends(lengths), _values(column).astype(np.int32, copy=False))
+
+
+def ranges(starts: NDArray[Any], lengths: NDArray[Any]) -> Longs:
+    """`concatenate([arange(s, s + n) for s, n in zip(starts, lengths)])` without the loop."""
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    shift = np.asarray(starts, np.int64) - (ends - lengths)
+    return np.arange(total, dtype=np.int64) + np.repeat(shift, lengths)
+
+
+def _values(column: pa.ChunkedArray) -> NDArray[Any]:
+    return combined(pc.list_flatten(column)).to_numpy(zero_copy_only=False)
+
+
+def _ends(lengths: NDArray[Any]) -> Longs:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _empty_lists(count: int) -> Ragged:
+    return Ragged(np.zeros(count + 1, np.int64), np.zeros(0, np.int32))
+
+
+def _label(column: pa.ChunkedArray) -> Floats:
+    return pc.cast(column, pa.float32()).to_numpy().astype(np.float32)
+
+
+def _run_codes(column: pa.ChunkedArray) -> Ints:
+    """0, 1, 2, ... increasing where the value changes from one row to the next."""
+    if len(column) == 0:
+        return np.zeros(0, np.int32)
+    values = combined(column)
+    changed = pc.not_equal(values.slice(1), values.slice(0, len(values) - 1)).to_numpy(zero_copy_only=False)
+    return np.concatenate([[0], np.cumsum(changed)]).astype(np.int32)
+
+
+def _rows_of_whole_requests(table: pa.Table) -> int:
+    """Rows before the last request, which the next batch may go on with."""
+    codes = _run_codes(table["request_id"])
+    return int(np.searchsorted(codes, codes[-1])) if len(codes) else 0
+
+
+def _query_codes(table: pa.Table) -> tuple[Ints, tuple[str, ...]]:
+    if "query" not in table.column_names:
+        return np.zeros(len(table), np.int32), ("",)
+    encoded = combined(pc.fill_null(table["query"], "")).dictionary_encode()
+    texts = encoded.dictionary.to_numpy(zero_copy_only=False)
+    order = np.argsort(texts != "", kind="stable")  # the empty text first, whether or not it occurs
+    has_empty = len(texts) > 0 and texts[order[0]] == ""
+    rank = np.empty(len(texts), np.int32)
+    rank[order] = np.arange(len(texts)) + (0 if has_empty else 1)
+    names = [str(text) for text in texts[order]]
+    return rank[encoded.indices.to_numpy()], tuple(names if has_empty else ["", *names])
+
+
+def _distinct_histories(request: Ints, user: Ints, history: Ragged, skipped: Ragged) -> tuple[Ints, Longs]:
+    """Which history each row has, and the first row of each: a row shares its predecessor's when all is equal."""
+    if len(request) == 0:
+        return np.zeros(0, np.int32), np.zeros(0, np.int64)
+    same = np.zeros(len(request), bool)
+    same[1:] = (request[1:] == request[:-1]) & (user[1:] == user[:-1])
+    same &= _equal_to_previous(history) & _equal_to_previous(skipped)
+    return (np.cumsum(~same) - 1).astype(np.int32), np.flatnonzero(~same).astype(np.int64)
+
+
+def _equal_to_previous(lists: Ragged) -> NDArray[np.bool_]:
+    """Whether each list equals the list before it. Lists of one length lie exactly that length apart."""
+    lengths = lists.lengths
+    equal = np.zeros(len(lengths), bool)
+    equal[1:] = lengths[1:] == lengths[:-1]
+    earlier = np.arange(len(lists.values)) - np.repeat(np.where(equal, lengths, 0), lengths)
+    differs = lists.values != lists.values[earlier]
+    count = np.concatenate([[0], np.cumsum(differs)])
+    return equal & (count[lists.offsets[1:]] == count[lists.offsets[:-1]])
+
+
+@dataclass(frozen=True)
+class _Kept:
+    lengths: Longs
+    positions: Longs
+
+
+def _newest(lists: Ragged, rows: Longs, limit: int) -> _Kept:
+    """Positions of the last `limit` values of the lists of `rows`."""
+    lengths = np.minimum(lists.lengths[rows], limit)
+    return _Kept(lengths, ranges(lists.offsets[rows + 1] - lengths, lengths))
+
+
+def _columns_to_read(prepared: Prepared, labels: Sequence[str]) -> list[str]:
+    """The columns of the impressions that training reads, among those the folder has."""
+    wanted = {
+        *("row_id", "request_id", "user_index", "ad_index", "shown_at", "position", "query", "history_index"),
+        *("history_hours", "skipped_index", "history_length"),
+        *labels,
+        *prepared.features()["impressions"].columns,
+    }
+    return [name for name in prepared.columns if name in wanted]
