@@ -1,1 +1,110 @@
-"""A bundle: one folder with everything that scoring needs, which a stranger can read and which cannot run code."""
+"""The bundle: one folder that holds a trained model and all it needs to score, checked by sha256, with no pickle.
+
+`bundle.json` lists the size and digest of every other file; loading refuses a folder with a missing or altered one.
+Layout: docs/bundle.md.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adrec import __version__
+from adrec.data.tables import folder_aside
+from adrec.errors import BundleError
+
+FORMAT_VERSION = 1
+MANIFEST = "bundle.json"
+_FIX = "Run 'adrec finetune' again, or copy the whole folder."
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened, verified bundle folder."""
+
+    path: Path
+    manifest: dict[str, Any]
+    """format_version, adrec_version, data_fingerprint, seed, files, and what the writer added."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with any byte of any file of the bundle."""
+        listing = json.dumps(self.manifest["files"], sort_keys=True).encode()
+        return hashlib.sha256(listing).hexdigest()[:16]
+
+    def file(self, name: str) -> Path:
+        """Path of a file the bundle must have. Raises BundleError where it was never part of it."""
+        if name not in self.manifest["files"]:
+            raise BundleError(f"{self.path}: the bundle has no {name}. {_FIX}")
+        return self.path / name
+
+    def has(self, name: str) -> bool:
+        """Whether the file (or, ending in '/', the folder) is part of the bundle."""
+        files = self.manifest["files"]
+        return name in files or (name.endswith("/") and any(file.startswith(name) for file in files))
+
+    def json(self, name: str) -> Any:
+        """A JSON file of the bundle, parsed."""
+        return json.loads(self.file(name).read_text(encoding="utf-8"))
+
+
+@contextmanager
+def save_bundle(path: Path, **facts: Any) -> Iterator[Path]:
+    """Yield an empty folder to fill; on success seal it with `bundle.json` and put it at `path` in one step.
+
+    `facts` (data_fingerprint, seed, ...) are stored in the manifest. A failure leaves an earlier bundle untouched.
+    """
+    with folder_aside(path) as folder:
+        yield folder
+        files = {
+            file.relative_to(folder).as_posix(): {"sha256": _digest(file), "bytes": file.stat().st_size}
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
+        }
+        manifest = {"format_version": FORMAT_VERSION, "adrec_version": __version__, **facts, "files": files}
+        write_json(manifest, folder / MANIFEST)
+
+
+def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
+    """Read and check a bundle. Raises BundleError naming the first missing or altered file, or the wrong version.
+
+    `verify` False skips the digests (not the presence and sizes) of files: for a bundle that was just checked.
+    """
+    manifest_path = path / MANIFEST
+    if not manifest_path.is_file():
+        raise BundleError(f"{path}: not a bundle ({MANIFEST} is missing). Run 'adrec finetune' to make one.")
+    try:
+        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+        version, files = manifest["format_version"], manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{manifest_path}: cannot be read ({type(error).__name__}). {_FIX}") from None
+    if version != FORMAT_VERSION:
+        raise BundleError(
+            f"{path}: bundle format {version}, but this adrec reads {FORMAT_VERSION}. Use the adrec that made it."
+        )
+    for name, facts in files.items():
+        _check_file(path, name, facts, verify=verify)
+    return Bundle(path, manifest)
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Write JSON for people and machines: indented, UTF-8, ending in a newline."""
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_file(path: Path, name: str, facts: dict[str, Any], *, verify: bool) -> None:
+    file = path / name
+    if not file.resolve().is_relative_to(path.resolve()):
+        raise BundleError(f"{path}: {MANIFEST} names a file outside the folder ({name}). Do not trust this bundle.")
+    if not file.is_file():
+        raise BundleError(f"{path}: {name} is missing. {_FIX}")
+    if file.stat().st_size != facts["bytes"] or (verify and _digest(file) != facts["sha256"]):
+        raise BundleError(f"{path}: {name} was altered since the bundle was made. {_FIX}")
+
+
+def _digest(file: Path) -> str:
+    with open(file, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
