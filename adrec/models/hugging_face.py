@@ -1,0 +1,184 @@
+"""Open Hugging Face weights from a folder, an installed package or the hub, with one-line errors."""
+
+import importlib.util
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from adrec.errors import AdrecError, DataError, ResourceError
+
+PACKAGE = "package:"
+_NO_LIMIT = 1_000_000  # tokenizers without a recorded limit say about 1e30
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
+
+
+def resolve_reference(reference: str) -> Path | str:
+    """A folder for local and `package:` references, the name itself for the hub.
+
+    Raises DataError for a folder that is missing or holds no model, ResourceError for a package that is not installed.
+    """
+    if reference.startswith(PACKAGE):
+        module, _, inner = reference.removeprefix(PACKAGE).partition("/")
+        found = importlib.util.find_spec(module) if module.isidentifier() else None
+        if found is None or not found.submodule_search_locations:
+            name = module.replace("_", "-")
+            raise ResourceError(f"{reference}: package '{module}' is not installed. Run: pip install {name}")
+        folder = Path(next(iter(found.submodule_search_locations))) / inner
+    else:
+        folder = Path(reference).expanduser()
+        if not folder.exists():
+            looks_like_path = reference.startswith((".", "/", "~")) or reference.count("/") > 1
+            if looks_like_path:
+                raise DataError(
+                    f"{reference}: no such encoder folder. 'adrec pretrain-mlm' makes one; hub names are owner/name."
+                )
+            _check_hub(reference)
+            return reference
+    if not folder.is_dir():
+        raise DataError(f"{reference}: not a folder. An encoder is a folder with config.json, weights and a tokenizer.")
+    if not (folder / "config.json").exists() and not (folder / "adrec.json").exists():
+        raise DataError(f"{reference}: holds no config.json, so it is not a Hugging Face encoder. Point at the encoder folder.")
+    return folder
+
+
+def load_tokenizer(where: Path | str) -> Any:
+    """The tokenizer of an encoder, with a padding token. DataError where a folder has none."""
+    from transformers import AutoTokenizer
+
+    if isinstance(where, Path) and not any((where / name).exists() for name in _TOKENIZER_FILES):
+        raise DataError(
+            f"{where}: the folder holds no tokenizer ({', '.join(_TOKENIZER_FILES[:2])}, ...). Copy it beside the weights."
+        )
+    tokenizer = _open(where, "tokenizer", lambda: AutoTokenizer.from_pretrained(where))
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise DataError(f"{where}: its tokenizer has neither a padding nor an end token.")
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_backbone(where: Path | str, *, tokenizer: Any | None = None) -> nn.Module:
+    """The model without any head, float32, every weight read from the checkpoint.
+
+    Raises DataError where a weight is missing (it would be random) or the tokenizer has more ids than the model has rows.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    config = _open(where, "config", lambda: AutoConfig.from_pretrained(where))
+    if getattr(config, "is_encoder_decoder", False):
+        raise DataError(f"{where}: is an encoder-decoder ({config.model_type}); adrec reads encoders and decoders.")
+    kind = AutoModel._model_mapping.get(type(config), None)
+    # A pooler that no checkpoint carries would be random weights that nothing uses.
+    no_pooler = {"add_pooling_layer": False} if kind is not None and _accepts_pooler(kind) else {}
+    model, report = _open(
+        where,
+        "weights",
+        lambda: AutoModel.from_pretrained(where, dtype=torch.float32, output_loading_info=True, **no_pooler),
+    )
+    check_loaded(where, model, report, tokenizer)
+    return cast(nn.Module, model)
+
+
+def check_loaded(where: Path | str, model: Any, report: dict[str, Any], tokenizer: Any | None) -> None:
+    """Raise DataError where the checkpoint lacks weights or does not fit its tokenizer."""
+    missing = sorted(str(key) for key in report.get("missing_keys", ()))
+    if missing:
+        raise DataError(f"{where}: {len(missing)} weights are missing from the checkpoint ({missing[0]}, ...). Copy it again.")
+    if tokenizer is not None:
+        check_tokenizer(where, tokenizer, model.config)
+
+
+def check_tokenizer(where: Path | str, tokenizer: Any, config: Any) -> None:
+    """Raise DataError where the tokenizer makes ids that the model has no row for."""
+    vocabulary = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if vocabulary > config.vocab_size:
+        raise DataError(
+            f"{where}: the tokenizer has {vocabulary} ids but the model {config.vocab_size} rows: they do not belong together."
+        )
+
+
+def token_limit(where: Path | str, tokenizer: Any, config: Any) -> int:
+    """The longest text in tokens, special ones included: the least of what tokenizer, positions and the folder allow."""
+    limits = [512]
+    if tokenizer.model_max_length < _NO_LIMIT:
+        limits.append(int(tokenizer.model_max_length))
+    positions = position_limit(config)
+    if positions:
+        limits.append(positions)
+    recorded = where / "sentence_bert_config.json" if isinstance(where, Path) else None
+    if recorded is not None and recorded.exists():
+        limits.append(int(json.loads(recorded.read_text(encoding="utf-8")).get("max_seq_length") or 512))
+    return min(limits)
+
+
+def position_limit(config: Any) -> int:
+    """Positions that the model has for real tokens, 0 where unlimited. RoBERTa's kin lose the rows up to the padding id."""
+    positions = int(getattr(config, "max_position_embeddings", 0) or 0)
+    return positions - first_position(config) if positions else 0
+
+
+def first_position(config: Any) -> int:
+    """The position id of the first token: 0, but padding id + 1 for RoBERTa and its kin."""
+    shifted = {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm", "mpnet", "data2vec-text"}
+    return int(config.pad_token_id) + 1 if config.model_type in shifted else 0
+
+
+def _accepts_pooler(kind: Any) -> bool:
+    classes = kind if isinstance(kind, tuple | list) else (kind,)
+    return "add_pooling_layer" in inspect.signature(classes[0].__init__).parameters
+
+
+def _check_hub(name: str) -> None:
+    """Ask the hub once, ten seconds at most, unless the model is in its cache (`from_pretrained` would retry for a minute)."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    try:
+        if isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return
+        HfApi().model_info(name, timeout=10)
+    except HFValidationError:
+        raise DataError(f"{name}: neither a folder nor a hub name (owner/name).") from None
+    except RepositoryNotFoundError:
+        raise DataError(f"{name}: no such folder here, and the hub has no public model of that name.") from None
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise ResourceError(
+            f"{name}: no such folder here, and the hub cannot be reached ({reason})."
+            " Give a local folder or package:<module>/<path>."
+        ) from error
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' own bars and loading reports off the terminal: adrec checks what they report, and says it in a line."""
+    from transformers.utils import logging as untyped
+
+    logging = cast(Any, untyped)
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _open(where: Path | str, what: str, read: Callable[[], Any]) -> Any:
+    """Run a `from_pretrained` quietly, turning its many ways to fail into one line."""
+    try:
+        with quiet_transformers():
+            return read()
+    except AdrecError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"{where}: its {what} cannot be opened ({type(error).__name__}: {reason}).") from error

@@ -1,0 +1,46 @@
+"""Token vectors to one text vector: mean, first token, last token, or learned attention over tokens.
+
+# U texts, T tokens, D width
+"""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+Pooling = Literal["mean", "cls", "last", "attention"]
+POOLINGS: tuple[str, ...] = get_args(Pooling)
+
+
+class Pool(nn.Module):
+    """One vector a text from its token vectors.
+
+    `mean` averages real tokens, `cls` takes the first, `last` the last real one (decoders, EOS pooling), `attention`
+    is a softmax over a learned query (additive-free form of Yang et al., "Hierarchical Attention Networks", 2016).
+    The attention query starts at zero, where it equals the mean.
+    """
+
+    def __init__(self, pooling: Pooling, dimension: int) -> None:
+        super().__init__()
+        self.pooling = pooling
+        self.query = nn.Parameter(torch.zeros(dimension)) if pooling == "attention" else None
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """`states` (U, T, D) float, `mask` (U, T) 1 on real tokens, at least one a text -> (U, D)."""
+        if self.pooling == "cls":
+            first = mask.argmax(dim=1)  # (U,): not 0 where padding is on the left
+            return _row_at(states, first)
+        if self.pooling == "last":
+            positions = torch.arange(mask.shape[1], device=mask.device)
+            return _row_at(states, (mask * positions).argmax(dim=1))
+        if self.query is None:
+            weights = mask.to(states.dtype)
+            return (states * weights.unsqueeze(-1)).sum(dim=1) / weights.sum(dim=1, keepdim=True).clamp_min(1)
+        logits = torch.einsum("utd,d->ut", states, self.query) / states.shape[-1] ** 0.5
+        weights = logits.masked_fill(mask == 0, torch.finfo(logits.dtype).min).softmax(dim=1)
+        return torch.einsum("utd,ut->ud", states, weights)
+
+
+def _row_at(states: Tensor, index: Tensor) -> Tensor:
+    """states (U, T, D), index (U,) -> (U, D)."""
+    return states[torch.arange(states.shape[0], device=states.device), index]
