@@ -1,0 +1,170 @@
+"""Declarations of fitted features, point-in-time counters and history. Sections of the preprocess config."""
+
+from collections.abc import Collection
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from adrec.config.base import Config
+
+
+def _column_shorthand(value: Any) -> Any:
+    """`price` is short for `{column: price}`."""
+    return {"column": value} if isinstance(value, str) else value
+
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class NumericFeature(Config):
+    """One numeric input, fitted on training rows."""
+
+    column: str
+    """A numeric column, or a pattern such as `counter_*` that stands for every matching column."""
+    transform: Literal["standard", "log1p", "quantile", "normal", "none"] = "standard"
+    """standard: (x - mean) / population std. log1p: sign(x) log(1 + |x|), then standard. quantile: rank in [0, 1].
+    normal: the normal score of that rank. none: as it is."""
+    missing_indicator: bool = False
+    """Add a 0/1 input `<column>_missing`. Missing values themselves become 0 (the mean), 0.5 for `quantile`."""
+    quantiles: Annotated[int, Field(ge=2, le=100_000)] = 1000
+    """Landmarks kept by `quantile` and `normal`."""
+
+
+class CategoricalFeature(Config):
+    """A vocabulary of the values seen at least `min_count` times in training rows; all others share bucket 0."""
+
+    column: str
+    """Strings, integers or booleans."""
+    min_count: Annotated[int, Field(ge=1)] = 2
+    """Rarer values go to the unknown bucket."""
+    max_values: Annotated[int, Field(ge=1)] | None = None
+    """Keep only this many, the commonest."""
+
+
+class HashedFeature(Config):
+    """A category without a vocabulary: a stable hash into `buckets`; bucket 0 is for missing values."""
+
+    column: str
+    """Strings, integers or booleans."""
+    buckets: Annotated[int, Field(ge=2, le=2**30)] = 1 << 16
+    """Number of buckets, without bucket 0."""
+
+
+class ListFeature(Config):
+    """A column of lists (interests, tags): codes of a vocabulary, or hashed codes where `buckets` is given."""
+
+    column: str
+    """A list column of strings or integers."""
+    min_count: Annotated[int, Field(ge=1)] = 2
+    """Rarer values go to the unknown bucket 0."""
+    buckets: Annotated[int, Field(ge=2, le=2**30)] | None = None
+    """Hash instead of keeping a vocabulary."""
+    max_items: Annotated[int, Field(ge=1)] = 50
+    """Longer lists keep their first items."""
+
+
+class CalendarFeature(Config):
+    """Hour of day, day of week and weekend, in the audience's time zone."""
+
+    column: str = "shown_at"
+    """A timestamp column."""
+    time_zone: str = "UTC"
+    """IANA name, such as Asia/Shanghai."""
+    parts: list[Literal["hour", "weekday", "weekend", "cycle"]] = ["hour", "weekday", "weekend", "cycle"]
+    """hour (24 values), weekday (7) and weekend (2) are categories; cycle gives sine and cosine of hour and weekday."""
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        if name not in available_timezones():
+            raise ValueError("not an IANA time zone, such as Asia/Shanghai or America/New_York")
+        ZoneInfo(name)
+        return name
+
+
+class FeatureSpec(Config):
+    """Inputs of one table. A column may be named by itself or with options: `[price, {column: age, transform: none}]`."""
+
+    numeric: list[Annotated[NumericFeature, BeforeValidator(_column_shorthand)]] = []
+    """Numeric inputs."""
+    categorical: list[Annotated[CategoricalFeature, BeforeValidator(_column_shorthand)]] = []
+    """Categories with a vocabulary."""
+    hashed: list[Annotated[HashedFeature, BeforeValidator(_column_shorthand)]] = []
+    """Categories by hash."""
+    lists: list[Annotated[ListFeature, BeforeValidator(_column_shorthand)]] = []
+    """Lists of categories."""
+    calendar: CalendarFeature | None = None
+    """Calendar inputs from a timestamp."""
+
+    @model_validator(mode="after")
+    def _no_oracle(self) -> "FeatureSpec":
+        named = [item.column for group in (self.numeric, self.categorical, self.hashed, self.lists) for item in group]
+        if "true_probability" in named:
+            raise ValueError("true_probability is the sample's oracle and may not be a feature")
+        return self
+
+
+Measure = Literal["impressions", "clicks", "rate", "conversions", "conversion_rate", "hours_since_first"]
+HistoryMeasure = Literal["history_share", "history_count"]
+
+
+class CounterSpec(Config):
+    """Counts of what happened strictly before each impression, in other requests, among rows that agree on `by`."""
+
+    by: list[str] = []
+    """`user`, `ad`, `advertiser`, `category`, or any column of impressions, ads or users; empty: all rows together."""
+    measures: Annotated[list[Measure | HistoryMeasure], Field(min_length=1)] = ["impressions", "clicks", "rate"]
+    """impressions, clicks, conversions: counts. rate, conversion_rate: smoothed towards the overall rate so far.
+    hours_since_first: hours since the first such impression (missing before it).
+    history_count, history_share: clicks (share of clicks) in the user's attached history whose ad agrees on `by`."""
+    half_lives_hours: Annotated[list[Positive | None], Field(min_length=1)] = [None]
+    """Each counted value fades by half in so many hours; null counts all time alike."""
+    prior_strength: Annotated[float, Field(gt=0)] = 20.0
+    """How many impressions at the overall rate are added before a rate is taken."""
+    log1p: bool = False
+    """Write log(1 + x) of counts and hours."""
+
+    @model_validator(mode="after")
+    def _sensible(self) -> "CounterSpec":
+        if len(set(self.by)) != len(self.by):
+            raise ValueError("by names a column twice")
+        wants_history = any(measure.startswith("history_") for measure in self.measures)
+        if wants_history and (len(self.by) != 1 or self.by[0] == "user"):
+            raise ValueError("history_share and history_count need exactly one ad column in by")
+        return self
+
+
+class HistoryConfig(Config):
+    """Which earlier clicks a user model sees."""
+
+    max_clicks: Annotated[int, Field(ge=1, le=10_000)] = 50
+    """Keep the newest so many clicks."""
+    max_skipped: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Keep the newest so many ads shown and not clicked; 0 writes none."""
+    source: Literal["auto", "given", "clicks"] = "auto"
+    """given: the `history` column. clicks: from the log itself. auto: given where the column exists."""
+    clicked_at: str | None = None
+    """Column with the moment of the click, where it is later than shown_at: the click counts from then on."""
+    converted_at: str | None = None
+    """Column with the moment of the conversion: it counts from then on. Without it conversions count from shown_at."""
+
+
+def usual_counters(columns: Collection[str]) -> list[CounterSpec]:
+    """The counters that help almost everywhere, as far as their columns exist (names of all three tables together)."""
+    wanted = [
+        CounterSpec(by=["ad"], measures=["impressions", "clicks"], half_lives_hours=[None, 24.0], log1p=True),
+        CounterSpec(by=["ad"], measures=["rate"], half_lives_hours=[None, 24.0]),
+        CounterSpec(by=["ad"], measures=["hours_since_first"], log1p=True),
+        CounterSpec(by=["user"], measures=["impressions", "clicks"], log1p=True),
+        CounterSpec(by=["user"], measures=["rate"]),
+        CounterSpec(by=["user", "ad"], measures=["impressions"], log1p=True),
+        CounterSpec(by=["category"], measures=["rate", "history_share"]),
+        CounterSpec(by=["user", "category"], measures=["rate"]),
+        CounterSpec(by=["advertiser"], measures=["rate", "history_share"]),
+        CounterSpec(by=["user", "advertiser"], measures=["rate"]),
+        CounterSpec(by=["position"], measures=["rate"]),
+        CounterSpec(by=["scenario"], measures=["rate"]),
+    ]
+    known = {"user", "ad", *columns} | ({"advertiser"} if "advertiser_id" in columns else set())
+    return [spec for spec in wanted if set(spec.by) <= known]

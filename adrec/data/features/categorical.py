@@ -1,0 +1,126 @@
+"""Categories and lists of them: vocabularies counted on training rows, stable hashes, and calendar parts.
+
+Code 0 is the unknown bucket everywhere: rare values, values never seen, and missing ones.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from adrec.data.hashing import hash_strings
+from adrec.errors import DataError
+
+Codes = NDArray[np.int32]
+
+
+def to_strings(column: pa.Array, name: str) -> pa.Array:
+    """Strings, integers, booleans or dictionaries of them as strings, null where missing. Raises DataError."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return to_strings(column.dictionary_decode(), name)
+    if pa.types.is_string(kind):
+        return column
+    if pa.types.is_large_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind):
+        return column.cast(pa.string())
+    raise DataError(f"features: column '{name}' is {kind}, expected strings, integers or booleans. Declare it as numeric.")
+
+
+def to_ragged(column: pa.Array, name: str, max_items: int) -> tuple[NDArray[np.int64], pa.Array]:
+    """A list column as offsets (N + 1,) and flat strings, each list cut to its first `max_items`. Raises DataError."""
+    kind = column.type
+    if pa.types.is_null(kind):
+        return np.zeros(len(column) + 1, dtype=np.int64), pa.array([], pa.string())
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        raise DataError(f"features: column '{name}' is {kind}, expected a list. Declare it as categorical.")
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    # flatten() leaves out null lists, whose length counts as 0 here.
+    flat = to_strings(column.flatten(), name)
+    starts = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
+    kept = np.minimum(lengths, max_items)
+    offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(kept)])
+    if offsets[-1] == starts[-1]:
+        return offsets, flat
+    taken = np.repeat(starts[:-1] - offsets[:-1], kept) + np.arange(offsets[-1])
+    return offsets, flat.take(pa.array(taken))
+
+
+class VocabularyFitter:
+    """Counts distinct values over batches; ends as a FittedVocabulary, commonest first, ties by value."""
+
+    def __init__(self, name: str, *, min_count: int, max_values: int | None = None) -> None:
+        self.name = name
+        self.min_count = min_count
+        self.max_values = max_values
+        self._counts = pa.table({"value": pa.array([], pa.string()), "count": pa.array([], pa.int64())})
+
+    def add(self, values: pa.Array) -> None:
+        """Take one batch of strings; nulls do not count."""
+        counted = values.drop_null().value_counts()
+        batch = pa.table({"value": counted.field("values"), "count": counted.field("counts")})
+        merged = pa.concat_tables([self._counts, batch]).group_by("value").aggregate([("count", "sum")])
+        self._counts = merged.select(["value", "count_sum"]).rename_columns(["value", "count"])
+
+    def fitted(self) -> "FittedVocabulary":
+        """The vocabulary so far."""
+        kept = self._counts.filter(pc.greater_equal(self._counts["count"], self.min_count))
+        kept = kept.sort_by([("count", "descending"), ("value", "ascending")])
+        if self.max_values is not None:
+            kept = kept.slice(0, self.max_values)
+        return FittedVocabulary(self.name, kept["value"].combine_chunks())
+
+
+@dataclass(frozen=True)
+class FittedVocabulary:
+    """Known values in code order: the value at i has code i + 1."""
+
+    name: str
+    values: pa.Array
+
+    @property
+    def cardinality(self) -> int:
+        """Number of codes, the unknown bucket included."""
+        return len(self.values) + 1
+
+    def apply(self, values: pa.Array) -> Codes:
+        """Codes int32 (N,), 0 for null and unknown."""
+        found = pc.index_in(values, value_set=self.values, skip_nulls=True)
+        return np.asarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), dtype=np.int32) + np.int32(1)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"kind": "vocabulary", "name": self.name, "values": self.values.tolist()}
+
+
+@dataclass(frozen=True)
+class Hashed:
+    """Codes by a stable hash: 1 + hash mod buckets; nothing is fitted."""
+
+    name: str
+    buckets: int
+
+    @property
+    def cardinality(self) -> int:
+        """Number of codes, bucket 0 (missing) included."""
+        return self.buckets + 1
+
+    def apply(self, values: pa.Array) -> Codes:
+        """Codes int32 (N,), 0 for null."""
+        codes = (hash_strings(values) % np.uint64(self.buckets)).astype(np.int32) + np.int32(1)
+        if values.null_count:
+            codes[values.is_null().to_numpy(zero_copy_only=False)] = 0
+        return codes
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"kind": "hashed", "name": self.name, "buckets": self.buckets}
+
+
+def coder_from_json(data: dict[str, Any]) -> FittedVocabulary | Hashed:
+    """The inverse of `to_json` of both kinds."""
+    if data["kind"] == "hashed":
+        return Hashed(data["name"], int(data["buckets"]))
+    return FittedVocabulary(data["name"], pa.array(data["values"], pa.string()))
