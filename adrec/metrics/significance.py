@@ -1,0 +1,86 @@
+"""From bootstrap draws to what can be claimed: intervals, paired differences with p-values, corrections for many."""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from scipy.special import ndtri, stdtr, stdtrit
+
+from adrec.metrics.ties import ArrayLike, Floats
+
+Correction = Literal["holm", "benjamini_hochberg", "none"]
+
+
+class Interval(NamedTuple):
+    """A value with its interval, in the metric's own units; NaN where too little is defined to say."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Difference(NamedTuple):
+    """A difference of two metrics on the same users: value, interval, and the two-sided p-value of "no difference"."""
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+
+
+def interval(value: float, draws: Floats, level: float = 0.95) -> Interval:
+    """Percentile interval (Efron 1979) of bootstrap draws (B,). Undefined draws are left out; too many of them give NaN."""
+    defined = draws[np.isfinite(draws)]
+    if not np.isfinite(value) or len(defined) < max(2, len(draws) // 2):
+        return Interval(value, float("nan"), float("nan"))
+    low, high = np.quantile(defined, [0.5 - level / 2, 0.5 + level / 2])
+    return Interval(value, float(low), float(high))
+
+
+def difference(value: float, draws: Floats, *, users: int, level: float = 0.95) -> Difference:
+    """Interval and p-value of a difference from paired draws (B,): value / (standard deviation of draws) as Student's t.
+
+    Degrees of freedom are users - 1. The normal form is used rather than counting draws beyond 0, since p-values that
+    are to be corrected for many comparisons must not stop at 1 / B. A difference that never varies has p 1 if 0, else 0.
+    """
+    defined = draws[np.isfinite(draws)]
+    if not np.isfinite(value) or len(defined) < max(2, len(draws) // 2) or users < 2:
+        return Difference(value, float("nan"), float("nan"), float("nan"))
+    error = float(defined.std(ddof=1))
+    # Identical runs differ by rounding only.
+    if error <= 1e-12 * max(1.0, abs(value)):
+        return Difference(value, value, value, 1.0 if abs(value) <= 1e-12 else 0.0)
+    reach = float(stdtrit(users - 1, 0.5 + level / 2)) * error
+    return Difference(value, value - reach, value + reach, float(2 * stdtr(users - 1, -abs(value) / error)))
+
+
+def mean_interval(values: Floats, level: float = 0.95) -> Interval:
+    """Mean of independent values (N,) with its normal interval. NaN bounds below two values."""
+    if len(values) < 2:
+        return Interval(float(values.mean()) if len(values) else float("nan"), float("nan"), float("nan"))
+    reach = float(ndtri(0.5 + level / 2) * values.std(ddof=1) / np.sqrt(len(values)))
+    mean = float(values.mean())
+    return Interval(mean, mean - reach, mean + reach)
+
+
+def adjust(p_values: ArrayLike, correction: Correction = "holm") -> Floats:
+    """Adjusted p-values (M,); NaN ones stay NaN and do not count as comparisons.
+
+    `holm` bounds the chance of any false alarm (Holm 1979); `benjamini_hochberg` bounds the expected share of false
+    alarms among the alarms (Benjamini & Hochberg 1995).
+
+    >>> adjust([0.01, 0.04], "holm").tolist()  # 2 x .01, 1 x .04
+    [0.02, 0.04]
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    adjusted = np.full(p.shape, np.nan)
+    kept = np.flatnonzero(~np.isnan(p))
+    order = kept[np.argsort(p[kept], kind="stable")]
+    count = len(order)
+    if correction == "none":
+        adjusted[kept] = p[kept]
+    elif correction == "holm":
+        adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(count, 0, -1)), 1)
+    else:
+        scaled = p[order] * count / np.arange(1, count + 1)
+        adjusted[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1)
+    return adjusted
