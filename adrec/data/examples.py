@@ -27,10 +27,10 @@ Longs = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Ragged:
-    """Lists end to end: list i is `values[offsets[i]:offsets[i + 1]]`. offsets (R + 1,) int64, values (V,) int32."""
+    """Lists end to end: list i is `values[offsets[i]:offsets[i + 1]]`. offsets (R + 1,) int64, values (V,) of whole numbers."""
 
     offsets: Longs
-    values: Ints
+    values: NDArray[np.signedinteger]
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -178,7 +178,7 @@ def load_examples(
 
     Raises DataError where the split has no rows.
     """
-    columns = _columns_to_read(prepared, labels)
+    columns = columns_to_read(prepared, labels)
     chunks = list(prepared.iter(split, columns, 262_144))
     table = pa.Table.from_batches(chunks) if chunks else None
     if table is None or table.num_rows == 0:
@@ -195,7 +195,7 @@ def iter_examples(
     """A split in chunks of about `chunk_rows` rows that never cut a request: constant memory."""
     features = prepared.features()["impressions"]
     waiting: pa.Table | None = None
-    for batch in prepared.iter(split, _columns_to_read(prepared, labels), chunk_rows):
+    for batch in prepared.iter(split, columns_to_read(prepared, labels), chunk_rows):
         table = pa.Table.from_batches([batch])
         if waiting is not None:
             table = pa.concat_tables([waiting, table])
@@ -274,7 +274,7 @@ def combined(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 
 def integers(column: pa.ChunkedArray) -> Ints:
     """int32, 0 where null."""
-    return pc.fill_null(column, 0).to_numpy().astype(np.int32)
+    return np.asarray(pc.fill_null(column, 0).to_numpy(), np.int32)
 
 
 def ragged(column: pa.ChunkedArray) -> Ragged:
@@ -304,7 +304,7 @@ def _empty_lists(count: int) -> Ragged:
 
 
 def _label(column: pa.ChunkedArray) -> Floats:
-    return pc.cast(column, pa.float32()).to_numpy().astype(np.float32)
+    return np.asarray(pc.cast(column, pa.float32()).to_numpy(), np.float32)
 
 
 def _run_codes(column: pa.ChunkedArray) -> Ints:
@@ -353,7 +353,7 @@ def _equal_to_previous(lists: Ragged) -> NDArray[np.bool_]:
     earlier = np.arange(len(lists.values)) - np.repeat(np.where(equal, lengths, 0), lengths)
     differs = lists.values != lists.values[earlier]
     count = np.concatenate([[0], np.cumsum(differs)])
-    return equal & (count[lists.offsets[1:]] == count[lists.offsets[:-1]])
+    return np.asarray(equal & (count[lists.offsets[1:]] == count[lists.offsets[:-1]]))
 
 
 @dataclass(frozen=True)
@@ -368,7 +368,7 @@ def _newest(lists: Ragged, rows: Longs, limit: int) -> _Kept:
     return _Kept(lengths, ranges(lists.offsets[rows + 1] - lengths, lengths))
 
 
-def _columns_to_read(prepared: Prepared, labels: Sequence[str]) -> list[str]:
+def columns_to_read(prepared: Prepared, labels: Sequence[str]) -> list[str]:
     """The columns of the impressions that training reads, among those the folder has."""
     wanted = {
         *("row_id", "request_id", "user_index", "ad_index", "shown_at", "position", "query", "history_index"),

@@ -1,0 +1,221 @@
+"""Config of `adrec finetune`: the model, what it learns, how it is trained, and what stands beside it."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from adrec.config.base import Config, ConfigPath, EncoderReference, StageConfig
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class TextEncoderSettings(Config):
+    """Which language model reads the ads, and how much of it is trained."""
+
+    reference: EncoderReference | None = None
+    """Local folder, `package:module/path`, hub name or word-vector folder; None: no text, features alone."""
+    pooling: Literal["mean", "cls", "attention", "last"] | None = None
+    """How token vectors become one; None takes what the encoder records."""
+    train: Literal["frozen", "last", "lora", "full"] = "frozen"
+    """frozen: vectors computed once and cached. last: the upper `last_layers` are trained. lora: low-rank updates. full: all."""
+    last_layers: Annotated[int, Field(ge=1)] = 2
+    """How many upper layers `last` trains."""
+    lora_rank: Annotated[int, Field(ge=1)] = 8
+    """Rank of the LoRA updates."""
+    lora_alpha: Annotated[float, Field(gt=0)] = 16
+    """Scale of the LoRA updates (alpha / rank)."""
+    max_tokens: Annotated[int, Field(ge=4)] | None = None
+    """Longer texts are cut; None takes the encoder's own limit."""
+    batch_tokens: Annotated[int, Field(ge=64)] = 8192
+    """Tokens encoded at once, padding included."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    """Peak learning rate of the encoder's trained weights."""
+    cache: ConfigPath | None = None
+    """Folder of cached vectors; None is the user's cache folder."""
+
+
+class UserEncoderSettings(Config):
+    """How the history becomes a user vector."""
+
+    parts: list[Literal["mean", "soft", "global", "local", "gru", "target"]] = ["soft"]
+    """Any of: mean; soft (additive attention); global (self-attention, NRMS); local (newest `window` clicks with their time
+    gaps); gru; target (the history as this candidate sees it, DIN)."""
+    max_history: Annotated[int, Field(ge=1, le=10_000)] = 50
+    """Newest clicks read."""
+    heads: Annotated[int, Field(ge=1)] = 4
+    """Attention heads of global and local."""
+    window: Annotated[int, Field(ge=1)] = 10
+    """Clicks that local reads."""
+    skipped: bool = False
+    """Read ads that were shown earlier and not clicked (needs `history.max_skipped` in preprocess)."""
+
+    @field_validator("parts")
+    @classmethod
+    def _distinct(cls, parts: list[str]) -> list[str]:
+        if len(set(parts)) != len(parts):
+            raise ValueError("names a part twice")
+        return parts
+
+
+class ModelSettings(Config):
+    """The model's shape."""
+
+    width: Annotated[int, Field(ge=4)] = 128
+    """Width of ad and user vectors."""
+    user: UserEncoderSettings = UserEncoderSettings()
+    """User encoder."""
+    interaction: Literal["dot", "mlp", "dcn", "fm", "deepfm"] = "mlp"
+    """How user, ad and features meet; `dot` lets nothing but the two vectors speak (for retrieval)."""
+    cross_layers: Annotated[int, Field(ge=1)] = 2
+    """Cross layers of dcn."""
+    cross_rank: Annotated[int, Field(ge=1)] = 32
+    """Rank of dcn's cross matrices."""
+    sharing: Literal["shared", "separate", "mmoe", "ple"] = "shared"
+    """What the tasks share above the interaction."""
+    experts: Annotated[int, Field(ge=1)] = 4
+    """Experts of mmoe; experts of each task and common ones of ple."""
+    hidden: list[Annotated[int, Field(ge=1)]] = [128, 64]
+    """Widths of the layers between interaction and output."""
+    feature_width: Annotated[int, Field(ge=1)] = 16
+    """Width of the embeddings of categorical and list features."""
+    text_match: bool = True
+    """Give the scorer the cosines between the candidate's text and history, interests and query."""
+    query: bool = True
+    """Read the search query, where impressions have one."""
+    interests: bool = True
+    """Read the users' interests text."""
+    identities: list[Literal["ads", "users"]] = []
+    """Give ads or users seen in training a vector of their own."""
+    identity_dropout: Share = 0.2
+    """Share of own vectors replaced by the vector of the unseen, in training."""
+    position_bias: bool = False
+    """Learn what the slot adds to the click logit, and leave it out when scoring."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Dropout in all parts."""
+
+
+class TaskSettings(Config):
+    """One label the model learns."""
+
+    name: Literal["click", "conversion", "rating", "dwell_seconds"] = "click"
+    """Column of the impressions."""
+    kind: Literal["binary", "regression"] | None = None
+    """binary: probability, cross-entropy. regression: a number, squared error of its standardised value (log1p first for
+    dwell_seconds). None: binary for click and conversion."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Weight in the loss where weights are fixed."""
+    after: str | None = None
+    """ESMM: the task that must happen first; then this output is the probability of both."""
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the output is a probability."""
+        return (self.kind or ("binary" if self.name in {"click", "conversion"} else "regression")) == "binary"
+
+
+class LossTerm(Config):
+    """One term of the main task's loss."""
+
+    kind: Literal["bce", "listwise", "bpr", "in_batch"] = "bce"
+    """bce: pointwise. listwise: softmax over each group. bpr: each positive against each negative of its group.
+    in_batch: the user's vector against the ads of the batch's other positives, corrected for popularity (logQ)."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Weight of the term."""
+
+
+class LossSettings(Config):
+    """What is minimised, and over which rows."""
+
+    terms: Annotated[list[LossTerm], Field(min_length=1)] = [LossTerm()]
+    """Terms of the main task; other tasks use their own cross-entropy or squared error."""
+    negatives: Annotated[int, Field(ge=1)] | None = None
+    """Train on each positive with so many negatives of its request, drawn anew each epoch; None: on whole requests."""
+    negative_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of negatives kept, drawn anew each epoch; undone exactly when probabilities are calibrated."""
+    task_weights: Literal["fixed", "uncertainty"] = "fixed"
+    """uncertainty: learned from each task's noise (Kendall et al. 2018)."""
+    next_category: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the auxiliary task: from the user alone, the category of the ad that gets clicked. 0: off."""
+
+    @model_validator(mode="after")
+    def _one_sampling(self) -> "LossSettings":
+        if self.negatives is not None and self.negative_rate < 1:
+            raise ValueError("`negatives` and `negative_rate` are two ways of sampling: use one")
+        return self
+
+
+class TrainingSettings(Config):
+    """The optimiser and when to stop."""
+
+    epochs: Annotated[int, Field(ge=1)] = 10
+    """Most passes over the training rows."""
+    batch_rows: Annotated[int, Field(ge=1)] = 1024
+    """Rows a step (whole groups: one group larger than this is a step of its own)."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Peak learning rate of all but the text encoder."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """AdamW's decay of weight matrices and embeddings."""
+    warmup_fraction: Share = 0.05
+    """Share of all steps in which the rate rises to its peak; then it falls to 0 as a cosine."""
+    gradient_clip: Annotated[float, Field(gt=0)] = 1.0
+    """Most norm of the gradient."""
+    monitor: Literal["auto", "auc", "auc_request", "log_loss"] = "auto"
+    """Validation metric that picks the best epoch; auto: auc_request where requests have several ads, else auc."""
+    patience: Annotated[int, Field(ge=1)] = 3
+    """Stop after so many epochs without a better one."""
+    precision: Literal["32", "bf16", "16"] = "32"
+    """Mixed precision (for GPUs)."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Batches a step."""
+    devices: Annotated[int, Field(ge=1)] = 1
+    """Processes or GPUs (DDP)."""
+    in_memory_rows: Annotated[int, Field(ge=0)] = 2_000_000
+    """Training splits of more rows are streamed: constant memory, shuffled over `shuffle_rows`."""
+    shuffle_rows: Annotated[int, Field(ge=1)] = 262_144
+    """Rows shuffled together when streaming."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads; None leaves the choice to torch."""
+
+
+class BaselineSettings(Config):
+    """Simple models trained beside the network and reported with it."""
+
+    names: list[str] | Literal["all", "fast"] = "fast"
+    """Which; `fast` leaves out those that take minutes. Names: docs/baselines.md."""
+
+
+class FinetuneConfig(StageConfig):
+    """Train a click model on a prepared folder. Reads `prepared`; writes the bundle `output`."""
+
+    prepared: ConfigPath
+    """Folder made by `adrec preprocess`."""
+    output: ConfigPath
+    """Bundle folder to write."""
+    text: TextEncoderSettings = TextEncoderSettings()
+    """Text encoder."""
+    model: ModelSettings = ModelSettings()
+    """Model."""
+    tasks: Annotated[list[TaskSettings], Field(min_length=1)] = [TaskSettings()]
+    """What is learned; the first is the main task, whose probability is `score`."""
+    loss: LossSettings = LossSettings()
+    """Loss and sampling."""
+    training: TrainingSettings = TrainingSettings()
+    """Optimiser and stopping."""
+    calibration: Literal["auto", "none", "temperature", "platt", "isotonic"] = "auto"
+    """Map from logit to probability, fitted on validation rows; auto takes the best by cross-fitted log loss."""
+    baselines: BaselineSettings = BaselineSettings()
+    """Baselines."""
+    seeds: Annotated[int, Field(ge=1, le=100)] = 1
+    """Train so many times, with seeds `seed`, `seed + 1`, ...; the bundle keeps the best, the result reports all."""
+
+    @model_validator(mode="after")
+    def _tasks_fit(self) -> "FinetuneConfig":
+        names = [task.name for task in self.tasks]
+        if len(set(names)) != len(names):
+            raise ValueError("tasks: the same name twice")
+        if not self.tasks[0].is_binary:
+            raise ValueError("tasks: the first task is the one `score` reports, so it must be binary")
+        for task in self.tasks:
+            if task.after is not None and (task.after not in names or task.after == task.name or not task.is_binary):
+                raise ValueError(f"tasks: '{task.name}' comes after '{task.after}', which must be another binary task")
+        return self

@@ -1,0 +1,151 @@
+"""The one place where a config becomes modules. Everything else takes plain keyword arguments."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from adrec.config.finetune import ModelSettings, TaskSettings
+from adrec.data.features import FeatureSet
+from adrec.models.ctr_model import CTRModel, EntityEncoder, Fields, PositionBias
+from adrec.models.interaction import TextMatch, interaction
+from adrec.models.multitask import sharing
+from adrec.models.tasks import Task
+from adrec.models.user_encoder import UserEncoder
+
+POSITION_SLOTS = 50
+
+
+@dataclass(frozen=True)
+class FeatureShape:
+    """Inputs of one table."""
+
+    numeric: int = 0
+    cardinalities: tuple[int, ...] = ()
+    list_cardinalities: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, features: FeatureSet) -> "FeatureShape":
+        """The shape of a fitted set."""
+        lists = tuple(features.list_cardinalities.values())
+        return cls(len(features.numeric_names), tuple(features.cardinalities), lists)
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """What the data says about the model's shape; stored in the bundle."""
+
+    text: int
+    """Width of text vectors; 0 without text."""
+    impressions: FeatureShape
+    ads: FeatureShape
+    users: FeatureShape
+    ad_identities: int = 0
+    """Ads seen in training, where they get a vector of their own."""
+    user_identities: int = 0
+    queries: bool = False
+    """Whether impressions carry queries."""
+    interests: bool = False
+    """Whether users carry interests text."""
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-safe values; `from_json` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Dimensions":
+        """The dimensions that `to_json` wrote."""
+        shapes = {
+            name: FeatureShape(
+                values[name]["numeric"], tuple(values[name]["cardinalities"]), tuple(values[name]["list_cardinalities"])
+            )
+            for name in ("impressions", "ads", "users")
+        }
+        return cls(**{**values, **shapes})
+
+
+def build_model(
+    settings: ModelSettings,
+    dimensions: Dimensions,
+    tasks: Sequence[Task],
+    *,
+    text_encoder: nn.Module | None,
+    next_category: bool,
+) -> CTRModel:
+    """The click model of a config. `text_encoder` is the one that is trained; None where vectors are given."""
+    width, d = settings.width, dimensions
+    reads_query = settings.query and d.queries and d.text > 0
+    reads_interests = settings.interests and d.interests and d.text > 0
+    fields = _fields(d.impressions, settings.feature_width)
+    match = None
+    if settings.text_match and d.text:
+        match = TextMatch(interests=reads_interests, query=reads_query, skipped=settings.user.skipped)
+    extra = fields.out_width + 1 + len(d.ads.cardinalities) + (match.out_width if match else 0)
+    extra += (width + 1) * (int("target" in settings.user.parts) + int(reads_query))
+    joined = interaction(
+        settings.interaction, width=width, extra=extra, cross_layers=settings.cross_layers, cross_rank=settings.cross_rank
+    )
+    towers = sharing(
+        settings.sharing,
+        in_width=joined.out_width,
+        hidden=[] if settings.interaction == "dot" else settings.hidden,
+        tasks=len(tasks),
+        experts=settings.experts,
+        dropout=settings.dropout,
+    )
+    return CTRModel(
+        text_encoder=text_encoder,
+        ad_encoder=_entity(settings, d.ads, d.text, d.ad_identities),
+        user_profile=_entity(settings, d.users, d.text if reads_interests else 0, d.user_identities),
+        user_encoder=UserEncoder(
+            width=width,
+            parts=settings.user.parts,
+            heads=settings.user.heads,
+            window=settings.user.window,
+            skipped=settings.user.skipped,
+            dropout=settings.dropout,
+        ),
+        fields=fields,
+        text_match=match,
+        interaction=joined,
+        sharing=towers,
+        sharing_width=towers.out_width,
+        tasks=len(tasks),
+        query=nn.Sequential(nn.LayerNorm(d.text), nn.Linear(d.text, width)) if reads_query else None,
+        position_bias=PositionBias(slots=POSITION_SLOTS) if settings.position_bias else None,
+        interest=nn.Linear(width, d.ads.cardinalities[0]) if next_category else None,
+        presupposes=tuple(task.after for task in tasks),
+    )
+
+
+def build_tasks(settings: Sequence[TaskSettings]) -> tuple[Task, ...]:
+    """Tasks as declared, before `Task.fitted`."""
+    names = [task.name for task in settings]
+    return tuple(
+        Task(
+            name=task.name,
+            is_binary=task.is_binary,
+            weight=task.weight,
+            after=names.index(task.after) if task.after is not None else None,
+            log1p=task.name == "dwell_seconds",
+        )
+        for task in settings
+    )
+
+
+def _fields(shape: FeatureShape, width: int) -> Fields:
+    return Fields(
+        numeric=shape.numeric, cardinalities=shape.cardinalities, list_cardinalities=shape.list_cardinalities, width=width
+    )
+
+
+def _entity(settings: ModelSettings, shape: FeatureShape, text: int, identities: int) -> EntityEncoder:
+    return EntityEncoder(
+        text_width=text,
+        fields=_fields(shape, settings.feature_width),
+        width=settings.width,
+        identities=identities,
+        identity_dropout=settings.identity_dropout,
+        dropout=settings.dropout,
+    )

@@ -1,0 +1,54 @@
+"""What one task learns: the scale its label is learned on, and the way back from a raw output to the user's units."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True)
+class Task:
+    """A label of the impressions. Binary: the raw output is a logit. Otherwise it is the standardised (log1p) value."""
+
+    name: str
+    is_binary: bool = True
+    weight: float = 1.0
+    after: int | None = None
+    """ESMM: number of the task that must happen first; then the output is about both."""
+    log1p: bool = False
+    mean: float = 0.0
+    deviation: float = 1.0
+
+    def fitted(self, labels: NDArray[np.float32]) -> "Task":
+        """The same task with mean and deviation of the known training labels (a binary one stays as it is)."""
+        known = labels[~np.isnan(labels)].astype(np.float64)
+        if self.is_binary or len(known) == 0:
+            return self
+        values = np.log1p(known) if self.log1p else known
+        return Task(**{**asdict(self), "mean": float(values.mean()), "deviation": float(values.std()) or 1.0})
+
+    def target(self, labels: ArrayLike) -> NDArray[np.float32]:
+        """What the network is trained towards; NaN stays NaN."""
+        values = np.asarray(labels, np.float32)
+        if self.is_binary:
+            return values
+        return np.asarray(((np.log1p(values) if self.log1p else values) - self.mean) / self.deviation, np.float32)
+
+    def output(self, raw: ArrayLike) -> NDArray[np.float32]:
+        """Raw outputs in the units of the label: a probability, or the value itself."""
+        values = np.asarray(raw, np.float64)
+        if self.is_binary:
+            return np.exp(-np.logaddexp(0.0, -values)).astype(np.float32)
+        values = values * self.deviation + self.mean
+        return (np.expm1(values) if self.log1p else values).astype(np.float32)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-safe values; `from_json` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Task":
+        """The task that `to_json` wrote."""
+        return cls(**values)

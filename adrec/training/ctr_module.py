@@ -1,0 +1,159 @@
+"""The click model as a LightningModule: losses of a step, validation metrics of an epoch."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from adrec.data.collate import Batch
+from adrec.metrics import classification, ranking
+from adrec.models.ctr_model import CTRModel, Outputs
+from adrec.models.tasks import Task
+from adrec.training import losses
+
+Term = Literal["bce", "listwise", "bpr", "in_batch"]
+
+
+class Raw(NamedTuple):
+    """Raw outputs over a set of rows."""
+
+    logits: NDArray[np.float32]
+    """(N, K)"""
+    labels: NDArray[np.float32]
+    """(N, K), NaN where missing"""
+    request: NDArray[np.int64]
+    """(N,)"""
+
+
+class CTRModule(pl.LightningModule):
+    """Trains `model` on the losses of its tasks. The main task's loss is the weighted sum of `terms`."""
+
+    def __init__(
+        self,
+        *,
+        model: CTRModel,
+        tasks: Sequence[Task],
+        terms: Sequence[tuple[Term, float]],
+        learned_weights: bool,
+        next_category: float,
+        monitor: str,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.tasks = tuple(tasks)
+        self.terms = tuple(terms)
+        self.next_category = next_category
+        self.monitor = monitor
+        self.task_weights = losses.TaskWeights(
+            weights=tuple(task.weight for task in tasks),
+            learned=learned_weights,
+            is_binary=tuple(task.is_binary for task in tasks),
+        )
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """The loss of one batch."""
+        outputs: Outputs = self.model(batch)
+        total: Tensor = self.task_weights(torch.stack(self._task_losses(batch, outputs)))
+        if self.next_category and outputs.interest is not None:
+            total = total + self.next_category * _interest_loss(batch, outputs.interest)
+        self.log("train_loss", total, prog_bar=True, batch_size=len(batch.ad))
+        return total
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last epoch's rows."""
+        self._seen = []
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """Keep the batch's logits; metrics need whole requests."""
+        logits = self.model(batch).logits.float().cpu()
+        self._seen.append((logits, batch.labels.cpu(), batch.group.cpu()))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `valid_<metric>` of every task."""
+        for name, value in self.metrics(gathered(self._seen)).items():
+            self.log(f"valid_{name}", value, prog_bar=name == self.monitor)
+
+    def metrics(self, raw: Raw) -> dict[str, float]:
+        """Metrics of the main task under their own names, those of other tasks behind the task's name."""
+        found = main_metrics(raw.logits[:, 0], raw.labels[:, 0], raw.request)
+        for index, task in enumerate(self.tasks[1:], start=1):
+            logits, labels = raw.logits[:, index], raw.labels[:, index]
+            known = ~np.isnan(labels)
+            if not known.any():
+                continue
+            if task.is_binary:
+                found[f"{task.name}_auc"] = classification.auc(labels[known], logits[known])
+            else:
+                error = task.output(logits[known]) - labels[known]
+                found[f"{task.name}_rmse"] = float(np.sqrt(np.mean(np.square(error, dtype=np.float64))))
+        return found
+
+    def _task_losses(self, batch: Batch, outputs: Outputs) -> list[Tensor]:
+        found = [self._main_loss(batch, outputs)]
+        for index, task in enumerate(self.tasks[1:], start=1):
+            logits, labels = outputs.logits[:, index], batch.labels[:, index]
+            if task.is_binary:
+                # A conversion after the click is learned from impressions: without a click there was none.
+                found.append(losses.binary(logits, labels))
+                continue
+            values = torch.log1p(labels) if task.log1p else labels
+            found.append(losses.squared(logits, (values - task.mean) / task.deviation))
+        return found
+
+    def _main_loss(self, batch: Batch, outputs: Outputs) -> Tensor:
+        logits, labels = outputs.logits[:, 0], batch.labels[:, 0]
+        total = logits.new_zeros(())
+        for term, weight in self.terms:
+            match term:
+                case "bce":
+                    loss = losses.binary(logits, labels)
+                case "listwise":
+                    loss = losses.listwise(logits, labels, batch.group)
+                case "bpr":
+                    loss = losses.bpr(logits, labels, batch.group)
+                case "in_batch":
+                    loss = losses.in_batch(outputs.users, outputs.ads, batch.context, batch.ad, labels, batch.log_frequency)
+            total = total + weight * loss
+        return total
+
+
+def main_metrics(logits: NDArray[Any], labels: NDArray[Any], request: NDArray[Any]) -> dict[str, float]:
+    """auc, log_loss, and over requests auc_request, mrr, ndcg@5, ndcg@10, of rows with a known label."""
+    known = ~np.isnan(labels)
+    labels, logits, request = labels[known], logits[known].astype(np.float64), request[known]
+    probability = np.exp(-np.logaddexp(0.0, -logits))
+    return {
+        "auc": classification.auc(labels, logits),
+        "log_loss": classification.log_loss(labels, probability),
+        "auc_request": ranking.auc_request(labels, logits, request),
+        "mrr": ranking.mrr(labels, logits, request),
+        "ndcg@5": ranking.ndcg(labels, logits, request, k=5),
+        "ndcg@10": ranking.ndcg(labels, logits, request, k=10),
+    }
+
+
+def gathered(parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Raw:
+    """Batches end to end; group codes of a batch become codes over all batches."""
+    logits = torch.cat([part[0] for part in parts]).numpy()
+    labels = torch.cat([part[1] for part in parts]).numpy()
+    shift = 0
+    request = []
+    for _, _, group in parts:
+        request.append(group.numpy() + shift)
+        shift += int(group.max()) + 1
+    return Raw(logits, labels, np.concatenate(request))
+
+
+def _interest_loss(batch: Batch, interest: Tensor) -> Tensor:
+    """Cross-entropy of the clicked ad's category given the user alone (C, number of categories); unknown ones are left out."""
+    rows = torch.nonzero(batch.labels[:, 0] > 0).squeeze(-1)
+    category = batch.ads.categorical[batch.ad[rows], 0]
+    rows, category = rows[category > 0], category[category > 0]
+    if len(rows) == 0:
+        return interest.sum() * 0
+    return nn.functional.cross_entropy(interest[batch.context[rows]], category)
