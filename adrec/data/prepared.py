@@ -1,0 +1,111 @@
+"""The prepared folder, opened: what every later command reads instead of raw logs."""
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from adrec.data.features import FeatureSet
+from adrec.data.tables import iter_batches, parquet_schema, read_table
+from adrec.errors import DataError
+from adrec.schema import PREPARED_ADS, PREPARED_IMPRESSIONS, PREPARED_USERS, SPLITS, TableSpec
+
+FORMAT = 1
+_RUN = "Run 'adrec preprocess' first."
+
+
+def open_prepared(path: Path) -> "Prepared":
+    """Open a prepared folder. Raises DataError where it is missing, half of one, or of another format version."""
+    if not path.is_dir():
+        raise DataError(f"{path}: no such prepared folder. {_RUN}")
+    for needed in ("manifest.json", "ads.parquet", "users.parquet"):
+        if not (path / needed).is_file():
+            raise DataError(f"{path}: not a prepared folder, it has no {needed}. {_RUN}")
+    prepared = Prepared(path)
+    if prepared.manifest.get("format") != FORMAT:
+        raise DataError(f"{path}: prepared by another version (format {prepared.manifest.get('format')}, not {FORMAT}). {_RUN}")
+    return prepared
+
+
+class Prepared:
+    """A prepared folder. Tables are checked against the contract when they are read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """Counts, time range, schema, fingerprints, split summary (manifest.json)."""
+        return _read_json(self.path / "manifest.json")
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of the inputs and the config that this folder was made from."""
+        return str(self.manifest["fingerprint"])
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """Columns of the impressions."""
+        for split in SPLITS:
+            for file in self.split_files(split):
+                return list(parquet_schema(file).names)
+        raise DataError(f"{self.path}: holds no impressions. {_RUN}")
+
+    def ads(self) -> pa.Table:
+        """All ads, PREPARED_ADS and declared columns; the row number is the `ad_index`."""
+        return read_table(self.path / "ads.parquet", PREPARED_ADS)
+
+    def users(self) -> pa.Table:
+        """All users, PREPARED_USERS and declared columns; the row number is the `user_index`."""
+        return read_table(self.path / "users.parquet", PREPARED_USERS)
+
+    def split_files(self, split: str) -> list[Path]:
+        """Impression shards of train, valid or test, in order; empty where the split has no rows."""
+        if split not in SPLITS:
+            raise DataError(f"{self.path}: unknown split '{split}'. Splits: {', '.join(SPLITS)}.")
+        return sorted((self.path / "impressions" / split).glob("*.parquet"))
+
+    def iter(self, split: str, columns: Sequence[str] | None = None, batch_rows: int = 65_536) -> Iterator[pa.RecordBatch]:
+        """Stream the impressions of a split in order, in batches of at most `batch_rows` rows."""
+        spec = PREPARED_IMPRESSIONS if columns is None else _only(columns)
+        for file in self.split_files(split):
+            yield from iter_batches(file, spec, columns, batch_rows=batch_rows)
+
+    def rows(self, split: str) -> int:
+        """Number of impressions of a split."""
+        return int(self.manifest["splits"].get(split, {}).get("rows", 0))
+
+    def features(self) -> dict[str, FeatureSet]:
+        """The fitted features of `impressions`, `ads` and `users`."""
+        fitted = _read_json(self.path / "features.json")
+        return {table: FeatureSet.from_json(data) for table, data in fitted.items()}
+
+    def corpus(self) -> pa.Table:
+        """Distinct texts: text, segmented, language, kind, held_out."""
+        return read_table(self.path / "corpus.parquet")
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """Folder of the tokenizer, where one was made."""
+        folder = self.path / "tokenizer"
+        return folder if folder.is_dir() else None
+
+
+def _only(columns: Sequence[str]) -> TableSpec:
+    """Check just the asked columns, as required ones."""
+    return TableSpec("impressions", tuple(column for column in PREPARED_IMPRESSIONS.columns if column.name in set(columns)))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: missing. {_RUN}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as JSON ({error}). {_RUN}") from None
+    if not isinstance(read, dict):
+        raise DataError(f"{path}: expected a JSON object. {_RUN}")
+    return read
