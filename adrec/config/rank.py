@@ -1,0 +1,210 @@
+"""Config of `adrec rank`: what is ranked, and the named policies by which it is ranked."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from adrec.config.base import Config, ConfigPath, StageConfig
+
+
+def _as_utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+Moment = Annotated[datetime, AfterValidator(_as_utc)]
+"""A moment; without an offset it is read as UTC."""
+
+
+class Retrieval(Config):
+    """How the candidates of a request are found in the catalogue."""
+
+    candidates: int = Field(200, ge=1, le=10_000)
+    """Ads per request that the full model scores."""
+    method: Literal["auto", "exact", "hnsw", "ivfpq"] = "auto"
+    """`auto` is exact below `exact_up_to` ads, then HNSW, then IVF-PQ above `hnsw_up_to`; the last two need the extra `ann`."""
+    exact_up_to: int = Field(2_000_000, ge=0)
+    """Largest catalogue that `auto` searches exactly."""
+    hnsw_up_to: int = Field(5_000_000, ge=0)
+    """Largest catalogue for which `auto` builds an HNSW graph; above it, IVF-PQ."""
+    recall_sample: int = Field(100, ge=1)
+    """Requests on which approximate retrieval is compared with exact."""
+
+
+class Value(Config):
+    """What an ad is worth to a request; the list is ordered by it."""
+
+    kind: Literal["score", "revenue", "weighted"] = "score"
+    """`score`: click probability. `revenue`: click probability x bid, priced by the generalised second-price auction.
+    `weighted`: weighted sum of task outputs."""
+    weights: dict[str, float] = {}
+    """For `weighted`: task -> weight. `click` is the click probability; others are the score table's columns `score_<task>`."""
+    reserve: float = Field(0.0, ge=0)
+    """Least price of a click, in the currency of the bids. Ads that bid less do not take part."""
+    minimum: float = Field(0.0, ge=0)
+    """Least value for which an ad is shown at all."""
+
+    @model_validator(mode="after")
+    def _weights_where_used(self) -> "Value":
+        if (self.kind == "weighted") != bool(self.weights):
+            raise ValueError("weights are needed for kind 'weighted', and only there")
+        return self
+
+
+class Targeting(Config):
+    """An ad is shown only to users whose value is in the ad's list; an ad without a list is shown to all."""
+
+    ad_column: str
+    """Column of the ads table: a string, or a list of strings."""
+    user_column: str
+    """Column of the users table: a string."""
+
+
+class Rules(Config):
+    """What may be shown to whom. An ad that breaks a rule does not take part."""
+
+    active: bool = True
+    """Only from an ad's `starts_at` until before its `ends_at`."""
+    clicked: Literal["drop", "keep"] = "drop"
+    """Whether ads the user has clicked before may be shown again."""
+    categories: list[str] = []
+    """Only these categories; empty: all. A vertical (jobs, cars, ...) is one such list."""
+    blocked_categories: list[str] = []
+    """Never these categories."""
+    blocked_advertisers: list[str] = []
+    """Never these advertisers."""
+    query_match: Literal["ignore", "require"] = "ignore"
+    """`require`: at least one word of the request's query is in the ad's text."""
+    targeting: list[Targeting] = []
+    """Pairs of columns that must agree, such as age bands or regions."""
+
+
+class Limits(Config):
+    """Counts within a list and over the batch. None is no limit."""
+
+    per_advertiser: int | None = Field(None, ge=1)
+    """Most ads of one advertiser in a list."""
+    per_category: int | None = Field(None, ge=1)
+    """Most ads of one category in a list."""
+    campaign_column: str = "advertiser_id"
+    """Column of the ads table that says which ads belong to one campaign."""
+    user_ad: int | None = Field(None, ge=1)
+    """Most times one ad is shown to one user."""
+    user_campaign: int | None = Field(None, ge=1)
+    """Most times ads of one campaign are shown to one user."""
+    campaign: int | None = Field(None, ge=1)
+    """Most impressions of one campaign."""
+    user_lists: int | None = Field(None, ge=1)
+    """Most lists one user is sent (e-mails)."""
+    budget: bool = True
+    """Reserve each ad's expected spend (price x click probability) and never exceed its `budget`."""
+    pacing: Literal["none", "even"] = "none"
+    """`even`: after a share x of the requests, at most the share x of every budget may be reserved."""
+
+
+class Diversity(Config):
+    """How a list trades value for variety."""
+
+    method: Literal["none", "mmr", "calibrated"] = "none"
+    """`mmr`: maximal marginal relevance on ad vectors. `calibrated`: category shares like the user's history (Steck 2018)."""
+    strength: float = Field(0.3, ge=0, le=1)
+    """0: value alone; 1: variety alone."""
+
+
+class Exploration(Config):
+    """How much a list tries out."""
+
+    method: Literal["none", "epsilon", "thompson"] = "none"
+    """`epsilon`: each slot is, with probability `epsilon`, filled at random. `thompson`: each slot takes the largest of values
+    drawn from the scores' uncertainty."""
+    epsilon: float = Field(0.05, ge=0, le=1)
+    """Share of slots filled at random among the ads that may stand there."""
+    prior_impressions: float = Field(20.0, gt=0)
+    """For `thompson`: how many impressions the model's own score is worth for an ad never shown in training."""
+    scale: float = Field(1.0, gt=0)
+    """For `thompson`: multiplies the standard deviation of the logit."""
+
+
+class Policy(Config):
+    """One way of ranking, for one scenario."""
+
+    top_n: int = Field(10, ge=1, le=1_000)
+    """Length of a list."""
+    retrieval: Retrieval = Retrieval()
+    """How candidates are found."""
+    value: Value = Value()
+    """What the list is ordered by."""
+    rules: Rules = Rules()
+    """What may be shown to whom."""
+    limits: Limits = Limits()
+    """Counts and budgets."""
+    diversity: Diversity = Diversity()
+    """Variety within a list."""
+    exploration: Exploration = Exploration()
+    """Trying out, with the propensity of each choice."""
+
+    @model_validator(mode="after")
+    def _list_fits(self) -> "Policy":
+        if self.top_n > self.retrieval.candidates:
+            raise ValueError(f"top_n is {self.top_n}, more than retrieval.candidates ({self.retrieval.candidates})")
+        return self
+
+
+class Why(Config):
+    """The one (user, ad) whose fate is told instead of writing a table."""
+
+    user: str
+    """User id."""
+    ad: str
+    """Ad id."""
+
+
+class RankConfig(StageConfig):
+    """Config of `adrec rank`."""
+
+    bundle: ConfigPath
+    """Bundle folder of `adrec finetune`."""
+    prepared: ConfigPath | None = None
+    """Prepared folder: ads, users and histories. Give it, or `ads` with `requests`."""
+    ads: ConfigPath | None = None
+    """Catalogue in the canonical ADS layout. Default: the prepared folder's."""
+    users: ConfigPath | None = None
+    """Users in the canonical USERS layout. Default: the prepared folder's."""
+    requests: ConfigPath | None = None
+    """Parquet with `user_id` and, optionally, `request_id`, `shown_at`, `scenario`, `query`, `history`, context columns.
+    Default: the requests of the prepared folder's `split`."""
+    split: Literal["train", "valid", "test", "users"] = "test"
+    """Without `requests`: rank the requests of this split, or every user once (`users`)."""
+    at: Moment | None = None
+    """With `split: users`, the moment of the ranking; histories hold clicks before it. Default: the end of the data."""
+    output: ConfigPath
+    """RANKED Parquet file."""
+    top_n: int | None = Field(None, ge=1, le=1_000)
+    """Overrides the list length of every policy."""
+    policies: dict[str, Policy] = {"default": Policy()}
+    """Named policies. A request takes the one named as its scenario, else `default`."""
+    policy: str | None = None
+    """Rank every request by this policy, whatever its scenario."""
+    request_block: int = Field(256, ge=1, le=65_536)
+    """Requests ranked at a time; also the step at which `pacing: even` releases budget."""
+    part_requests: int = Field(4_096, ge=1)
+    """Requests per finished part: what a killed run does not have to repeat."""
+    why: Why | None = None
+    """Tell what happened to one ad for one user."""
+
+    @field_validator("policies")
+    @classmethod
+    def _has_policies(cls, value: dict[str, Policy]) -> dict[str, Policy]:
+        if not value:
+            raise ValueError("at least one policy is needed")
+        return value
+
+    @model_validator(mode="after")
+    def _sources(self) -> "RankConfig":
+        if self.prepared is None and (self.ads is None or self.requests is None):
+            raise ValueError("give 'prepared', or both 'ads' and 'requests'")
+        if self.policy is not None and self.policy not in self.policies:
+            raise ValueError(f"policy '{self.policy}' is not among policies: {', '.join(self.policies)}")
+        if self.policy is None and "default" not in self.policies:
+            raise ValueError("policies: a policy named 'default' is needed for requests of other scenarios")
+        return self

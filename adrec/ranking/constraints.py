@@ -1,0 +1,69 @@
+"""Constraints that depend on one (request, ad) alone: which ads may be shown for which requests.
+
+They are applied while retrieving, so that ineligible ads never use up a request's candidates. What depends on earlier
+lists (budgets, caps) is in `ledger`; what depends on the rest of the list is in `fill`.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from adrec.ranking.arrays import Bools, Ints
+
+
+class Asking(NamedTuple):
+    """What a block of R requests brings to the rules."""
+
+    shown_at: Ints  # (R,) int64 microseconds
+    audience: Sequence[Ints]  # per targeting rule, (R,) row of its `admits`; the last row admits only untargeted ads
+    clicked_offsets: Ints  # (R + 1,) into clicked
+    clicked: Ints  # ad rows the user has clicked; empty where the policy shows them again
+    matched: sparse.csr_array | None = None  # (R, A) nonzero where the ad's text has a word of the query; None: not required
+
+
+class Rules:
+    """The rules of one policy over a catalogue of A ads.
+
+    allowed (A,) bool: not blocked, in the vertical, bids at least the reserve. starts, ends (A,) int64 microseconds: shown
+    from `starts` until before `ends`. admits: per targeting rule (V + 1, A) bool, row v for the user's value v.
+    """
+
+    def __init__(self, *, allowed: Bools, starts: Ints, ends: Ints, admits: Sequence[Bools] = ()) -> None:
+        self.allowed = allowed
+        self.starts = starts
+        self.ends = ends
+        self.admits = tuple(admits)
+
+    def eligible(self, asking: Asking, requests: slice, ads: slice) -> Bools:
+        """(r, a) bool for a block of requests and a block of catalogue rows."""
+        moment = asking.shown_at[requests, None]
+        mask: Bools = self.allowed[ads] & (self.starts[ads] <= moment) & (moment < self.ends[ads])
+        for admits, audience in zip(self.admits, asking.audience, strict=True):
+            mask &= admits[:, ads][audience[requests]]
+        offsets = asking.clicked_offsets[requests.start : requests.stop + 1]
+        clicked = asking.clicked[offsets[0] : offsets[-1]]
+        row = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        inside = (clicked >= ads.start) & (clicked < ads.stop)
+        mask[row[inside], clicked[inside] - ads.start] = False
+        if asking.matched is not None:
+            mask &= asking.matched[requests.start : requests.stop, ads.start : ads.stop].toarray() > 0
+        return mask
+
+    def why_not(self, asking: Asking, request: int, ad: int) -> list[str]:
+        """Every rule that keeps the ad from the request, in plain words; empty where it is eligible."""
+        found = []
+        if not self.allowed[ad]:
+            found.append("it is blocked, outside the policy's categories, or bids below the reserve")
+        if not self.starts[ad] <= asking.shown_at[request] < self.ends[ad]:
+            found.append("it is not active at that time")
+        for place, admits in enumerate(self.admits):
+            if not admits[asking.audience[place][request], ad]:
+                found.append(f"its targeting (rule {place + 1}) excludes the user")
+        offsets = asking.clicked_offsets
+        if ad in asking.clicked[offsets[request] : offsets[request + 1]]:
+            found.append("the user has clicked it before")
+        if asking.matched is not None and asking.matched[request, ad] == 0:
+            found.append("its text has no word of the query")
+        return found

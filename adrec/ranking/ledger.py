@@ -1,0 +1,184 @@
+"""Ledger: what earlier lists have used up of budgets and caps, and what a request may therefore still show.
+
+Requests are taken in order of time. An impression reserves its expected spend (price x click probability), counted in
+integer millionths; an ad takes part only while what is left covers the most it could be charged (bid x probability),
+so that no budget is ever overspent in expectation.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from adrec.ranking.arrays import Bools, Floats, Ints
+from adrec.ranking.auction import expected_spend
+
+UNLIMITED = 2**31 - 1
+"""A cap that is none."""
+
+
+class Caps(NamedTuple):
+    """The limits that hold for each of R requests; UNLIMITED where there is none."""
+
+    user_ad: Ints  # (R,) most times one ad is shown to one user
+    user_campaign: Ints  # (R,) most times ads of one campaign are shown to one user
+    campaign: Ints  # (R,) most impressions of one campaign
+    user_lists: Ints  # (R,) most lists with at least one ad for one user
+    charges: Bools  # (R,) whether budgets bind
+    released: Floats  # (R,) share of every budget that may be spent by now, in [0, 1]
+    top_n: Ints  # (R,) length of the list: what a campaign has left matters only below it
+
+
+class Offer(NamedTuple):
+    """The candidates of R requests as the ledger sees them."""
+
+    user: Ints  # (R,) user number
+    ad: Ints  # (R, C) ad row, -1 where empty
+    campaign: Ints  # (R, C) campaign number, -1 none
+    most: Ints  # (R, C) millionths that showing the ad could reserve at most: bid x score
+
+
+class Shown(NamedTuple):
+    """The lists of R requests, N slots; -1 where a slot is empty."""
+
+    ad: Ints  # (R, N)
+    campaign: Ints  # (R, N)
+    spend: Ints  # (R, N) millionths reserved, 0 where empty
+
+
+class Allowance(NamedTuple):
+    """What is left for each candidate."""
+
+    available: Bools  # (R, C)
+    campaign_left: Ints  # (R, C) how many more ads of its campaign the list may show, at most top_n
+
+
+class Ledger:
+    """Running totals. `budget` (A,) int64 millionths; `campaigns` how many campaigns there are."""
+
+    def __init__(self, budget: Ints, campaigns: int) -> None:
+        self.budget = budget
+        self.spent: Ints = np.zeros(len(budget), dtype=np.int64)
+        self.campaign: Ints = np.zeros(campaigns, dtype=np.int64)
+        self.user_ad = Counts()
+        self.user_campaign = Counts()
+        self.user_lists = Counts()
+
+    def allowance(self, offer: Offer, caps: Caps, shown: Shown | None = None) -> Allowance:
+        """What each request may show; with `shown`, as each would find it after the lists of the requests above it."""
+        ads, campaigns = len(self.budget), len(self.campaign)
+        user = offer.user[:, None]
+        ad, campaign = np.maximum(offer.ad, 0), np.maximum(offer.campaign, 0)
+        spent = self.spent[ad]
+        seen = self.user_ad.get(user * ads + ad)
+        lists = self.user_lists.get(user)
+        with_user = self.user_campaign.get(user * campaigns + campaign) if campaigns else np.zeros_like(ad)
+        in_all = self.campaign[campaign] if campaigns else np.zeros_like(ad)
+        if shown is not None:
+            there = shown.ad >= 0
+            in_campaign = shown.campaign >= 0
+            row = np.broadcast_to(np.arange(len(shown.ad))[:, None], shown.ad.shape)
+            spent = spent + earlier_sum(shown.ad[there], row[there], shown.spend[there], ad)
+            seen = seen + earlier_sum((user * ads + shown.ad)[there], row[there], None, user * ads + ad)
+            sent = there.any(axis=1)
+            lists = lists + earlier_sum(offer.user[sent], np.flatnonzero(sent), None, user)
+            if campaigns:
+                key = user * campaigns + shown.campaign
+                with_user = with_user + earlier_sum(key[in_campaign], row[in_campaign], None, user * campaigns + campaign)
+                in_all = in_all + earlier_sum(shown.campaign[in_campaign], row[in_campaign], None, campaign)
+        affordable = offer.most <= _released(self.budget[ad], caps.released[:, None]) - spent
+        available = (offer.ad >= 0) & (affordable | ~caps.charges[:, None])
+        available &= (seen < caps.user_ad[:, None]) & (lists < caps.user_lists[:, None])
+        left = np.minimum(caps.user_campaign[:, None] - with_user, caps.campaign[:, None] - in_all)
+        left = np.where(offer.campaign >= 0, np.minimum(left, caps.top_n[:, None]), caps.top_n[:, None])
+        return Allowance(available, left)
+
+    def commit(self, user: Ints, shown: Shown) -> None:
+        """Record the lists of R requests for `user` (R,)."""
+        there = shown.ad >= 0
+        in_campaign = shown.campaign >= 0
+        users = np.broadcast_to(user[:, None], shown.ad.shape)
+        np.add.at(self.spent, shown.ad[there], shown.spend[there])
+        np.add.at(self.campaign, shown.campaign[in_campaign], 1)
+        self.user_ad.add((users * len(self.budget) + shown.ad)[there])
+        self.user_campaign.add((users * len(self.campaign) + shown.campaign)[in_campaign])
+        self.user_lists.add(user[there.any(axis=1)])
+
+    def state(self) -> dict[str, Ints]:
+        """Arrays from which `restore` continues."""
+        counts = {"user_ad": self.user_ad, "user_campaign": self.user_campaign, "user_lists": self.user_lists}
+        arrays = {f"{name}_{part}": value for name, held in counts.items() for part, value in held.state().items()}
+        return {"spent": self.spent, "campaign": self.campaign, **arrays}
+
+    def restore(self, state: dict[str, Ints]) -> None:
+        """Continue from what `state` gave."""
+        self.spent, self.campaign = state["spent"], state["campaign"]
+        for name in ("user_ad", "user_campaign", "user_lists"):
+            setattr(self, name, Counts(state[f"{name}_key"], state[f"{name}_count"]))
+
+
+class Counts:
+    """Counts of integer keys: a large sorted run and a small one, merged when the small one has grown."""
+
+    def __init__(self, key: Ints | None = None, count: Ints | None = None) -> None:
+        empty: Ints = np.zeros(0, dtype=np.int64)
+        self._large: tuple[Ints, Ints] = (empty if key is None else key, empty if count is None else count)
+        self._small: tuple[Ints, Ints] = (empty, empty)
+
+    def get(self, keys: Ints) -> Ints:
+        """How often each key was added. Any shape."""
+        return _look_up(self._large, keys) + _look_up(self._small, keys)
+
+    def add(self, keys: Ints) -> None:
+        """Count each key once more (a key may come several times)."""
+        if len(keys) == 0:
+            return
+        self._small = _merged(self._small, np.unique(keys, return_counts=True))
+        if len(self._small[0]) > 4_096 + len(self._large[0]) // 4:
+            self._large = _merged(self._large, self._small)
+            self._small = (self._small[0][:0], self._small[1][:0])
+
+    def state(self) -> dict[str, Ints]:
+        """Sorted keys and their counts."""
+        key, count = _merged(self._large, self._small)
+        return {"key": key, "count": count}
+
+
+def earlier_sum(key: Ints, row: Ints, weight: Ints | None, wanted: Ints) -> Ints:
+    """(R, C) sum of the weights (1 each where None) of entries with key `wanted[r, c]` in rows before r.
+
+    key, row, weight: (n,) int64 entries; wanted: (R, C) keys.
+    """
+    rows = len(wanted)
+    order = np.lexsort((row, key))
+    place = key[order].astype(np.int64) * rows + row[order]
+    weights = np.ones(len(key), dtype=np.int64) if weight is None else weight[order]
+    total = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(weights)])
+    first = wanted.astype(np.int64) * rows
+    until = np.searchsorted(place, first + np.arange(rows)[:, None])
+    result: Ints = total[until] - total[np.searchsorted(place, first)]
+    return result
+
+
+def most_spend(bid: Floats, score: Floats) -> Ints:
+    """Millionths an impression can reserve at most: a price never exceeds its bid."""
+    return expected_spend(bid, score)
+
+
+def _released(budget: Ints, share: Floats) -> Ints:
+    """Millionths of each budget released so far; the whole of it at share 1, without rounding."""
+    return np.where(share >= 1.0, budget, np.floor(budget * np.minimum(share, 1.0)).astype(np.int64))
+
+
+def _look_up(run: tuple[Ints, Ints], keys: Ints) -> Ints:
+    held, count = run
+    if len(held) == 0:
+        return np.zeros(keys.shape, dtype=np.int64)
+    place = np.minimum(np.searchsorted(held, keys), len(held) - 1)
+    return np.where(held[place] == keys, count[place], 0)
+
+
+def _merged(one: tuple[Ints, Ints], other: tuple[Ints, Ints]) -> tuple[Ints, Ints]:
+    key, inverse = np.unique(np.concatenate([one[0], other[0]]), return_inverse=True)
+    count = np.zeros(len(key), dtype=np.int64)
+    np.add.at(count, inverse, np.concatenate([one[1], other[1]]))
+    return key, count

@@ -1,0 +1,182 @@
+"""Rank a block of requests: auction, lists and the ledger together, as if one request were served after the other.
+
+What one request shows changes what later ones may show, through budgets and caps. Serving them one by one would be
+slow, so a window of requests is ranked at once under the present totals; then each request's allowance is computed
+again as it would have found it after the lists above it; the requests before the first whose allowance differs are
+right and are committed, and the rest is ranked again. The result is exactly that of serving one by one. A window that
+meets a conflict shrinks to twice what it got done, and grows again: budgets that run out cost a few rankings more.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from adrec.ranking.arrays import Bools, Floats, Ints, rows_of
+from adrec.ranking.auction import expected_spend, second_prices
+from adrec.ranking.diversify import Diversifier
+from adrec.ranking.fill import Chance, Room, fill_lists
+from adrec.ranking.ledger import UNLIMITED, Allowance, Caps, Ledger, Offer, Shown, most_spend
+
+
+class Candidates(NamedTuple):
+    """Scored candidates of R requests, C each."""
+
+    number: Ints  # (R,) number of the request in the whole batch, in order of time
+    user: Ints  # (R,) user number
+    policy: Ints  # (R,) index into the list of ListPolicy
+    ad: Ints  # (R, C) ad row, -1 where there are fewer than C
+    score: Floats  # (R, C) click probability in [0, 1]
+    value: Floats  # (R, C) >= 0
+    bid: Floats  # (R, C) NaN where the ad has none
+    advertiser: Ints  # (R, C) -1 none
+    category: Ints  # (R, C) -1 none
+    campaign: Ints  # (R, C) -1 none
+    deviation: Floats  # (R, C) standard deviation of the logit; read only by Thompson policies
+
+
+DiversifierOf = Callable[[Ints], Diversifier]
+"""From the rows (r,) of the block to the state that diversifies their lists."""
+
+
+@dataclass(frozen=True)
+class ListPolicy:
+    """The numbers of a policy that shape lists. Caps are UNLIMITED where there is none."""
+
+    top_n: int
+    auctioned: bool = False
+    """Second prices (True), or each click costs its bid."""
+    reserve: float = 0.0
+    minimum_value: float = 0.0
+    per_advertiser: int = UNLIMITED
+    per_category: int = UNLIMITED
+    user_ad: int = UNLIMITED
+    user_campaign: int = UNLIMITED
+    campaign: int = UNLIMITED
+    user_lists: int = UNLIMITED
+    budget: bool = True
+    even_pacing: bool = False
+    epsilon: float = 0.0
+    thompson: bool = False
+
+
+class Ranked(NamedTuple):
+    """Lists of R requests, N slots (the longest policy's); -1 and NaN where a slot is empty."""
+
+    column: Ints  # (R, N) candidate
+    ad: Ints  # (R, N)
+    price: Floats  # (R, N) per click; NaN where the ad has no bid
+    propensity: Floats  # (R, N)
+    available: Bools  # (R, C) what budgets and caps let take part, as each request found it
+
+
+def rank_block(
+    candidates: Candidates,
+    policies: list[ListPolicy],
+    diversifiers: list[DiversifierOf],
+    ledger: Ledger,
+    *,
+    released: float,
+    seed: int,
+) -> Ranked:
+    """Rank R requests in order and record them in the ledger.
+
+    `released`: share of every budget that policies with even pacing may have spent by the end of this block.
+    """
+    requests, width = candidates.ad.shape
+    slots = max(policy.top_n for policy in policies)
+    caps = _caps(candidates.policy, policies, released)
+    result = Ranked(
+        np.full((requests, slots), -1, dtype=np.int64),
+        np.full((requests, slots), -1, dtype=np.int64),
+        np.full((requests, slots), np.nan),
+        np.full((requests, slots), np.nan),
+        np.zeros((requests, width), dtype=bool),
+    )
+    start, window = 0, requests
+    while start < requests:
+        rows = np.arange(start, min(start + window, requests))
+        part = rows_of(candidates, rows)
+        limits = rows_of(caps, rows)
+        offer = Offer(part.user, part.ad, part.campaign, most_spend(part.bid, part.score))
+        assumed = ledger.allowance(offer, limits)
+        ranked, shown = _rank_window(part, rows, assumed, policies, diversifiers, slots, seed)
+        met = ledger.allowance(offer, limits, shown)
+        differs = (assumed.available != met.available).any(axis=1) | (assumed.campaign_left != met.campaign_left).any(axis=1)
+        right = int(differs.argmax()) if differs.any() else len(rows)
+        ledger.commit(part.user[:right], rows_of(shown, slice(right)))
+        for whole, piece in zip(result, ranked, strict=True):
+            whole[rows[:right]] = piece[:right]
+        start += right
+        window = 2 * right if right < len(rows) else 2 * window
+    return result
+
+
+def _caps(policy: Ints, policies: list[ListPolicy], released: float) -> Caps:
+    def column(name: str) -> Ints:
+        values: Ints = np.array([getattr(one, name) for one in policies])[policy]
+        return values
+
+    even = np.array([one.even_pacing for one in policies])[policy]
+    return Caps(
+        user_ad=column("user_ad"),
+        user_campaign=column("user_campaign"),
+        campaign=column("campaign"),
+        user_lists=column("user_lists"),
+        charges=column("budget").astype(bool),
+        released=np.where(even, released, 1.0),
+        top_n=column("top_n"),
+    )
+
+
+def _rank_window(
+    part: Candidates,
+    rows: Ints,
+    allowance: Allowance,
+    policies: list[ListPolicy],
+    diversifiers: list[DiversifierOf],
+    slots: int,
+    seed: int,
+) -> tuple[Ranked, Shown]:
+    """Rank a window of requests (`rows` of the block) under a fixed allowance, policy by policy."""
+    requests = len(rows)
+    column = np.full((requests, slots), -1, dtype=np.int64)
+    price = np.full((requests, slots), np.nan)
+    propensity = np.full((requests, slots), np.nan)
+    for index, policy in enumerate(policies):
+        mine = np.flatnonzero(part.policy == index)
+        if len(mine) == 0:
+            continue
+        one = rows_of(part, mine)
+        left = allowance.campaign_left[mine]
+        takes_part = allowance.available[mine] & (left > 0) & (one.value >= policy.minimum_value)
+        if policy.auctioned:
+            prices = second_prices(one.value, one.score, one.bid, takes_part, one.ad, reserve=policy.reserve)
+        else:
+            prices = one.bid
+        rooms = [Room(one.campaign, left)]
+        for group, most in ((one.advertiser, policy.per_advertiser), (one.category, policy.per_category)):
+            if most < UNLIMITED:
+                rooms.append(Room(group, np.full(group.shape, most)))
+        filled = fill_lists(
+            one.ad,
+            one.score,
+            one.value,
+            takes_part,
+            top_n=policy.top_n,
+            rooms=rooms,
+            diversifier=diversifiers[index](rows[mine]),
+            chance=Chance(seed, one.number, policy.epsilon, one.deviation if policy.thompson else None),
+        )
+        column[mine, : policy.top_n] = filled.column
+        propensity[mine, : policy.top_n] = filled.propensity
+        price[mine, : policy.top_n] = _at(prices, filled.column, np.nan)
+    ad = _at(part.ad, column, -1)
+    spend = np.where(column >= 0, expected_spend(price, _at(part.score, column, 0.0)), 0)
+    return Ranked(column, ad, price, propensity, allowance.available), Shown(ad, _at(part.campaign, column, -1), spend)
+
+
+def _at(values: Floats | Ints, column: Ints, missing: float) -> np.ndarray:
+    """(R, N) values (R, C) at the columns (R, N); `missing` where the column is -1."""
+    return np.where(column >= 0, np.take_along_axis(values, np.maximum(column, 0), axis=1), missing)
