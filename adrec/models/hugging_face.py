@@ -157,7 +157,7 @@ def _check_hub(name: str) -> None:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' own bars and loading reports off the terminal: adrec checks what they report, and says it in a line."""
+    """Keep transformers' own bars and loading reports off the terminal: adrec checks what they say, and tells it in a line."""
     from transformers.utils import logging as untyped
 
     logging = cast(Any, untyped)

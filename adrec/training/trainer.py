@@ -1,0 +1,242 @@
+"""Fit a LightningModule: one call that trains, evaluates, keeps the best weights, and goes on after a kill.
+
+A run is one pass over a BatchLoader that holds all its epochs. Its work folder stands beside the output until the command
+has finished: `last.ckpt` (to resume), the best weights so far, logs, and `run.json`, which says what run it belongs to.
+"""
+
+import json
+import logging
+import math
+import shutil
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from adrec.config.training import TrainingConfig
+from adrec.data.tables import write_aside
+from adrec.errors import ConfigError, ResourceError
+from adrec.terminal import Terminal
+from adrec.training.callbacks import LAST_CHECKPOINT, Bar, Curve, ExactResume, KeepBest, Profile
+from adrec.training.loader import BatchLoader
+
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a run went. The module holds the best weights when `fit` returns."""
+
+    best: float
+    """The monitored metric at its best."""
+    best_step: int
+    steps: int
+    """Optimiser steps made, those before a resume included."""
+    losses: list[float]
+    """Training loss of every batch."""
+    evaluations: list[dict[str, float]]
+    """`step` and every `valid_*` metric of each evaluation."""
+    seconds: float
+    """Time in training, evaluations included, resumed parts added up."""
+    units_per_second: float
+    stopped_early: bool
+    resumed_at: int
+    """The step at which this process took over, 0 for a fresh run."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but the long list of losses."""
+        return {name: value for name, value in vars(self).items() if name != "losses"}
+
+
+def work_folder(output: Path) -> Path:
+    """Where a command keeps its unfinished run: a hidden folder beside the output."""
+    return output.with_name(f".{output.name}.work")
+
+
+def open_work(folder: Path, identity: dict[str, Any], *, resume: bool) -> None:
+    """Make `folder` ready for the run that `identity` (resolved config, data fingerprint) describes.
+
+    Raises ConfigError, naming the keys that differ, where a checkpoint of another run lies there.
+    """
+    record = folder / RUN_FILE
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    if (folder / LAST_CHECKPOINT).exists() and record.exists():
+        found = json.loads(record.read_text(encoding="utf-8"))
+        changed = _differences(found, json.loads(json.dumps(identity)))
+        if changed:
+            raise ConfigError(
+                f"{folder}: an interrupted run of another config lies here (it differs in {', '.join(changed[:5])})."
+                " Finish it with its own config, or pass --set training.resume=false to start over."
+            )
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    with write_aside(record) as aside:
+        aside.write_text(json.dumps(identity, ensure_ascii=False, indent=2), encoding="utf-8")
+
+
+def total_batches(config: TrainingConfig, batches_per_epoch: int) -> int:
+    """Batches of the whole run, over all ranks."""
+    total = batches_per_epoch * config.epochs
+    if config.max_steps is None:
+        return total
+    return min(total, config.max_steps * config.accumulate * config.devices)
+
+
+def total_steps(config: TrainingConfig, batches_per_epoch: int) -> int:
+    """Optimiser steps of the whole run: what a schedule needs to know."""
+    return max(1, math.ceil(total_batches(config, batches_per_epoch) // config.devices / config.accumulate))
+
+
+def fit(
+    module: pl.LightningModule,
+    train: BatchLoader,
+    valid: Iterable[Any] | None,
+    *,
+    config: TrainingConfig,
+    seed: int,
+    device: str,
+    work: Path,
+    terminal: Terminal,
+    description: str,
+    total_units: float | None = None,
+    unit: str = "batches",
+    units_of: Callable[[Any], int] = lambda batch: 1,
+    monitor: str = "valid_loss",
+    mode: str = "min",
+) -> FitResult:
+    """Train `module` on `train`, evaluating on `valid`, and leave the best weights in it.
+
+    `module.training_step` returns the loss; `validation_step` logs `monitor` (and other `valid_*`). `units_of(batch)` counts
+    what the bar shows (tokens, rows) of `total_units`. `work` comes from `open_work`; the caller deletes it once its output
+    stands. With a CPU and one seed, a run that was killed and resumed ends with the same weights as one that was not.
+    Raises AdrecError where the loss is not finite.
+    """
+    per_epoch = max(1, train.batches_per_epoch // config.devices)
+    evaluate_every = min(len(train), max(1, math.ceil(per_epoch / config.evaluations_per_epoch)))
+    keep = KeepBest(work, monitor=monitor, mode=mode, patience=config.patience)
+    curve = Curve()
+    resume = ExactResume(
+        work, train, evaluate_every=evaluate_every, minutes=config.checkpoint_minutes, steps=config.checkpoint_steps
+    )
+    total = total_units if total_units is not None else len(train)
+    bar = Bar(terminal, description, total=total, unit=unit, units_of=units_of, monitor=monitor)
+    callbacks: list[pl.Callback] = [curve, bar, keep, resume]
+    if config.profile:
+        callbacks.append(Profile(work / "profile"))
+    torch.manual_seed(seed)
+    trainer = build_trainer(config, device=device, work=work, callbacks=callbacks, evaluate_every=evaluate_every)
+    last = work / LAST_CHECKPOINT
+    resumed = _step_of(last) if last.exists() else 0
+    if resumed:
+        terminal.note(f"resuming at step {resumed}")
+    with quiet_lightning():
+        trainer.fit(module, train, valid, ckpt_path=str(last) if resumed else None, weights_only=True if resumed else None)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    curve.state_dict()
+    if valid is not None:
+        keep.restore(module)
+    return FitResult(
+        best=keep.best if keep.best is not None else math.nan,
+        best_step=keep.best_step,
+        steps=trainer.global_step,
+        losses=curve.losses,
+        evaluations=curve.evaluations,
+        seconds=bar.seconds,
+        units_per_second=bar.units / max(bar.seconds, 1e-9),
+        stopped_early=keep.stopped_early,
+        resumed_at=resumed,
+    )
+
+
+def build_trainer(
+    config: TrainingConfig, *, device: str, work: Path, callbacks: list[pl.Callback], evaluate_every: int
+) -> pl.Trainer:
+    """The Lightning Trainer of a config. `device` is auto, cpu or cuda. Raises ResourceError where there is no such device."""
+    on_gpu = resolve_device(device) == "cuda"
+    if on_gpu and config.devices > torch.cuda.device_count():
+        raise ResourceError(f"training.devices is {config.devices}; this machine has {torch.cuda.device_count()} GPUs.")
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
+    strategy = config.strategy if config.strategy != "auto" or config.devices == 1 else "ddp"
+    with quiet_lightning():
+        return pl.Trainer(
+            accelerator="gpu" if on_gpu else "cpu",
+            devices=config.devices,
+            strategy=strategy,
+            precision="bf16-mixed" if bf16 else "32-true",
+            max_epochs=1,
+            accumulate_grad_batches=config.accumulate,
+            gradient_clip_val=config.clip_norm or None,
+            val_check_interval=evaluate_every,
+            num_sanity_val_steps=0,
+            log_every_n_steps=10,
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            logger=_loggers(config, work),
+            callbacks=callbacks,
+            default_root_dir=work,
+        )
+
+
+def resolve_device(device: str) -> str:
+    """`auto` -> `cuda` where there is one, else `cpu`. Raises ResourceError for a `cuda` that is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ResourceError("device is cuda, but torch sees no GPU here. Use --device cpu, or install a CUDA build of torch.")
+    return device
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's banners, tips and warnings about what was set on purpose."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"pytorch_lightning.*|lightning_fabric.*")
+            warnings.filterwarnings("ignore", message=r".*(does not have many workers|treespec|lr_scheduler\.step).*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _loggers(config: TrainingConfig, work: Path) -> list[Any]:
+    from pytorch_lightning import loggers
+
+    made: list[Any] = []
+    for name in dict.fromkeys(config.loggers):
+        try:
+            if name == "tensorboard":
+                made.append(loggers.TensorBoardLogger(work, name="logs", version=""))
+            elif name == "mlflow":
+                made.append(loggers.MLFlowLogger(experiment_name="adrec", save_dir=str(work / "mlruns")))
+            else:
+                made.append(loggers.WandbLogger(project="adrec", save_dir=str(work), offline=True))
+        except (ImportError, ModuleNotFoundError):
+            raise ResourceError(f"training.loggers names {name}, which is not installed. Run: pip install {name}") from None
+    return made
+
+
+def _step_of(checkpoint: Path) -> int:
+    """The optimiser step at which a checkpoint was taken."""
+    return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+
+
+def _differences(found: Any, wanted: Any, prefix: str = "") -> list[str]:
+    """Dotted keys whose values differ."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = sorted({*found, *wanted})
+        return [line for key in keys for line in _differences(found.get(key), wanted.get(key), f"{prefix}{key}.")]
+    return [] if found == wanted else [prefix.rstrip(".")]
