@@ -1,0 +1,16 @@
+"""Config of `adrec sample`: how much of the built-in world to write, and where."""
+
+from pydantic import Field
+
+from adrec.config.base import ConfigPath, StageConfig
+
+
+class SampleConfig(StageConfig):
+    """A seeded world of bilingual ads, users and clicks with known click probabilities (docs/sample.md)."""
+
+    out: ConfigPath
+    """Folder to write: ads.parquet, users.parquet and impressions/part-*.parquet."""
+    impressions: int = Field(30_000, ge=1, le=1_000_000_000)
+    """Rows of the log; ads and users grow with it."""
+    rows_per_file: int = Field(1_000_000, ge=1_000)
+    """Rows of an impressions file."""
