@@ -1,0 +1,66 @@
+"""Which simple models train beside the neural one, and how trees and network are joined. Sections of the finetune config."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from adrec.config.base import Config
+
+BaselineName = Literal[
+    "popularity",
+    "smoothed_ctr",
+    "item_rate",
+    "category_affinity",
+    "tfidf",
+    "encoder_cosine",
+    "content",
+    "user_cf",
+    "item_cf",
+    "matrix_factorisation",
+    "logistic",
+    "mlp",
+    "lightgbm",
+    "lightgbm_ranker",
+]
+
+
+class BaselinesConfig(Config):
+    """Simple models that are trained, saved in the bundle and scored beside the neural one."""
+
+    names: list[BaselineName] = [
+        "popularity",
+        "smoothed_ctr",
+        "item_rate",
+        "category_affinity",
+        "tfidf",
+        "encoder_cosine",
+        "content",
+        "user_cf",
+        "item_cf",
+        "matrix_factorisation",
+        "logistic",
+        "mlp",
+        "lightgbm",
+        "lightgbm_ranker",
+    ]
+    """Which ones; those whose inputs the data lacks are left out with a note. [] for none."""
+    max_rows: Annotated[int, Field(ge=1000)] = 1_000_000
+    """Above this many training rows the baselines learn from a random sample of whole requests."""
+    content_weights: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    """Weight of each cosine of the content score (text, vector, category, ...); null learns them."""
+    neighbours: Annotated[int, Field(ge=1)] = 200
+    """Users that user-based collaborative filtering asks."""
+    factors: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Width of matrix factorisation."""
+    mlp_epochs: Annotated[int, Field(ge=1)] = 10
+    """Passes of the classic MLP."""
+
+
+class HybridConfig(Config):
+    """One scorer from the network and the trees."""
+
+    kind: Literal["none", "average", "stack", "auto"] = "none"
+    """none: the network alone. average: mean of the standardised logits. stack: trees that read the network's logit among their
+    features. auto: whichever has the best cross-fitted AUC on validation rows, the simplest on a tie."""
+    folds: Annotated[int, Field(ge=2, le=20)] = 5
+    """Parts of the validation requests for cross-fitting."""

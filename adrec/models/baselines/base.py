@@ -1,0 +1,148 @@
+"""What a baseline is: fitted on training rows, scores any rows, saved without pickle.
+
+A scored table numbers its ads and users anew, so a baseline remembers identifiers, never row numbers.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from adrec.data.examples import Catalog, Examples
+from adrec.data.features import FeatureSet
+from adrec.errors import BundleError
+
+Floats = NDArray[np.float32]
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the feature columns, in the order in which the arrays of Examples and Catalog hold them."""
+
+    numeric: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+    ad_numeric: tuple[str, ...] = ()
+    ad_categorical: tuple[str, ...] = ()
+    user_numeric: tuple[str, ...] = ()
+    user_categorical: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, features: Mapping[str, FeatureSet]) -> "Columns":
+        """From the fitted feature sets of impressions, ads and users."""
+        rows, ads, users = features["impressions"], features["ads"], features["users"]
+        return cls(
+            tuple(rows.numeric_names),
+            tuple(rows.categorical_names),
+            tuple(ads.numeric_names),
+            tuple(ads.categorical_names),
+            tuple(users.numeric_names),
+            tuple(users.categorical_names),
+        )
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """N impressions with the ads and users they point into."""
+
+    examples: Examples
+    ads: Catalog
+    users: Catalog
+    columns: Columns
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def clicks(self) -> Floats:
+        """(N,) click labels; NaN where unknown."""
+        return self.examples.labels["click"]
+
+    @property
+    def user_of_history(self) -> NDArray[np.int64]:
+        """(R,) row of the user each distinct history belongs to."""
+        users = np.zeros(len(self.examples.history_offsets) - 1, np.int64)
+        users[self.examples.history_of_row] = self.examples.user_index
+        return users
+
+    def labelled(self) -> "Inputs":
+        """Only the rows whose click is known."""
+        known = ~np.isnan(self.clicks)
+        return self if known.all() else self.take(np.flatnonzero(known))
+
+    def take(self, rows: NDArray[Any]) -> "Inputs":
+        """The given rows, in non-decreasing order of request."""
+        return Inputs(self.examples.take(rows), self.ads, self.users, self.columns)
+
+
+class Baseline(Protocol):
+    """A simple model. `name` is also its folder in a bundle and its column `baseline_<name>`."""
+
+    name: ClassVar[str]
+    """Lower case, words joined by an underscore."""
+    is_probability: ClassVar[bool]
+    """True where the score estimates the probability of a click."""
+
+    @classmethod
+    def lacks(cls, inputs: Inputs) -> str:
+        """What the data does not have that this baseline needs, in plain words; empty where all is there."""
+
+    def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
+        """Learn from rows with a known click. `valid` decides when to stop, where the method is iterative."""
+
+    def score(self, inputs: Inputs) -> Floats:
+        """(N,) float32, higher is better, finite for ads and users never seen. Rows do not influence each other."""
+
+    def save(self, folder: Path) -> None:
+        """Write everything `load` needs into the existing folder."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+
+
+def save_state(folder: Path, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]] | None = None) -> None:
+    """Write `state.json`, and `arrays.npz` (no object arrays, so reading it cannot run code)."""
+    (folder / "state.json").write_text(json.dumps(dict(values), ensure_ascii=False, indent=1), encoding="utf-8")
+    if arrays is not None:
+        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        np.savez_compressed(folder / "arrays.npz", allow_pickle=False, **contiguous)
+
+
+def load_state(folder: Path) -> tuple[dict[str, Any], Arrays]:
+    """What `save_state` wrote. Raises BundleError where a file is missing or broken."""
+    try:
+        values = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        path = folder / "arrays.npz"
+        if not path.exists():
+            return values, {}
+        with np.load(path, allow_pickle=False) as stored:
+            return values, {name: stored[name] for name in stored.files}
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{folder}: the baseline cannot be read ({error}). Run 'adrec finetune' again.") from None
+
+
+def text_array(ids: pa.Array) -> NDArray[np.str_]:
+    """Identifiers as fixed-width numpy strings, which npz stores without pickle."""
+    return np.asarray(ids.to_numpy(zero_copy_only=False), dtype=np.str_)
+
+
+def positions(ids: pa.Array, known: NDArray[np.str_]) -> NDArray[np.int64]:
+    """(A,) place of each identifier in `known`, -1 where it is new."""
+    if len(known) == 0:
+        return np.full(len(ids), -1, np.int64)
+    found = pc.index_in(ids, value_set=pa.array(known.astype(object), pa.string()))
+    return np.asarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def looked_up(values: NDArray[Any], place: NDArray[np.int64], default: float) -> Floats:
+    """`values[place]` with `default` where place is -1, float32."""
+    if len(values) == 0:
+        return np.full(len(place), default, np.float32)
+    return np.where(place >= 0, values[np.maximum(place, 0)], default).astype(np.float32)

@@ -1,0 +1,160 @@
+"""Baselines that know only the ad: how often it was clicked, its smoothed click rate, its click rate so far."""
+
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import digamma
+
+from adrec.models.baselines.base import Floats, Inputs, load_state, looked_up, positions, save_state, text_array
+from adrec.schema import COUNTER_PREFIX
+
+
+class Popularity:
+    """log(1 + training clicks of the ad); 0 for an ad never clicked."""
+
+    name: ClassVar[str] = "popularity"
+    is_probability: ClassVar[bool] = False
+
+    def __init__(self, ids: NDArray[np.str_] | None = None, clicks: NDArray[np.float64] | None = None) -> None:
+        self.ids = np.zeros(0, np.str_) if ids is None else ids
+        self.clicks = np.zeros(0) if clicks is None else clicks
+
+    @classmethod
+    def lacks(cls, inputs: Inputs) -> str:
+        """Nothing."""
+        return ""
+
+    def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
+        """Count."""
+        self.ids, _, self.clicks = ad_totals(inputs)
+
+    def score(self, inputs: Inputs) -> Floats:
+        """(N,) log(1 + clicks)."""
+        by_ad = looked_up(np.log1p(self.clicks), positions(inputs.ads.ids, self.ids), 0.0)
+        return by_ad[inputs.examples.ad_index]
+
+    def save(self, folder: Path) -> None:
+        """Ids and counts."""
+        save_state(folder, {}, {"ids": self.ids, "clicks": self.clicks})
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """From `save`."""
+        arrays = load_state(folder)[1]
+        return cls(arrays["ids"], arrays["clicks"])
+
+
+class SmoothedCtr:
+    """Posterior mean click rate of the ad, (clicks + a) / (impressions + a + b), under a beta prior fitted to all ads.
+
+    An ad never shown gets the prior mean a / (a + b). Wang, Li, Cui, Zhang and Mao 2011, "Click-through rate estimation for
+    rare events in online advertising"; the prior by Minka's fixed point.
+    """
+
+    name: ClassVar[str] = "smoothed_ctr"
+    is_probability: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        ids: NDArray[np.str_] | None = None,
+        impressions: NDArray[np.float64] | None = None,
+        clicks: NDArray[np.float64] | None = None,
+        prior: tuple[float, float] = (1.0, 1.0),
+    ) -> None:
+        self.ids = np.zeros(0, np.str_) if ids is None else ids
+        self.impressions = np.zeros(0) if impressions is None else impressions
+        self.clicks = np.zeros(0) if clicks is None else clicks
+        self.prior = prior
+
+    @classmethod
+    def lacks(cls, inputs: Inputs) -> str:
+        """Nothing."""
+        return ""
+
+    def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
+        """Count, then fit the prior."""
+        self.ids, self.impressions, self.clicks = ad_totals(inputs)
+        self.prior = fit_beta_prior(self.clicks, self.impressions)
+
+    def score(self, inputs: Inputs) -> Floats:
+        """(N,) probabilities."""
+        a, b = self.prior
+        rates = (self.clicks + a) / (self.impressions + a + b)
+        return looked_up(rates, positions(inputs.ads.ids, self.ids), a / (a + b))[inputs.examples.ad_index]
+
+    def save(self, folder: Path) -> None:
+        """Ids, counts and the prior."""
+        arrays = {"ids": self.ids, "impressions": self.impressions, "clicks": self.clicks}
+        save_state(folder, {"prior": list(self.prior)}, arrays)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """From `save`."""
+        values, arrays = load_state(folder)
+        a, b = values["prior"]
+        return cls(arrays["ids"], arrays["impressions"], arrays["clicks"], (float(a), float(b)))
+
+
+class ItemRate:
+    """Smoothed click rate of the ad up to the moment of the impression: the preprocessed point-in-time counter as it stands."""
+
+    name: ClassVar[str] = "item_rate"
+    is_probability: ClassVar[bool] = False
+    column: ClassVar[str] = f"{COUNTER_PREFIX}ad_rate"
+
+    @classmethod
+    def lacks(cls, inputs: Inputs) -> str:
+        """The counter of the ad's click rate."""
+        return "" if cls.column in inputs.columns.numeric else f"the impression feature '{cls.column}'"
+
+    def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
+        """Nothing to learn."""
+
+    def score(self, inputs: Inputs) -> Floats:
+        """(N,) the standardised counter."""
+        return inputs.examples.numeric[:, inputs.columns.numeric.index(self.column)]
+
+    def save(self, folder: Path) -> None:
+        """An empty state."""
+        save_state(folder, {})
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """From `save`."""
+        load_state(folder)
+        return cls()
+
+
+def ad_totals(inputs: Inputs) -> tuple[NDArray[np.str_], NDArray[np.float64], NDArray[np.float64]]:
+    """Identifiers, impressions and clicks of every ad shown in rows with a known click."""
+    known = inputs.labelled()
+    index, count = known.examples.ad_index, len(known.ads)
+    impressions = np.bincount(index, minlength=count).astype(np.float64)
+    clicks = np.bincount(index, known.clicks, count).astype(np.float64)
+    shown = np.flatnonzero(impressions)
+    return text_array(inputs.ads.ids.take(shown)), impressions[shown], clicks[shown]
+
+
+def fit_beta_prior(
+    clicks: NDArray[np.float64], impressions: NDArray[np.float64], *, steps: int = 1000, tolerance: float = 1e-6
+) -> tuple[float, float]:
+    """Maximum likelihood (a, b) of a beta prior, given clicks out of impressions of each ad.
+
+    Minka's fixed point ("Estimating a Dirichlet distribution", 2000, equation 55) started at the moments. Where all ads look
+    alike the likelihood grows for ever, so a + b stays below 1e6.
+    """
+    pairs, weight = np.unique(np.stack([clicks, impressions], axis=1), axis=0, return_counts=True)
+    k, n = pairs[:, 0], pairs[:, 1]
+    rate = (k @ weight + 0.5) / (n @ weight + 1.0)
+    a, b = float(10 * rate), float(10 * (1 - rate))
+    for _ in range(steps):
+        below = max(float(weight @ (digamma(n + a + b) - digamma(a + b))), 1e-300)
+        new_a = max(a * float(weight @ (digamma(k + a) - digamma(a))) / below, 1e-6)
+        new_b = max(b * float(weight @ (digamma(n - k + b) - digamma(b))) / below, 1e-6)
+        change = abs(new_a - a) / a + abs(new_b - b) / b
+        a, b = new_a, new_b
+        if change < tolerance or a + b > 1e6:
+            break
+    return a, b

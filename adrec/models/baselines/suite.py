@@ -1,0 +1,126 @@
+"""All baselines at once: fit, score, save, load. The registry `BASELINES` is the one list of them."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from adrec.config.baselines import BaselinesConfig
+from adrec.data.examples import ranges
+from adrec.errors import BundleError
+from adrec.models.baselines.base import Baseline, Floats, Inputs
+from adrec.models.baselines.collaborative import ItemCf, UserCf
+from adrec.models.baselines.content import CategoryAffinity, ContentScore, EncoderCosine, TfIdfCosine
+from adrec.models.baselines.factorisation import ImplicitAls
+from adrec.models.baselines.linear import LogisticRegression
+from adrec.models.baselines.mlp import ClassicMlp
+from adrec.models.baselines.popularity import ItemRate, Popularity, SmoothedCtr
+from adrec.models.baselines.trees import LightGbm, LightGbmRanker
+
+_CLASSES: tuple[type[Baseline], ...] = (
+    Popularity,
+    SmoothedCtr,
+    ItemRate,
+    CategoryAffinity,
+    TfIdfCosine,
+    EncoderCosine,
+    ContentScore,
+    UserCf,
+    ItemCf,
+    ImplicitAls,
+    LogisticRegression,
+    ClassicMlp,
+    LightGbm,
+    LightGbmRanker,
+)
+BASELINES: dict[str, type[Baseline]] = {baseline.name: baseline for baseline in _CLASSES}
+"""name → class, in the order of reports."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Fitted baselines by name, and why others were left out."""
+
+    fitted: dict[str, Baseline] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def build_baseline(name: str, config: BaselinesConfig) -> Baseline:
+    """An unfitted baseline with the config's settings."""
+    if name == UserCf.name:
+        return UserCf(neighbours=config.neighbours)
+    if name == ImplicitAls.name:
+        return ImplicitAls(factors=config.factors)
+    if name == ContentScore.name:
+        return ContentScore(weights=config.content_weights)
+    if name == ClassicMlp.name:
+        return ClassicMlp(epochs=config.mlp_epochs)
+    return BASELINES[name]()
+
+
+def fit_all(
+    config: BaselinesConfig,
+    train: Inputs,
+    valid: Inputs | None = None,
+    *,
+    seed: int = 0,
+    advance: Callable[[], None] | None = None,
+) -> Suite:
+    """Fit every named baseline on rows with a known click. `advance` is called after each one."""
+    suite = Suite()
+    rows = sampled_requests(train.labelled(), config.max_rows, np.random.default_rng(seed))
+    held = None if valid is None else sampled_requests(valid.labelled(), config.max_rows, np.random.default_rng(seed))
+    for name in config.names:
+        reason = BASELINES[name].lacks(rows)
+        if reason:
+            suite.left_out[name] = f"the data lacks {reason}"
+        else:
+            baseline = build_baseline(name, config)
+            baseline.fit(rows, held, seed=seed)
+            suite.fitted[name] = baseline
+        if advance is not None:
+            advance()
+    return suite
+
+
+def score_all(fitted: Mapping[str, Baseline], inputs: Inputs) -> dict[str, Floats]:
+    """name → (N,) float32. A baseline whose inputs these rows lack is left out."""
+    return {name: baseline.score(inputs) for name, baseline in fitted.items() if not _lacks_to_score(baseline, inputs)}
+
+
+def save_all(fitted: Mapping[str, Baseline], folder: Path) -> None:
+    """One folder a baseline, and `baselines.json` that lists them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, baseline in fitted.items():
+        (folder / name).mkdir()
+        baseline.save(folder / name)
+    (folder / "baselines.json").write_text(json.dumps({"names": list(fitted)}, indent=1), encoding="utf-8")
+
+
+def load_all(folder: Path) -> dict[str, Baseline]:
+    """What `save_all` wrote; nothing where the folder does not exist. Raises BundleError on anything else."""
+    if not folder.exists():
+        return {}
+    try:
+        names = json.loads((folder / "baselines.json").read_text(encoding="utf-8"))["names"]
+        return {name: BASELINES[name].load(folder / name) for name in names}
+    except (OSError, ValueError, KeyError) as error:
+        raise BundleError(f"{folder}: the baselines cannot be read ({error!r}). Run 'adrec finetune' again.") from None
+
+
+def sampled_requests(inputs: Inputs, max_rows: int, generator: np.random.Generator) -> Inputs:
+    """All rows, or whole requests drawn at random until they hold about `max_rows` rows."""
+    if len(inputs) <= max_rows:
+        return inputs
+    starts = inputs.examples.request_starts
+    sizes = np.diff(starts)
+    order = generator.permutation(len(sizes))
+    chosen = np.sort(order[: max(int(np.searchsorted(np.cumsum(sizes[order]), max_rows, side="right")), 1)])
+    return inputs.take(ranges(starts[chosen], sizes[chosen]))
+
+
+def _lacks_to_score(baseline: Baseline, inputs: Inputs) -> bool:
+    """Only inputs count here, not labels: rows to be scored have none."""
+    return isinstance(baseline, ItemRate | CategoryAffinity | EncoderCosine) and bool(type(baseline).lacks(inputs))

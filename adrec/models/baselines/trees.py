@@ -1,0 +1,210 @@
+"""LightGBM on features, point-in-time counters and similarities: pointwise (log loss) and as a ranker (LambdaRank).
+
+Ke et al. 2017 (LightGBM); Burges 2010 (LambdaMART). The number of trees is the one that is best on validation rows.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adrec.errors import BundleError
+from adrec.metrics import classification, ranking
+from adrec.models.baselines.base import Floats, Inputs, load_state, save_state
+from adrec.models.baselines.design import Design, design
+
+_MAX_CATEGORIES = 64
+PARAMETERS: dict[str, Any] = {
+    "learning_rate": 0.05,
+    "num_leaves": 15,
+    "min_data_in_leaf": 200,
+    "feature_fraction": 0.7,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "lambda_l2": 5.0,
+    "cat_smooth": 50.0,
+    "lambdarank_truncation_level": 20,
+}
+
+
+class TreeModel:
+    """A boosted forest over a Design. Kept apart from the baselines so that the hybrid can use it with extra columns."""
+
+    def __init__(
+        self,
+        *,
+        objective: str,
+        parameters: dict[str, Any] | None = None,
+        rounds: int = 1000,
+        patience: int = 50,
+        names: tuple[str, ...] = (),
+        code_names: tuple[str, ...] = (),
+        booster: Any = None,
+    ) -> None:
+        self.objective = objective
+        self.parameters = {**PARAMETERS, **(parameters or {})}
+        self.rounds = rounds
+        self.patience = patience
+        self.names = names
+        self.code_names = code_names
+        self.booster = booster
+
+    def fit(self, table: Design, inputs: Inputs, valid: tuple[Design, Inputs] | None, *, seed: int) -> None:
+        """Grow trees on rows that all have a click label; stop where the validation AUC has not risen for `patience` trees.
+
+        The AUC is the mean over requests where requests have several rows, otherwise over all rows. Without validation rows
+        a fixed 100 trees are grown.
+        """
+        import lightgbm
+
+        self.names = table.names
+        self.code_names = tuple(
+            name
+            for name, most in zip(table.code_names, table.codes.max(axis=0, initial=0), strict=True)
+            if 0 < most < _MAX_CATEGORIES
+        )
+        data = lightgbm.Dataset(
+            self._matrix(table),
+            inputs.clicks,
+            group=request_sizes(inputs) if self.objective == "lambdarank" else None,
+            feature_name=self._feature_names(),
+            categorical_feature=list(range(len(self.names), len(self.names) + len(self.code_names))),
+            free_raw_data=True,
+        )
+        settings = {
+            **self.parameters,
+            "objective": self.objective,
+            "metric": "None",
+            "seed": seed,
+            "deterministic": True,
+            "force_row_wise": True,
+            "num_threads": 0,
+            "verbose": -1,
+        }
+        if valid is None:
+            self.booster = lightgbm.train(settings, data, min(self.rounds, 100))
+            return
+        valid_table, valid_inputs = valid
+        held = lightgbm.Dataset(
+            self._matrix(valid_table),
+            valid_inputs.clicks,
+            group=request_sizes(valid_inputs) if self.objective == "lambdarank" else None,
+            reference=data,
+        )
+
+        def validation_auc(predictions: NDArray[np.float64], _: Any) -> tuple[str, float, bool]:
+            return "auc", auc_for_stopping(valid_inputs, predictions), True
+
+        self.booster = lightgbm.train(
+            settings,
+            data,
+            self.rounds,
+            valid_sets=[held],
+            feval=validation_auc,
+            callbacks=[lightgbm.early_stopping(self.patience, verbose=False)],
+        )
+
+    def predict(self, table: Design) -> Floats:
+        """(N,) raw margins."""
+        if self.booster is None:
+            raise ValueError("the trees are not fitted")
+        margins = self.booster.predict(self._matrix(table), raw_score=True, num_iteration=self.booster.best_iteration)
+        return np.asarray(margins, dtype=np.float32)
+
+    def save(self, folder: Path) -> None:
+        """LightGBM's text format, and the columns."""
+        values = {"objective": self.objective, "names": list(self.names), "code_names": list(self.code_names)}
+        save_state(folder, values)
+        text = self.booster.model_to_string(num_iteration=self.booster.best_iteration)
+        (folder / "trees.txt").write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """From `save`."""
+        import lightgbm
+
+        values, _ = load_state(folder)
+        try:
+            booster = lightgbm.Booster(model_str=(folder / "trees.txt").read_text(encoding="utf-8"))
+        except (OSError, lightgbm.basic.LightGBMError) as error:
+            raise BundleError(f"{folder}: the trees cannot be read ({error}). Run 'adrec finetune' again.") from None
+        names, code_names = tuple(values["names"]), tuple(values["code_names"])
+        return cls(objective=values["objective"], names=names, code_names=code_names, booster=booster)
+
+    def _matrix(self, table: Design) -> Floats:
+        own = table.picked(self.names, self.code_names)
+        return np.concatenate([own.dense, own.codes.astype(np.float32)], axis=1)
+
+    def _feature_names(self) -> list[str]:
+        return [f"f{place}" for place in range(len(self.names) + len(self.code_names))]
+
+
+class LightGbm:
+    """Gradient boosted trees with log loss; the score is a probability."""
+
+    name: ClassVar[str] = "lightgbm"
+    is_probability: ClassVar[bool] = True
+    objective: ClassVar[str] = "binary"
+
+    def __init__(self, *, counters: bool = True, trees: TreeModel | None = None) -> None:
+        self.counters = counters
+        self.trees = trees or TreeModel(objective=self.objective)
+
+    @classmethod
+    def lacks(cls, inputs: Inputs) -> str:
+        """Both labels."""
+        return "" if 0 < np.nanmean(inputs.clicks) < 1 else "both clicked and unclicked training rows"
+
+    def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
+        """Grow until validation is best."""
+        known = inputs.labelled()
+        held = None if valid is None else valid.labelled()
+        pair = None if held is None else (design(held, counters=self.counters), held)
+        self.trees.fit(design(known, counters=self.counters), known, pair, seed=seed)
+
+    def margin(self, inputs: Inputs) -> Floats:
+        """(N,) sum of the leaves."""
+        return self.trees.predict(design(inputs, counters=self.counters))
+
+    def score(self, inputs: Inputs) -> Floats:
+        """(N,) probabilities."""
+        return (1 / (1 + np.exp(-self.margin(inputs).astype(np.float64)))).astype(np.float32)
+
+    def save(self, folder: Path) -> None:
+        """The trees."""
+        self.trees.save(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """From `save`."""
+        return cls(trees=TreeModel.load(folder))
+
+
+class LightGbmRanker(LightGbm):
+    """The same trees learning the order within each request; the score is a margin."""
+
+    name: ClassVar[str] = "lightgbm_ranker"
+    is_probability: ClassVar[bool] = False
+    objective: ClassVar[str] = "lambdarank"
+
+    @classmethod
+    def lacks(cls, inputs: Inputs) -> str:
+        """Requests of several impressions."""
+        several = len(inputs) > 0 and bool((request_sizes(inputs) > 1).any())
+        return super().lacks(inputs) if several else "requests with more than one impression"
+
+    def score(self, inputs: Inputs) -> Floats:
+        """(N,) margins."""
+        return self.margin(inputs)
+
+
+def request_sizes(inputs: Inputs) -> NDArray[np.int64]:
+    """(G,) rows of each request."""
+    return np.diff(inputs.examples.request_starts)
+
+
+def auc_for_stopping(inputs: Inputs, scores: NDArray[Any]) -> float:
+    """Mean AUC over requests where any request has both labels and several rows; otherwise AUC over all rows."""
+    by_request = ranking.auc_request(inputs.clicks, scores, inputs.examples.request)
+    return by_request if not np.isnan(by_request) else classification.auc(inputs.clicks, scores)

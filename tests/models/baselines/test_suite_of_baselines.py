@@ -1,0 +1,113 @@
+"""What every baseline promises: learns the planted world, saves without pickle, serves strangers, rows do not interact."""
+
+import pickle
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from baseline_worlds import planted
+
+from adrec.config.baselines import BaselineName, BaselinesConfig
+from adrec.errors import BundleError
+from adrec.metrics.ranking import auc_request
+from adrec.models.baselines import BASELINES, fit_all, load_all, save_all, score_all
+from adrec.models.baselines.suite import sampled_requests
+
+TRAIN, VALID, TEST = planted(400, seed=1), planted(150, seed=2), planted(200, seed=3)
+CONFIG = BaselinesConfig(factors=8, mlp_epochs=3)
+
+
+@pytest.fixture(scope="module")
+def suite():
+    return fit_all(CONFIG, TRAIN, VALID, seed=0)
+
+
+def test_the_registry_and_the_config_name_the_same_baselines(suite):
+    assert list(BASELINES) == list(BaselineName.__args__) == list(suite.fitted)
+    assert suite.left_out == {}
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_baseline_beats_chance_on_the_planted_world(suite, name):
+    scores = suite.fitted[name].score(TEST)
+    assert scores.dtype == np.float32 and scores.shape == (len(TEST),) and np.isfinite(scores).all()
+    floor = 0.55 if name in {"popularity", "smoothed_ctr", "item_rate"} else 0.65
+    assert auc_request(TEST.clicks, scores, TEST.examples.request) > floor
+    if BASELINES[name].is_probability:
+        assert ((scores >= 0) & (scores <= 1)).all()
+        assert scores.mean() == pytest.approx(TEST.clicks.mean(), abs=0.06)
+
+
+def test_saved_and_loaded_they_score_identically_and_nothing_is_pickled(suite, tmp_path):
+    save_all(suite.fitted, tmp_path / "baselines")
+    loaded = load_all(tmp_path / "baselines")
+    before, after = score_all(suite.fitted, TEST), score_all(loaded, TEST)
+    assert list(before) == list(after) == list(BASELINES)
+    for name in before:
+        np.testing.assert_array_equal(before[name], after[name], err_msg=name)
+    for file in (tmp_path / "baselines").rglob("*"):
+        if file.suffix == ".npz":
+            with zipfile.ZipFile(file) as stored:
+                for entry in stored.namelist():
+                    header = stored.read(entry)[:200]
+                    assert b"'descr': '|O'" not in header, "object arrays are pickled"
+        elif file.is_file():
+            assert file.suffix in {".json", ".safetensors", ".txt"}
+            with pytest.raises(Exception), file.open("rb") as handle:
+                pickle.load(handle)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_strangers_get_finite_scores(suite, name):
+    strangers = planted(30, seed=5, prefix="new-")
+    scores = suite.fitted[name].score(strangers)
+    assert np.isfinite(scores).all()
+    if name in {"logistic", "mlp", "lightgbm", "content", "tfidf", "encoder_cosine"}:
+        assert auc_request(strangers.clicks, scores, strangers.examples.request) > 0.65
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_row_does_not_depend_on_the_other_rows(suite, name):
+    rows = np.sort(np.random.default_rng(0).choice(len(TEST), 101, replace=False))
+    np.testing.assert_allclose(suite.fitted[name].score(TEST.take(rows)), suite.fitted[name].score(TEST)[rows], atol=2e-6)
+
+
+def test_the_same_seed_gives_the_same_scores(suite):
+    again = score_all(fit_all(CONFIG, TRAIN, VALID, seed=0).fitted, TEST)
+    for name, scores in score_all(suite.fitted, TEST).items():
+        np.testing.assert_allclose(scores, again[name], atol=1e-6, err_msg=name)
+
+
+def test_what_the_data_lacks_is_left_out_with_a_reason():
+    bare = replace(TRAIN.ads, vectors=None, categorical=np.zeros((len(TRAIN.ads), 0), np.int32))
+    poor = replace(TRAIN, ads=bare, columns=replace(TRAIN.columns, numeric=("x", "noise"), ad_categorical=()))
+    suite = fit_all(BaselinesConfig(names=["item_rate", "category_affinity", "encoder_cosine", "popularity"]), poor)
+    assert list(suite.fitted) == ["popularity"]
+    assert suite.left_out["item_rate"] == "the data lacks the impression feature 'counter_ad_rate'"
+
+
+def test_sampling_keeps_whole_requests():
+    part = sampled_requests(TRAIN, 1000, np.random.default_rng(0))
+    assert len(part) == 996  # 166 requests of 6
+    assert np.bincount(part.examples.request)[np.unique(part.examples.request)].tolist() == [6] * 166
+    assert sampled_requests(TRAIN, 10_000, np.random.default_rng(0)) is TRAIN
+
+
+def test_a_broken_folder_is_a_bundle_error(suite, tmp_path):
+    assert load_all(tmp_path / "none") == {}
+    save_all({"tfidf": suite.fitted["tfidf"], "lightgbm": suite.fitted["lightgbm"]}, tmp_path / "b")
+    (tmp_path / "b" / "tfidf" / "arrays.npz").write_bytes(b"PK broken")
+    with pytest.raises(BundleError):
+        load_all(tmp_path / "b")
+
+
+@pytest.mark.parametrize("name", ["logistic", "lightgbm"])
+def test_shuffled_labels_leave_chance(name):
+    found = []
+    for seed in range(10):  # one shuffle may point either way; their mean may not
+        labels = {"click": np.random.default_rng(seed).permutation(TRAIN.clicks)}
+        shuffled = replace(TRAIN, examples=replace(TRAIN.examples, labels=labels))
+        fitted = fit_all(BaselinesConfig(names=[name]), shuffled, seed=0).fitted
+        found.append(auc_request(TEST.clicks, fitted[name].score(TEST), TEST.examples.request))
+    assert abs(np.mean(found) - 0.5) < 0.06
