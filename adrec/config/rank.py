@@ -16,6 +16,9 @@ Moment = Annotated[datetime, AfterValidator(_as_utc)]
 """A moment; without an offset it is read as UTC."""
 
 
+NonNegative = Annotated[float, Field(ge=0)]
+
+
 class Retrieval(Config):
     """How the candidates of a request are found in the catalogue."""
 
@@ -27,6 +30,8 @@ class Retrieval(Config):
     """Largest catalogue that `auto` searches exactly."""
     hnsw_up_to: int = Field(5_000_000, ge=0)
     """Largest catalogue for which `auto` builds an HNSW graph; above it, IVF-PQ."""
+    recall_target: float = Field(0.98, gt=0, le=1)
+    """Approximate search works harder until it finds this share of the exact result on a sample of requests."""
     recall_sample: int = Field(100, ge=1)
     """Requests on which approximate retrieval is compared with exact."""
 
@@ -37,7 +42,7 @@ class Value(Config):
     kind: Literal["score", "revenue", "weighted"] = "score"
     """`score`: click probability. `revenue`: click probability x bid, priced by the generalised second-price auction.
     `weighted`: weighted sum of task outputs."""
-    weights: dict[str, float] = {}
+    weights: dict[str, NonNegative] = {}
     """For `weighted`: task -> weight. `click` is the click probability; others are the score table's columns `score_<task>`."""
     reserve: float = Field(0.0, ge=0)
     """Least price of a click, in the currency of the bids. Ads that bid less do not take part."""

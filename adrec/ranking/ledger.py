@@ -166,7 +166,9 @@ def most_spend(bid: Floats, score: Floats) -> Ints:
 
 def _released(budget: Ints, share: Floats) -> Ints:
     """Millionths of each budget released so far; the whole of it at share 1, without rounding."""
-    return np.where(share >= 1.0, budget, np.floor(budget * np.minimum(share, 1.0)).astype(np.int64))
+    bounded = budget < np.iinfo(np.int64).max
+    part = np.floor(np.where(bounded, budget, 0) * share).astype(np.int64)
+    return np.where(bounded & (share < 1.0), part, budget)
 
 
 def _look_up(run: tuple[Ints, Ints], keys: Ints) -> Ints:

@@ -1,0 +1,63 @@
+"""Exact retrieval equals sorting everything, whatever the blocks, ties and eligibility."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adrec.ranking.approximate import ApproximateIndex, recall
+from adrec.ranking.retrieve import exact_top_k
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    ads=st.integers(1, 400),
+    requests=st.integers(1, 9),
+    k=st.integers(1, 50),
+    ad_block=st.sampled_from([7, 32, 64, 100, 4096]),
+    request_block=st.sampled_from([1, 4, 100]),
+    share=st.sampled_from([0.0, 0.05, 0.7, 1.0]),
+)
+def test_equals_sorting_everything(seed, ads, requests, k, ad_block, request_block, share):
+    rng = np.random.default_rng(seed)
+    # Small integers: products are exact in float32 and tie often.
+    queries = rng.integers(-2, 3, (requests, 5)).astype(np.float32)
+    catalogue = rng.integers(-2, 3, (ads, 5)).astype(np.float32)
+    mask = rng.random((requests, ads)) < share
+    found = exact_top_k(queries, catalogue, k, eligible=lambda r, a: mask[r, a], ad_block=ad_block, request_block=request_block)
+    products = np.where(mask, queries @ catalogue.T, -np.inf)
+    order = np.argsort(-products, axis=1, kind="stable")[:, :k]
+    values = np.take_along_axis(products, order, axis=1)
+    width = order.shape[1]
+    assert np.array_equal(found.ad[:, :width], np.where(np.isinf(values), -1, order))
+    assert np.array_equal(found.similarity[:, :width], values)
+    assert (found.ad[:, width:] == -1).all()
+
+
+def test_wrong_shapes_are_refused():
+    with pytest.raises(ValueError, match="one width"):
+        exact_top_k(np.zeros((2, 3), np.float32), np.zeros((2, 4), np.float32), 1)
+    with pytest.raises(ValueError, match="at least 1"):
+        exact_top_k(np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32), 0)
+
+
+@pytest.mark.parametrize("method", ["hnsw", "ivfpq"])
+def test_approximate_search_reaches_its_recall(method):
+    pytest.importorskip("faiss")
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((50, 32))
+    ads = (centres[rng.integers(0, 50, 4_000)] + 0.5 * rng.standard_normal((4_000, 32))).astype(np.float32)
+    queries = (centres[rng.integers(0, 50, 60)] + 0.5 * rng.standard_normal((60, 32))).astype(np.float32)
+    index = ApproximateIndex(ads, method, seed=0)
+    reached = index.tune(queries[:30], 50, target=0.98)
+    found = index.search(queries[30:], 50)
+    exact = exact_top_k(queries[30:], ads, 50)
+    assert reached >= 0.98
+    assert recall(found.ad, exact.ad) >= 0.95
+    hit = found.ad == exact.ad
+    assert np.allclose(found.similarity[hit], exact.similarity[hit], atol=1e-4)
+
+
+def test_recall_counts_only_real_ads():
+    assert recall(np.array([[1, 2, 3]]), np.array([[3, 9, -1]])) == 1 / 2
