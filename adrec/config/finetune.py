@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from adrec.config.base import Config, ConfigPath, EncoderReference, StageConfig
+from adrec.config.training import TrainingConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -17,7 +18,7 @@ class TextEncoderSettings(Config):
     pooling: Literal["mean", "cls", "attention", "last"] | None = None
     """How token vectors become one; None takes what the encoder records."""
     train: Literal["frozen", "last", "lora", "full"] = "frozen"
-    """frozen: vectors computed once and cached. last: the upper `last_layers` are trained. lora: low-rank updates. full: all."""
+    """frozen: vectors computed once and cached. last: upper `last_layers` are trained. lora: low-rank updates. full: all."""
     last_layers: Annotated[int, Field(ge=1)] = 2
     """How many upper layers `last` trains."""
     lora_rank: Annotated[int, Field(ge=1)] = 8
@@ -144,37 +145,23 @@ class LossSettings(Config):
         return self
 
 
-class TrainingSettings(Config):
-    """The optimiser and when to stop."""
+class FinetuneTraining(TrainingConfig):
+    """The shared training settings, with what only a click model needs."""
 
-    epochs: Annotated[int, Field(ge=1)] = 10
-    """Most passes over the training rows."""
-    batch_rows: Annotated[int, Field(ge=1)] = 1024
-    """Rows a step (whole groups: one group larger than this is a step of its own)."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """Peak learning rate of all but the text encoder."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """AdamW's decay of weight matrices and embeddings."""
-    warmup_fraction: Share = 0.05
-    """Share of all steps in which the rate rises to its peak; then it falls to 0 as a cosine."""
-    gradient_clip: Annotated[float, Field(gt=0)] = 1.0
-    """Most norm of the gradient."""
+    """Peak learning rate of AdamW for all but the text encoder."""
+    schedule: Literal["linear", "cosine", "constant"] = "cosine"
+    """What follows the warm-up."""
+    batch_rows: Annotated[int, Field(ge=1)] = 1024
+    """Rows a batch, about: whole groups are kept together."""
     monitor: Literal["auto", "auc", "auc_request", "log_loss"] = "auto"
-    """Validation metric that picks the best epoch; auto: auc_request where requests have several ads, else auc."""
-    patience: Annotated[int, Field(ge=1)] = 3
-    """Stop after so many epochs without a better one."""
-    precision: Literal["32", "bf16", "16"] = "32"
-    """Mixed precision (for GPUs)."""
-    accumulate: Annotated[int, Field(ge=1)] = 1
-    """Batches a step."""
-    devices: Annotated[int, Field(ge=1)] = 1
-    """Processes or GPUs (DDP)."""
+    """Validation metric that picks the best weights; auto: auc_request where requests have several ads, else auc."""
+    valid_rows: Annotated[int, Field(ge=1)] = 500_000
+    """Most validation rows looked at (the first requests)."""
     in_memory_rows: Annotated[int, Field(ge=0)] = 2_000_000
-    """Training splits of more rows are streamed: constant memory, shuffled over `shuffle_rows`."""
-    shuffle_rows: Annotated[int, Field(ge=1)] = 262_144
-    """Rows shuffled together when streaming."""
-    threads: Annotated[int, Field(ge=1)] | None = None
-    """CPU threads; None leaves the choice to torch."""
+    """Training splits of more rows are streamed in constant memory."""
+    shuffle_rows: Annotated[int, Field(ge=1)] = 524_288
+    """Rows shuffled together when streaming; row groups are drawn from anywhere in the split."""
 
 
 class BaselineSettings(Config):
@@ -199,7 +186,7 @@ class FinetuneConfig(StageConfig):
     """What is learned; the first is the main task, whose probability is `score`."""
     loss: LossSettings = LossSettings()
     """Loss and sampling."""
-    training: TrainingSettings = TrainingSettings()
+    training: FinetuneTraining = FinetuneTraining()
     """Optimiser and stopping."""
     calibration: Literal["auto", "none", "temperature", "platt", "isotonic"] = "auto"
     """Map from logit to probability, fitted on validation rows; auto takes the best by cross-fitted log loss."""

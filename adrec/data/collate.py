@@ -82,7 +82,9 @@ class Batch(NamedTuple):
 
 
 TextInputs = Callable[[NDArray[np.int64]], Texts]
-"""Row numbers of a catalog (or of the queries) → their texts as tensors."""
+"""Row numbers of a catalog → their texts as tensors."""
+QueryInputs = Callable[[Sequence[str]], Texts]
+"""Query texts → tensors."""
 
 
 def vectors_of(vectors: NDArray[np.float32]) -> TextInputs:
@@ -99,7 +101,7 @@ def tokens_of(ids: Ragged, padding: int) -> TextInputs:
 
     def take(rows: NDArray[np.int64]) -> Texts:
         tokens, mask = padded(ids.take(rows), fill=padding)
-        return Texts(None, torch.from_numpy(tokens), torch.from_numpy(mask))
+        return Texts(None, torch.from_numpy(tokens), torch.from_numpy(mask.astype(np.int64)))
 
     return take
 
@@ -112,7 +114,7 @@ class Collator:
     users: Catalog
     ad_texts: TextInputs
     user_texts: TextInputs
-    query_texts: TextInputs | None = None
+    query_texts: QueryInputs | None = None
     """None: the model does not read queries."""
     tasks: tuple[str, ...] = ("click",)
     log_frequency: NDArray[np.float32] | None = None
@@ -143,7 +145,7 @@ class Collator:
             history_length=_tensor(examples.history_length[first_row].astype(np.float32)),
             skipped=_tensor(passed),
             skipped_mask=_tensor(passed_mask),
-            queries=self.query_texts(queries) if self.query_texts is not None else Texts(None),
+            queries=self._queries([examples.queries[number] for number in queries]),
             context=_tensor(context),
             ad=_tensor(of_rows),
             query=_tensor(query[:-1]),
@@ -155,6 +157,9 @@ class Collator:
             labels=_tensor(_labels(examples, rows, self.tasks)),
             log_frequency=_tensor(self._frequency(examples.ad_index[rows])),
         )
+
+    def _queries(self, texts: Sequence[str]) -> Texts:
+        return self.query_texts(texts) if self.query_texts is not None else Texts(None)
 
     def _frequency(self, ads: NDArray[np.int32]) -> NDArray[np.float32]:
         if self.log_frequency is None:

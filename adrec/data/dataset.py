@@ -1,58 +1,29 @@
-"""Batches in the order of an epoch, from examples in memory or streamed from the prepared folder in constant memory.
+"""What each batch of a run holds, from examples in memory or streamed from the prepared folder in constant memory.
 
-The order of epoch e is a function of (seed, e) alone, so that a resumed run goes on where it stopped by skipping batches.
+A plan lists the batches of an epoch and depends on nothing but (seed, epoch): every epoch has equally many, so that a run
+can stop at any batch and go on there (`adrec.training.loader`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from torch.utils.data import IterableDataset
 
 from adrec.data.collate import Batch
-from adrec.data.examples import Examples, Longs, columns_to_read, examples_from_table
+from adrec.data.examples import Examples, Longs, columns_to_read, examples_from_table, run_codes
 from adrec.data.prepared import Prepared
-from adrec.data.sampling import Draw, batches, down_sampled, every_row, positives_with_negatives
+from adrec.data.sampling import Draw, down_sampled, drawn_rows, every_row, positives_with_negatives, split_into
 
-Source = Callable[[np.random.Generator | None], Iterator[Examples]]
-"""Gives a pass over the examples in chunks, in an order drawn from the generator (None: as they lie)."""
-
-
-def in_memory(examples: Examples) -> Source:
-    """One chunk: everything."""
-    return lambda generator: iter([examples])
-
-
-def streamed(prepared: Prepared, split: str, *, chunk_rows: int, max_history: int, labels: tuple[str, ...]) -> Source:
-    """Chunks of about `chunk_rows` rows, each put together from row groups drawn anywhere in the split.
-
-    Only one chunk is in memory. A request that two row groups share counts as two where they fall into different chunks.
-    """
-    files = [pq.ParquetFile(file) for file in prepared.split_files(split)]
-    groups = [(number, group) for number, file in enumerate(files) for group in range(file.num_row_groups)]
-    columns = columns_to_read(prepared, labels)
-    features = prepared.features()["impressions"]
-
-    def chunks(generator: np.random.Generator | None) -> Iterator[Examples]:
-        order = np.arange(len(groups)) if generator is None else generator.permutation(len(groups))
-        waiting: list[pa.Table] = []
-        for at in order:
-            number, group = groups[at]
-            waiting.append(files[number].read_row_group(group, columns=columns))
-            if sum(table.num_rows for table in waiting) >= chunk_rows:
-                yield examples_from_table(pa.concat_tables(waiting), features, max_history=max_history, labels=labels)
-                waiting = []
-        if waiting:
-            yield examples_from_table(pa.concat_tables(waiting), features, max_history=max_history, labels=labels)
-
-    return chunks
+MakeBatch = Callable[[Examples, Longs, Longs | None], Batch]
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which rows of a chunk an epoch uses. At most one of the two is set; both need the label of the main task."""
+    """Which rows of its examples an epoch uses. At most one of the two samples; both look at the main task's label."""
 
     label: str = "click"
     negatives: int | None = None
@@ -68,50 +39,126 @@ class Sampling:
             return down_sampled(examples.request, examples.labels[self.label], self.negative_rate, generator)
         return every_row(examples.request)
 
+    def rows(self, request: np.ndarray, label: np.ndarray) -> float:
+        """Rows a pass draws, or is expected to."""
+        return drawn_rows(request, label, self.negatives, self.negative_rate)
 
-class BatchStream(IterableDataset[Batch]):
-    """Batches of an epoch. `epoch` picks the order; `skip` leaves out batches that were trained on before a resume.
 
-    With `seed` None the rows come as they lie, all of them (validation, scoring). With several processes each takes every
-    `world_size`-th batch, all of them equally many.
+class MemoryPlan:
+    """Epochs over examples in memory: `plan(epoch)` → draws, `collate(draw, generator)` → Batch."""
+
+    def __init__(self, examples: Examples, make: MakeBatch, *, sampling: Sampling, batch_rows: int, seed: int) -> None:
+        self.examples, self.make, self.sampling, self.seed = examples, make, sampling, seed
+        self.rows = sampling.rows(examples.request, examples.labels[sampling.label])
+        self.count = max(1, round(self.rows / batch_rows))
+
+    def plan(self, epoch: int) -> Sequence[Draw]:
+        """The draws of an epoch, in order."""
+        generator = np.random.default_rng([self.seed, epoch])
+        return split_into(self.sampling.draw(self.examples, generator), self.count, generator)
+
+    def collate(self, draw: Draw, generator: np.random.Generator) -> Batch:
+        """One batch."""
+        return self.make(self.examples, draw.rows, draw.group)
+
+
+class Piece(NamedTuple):
+    """Batch `number` of the `batches` that the row groups `groups` of an epoch make together."""
+
+    epoch: int
+    groups: tuple[int, ...]
+    number: int
+    batches: int
+
+
+class StreamedPlan:
+    """Epochs over a split that is read from disk: a chunk of row groups, drawn from anywhere, is shuffled together.
+
+    Only one chunk is in memory. A request that lies across two row groups counts as two where they fall into different chunks.
     """
 
     def __init__(
         self,
-        source: Source,
-        collate: Callable[[Examples, Longs, Longs | None], Batch],
+        prepared: Prepared,
+        split: str,
+        make: MakeBatch,
         *,
+        sampling: Sampling,
         batch_rows: int,
-        seed: int | None = None,
-        sampling: Sampling | None = None,
-        rank: int = 0,
-        world_size: int = 1,
+        seed: int,
+        shuffle_rows: int,
+        max_history: int,
+        labels: Sequence[str],
     ) -> None:
-        super().__init__()
-        self.source, self.collate = source, collate
-        self.batch_rows, self.seed, self.sampling = batch_rows, seed, sampling
-        self.rank, self.world_size = rank, world_size
-        self.epoch = 0
-        self.skip = 0
+        self.make, self.sampling, self.seed = make, sampling, seed
+        self.batch_rows, self.shuffle_rows, self.max_history = batch_rows, shuffle_rows, max_history
+        self.labels = tuple(labels)
+        self.columns = columns_to_read(prepared, labels)
+        self.features = prepared.features()["impressions"]
+        files = prepared.split_files(split)
+        self.places = [(file, group) for file in files for group in range(pq.read_metadata(file).num_row_groups)]
+        self.group_rows, self.group_draws = self._measure()
+        self.rows = float(self.group_draws.sum())
+        self.count = max(1, round(self.rows / batch_rows))
+        self._chunk: tuple[tuple[int, ...], int, Examples, list[Draw]] | None = None
+
+    def plan(self, epoch: int) -> Sequence[Piece]:
+        """The pieces of an epoch, chunk after chunk."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.places))
+        chunk_of = np.cumsum(self.group_rows[order]) // self.shuffle_rows
+        drawn = np.cumsum(self.group_draws[order])
+        pieces: list[Piece] = []
+        for chunk in np.unique(chunk_of):
+            members = np.flatnonzero(chunk_of == chunk)
+            # Batches up to here, rounded: over the whole epoch the roundings add up to `count`, in whatever order.
+            count = round(self.count * float(drawn[members[-1]]) / self.rows) - len(pieces)
+            groups = tuple(int(group) for group in order[members])
+            pieces += [Piece(epoch, groups, number, count) for number in range(count)]
+        return pieces
+
+    def collate(self, piece: Piece, generator: np.random.Generator) -> Batch:
+        """One batch; reads its chunk where the last batch was of another."""
+        if self._chunk is None or self._chunk[:2] != (piece.groups, piece.epoch):
+            self._chunk = None
+            examples = self._read(piece.groups)
+            shuffle = np.random.default_rng([self.seed, piece.epoch, *piece.groups])
+            draws = split_into(self.sampling.draw(examples, shuffle), piece.batches, shuffle)
+            self._chunk = (piece.groups, piece.epoch, examples, draws)
+        _, _, examples, draws = self._chunk
+        return self.make(examples, draws[piece.number].rows, draws[piece.number].group)
+
+    def _read(self, groups: Sequence[int]) -> Examples:
+        tables = []
+        for number in groups:
+            file, group = self.places[number]
+            tables.append(pq.ParquetFile(file).read_row_group(group, columns=self.columns))
+        return examples_from_table(pa.concat_tables(tables), self.features, max_history=self.max_history, labels=self.labels)
+
+    def _measure(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of each row group, and rows that a pass draws from it."""
+        rows, draws = [], []
+        for file, group in self.places:
+            table = pq.ParquetFile(file).read_row_group(group, columns=["request_id", self.sampling.label])
+            label = np.asarray(pc.cast(table[self.sampling.label], pa.float32()).to_numpy(), np.float32)
+            rows.append(table.num_rows)
+            draws.append(self.sampling.rows(run_codes(table["request_id"]), label))
+        return np.asarray(rows, np.int64), np.asarray(draws, np.float64)
+
+
+@dataclass(frozen=True)
+class InOrder:
+    """All rows as they lie, whole requests together, in batches of about `batch_rows`; may be iterated again and again."""
+
+    examples: Examples
+    make: MakeBatch
+    batch_rows: int
 
     def __iter__(self) -> Iterator[Batch]:
-        number = 0
-        for examples, drawn in self._draws():
-            usable = len(drawn) - len(drawn) % self.world_size if self.seed is not None else len(drawn)
-            for draw in drawn[self.rank : usable : self.world_size]:
-                number += 1
-                if number > self.skip:
-                    yield self.collate(examples, draw.rows, draw.group)
+        for draw in self._draws():
+            yield self.make(self.examples, draw.rows, draw.group)
 
-    def count(self) -> int:
-        """Batches of the current epoch, by drawing them without collating. Streams the whole split."""
-        return sum(1 for _, drawn in self._draws() for _ in drawn[self.rank :: self.world_size])
+    def __len__(self) -> int:
+        return max(1, round(len(self.examples) / self.batch_rows))
 
-    def _draws(self) -> Iterator[tuple[Examples, list[Draw]]]:
-        shuffled = None if self.seed is None else np.random.default_rng([self.seed, self.epoch])
-        for examples in self.source(shuffled):
-            if shuffled is None or self.sampling is None:
-                draw = every_row(examples.request)
-            else:
-                draw = self.sampling.draw(examples, shuffled)
-            yield examples, batches(draw, self.batch_rows, shuffled)
+    def _draws(self) -> list[Draw]:
+        return split_into(every_row(self.examples.request), len(self), None)

@@ -172,21 +172,27 @@ class Catalog:
 
 
 def load_examples(
-    prepared: Prepared, split: str, *, max_history: int = 50, labels: Sequence[str] = LABELS, requests: int | None = None
+    prepared: Prepared, split: str, *, max_history: int = 50, labels: Sequence[str] = LABELS, rows: int | None = None
 ) -> Examples:
-    """A whole split in memory. `requests` keeps only the first so many requests.
+    """A whole split in memory; `rows` keeps only the first whole requests within so many rows (at least one request).
 
     Raises DataError where the split has no rows.
     """
     columns = columns_to_read(prepared, labels)
-    chunks = list(prepared.iter(split, columns, 262_144))
-    table = pa.Table.from_batches(chunks) if chunks else None
-    if table is None or table.num_rows == 0:
+    chunks: list[pa.RecordBatch] = []
+    read = 0
+    for batch in prepared.iter(split, columns, 262_144):
+        chunks.append(batch)
+        read += batch.num_rows
+        if rows is not None and read > rows:
+            break
+    if read == 0:
         raise DataError(f"{prepared.path}: the split '{split}' has no rows. Change the split in the preprocess config.")
-    examples = examples_from_table(table, prepared.features()["impressions"], max_history=max_history, labels=labels)
-    if requests is not None and requests < len(examples.request_starts) - 1:
-        examples = examples.take(np.arange(examples.request_starts[requests]))
-    return examples
+    table = pa.Table.from_batches(chunks)
+    if rows is not None and read > rows:
+        codes = run_codes(table["request_id"])
+        table = table.slice(0, max(int(np.searchsorted(codes, codes[rows])), int(np.searchsorted(codes, 1))))
+    return examples_from_table(table, prepared.features()["impressions"], max_history=max_history, labels=labels)
 
 
 def iter_examples(
@@ -212,7 +218,7 @@ def examples_from_table(
 ) -> Examples:
     """Prepared impressions (any subset of rows in order) as arrays."""
     arrays = features.transform(table)
-    request = _run_codes(table["request_id"])
+    request = run_codes(table["request_id"])
     user_index = integers(table["user_index"])
     history, hours = ragged(table["history_index"]), None
     if "history_hours" in table.column_names:
@@ -279,7 +285,7 @@ def integers(column: pa.ChunkedArray) -> Ints:
 
 def ragged(column: pa.ChunkedArray) -> Ragged:
     """A list column as offsets and values; null is an empty list."""
-    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(np.int64)
+    lengths = np.asarray(pc.fill_null(pc.list_value_length(column), 0).to_numpy(), np.int64)
     return Ragged(_ends(lengths), _values(column).astype(np.int32, copy=False))
 
 
@@ -288,11 +294,11 @@ def ranges(starts: NDArray[Any], lengths: NDArray[Any]) -> Longs:
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
     shift = np.asarray(starts, np.int64) - (ends - lengths)
-    return np.arange(total, dtype=np.int64) + np.repeat(shift, lengths)
+    return np.asarray(np.arange(total, dtype=np.int64) + np.repeat(shift, lengths))
 
 
 def _values(column: pa.ChunkedArray) -> NDArray[Any]:
-    return combined(pc.list_flatten(column)).to_numpy(zero_copy_only=False)
+    return np.asarray(combined(pc.list_flatten(column)).to_numpy(zero_copy_only=False))
 
 
 def _ends(lengths: NDArray[Any]) -> Longs:
@@ -307,7 +313,7 @@ def _label(column: pa.ChunkedArray) -> Floats:
     return np.asarray(pc.cast(column, pa.float32()).to_numpy(), np.float32)
 
 
-def _run_codes(column: pa.ChunkedArray) -> Ints:
+def run_codes(column: pa.ChunkedArray) -> Ints:
     """0, 1, 2, ... increasing where the value changes from one row to the next."""
     if len(column) == 0:
         return np.zeros(0, np.int32)
@@ -318,7 +324,7 @@ def _run_codes(column: pa.ChunkedArray) -> Ints:
 
 def _rows_of_whole_requests(table: pa.Table) -> int:
     """Rows before the last request, which the next batch may go on with."""
-    codes = _run_codes(table["request_id"])
+    codes = run_codes(table["request_id"])
     return int(np.searchsorted(codes, codes[-1])) if len(codes) else 0
 
 

@@ -56,24 +56,31 @@ def positives_with_negatives(
     return Draw(rows[by_group].astype(np.int64), group[by_group].astype(np.int64))
 
 
-def batches(draw: Draw, batch_rows: int, generator: np.random.Generator | None) -> list[Draw]:
-    """Cut into batches of whole groups, at most `batch_rows` rows where groups allow; shuffled when there is a generator."""
+def drawn_rows(request: NDArray[np.integer], label: NDArray[np.float32], negatives: int | None, rate: float) -> float:
+    """How many rows a pass draws: exact but for down-sampling, where it is the expected number."""
+    if negatives is not None:
+        negative = request[label == 0]
+        positive = request[label > 0]
+        available = np.searchsorted(negative, positive, side="right") - np.searchsorted(negative, positive, side="left")
+        available = available[available > 0]
+        return float(np.minimum(available, negatives).sum() + len(available))
+    positives = int((label > 0).sum())
+    return positives + rate * (len(label) - positives)
+
+
+def split_into(draw: Draw, count: int, generator: np.random.Generator | None) -> list[Draw]:
+    """Exactly `count` batches of whole groups, none empty, as equal in rows as groups allow; shuffled with a generator.
+
+    Where there are fewer groups than batches, groups are used again. Raises ValueError where there is no group at all.
+    """
     starts = np.flatnonzero(np.diff(draw.group, prepend=-1))
+    if len(starts) == 0:
+        raise ValueError("there is no group to make batches of")
     lengths = np.diff(np.append(starts, len(draw.group)))
     order = np.arange(len(starts)) if generator is None else generator.permutation(len(starts))
-    cuts = _packed(lengths[order], batch_rows)
-    found = []
-    for first, last in pairwise(cuts):
-        members = order[first:last]
-        found.append(Draw(draw.rows[ranges(starts[members], lengths[members])], np.repeat(members, lengths[members])))
-    return found
-
-
-def _packed(lengths: NDArray[np.int64], limit: int) -> list[int]:
-    """Greedy cuts: as many groups as fit in `limit` rows, at least one."""
-    ends = np.cumsum(lengths)
-    cuts = [0]
-    while cuts[-1] < len(lengths):
-        used = ends[cuts[-1] - 1] if cuts[-1] else 0
-        cuts.append(max(int(np.searchsorted(ends, used + limit, side="right")), cuts[-1] + 1))
-    return cuts
+    order = np.resize(order, max(len(order), count))
+    ends = np.cumsum(lengths[order])
+    cuts = np.searchsorted(ends, np.linspace(0, ends[-1], count + 1)[1:-1], side="left") + 1
+    cuts = np.clip(cuts, np.arange(1, count), len(order) - np.arange(count - 1, 0, -1))  # none empty
+    parts = [order[first:last] for first, last in pairwise([0, *cuts, len(order)])]
+    return [Draw(draw.rows[ranges(starts[part], lengths[part])], np.repeat(part, lengths[part])) for part in parts]

@@ -121,7 +121,7 @@ def build_model(
 
 def build_tasks(settings: Sequence[TaskSettings]) -> tuple[Task, ...]:
     """Tasks as declared, before `Task.fitted`."""
-    names = [task.name for task in settings]
+    names: list[str] = [task.name for task in settings]
     return tuple(
         Task(
             name=task.name,

@@ -1,0 +1,107 @@
+"""Texts as the click model reads them: vectors of a frozen encoder, each distinct text encoded once and cached, or tokens.
+
+`TextReader` is made once a command; it turns a catalog, or queries, into what `adrec.data.collate` asks for.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from adrec.data.collate import QueryInputs, TextInputs, Texts, tokens_of, vectors_of
+from adrec.data.examples import Catalog, Ragged
+from adrec.data.vector_cache import cached_vectors
+from adrec.models.text_encoder import TextEncoder, encode_texts
+from adrec.terminal import Terminal
+
+
+class TextReader:
+    """`encoder` None: no text at all. `as_tokens`: the encoder is part of the model and is trained."""
+
+    def __init__(
+        self,
+        encoder: TextEncoder | None,
+        *,
+        as_tokens: bool = False,
+        device: str | torch.device = "cpu",
+        batch_tokens: int = 8192,
+        cache: Path | None = None,
+        use_cache: bool = True,
+    ) -> None:
+        self.encoder, self.as_tokens = encoder, as_tokens
+        self.device, self.batch_tokens, self.cache, self.use_cache = device, batch_tokens, cache, use_cache
+
+    @property
+    def width(self) -> int:
+        """Width of the vectors; 0 without text."""
+        return self.encoder.dimension if self.encoder is not None else 0
+
+    def vectors(self, texts: Sequence[str], terminal: Terminal | None = None, what: str = "texts") -> NDArray[np.float32]:
+        """(N, D) float32; (N, 0) without an encoder. An empty text is the zero vector: nothing is known."""
+        found = np.zeros((len(texts), self.width), np.float32)
+        rows = np.flatnonzero(np.fromiter((bool(text) for text in texts), bool, len(texts)))
+        if self.encoder is None or len(rows) == 0:
+            return found
+        named = [text for text in texts if text]
+        if self.use_cache:
+            fingerprint = self.encoder.fingerprint
+            found[rows] = cached_vectors(
+                named, fingerprint=fingerprint, encode=lambda missing: self._encode(missing, terminal, what), folder=self.cache
+            )
+        else:
+            found[rows] = self._encode(named, terminal, what)
+        return found
+
+    def read(
+        self, catalog: Catalog, used: NDArray[np.integer] | None = None, terminal: Terminal | None = None, what: str = "ads"
+    ) -> tuple[Catalog, TextInputs]:
+        """The catalog with its vectors (where frozen), and what gives its rows to a batch. Only rows `used` are encoded."""
+        rows = np.arange(len(catalog)) if used is None else np.asarray(used)
+        texts = _strings(catalog.texts.take(pa.array(rows)))
+        if self.as_tokens and self.encoder is not None:
+            lengths = np.zeros(len(catalog), np.int64)
+            ids = self.encoder.token_ids(texts)
+            lengths[rows] = [len(tokens) for tokens in ids]
+            flat = np.concatenate([np.asarray(tokens, np.int64) for tokens in ids]) if ids else np.zeros(0, np.int64)
+            offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+            return catalog, tokens_of(Ragged(offsets, flat), self._padding)
+        vectors = np.zeros((len(catalog), self.width), np.float32)
+        vectors[rows] = self.vectors(texts, terminal, what)
+        return catalog.with_vectors(vectors), vectors_of(vectors)
+
+    def queries(self, texts: Sequence[str], terminal: Terminal | None = None) -> QueryInputs:
+        """What gives queries to a batch; those among `texts` are encoded now, others when they turn up."""
+        if self.as_tokens and self.encoder is not None:
+            encoder = self.encoder
+            return lambda asked: Texts(None, *encoder.tokenize(asked))
+        known = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        vectors = self.vectors(list(known), terminal, "queries")
+
+        def give(asked: Sequence[str]) -> Texts:
+            nonlocal vectors
+            new = [text for text in dict.fromkeys(asked) if text not in known]
+            if new:
+                vectors = np.concatenate([vectors, self.vectors(new)])
+                known.update({text: len(known) + number for number, text in enumerate(new)})
+            return Texts(torch.from_numpy(vectors[[known[text] for text in asked]]))
+
+        return give
+
+    @property
+    def _padding(self) -> int:
+        assert self.encoder is not None
+        return int(self.encoder.tokenizer.pad_token_id)
+
+    def _encode(self, texts: list[str], terminal: Terminal | None, what: str) -> NDArray[np.float32]:
+        assert self.encoder is not None
+        if terminal is None:
+            return encode_texts(self.encoder, texts, device=self.device, batch_tokens=self.batch_tokens)
+        with terminal.progress(f"Encoding {what}", len(texts), unit="texts") as advance:
+            return encode_texts(self.encoder, texts, device=self.device, batch_tokens=self.batch_tokens, advance=advance)
+
+
+def _strings(texts: pa.Array) -> list[str]:
+    return [str(text) for text in texts.to_numpy(zero_copy_only=False)]

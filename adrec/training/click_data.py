@@ -1,0 +1,172 @@
+"""Everything that training a click model reads: catalogs with their texts, the plan of each epoch, the validation rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from adrec.config.finetune import FinetuneConfig
+from adrec.data.collate import Collator, QueryInputs, TextInputs
+from adrec.data.dataset import InOrder, MemoryPlan, Sampling, StreamedPlan
+from adrec.data.examples import Catalog, Examples, catalog_from_table, load_examples
+from adrec.data.features import FeatureSet
+from adrec.data.prepared import Prepared
+from adrec.errors import DataError
+from adrec.models.build import Dimensions, FeatureShape, build_tasks
+from adrec.models.tasks import Task
+from adrec.models.text_vectors import TextReader
+from adrec.terminal import Terminal
+
+EVALUATION_ROWS = 4096
+"""Rows scored at once: no gradients are kept, so batches may be larger than in training."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How often each ad or user occurs in the training rows; only those that occur, most frequent first."""
+
+    ids: pa.StringArray
+    impressions: NDArray[np.int64]
+    clicks: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ClickData:
+    """One prepared folder, read for one model."""
+
+    prepared: Prepared
+    features: dict[str, FeatureSet]
+    tasks: tuple[Task, ...]
+    dimensions: Dimensions
+    ads: Catalog
+    users: Catalog
+    collate: Collator
+    sampling: Sampling
+    train: Examples | None
+    """The training rows; None where they are streamed."""
+    valid: Examples
+    seen_ads: Seen
+    seen_users: Seen
+
+    def plan(self, config: FinetuneConfig, seed: int) -> MemoryPlan | StreamedPlan:
+        """The epochs of a run. Raises DataError where nothing can be learned."""
+        if self.train is not None:
+            plan: MemoryPlan | StreamedPlan = MemoryPlan(
+                self.train, self.collate, sampling=self.sampling, batch_rows=config.training.batch_rows, seed=seed
+            )
+        else:
+            plan = StreamedPlan(
+                self.prepared,
+                "train",
+                self.collate,
+                sampling=self.sampling,
+                batch_rows=config.training.batch_rows,
+                seed=seed,
+                shuffle_rows=config.training.shuffle_rows,
+                max_history=config.model.user.max_history,
+                labels=[task.name for task in self.tasks],
+            )
+        if plan.rows == 0:
+            hint = " With `loss.negatives` a request must hold both a click and a miss." if config.loss.negatives else ""
+            raise DataError(f"{self.prepared.path}: no training row has a usable '{self.sampling.label}' label.{hint}")
+        return plan
+
+    def batches(self, examples: Examples) -> InOrder:
+        """Rows in order, for evaluation."""
+        return InOrder(examples, self.collate, EVALUATION_ROWS)
+
+
+def load_click_data(config: FinetuneConfig, prepared: Prepared, reader: TextReader, terminal: Terminal) -> ClickData:
+    """Read the training and validation rows, encode the texts they use. Raises DataError where labels or rows are missing."""
+    features = prepared.features()
+    labels = [task.name for task in config.tasks]
+    missing = [label for label in labels if label not in prepared.columns]
+    if missing:
+        raise DataError(f"{prepared.path}: the impressions have no '{missing[0]}' column to learn. Change `tasks`.")
+    history = config.model.user.max_history
+    with terminal.progress("Reading impressions", prepared.rows("train"), unit="rows") as advance:
+        valid = load_examples(prepared, "valid", max_history=history, labels=labels, rows=config.training.valid_rows)
+        in_memory = prepared.rows("train") <= config.training.in_memory_rows
+        train = load_examples(prepared, "train", max_history=history, labels=labels) if in_memory else None
+        seen_ads, seen_users, fitted, queries = _survey(prepared, config, advance)
+    ads_table, users_table = prepared.ads(), prepared.users()
+    own = config.model.identities
+    ads = catalog_from_table(ads_table, features["ads"], key="ad_id", seen=seen_ads.ids if "ads" in own else None)
+    users = catalog_from_table(users_table, features["users"], key="user_id", seen=seen_users.ids if "users" in own else None)
+    used_ads = np.union1d(train.ads_used(), valid.ads_used()) if train is not None else None
+    used_users = np.union1d(train.user_index, valid.user_index) if train is not None else None
+    ads, ad_texts = reader.read(ads, used_ads, terminal, "ads")
+    has_interests = config.model.interests and reader.width > 0 and bool(pc.any(pc.not_equal(users.texts, "")).as_py())
+    user_texts: TextInputs
+    users, user_texts = (reader if has_interests else TextReader(None)).read(users, used_users, terminal, "interests")
+    query_texts: QueryInputs | None = None
+    if config.model.query and queries and reader.width:
+        query_texts = reader.queries(queries, terminal)
+    dimensions = Dimensions(
+        text=reader.width,
+        impressions=FeatureShape.of(features["impressions"]),
+        ads=FeatureShape.of(features["ads"]),
+        users=FeatureShape.of(features["users"]),
+        ad_identities=len(seen_ads.ids) if "ads" in own else 0,
+        user_identities=len(seen_users.ids) if "users" in own else 0,
+        queries=query_texts is not None,
+        interests=has_interests,
+    )
+    collate = Collator(ads, users, ad_texts, user_texts, query_texts, tuple(labels), _log_frequency(ads.ids, seen_ads))
+    sampling = Sampling(labels[0], config.loss.negatives, config.loss.negative_rate)
+    return ClickData(prepared, features, fitted, dimensions, ads, users, collate, sampling, train, valid, seen_ads, seen_users)
+
+
+def _survey(prepared: Prepared, config: FinetuneConfig, advance: object) -> tuple[Seen, Seen, tuple[Task, ...], Sequence[str]]:
+    """One pass over the training rows: how often ads and users occur, the scale of each label, the distinct queries."""
+    assert callable(advance)
+    names = [task.name for task in config.tasks]
+    columns = ["ad_index", "user_index", *names, *(["query"] if "query" in prepared.columns else [])]
+    counts = {"ad_index": _Counts(), "user_index": _Counts()}
+    labels: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
+    queries: dict[str, None] = {}
+    for batch in prepared.iter("train", columns, 262_144):
+        clicked = np.nan_to_num(pc.cast(batch[names[0]], pa.float32()).to_numpy(zero_copy_only=False)) > 0
+        for name, count in counts.items():
+            count.add(batch[name].to_numpy(), clicked)
+        for task in build_tasks(config.tasks):
+            if not task.is_binary:
+                values = pc.cast(batch[task.name], pa.float32()).to_numpy(zero_copy_only=False)
+                labels[task.name].append(values[~np.isnan(values)])
+        if "query" in columns and len(queries) < 1_000_000:
+            queries.update(dict.fromkeys(pc.unique(batch["query"]).drop_null().to_numpy(zero_copy_only=False)))
+        advance(batch.num_rows)
+    fitted = tuple(
+        task.fitted(np.concatenate(labels[task.name])) if labels[task.name] else task for task in build_tasks(config.tasks)
+    )
+    ads = counts["ad_index"].seen(prepared.ads()["ad_id"])
+    users = counts["user_index"].seen(prepared.users()["user_id"])
+    return ads, users, fitted, list(queries)
+
+
+class _Counts:
+    """Occurrences and clicks by row number."""
+
+    def __init__(self) -> None:
+        self.shown = np.zeros(0, np.int64)
+        self.clicked = np.zeros(0, np.int64)
+
+    def add(self, index: NDArray[np.integer], clicked: NDArray[np.bool_]) -> None:
+        size = max(len(self.shown), int(index.max(initial=-1)) + 1)
+        self.shown = np.bincount(index, minlength=size) + np.pad(self.shown, (0, size - len(self.shown)))
+        self.clicked = np.bincount(index[clicked], minlength=size) + np.pad(self.clicked, (0, size - len(self.clicked)))
+
+    def seen(self, ids: pa.ChunkedArray) -> Seen:
+        order = np.argsort(-self.shown, kind="stable")
+        order = order[self.shown[order] > 0]
+        return Seen(ids.combine_chunks().take(pa.array(order)), self.shown[order], self.clicked[order])
+
+
+def _log_frequency(ids: pa.StringArray, seen: Seen) -> NDArray[np.float32]:
+    """log of each ad's share of the clicks, which is how often it turns up as an in-batch negative; never seen: as once."""
+    place = pc.fill_null(pc.index_in(ids, value_set=seen.ids), -1).to_numpy(zero_copy_only=False)
+    clicks = np.where(place >= 0, seen.clicks[np.maximum(place, 0)] if len(seen.ids) else 0, 0)
+    return np.log(np.maximum(clicks, 1) / max(int(seen.clicks.sum()), 1)).astype(np.float32)

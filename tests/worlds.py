@@ -1,0 +1,178 @@
+"""A planted world with a known click probability, written as a prepared folder without going through `adrec preprocess`.
+
+Each ad belongs to a topic, readable in its title words; each user likes two topics. A user clicks with a probability that
+rises where the ad's topic is liked and with the ad's own appeal. History holds the user's earlier clicks.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from adrec.data.features import FeatureSet, FeatureSpec
+from adrec.schema import INDICES, TIMESTAMP
+
+TOPICS = ("garden", "football", "cooking", "travel", "music", "finance")
+WORDS = {
+    "garden": "rose soil spade lawn seed tulip",
+    "football": "goal striker league pitch keeper derby",
+    "cooking": "oven pasta sauce knife butter recipe",
+    "travel": "beach flight hotel island passport tour",
+    "music": "guitar concert vinyl choir melody drum",
+    "finance": "loan stock pension broker bond savings",
+}
+START = 1_700_000_000_000_000  # microseconds
+
+
+@dataclass(frozen=True)
+class World:
+    """Where it lies and how well anyone can do."""
+
+    path: Path
+    topic_of_ad: np.ndarray
+    probability: dict[str, np.ndarray]
+    """split → (N,) true click probability"""
+    labels: dict[str, np.ndarray]
+
+
+def make_world(
+    path: Path,
+    *,
+    users: int = 200,
+    ads: int = 60,
+    requests: int = 1500,
+    per_request: int = 4,
+    seed: int = 0,
+    max_history: int = 20,
+    shuffle_labels: bool = False,
+    conversions: bool = False,
+) -> World:
+    """Write a prepared folder (70 % train, 15 % valid, 15 % test by time)."""
+    rng = np.random.default_rng(seed)
+    topic = rng.integers(0, len(TOPICS), ads)
+    appeal = rng.normal(0, 0.7, ads)
+    liked = np.stack([rng.permutation(len(TOPICS))[:2] for _ in range(users)])
+    titles = [" ".join(rng.choice(WORDS[TOPICS[t]].split(), 3, replace=False)) for t in topic]
+    ads_table = pa.table(
+        {
+            "ad_id": [f"a{number}" for number in range(ads)],
+            "title": titles,
+            "category": [f"c{t % 3}" for t in topic],
+            "text": titles,
+            "segmented": titles,
+            "language": ["en"] * ads,
+        }
+    )
+    interests = [TOPICS[pair[0]] for pair in liked]
+    users_table = pa.table(
+        {
+            "user_id": [f"u{number}" for number in range(users)],
+            "interests": [[word] for word in interests],
+            "text": interests,
+            "segmented": interests,
+        }
+    )
+    rows: dict[str, list] = {name: [] for name in (*_FLAT, "history_index", "history_hours", "skipped_index")}
+    clicks: list[list[tuple[int, int]]] = [[] for _ in range(users)]
+    passed: list[list[int]] = [[] for _ in range(users)]
+    for request in range(requests):
+        user = int(rng.integers(users))
+        shown = rng.choice(ads, per_request, replace=False)
+        now = START + request * 600_000_000
+        logit = -2.0 + 2.5 * np.isin(topic[shown], liked[user]) + appeal[shown]
+        probability = 1 / (1 + np.exp(-logit))
+        click = (rng.random(per_request) < probability).astype(np.int8)
+        recent = clicks[user][-max_history:]
+        for slot, ad in enumerate(shown):
+            rows["user_id"].append(f"u{user}")
+            rows["ad_id"].append(f"a{ad}")
+            rows["shown_at"].append(now)
+            rows["position"].append(slot + 1)
+            rows["click"].append(click[slot])
+            rows["conversion"].append(int(click[slot] and rng.random() < 0.3 + 0.4 * (topic[ad] == liked[user][0])))
+            rows["request_id"].append(f"r{request}")
+            rows["ad_index"].append(int(ad))
+            rows["user_index"].append(user)
+            rows["history_length"].append(len(clicks[user]))
+            rows["true_probability"].append(probability[slot])
+            rows["counter_appeal"].append(appeal[ad] + rng.normal(0, 0.3))
+            rows["scenario"].append("search" if request % 3 == 0 else "social")
+            rows["history_index"].append([ad for ad, _ in recent])
+            rows["history_hours"].append([(now - at) / 3.6e9 for _, at in recent])
+            rows["skipped_index"].append(passed[user][-5:])
+        clicks[user] += [(int(ad), now) for ad in shown[click == 1]]
+        passed[user] += [int(ad) for ad in shown[click == 0]]
+    return _write(path, rows, ads_table, users_table, topic, rng, shuffle_labels=shuffle_labels, conversions=conversions)
+
+
+_FLAT = {
+    "user_id": pa.string(),
+    "ad_id": pa.string(),
+    "shown_at": TIMESTAMP,
+    "position": pa.int32(),
+    "click": pa.int8(),
+    "conversion": pa.int8(),
+    "request_id": pa.string(),
+    "ad_index": pa.int32(),
+    "user_index": pa.int32(),
+    "history_length": pa.int32(),
+    "true_probability": pa.float64(),
+    "counter_appeal": pa.float32(),
+    "scenario": pa.string(),
+}
+
+
+def _write(path, rows, ads_table, users_table, topic, rng, *, shuffle_labels, conversions) -> World:
+    columns = {name: pa.array(rows[name], kind) for name, kind in _FLAT.items()}
+    columns["history_index"] = pa.array(rows["history_index"], INDICES)
+    columns["history_hours"] = pa.array(rows["history_hours"], pa.list_(pa.float32()))
+    columns["skipped_index"] = pa.array(rows["skipped_index"], INDICES)
+    columns["row_id"] = pa.array(np.arange(len(rows["user_id"]), dtype=np.int64))
+    if not conversions:
+        columns.pop("conversion")
+    table = pa.table(columns)
+    if shuffle_labels:
+        table = table.set_column(table.column_names.index("click"), "click", pa.array(rng.permutation(rows["click"]), pa.int8()))
+    per_request = table.num_rows // len(set(rows["request_id"]))
+    requests = table.num_rows // per_request
+    cuts = [0, int(requests * 0.7) * per_request, int(requests * 0.85) * per_request, table.num_rows]
+    path.mkdir(parents=True)
+    splits = {}
+    for name, start, stop in zip(("train", "valid", "test"), cuts[:-1], cuts[1:], strict=True):
+        folder = path / "impressions" / name
+        folder.mkdir(parents=True)
+        part = table.slice(start, stop - start)
+        half = part.num_rows // 2 // per_request * per_request
+        pq.write_table(part.slice(0, half), folder / "part-00000.parquet", row_group_size=400)
+        pq.write_table(part.slice(half), folder / "part-00001.parquet", row_group_size=400)
+        splits[name] = part
+    pq.write_table(ads_table, path / "ads.parquet")
+    pq.write_table(users_table, path / "users.parquet")
+    features = {
+        "impressions": FeatureSet.fit(FeatureSpec(numeric=["counter_*"], categorical=["scenario"]), [splits["train"]]),
+        "ads": FeatureSet.fit(FeatureSpec(categorical=["category"]), [ads_table]),
+        "users": FeatureSet.fit(FeatureSpec(lists=["interests"]), [users_table]),
+    }
+    (path / "features.json").write_text(json.dumps({name: fitted.to_json() for name, fitted in features.items()}))
+    manifest = {
+        "format": 1,
+        "fingerprint": f"world-{table.num_rows}",
+        "splits": {name: {"rows": part.num_rows} for name, part in splits.items()},
+    }
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    return World(
+        path,
+        topic,
+        {name: part["true_probability"].to_numpy() for name, part in splits.items()},
+        {name: part["click"].to_numpy() for name, part in splits.items()},
+    )
+
+
+def topic_vectors(world: World, *, width: int = 16, noise: float = 0.1, seed: int = 0) -> np.ndarray:
+    """(ads, width) float32: what a text encoder that understands the titles would give."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(len(TOPICS), width))
+    return (centres[world.topic_of_ad] + rng.normal(0, noise, (len(world.topic_of_ad), width))).astype(np.float32)
