@@ -42,12 +42,12 @@ def test_wrong_shapes_are_refused():
         exact_top_k(np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32), 0)
 
 
-@pytest.mark.parametrize("method", ["hnsw", "ivfpq"])
+@pytest.mark.parametrize("method", ["hnsw", pytest.param("ivfpq", marks=pytest.mark.slow)])
 def test_approximate_search_reaches_its_recall(method):
     pytest.importorskip("faiss")
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((50, 32))
-    ads = (centres[rng.integers(0, 50, 4_000)] + 0.5 * rng.standard_normal((4_000, 32))).astype(np.float32)
+    ads = (centres[rng.integers(0, 50, 12_000)] + 0.5 * rng.standard_normal((12_000, 32))).astype(np.float32)
     queries = (centres[rng.integers(0, 50, 60)] + 0.5 * rng.standard_normal((60, 32))).astype(np.float32)
     index = ApproximateIndex(ads, method, seed=0)
     reached = index.tune(queries[:30], 50, target=0.98)
