@@ -1,0 +1,1 @@
+"""From scored candidates to lists: catalogue, evidence, the ranker that rank and serve share."""
