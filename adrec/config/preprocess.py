@@ -1,0 +1,317 @@
+"""Config of `adrec preprocess`: where the logs are, how to read and clean them, how to split them."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from adrec.config.base import Config, ConfigPath, ConfigPattern, EncoderReference, StageConfig
+from adrec.config.features import CounterSpec, FeatureSpec, HistoryConfig
+
+Scalar = str | int | float | bool
+
+
+def _in_utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+Moment = Annotated[datetime, AfterValidator(_in_utc)]
+"""ISO 8601 date or moment; UTC unless an offset is given."""
+
+
+class TableInput(Config):
+    """One table: which files, in which format, and which of their columns is which."""
+
+    files: ConfigPattern | list[ConfigPattern]
+    """A file, a folder (also partitioned by `key=value` folders), a glob, or a list of these."""
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet"] = "auto"
+    """`auto` goes by the ending: .csv .tsv .jsonl .ndjson .json .parquet, with .gz or .zst behind it."""
+    delimiter: str | None = None
+    """Field separator of text files; None takes the comma for csv and the tab for tsv."""
+    columns: dict[str, str] = {}
+    """Canonical name -> name in the file, for columns that are called otherwise there."""
+    types: dict[str, Literal["string", "integer", "number", "boolean", "timestamp", "list"]] = {}
+    """Types of declared extra columns of text files, which otherwise are guessed: numbers where every value is one."""
+    first_of: dict[str, str] = {}
+    """Canonical name -> list column in the file whose first item it is (`category: genres`)."""
+    defaults: dict[str, Scalar] = {}
+    """Canonical name -> value where the column is missing or its value empty."""
+    time_format: str | None = None
+    """strptime format of timestamps in text (`%m/%d/%Y %I:%M:%S %p`); None reads ISO 8601."""
+    time_unit: Literal["seconds", "milliseconds", "microseconds"] = "seconds"
+    """Unit of timestamps that are numbers (since 1970)."""
+    time_zone: str = "UTC"
+    """Zone of timestamps that name none."""
+    list_separator: str = "|"
+    """Separates the items of list columns that are text."""
+
+
+class TablesSource(Config):
+    """Plain tables: impressions, and ads and users where they are tables of their own."""
+
+    format: Literal["tables"] = "tables"
+    impressions: TableInput
+    """One row an impression. Without `ads` it carries the ad columns too (one wide table)."""
+    ads: TableInput | None = None
+    """One row an ad; None takes the ads from the impressions."""
+    users: TableInput | None = None
+    """One row a user; None takes the users from the impressions."""
+    ad_columns: list[str] = []
+    """Wide table only: declared columns of the impressions that belong to the ad."""
+    user_columns: list[str] = []
+    """Wide table only: declared columns of the impressions that belong to the user."""
+
+
+class MindSource(Config):
+    """Microsoft's MIND in its official files."""
+
+    format: Literal["mind"]
+    behaviors: ConfigPattern | list[ConfigPattern]
+    """behaviors.tsv, one or several."""
+    news: ConfigPattern
+    """news.tsv: the official 8 columns."""
+    translation: ConfigPath | None = None
+    """A TSV with header `nid title abstract` whose texts replace those of news.tsv; news without one are left out."""
+
+
+class RecboleSource(Config):
+    """RecBole's atomic files (.inter, .item, .user), in which MovieLens and many other sets are given."""
+
+    format: Literal["recbole"]
+    folder: ConfigPath
+    """Folder with <name>.inter and, where they exist, <name>.item and <name>.user."""
+    columns: dict[str, str] = {}
+    """Canonical name -> field, where the guess is wrong (`title: movie_title`)."""
+    positive_rating: float = 4.0
+    """Where there is no `label` field: a rating of at least this is a click."""
+
+
+class OpenBanditSource(Config):
+    """The Open Bandit Dataset: one campaign folder with its log and its item_context.csv."""
+
+    format: Literal["open_bandit"]
+    folder: ConfigPath
+    """Folder with <campaign>.csv (all.csv, men.csv, women.csv) and item_context.csv."""
+
+
+class CriteoSource(Config):
+    """Criteo's display advertising logs: label, 13 integers, 26 hashed categories, tab separated, no header."""
+
+    format: Literal["criteo"]
+    files: ConfigPattern | list[ConfigPattern]
+    """train.txt, day_0.gz, ..."""
+    ad_column: str = "C3"
+    """Which hashed column stands for the ad, since the set names none."""
+    user_column: str = "C4"
+    """Which hashed column stands for the user, since the set names none."""
+    seconds_per_row: float = Field(0.002, gt=0)
+    """The rows are in time order but carry no time: shown_at advances by this much a row."""
+
+
+Source = Annotated[TablesSource | MindSource | RecboleSource | OpenBanditSource | CriteoSource, Field(discriminator="format")]
+
+
+class ValidationSettings(Config):
+    """How strict to be with broken rows."""
+
+    max_rejected_fraction: float = Field(0.0, ge=0, le=1)
+    """Share of rows that may be set aside in rejected.parquet; one row more stops the run. 0 allows none."""
+    nan_is_missing: bool = False
+    """Read NaN in a numeric column as a missing value rather than as a fault."""
+
+
+class TextSettings(Config):
+    """What text an encoder sees, and how it is cleaned."""
+
+    ad_template: str = "{title} [SEP] {description} [SEP] {category}"
+    """Text of an ad from its columns; a part whose columns are all empty is left out with its [SEP]."""
+    user_template: str = "{interests}"
+    """Text of a user from the users table's columns."""
+    query_template: str = "{query}"
+    """Text of a search query."""
+    lowercase: bool = False
+    """Lower-case the gentle rendering too (the segmented one always is)."""
+    stop_words: bool = True
+    """Leave stop words (stopwords-iso, Chinese and English) out of the segmented rendering."""
+    extra_stop_words: ConfigPath | None = None
+    """The user's own stop words, a line each."""
+    user_dictionary: ConfigPath | None = None
+    """jieba user dictionary: `word frequency tag`, a line each."""
+    mask_contacts: bool = False
+    """Replace e-mail addresses and phone numbers in all free text by [EMAIL] and [PHONE]."""
+    max_characters: int = Field(4000, ge=1)
+    """Longer texts are cut."""
+
+
+class TokenizerSettings(Config):
+    """The subword tokenizer that is trained on the texts, or an existing one that is taken over."""
+
+    kind: Literal["wordpiece", "bpe", "unigram", "existing", "none"] = "wordpiece"
+    """`existing` copies the tokenizer of `reference`; `none` leaves the folder out."""
+    reference: EncoderReference | None = None
+    """Local folder, `package:module/path` or hub name of the existing tokenizer."""
+    vocab_size: int = Field(16_000, ge=100)
+    """Most entries, special tokens included."""
+    min_frequency: int = Field(2, ge=1)
+    """Rarer pieces are not learnt."""
+    lowercase: bool = True
+    """Tokenise in lower case."""
+    special_tokens: list[str] = []
+    """Tokens beside [PAD] [UNK] [CLS] [SEP] [MASK]."""
+    max_tokens: int = Field(512, ge=8)
+    """`model_max_length` of the tokenizer."""
+
+    @model_validator(mode="after")
+    def _reference_fits(self) -> "TokenizerSettings":
+        if (self.kind == "existing") != (self.reference is not None):
+            raise ValueError("`reference` is needed with kind 'existing' and only there")
+        return self
+
+
+class TimeSplit(Config):
+    """By time: later requests are for testing."""
+
+    method: Literal["time"] = "time"
+    valid_from: Moment | None = None
+    """First moment of validation; needs test_from."""
+    test_from: Moment | None = None
+    """First moment of the test part."""
+    valid_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of rows for validation where no moments are given."""
+    test_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of rows for the test where no moments are given."""
+
+    @model_validator(mode="after")
+    def _both(self) -> "TimeSplit":
+        if self.valid_from is not None and self.test_from is None:
+            raise ValueError("`valid_from` needs `test_from`")
+        if self.valid_from is not None and self.test_from is not None and self.valid_from >= self.test_from:
+            raise ValueError("`valid_from` must lie before `test_from`")
+        return self
+
+
+class RandomSplit(Config):
+    """At random, as scikit-learn's train_test_split draws. Future rows then lie in training: not for time series."""
+
+    method: Literal["random"]
+    test_fraction: float = Field(0.2, ge=0, lt=1)
+    """Share for the test: train_test_split(test_size=...) of the rows in source order."""
+    valid_fraction: float = Field(0.0, ge=0, lt=1)
+    """Share of the whole for validation, drawn by a second train_test_split from what is left."""
+    unit: Literal["row", "request"] = "row"
+    """What is drawn. `request` keeps the candidates of a request together."""
+
+
+class LeaveLastOutSplit(Config):
+    """Each user's last request is for testing, the one before it for validation; users need three to have any."""
+
+    method: Literal["leave_last_out"]
+
+
+class UserSplit(Config):
+    """By user: nobody is in two parts. A keyed hash of the user id decides, so new days keep old users' parts."""
+
+    method: Literal["user"]
+    test_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of users."""
+    valid_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of users."""
+
+
+class ColumnSplit(Config):
+    """A given column of the impressions says the part."""
+
+    method: Literal["column"]
+    column: str = "split"
+    """Name of the column; `source_file` is the name of the file that a row came from."""
+    train: list[str] = ["train"]
+    """Its values that mean training."""
+    valid: list[str] = ["valid", "validation", "dev"]
+    """Its values that mean validation."""
+    test: list[str] = ["test"]
+    """Its values that mean test."""
+    in_time_order: bool = True
+    """Refuse a split whose training rows lie after its test rows."""
+
+
+class ColdSplit(Config):
+    """Ads (or users) of the test part never occur in training, nor those of the validation part."""
+
+    method: Literal["cold_ad", "cold_user"]
+    test_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of ads or users held out for the test."""
+    valid_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share held out for validation."""
+
+
+Split = Annotated[
+    TimeSplit | RandomSplit | LeaveLastOutSplit | UserSplit | ColumnSplit | ColdSplit, Field(discriminator="method")
+]
+
+
+class Quasi(Config):
+    """k-anonymity of the users table (Samarati and Sweeney 1998): every combination occurs at least k times."""
+
+    columns: list[str]
+    """Quasi-identifiers of the users table, most useful first."""
+    k: int = Field(5, ge=2)
+    """Smallest group allowed."""
+    enforce: Literal["measure", "generalise", "suppress"] = "generalise"
+    """`generalise` empties, last column first, values of groups that are too small; `suppress` empties all of
+    them; `measure` only reports."""
+
+
+class PrivacySettings(Config):
+    """What of a person may reach the output."""
+
+    pseudonymise: bool = False
+    """Replace user and request ids by a keyed HMAC-SHA256 (hex)."""
+    key_variable: str = "ADREC_PRIVACY_KEY"
+    """Environment variable with the key, at least 16 bytes of text."""
+    key_file: ConfigPath | None = None
+    """File with the key, instead of the variable."""
+    drop_before: Moment | None = None
+    """Retention: rows shown before this moment are left out."""
+    k_anonymity: Quasi | None = None
+    """Quasi-identifiers to protect."""
+
+
+class Features(Config):
+    """Fitted inputs of the models, by table. Columns named here are carried along without being declared elsewhere."""
+
+    impressions: FeatureSpec = FeatureSpec()
+    """Columns of the impressions, `counter_*` among them."""
+    ads: FeatureSpec = FeatureSpec()
+    """Columns of the ads."""
+    users: FeatureSpec = FeatureSpec()
+    """Columns of the users."""
+
+
+class PreprocessConfig(StageConfig):
+    """Raw logs and ad copy -> prepared folder."""
+
+    output: ConfigPath
+    """Folder to write."""
+    source: Source
+    """What to read."""
+    keep: list[str] = []
+    """Extra columns of the impressions to carry beside the contract's; all others are dropped."""
+    ad_columns: list[str] = []
+    """Extra columns of the ads to carry."""
+    user_columns: list[str] = []
+    """Extra columns of the users to carry."""
+    validation: ValidationSettings = ValidationSettings()
+    text: TextSettings = TextSettings()
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    history: HistoryConfig = HistoryConfig()
+    counters: list[CounterSpec] | Literal["usual"] = []
+    """Point-in-time counters; `usual` takes the customary ones as far as their columns exist."""
+    features: Features = Features()
+    split: Split = TimeSplit()
+    privacy: PrivacySettings = PrivacySettings()
+    memory_limit_gb: float = Field(1.0, gt=0.1)
+    """Memory for joins and sorts; beyond it they spill to disk beside the output."""
+    threads: int = Field(0, ge=0)
+    """Threads of the joins; 0 takes all cores."""
+    rows_per_shard: int = Field(1_000_000, ge=1)
+    """Rows of an output file; it ends with a whole request."""

@@ -1,0 +1,91 @@
+"""The out-of-core engine: one DuckDB database in the work folder, which spills joins and sorts to disk."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from adrec.errors import AdrecError, DataError, ResourceError
+
+
+@contextmanager
+def open_engine(folder: Path, *, memory_limit_gb: float, threads: int = 0) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection to a database in `folder` (made where missing); its faults leave as AdrecErrors.
+
+    Time zone UTC, network extensions off, insertion order kept, so that equal inputs give equal outputs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "memory_limit": f"{int(memory_limit_gb * 1000)}MB",
+        "threads": threads or os.cpu_count() or 1,
+        "temp_directory": str(folder / "spill"),
+        "autoinstall_known_extensions": False,
+        "preserve_insertion_order": True,
+    }
+    with readable_faults():
+        connection = duckdb.connect(str(folder / "work.duckdb"), config=settings)
+        try:
+            connection.execute("SET TimeZone = 'UTC'")
+            yield connection
+        finally:
+            connection.close()
+
+
+@contextmanager
+def readable_faults(where: str = "") -> Iterator[None]:
+    """Turn DuckDB's faults into one line each."""
+    try:
+        yield
+    except AdrecError:
+        raise
+    except duckdb.OutOfMemoryException as error:
+        raise ResourceError(f"out of memory in a join or sort ({_line(error)}). Raise memory_limit_gb.") from None
+    except duckdb.IOException as error:
+        text = _line(error)
+        if "No space left" in text:
+            raise ResourceError(f"the disk is full ({text}). Free some space and run the same command again.") from None
+        raise DataError(f"{where + ': ' if where else ''}cannot be read ({text}). Write the file again.") from None
+    except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.DataError) as error:
+        raise DataError(f"{where + ': ' if where else ''}{_line(error)}") from None
+
+
+def stream(connection: duckdb.DuckDBPyConnection, query: str, *, batch_rows: int = 65_536) -> Iterator[pa.RecordBatch]:
+    """Result of `query` in record batches, never whole in memory."""
+    yield from connection.sql(query).to_arrow_reader(batch_rows)
+
+
+def fetch(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
+    """Result of `query` as one Arrow table: for small results."""
+    return connection.sql(query).to_arrow_table()
+
+
+def one_row(connection: duckdb.DuckDBPyConnection, query: str) -> dict[str, Any]:
+    """The first row of a small result, by column name; all None where there is none."""
+    cursor = connection.execute(query)
+    names = [column[0] for column in cursor.description or ()]
+    rows = cursor.fetchall()  # a result left half read would block the connection
+    return dict(zip(names, rows[0] if rows else [None] * len(names), strict=True))
+
+
+def name(identifier: str) -> str:
+    """A quoted SQL identifier."""
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def text(value: str) -> str:
+    """A quoted SQL string."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def columns_of(connection: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
+    """Column name -> DuckDB type of a table or view."""
+    return {row[0]: row[1] for row in connection.execute(f"DESCRIBE {relation}").fetchall()}
+
+
+def _line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:240] if lines else type(error).__name__

@@ -1,0 +1,125 @@
+"""A subword tokenizer trained on the user's own texts, in the files that AutoTokenizer opens.
+
+WordPiece (Schuster and Nakajima 2012), byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) or Unigram
+(Kudo 2018), by the `tokenizers` library. Training reads texts as a stream.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from adrec.data.tables import iter_batches
+from adrec.errors import ConfigError, DataError
+
+SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+
+
+def train_tokenizer(
+    corpus: Path,
+    folder: Path,
+    *,
+    kind: str,
+    vocab_size: int,
+    min_frequency: int = 2,
+    lowercase: bool = True,
+    special_tokens: tuple[str, ...] = (),
+    max_tokens: int = 512,
+) -> int:
+    """Train on the texts of corpus.parquet that are not held out, write `folder`. Returns the size of the vocabulary."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    specials = [*SPECIAL.values(), *(token for token in special_tokens if token not in SPECIAL.values())]
+    steps = [normalizers.NFKC(), *([normalizers.Lowercase()] if lowercase else [])]
+    if kind == "wordpiece":
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = decoders.WordPiece()
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=vocab_size, min_frequency=min_frequency, special_tokens=specials, show_progress=False
+        )
+    elif kind == "bpe":
+        tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.Sequence(steps)
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=min_frequency,
+            special_tokens=specials,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+    else:
+        tokenizer = Tokenizer(models.Unigram())
+        tokenizer.normalizer = normalizers.Sequence(steps)
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        tokenizer.decoder = decoders.Metaspace()
+        trainer = trainers.UnigramTrainer(
+            vocab_size=vocab_size, special_tokens=specials, unk_token="[UNK]", show_progress=False
+        )
+    tokenizer.train_from_iterator(_training_texts(corpus), trainer)
+    numbers = {token: tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]")}
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=list(numbers.items())
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    _write_config(folder, specials, lowercase=lowercase, max_tokens=max_tokens)
+    return int(tokenizer.get_vocab_size())
+
+
+def _write_config(folder: Path, specials: list[str], *, lowercase: bool, max_tokens: int) -> None:
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": max_tokens,
+        "do_lower_case": lowercase,
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "extra_special_tokens": [token for token in specials if token not in SPECIAL.values()],
+        **SPECIAL,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _training_texts(corpus: Path) -> Iterator[list[str]]:
+    seen = 0
+    for batch in iter_batches(corpus, columns=["text", "held_out"], batch_rows=8192):
+        kept = pc.filter(batch.column("text"), pc.invert(batch.column("held_out")))
+        # The template's [SEP] is a special token: its letters are not to be learnt as text.
+        texts = pc.replace_substring(kept, "[SEP]", " ")
+        seen += len(texts)
+        yield list(texts.to_numpy(zero_copy_only=False))
+    if not seen:
+        raise DataError(f"{corpus}: no text to train a tokenizer on. Mend text.ad_template, or set tokenizer.kind to none.")
+
+
+def copy_tokenizer(reference: str, folder: Path, *, max_tokens: int) -> int:
+    """Take over an existing tokenizer. Returns the size of its vocabulary. Raises ConfigError where there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(_local(reference))
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"tokenizer.reference: {reference!r} cannot be opened as a tokenizer ({reason[:200]}).") from None
+    tokenizer.model_max_length = min(tokenizer.model_max_length, max_tokens)
+    tokenizer.save_pretrained(str(folder))
+    return len(tokenizer)
+
+
+def _local(reference: str) -> str:
+    """`package:module/path` is a folder inside an installed package."""
+    if not reference.startswith("package:"):
+        return reference
+    from importlib.resources import files
+
+    module, _, inner = reference.removeprefix("package:").partition("/")
+    try:
+        return str(files(module).joinpath(inner))
+    except ModuleNotFoundError:
+        raise ConfigError(
+            f"tokenizer.reference: the package '{module}' is not installed. Install the extra that brings it."
+        ) from None
