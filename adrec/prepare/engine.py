@@ -19,7 +19,7 @@ def open_engine(folder: Path, *, memory_limit_gb: float, threads: int = 0) -> It
     Time zone UTC, network extensions off, insertion order kept, so that equal inputs give equal outputs.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {
+    settings: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": f"{int(memory_limit_gb * 1000)}MB",
         "threads": threads or os.cpu_count() or 1,
         "temp_directory": str(folder / "spill"),

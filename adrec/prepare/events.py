@@ -69,7 +69,7 @@ def first_values(
 
 def add_unlisted_users(connection: duckdb.DuckDBPyConnection, staged: str) -> int:
     """Users of the impressions that the users table lacks go behind it, by first appearance. Returns how many."""
-    before = one_row(connection, "SELECT count(*) AS n FROM users")["n"]
+    before = int(one_row(connection, "SELECT count(*) AS n FROM users")["n"])
     connection.execute(
         f"INSERT INTO users BY NAME SELECT CAST({before} + row_number() OVER (ORDER BY first) - 1 AS INTEGER) AS user_index, user_id "
         f"FROM (SELECT user_id, min((shown_at, source_order)) AS first FROM {staged} "

@@ -1,6 +1,6 @@
-"""Events in order, with their history and counters, into shards by split."""
+"""Events in order, with all that was known before each of them, into shards by split."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import duckdb
@@ -8,93 +8,124 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from adrec.config.features import CounterSpec, usual_counters
 from adrec.config.preprocess import PreprocessConfig
-from adrec.prepare.engine import columns_of, fetch
-from adrec.prepare.timeline import Events, HistoryLog, HistoryReport, read_given, spans
+from adrec.errors import DataError
+from adrec.prepare.engine import columns_of, fetch, name, one_row
+from adrec.prepare.past import Past
 from adrec.prepare.writer import SplitWriter
-from adrec.terminal import Terminal
+from adrec.terminal import Advance, Terminal
 
-_DROPPED = {"part", "history"}
+_BATCH_ROWS = 65_536
+
+
+def counters_of(connection: duckdb.DuckDBPyConnection, config: PreprocessConfig) -> list[CounterSpec]:
+    """The declared counters, or the usual ones as far as the tables have their columns."""
+    if config.counters != "usual":
+        return list(config.counters)
+    tables = ("events", "ads", "users")
+    known = {column for table in tables for column in columns_of(connection, table)}
+    return usual_counters(known - {"user_index", "ad_index", "part", "request"})
+
+
+def open_past(connection: duckdb.DuckDBPyConnection, config: PreprocessConfig, work: Path, carried: Path | None = None) -> Past:
+    """What attaches histories and counters, on the tables of the engine. Raises DataError for an unknown column."""
+    counters = counters_of(connection, config)
+    by = {{"advertiser": "advertiser_id"}.get(key, key) for spec in counters for key in spec.by} - {"user", "ad"}
+    _refuse_unknown(connection, by)
+    ads = _keyed(connection, "ads", "ad_index", {"ad_id", *by})
+    users = _keyed(connection, "users", "user_index", by)
+    return Past(ads=ads, users=users, history=config.history, counters=counters, work=work, carried=carried)
 
 
 def write_impressions(
-    connection: duckdb.DuckDBPyConnection, config: PreprocessConfig, folder: Path, terminal: Terminal
-) -> tuple[dict[str, int], HistoryReport]:
-    """All shards. Returns the rows of each split, and what was found about histories."""
-    ad_ids = fetch(connection, "SELECT ad_id FROM ads ORDER BY ad_index")["ad_id"].combine_chunks()
-    user_ids = fetch(connection, "SELECT user_id FROM users ORDER BY user_index")["user_id"].combine_chunks()
-    queries = fetch(connection, "SELECT query, text FROM queries") if "query" in columns_of(connection, "events") else None
-    columns = columns_of(connection, "events")
-    given = "history" in columns and config.history.source != "clicks"
-    report = HistoryReport(source="given" if given else "clicks")
-    history = None if given else _log(connection)
-    total = connection.execute("SELECT count(*) FROM events").fetchall()[0][0]
-    writer = SplitWriter(folder, rows_per_shard=config.rows_per_shard)
-    row = 0
+    connection: duckdb.DuckDBPyConnection,
+    past: Past,
+    writer: SplitWriter,
+    terminal: Terminal,
+    *,
+    first_row: int = 0,
+) -> None:
+    """Every row of table `events`, numbered from `first_row`, with history and counters, to `writer`."""
+    finisher = _Finisher(connection, first_row)
+    total = one_row(connection, "SELECT count(*) AS n FROM events")["n"]
+    with terminal.progress("counting the past", total) as advance:
+        attached = past.attach(_counted(_events(connection), advance))
+        first = next(attached, None)
     with terminal.progress("writing impressions", total) as advance:
-        for batch in _ordered(connection):
-            part = batch.column("part").to_numpy()
-            made = {column: batch.column(column) for column in batch.schema.names if column not in _DROPPED}
-            made["row_id"] = pa.array(np.arange(row, row + batch.num_rows))
-            row += batch.num_rows
-            made["user_id"] = user_ids.take(batch.column("user_index"))
-            made["ad_id"] = ad_ids.take(batch.column("ad_index"))
-            made["request_id"] = _request_ids(made)
-            if queries is not None:
-                place = pc.index_in(batch.column("query"), value_set=queries["query"].combine_chunks())
-                made["query"] = queries["text"].combine_chunks().take(place)
-            made |= _given(batch, ad_ids, config, report) if history is None else _clicked(batch, history, config, report)
-            writer.add(pa.RecordBatch.from_pydict(made), part)
-            advance(batch.num_rows)
-    return writer.close(), report
+        for batch in _chained(first, attached):
+            for start in range(0, batch.num_rows, _BATCH_ROWS):
+                piece = batch.slice(start, _BATCH_ROWS)
+                writer.add(finisher.finish(piece), piece.column("part").to_numpy())
+                advance(piece.num_rows)
 
 
-def _ordered(connection: duckdb.DuckDBPyConnection) -> Iterator[pa.RecordBatch]:
-    yield from connection.cursor().sql("SELECT * FROM events").to_arrow_reader(65_536)
+def _events(connection: duckdb.DuckDBPyConnection) -> Iterator[pa.RecordBatch]:
+    yield from connection.cursor().sql("SELECT * FROM events").to_arrow_reader(_BATCH_ROWS)
 
 
-def _request_ids(made: dict[str, pa.Array]) -> pa.Array:
-    moment = pc.cast(pc.cast(made["shown_at"], pa.int64()), pa.string())
-    default = pc.binary_join_element_wise(made["user_id"], moment, "@")
-    return pc.coalesce(made["request_id"], default) if "request_id" in made else default
+def _counted(batches: Iterable[pa.RecordBatch], advance: Advance) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        yield batch
+        advance(batch.num_rows)
 
 
-def _log(connection: duckdb.DuckDBPyConnection) -> HistoryLog:
-    clicks = fetch(connection, "SELECT user_index, ad_index, epoch_us(shown_at) AS time, request FROM events WHERE click = 1")
-    return HistoryLog(None, Events(*(clicks[name].to_numpy().astype(np.int64) for name in clicks.column_names)))
+def _chained(first: pa.RecordBatch | None, rest: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    if first is not None:
+        yield first
+    yield from rest
 
 
-def _given(batch: pa.RecordBatch, ad_ids: pa.Array, config: PreprocessConfig, report: HistoryReport) -> dict[str, pa.Array]:
-    found = read_given(
-        batch.column("history"),
-        ad_ids,
-        config.history.max_clicks,
-        report,
-        requests=batch.column("request").to_numpy().astype(np.int64),
-        ads=batch.column("ad_index").to_numpy().astype(np.int64),
-        clicked=pc.fill_null(pc.equal(batch.column("click"), 1), False).to_numpy(zero_copy_only=False),
-    )
-    return {
-        "history_index": pa.ListArray.from_arrays(pa.array(found.offsets.astype(np.int32)), pa.array(found.ads)),
-        "history_length": pa.array(found.lengths.astype(np.int32)),
-    }
+class _Finisher:
+    """Adds row numbers and identifiers, and the cleaned query."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, first_row: int) -> None:
+        self._row = first_row
+        self._ads = _strings(connection, "ads", "ad_id", "ad_index")
+        self._users = _strings(connection, "users", "user_id", "user_index")
+        self._queries: tuple[pa.Array, pa.Array] | None = None
+        if "query" in columns_of(connection, "events"):
+            table = fetch(connection, "SELECT query, text FROM queries").combine_chunks()
+            self._queries = (_array(table["query"]), _array(table["text"]))
+
+    def finish(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The batch with its last columns; `part` is gone, `request` stays for the writer."""
+        made = {column: batch.column(column) for column in batch.schema.names if column != "part"}
+        made["row_id"] = pa.array(np.arange(self._row, self._row + batch.num_rows))
+        self._row += batch.num_rows
+        made["user_id"] = self._users.take(batch.column("user_index"))
+        made["ad_id"] = self._ads.take(batch.column("ad_index"))
+        moment = pc.cast(pc.cast(batch.column("shown_at"), pa.int64()), pa.string())
+        default = pc.binary_join_element_wise(made["user_id"], moment, "@")
+        made["request_id"] = pc.coalesce(made["request_id"], default) if "request_id" in made else default
+        if self._queries is not None:
+            raw, cleaned = self._queries
+            made["query"] = cleaned.take(pc.index_in(batch.column("query"), value_set=raw))
+        return pa.RecordBatch.from_pydict(made)
 
 
-def _clicked(batch: pa.RecordBatch, log: HistoryLog, config: PreprocessConfig, report: HistoryReport) -> dict[str, pa.Array]:
-    user, time, request = (
-        np.asarray(values, np.int64)
-        for values in (batch.column("user_index").to_numpy(), pc.cast(batch.column("shown_at"), pa.int64()).to_numpy(),
-                       batch.column("request").to_numpy())
-    )  # fmt: skip
-    seen = log.windows(user, time, request, 1 << 40, spread=np.zeros(len(user), np.bool_))
-    lengths = seen.end - seen.start
-    report.count(request, lengths, config.history.max_clicks)
-    start = np.maximum(seen.start, seen.end - config.history.max_clicks)
-    row, place = spans(start, seen.end)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(seen.end - start)]).astype(np.int32))
-    hours = (time[row] - log.time[place]) / 3.6e9
-    return {
-        "history_index": pa.ListArray.from_arrays(offsets, pa.array(log.ad[place].astype(np.int32))),
-        "history_hours": pa.ListArray.from_arrays(offsets, pa.array(hours.astype(np.float32))),
-        "history_length": pa.array(lengths.astype(np.int32)),
-    }
+def _refuse_unknown(connection: duckdb.DuckDBPyConnection, wanted: Iterable[str]) -> None:
+    known = {column: table for table in ("users", "ads", "events") for column in columns_of(connection, table)}
+    missing = sorted(set(wanted) - set(known))
+    if missing:
+        raise DataError(
+            "\n".join(
+                f"counters: column '{column}' is neither of the impressions, the ads nor the users. "
+                "Declare it (keep, ad_columns, user_columns), or leave the counter out."
+                for column in missing
+            )
+        )
+
+
+def _keyed(connection: duckdb.DuckDBPyConnection, table: str, index: str, wanted: Iterable[str]) -> pa.Table:
+    """The index (dropped by nobody, so that there is always a column) and the wanted columns, in index order."""
+    columns = [index, *sorted(set(wanted) & set(columns_of(connection, table)))]
+    return fetch(connection, f"SELECT {', '.join(map(name, columns))} FROM {table} ORDER BY {index}")
+
+
+def _strings(connection: duckdb.DuckDBPyConnection, table: str, column: str, index: str) -> pa.Array:
+    return _array(fetch(connection, f"SELECT {column} FROM {table} ORDER BY {index}")[column])
+
+
+def _array(column: pa.ChunkedArray) -> pa.Array:
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)

@@ -25,9 +25,10 @@ from adrec.prepare.build import build
 from adrec.prepare.engine import open_engine
 from adrec.prepare.entities import TextMaker, add_queries, prepare_texts, write_ads, write_corpus, write_users
 from adrec.prepare.fingerprint import config_digest, describe_inputs, fingerprint
-from adrec.prepare.impressions import write_impressions
+from adrec.prepare.impressions import open_past, write_impressions
 from adrec.prepare.sources import open_source
 from adrec.prepare.summary import split_summary, totals
+from adrec.prepare.writer import SplitWriter
 from adrec.schema import SPLITS
 from adrec.terminal import Terminal
 
@@ -84,7 +85,11 @@ def _prepare(
         users = write_users(connection, folder, maker)
         add_queries(connection, maker)
         texts = write_corpus(connection, folder)
-    _, history = write_impressions(connection, config, folder, terminal)
+    past = open_past(connection, config, folder / ".work" / "past")
+    writer = SplitWriter(folder, rows_per_shard=config.rows_per_shard)
+    write_impressions(connection, past, writer, terminal)
+    writer.close()
+    past.save(folder / "past")
     vocabulary = _make_tokenizer(config, folder, terminal)
     rejected = quarantine.write_rejected(connection, built.staged, folder / "rejected.parquet")
     with terminal.progress("fitting features"):
@@ -106,7 +111,7 @@ def _prepare(
         "splits": split_summary(connection),
         "rejected": {"rows": sum(staged.bad_rows for _, staged in built.staged), "lines": rejected,
                      "reasons": quarantine.as_dict(built.rejected)},
-        "history": history.as_dict(),
+        "history": past.report.as_dict(),
         "facts": built.facts,
         "schema": _schemas(folder),
         "inputs": inputs,

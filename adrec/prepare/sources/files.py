@@ -146,9 +146,8 @@ def read_header(file: Path, delimiter: str, quote: str = '"') -> list[str]:
         raise DataError(f"{file}: row 1: not UTF-8 text. Convert the file (iconv -t UTF-8).") from None
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{file}: cannot be read ({str(error).splitlines()[0][:160]}). Write the file again.") from None
-    quoting = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
     try:
-        names = next(csv.reader([line], delimiter=delimiter, quoting=quoting, quotechar=quote or '"'), [])
+        names = next(csv.reader([line], delimiter=delimiter, quotechar=quote), []) if quote else line.split(delimiter)
     except csv.Error as error:
         raise DataError(f"{file}: row 1: the header cannot be read ({error}).") from None
     names = [column.strip() for column in names]
