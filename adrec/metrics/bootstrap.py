@@ -1,8 +1,8 @@
 """Bootstrap over users: draw users with replacement, recompute every statistic, thousands of times, without a loop over rows.
 
 Rows of one user are not independent, so the user is the unit that is drawn (Efron & Tibshirani 1993, ch. 8; Field & Welsh
-2007). A draw is a vector of user weights; a statistic maps weights (U, b) of b draws to b values, through sums by user
-(most metrics) or a sparse product (AUC). All statistics see the same draws, so differences of runs are paired.
+2007). A draw is a vector of user weights; a measure maps weights (U, b) of b draws to named values (b,), through sums by
+user (most metrics) or a sparse product (AUC). All measures see the same draws, so differences of runs are paired.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,30 +12,44 @@ from scipy import sparse
 
 from adrec.metrics.ties import ArrayLike, Floats, Ints, as_labels_and_scores, run_starts
 
-Statistic = Callable[[Floats], Floats]
-"""User weights (U, b) float64 -> values (b,) float64; NaN where a draw leaves the value undefined."""
+Values = dict[str, Floats]
+Measure = Callable[[Floats], Values]
+"""User weights (U, b) float64 -> {name: values (b,)}; NaN where a draw leaves a value undefined."""
 
 _WEIGHTS_AT_ONCE = 2**24
 _CELLS_AT_ONCE = 2**21
 
 
 def bootstrap(
-    statistics: Mapping[str, Statistic], *, users: int, replicates: int, generator: np.random.Generator
-) -> dict[str, Floats]:
-    """Values (replicates,) of every statistic under the same draws of `users` users with replacement."""
-    draws = {name: np.empty(replicates) for name in statistics}
-    start = 0
+    measures: Mapping[str, Sequence[Measure]],
+    *,
+    users: int,
+    replicates: int,
+    generator: np.random.Generator,
+    advance: Callable[[int], None] | None = None,
+) -> dict[str, Values]:
+    """Values (replicates,) of every measure of every run, under the same draws of `users` users with replacement.
+
+    `advance` is called with the number of draws done since the last call.
+    """
+    parts: dict[str, dict[str, list[Floats]]] = {run: {} for run in measures}
     for weights in draw_weights(users, replicates, generator):
-        stop = start + weights.shape[1]
-        for name, statistic in statistics.items():
-            draws[name][start:stop] = statistic(weights)
-        start = stop
-    return draws
+        for run, group in measures.items():
+            for name, values in _evaluate(group, weights).items():
+                parts[run].setdefault(name, []).append(values)
+        if advance is not None:
+            advance(weights.shape[1])
+    return {run: {name: np.concatenate(values) for name, values in named.items()} for run, named in parts.items()}
+
+
+def point(measures: Sequence[Measure], users: int) -> dict[str, float]:
+    """The values on the data as they are: every user once."""
+    return {name: float(values[0]) for name, values in _evaluate(measures, np.ones((users, 1))).items()}
 
 
 def draw_weights(users: int, replicates: int, generator: np.random.Generator) -> Iterator[Floats]:
     """Blocks (U, b) of multinomial weights: how often each user is in each draw; every column sums to U."""
-    width = int(np.clip(_WEIGHTS_AT_ONCE // max(users, 1), 1, replicates))
+    width = int(np.clip(_WEIGHTS_AT_ONCE // max(users, 1), 1, min(replicates, 256)))
     for start in range(0, replicates, width):
         b = min(width, replicates - start)
         drawn = generator.integers(0, users, (b, users)) + np.arange(b)[:, None] * users
@@ -43,33 +57,61 @@ def draw_weights(users: int, replicates: int, generator: np.random.Generator) ->
         yield np.ascontiguousarray(counts.T, dtype=np.float64)
 
 
-def point(statistic: Statistic, users: int) -> float:
-    """The statistic on the data as they are: every user once."""
-    return float(statistic(np.ones((users, 1)))[0])
+def of_sums(columns: Mapping[str, ArrayLike], users: Ints, count: int, combine: Callable[[Values], Values]) -> Measure:
+    """A measure that is a function of sums over rows: `combine({name: sums (b,)})`.
 
-
-def ratio_of_sums(numerator: ArrayLike, denominator: ArrayLike, users: Ints, count: int) -> Statistic:
-    """sum(numerator) / sum(denominator) over rows (N,); `users` (N,) are codes in [0, count). Means, rates, calibration."""
-    return function_of_sums([numerator, denominator], users, count, _divide)
-
-
-def function_of_sums(columns: Sequence[ArrayLike], users: Ints, count: int, combine: Callable[..., Floats]) -> Statistic:
-    """combine(sum of column 1, sum of column 2, ...), each sum (b,); the columns (N,) are summed by user only once."""
-    by_user = np.stack([np.bincount(users, np.asarray(column, dtype=np.float64), count) for column in columns])
+    The columns (N,) are summed by user once; `users` (N,) are codes in [0, count).
+    """
+    names = list(columns)
+    by_user = np.stack([np.bincount(users, np.asarray(columns[name], dtype=np.float64), count) for name in names])
     active = np.flatnonzero((by_user != 0).any(axis=0))
     by_user = by_user[:, active]
 
-    def statistic(weights: Floats) -> Floats:
+    def measure(weights: Floats) -> Values:
         sums = by_user @ (weights if len(active) == len(weights) else weights[active])
-        return combine(*sums)
+        return combine(dict(zip(names, sums, strict=True)))
 
-    return statistic
+    return measure
 
 
-def mean_of_groups(values: Floats, group_users: Ints, count: int) -> Statistic:
-    """Mean of per-group values (G,), NaN ones left out; `group_users` (G,) says whose group each is."""
-    kept = ~np.isnan(values)
-    return ratio_of_sums(values[kept], np.ones(int(kept.sum())), group_users[kept], count)
+def of_groups(values: Mapping[str, Floats], group_users: Ints, count: int) -> Measure:
+    """Means of per-group values (G,), NaN ones left out; `group_users` (G,) says whose group each is."""
+    columns: dict[str, ArrayLike] = {}
+    for name, value in values.items():
+        kept = ~np.isnan(value)
+        columns[name] = np.where(kept, value, 0.0)
+        columns[f"{name}/groups"] = kept
+    return of_sums(columns, group_users, count, lambda sums: {n: divide(sums[n], sums[f"{n}/groups"]) for n in values})
+
+
+def of_curve(labels: ArrayLike, scores: ArrayLike, users: Ints, count: int) -> Measure:
+    """`auc` and `pr_auc` over all rows, equal to those of `classification` with rows weighted by their user's weight."""
+    curve = _Curve(labels, scores, users, count)
+
+    def measure(weights: Floats) -> Values:
+        draws = weights.shape[1]
+        lost, gained, hits = np.zeros(draws), np.zeros(draws), np.zeros(draws)
+        for p, above, inside in curve.walk(weights):
+            running = hits + np.cumsum(p, axis=0)
+            seen = running + above + inside
+            lost += np.einsum("qb,qb->b", p, above + inside / 2)
+            gained += np.einsum("qb,qb->b", p, np.divide(running, seen, out=np.zeros_like(running), where=seen > 0))
+            hits = running[-1]
+        misses = curve.misses_by_user @ weights
+        return {"auc": 1 - divide(lost, hits * misses), "pr_auc": divide(gained, hits)}
+
+    return measure
+
+
+def divide(numerator: Floats, denominator: Floats) -> Floats:
+    """numerator / denominator, NaN where the denominator is not positive."""
+    value: Floats = np.full(np.shape(denominator), np.nan)
+    np.divide(numerator, denominator, out=value, where=denominator > 0)
+    return value
+
+
+def _evaluate(measures: Sequence[Measure], weights: Floats) -> Values:
+    return {name: values for measure in measures for name, values in measure(weights).items()}
 
 
 class _Curve:
@@ -95,6 +137,7 @@ class _Curve:
         inside[valid] = hit_blocks[place[valid]] == block[valid]
         self.positive = _rows_to_users(place[positive], user[positive], self.size, count)
         self.negative = _rows_to_users((2 * place + inside)[~positive], user[~positive], 2 * self.size + 1, count)
+        self.misses_by_user: Floats = np.bincount(user[~positive], minlength=count).astype(np.float64)
 
     def walk(self, weights: Floats) -> Iterator[tuple[Floats, Floats, Floats]]:
         """Blocks of rows: positives in the block, negatives above it, negatives inside it; each (rows, b)."""
@@ -109,46 +152,7 @@ class _Curve:
             above = running[-1]
 
 
-def auc_statistic(labels: ArrayLike, scores: ArrayLike, users: Ints, count: int) -> Statistic:
-    """AUC over all rows as a statistic; equals `classification.auc` with the rows weighted by their user's weight."""
-    curve = _Curve(labels, scores, users, count)
-
-    def statistic(weights: Floats) -> Floats:
-        lost = np.zeros(weights.shape[1])
-        positives = np.zeros(weights.shape[1])
-        for p, above, inside in curve.walk(weights):
-            lost += np.einsum("qb,qb->b", p, above + inside / 2)
-            positives += p.sum(axis=0)
-        negatives = np.asarray(curve.negative.sum(axis=0)).ravel() @ weights
-        return 1 - _divide(lost, positives * negatives)
-
-    return statistic
-
-
-def pr_auc_statistic(labels: ArrayLike, scores: ArrayLike, users: Ints, count: int) -> Statistic:
-    """Average precision as a statistic; equals `classification.pr_auc` with the rows weighted by their user's weight."""
-    curve = _Curve(labels, scores, users, count)
-
-    def statistic(weights: Floats) -> Floats:
-        gained = np.zeros(weights.shape[1])
-        hits = np.zeros(weights.shape[1])
-        for p, above, inside in curve.walk(weights):
-            running = hits + np.cumsum(p, axis=0)
-            seen = running + above + inside
-            gained += np.einsum("qb,qb->b", p, np.divide(running, seen, out=np.zeros_like(running), where=seen > 0))
-            hits = running[-1]
-        return _divide(gained, hits)
-
-    return statistic
-
-
 def _rows_to_users(rows: Ints, users: Ints, height: int, width: int) -> sparse.csr_matrix:
     """CSR (height, width) counting users in each row; `rows` (N,) are sorted, so no sort is needed."""
     pointer = np.searchsorted(rows, np.arange(height + 1))
     return sparse.csr_matrix((np.ones(len(users)), users, pointer), shape=(height, width))
-
-
-def _divide(numerator: Floats, denominator: Floats) -> Floats:
-    value: Floats = np.full(np.shape(denominator), np.nan)
-    np.divide(numerator, denominator, out=value, where=denominator > 0)
-    return value

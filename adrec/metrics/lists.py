@@ -73,6 +73,22 @@ def intra_list_diversity(vectors: npt.NDArray[np.floating], groups: ArrayLike) -
     return np.asarray(1 - similarity, dtype=np.float64)
 
 
+def category_diversity(categories: ArrayLike, groups: ArrayLike) -> Floats:
+    """Share of the pairs of a list whose categories differ, per group (G,), in [0, 1]; NaN for lists of one.
+
+    >>> category_diversity(["a", "a", "b"], [1, 1, 1]).tolist()  # 2 of 3 pairs
+    [0.6666666666666667]
+    """
+    codes, count = group_codes(groups)
+    kinds, kind_count = group_codes(categories)
+    cell, rows = np.unique(codes * kind_count + kinds, return_counts=True)
+    same = np.bincount(cell // max(kind_count, 1), rows * (rows - 1), count)
+    sizes = np.bincount(codes, minlength=count)
+    pairs = sizes * (sizes - 1)
+    share = np.divide(same, pairs, out=np.full(count, np.nan), where=pairs > 0)
+    return np.asarray(1 - share, dtype=np.float64)
+
+
 def novelty(counts: ArrayLike, total: float) -> Floats:
     """Self-information -log2(count / total) of each row's ad (N,), in bits (Zhou et al. 2010).
 

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from scipy.special import gammaln
 
-from adrec.metrics.ties import ArrayLike, Floats, Ints, as_labels_and_scores, descending_keys, group_codes, run_starts
+from adrec.metrics.ties import ArrayLike, Floats, Ints, as_labels_and_scores, descending_keys, group_codes, run_starts, totals
 
 
 class RankedGroups:
@@ -83,7 +83,7 @@ class RankedGroups:
         above, n = self._above[top], self._n[top]
         found = gain[top] / n * (discount[np.minimum(above + n, k)] - discount[above])
         ideal = discount[np.minimum(self.positives, k)] if self._binary else self._graded_ideal(discount, k)
-        return self._masked(_totals(self._group[top], found, self.count), ideal)
+        return self._masked(totals(self._group[top], found, self.count), ideal)
 
     def hit_rate(self, k: int = 10) -> Floats:
         """P(at least one relevant row among the first k)."""
@@ -112,7 +112,7 @@ class RankedGroups:
         # Place j is relevant with probability m/n; given that, each of the j places above it with (m-1)/(n-1).
         hits = before[block] + 1 + j * ((m - 1) / np.maximum(n - 1, 1))[block]
         value = (m / n)[block] * hits / (above[block] + j + 1)
-        return self._masked(_totals(self._group[top][block], value, self.count), self.positives)
+        return self._masked(totals(self._group[top][block], value, self.count), self.positives)
 
     def _hits(self, k: int) -> Floats:
         """Expected relevant rows among the first k, (G,)."""
@@ -133,7 +133,7 @@ class RankedGroups:
         best = np.lexsort((-self._labels, row_group))
         rank = np.arange(len(best)) - np.repeat(np.cumsum(self.sizes) - self.sizes, self.sizes)
         gain = (np.exp2(self._labels[best]) - 1) * np.where(rank < k, np.diff(discount)[np.minimum(rank, k - 1)], 0.0)
-        return _totals(row_group, gain, self.count)
+        return totals(row_group, gain, self.count)
 
     def _depth(self, k: int | None) -> int:
         longest = int(self.sizes.max(initial=1))
@@ -227,12 +227,7 @@ def _expected_reciprocal_of_first(n: Ints, m: Ints, above: Ints) -> Floats:
     block = np.repeat(np.arange(len(n)), length)
     j = np.arange(len(block)) - np.repeat(np.cumsum(length) - length, length) + 1
     chance = np.exp(_log_choose((n[block] - j), (m - 1)[block]) - _log_choose(n, m)[block])
-    return _totals(block, chance / (above[block] + j), len(n))
-
-
-def _totals(codes: Ints, values: Floats, count: int) -> Floats:
-    """Sum of `values` for each code in [0, count)."""
-    return np.bincount(codes, values, count).astype(np.float64, copy=False)
+    return totals(block, chance / (above[block] + j), len(n))
 
 
 def _log_choose(n: Ints, k: Ints) -> Floats:

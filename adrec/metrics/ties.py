@@ -55,3 +55,8 @@ def group_codes(groups: ArrayLike) -> tuple[Ints, int]:
         return codes, int(codes[-1]) + 1
     distinct, codes = np.unique(values, return_inverse=True)
     return codes.astype(np.int64, copy=False), len(distinct)
+
+
+def totals(codes: npt.NDArray[np.integer], values: ArrayLike | None, count: int) -> Floats:
+    """Sum of `values` (N,) for each code in [0, count), float64 (count,); the number of rows where values is None."""
+    return np.bincount(codes, None if values is None else np.asarray(values), count).astype(np.float64, copy=False)

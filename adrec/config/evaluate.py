@@ -1,0 +1,146 @@
+"""Config of `adrec evaluate`: which scored rows, against what, how sure, in which slices."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from adrec.config.base import Config, ConfigPath, StageConfig
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class TaskColumns(Config):
+    """One label and the column that predicts it."""
+
+    label: str
+    """Column with what happened: click, conversion, rating, dwell_seconds, or any other."""
+    score: str
+    """Column with what was predicted."""
+    kind: Literal["binary", "regression"] = "binary"
+    """binary: labels 0 or 1, scores are probabilities. regression: numbers in the label's own unit."""
+
+
+class BootstrapSettings(Config):
+    """How intervals are made."""
+
+    replicates: Annotated[int, Field(ge=2, le=100_000)] = 1000
+    """Draws of users with replacement for the headline; 0.25 % of them lie outside each end of a 99.5 % interval."""
+    slice_replicates: Annotated[int, Field(ge=2, le=100_000)] = 300
+    """Draws for slices, of which there are many."""
+    level: Share = 0.95
+    """Share of intervals that should hold the true value."""
+
+
+class SliceSettings(Config):
+    """Parts of the rows that are looked at on their own."""
+
+    columns: list[str] = []
+    """Columns of the scored, ads or users table beyond those always used: cold_ad, cold_user, history_length, category,
+    scenario, language, position, day."""
+    most_values: Count = 20
+    """Commonest values of a column that get a slice; the rest share `(other)`."""
+    least_positives: Count = 20
+    """Slices with fewer positives, or fewer negatives, are shown without a verdict."""
+    quantiles: Annotated[int, Field(ge=2, le=20)] = 4
+    """Slices of a declared column of numbers with many values."""
+
+
+class AlarmSettings(Config):
+    """When a slice is called worse. Both must hold: significant after correction, and large enough to matter."""
+
+    correction: Literal["holm", "benjamini_hochberg", "none"] = "holm"
+    """For the many slices and runs compared at once."""
+    level: Share = 0.05
+    """Adjusted p-value below which a difference counts."""
+    auc_gap: Annotated[float, Field(ge=0, le=1)] = 0.02
+    """Least shortfall of a slice's AUC below that of all rows."""
+    calibration_gap: Annotated[float, Field(ge=0)] = 0.1
+    """Least distance of predicted / observed from 1."""
+
+
+class OffPolicySettings(Config):
+    """What would have happened under another policy, from logs with known propensities."""
+
+    policy: ConfigPath | None = None
+    """RANKED Parquet of the policy to judge, for the requests of the scored rows."""
+    policy_is: Literal["lists", "distribution"] = "lists"
+    """lists: the table holds the lists that the policy showed (random ones too: the draw counts as it fell).
+    distribution: it holds every ad the policy might show, and `propensity` is the probability of each."""
+    match_position: bool | None = None
+    """Match the slot (RANKED `rank`, logged `position`) as well as the ad; None: where both tables have it. Without, each
+    listed ad is judged by its clicks in whichever slot the logs showed it."""
+    policy_column: str | None = None
+    """Instead of `policy`: column of the scored rows with the judged policy's probability of the ad that was shown."""
+    expected_column: str | None = None
+    """With `policy_column`: column with the model's expected reward under the judged policy, for the direct method."""
+    propensity_column: str = "propensity"
+    """Column of the scored rows: the logging policy's probability of the ad that was shown."""
+    clip: Annotated[float, Field(gt=0)] = 10.0
+    """Largest weight of clipped IPS; above it switch-DR trusts the model."""
+    least_effective_share: Share = 0.01
+    """Refuse where the effective sample is a smaller share of the logged rows."""
+    least_effective: Annotated[float, Field(ge=2)] = 30
+    """Refuse where the effective sample is smaller, in rows."""
+    least_supported: Share = 0.8
+    """Refuse where the logs reach less of what the policy shows."""
+
+    @model_validator(mode="after")
+    def _one_policy(self) -> "OffPolicySettings":
+        if (self.policy is None) == (self.policy_column is None):
+            raise ValueError("give either `policy` (a RANKED table) or `policy_column`")
+        if self.policy_column is not None and self.match_position:
+            raise ValueError("`match_position` needs `policy` (a RANKED table)")
+        if self.policy is not None and self.expected_column is not None:
+            raise ValueError("`expected_column` goes with `policy_column`")
+        return self
+
+
+class EvaluateConfig(StageConfig):
+    """Judge scored or ranked rows by what happened. Reads `scored`; writes the folder `output`. No model is loaded."""
+
+    scored: ConfigPath
+    """SCORED or RANKED Parquet, a file or a folder of them."""
+    output: ConfigPath | None = None
+    """Folder for metrics.json and report.html; None: beside `scored`, named `<name>_evaluation`."""
+    name: str | None = None
+    """What the report calls this run; None: the name of the scored file or folder."""
+    split: str = "test"
+    """Which rows these are, for the record."""
+    against: list[ConfigPath] = []
+    """Other SCORED tables of the same rows, compared pair by pair."""
+    labels: ConfigPath | None = None
+    """Impressions with what happened, for tables that lack the labels; joined by request (else user) and ad."""
+    ads: ConfigPath | None = None
+    """ADS Parquet (or a prepared folder): texts in examples, category and language slices, advertisers, bids."""
+    users: ConfigPath | None = None
+    """USERS Parquet, for slices by declared user columns."""
+    vectors: ConfigPath | None = None
+    """Ad vectors written by `adrec encode` (`ad_id`, `vector`), for the diversity of lists."""
+    training: ConfigPath | None = None
+    """Bundle folder, for its fingerprints, learning curves and the ads' popularity in training."""
+    tasks: list[TaskColumns] = []
+    """Labels and their scores; empty: every label present, with `score` for the click and `score_<label>` for others."""
+    cutoffs: Annotated[list[Count], Field(min_length=1)] = [5, 10]
+    """The k of nDCG@k, hit rate, precision, recall and MAP@k."""
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Score from which accuracy, precision, recall and F1 say yes."""
+    bins: Annotated[int, Field(ge=2, le=1000)] = 15
+    """Bins of the reliability diagram and the calibration error."""
+    bootstrap: BootstrapSettings = BootstrapSettings()
+    """Intervals."""
+    slices: SliceSettings = SliceSettings()
+    """Slices."""
+    alarms: AlarmSettings = AlarmSettings()
+    """Alarms."""
+    off_policy: OffPolicySettings | None = None
+    """Off-policy evaluation; None: not asked for."""
+    examples: Annotated[int, Field(ge=0, le=100)] = 4
+    """Best and worst requests shown with their ads."""
+    report: bool = True
+    """Write report.html."""
+
+    @field_validator("cutoffs")
+    @classmethod
+    def _rising(cls, cutoffs: list[int]) -> list[int]:
+        return sorted(set(cutoffs))

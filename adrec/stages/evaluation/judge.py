@@ -1,0 +1,127 @@
+"""Judge one task: every metric of every run with its interval, and the model against each other run, paired."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from adrec.config.evaluate import EvaluateConfig
+from adrec.metrics.bootstrap import Measure, Values, bootstrap, point
+from adrec.metrics.significance import Difference, Interval, adjust, difference, interval
+from adrec.stages.evaluation.measures import LOWER_IS_BETTER, NO_DIRECTION, Frame, binary_measures, regression_measures
+from adrec.stages.evaluation.rows import Rows
+from adrec.stages.evaluation.tasks import Role, Task
+
+COMPARED = ("auc", "auc_request", "ndcg", "pr_auc", "log_loss", "rmse", "mae")
+"""Metrics of paired comparison; `ndcg` stands for the deepest cutoff."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The model minus another run on one metric; draws are paired."""
+
+    other: str
+    role: Role
+    metric: str
+    difference: Difference
+    adjusted_p: float
+    """Corrected over all comparisons with runs of the same role."""
+
+    @property
+    def better(self) -> bool:
+        """Whether the difference points the model's way."""
+        return (self.difference.value < 0) == (self.metric in LOWER_IS_BETTER)
+
+    def verdict(self, level: float) -> str:
+        """better, worse, or no difference, at the given level of the adjusted p-value."""
+        if not self.adjusted_p < level:
+            return "no difference"
+        return "better" if self.better else "worse"
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """Everything found out about one task over all its rows."""
+
+    task: Task
+    frame: Frame
+    metrics: dict[str, dict[str, Interval]]
+    """run -> metric -> interval; the model first."""
+    comparisons: tuple[Comparison, ...]
+    skipped: dict[str, int]
+    """Groups with one class only, by kind."""
+
+    def counts(self) -> dict[str, Any]:
+        """How much data stands behind the numbers."""
+        labels, requests = self.frame.labels, self.frame.requests
+        counts: dict[str, Any] = {"rows": len(labels), "users": self.frame.user_count}
+        if requests is not None:
+            counts["requests"] = int(requests.max(initial=-1)) + 1
+        if self.task.kind == "binary":
+            counts |= {"positives": int(labels.sum()), "rate": float(labels.mean())}
+        else:
+            counts |= {"mean": float(labels.mean())}
+        return counts | {"unlabelled_rows": self.task.unlabelled} | self.skipped
+
+
+def judge_task(
+    rows: Rows, task: Task, config: EvaluateConfig, generator: np.random.Generator, advance: Callable[[int], None]
+) -> TaskResult:
+    """Point values, intervals and paired comparisons of all runs of a task."""
+    requests = None if rows.requests is None else rows.requests.codes[task.rows]
+    frame = Frame.of(task.labels, rows.users.codes[task.rows], requests)
+    measures: dict[str, list[Measure]] = {}
+    skipped: dict[str, int] = {}
+    for scores in task.scores:
+        if task.kind == "binary":
+            measures[scores.name], skipped = binary_measures(
+                frame, scores, cutoffs=config.cutoffs, threshold=config.threshold, bins=config.bins
+            )
+        else:
+            measures[scores.name] = regression_measures(frame, scores)
+    values = {name: point(group, frame.user_count) for name, group in measures.items()}
+    draws = bootstrap(
+        measures,
+        users=frame.user_count,
+        replicates=config.bootstrap.replicates,
+        generator=generator,
+        advance=advance,
+    )
+    level = config.bootstrap.level
+    metrics = {
+        run: {name: interval(value, draws[run][name], level) for name, value in named.items()} for run, named in values.items()
+    }
+    return TaskResult(task, frame, metrics, _compare(task, frame, values, draws, config), skipped)
+
+
+def _compare(
+    task: Task, frame: Frame, values: dict[str, dict[str, float]], draws: dict[str, Values], config: EvaluateConfig
+) -> tuple[Comparison, ...]:
+    """The model against every other run, corrected within runs of one role."""
+    chosen = [f"{name}@{config.cutoffs[-1]}" if name == "ndcg" else name for name in COMPARED]
+    model = task.model.name
+    found: list[Comparison] = []
+    for role in ("against", "baseline", "oracle"):
+        family = []
+        for scores in task.scores:
+            if scores.role != role:
+                continue
+            for metric in chosen:
+                if metric in values[scores.name] and metric in values[model]:
+                    gap = values[model][metric] - values[scores.name][metric]
+                    gaps = draws[model][metric] - draws[scores.name][metric]
+                    family.append((scores, metric, difference(gap, gaps, users=frame.user_count, level=config.bootstrap.level)))
+        adjusted = adjust([item[2].p_value for item in family], config.alarms.correction)
+        found += [
+            Comparison(scores.name, scores.role, metric, gap, float(p))
+            for (scores, metric, gap), p in zip(family, adjusted, strict=True)
+        ]
+    return tuple(found)
+
+
+def direction(metric: str) -> str:
+    """`higher`, `lower` or `` (no better way): which way the metric improves."""
+    if metric in NO_DIRECTION:
+        return ""
+    return "lower" if metric in LOWER_IS_BETTER else "higher"

@@ -1,0 +1,207 @@
+"""Results as tables on a terminal, and the words for metrics that terminal and report share."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import RenderableType
+from rich.table import Table
+
+from adrec.metrics.significance import Interval
+from adrec.stages.evaluation.judge import Comparison, TaskResult
+from adrec.stages.evaluation.tasks import Role, Scores
+
+if TYPE_CHECKING:
+    from adrec.stages.evaluate import EvaluateResult
+
+TITLES = {
+    "auc": "AUC",
+    "auc_request": "AUC per request",
+    "auc_user": "AUC per user",
+    "gauc": "GAUC",
+    "pr_auc": "PR-AUC",
+    "mrr": "MRR",
+    "mrr_all": "MRR of all clicks",
+    "log_loss": "log loss",
+    "normalised_entropy": "normalised entropy",
+    "brier": "Brier",
+    "ece": "ECE",
+    "predicted_over_observed": "predicted / observed",
+    "accuracy": "accuracy",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "mse": "MSE",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "ips": "IPS",
+    "clipped_ips": "clipped IPS",
+    "snips": "self-normalised IPS",
+    "direct_method": "direct method",
+    "doubly_robust": "doubly robust",
+    "sn_doubly_robust": "self-normalised doubly robust",
+    "switch_doubly_robust": "switch doubly robust",
+}
+HEADLINE = ("auc", "auc_request", "mrr", "ndcg", "log_loss", "normalised_entropy", "ece", "predicted_over_observed")
+_SHORT = {
+    "auc_request": "AUC/req",
+    "log_loss": "logloss",
+    "normalised_entropy": "NE",
+    "predicted_over_observed": "pred/obs",
+}
+_REGRESSION = ("rmse", "mae", "mse", "predicted_over_observed")
+_ORDER: dict[Role, int] = {"model": 0, "against": 1, "baseline": 2, "oracle": 3}
+
+
+def title(metric: str) -> str:
+    """The metric's name for people: `ndcg@10` -> `nDCG@10`."""
+    name, at, k = metric.partition("@")
+    if at:
+        return {"ndcg": "nDCG", "map": "MAP", "hit_rate": "hit rate"}.get(name, name) + at + k
+    return TITLES.get(metric, metric.replace("_", " "))
+
+
+def headline_metrics(result: TaskResult, cutoffs: Sequence[int]) -> list[str]:
+    """The columns of the headline table: those of the list that any run has."""
+    names = HEADLINE if result.task.kind == "binary" else _REGRESSION
+    wanted = [f"{name}@{cutoffs[-1]}" if name == "ndcg" else name for name in names]
+    return [name for name in wanted if any(name in metrics for metrics in result.metrics.values())]
+
+
+def ordered_runs(result: TaskResult) -> list[Scores]:
+    """The model, the runs compared, the baselines from best to worst AUC, the oracle."""
+
+    def key(scores: Scores) -> tuple[int, float]:
+        best = result.metrics[scores.name].get("auc", Interval(0.0, 0.0, 0.0)).value
+        return (_ORDER[scores.role], -best if scores.role == "baseline" else 0.0)
+
+    return sorted(result.task.scores, key=key)
+
+
+def number(value: float, digits: int = 4) -> str:
+    """Fixed digits for values near 1, fewer for large ones, `–` where there is none."""
+    if not math.isfinite(value):
+        return "–"
+    if abs(value) >= 100:
+        return f"{value:,.1f}"
+    return f"{value:.{digits}f}"
+
+
+def bounds(interval: Interval, digits: int = 3) -> str:
+    """`.612 to .650`, empty where the interval is unknown."""
+    if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+        return ""
+    return f"{number(interval.low, digits)} to {number(interval.high, digits)}"
+
+
+def p_value(p: float) -> str:
+    """`<0.001` rather than a row of zeros."""
+    if not math.isfinite(p):
+        return "–"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def render(result: "EvaluateResult") -> Iterable[RenderableType]:
+    """Tables and lines for the terminal."""
+    for task in result.tasks:
+        yield _headline(result, task)
+        yield from _comparisons(task, result.config.alarms.level)
+        sliced = result.slices.get(task.task.label_name)
+        if sliced is not None:
+            for alarm in sliced.alarms:
+                where, p = f"{alarm.column} = {alarm.value}", p_value(alarm.adjusted_p)
+                yield f"[yellow]alarm[/] {where}: {alarm.message} (adjusted p {p})"
+    if result.lists is not None:
+        table = Table(title=f"Lists: {result.lists.what}, {result.lists.lists:,} lists", title_justify="left")
+        for name in ("metric", "value", "interval"):
+            table.add_column(name, justify="left" if name == "metric" else "right")
+        for metric, value in result.lists.metrics.items():
+            table.add_row(title(metric), number(value.value), bounds(value))
+        yield table
+    if result.off_policy is not None:
+        yield from _off_policy(result)
+    report = " and report.html" if result.config.report else ""
+    yield f"metrics.json{report} in {result.output}"
+
+
+def _headline(result: "EvaluateResult", task: TaskResult) -> Table:
+    counts = task.counts()
+    what = ", ".join(f"{counts[name]:,} {name}" for name in ("rows", "requests", "users") if name in counts)
+    rate = f", rate {counts['rate']:.4f}" if "rate" in counts else ""
+    table = Table(
+        title=f"{result.name}: {task.task.label_name} ({what}{rate})",
+        caption=f"± half of the {result.config.bootstrap.level:.0%} interval (bootstrap over users)",
+        title_justify="left",
+        caption_justify="left",
+    )
+    metrics = [name for name in headline_metrics(task, result.config.cutoffs) if name not in {"mrr", "ece"}]
+    table.add_column("run", no_wrap=True)
+    for metric in metrics:
+        table.add_column(_SHORT.get(metric, title(metric)), justify="right", no_wrap=True)
+    runs = ordered_runs(task)
+    for scores, following in zip(runs, [*runs[1:], None], strict=True):
+        cells = []
+        for metric in metrics:
+            value = task.metrics[scores.name].get(metric)
+            half = "" if value is None or scores.role != "model" else f"\n±{(value.high - value.low) / 2:.4f}"
+            cells.append("–" if value is None else number(value.value) + half)
+        last = following is None or _ORDER[following.role] // 2 != _ORDER[scores.role] // 2 or following.role == "oracle"
+        style = "bold" if scores.role == "model" else "dim" if scores.role == "oracle" else ""
+        table.add_row(scores.name, *cells, style=style, end_section=last)
+    return table
+
+
+def _comparisons(task: TaskResult, level: float) -> Iterable[RenderableType]:
+    shown = [c for c in task.comparisons if c.role == "against"]
+    if not shown:
+        return
+    table = Table(title="Paired differences: model minus other", title_justify="left")
+    for name in ("other", "metric", "difference", "interval", "adj. p", "model is"):
+        table.add_column(name, justify="left" if name in {"other", "metric", "model is"} else "right")
+    for c in shown:
+        value, interval, _, adjusted = difference_cells(c)
+        table.add_row(c.other, _SHORT.get(c.metric, title(c.metric)), value, interval, adjusted, c.verdict(level))
+    yield table
+
+
+def difference_cells(comparison: Comparison) -> tuple[str, str, str, str]:
+    """Value, interval, p and adjusted p as text."""
+    d = comparison.difference
+    return f"{d.value:+.4f}", f"{d.low:+.4f} to {d.high:+.4f}", p_value(d.p_value), p_value(comparison.adjusted_p)
+
+
+def _off_policy(result: "EvaluateResult") -> Iterable[RenderableType]:
+    found = result.off_policy
+    assert found is not None
+    head = f"Off-policy: {found.policy} ({found.matched:,} of {found.rows:,} logged rows match, worth {found.effective:,.0f})"
+    if found.refused:
+        yield f"[yellow]{head}\nno estimate:[/] {found.refused}"
+        return
+    table = Table(title=head, title_justify="left")
+    for name in ("estimator", "clicks per shown ad", "interval"):
+        table.add_column(name, justify="left" if name == "estimator" else "right")
+    table.add_row("the logs themselves", number(found.logged.value), bounds(found.logged, 4), style="dim")
+    for name, value in found.estimates.items():
+        table.add_row(title(name), number(value.value), bounds(value, 4))
+    yield table
+
+
+def popularity(seen: pa.Table) -> pa.Table | None:
+    """`ad_id`, `impressions` out of a bundle's seen.parquet; None where it is laid out otherwise."""
+    if not {"kind", "id", "impressions"} <= set(seen.column_names):
+        return None
+    ads = seen.filter(pc.equal(seen["kind"], "ad"))
+    return pa.table({"ad_id": ads["id"], "impressions": ads["impressions"]})
+
+
+def finite(value: Any) -> Any:
+    """JSON has no NaN or infinity: they become null."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

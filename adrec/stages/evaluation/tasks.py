@@ -1,0 +1,134 @@
+"""What is to be judged: pairs of a label and the columns that predict it, checked before anything is computed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from adrec.config.evaluate import TaskColumns
+from adrec.errors import DataError
+from adrec.schema import BASELINE_PREFIX, TRUE_PROBABILITY
+from adrec.stages.evaluation.rows import LABELS, Floats, Ints, Rows
+
+Role = Literal["model", "baseline", "oracle", "against"]
+ORACLE = "oracle"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One column of predictions for the rows of a task."""
+
+    name: str
+    role: Role
+    values: npt.NDArray[np.floating]
+    """(N,) of the task's rows."""
+    is_probability: bool
+    """Whether log loss and calibration mean anything."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A label, and everything that predicts it. Arrays are over the N rows that have the label."""
+
+    label_name: str
+    kind: Literal["binary", "regression"]
+    rows: Ints
+    """Row numbers in the table."""
+    labels: Floats
+    scores: tuple[Scores, ...]
+    """The model first, then runs compared with it, baselines, the oracle."""
+    unlabelled: int
+    """Rows left out since their label is null."""
+
+    @property
+    def model(self) -> Scores:
+        """The run that is judged."""
+        return self.scores[0]
+
+
+def resolve_tasks(rows: Rows, configured: Sequence[TaskColumns]) -> list[TaskColumns]:
+    """The configured tasks, or every label present with its score. Raises DataError where there is nothing to judge."""
+    if configured:
+        for task in configured:
+            for column in (task.label, task.score):
+                if column not in rows:
+                    raise DataError(f"{rows.path}: column '{column}' is missing. {_named(rows.columns)}")
+        return list(configured)
+    found = []
+    labels = [name for name in LABELS if name in rows]
+    for name in labels:
+        own = f"score_{name}"
+        score = own if own in rows else "score" if name == labels[0] else None
+        if score is not None and score in rows:
+            binary = name in {"click", "conversion"}
+            found.append(TaskColumns(label=name, score=score, kind="binary" if binary else "regression"))
+    return found
+
+
+def build_task(rows: Rows, columns: TaskColumns, against: Sequence[tuple[str, Rows]]) -> Task:
+    """Read and check one task. Raises DataError naming file, column and row."""
+    label = rows.numbers(columns.label).astype(np.float64)
+    kept = np.flatnonzero(~np.isnan(label))
+    if len(kept) == 0:
+        raise DataError(f"{rows.path}: column '{columns.label}' is null in every row: nothing happened that could be judged.")
+    labels = label[kept]
+    binary = columns.kind == "binary"
+    if binary:
+        _check_binary(labels, kept, rows.path, columns.label)
+    scores = [Scores("model", "model", _column(rows, columns.score, kept, probability=binary), binary)]
+    for name, other in against:
+        if columns.score not in other:
+            raise DataError(f"{other.path}: column '{columns.score}' is missing. {_named(other.columns)}")
+        scores.append(Scores(name, "against", _column(other, columns.score, kept, probability=binary), binary))
+    if binary and columns.label == "click":
+        for column in rows.table.column_names:
+            if column.startswith(BASELINE_PREFIX):
+                values = _column(rows, column, kept, probability=False)
+                name = column.removeprefix(BASELINE_PREFIX)
+                scores.append(Scores(name, "baseline", values, _looks_like_probability(values, labels)))
+        if TRUE_PROBABILITY in rows:
+            truth = _column(rows, TRUE_PROBABILITY, kept, probability=True)
+            scores.append(Scores(ORACLE, "oracle", truth, True))
+    return Task(columns.label, columns.kind, kept, labels, tuple(scores), len(label) - len(kept))
+
+
+def _column(rows: Rows, column: str, kept: Ints, *, probability: bool) -> npt.NDArray[np.floating]:
+    values = rows.numbers(column)[kept]
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise DataError(
+            f"{rows.path}: column '{column}', row {kept[bad[0]]}: {values[bad[0]]} is not a score"
+            f" ({len(bad):,} such rows). Score the rows again."
+        )
+    if probability:
+        bad = np.flatnonzero((values < 0) | (values > 1))
+        if len(bad):
+            raise DataError(
+                f"{rows.path}: column '{column}', row {kept[bad[0]]}: {values[bad[0]]:g} is not a probability in [0, 1]"
+                f" ({len(bad):,} such rows). Set the task's kind to regression if it is not meant to be one."
+            )
+    return values
+
+
+def _check_binary(labels: Floats, kept: Ints, path: Path, column: str) -> None:
+    bad = np.flatnonzero((labels != 0) & (labels != 1))
+    if len(bad):
+        raise DataError(
+            f"{path}: column '{column}', row {kept[bad[0]]}: {labels[bad[0]]:g} is neither 0 nor 1 ({len(bad):,} such rows)."
+            " Set the task's kind to regression if it is a number."
+        )
+    if labels.min() == labels.max():
+        raise DataError(f"{path}: column '{column}' is {labels[0]:.0f} in all {len(labels):,} rows; metrics need both classes.")
+
+
+def _looks_like_probability(values: npt.NDArray[np.floating], labels: Floats) -> bool:
+    """In [0, 1] with a mean within a factor of 2 of the observed rate; a cosine or a count is not."""
+    within = bool(values.min() >= 0 and values.max() <= 1)
+    return within and 0.5 <= float(values.mean(dtype=np.float64)) / labels.mean() <= 2
+
+
+def _named(columns: Sequence[str]) -> str:
+    return f"Columns: {', '.join(columns[:12])}{', ...' if len(columns) > 12 else ''}."

@@ -1,0 +1,1 @@
+"""The report: plots and one page, self-contained."""
