@@ -1,9 +1,60 @@
 """Commands that train: pretrain-mlm (alias pretrain), finetune, distill, tune."""
 
+from typing import Annotated
+
 import typer
+
+from adrec.cli.options import ConfigOption, DeviceOption, JsonOption, QuietOption, SeedOption, SetOption, run_stage
 
 PANEL = "Train"
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the app."""
+    app.command("pretrain-mlm", rich_help_panel=PANEL)(pretrain)
+    app.command("pretrain", rich_help_panel=PANEL, help="The same as pretrain-mlm.")(pretrain)
+    app.command("finetune", rich_help_panel=PANEL)(finetune)
+
+
+def pretrain(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Teach a text encoder the language of your own ads, interests and queries.
+
+    Reads the corpus and the tokenizer of a prepared folder. Writes an encoder folder in Hugging Face's format, with
+    held-out quality before and after in metrics.json and report.html. Interrupted, the same command goes on where it was.
+
+    Example: adrec pretrain-mlm --config configs/sample/pretrain.yaml
+    """
+    run_stage(
+        "pretrain", "pretrain:PretrainConfig",
+        config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
+    )  # fmt: skip
+
+
+def finetune(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Train so many times, report mean and deviation.")] = None,
+) -> None:
+    """Train a click model, calibrate it, and compare it with every baseline.
+
+    Reads a prepared folder and a text encoder. Writes a bundle: one folder with all that score, rank and serve need.
+    Interrupted, the same command goes on where it was.
+
+    Example: adrec finetune --config configs/sample/finetune.yaml
+    """
+    run_stage(
+        "finetune", "finetune:FinetuneConfig",
+        config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
+        options={"seeds": seeds},
+    )  # fmt: skip

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from adrec.config.base import Config, ConfigPath, EncoderReference, StageConfig
+from adrec.config.baselines import BaselinesConfig
 from adrec.config.training import TrainingConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -164,13 +165,6 @@ class FinetuneTraining(TrainingConfig):
     """Rows shuffled together when streaming; row groups are drawn from anywhere in the split."""
 
 
-class BaselineSettings(Config):
-    """Simple models trained beside the network and reported with it."""
-
-    names: list[str] | Literal["all", "fast"] = "fast"
-    """Which; `fast` leaves out those that take minutes. Names: docs/baselines.md."""
-
-
 class FinetuneConfig(StageConfig):
     """Train a click model on a prepared folder. Reads `prepared`; writes the bundle `output`."""
 
@@ -190,8 +184,8 @@ class FinetuneConfig(StageConfig):
     """Optimiser and stopping."""
     calibration: Literal["auto", "none", "temperature", "platt", "isotonic"] = "auto"
     """Map from logit to probability, fitted on validation rows; auto takes the best by cross-fitted log loss."""
-    baselines: BaselineSettings = BaselineSettings()
-    """Baselines."""
+    baselines: BaselinesConfig = BaselinesConfig()
+    """Simple models trained beside the network and reported with it."""
     seeds: Annotated[int, Field(ge=1, le=100)] = 1
     """Train so many times, with seeds `seed`, `seed + 1`, ...; the bundle keeps the best, the result reports all."""
 

@@ -96,16 +96,6 @@ def vectors_of(vectors: NDArray[np.float32]) -> TextInputs:
     return take
 
 
-def tokens_of(ids: Ragged, padding: int) -> TextInputs:
-    """Texts as tokens, padded to the longest of the batch with the tokenizer's own padding id."""
-
-    def take(rows: NDArray[np.int64]) -> Texts:
-        tokens, mask = padded(ids.take(rows), fill=padding)
-        return Texts(None, torch.from_numpy(tokens), torch.from_numpy(mask.astype(np.int64)))
-
-    return take
-
-
 @dataclass(frozen=True)
 class Collator:
     """Builds batches from examples over one ads catalog and one users catalog."""

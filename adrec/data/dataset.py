@@ -120,16 +120,17 @@ class StreamedPlan:
         """One batch; reads its chunk where the last batch was of another."""
         if self._chunk is None or self._chunk[:2] != (piece.groups, piece.epoch):
             self._chunk = None
-            examples = self._read(piece.groups)
+            examples = self.chunk(piece)
             shuffle = np.random.default_rng([self.seed, piece.epoch, *piece.groups])
             draws = split_into(self.sampling.draw(examples, shuffle), piece.batches, shuffle)
             self._chunk = (piece.groups, piece.epoch, examples, draws)
         _, _, examples, draws = self._chunk
         return self.make(examples, draws[piece.number].rows, draws[piece.number].group)
 
-    def _read(self, groups: Sequence[int]) -> Examples:
+    def chunk(self, piece: Piece) -> Examples:
+        """All rows of the row groups that a piece is made of."""
         tables = []
-        for number in groups:
+        for number in piece.groups:
             file, group = self.places[number]
             tables.append(pq.ParquetFile(file).read_row_group(group, columns=self.columns))
         return examples_from_table(pa.concat_tables(tables), self.features, max_history=self.max_history, labels=self.labels)

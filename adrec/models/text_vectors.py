@@ -11,8 +11,8 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from adrec.data.collate import QueryInputs, TextInputs, Texts, tokens_of, vectors_of
-from adrec.data.examples import Catalog, Ragged
+from adrec.data.collate import QueryInputs, TextInputs, Texts
+from adrec.data.examples import Catalog
 from adrec.data.vector_cache import cached_vectors
 from adrec.models.text_encoder import TextEncoder, encode_texts
 from adrec.terminal import Terminal
@@ -58,19 +58,16 @@ class TextReader:
     def read(
         self, catalog: Catalog, used: NDArray[np.integer] | None = None, terminal: Terminal | None = None, what: str = "ads"
     ) -> tuple[Catalog, TextInputs]:
-        """The catalog with its vectors (where frozen), and what gives its rows to a batch. Only rows `used` are encoded."""
+        """The catalog with its vectors (where frozen), and what gives its rows to a batch.
+
+        Rows `used` (all where None) are read now, others when a batch asks for them.
+        """
         rows = np.arange(len(catalog)) if used is None else np.asarray(used)
-        texts = _strings(catalog.texts.take(pa.array(rows)))
         if self.as_tokens and self.encoder is not None:
-            lengths = np.zeros(len(catalog), np.int64)
-            ids = self.encoder.token_ids(texts)
-            lengths[rows] = [len(tokens) for tokens in ids]
-            flat = np.concatenate([np.asarray(tokens, np.int64) for tokens in ids]) if ids else np.zeros(0, np.int64)
-            offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-            return catalog, tokens_of(Ragged(offsets, flat), self._padding)
-        vectors = np.zeros((len(catalog), self.width), np.float32)
-        vectors[rows] = self.vectors(texts, terminal, what)
-        return catalog.with_vectors(vectors), vectors_of(vectors)
+            return catalog, _Tokens(self, catalog.texts)
+        vectors = _Vectors(self, catalog.texts)
+        vectors.ensure(rows, terminal, what)
+        return catalog.with_vectors(vectors.values), vectors
 
     def queries(self, texts: Sequence[str], terminal: Terminal | None = None) -> QueryInputs:
         """What gives queries to a batch; those among `texts` are encoded now, others when they turn up."""
@@ -90,17 +87,44 @@ class TextReader:
 
         return give
 
-    @property
-    def _padding(self) -> int:
-        assert self.encoder is not None
-        return int(self.encoder.tokenizer.pad_token_id)
-
     def _encode(self, texts: list[str], terminal: Terminal | None, what: str) -> NDArray[np.float32]:
         assert self.encoder is not None
         if terminal is None:
             return encode_texts(self.encoder, texts, device=self.device, batch_tokens=self.batch_tokens)
         with terminal.progress(f"Encoding {what}", len(texts), unit="texts") as advance:
             return encode_texts(self.encoder, texts, device=self.device, batch_tokens=self.batch_tokens, advance=advance)
+
+
+class _Vectors:
+    """Vectors of a catalog's texts, made where a row is asked for the first time. Rows never asked for cost no memory."""
+
+    def __init__(self, reader: TextReader, texts: pa.StringArray) -> None:
+        self.reader, self.texts = reader, texts
+        self.values = np.zeros((len(texts), reader.width), np.float32)
+        self.known = np.zeros(len(texts), bool)
+
+    def ensure(self, rows: NDArray[np.integer], terminal: Terminal | None = None, what: str = "texts") -> None:
+        """Encode those of `rows` that are not there yet."""
+        new = np.unique(rows[~self.known[rows]])
+        if len(new) == 0:
+            return
+        self.values[new] = self.reader.vectors(_strings(self.texts.take(pa.array(new))), terminal, what)
+        self.known[new] = True
+
+    def __call__(self, rows: NDArray[np.int64]) -> Texts:
+        self.ensure(rows)
+        return Texts(torch.from_numpy(self.values[rows]))
+
+
+class _Tokens:
+    """Token ids of a catalog's texts, padded with the tokenizer's own padding id."""
+
+    def __init__(self, reader: TextReader, texts: pa.StringArray) -> None:
+        assert reader.encoder is not None
+        self.encoder, self.texts = reader.encoder, texts
+
+    def __call__(self, rows: NDArray[np.int64]) -> Texts:
+        return Texts(None, *self.encoder.tokenize(_strings(self.texts.take(pa.array(rows)))))
 
 
 def _strings(texts: pa.Array) -> list[str]:

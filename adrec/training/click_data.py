@@ -50,6 +50,7 @@ class ClickData:
     valid: Examples
     seen_ads: Seen
     seen_users: Seen
+    max_history: int
 
     def plan(self, config: FinetuneConfig, seed: int) -> MemoryPlan | StreamedPlan:
         """The epochs of a run. Raises DataError where nothing can be learned."""
@@ -66,13 +67,28 @@ class ClickData:
                 batch_rows=config.training.batch_rows,
                 seed=seed,
                 shuffle_rows=config.training.shuffle_rows,
-                max_history=config.model.user.max_history,
+                max_history=self.max_history,
                 labels=[task.name for task in self.tasks],
             )
         if plan.rows == 0:
             hint = " With `loss.negatives` a request must hold both a click and a miss." if config.loss.negatives else ""
             raise DataError(f"{self.prepared.path}: no training row has a usable '{self.sampling.label}' label.{hint}")
         return plan
+
+    def sample(self, rows: int, seed: int) -> Examples:
+        """About `rows` training rows of row groups drawn at random, for models that need them in memory."""
+        source = StreamedPlan(
+            self.prepared,
+            "train",
+            self.collate,
+            sampling=Sampling(self.sampling.label),
+            batch_rows=rows,
+            seed=seed,
+            shuffle_rows=rows,
+            max_history=self.max_history,
+            labels=[task.name for task in self.tasks],
+        )
+        return source.chunk(source.plan(0)[0])
 
     def batches(self, examples: Examples) -> InOrder:
         """Rows in order, for evaluation."""
@@ -117,7 +133,21 @@ def load_click_data(config: FinetuneConfig, prepared: Prepared, reader: TextRead
     )
     collate = Collator(ads, users, ad_texts, user_texts, query_texts, tuple(labels), _log_frequency(ads.ids, seen_ads))
     sampling = Sampling(labels[0], config.loss.negatives, config.loss.negative_rate)
-    return ClickData(prepared, features, fitted, dimensions, ads, users, collate, sampling, train, valid, seen_ads, seen_users)
+    return ClickData(
+        prepared=prepared,
+        features=features,
+        tasks=fitted,
+        dimensions=dimensions,
+        ads=ads,
+        users=users,
+        collate=collate,
+        sampling=sampling,
+        train=train,
+        valid=valid,
+        seen_ads=seen_ads,
+        seen_users=seen_users,
+        max_history=history,
+    )
 
 
 def _survey(prepared: Prepared, config: FinetuneConfig, advance: object) -> tuple[Seen, Seen, tuple[Task, ...], Sequence[str]]:

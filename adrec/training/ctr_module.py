@@ -1,6 +1,6 @@
 """The click model as a LightningModule: losses of a step, validation metrics of an epoch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -30,7 +30,11 @@ class Raw(NamedTuple):
 
 
 class CTRModule(pl.LightningModule):
-    """Trains `model` on the losses of its tasks. The main task's loss is the weighted sum of `terms`."""
+    """Trains `model` on the losses of its tasks. The main task's loss is the weighted sum of `terms`.
+
+    `optimizer(module, text_encoder)` gives what Lightning's `configure_optimizers` returns; the text encoder is None where
+    it is not trained.
+    """
 
     def __init__(
         self,
@@ -41,6 +45,7 @@ class CTRModule(pl.LightningModule):
         learned_weights: bool,
         next_category: float,
         monitor: str,
+        optimizer: Callable[[nn.Module, nn.Module | None], dict[str, Any]] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -48,6 +53,7 @@ class CTRModule(pl.LightningModule):
         self.terms = tuple(terms)
         self.next_category = next_category
         self.monitor = monitor
+        self.optimizer = optimizer
         self.task_weights = losses.TaskWeights(
             weights=tuple(task.weight for task in tasks),
             learned=learned_weights,
@@ -77,6 +83,11 @@ class CTRModule(pl.LightningModule):
         """Log `valid_<metric>` of every task."""
         for name, value in self.metrics(gathered(self._seen)).items():
             self.log(f"valid_{name}", value, prog_bar=name == self.monitor)
+
+    def configure_optimizers(self) -> Any:
+        """What was given."""
+        assert self.optimizer is not None
+        return self.optimizer(self, self.model.text_encoder)
 
     def metrics(self, raw: Raw) -> dict[str, float]:
         """Metrics of the main task under their own names, those of other tasks behind the task's name."""

@@ -1,0 +1,137 @@
+"""A click model in and out of a bundle folder: the one place that knows which file holds what."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import yaml
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+
+from adrec.bundle import Bundle, write_json
+from adrec.config.base import load_config, save_config
+from adrec.config.finetune import FinetuneConfig
+from adrec.config.preprocess import TextSettings
+from adrec.data.features import FeatureSet
+from adrec.data.prepared import Prepared
+from adrec.data.tables import read_table, write_table
+from adrec.errors import BundleError
+from adrec.models.baselines.base import Baseline, Columns
+from adrec.models.baselines.suite import load_all, save_all
+from adrec.models.build import Dimensions, build_model
+from adrec.models.calibration import Calibration
+from adrec.models.ctr_model import CTRModel
+from adrec.models.tasks import Task
+from adrec.models.text_encoder import TextEncoder, load_text_encoder
+
+ENCODER = "encoder"
+BASELINES = "baselines"
+ENCODER_PREFIX = "text_encoder."
+
+
+@dataclass(frozen=True)
+class ClickModel:
+    """Everything that scoring needs."""
+
+    config: FinetuneConfig
+    features: dict[str, FeatureSet]
+    dimensions: Dimensions
+    tasks: tuple[Task, ...]
+    model: CTRModel
+    encoder: TextEncoder | None
+    calibrations: dict[str, Calibration]
+    """By name of each binary task."""
+    seen_ads: pa.Table
+    """id, impressions, clicks of the training rows, most frequent first."""
+    seen_users: pa.Table
+    text: TextSettings
+    """How raw ads, users and queries become text."""
+    baselines: dict[str, Baseline] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> Columns:
+        """Names of the feature columns."""
+        return Columns.of(self.features)
+
+
+def pack(folder: Path, packed: ClickModel, metrics: dict[str, Any]) -> None:
+    """Write all files of the bundle but `bundle.json` into `folder`."""
+    save_config(packed.config, folder / "config.yaml")
+    write_json(
+        {
+            "impressions": packed.features["impressions"].columns,
+            "ads": packed.features["ads"].columns,
+            "users": packed.features["users"].columns,
+            "dimensions": packed.dimensions.to_json(),
+            "tasks": [task.to_json() for task in packed.tasks],
+            "text": packed.text.model_dump(mode="json"),
+        },
+        folder / "schema.json",
+    )
+    write_json({name: fitted.to_json() for name, fitted in packed.features.items()}, folder / "features.json")
+    state = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in packed.model.state_dict().items()
+        if not name.startswith(ENCODER_PREFIX)
+    }
+    save_file(state, folder / "model.safetensors")
+    if packed.encoder is not None:
+        packed.encoder.save(folder / ENCODER)
+    write_json({name: fitted.to_json() for name, fitted in packed.calibrations.items()}, folder / "calibration.json")
+    kinds = pa.array(np.repeat(["ad", "user"], [packed.seen_ads.num_rows, packed.seen_users.num_rows]))
+    write_table(pa.concat_tables([packed.seen_ads, packed.seen_users]).add_column(0, "kind", kinds), folder / "seen.parquet")
+    save_all(packed.baselines, folder / BASELINES)
+    write_json(metrics, folder / "metrics.json")
+
+
+def unpack(bundle: Bundle) -> ClickModel:
+    """The click model of an opened bundle. Raises BundleError where a file does not fit this version."""
+    try:
+        config = load_config(bundle.file("config.yaml"), FinetuneConfig)
+        schema = bundle.json("schema.json")
+        dimensions = Dimensions.from_json(schema["dimensions"])
+        tasks = tuple(Task.from_json(task) for task in schema["tasks"])
+        features = {name: FeatureSet.from_json(fitted) for name, fitted in bundle.json("features.json").items()}
+        calibrations = {name: Calibration.from_json(fitted) for name, fitted in bundle.json("calibration.json").items()}
+        text = TextSettings.model_validate(schema["text"])
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        raise BundleError(f"{bundle.path}: not written by this version ({error}). Run 'adrec finetune' again.") from None
+    encoder = load_text_encoder(str(bundle.path / ENCODER)) if bundle.has(f"{ENCODER}/") else None
+    trained = config.text.train != "frozen" and encoder is not None
+    model = build_model(
+        config.model,
+        dimensions,
+        tasks,
+        text_encoder=encoder if trained else None,
+        next_category=config.loss.next_category > 0,
+    )
+    missing, unexpected = model.load_state_dict(load_file(bundle.file("model.safetensors")), strict=False)
+    missing = [name for name in missing if not name.startswith(ENCODER_PREFIX)]
+    if missing or unexpected:
+        raise BundleError(f"{bundle.path}: model.safetensors does not fit config.yaml ({(missing + unexpected)[0]}).")
+    seen = read_table(bundle.file("seen.parquet"))
+    kind = np.asarray(seen["kind"].to_numpy(zero_copy_only=False))
+    return ClickModel(
+        config=config,
+        features=features,
+        dimensions=dimensions,
+        tasks=tasks,
+        model=model.eval(),
+        encoder=encoder,
+        calibrations=calibrations,
+        seen_ads=seen.filter(pa.array(kind == "ad")),
+        seen_users=seen.filter(pa.array(kind == "user")),
+        text=text,
+        baselines=load_all(bundle.path / BASELINES) if bundle.has(f"{BASELINES}/") else {},
+    )
+
+
+def text_settings(prepared: Prepared) -> TextSettings:
+    """How the prepared folder's texts were made; the defaults where it does not say."""
+    file = prepared.path / "config.yaml"
+    if not file.exists():
+        return TextSettings()
+    read = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    return TextSettings.model_validate(read.get("text", {}))

@@ -1,0 +1,264 @@
+"""Bundle → scores: the one object that score, rank, explain and serve share, so that all of them agree.
+
+A row's score depends on nothing but the row, its user, its ad and its history: not on batch-mates, padding or batch size.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from adrec.bundle import open_bundle
+from adrec.data.collate import Batch, Collator, QueryInputs, TextInputs, entities
+from adrec.data.dataset import InOrder
+from adrec.data.examples import Catalog, Examples, catalog_from_table, combined
+from adrec.inference.packing import ClickModel, unpack
+from adrec.inference.rows import History, checked_ads, checked_users, examples_from_rows, with_new_users, with_texts
+from adrec.models.baselines.base import Inputs
+from adrec.models.baselines.suite import score_all
+from adrec.models.text_vectors import TextReader
+from adrec.schema import BASELINE_PREFIX
+from adrec.terminal import Terminal
+
+BATCH_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Catalogs:
+    """Ads and users made ready for scoring: features, texts, identifiers."""
+
+    ads: Catalog
+    users: Catalog
+    ad_texts: TextInputs
+    user_texts: TextInputs
+    queries: QueryInputs | None
+    cold_ad: NDArray[np.bool_]
+    """(A,) no impression in training"""
+    cold_user: NDArray[np.bool_]
+    """(U,)"""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """N rows in order."""
+
+    logit: NDArray[np.float32]
+    score: NDArray[np.float32]
+    """calibrated probability of the main task"""
+    tasks: dict[str, NDArray[np.float32]]
+    """each further task in the units of its label, probabilities calibrated"""
+    baselines: dict[str, NDArray[np.float32]]
+
+
+class Predictor:
+    """A loaded bundle."""
+
+    def __init__(self, packed: ClickModel, *, device: str | torch.device = "cpu", cache: Path | None = None) -> None:
+        self.packed = packed
+        self.device = torch.device(device)
+        self.model = packed.model.to(self.device).eval()
+        text = packed.config.text
+        self.reader = TextReader(
+            packed.encoder,
+            # A trained encoder's weights lie still now: its vectors can be made once an ad too.
+            device=self.device,
+            batch_tokens=text.batch_tokens,
+            cache=cache or text.cache,
+        )
+
+    @classmethod
+    def load(cls, bundle: Path, *, device: str = "auto", verify: bool = True, cache: Path | None = None) -> "Predictor":
+        """Open a bundle folder. Raises BundleError where it is incomplete, altered or of another version."""
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(unpack(open_bundle(bundle, verify=verify)), device=device, cache=cache)
+
+    def catalogs(
+        self, ads: pa.Table, users: pa.Table | None, wanted_users: pa.Array | None = None, *, where: str = "ads"
+    ) -> Catalogs:
+        """Make ads and users ready. Raw tables are rendered by the bundle's templates; `wanted_users` get a row each.
+
+        Texts are encoded when a row needs them, each once. Raises DataError where a table breaks the contract.
+        """
+        packed, text = self.packed, self.packed.text
+        ads = with_texts(checked_ads(ads, where=where), text.ad_template, text)
+        users = with_new_users(checked_users(users) if users is not None else None, _or_empty(wanted_users))
+        users = with_texts(users, text.user_template, text)
+        own = packed.config.model.identities
+        seen_ads, seen_users = combined(packed.seen_ads["id"]), combined(packed.seen_users["id"])
+        ad_rows = catalog_from_table(ads, packed.features["ads"], key="ad_id", seen=seen_ads if "ads" in own else None)
+        user_rows = catalog_from_table(
+            users, packed.features["users"], key="user_id", seen=seen_users if "users" in own else None
+        )
+        nothing = np.zeros(0, np.int64)
+        ad_rows, ad_texts = self.reader.read(ad_rows, nothing)
+        reads_interests = packed.dimensions.interests
+        user_rows, user_texts = (self.reader if reads_interests else TextReader(None)).read(user_rows, nothing)
+        return Catalogs(
+            ads=ad_rows,
+            users=user_rows,
+            ad_texts=ad_texts,
+            user_texts=user_texts,
+            queries=self.reader.queries([]) if packed.dimensions.queries else None,
+            cold_ad=_not_in(ad_rows.ids, seen_ads),
+            cold_user=_not_in(user_rows.ids, seen_users),
+        )
+
+    def score(
+        self, impressions: pa.Table, ads: pa.Table, users: pa.Table | None = None, *, history: pa.Table | None = None
+    ) -> pa.Table:
+        """The impressions with `logit`, `score`, `score_<task>`, cold flags, `history_length` and `baseline_*` beside them.
+
+        Labels are not needed; ads and users may be new. History comes from the rows' `history` column, or from the click log
+        `history` (user_id, ad_id, shown_at). Raises DataError where a table breaks the contract.
+        """
+        catalogs = self.catalogs(ads, users, combined(impressions["user_id"]).cast(pa.string()))
+        clicks = History.from_table(history, catalogs.ads.ids, catalogs.users.ids) if history is not None else None
+        examples = self.examples(impressions, catalogs, history=clicks)
+        return with_scores(impressions, examples, catalogs, self.score_examples(examples, catalogs))
+
+    def examples(
+        self,
+        impressions: pa.Table,
+        catalogs: Catalogs,
+        *,
+        history: History | None = None,
+        where: str = "impressions",
+        first_row: int = 0,
+    ) -> Examples:
+        """Raw impressions as arrays over the catalogs."""
+        return examples_from_rows(
+            impressions,
+            catalogs.ads.ids,
+            catalogs.users.ids,
+            self.packed.features["impressions"],
+            max_history=self.packed.config.model.user.max_history,
+            history=history,
+            where=where,
+            first_row=first_row,
+        )
+
+    def score_examples(
+        self,
+        examples: Examples,
+        catalogs: Catalogs,
+        *,
+        batch_rows: int = BATCH_ROWS,
+        baselines: bool = True,
+        terminal: Terminal | None = None,
+    ) -> Scores:
+        """Scores of examples over the catalogs, in order."""
+        self.encode(examples, catalogs, terminal)
+        raw = self._raw(examples, catalogs, batch_rows)
+        main, *others = self.packed.tasks
+        found = {
+            task.name: self._output(task.name, raw[:, number]) if task.is_binary else task.output(raw[:, number])
+            for number, task in enumerate(others, start=1)
+        }
+        simple: dict[str, NDArray[np.float32]] = {}
+        if baselines and self.packed.baselines:
+            inputs = Inputs(examples, catalogs.ads, catalogs.users, self.packed.columns)
+            simple = score_all(self.packed.baselines, inputs)
+        return Scores(raw[:, 0], self._output(main.name, raw[:, 0]), found, simple)
+
+    def encode(self, examples: Examples, catalogs: Catalogs, terminal: Terminal | None = None) -> None:
+        """Encode the texts that `examples` need and that are not there yet, all at once: faster than batch by batch."""
+        for texts, rows, what in (
+            (catalogs.ad_texts, examples.ads_used(), "ads"),
+            (catalogs.user_texts, np.unique(examples.user_index), "interests"),
+        ):
+            ensure = getattr(texts, "ensure", None)
+            if ensure is not None:
+                ensure(rows, terminal, what)
+
+    def encode_ads(self, ads: pa.Table) -> NDArray[np.float32]:
+        """(A, D) ad vectors, whose dot product with user vectors serves retrieval."""
+        return self.ad_vectors(self.catalogs(ads, None))
+
+    def ad_vectors(self, catalogs: Catalogs) -> NDArray[np.float32]:
+        """(A, D) vectors of all ads of the catalogs."""
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(catalogs.ads), BATCH_ROWS):
+                rows = np.arange(start, min(start + BATCH_ROWS, len(catalogs.ads)))
+                batch = _moved(entities(catalogs.ads, rows, catalogs.ad_texts), self.device)
+                parts.append(self.model.encode_ads(batch).float().cpu().numpy())
+        width = self.packed.config.model.width
+        return np.concatenate(parts) if parts else np.zeros((0, width), np.float32)
+
+    def encode_users(
+        self, moments: pa.Table, ads: pa.Table, users: pa.Table | None = None, *, history: pa.Table | None = None
+    ) -> NDArray[np.float32]:
+        """(U, D) vectors of users at moments: rows of `user_id`, `shown_at` and their history, as in `score`."""
+        catalogs = self.catalogs(ads, users, combined(moments["user_id"]).cast(pa.string()))
+        clicks = History.from_table(history, catalogs.ads.ids, catalogs.users.ids) if history is not None else None
+        if "ad_id" not in moments.column_names:
+            # A user's vector looks at no candidate; the row needs one only to be an impression.
+            first = catalogs.ads.ids.take(pa.array(np.zeros(len(moments), np.int64)))
+            moments = moments.append_column("ad_id", first)
+        return self.user_vectors(self.examples(moments, catalogs, history=clicks), catalogs)
+
+    def user_vectors(self, examples: Examples, catalogs: Catalogs) -> NDArray[np.float32]:
+        """(N, D) the user's vector at each row."""
+        self.encode(examples, catalogs)
+        parts = []
+        with torch.inference_mode():
+            for batch in self._batches(examples, catalogs, BATCH_ROWS):
+                vectors = self.model.encode_users(batch)[batch.context]
+                parts.append(vectors.float().cpu().numpy())
+        return np.concatenate(parts)
+
+    def _raw(self, examples: Examples, catalogs: Catalogs, batch_rows: int) -> NDArray[np.float32]:
+        if len(examples) == 0:
+            return np.zeros((0, len(self.packed.tasks)), np.float32)
+        with torch.inference_mode():
+            parts = [self.model(batch).logits.float().cpu().numpy() for batch in self._batches(examples, catalogs, batch_rows)]
+        return np.concatenate(parts)
+
+    def _batches(self, examples: Examples, catalogs: Catalogs, batch_rows: int) -> Any:
+        collate = Collator(catalogs.ads, catalogs.users, catalogs.ad_texts, catalogs.user_texts, catalogs.queries, tasks=())
+        for batch in InOrder(examples, collate, batch_rows):
+            yield _moved(batch, self.device)
+
+    def _output(self, task: str, logit: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self.packed.calibrations[task].apply(logit)
+
+
+def with_scores(impressions: pa.Table, examples: Examples, catalogs: Catalogs, scores: Scores) -> pa.Table:
+    """The impressions with the SCORED columns beside their own; columns of those names are replaced."""
+    added: dict[str, Any] = {"logit": scores.logit, "score": scores.score}
+    added |= {f"score_{name}": values for name, values in scores.tasks.items()}
+    added |= {
+        "cold_ad": catalogs.cold_ad[examples.ad_index],
+        "cold_user": catalogs.cold_user[examples.user_index],
+        "history_length": examples.history_length,
+    }
+    added |= {f"{BASELINE_PREFIX}{name}": values.astype(np.float32) for name, values in scores.baselines.items()}
+    kept = impressions.select([name for name in impressions.column_names if name not in added])
+    for name, values in added.items():
+        kept = kept.append_column(name, pa.array(values))
+    return kept
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """A nest of tuples of tensors on the device."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, tuple):
+        moved = [_moved(part, device) for part in value]
+        return type(value)(*moved) if isinstance(value, Batch) or hasattr(value, "_fields") else tuple(moved)
+    return value
+
+
+def _not_in(ids: pa.Array, known: pa.Array) -> NDArray[np.bool_]:
+    import pyarrow.compute as pc
+
+    return ~np.asarray(pc.is_in(ids, value_set=known).to_numpy(zero_copy_only=False))
+
+
+def _or_empty(ids: pa.Array | None) -> pa.Array:
+    return ids if ids is not None else pa.array([], pa.string())

@@ -1,0 +1,225 @@
+"""`adrec finetune`: prepared folder + text encoder → bundle, with every baseline beside it."""
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from rich.console import RenderableType
+from rich.table import Table
+from torch import nn
+
+from adrec.bundle import save_bundle
+from adrec.config.finetune import FinetuneConfig
+from adrec.data.prepared import open_prepared
+from adrec.inference.packing import ClickModel, pack, text_settings
+from adrec.metrics.classification import log_loss
+from adrec.models.baselines.base import Columns, Inputs
+from adrec.models.baselines.suite import Suite, fit_all, score_all
+from adrec.models.calibration import Calibration
+from adrec.models.calibration import fit as fit_calibration
+from adrec.models.text_encoder import load_text_encoder
+from adrec.models.text_vectors import TextReader
+from adrec.terminal import Terminal
+from adrec.training.click_data import ClickData, Seen, load_click_data
+from adrec.training.ctr_module import main_metrics
+from adrec.training.ctr_training import Trained, train_click_model
+from adrec.training.trainer import resolve_device, work_folder
+
+HEADLINE = ("auc", "auc_request", "mrr", "ndcg@5", "ndcg@10", "log_loss")
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What was trained, and how it and the baselines do on the validation rows."""
+
+    output: str
+    rows: int
+    valid_rows: int
+    seeds: list[int]
+    best_seed: int
+    epochs: float
+    seconds: float
+    rows_per_second: float
+    models: dict[str, dict[str, float]]
+    """name → validation metrics; `adrec` is the network, the others are baselines"""
+    deviations: dict[str, float]
+    """standard deviation over seeds of each of the network's metrics; empty with one seed"""
+    calibration: str
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-safe values."""
+        return vars(self)
+
+    def render(self) -> Iterable[RenderableType]:
+        """The validation table, and a line on the run."""
+        table = Table(title=f"Validation, {self.valid_rows:,} rows", title_justify="left")
+        table.add_column("model")
+        for name in HEADLINE:
+            table.add_column(name, justify="right")
+        best = {name: _best(name, self.models.values()) for name in HEADLINE}
+        for model, metrics in self.models.items():
+            cells = [
+                _cell(metrics.get(name), best[name], self.deviations.get(name) if model == "adrec" else None)
+                for name in HEADLINE
+            ]
+            table.add_row(model, *cells)
+        yield table
+        extra = {name: value for name, value in self.models["adrec"].items() if name not in HEADLINE}
+        if extra:
+            yield "Other tasks: " + ", ".join(f"{name} {value:.4f}" for name, value in extra.items())
+        yield (
+            f"{self.rows:,} training rows, {self.epochs:.1f} epochs in {self.seconds:.0f} s"
+            f" ({self.rows_per_second:,.0f} rows/s); calibration: {self.calibration}"
+        )
+        for name, reason in self.left_out.items():
+            yield f"left out {name}: {reason}"
+        yield f"bundle: {self.output}"
+
+
+def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
+    """Train, calibrate, compare, and write the bundle. A killed run goes on from its last checkpoint."""
+    prepared = open_prepared(config.prepared)
+    device = resolve_device(config.device)
+    encoder = None
+    if config.text.reference is not None:
+        encoder = load_text_encoder(config.text.reference, pooling=config.text.pooling, max_tokens=config.text.max_tokens)
+    reader = TextReader(
+        encoder,
+        as_tokens=config.text.train != "frozen",
+        device=device,
+        batch_tokens=config.text.batch_tokens,
+        cache=config.text.cache,
+    )
+    data = load_click_data(config, prepared, reader, terminal)
+    trained_encoder: nn.Module | None = encoder if reader.as_tokens else None
+    work = work_folder(config.output)
+    runs = [
+        train_click_model(
+            config,
+            data,
+            seed=config.seed + number,
+            work=work / f"seed{config.seed + number}",
+            terminal=terminal,
+            text_encoder=trained_encoder,
+            description="Training" if config.seeds == 1 else f"Training {number + 1}/{config.seeds}",
+        )
+        for number in range(config.seeds)
+    ]
+    best = max(runs, key=lambda run: -run.run.best if run.module.monitor == "log_loss" else run.run.best)
+    calibrations = _calibrate(config, data, best)
+    suite, simple = _baselines(config, data, terminal)
+    models = {"adrec": _own_metrics(best, calibrations, data)}
+    models |= {name: _simple_metrics(score, suite.fitted[name].is_probability, data) for name, score in simple.items()}
+    packed = ClickModel(
+        config=config,
+        features=data.features,
+        dimensions=data.dimensions,
+        tasks=data.tasks,
+        model=best.module.model.cpu(),
+        encoder=encoder,
+        calibrations=calibrations,
+        seen_ads=_seen_table(data.seen_ads),
+        seen_users=_seen_table(data.seen_users),
+        text=text_settings(prepared),
+        baselines=suite.fitted,
+    )
+    deviations = _deviations(runs)
+    metrics = {
+        "split": "valid",
+        "models": models,
+        "seeds": {str(run.seed): run.metrics for run in runs},
+        "deviations": deviations,
+        "training": best.run.as_dict(),
+        "calibration": {name: fitted.to_json() for name, fitted in calibrations.items()},
+        "baselines_left_out": suite.left_out,
+    }
+    with save_bundle(config.output, data_fingerprint=prepared.fingerprint, seed=best.seed, kind="click_model") as folder:
+        pack(folder, packed, metrics)
+    shutil.rmtree(work, ignore_errors=True)
+    per_epoch = max(1, round(data.plan(config, config.seed).count))
+    return FinetuneResult(
+        output=str(config.output),
+        rows=prepared.rows("train"),
+        valid_rows=len(data.valid),
+        seeds=[run.seed for run in runs],
+        best_seed=best.seed,
+        epochs=best.run.steps * config.training.accumulate / per_epoch,
+        seconds=best.run.seconds,
+        rows_per_second=best.run.units_per_second,
+        models=models,
+        deviations=deviations,
+        calibration=calibrations[data.tasks[0].name].method,
+        left_out=suite.left_out,
+    )
+
+
+def _calibrate(config: FinetuneConfig, data: ClickData, best: Trained) -> dict[str, Calibration]:
+    """One map a binary task, fitted on the validation rows, which are never down-sampled."""
+    found = {}
+    for number, task in enumerate(data.tasks):
+        if task.is_binary:
+            found[task.name] = fit_calibration(
+                best.valid.logits[:, number],
+                best.valid.labels[:, number],
+                method=config.calibration,
+                negative_rate=config.loss.negative_rate if number == 0 else 1.0,
+                groups=best.valid.request,
+                seed=config.seed,
+            )
+    return found
+
+
+def _baselines(config: FinetuneConfig, data: ClickData, terminal: Terminal) -> tuple[Suite, dict[str, NDArray[np.float32]]]:
+    """Fitted on the training rows, scored on the validation rows."""
+    names = config.baselines.names
+    if not names:
+        return Suite(), {}
+    columns = Columns.of(data.features)
+    rows = data.train if data.train is not None else data.sample(config.baselines.max_rows, config.seed)
+    train, valid = Inputs(rows, data.ads, data.users, columns), Inputs(data.valid, data.ads, data.users, columns)
+    with terminal.progress("Baselines", len(names), unit="models") as advance:
+        suite = fit_all(config.baselines, train, valid, seed=config.seed, advance=advance)
+    return suite, score_all(suite.fitted, valid)
+
+
+def _own_metrics(best: Trained, calibrations: dict[str, Calibration], data: ClickData) -> dict[str, float]:
+    """Validation metrics of the calibrated network."""
+    calibrated = best.valid.logits.copy()
+    calibrated[:, 0] = calibrations[data.tasks[0].name].logit(best.valid.logits[:, 0])
+    return best.module.metrics(best.valid._replace(logits=calibrated))
+
+
+def _deviations(runs: list[Trained]) -> dict[str, float]:
+    if len(runs) < 2:
+        return {}
+    return {name: float(np.std([run.metrics[name] for run in runs], ddof=1)) for name in runs[0].metrics}
+
+
+def _seen_table(seen: Seen) -> pa.Table:
+    return pa.table({"id": seen.ids, "impressions": seen.impressions, "clicks": seen.clicks})
+
+
+def _simple_metrics(score: NDArray[np.float32], is_probability: bool, data: ClickData) -> dict[str, float]:
+    """Validation metrics of a baseline; a log loss only where its score means a probability."""
+    labels = data.valid.labels[data.sampling.label]
+    metrics = main_metrics(score, labels, data.valid.request)
+    known = ~np.isnan(labels)
+    metrics.pop("log_loss")
+    return {**metrics, "log_loss": log_loss(labels[known], score[known])} if is_probability else metrics
+
+
+def _best(name: str, rows: Iterable[dict[str, float]]) -> float:
+    values = [row[name] for row in rows if name in row and np.isfinite(row[name])]
+    return (min if name == "log_loss" else max)(values, default=float("nan"))
+
+
+def _cell(value: float | None, best: float, deviation: float | None) -> str:
+    if value is None or not np.isfinite(value):
+        return "–"
+    shown = f"{value:.4f}" + (f" ± {deviation:.4f}" if deviation is not None else "")
+    return f"[bold]{shown}[/bold]" if value == best else shown

@@ -1,0 +1,149 @@
+"""Train one click model on `ClickData`, and score rows with it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from adrec.config.finetune import FinetuneConfig
+from adrec.data.collate import Batch
+from adrec.data.examples import Examples
+from adrec.models.build import build_model
+from adrec.terminal import Terminal
+from adrec.training.click_data import ClickData
+from adrec.training.ctr_module import CTRModule, Raw, gathered
+from adrec.training.loader import BatchLoader
+from adrec.training.optimizer import configure_adamw
+from adrec.training.trainer import FitResult, fit, open_work, resolve_device, total_batches, total_steps
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained module with its best weights, how the run went, and its raw outputs on the validation rows."""
+
+    module: CTRModule
+    run: FitResult
+    seed: int
+    valid: Raw
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Validation metrics of the raw outputs."""
+        return self.module.metrics(self.valid)
+
+
+def train_click_model(
+    config: FinetuneConfig,
+    data: ClickData,
+    *,
+    seed: int,
+    work: Path,
+    terminal: Terminal,
+    text_encoder: nn.Module | None = None,
+    description: str = "Training",
+) -> Trained:
+    """Train to the best validation metric. `text_encoder` is the one that is trained with the model, None where frozen.
+
+    `work` holds checkpoints until the caller deletes it; a run killed half way goes on from there.
+    """
+    torch.manual_seed(seed)
+    plan = data.plan(config, seed)
+    monitor = _monitor(config, data)
+    model = build_model(
+        config.model,
+        data.dimensions,
+        data.tasks,
+        text_encoder=text_encoder,
+        next_category=config.loss.next_category > 0,
+    )
+    training = config.training
+    loader = BatchLoader(
+        plan.plan, plan.collate, total=total_batches(training, plan.count), seed=seed, workers=training.workers
+    )
+    module = CTRModule(
+        model=model,
+        tasks=data.tasks,
+        terms=[(term.kind, term.weight) for term in config.loss.terms],
+        learned_weights=config.loss.task_weights == "uncertainty",
+        next_category=config.loss.next_category,
+        monitor=monitor,
+        optimizer=partial(_optimizer, config, total_steps(training, plan.count)),
+    )
+    identity = {"config": config.model_dump(mode="json"), "data": data.prepared.fingerprint, "seed": seed}
+    open_work(work, identity, resume=training.resume)
+    run = fit(
+        module,
+        loader,
+        data.batches(data.valid),
+        config=training,
+        seed=seed,
+        device=config.device,
+        work=work,
+        terminal=terminal,
+        description=description,
+        total_units=plan.rows * total_batches(training, plan.count) / plan.count,
+        unit="rows",
+        units_of=_rows,
+        monitor=f"valid_{monitor}",
+        mode="min" if monitor == "log_loss" else "max",
+    )
+    return Trained(module, run, seed, raw_outputs(module, data.batches(data.valid), config.device))
+
+
+def raw_outputs(module: CTRModule, batches: Iterable[Batch], device: str) -> Raw:
+    """Raw outputs of rows in order, position bias off."""
+    target = torch.device(resolve_device(device))
+    module = module.to(target).eval()
+    parts = []
+    with torch.inference_mode():
+        for batch in batches:
+            moved = move(batch, target)
+            parts.append((module.model(moved).logits.float().cpu(), batch.labels, batch.group))
+    return gathered(parts)
+
+
+def move(value: Any, device: torch.device) -> Any:
+    """A nest of tuples of tensors on another device."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, tuple):
+        moved = [move(part, device) for part in value]
+        return type(value)(*moved) if hasattr(value, "_fields") else tuple(moved)
+    return value
+
+
+def rows_per_request(examples: Examples) -> float:
+    """Mean number of ads in a request."""
+    return len(examples) / max(len(examples.request_starts) - 1, 1)
+
+
+def _monitor(config: FinetuneConfig, data: ClickData) -> str:
+    if config.training.monitor != "auto":
+        return config.training.monitor
+    label = data.valid.labels[data.tasks[0].name]
+    starts = data.valid.request_starts[:-1]
+    mixed = np.maximum.reduceat(label, starts) > np.minimum.reduceat(label, starts)
+    # Per-request ranking needs requests that hold both a click and a miss; a handful of them is noise.
+    return "auc_request" if mixed.sum() >= 30 and mixed.mean() > 0.1 else "auc"
+
+
+def _optimizer(config: FinetuneConfig, steps: int, module: nn.Module, text_encoder: nn.Module | None) -> dict[str, Any]:
+    training = config.training
+    parts = [(text_encoder, config.text.learning_rate)] if text_encoder is not None else []
+    return configure_adamw(
+        [*parts, (module, training.learning_rate)],
+        total_steps=steps,
+        weight_decay=training.weight_decay,
+        betas=training.betas,
+        schedule=training.schedule,
+        warmup_fraction=training.warmup_fraction,
+    )
+
+
+def _rows(batch: Batch) -> int:
+    return len(batch.ad)
