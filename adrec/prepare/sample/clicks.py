@@ -19,18 +19,18 @@ DISCOUNT = np.array([0.35, 0.55, 0.0, 0.25])
 """Slot k is looked at with probability k ** -DISCOUNT of its scenario; the first always."""
 
 # Terms of the click logit.
-INTERCEPT = -2.75
+INTERCEPT = -2.85
 SCENARIO_EFFECT = np.array([0.0, 0.2, 0.3, 0.1])
-INTEREST_WEIGHT = np.array([2.2, 1.1, 2.2, 1.9])
-QUERY_WEIGHT = 1.6
+INTEREST_WEIGHT = np.array([2.3, 1.1, 2.3, 2.0])
+QUERY_WEIGHT = 1.7
 OFFER_EFFECT = np.array([0.0, 0.35, 0.8, -0.7])
-TOPIC_SPREAD = 0.3
-AGE_WEIGHT = 0.35
-REGION_WEIGHT = 0.25
-PRICE_WEIGHT = -0.2
+TOPIC_SPREAD = 0.2
+AGE_WEIGHT = 0.3
+REGION_WEIGHT = 0.15
+PRICE_WEIGHT = -0.15
 FOREIGN_LANGUAGE = -1.5
-QUALITY_SPREAD = 0.1
-USER_SPREAD = 0.12
+QUALITY_SPREAD = 0.05
+USER_SPREAD = 0.08
 EVENING_EFFECT = 0.2
 
 # Terms of the conversion logit, given a click.

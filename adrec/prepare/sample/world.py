@@ -62,7 +62,7 @@ class Users:
 
 def counts(impressions: int) -> tuple[int, int]:
     """Ads and users of a log: 600 and 1,500 for 30,000 impressions; ads grow as the square root, users in proportion."""
-    ads = max(240, round(600 * (impressions / 30_000) ** 0.5))
+    ads = max(288, round(800 * (impressions / 30_000) ** 0.5))
     return ads, max(60, impressions // 20)
 
 
@@ -109,8 +109,8 @@ def make_users(count: int, generator: np.random.Generator) -> Users:
     region = generator.choice(len(catalogue.REGIONS), count, p=(0.25, 0.25, 0.15, 0.15, 0.15, 0.05))
     language = (generator.random(count) < np.array(catalogue.CHINESE_SHARE)[region]).astype(np.int64)
     liked, strength = _tastes(count, generator)
-    stated = (liked >= 0) & (generator.random(liked.shape) < 0.92)
-    stated &= (generator.random(count) >= 0.08)[:, None]
+    stated = (liked >= 0) & (generator.random(liked.shape) < 0.97)
+    stated &= (generator.random(count) >= 0.05)[:, None]
     age = generator.choice(len(catalogue.AGE_BANDS), count, p=(0.22, 0.28, 0.22, 0.16, 0.12))
     table = pa.table(
         {
@@ -134,9 +134,11 @@ def identifiers(prefix: str, count: int, start: int = 0) -> pa.Array:
 
 
 def _ad_life(count: int, generator: np.random.Generator) -> tuple[Integers, Integers]:
-    """Half the ads run from before the log on; the others start on a day of it. All run at least three days."""
-    old = generator.random(count) < 0.5
-    first_day = np.where(old, -generator.integers(1, 10, count), generator.integers(0, DAYS, count))
+    """Two in five ads run from before the log on, one in five starts in its last three days. All run three days or more."""
+    kind = generator.random(count)
+    old = kind < 0.4
+    first_day = np.where(kind < 0.8, generator.integers(0, DAYS, count), generator.integers(DAYS - 3, DAYS, count))
+    first_day = np.where(old, -generator.integers(1, 10, count), first_day)
     length = generator.integers(3, 25, count)
     # An ad from before the log still runs on its first day.
     length = np.where(old, length - first_day, length)
@@ -156,7 +158,7 @@ def _tastes(count: int, generator: np.random.Generator) -> tuple[Integers, Float
     steps = generator.integers(1, topics // MAX_LIKED, (count, MAX_LIKED))
     liked = (generator.integers(0, topics, count)[:, None] + np.cumsum(steps, axis=1)) % topics
     present = np.arange(MAX_LIKED) < size[:, None]
-    strength = np.where(present, np.array([1.0, 0.85, 0.7, 0.55]), 0.0)
+    strength = np.where(present, np.array([1.0, 0.9, 0.8, 0.7]), 0.0)
     return np.where(present, liked, -1), strength
 
 
@@ -195,7 +197,9 @@ def _ad_texts(
     second, third = (first + step[:, 0]) % per, (first + step[:, 0] + step[:, 1]) % per
     word = [words.take(pa.array(base[language, topic] + pick)) for pick in (first, second, third)]
     names, name_base, name_per = flat_phrases("names")
-    name = names.take(pa.array(name_base[language, topic] + generator.integers(0, name_per, count)))
+    called = generator.integers(0, name_per, count)
+    other = (called + generator.integers(1, name_per, count)) % name_per
+    name, other_name = (names.take(pa.array(name_base[language, topic] + pick)) for pick in (called, other))
     opener = _by_language(catalogue.OPENERS, language, generator.integers(0, 5, count))
     filler = _by_language(catalogue.FILLERS, language, generator.integers(0, 5, count))
     brand = _brands(advertiser, language)
@@ -207,17 +211,17 @@ def _ad_texts(
             for phrase in catalogue.TAILS[lang][kind]
         ]
     ).take(pa.array((language * len(catalogue.OFFERS) + offer) * 4 + generator.integers(0, 4, count)))  # fmt: skip
-    says_name = pa.array(generator.random(count) < 0.35)
+    says_name = pa.array(generator.random(count) < 0.75)
     chinese = pa.array(language == 1)
     title = pc.binary_join_element_wise(opener, word[0], tail, "")
     english_body = pc.binary_join_element_wise(word[1], " and ", word[2], " from ", brand, "", "")
     english_body = pc.if_else(
-        says_name, pc.binary_join_element_wise(english_body, ", for fans of ", name, ". ", filler, ""),
+        says_name, pc.binary_join_element_wise(english_body, ", for fans of ", name, " and ", other_name, ". ", filler, ""),
         pc.binary_join_element_wise(english_body, ". ", filler, ""),
     )  # fmt: skip
     chinese_body = pc.binary_join_element_wise(brand, "精选", word[1], "、", word[2], "")
     chinese_body = pc.if_else(
-        says_name, pc.binary_join_element_wise(chinese_body, "，献给爱", name, "的你。", filler, ""),
+        says_name, pc.binary_join_element_wise(chinese_body, "，献给爱", name, "和", other_name, "的你。", filler, ""),
         pc.binary_join_element_wise(chinese_body, "。", filler, ""),
     )  # fmt: skip
     description = pc.if_else(chinese, chinese_body, english_body)
