@@ -59,8 +59,9 @@ class BaselinesConfig(Config):
 class HybridConfig(Config):
     """One scorer from the network and the trees."""
 
-    kind: Literal["none", "average", "stack", "auto"] = "none"
-    """none: the network alone. average: mean of the standardised logits. stack: trees that read the network's logit among their
-    features. auto: whichever has the best cross-fitted AUC on validation rows, the simplest on a tie."""
+    kind: Literal["none", "average", "weighted", "stack", "auto"] = "none"
+    """none: the network alone. average: mean of the standardised logits. weighted: non-negative weights learned on validation
+    rows. stack: trees on top, which read the network's logit among their features. auto: whichever has the best cross-fitted
+    AUC on validation rows, the simplest on a tie."""
     folds: Annotated[int, Field(ge=2, le=20)] = 5
     """Parts of the validation requests for cross-fitting."""

@@ -50,11 +50,19 @@ class TreeModel:
         self.code_names = code_names
         self.booster = booster
 
-    def fit(self, table: Design, inputs: Inputs, valid: tuple[Design, Inputs] | None, *, seed: int) -> None:
+    def fit(
+        self,
+        table: Design,
+        inputs: Inputs,
+        valid: tuple[Design, Inputs] | None,
+        *,
+        seed: int,
+        start: NDArray[np.float64] | None = None,
+    ) -> None:
         """Grow trees on rows that all have a click label; stop where the validation AUC has not risen for `patience` trees.
 
         The AUC is the mean over requests where requests have several rows, otherwise over all rows. Without validation rows
-        a fixed 100 trees are grown.
+        at most 100 trees are grown. `start` (N,) are margins to improve on; `predict` does not include them.
         """
         import lightgbm
 
@@ -68,6 +76,7 @@ class TreeModel:
             self._matrix(table),
             inputs.clicks,
             group=request_sizes(inputs) if self.objective == "lambdarank" else None,
+            init_score=start,
             feature_name=self._feature_names(),
             categorical_feature=list(range(len(self.names), len(self.names) + len(self.code_names))),
             free_raw_data=True,

@@ -1,0 +1,112 @@
+"""The hybrid: joins, chooses by cross-fitting, saves without pickle, and never lets a row see its neighbours."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from baseline_worlds import planted
+
+from adrec.config.baselines import BaselinesConfig, HybridConfig
+from adrec.metrics.ranking import auc_request
+from adrec.models.baselines import fit_all, score_all
+from adrec.models.hybrid import KINDS, Hybrid, fit_hybrid
+
+TRAIN, VALID, TEST = planted(400, seed=1), planted(400, seed=2), planted(400, seed=3)
+
+
+def network(world, *, noise=1.0, seed=0):
+    """A stand-in for the network: it knows the topic match, which the trees get to see as cosines too, and is noisy."""
+    topic = world.ads.categorical[world.examples.ad_index, 0] - 1
+    rng = np.random.default_rng(seed)
+    return (3.0 * (topic == world.examples.user_index % 4) - 2 + noise * rng.normal(size=len(world))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return fit_all(BaselinesConfig(names=["popularity", "lightgbm", "lightgbm_ranker"]), TRAIN, VALID, seed=0).fitted
+
+
+@pytest.fixture(scope="module")
+def scores(fitted):
+    return {name: score_all(fitted, world) for name, world in (("valid", VALID), ("test", TEST))}
+
+
+def fit(kind, fitted, scores, **settings):
+    return fit_hybrid(kind, network(VALID), fitted, scores["valid"], VALID, **settings)
+
+
+def test_config_knows_the_kinds():
+    allowed = HybridConfig.model_fields["kind"].annotation.__args__
+    assert set(allowed) == {*KINDS, "auto"}
+
+
+@pytest.mark.parametrize("kind", ["average", "weighted", "stack", "auto"])
+def test_joining_beats_both_parts(kind, fitted, scores):
+    hybrid = fit(kind, fitted, scores)
+    own, joined = network(TEST, seed=1), hybrid.logit(network(TEST, seed=1), scores["test"], TEST)
+    request = TEST.examples.request
+    alone = [auc_request(TEST.clicks, x, request) for x in (own, scores["test"]["lightgbm"])]
+    assert auc_request(TEST.clicks, joined, request) > max(alone) + 0.005
+    assert joined.dtype == np.float32 and np.isfinite(joined).all()
+
+
+def test_average_is_the_mean_of_standardised_scores(fitted, scores):
+    hybrid = fit("average", fitted, scores)
+    assert hybrid.names == ("network", "lightgbm", "lightgbm_ranker") and hybrid.weights == (0.5, 0.25, 0.25)
+    p = scores["valid"]["lightgbm"].astype(float)
+    parts = [network(VALID), np.log(p / (1 - p)), scores["valid"]["lightgbm_ranker"]]
+    standard = [(x - np.mean(x)) / np.std(x) for x in parts]
+    expected = 0.5 * standard[0] + 0.25 * standard[1] + 0.25 * standard[2]
+    np.testing.assert_allclose(hybrid.logit(network(VALID), scores["valid"], VALID), expected, atol=1e-5)
+
+
+def test_auto_keeps_the_best_by_cross_fitting(fitted, scores):
+    hybrid = fit("auto", fitted, scores)
+    assert set(hybrid.auc) == set(KINDS)
+    assert hybrid.auc[hybrid.kind] == max(hybrid.auc.values())
+
+
+def test_a_useless_network_gets_no_weight(fitted, scores):
+    noise = np.random.default_rng(0).normal(size=len(VALID)).astype(np.float32)
+    hybrid = fit_hybrid("weighted", noise, fitted, scores["valid"], VALID)
+    assert abs(hybrid.weights[0]) < 0.1 < max(hybrid.weights)
+    assert min(hybrid.weights) >= 0
+
+
+def test_cross_fitting_is_not_fooled_by_rows_learned_by_heart(fitted):
+    labels = {"click": np.random.default_rng(0).permutation(VALID.clicks)}
+    shuffled = replace(VALID, examples=replace(VALID.examples, labels=labels))
+    noise = {name: np.random.default_rng(1).random(len(VALID)).astype(np.float32) for name in fitted}
+    hybrid = fit_hybrid("stack", noise["lightgbm"], fitted, noise, shuffled)
+    inside = hybrid.logit(noise["lightgbm"], noise, shuffled)
+    assert auc_request(shuffled.clicks, inside, shuffled.examples.request) > 0.58
+    assert abs(hybrid.auc["stack"] - 0.5) < 0.04
+
+
+def test_without_trees_the_network_stays_alone(fitted, scores):
+    hybrid = fit_hybrid("auto", network(VALID), {"popularity": fitted["popularity"]}, scores["valid"], VALID)
+    assert hybrid.kind == "none"
+    np.testing.assert_array_equal(hybrid.logit(network(TEST), {}, TEST), network(TEST))
+
+
+@pytest.mark.parametrize("kind", [*KINDS])
+def test_saved_and_loaded_it_scores_identically(kind, fitted, scores, tmp_path):
+    hybrid = fit(kind, fitted, scores)
+    hybrid.save(tmp_path / "hybrid")
+    loaded = Hybrid.load(tmp_path / "hybrid")
+    own = network(TEST, seed=1)
+    np.testing.assert_array_equal(hybrid.logit(own, scores["test"], TEST), loaded.logit(own, scores["test"], TEST))
+    assert loaded.auc == hybrid.auc
+    assert {file.suffix for file in (tmp_path / "hybrid").rglob("*") if file.is_file()} <= {".json", ".txt"}
+
+
+def test_no_folder_is_the_network_alone(tmp_path):
+    assert Hybrid.load(tmp_path / "none") == Hybrid()
+
+
+@pytest.mark.parametrize("kind", ["average", "stack"])
+def test_a_row_does_not_depend_on_the_others(kind, fitted, scores):
+    hybrid = fit(kind, fitted, scores)
+    own, rows = network(TEST, seed=1), np.arange(7, 900, 13)
+    part = hybrid.logit(own[rows], {name: values[rows] for name, values in scores["test"].items()}, TEST.take(rows))
+    np.testing.assert_allclose(part, hybrid.logit(own, scores["test"], TEST)[rows], atol=1e-5)
