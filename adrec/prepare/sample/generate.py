@@ -4,6 +4,7 @@ The log is made slice by slice of a day, each from its own seed, so memory does 
 the same (impressions, seed) always gives the same rows.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,15 +92,9 @@ def generate_sample(
     pq.write_table(world.users.table, out / "users.parquet", compression="zstd")
     positives, negatives = np.zeros(_BINS), np.zeros(_BINS)
     requests = conversions = written = 0
-    writer: pq.ParquetWriter | None = None
-    try:
+    with contextlib.closing(_Shards(out / "impressions", rows_per_file)) as shards:
         for table in slices(world, impressions):
-            if writer is None or written % rows_per_file + table.num_rows > rows_per_file or written % rows_per_file == 0:
-                if writer is not None:
-                    writer.close()
-                part = out / "impressions" / f"part-{written // rows_per_file:05d}.parquet"
-                writer = pq.ParquetWriter(part, SCHEMA, compression="zstd")
-            writer.write_table(table)
+            shards.write(table)
             written += table.num_rows
             requests += len(table["request_id"].unique())
             conversions += int(table["conversion"].to_numpy().sum())
@@ -108,9 +103,6 @@ def generate_sample(
             negatives += np.bincount(bins[click == 0], minlength=_BINS)
             if advance is not None:
                 advance(table.num_rows)
-    finally:
-        if writer is not None:
-            writer.close()
     return SampleSummary(
         len(world.ads.topic), len(world.users.age), requests, written, int(positives.sum()), conversions,
         _auc(positives, negatives),
@@ -132,6 +124,34 @@ def slices(world: World, impressions: int) -> Iterator[pa.Table]:
             table = _slice(world, running, day, (piece / pieces, (piece + 1) / pieces), rows, first_request, generator)
             first_request += len(table["request_id"].unique())
             yield table
+
+
+class _Shards:
+    """Writes tables one after the other into part-00000.parquet, part-00001.parquet, ... of `rows` rows each."""
+
+    def __init__(self, folder: Path, rows: int) -> None:
+        self._folder, self._rows = folder, rows
+        self._writer: pq.ParquetWriter | None = None
+        self._parts = self._filled = 0
+
+    def write(self, table: pa.Table) -> None:
+        """Append a table."""
+        while table.num_rows:
+            if self._writer is None:
+                self._writer = pq.ParquetWriter(self._folder / f"part-{self._parts:05d}.parquet", SCHEMA, compression="zstd")
+            piece = table.slice(0, self._rows - self._filled)
+            self._writer.write_table(piece)
+            self._filled += piece.num_rows
+            table = table.slice(piece.num_rows)
+            if self._filled == self._rows:
+                self.close()
+
+    def close(self) -> None:
+        """Finish the part that is being written."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+            self._parts, self._filled = self._parts + 1, 0
 
 
 def _slice(
