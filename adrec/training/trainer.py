@@ -9,7 +9,7 @@ import logging
 import math
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,12 +109,14 @@ def fit(
     units_of: Callable[[Any], int] = lambda batch: 1,
     monitor: str = "valid_loss",
     mode: str = "min",
+    callbacks: Sequence[pl.Callback] = (),
 ) -> FitResult:
     """Train `module` on `train`, evaluating on `valid`, and leave the best weights in it.
 
     `module.training_step` returns the loss; `validation_step` logs `monitor` (and other `valid_*`). `units_of(batch)` counts
-    what the bar shows (tokens, rows) of `total_units`. `work` comes from `open_work`; the caller deletes it once its output
-    stands. With a CPU and one seed, a run that was killed and resumed ends with the same weights as one that was not.
+    what the bar shows (tokens, rows) of `total_units`. `callbacks` run after the trainer's own. `work` comes from
+    `open_work`; the caller deletes it once its output stands. With a CPU and one seed, a run that was killed and resumed ends
+    with the same weights as one that was not.
     Raises AdrecError where the loss is not finite.
     """
     per_epoch = max(1, train.batches_per_epoch // config.devices)
@@ -126,11 +128,11 @@ def fit(
     )
     total = total_units if total_units is not None else len(train)
     bar = Bar(terminal, description, total=total, unit=unit, units_of=units_of, monitor=monitor)
-    callbacks: list[pl.Callback] = [curve, bar, keep, resume]
+    every: list[pl.Callback] = [curve, bar, keep, resume, *callbacks]
     if config.profile:
-        callbacks.append(Profile(work / "profile"))
+        every.append(Profile(work / "profile"))
     torch.manual_seed(seed)
-    trainer = build_trainer(config, device=device, work=work, callbacks=callbacks, evaluate_every=evaluate_every)
+    trainer = build_trainer(config, device=device, work=work, callbacks=every, evaluate_every=evaluate_every)
     last = work / LAST_CHECKPOINT
     resumed = _step_of(last) if last.exists() else 0
     if resumed:
