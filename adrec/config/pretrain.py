@@ -1,0 +1,162 @@
+"""Config of `adrec pretrain-mlm`: what to train, on which objectives, in which batches."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from adrec.config.base import Config, ConfigPath, EncoderReference, StageConfig
+from adrec.config.training import TrainingConfig
+
+
+class ScratchModel(Config):
+    """A BERT with random weights over the tokenizer that preprocess trained."""
+
+    kind: Literal["scratch"] = "scratch"
+    size: Literal["tiny", "mini", "small", "base"] = "tiny"
+    """Layers and width: tiny 2 x 128, mini 4 x 256, small 4 x 512, base 12 x 768."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout of hidden states."""
+
+
+class ContinuedModel(Config):
+    """Any Hugging Face encoder, with its own tokenizer; a masked-language-model head is added where it has none."""
+
+    kind: Literal["continue"]
+    reference: EncoderReference
+    """Local folder, `package:module/path` or hub name."""
+
+
+class Word2VecModel(Config):
+    """Word vectors trained on the corpus: skip-gram with negative sampling (Mikolov et al., 2013)."""
+
+    kind: Literal["word2vec"]
+    dimension: int = Field(100, ge=2)
+    """Width of the vectors."""
+    window: int = Field(5, ge=1)
+    """Words to each side that count as context."""
+    min_count: int = Field(2, ge=1)
+    """Rarer words get no vector."""
+    epochs: int = Field(10, ge=1)
+    """Passes over the corpus."""
+
+
+class VectorFileModel(Config):
+    """Word vectors from a file: GloVe, fastText or word2vec text, word2vec `.bin`, or a folder of `.npy` and Parquet index."""
+
+    kind: Literal["vectors"]
+    file: EncoderReference
+    """The file or folder; `package:module/path` inside an installed package."""
+    corpus_words_only: bool = True
+    """Keep only words of the corpus. False keeps all: larger, and ready for words to come."""
+
+
+Model = Annotated[ScratchModel | ContinuedModel | Word2VecModel | VectorFileModel, Field(discriminator="kind")]
+
+
+class MlmObjective(Config):
+    """Masked language modelling."""
+
+    weight: float = Field(1.0, gt=0)
+    """Factor of its loss in the sum."""
+    rate: float = Field(0.15, gt=0, lt=1)
+    """Share of tokens to predict."""
+    whole_words: bool = True
+    """Mask all tokens of a word together; Chinese words by jieba."""
+
+
+class NspObjective(Config):
+    """Sentence pairs: do these two belong together? Half of the pairs are random, and never a true pair by accident."""
+
+    weight: float = Field(1.0, gt=0)
+    """Factor of its loss in the sum."""
+    pairs: Literal["parts", "clicks"] = "parts"
+    """`parts`: the title of an ad and the rest of its text. `clicks`: two ads that one user clicked one after the other."""
+    batch_texts: int = Field(32, ge=2)
+    """Pairs a batch."""
+
+
+class DaeObjective(Config):
+    """TSDAE: rebuild a text from the one vector of its damaged copy (Wang et al., 2021)."""
+
+    weight: float = Field(1.0, gt=0)
+    """Factor of its loss in the sum."""
+    delete_rate: float = Field(0.6, gt=0, lt=1)
+    """Share of tokens deleted from what the encoder sees."""
+    decoder_layers: int = Field(1, ge=1)
+    """Layers of the decoder, which is thrown away afterwards."""
+    batch_texts: int = Field(32, ge=2)
+    """Texts a batch."""
+
+
+class ContrastiveObjective(Config):
+    """Pull two views of a text together, push the other texts of the batch away."""
+
+    weight: float = Field(1.0, gt=0)
+    """Factor of its loss in the sum."""
+    positives: Literal["dropout", "clicks"] = "dropout"
+    """`dropout`: the same text twice (SimCSE, Gao et al., 2021). `clicks`: ads clicked by one user one after the other."""
+    temperature: float = Field(0.05, gt=0)
+    """Divides the cosines."""
+    log_q: bool = True
+    """For clicks: correct for popular ads being negatives more often (Yi et al., 2019)."""
+    batch_texts: int = Field(64, ge=2)
+    """Pairs a batch; each has all others as negatives."""
+
+
+class Objectives(Config):
+    """One or several; an epoch is a pass over the first of those present, in this order."""
+
+    mlm: MlmObjective | None = MlmObjective()
+    """Masked language modelling; null leaves it out."""
+    nsp: NspObjective | None = None
+    """Do two texts belong together?"""
+    dae: DaeObjective | None = None
+    """Denoising autoencoder."""
+    contrastive: ContrastiveObjective | None = None
+    """Contrastive learning of text vectors."""
+
+    @model_validator(mode="after")
+    def _one_at_least(self) -> "Objectives":
+        if not any((self.mlm, self.nsp, self.dae, self.contrastive)):
+            raise ValueError("at least one objective is needed")
+        return self
+
+
+class Batches(Config):
+    """How texts become batches."""
+
+    max_tokens: int = Field(64, ge=4)
+    """Longer texts are cut; also the number of positions of a model from scratch."""
+    batch_tokens: int = Field(2048, ge=32)
+    """Tokens a batch, padding included."""
+    packing: bool = True
+    """Several texts in a row, attention inside each, hardly any padding. False gives each text a row of its own."""
+    pack_tokens: int = Field(128, ge=8)
+    """Tokens a row holds when packing."""
+    limit_texts: int | None = Field(None, ge=2)
+    """Only the first so many texts of the corpus."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Batches":
+        if self.packing and not self.max_tokens <= self.pack_tokens <= self.batch_tokens:
+            raise ValueError("needs max_tokens <= pack_tokens <= batch_tokens")
+        return self
+
+
+class PretrainConfig(StageConfig):
+    """Teach an encoder the language of the user's own texts. Reads `prepared`; writes the encoder folder `output`."""
+
+    prepared: ConfigPath
+    """Folder made by `adrec preprocess`."""
+    output: ConfigPath
+    """Encoder folder to write: Hugging Face files, adrec.json, metrics.json, report.html."""
+    model: Model = ScratchModel()
+    """What is trained."""
+    pooling: Literal["mean", "cls", "last", "attention"] | None = None
+    """How token vectors become one vector; null keeps what the continued encoder records, else mean."""
+    objectives: Objectives = Objectives()
+    """What it is trained to do."""
+    batches: Batches = Batches()
+    """How texts become batches."""
+    training: TrainingConfig = TrainingConfig()
+    """Optimiser, schedule, checkpoints."""
