@@ -6,9 +6,11 @@ import typer
 
 from adrec import __version__
 from adrec.cli import apply, judge, prepare, serving, system, train
+from adrec.cli.listing import CommandList
 
 app = typer.Typer(
     name="adrec",
+    cls=CommandList,
     help="The whole life of a language-model ad recommender: raw logs in, calibrated click probabilities and ranked ads out.",
     no_args_is_help=True,
     rich_markup_mode="rich",

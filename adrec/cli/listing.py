@@ -1,0 +1,42 @@
+"""The list that `adrec --help` prints: commands by panel, in plain text.
+
+Typer's own rich help imports Markdown and syntax colouring, which takes longer than everything else together
+(benchmarks/startup.py measures it); the help of a single command still uses it.
+"""
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+
+class CommandList(TyperGroup):
+    """A group whose help needs nothing that is slow to import."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Print the help where nothing was asked for (Typer's own way goes through its rich help); exit code 2."""
+        if not args and not ctx.resilient_parsing:
+            typer.echo(ctx.get_help())
+            ctx.exit(2)
+        return list(super().parse_args(ctx, args))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Usage, what adrec is, the commands by panel, the options."""
+        self.format_usage(ctx, formatter)
+        self.format_help_text(ctx, formatter)
+        panels: dict[str, list[tuple[str, Any]]] = {}
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            if command is not None and not command.hidden:
+                panel = getattr(command, "rich_help_panel", None)
+                panels.setdefault(panel if isinstance(panel, str) else "Commands", []).append((name, command))
+        longest = max((len(name) for rows in panels.values() for name, _ in rows), default=0)
+        for panel, rows in panels.items():
+            with formatter.section(typer.style(panel, bold=True)):
+                formatter.write_dl([(name.ljust(longest), _first_line(command)) for name, command in rows])
+        with formatter.section(typer.style("Options", bold=True)):
+            formatter.write_dl([row for param in self.get_params(ctx) if (row := param.get_help_record(ctx)) is not None])
+
+
+def _first_line(command: Any) -> str:
+    return (command.help or "").strip().split("\n", 1)[0]
