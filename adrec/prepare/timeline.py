@@ -126,10 +126,11 @@ class HistoryReport:
     """clicked rows whose ad is already in their given history: many of them mean that the history holds the answer"""
     source: str = "clicks"
     last_request: int | None = field(default=None, repr=False)
+    last_print: int = field(default=0, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-safe counts."""
-        return {name: value for name, value in vars(self).items() if name != "last_request"}
+        return {name: value for name, value in vars(self).items() if not name.startswith("last_")}
 
     def count(self, requests: Ints, lengths: Ints, limit: int) -> NDArray[np.bool_]:
         """Take in the next rows, requests contiguous. Returns which rows open a request."""
@@ -181,7 +182,9 @@ def read_given(
     place = np.arange(len(row)) - (np.cumsum(lengths) - lengths)[row]
     print_of = np.zeros(len(lengths), dtype=np.uint64)
     np.add.at(print_of, row, mix(codes.astype(np.uint64) ^ (place.astype(np.uint64) << np.uint64(32))))
-    report.differing += int((~opens[1:] & (print_of[1:] != print_of[:-1])).sum())
+    before = np.concatenate([np.array([report.last_print], dtype=np.uint64), print_of[:-1]])
+    report.differing += int((~opens & (print_of != before)).sum())
+    report.last_print = int(print_of[-1])
     row, codes = row[known], codes[known]
     holds = np.zeros(len(lengths), dtype=np.bool_)
     holds[row[codes == ads[row]]] = True
