@@ -1,0 +1,51 @@
+"""Curves over all thresholds: ROC, precision-recall, gain. Thinned for drawing; tied scores are one threshold."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from adrec.metrics.ties import ArrayLike, Floats, as_labels_and_scores, run_starts
+
+
+class Curve(NamedTuple):
+    """Points (P,) of a curve, in order of falling threshold."""
+
+    x: Floats
+    y: Floats
+
+
+def roc(labels: ArrayLike, scores: ArrayLike, points: int = 300) -> Curve:
+    """Share of negatives (x) and of positives (y) at or above each threshold, from (0, 0) to (1, 1)."""
+    hits, rows = _cumulative(labels, scores)
+    misses = rows - hits
+    return _thinned(misses / max(misses[-1], 1), hits / max(hits[-1], 1), points)
+
+
+def precision_recall(labels: ArrayLike, scores: ArrayLike, points: int = 300) -> Curve:
+    """Recall (x) and precision (y) at each threshold that lets any row pass."""
+    hits, rows = _cumulative(labels, scores)
+    return _thinned(hits[1:] / max(hits[-1], 1), hits[1:] / rows[1:], points)
+
+
+def gain(labels: ArrayLike, scores: ArrayLike, points: int = 300) -> Curve:
+    """Share of rows shown (x) and share of all positives that this catches (y), best scores first, from (0, 0) to (1, 1)."""
+    hits, rows = _cumulative(labels, scores)
+    return _thinned(rows / max(rows[-1], 1), hits / max(hits[-1], 1), points)
+
+
+def _cumulative(labels: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
+    """Positives and rows at or above each distinct score, after a leading 0."""
+    y, s = as_labels_and_scores(labels, scores)
+    order = np.argsort(s)[::-1]
+    ends = np.append(run_starts(s[order])[1:], len(y))
+    hits = np.concatenate([[0.0], np.cumsum(y[order])[ends - 1]])
+    return hits, np.concatenate([[0.0], ends.astype(np.float64)])
+
+
+def _thinned(x: Floats, y: Floats, points: int) -> Curve:
+    """About `points` points evenly along x, first and last kept."""
+    if len(x) <= points:
+        return Curve(x, y)
+    at = np.searchsorted(x, np.linspace(x[0], x[-1], points))
+    kept = np.unique(np.concatenate([[0], np.minimum(at, len(x) - 1), [len(x) - 1]]))
+    return Curve(x[kept], y[kept])

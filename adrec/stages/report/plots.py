@@ -1,0 +1,208 @@
+"""The report's plots, a function each: arrays in, a Plot out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from adrec.metrics.calibration import reliability
+from adrec.metrics.curves import Curve, gain, precision_recall, roc
+from adrec.metrics.significance import Interval
+from adrec.metrics.ties import Floats
+from adrec.stages.evaluation.judge import TaskResult
+from adrec.stages.evaluation.show import title
+from adrec.stages.evaluation.slices import Slice
+from adrec.stages.evaluation.tasks import Scores
+from adrec.stages.report.figures import GRID, INK, MUTED, SERIES, SURFACE, Plot, drawing
+
+
+def curves(result: TaskResult, runs: Sequence[Scores]) -> list[Plot]:
+    """ROC, precision-recall and gain of the model beside at most four other runs."""
+    labels = result.frame.labels
+    plots = []
+    with drawing("ROC", "The higher the curve, the better clicks are told from the rest.") as plot:
+        _lines(plot.axes, labels, runs, roc)
+        plot.axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":")
+        plot.axes.set(xlabel="share of non-clicks let through", ylabel="share of clicks caught", xlim=(0, 1), ylim=(0, 1.02))
+        plot.axes.legend(loc="lower right")
+    plots.append(plot)
+    with drawing("Precision and recall", "The dotted line is the click rate: what showing everything gives.") as plot:
+        found = _lines(plot.axes, labels, runs, precision_recall)
+        # The first few rows make precision jump between 0 and 1; the scale follows the curve after 2 % recall.
+        top = max((float(curve.y[curve.x >= 0.02].max(initial=0)) for curve in found), default=1.0)
+        plot.axes.axhline(labels.mean(), color=MUTED, linewidth=0.8, linestyle=":")
+        plot.axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, min(1.02, 1.1 * top)))
+        plot.axes.legend(loc="upper right")
+    plots.append(plot)
+    with drawing("Gain", "Show only the best-scored share of ads: how many of the clicks are kept.") as plot:
+        _lines(plot.axes, labels, runs, gain)
+        plot.axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":")
+        plot.axes.set(xlabel="share of impressions, best first", ylabel="share of clicks", xlim=(0, 1), ylim=(0, 1.02))
+        plot.axes.legend(loc="lower right")
+    plots.append(plot)
+    return plots
+
+
+def reliability_plot(result: TaskResult, runs: Sequence[Scores], bins: int) -> Plot:
+    """Observed against predicted, with Wilson intervals, for runs whose scores are probabilities."""
+    with drawing("Reliability", "On the diagonal, predicted probabilities come true. Bars: 95 % intervals.") as plot:
+        most = 0.0
+        for number, scores in enumerate(runs):
+            table = reliability(result.frame.labels, scores.values, bins)
+            colour = SERIES[number]
+            if number == 0:
+                error = [table.observed - table.low, table.high - table.observed]
+                plot.axes.errorbar(
+                    table.predicted, table.observed, error, color=colour, linewidth=1.4, elinewidth=1, marker="o",
+                    markersize=4, label=scores.name, zorder=3,
+                )  # fmt: skip
+            else:
+                plot.axes.plot(
+                    table.predicted, table.observed, color=colour, linewidth=1.1, marker=".", markersize=4, label=scores.name
+                )
+            most = max(most, float(table.predicted.max()), float((table.high if number == 0 else table.observed).max()))
+        limit = min(1.0, 1.05 * most)
+        plot.axes.plot([0, limit], [0, limit], color=MUTED, linewidth=0.8, linestyle=":")
+        plot.axes.set(xlabel="predicted", ylabel="observed", xlim=(0, limit), ylim=(0, limit))
+        handles, names = plot.axes.get_legend_handles_labels()
+        first = sorted(range(len(names)), key=lambda place: names[place] != runs[0].name)
+        plot.axes.legend([handles[place] for place in first], [names[place] for place in first], loc="upper left")
+    return plot
+
+
+def distributions(result: TaskResult, scores: Scores) -> Plot:
+    """Histogram of the model's scores, of clicks and of the rest, each summing to 1."""
+    labels = result.frame.labels > 0
+    values = np.asarray(scores.values, dtype=np.float64)
+    edges = np.linspace(values.min(), np.quantile(values, 0.998) + 1e-9, 46)
+    with drawing("Score distributions", "Share of each class by score; the less they overlap, the better.") as plot:
+        for number, (name, part) in enumerate((("clicks", values[labels]), ("the rest", values[~labels]))):
+            share = np.histogram(np.minimum(part, edges[-1]), edges)[0] / max(len(part), 1)
+            colour = SERIES[0] if number == 0 else MUTED
+            plot.axes.stairs(share, edges, fill=True, color=colour, alpha=0.22)
+            plot.axes.stairs(share, edges, color=colour, linewidth=1.5, label=name)
+        plot.axes.set(xlabel="score", ylabel="share")
+        plot.axes.legend(loc="upper right")
+    return plot
+
+
+def slice_plots(slices: Sequence[Slice], overall: float, flagged: set[tuple[str, str]]) -> list[Plot]:
+    """AUC with its interval for every part of a column; one plot a column, a line at the AUC of all rows."""
+    plots = []
+    for column, group in groupby((part for part in slices if part.column != "day"), key=lambda part: part.column):
+        parts = [part for part in group if np.isfinite(part.metrics["auc"].value)]
+        if not parts:
+            continue
+        with drawing(column.replace("_", " "), height=0.62 + 0.24 * len(parts)) as plot:
+            for place, part in enumerate(reversed(parts)):
+                alarmed = (part.column, part.value) in flagged
+                _whisker(plot.axes, part.metrics["auc"], place, MUTED if part.small else SERIES[1] if alarmed else SERIES[0])
+            plot.axes.axvline(overall, color=INK, linewidth=0.9, linestyle=":")
+            plot.axes.set_yticks(range(len(parts)), [_short(part.value) for part in reversed(parts)])
+            plot.axes.tick_params(axis="y", length=0, labelcolor=INK)
+            plot.axes.set(ylim=(-0.6, len(parts) - 0.4), xlabel="AUC")
+            plot.axes.grid(axis="y", visible=False)
+            plot.axes.spines["left"].set_visible(False)
+        plots.append(plot)
+    return plots
+
+
+def by_day(slices: Sequence[Slice]) -> Plot | None:
+    """AUC, and predicted over observed, day by day; None with fewer than two days."""
+    days = sorted((part for part in slices if part.column == "day" and part.value[:1].isdigit()), key=lambda part: part.value)
+    if len(days) < 2:
+        return None
+    has_ratio = all("predicted_over_observed" in part.metrics for part in days)
+    metrics = ["auc", "predicted_over_observed"][: 2 if has_ratio else 1]
+    with drawing("By day", "Bands: intervals over users.", height=1.5 * len(metrics), rows=len(metrics)) as plot:
+        axes = plot.axes if len(metrics) > 1 else [plot.axes]
+        x = np.arange(len(days))
+        for axis, metric in zip(axes, metrics, strict=True):
+            value, low, high = (
+                np.array([getattr(day.metrics[metric], end) for day in days]) for end in ("value", "low", "high")
+            )
+            axis.fill_between(x, low, high, color=SERIES[0], alpha=0.18, linewidth=0)
+            axis.plot(x, value, color=SERIES[0], marker="o", markersize=3.5)
+            axis.set_ylabel(title(metric))
+            if metric == "predicted_over_observed":
+                axis.axhline(1, color=MUTED, linewidth=0.8, linestyle=":")
+        step = max(1, len(days) // 7)
+        axes[-1].set_xticks(x[::step], [day.value[5:] for day in days[::step]])
+    return plot
+
+
+def learning_curves(evaluations: Sequence[Mapping[str, float]]) -> list[Plot]:
+    """Every validation metric that training logged, by step; the best step is marked."""
+    names = [name for name in ("valid_auc", "valid_auc_request", "valid_log_loss", "valid_loss") if name in evaluations[0]]
+    plots = []
+    for name in names[:2] if "valid_log_loss" not in names else [names[0], "valid_log_loss"]:
+        steps = np.array([row["step"] for row in evaluations])
+        values = np.array([row.get(name, np.nan) for row in evaluations], dtype=np.float64)
+        if not np.isfinite(values).any():
+            continue
+        best = int(np.nanargmin(values) if "loss" in name else np.nanargmax(values))
+        words = title(name.removeprefix("valid_"))
+        with drawing(f"Learning: {words}", "On validation rows, during training; the dot is the best.") as plot:
+            plot.axes.plot(steps, values, color=SERIES[0])
+            plot.axes.plot(steps[best], values[best], color=SERIES[0], marker="o")
+            plot.axes.annotate(
+                f"{values[best]:.4f}", (steps[best], values[best]), (0, 7), textcoords="offset points", ha="center"
+            )
+            plot.axes.margins(y=0.18)
+            plot.axes.set(xlabel="step", ylabel=words)
+        plots.append(plot)
+    return plots
+
+
+def overlap(weights: Floats) -> Plot:
+    """How the importance weights spread: the share of all weight that the heaviest rows carry."""
+    w = np.sort(weights)[::-1]
+    share = np.cumsum(w) / max(w.sum(), 1e-300)
+    at = np.unique(np.geomspace(1, len(w), 200).astype(int))
+    caption = "Share of all weight on the heaviest logged rows. A curve at the upper left: few rows decide."
+    with drawing("Overlap of the policies", caption) as plot:
+        plot.axes.plot(at / len(w), share[at - 1], color=SERIES[0])
+        plot.axes.set(xscale="log", xlabel="share of logged rows, heaviest first", ylabel="share of weight", ylim=(0, 1.02))
+    return plot
+
+
+def estimators(found: Mapping[str, Interval], logged: Interval) -> Plot:
+    """Every off-policy estimate with its interval, and the logs' own rate as a band."""
+    names = list(found)
+    with drawing("Estimated click rate", "The band is what the logging policy earned.", height=0.8 + 0.26 * len(names)) as plot:
+        plot.axes.axvspan(logged.low, logged.high, color=GRID, linewidth=0)
+        for place, name in enumerate(reversed(names)):
+            _whisker(plot.axes, found[name], place, SERIES[0])
+        plot.axes.set_yticks(range(len(names)), [title(name) for name in reversed(names)])
+        plot.axes.tick_params(axis="y", length=0, labelcolor=INK)
+        plot.axes.set(xlabel="clicks per shown ad", ylim=(-0.6, len(names) - 0.4))
+        plot.axes.grid(axis="y", visible=False)
+    return plot
+
+
+def _lines(axes: Any, labels: Floats, runs: Sequence[Scores], make: Callable[[Any, Any], Curve]) -> list[Curve]:
+    found = []
+    for number, scores in enumerate(runs):
+        curve = make(labels, scores.values)
+        is_oracle = scores.role == "oracle"
+        axes.plot(
+            *curve,
+            color=INK if is_oracle else SERIES[number],
+            linewidth=1.1 if is_oracle else 2.0 if number == 0 else 1.3,
+            linestyle="--" if is_oracle else "-",
+            zorder=3 if number == 0 else 2,
+            label=scores.name,
+        )
+        found.append(curve)
+    return found
+
+
+def _whisker(axes: Any, value: Interval, place: int, colour: str) -> None:
+    if np.isfinite(value.low):
+        axes.plot([value.low, value.high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
+    axes.plot(value.value, place, marker="o", markersize=6, color=colour, markeredgecolor=SURFACE, markeredgewidth=1)
+
+
+def _short(text: str, most: int = 22) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
