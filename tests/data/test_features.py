@@ -89,8 +89,6 @@ VALUES = st.lists(st.sampled_from(["a", "b", "c", "é", "", None]), min_size=1, 
 
 @settings(max_examples=60, deadline=None)
 @given(VALUES, st.integers(1, 40), st.integers(1, 4))
-    st.lists(st.sampled_from(["a", "b", "c", "é", "", None]), min_size=1, max_size=40), st.integers(1, 40), st.integers(1, 4)
-)
 def test_vocabulary_keeps_common_values_and_sends_the_rest_to_zero(values, batch_rows, min_count):
     table = pa.table({"c": pa.array(values, pa.string())})
     features = fit(table, batch_rows, categorical=[{"column": "c", "min_count": min_count}])
