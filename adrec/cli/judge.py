@@ -13,6 +13,7 @@ PANEL = "Judge"
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the app."""
     app.command("evaluate", rich_help_panel=PANEL)(evaluate)
+    app.command("compare", rich_help_panel=PANEL)(compare)
 
 
 def evaluate(
@@ -47,5 +48,38 @@ def evaluate(
         options={
             "scored": scored, "output": output, "labels": labels,
             "against": [str(path.absolute()) for path in against] if against else None,
+        },
+    )  # fmt: skip
+
+
+def compare(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Evaluation or bundle folders, or a folder with runs below it.", show_default=False),
+    ] = None,
+    config: ConfigOption = None,
+    metrics: Annotated[
+        list[str] | None, typer.Option("--metric", help="A column; may be repeated.", show_default=False)
+    ] = None,
+    sort: Annotated[str | None, typer.Option("--sort", help="Metric to sort by, best first.", show_default=False)] = None,
+    task: Annotated[str | None, typer.Option("--task", help="Which label, such as click.", show_default=False)] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write.", show_default=False)] = None,
+    overrides: SetOption = None,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Put runs side by side, best first, with the settings in which they differ.
+
+    Reads the metrics.json that `adrec evaluate` or `adrec finetune` wrote. Writes nothing unless `--output` names a file.
+    For a paired test of two runs on the same rows, use `adrec evaluate A --against B`.
+
+    Example: adrec compare runs/
+    """
+    run_stage(
+        "compare", "compare:CompareConfig",
+        config=config, overrides=overrides, json_output=json_output, quiet=quiet,
+        options={
+            "runs": [str(path.absolute()) for path in runs] if runs else None,
+            "metrics": metrics or None, "sort": sort, "task": task, "output": output,
         },
     )  # fmt: skip
