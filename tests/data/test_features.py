@@ -138,7 +138,7 @@ def test_lists_are_cut_coded_and_may_be_null():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.datetimes(datetime(1990, 1, 1), datetime(2040, 1, 1)), st.sampled_from(["UTC", "Asia/Shanghai", "America/New_York"]))
+@given(st.datetimes(datetime(1990, 1, 1), datetime(2037, 1, 1)), st.sampled_from(["UTC", "Asia/Shanghai", "America/New_York"]))
 def test_calendar_follows_the_zone(moment, zone):
     moment = moment.replace(tzinfo=ZoneInfo("UTC"))
     table = pa.table({"shown_at": pa.array([moment, None], pa.timestamp("us", tz="UTC"))})
