@@ -1,0 +1,72 @@
+"""Every config that is shipped validates, every command's schema is written out, and no code lists commands by hand."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from adrec.config.base import load_config, save_config
+from adrec.config.commands import ALIASES, config_model, config_models
+from adrec.errors import UsageError
+from adrec.stages import config_schema
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+def command_of(file: Path) -> str:
+    """`finetune-mmoe.yaml` and `finetune_mmoe.yaml` are configs of finetune."""
+    stem = file.stem.replace("_", "-")
+    fitting = [name for name in [*config_models(), *ALIASES] if stem == name or stem.startswith(f"{name}-")]
+    assert fitting, f"{file}: its name must begin with a command"
+    return max(fitting, key=len)
+
+
+@pytest.mark.parametrize("file", FILES, ids=[str(file.relative_to(ROOT)) for file in FILES])
+def test_shipped_configs_validate_and_survive_saving(file, tmp_path):
+    model = config_model(command_of(file))
+    config = load_config(file, model)
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml", model) == config
+
+
+@pytest.mark.parametrize("file", FILES, ids=[str(file.relative_to(ROOT)) for file in FILES])
+def test_shipped_configs_name_no_absolute_path(file):
+    assert not re.search(r"(?m)[:\s\[]/(home|root|work|tmp|Users)/", file.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("command", config_models())
+def test_schema_describes_every_key(command):
+    document = config_schema.schema(command).as_dict()
+    assert document["additionalProperties"] is False
+    assert set(document["properties"]) == set(config_model(command).model_fields)
+    for name, entry in document["properties"].items():
+        described = "description" in entry or "$ref" in entry or "discriminator" in entry
+        assert described, f"{command}: {name} has no docstring under it"
+
+
+def test_unknown_command_lists_the_known_ones():
+    with pytest.raises(UsageError, match=r"'fly' has no config\. Commands with one: .*sample"):
+        config_model("fly")
+
+
+def test_every_command_of_the_command_line_is_found_by_name():
+    """`run_stage("x", "module:XConfig", ...)` in adrec/cli and the names of the classes tell the same story."""
+    models = set(config_models().values())
+    calls = [
+        match
+        for file in (ROOT / "adrec" / "cli").glob("*.py")
+        for match in re.findall(r'run_stage\(\s*"([\w.]+)",\s*"(\w+):(\w+)"', file.read_text(encoding="utf-8"))
+    ]
+    assert calls
+    for stage, module, name in calls:
+        model = getattr(importlib.import_module(f"adrec.config.{module}"), name)
+        assert model in models, f"{name} is not found by adrec.config.commands"
+        assert callable(importlib.import_module(f"adrec.stages.{stage}").run)
+
+
+def test_show_prints_defaults_and_absolute_paths():
+    document = config_schema.show("sample", None, ["out=/x", "impressions=5"])
+    assert document.as_dict() == {"seed": 42, "device": "auto", "out": "/x", "impressions": 5, "rows_per_file": 1_000_000}
+    assert "impressions: 5" in document.text
