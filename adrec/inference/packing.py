@@ -97,7 +97,8 @@ def unpack(bundle: Bundle) -> ClickModel:
         calibrations = {name: Calibration.from_json(fitted) for name, fitted in bundle.json("calibration.json").items()}
         text = TextSettings.model_validate(schema["text"])
     except (KeyError, TypeError, ValueError, ValidationError) as error:
-        raise BundleError(f"{bundle.path}: not written by this version ({error}). Run 'adrec finetune' again.") from None
+        reason = str(error).splitlines()[0]
+        raise BundleError(f"{bundle.path}: not written by this version ({reason}). Run 'adrec finetune' again.") from None
     encoder = load_text_encoder(str(bundle.path / ENCODER)) if bundle.has(f"{ENCODER}/") else None
     trained = config.text.train != "frozen" and encoder is not None
     model = build_model(

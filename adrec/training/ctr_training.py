@@ -1,12 +1,13 @@
 """Train one click model on `ClickData`, and score rows with it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
 from torch import nn
 
@@ -46,6 +47,7 @@ def train_click_model(
     terminal: Terminal,
     text_encoder: nn.Module | None = None,
     description: str = "Training",
+    callbacks: Sequence[pl.Callback] = (),
 ) -> Trained:
     """Train to the best validation metric. `text_encoder` is the one that is trained with the model, None where frozen.
 
@@ -53,7 +55,7 @@ def train_click_model(
     """
     torch.manual_seed(seed)
     plan = data.plan(config, seed)
-    monitor = _monitor(config, data)
+    monitor = monitored_metric(config, data)
     model = build_model(
         config.model,
         data.dimensions,
@@ -91,6 +93,7 @@ def train_click_model(
         units_of=_rows,
         monitor=f"valid_{monitor}",
         mode="min" if monitor == "log_loss" else "max",
+        callbacks=callbacks,
     )
     return Trained(module, run, seed, raw_outputs(module, data.batches(data.valid), config.device))
 
@@ -122,7 +125,8 @@ def rows_per_request(examples: Examples) -> float:
     return len(examples) / max(len(examples.request_starts) - 1, 1)
 
 
-def _monitor(config: FinetuneConfig, data: ClickData) -> str:
+def monitored_metric(config: FinetuneConfig, data: ClickData) -> str:
+    """The validation metric that picks the best weights: as the config says, or by what the validation rows can measure."""
     if config.training.monitor != "auto":
         return config.training.monitor
     label = data.valid.labels[data.tasks[0].name]

@@ -1,0 +1,55 @@
+"""Config of `adrec score`: which bundle, which rows, and where histories come from."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from adrec.config.base import ConfigPath, StageConfig
+
+
+class RowsConfig(StageConfig):
+    """Rows to apply a bundle to: a split of a prepared folder, or tables of the user's own."""
+
+    bundle: ConfigPath
+    """Folder made by `adrec finetune`."""
+    prepared: ConfigPath | None = None
+    """Prepared folder: its `split` is scored, or its ads, users and clicks stand behind the rows of `impressions`."""
+    split: Literal["train", "valid", "test"] | None = None
+    """Which split of `prepared`; None scores `impressions`."""
+    impressions: ConfigPath | None = None
+    """Parquet file or folder: user_id, ad_id, shown_at; optional request_id, history, query, declared features."""
+    ads: ConfigPath | None = None
+    """Parquet file of the ads; None takes those of `prepared`."""
+    users: ConfigPath | None = None
+    """Parquet file of the users; None takes those of `prepared`, or knows nothing of them."""
+    history: ConfigPath | None = None
+    """Parquet file of clicks (user_id, ad_id, shown_at, optional click) for rows without a `history` column."""
+    cache: ConfigPath | None = None
+    """Folder of cached text vectors; None is the user's cache folder."""
+    batch_rows: Annotated[int, Field(ge=1)] = 4096
+    """Rows given to the network at once. Changes no score."""
+    chunk_rows: Annotated[int, Field(ge=1)] = 65_536
+    """Rows in memory at once."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads; None leaves the choice to torch."""
+
+    @model_validator(mode="after")
+    def _rows_named(self) -> "RowsConfig":
+        if (self.split is None) == (self.impressions is None):
+            raise ValueError("give either `prepared` with a `split`, or `impressions`")
+        if self.split is not None and self.prepared is None:
+            raise ValueError("`split` needs `prepared`")
+        if self.impressions is not None and self.ads is None and self.prepared is None:
+            raise ValueError("`impressions` needs `ads` (or a `prepared` folder that has them)")
+        return self
+
+
+class ScoreConfig(RowsConfig):
+    """Click probabilities for any number of rows, labels not needed. Reads the bundle and rows; writes `output`."""
+
+    output: ConfigPath
+    """Parquet file to write: the rows' own columns, and logit, score, cold flags, baselines."""
+    baselines: bool = True
+    """Add the scores of the bundle's baselines as `baseline_*`."""
+    shard_rows: Annotated[int, Field(ge=1)] = 524_288
+    """Rows after which a finished part is kept: a killed run goes on behind the last part."""

@@ -1,0 +1,162 @@
+"""Where rows to score come from: chunks of a table with the Examples behind them, from a prepared split or the user's files."""
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from adrec.config.score import RowsConfig
+from adrec.data.examples import Examples, combined, examples_from_table, ragged
+from adrec.data.prepared import Prepared, open_prepared
+from adrec.data.tables import iter_batches, parquet_files, parquet_schema, read_table
+from adrec.inference.predictor import Catalogs, Predictor
+from adrec.inference.rows import History
+from adrec.schema import SPLITS
+
+INTERNAL = ("ad_index", "user_index", "history_index", "history_hours", "skipped_index", "history_length")
+"""Columns of a prepared folder that mean nothing outside it."""
+
+
+class Chunk(NamedTuple):
+    """Some rows in order: the columns to keep, and the arrays that the model reads."""
+
+    table: pa.Table
+    examples: Examples
+
+
+class Source(Protocol):
+    """Rows to score."""
+
+    catalogs: Catalogs
+    rows: int
+
+    def chunks(self, skip: int) -> Iterator[Chunk]:
+        """The rows after the first `skip`, in order."""
+
+
+def open_source(config: RowsConfig, predictor: Predictor) -> Source:
+    """The rows that a config names. Raises DataError where a file is missing or broken."""
+    prepared = open_prepared(config.prepared) if config.prepared is not None else None
+    if config.split is not None:
+        assert prepared is not None
+        return PreparedSource(prepared, config.split, predictor, config.chunk_rows)
+    return TableSource(config, prepared, predictor)
+
+
+class PreparedSource:
+    """A split of a prepared folder, with the history and counters that preprocess attached."""
+
+    def __init__(self, prepared: Prepared, split: str, predictor: Predictor, chunk_rows: int) -> None:
+        self.prepared, self.split, self.predictor, self.chunk_rows = prepared, split, predictor, chunk_rows
+        self.catalogs = predictor.catalogs(prepared.ads(), prepared.users())
+        ads = prepared.ads()
+        self.of_ad = ads.select([name for name in ("category", "language", "bid", "advertiser_id") if name in ads.column_names])
+        self.rows = prepared.rows(split)
+
+    def chunks(self, skip: int) -> Iterator[Chunk]:
+        """Chunks of whole record batches; what `evaluate` slices by is joined from the ads."""
+        features = self.predictor.packed.features["impressions"]
+        limit = self.predictor.packed.config.model.user.max_history
+        for table in _after(self.prepared.iter(self.split, None, self.chunk_rows), skip):
+            examples = examples_from_table(table, features, max_history=limit)
+            kept = table.select([name for name in table.column_names if name not in INTERNAL])
+            joined = self.of_ad.take(table["ad_index"])
+            for name in joined.column_names:
+                if name not in kept.column_names:
+                    kept = kept.append_column(name, joined[name])
+            yield Chunk(kept, examples)
+
+
+class TableSource:
+    """The user's own rows. Their history is a column of theirs, or found in a click log."""
+
+    def __init__(self, config: RowsConfig, prepared: Prepared | None, predictor: Predictor) -> None:
+        assert config.impressions is not None
+        self.path, self.predictor, self.chunk_rows = config.impressions, predictor, config.chunk_rows
+        ads = read_table(config.ads) if config.ads is not None else None
+        users = read_table(config.users) if config.users is not None else None
+        if prepared is not None:
+            ads = prepared.ads() if ads is None else ads
+            users = prepared.users() if users is None else users
+        assert ads is not None
+        files = parquet_files(self.path)
+        self.rows = sum(pq.read_metadata(file).num_rows for file in files if parquet_schema(file) is not None)
+        self.catalogs = predictor.catalogs(ads, users, self._users(), where=str(config.ads or config.prepared))
+        self.history = self._clicks(config, prepared)
+
+    def chunks(self, skip: int) -> Iterator[Chunk]:
+        """Chunks in file order."""
+        first = skip
+        for table in _after(iter_batches(self.path, batch_rows=self.chunk_rows), skip):
+            yield Chunk(
+                table,
+                self.predictor.examples(table, self.catalogs, history=self.history, where=str(self.path), first_row=first),
+            )
+            first += table.num_rows
+
+    def _users(self) -> pa.Array:
+        """Distinct users of all rows."""
+        found: list[pa.Array] = []
+        schema = parquet_schema(parquet_files(self.path)[0])
+        if "user_id" not in schema.names:
+            return pa.array([], pa.string())  # the missing column is reported with all others
+        for batch in iter_batches(self.path, columns=["user_id"], batch_rows=1 << 20):
+            found = [pc.unique(pa.concat_arrays([*found, batch["user_id"].cast(pa.string())]))]
+        return found[0] if found else pa.array([], pa.string())
+
+    def _clicks(self, config: RowsConfig, prepared: Prepared | None) -> History | None:
+        ads, users = self.catalogs.ads.ids, self.catalogs.users.ids
+        if config.history is not None:
+            return History.from_table(read_table(config.history), ads, users, where=str(config.history))
+        return prepared_history(prepared, ads, users) if prepared is not None else None
+
+
+def prepared_history(prepared: Prepared, ads: pa.Array, users: pa.Array) -> History:
+    """All clicks that a prepared folder knows: those of its rows, and those in histories that came with the log.
+
+    A given history carries no times: its clicks count as made just before the user's last request, in their order.
+    """
+    given = prepared.manifest.get("history", {}).get("source") == "given"
+    columns = ["ad_index", "user_index", "shown_at", "click", *(["history_index"] if given else [])]
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    last: list[pa.Table] = []
+    for split in SPLITS:
+        for batch in prepared.iter(split, columns, 131_072):
+            rows = batch.filter(pc.fill_null(pc.equal(batch["click"], 1), False))
+            time = pc.cast(rows["shown_at"], pa.int64()).to_numpy()
+            parts.append((rows["user_index"].to_numpy(), rows["ad_index"].to_numpy(), time))
+            if given:
+                last.append(_last_of_each(pa.Table.from_batches([batch]).select(["user_index", "shown_at", "history_index"])))
+    if last:
+        table = _last_of_each(pa.concat_tables(last))
+        lists = ragged(table["history_index"])
+        lengths = lists.lengths
+        from_newest = np.repeat(lists.offsets[1:], lengths) - np.arange(len(lists.values))
+        moment = np.repeat(pc.cast(table["shown_at"], pa.int64()).to_numpy(), lengths) - from_newest
+        parts.append((np.repeat(table["user_index"].to_numpy(), lengths), lists.values, moment))
+    user, ad, when = (np.concatenate([part[at] for part in parts]) if parts else np.zeros(0, np.int64) for at in range(3))
+    log = {
+        "user_id": combined(prepared.users()["user_id"]).take(pa.array(user, pa.int64())),
+        "ad_id": combined(prepared.ads()["ad_id"]).take(pa.array(ad, pa.int64())),
+        "shown_at": pa.array(when, pa.int64()).cast(pa.timestamp("us", tz="UTC")),
+    }
+    return History.from_table(pa.table(log), ads, users, where=str(prepared.path))
+
+
+def _last_of_each(table: pa.Table) -> pa.Table:
+    """The last row of each user."""
+    users = table["user_index"].to_numpy()
+    _, from_end = np.unique(users[::-1], return_index=True)
+    return table.take(pa.array(np.sort(len(users) - 1 - from_end)))
+
+
+def _after(batches: Iterator[pa.RecordBatch], skip: int) -> Iterator[pa.Table]:
+    for batch in batches:
+        if skip >= batch.num_rows:
+            skip -= batch.num_rows
+            continue
+        yield pa.Table.from_batches([batch.slice(skip)])
+        skip = 0

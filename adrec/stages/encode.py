@@ -1,0 +1,94 @@
+"""`adrec encode`: ad and user vectors to Parquet, and to `.npy` beside a list of identifiers."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from rich.console import RenderableType
+
+from adrec.config.base import save_config
+from adrec.config.encode import EncodeConfig
+from adrec.data.examples import combined
+from adrec.data.prepared import open_prepared
+from adrec.data.tables import folder_aside, read_table, write_table
+from adrec.errors import ConfigError
+from adrec.inference.predictor import Catalogs, Predictor
+from adrec.inference.rows import History
+from adrec.inference.score_source import prepared_history
+from adrec.terminal import Terminal
+from adrec.training.trainer import resolve_device
+
+
+@dataclass(frozen=True)
+class EncodeResult:
+    """What was encoded."""
+
+    output: str
+    ads: int
+    users: int
+    width: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-safe values."""
+        return vars(self)
+
+    def render(self) -> Iterable[RenderableType]:
+        """One line."""
+        yield f"{self.ads:,} ads and {self.users:,} users as vectors of {self.width} floats: {self.output}"
+
+
+def run(config: EncodeConfig, terminal: Terminal) -> EncodeResult:
+    """Encode all ads, and all users with the newest history known of them."""
+    prepared = open_prepared(config.prepared) if config.prepared is not None else None
+    ads = read_table(config.ads) if config.ads is not None else prepared.ads() if prepared is not None else None
+    users = read_table(config.users) if config.users is not None else prepared.users() if prepared is not None else None
+    if ads is None:
+        raise ConfigError("encode: give `ads`, or a `prepared` folder that has them.")
+    predictor = Predictor.load(config.bundle, device=resolve_device(config.device), cache=config.cache)
+    catalogs = predictor.catalogs(ads, users, where=str(config.ads or config.prepared))
+    with terminal.progress("Encoding", len(catalogs.ads) + len(catalogs.users), unit="vectors") as advance:
+        ad_vectors = predictor.ad_vectors(catalogs)
+        advance(len(ad_vectors))
+        history = None
+        if config.history is not None:
+            history = History.from_table(
+                read_table(config.history), catalogs.ads.ids, catalogs.users.ids, where=str(config.history)
+            )
+        elif prepared is not None:
+            history = prepared_history(prepared, catalogs.ads.ids, catalogs.users.ids)
+        user_vectors = _users(predictor, catalogs, history)
+        advance(len(user_vectors))
+    with folder_aside(config.output) as folder:
+        _write(folder, "ads", "ad_id", catalogs.ads.ids, ad_vectors)
+        if users is not None:
+            _write(folder, "users", "user_id", catalogs.users.ids, user_vectors)
+        save_config(config, folder / "config.yaml")
+    return EncodeResult(str(config.output), len(ad_vectors), len(user_vectors), ad_vectors.shape[1])
+
+
+def _users(predictor: Predictor, catalogs: Catalogs, history: History | None) -> NDArray[np.float32]:
+    """(U, D) every user after the last click known."""
+    count = len(catalogs.users)
+    if count == 0 or len(catalogs.ads) == 0:
+        return np.zeros((0, predictor.packed.config.model.width), np.float32)
+    last = int(history.time.max()) + 1 if history is not None and len(history.time) else 0
+    moments = pa.table(
+        {
+            "user_id": catalogs.users.ids,
+            "ad_id": catalogs.ads.ids.take(pa.array(np.zeros(count, np.int64))),
+            "shown_at": pa.array(np.full(count, last), pa.int64()).cast(pa.timestamp("us", tz="UTC")),
+        }
+    )
+    return predictor.user_vectors(predictor.examples(moments, catalogs, history=history), catalogs)
+
+
+def _write(folder: Path, name: str, key: str, ids: pa.Array, vectors: NDArray[np.float32]) -> None:
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    write_table(pa.table({key: ids, "vector": lists}), folder / f"{name}.parquet")
+    np.save(folder / f"{name}.npy", vectors)
+    listed = "".join(f"{identifier}\n" for identifier in combined(ids).to_numpy(zero_copy_only=False))
+    (folder / f"{name}.ids.txt").write_text(listed, encoding="utf-8")
