@@ -93,14 +93,21 @@ class ContrastiveObjective(Config):
 
     weight: float = Field(1.0, gt=0)
     """Factor of its loss in the sum."""
-    positives: Literal["dropout", "clicks"] = "dropout"
-    """`dropout`: the same text twice (SimCSE, Gao et al., 2021). `clicks`: ads clicked by one user one after the other."""
+    positives: list[Literal["dropout", "clicks", "queries", "interests"]] = Field(["dropout"], min_length=1)
+    """`dropout`: the same text twice (SimCSE, Gao et al., 2021); stands alone. The others pair a clicked ad of the training
+    rows with the ad clicked before it, with the query, or with the user's interests."""
     temperature: float = Field(0.05, gt=0)
     """Divides the cosines."""
     log_q: bool = True
     """For clicks: correct for popular ads being negatives more often (Yi et al., 2019)."""
     batch_texts: int = Field(64, ge=2)
     """Pairs a batch; each has all others as negatives."""
+
+    @model_validator(mode="after")
+    def _dropout_alone(self) -> "ContrastiveObjective":
+        if "dropout" in self.positives and len(self.positives) > 1:
+            raise ValueError("`dropout` pairs each text with itself and does not mix with other positives")
+        return self
 
 
 class Objectives(Config):

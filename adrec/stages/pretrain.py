@@ -109,7 +109,7 @@ def _run_language_model(config: PretrainConfig, prepared: Prepared, terminal: Te
     with terminal.progress("measuring the start", unit="texts"):
         before = _held_out(config, model, corpus, tokenizer, device)
         vectors_before = neighbours(encoder, ads, device=device)
-    result = _train(config, model, corpus, tokenizer, prepared, device=device, work=work, terminal=terminal)
+    result = _train(config, model, encoder, corpus, prepared, device=device, work=work, terminal=terminal)
     with terminal.progress("measuring the end", unit="texts"):
         after = _held_out(config, model, corpus, tokenizer, device)
         vectors_after = neighbours(encoder, ads, device=device)
@@ -142,8 +142,8 @@ def _run_language_model(config: PretrainConfig, prepared: Prepared, terminal: Te
 def _train(
     config: PretrainConfig,
     model: LanguageModel,
+    encoder: TextEncoder,
     corpus: Corpus,
-    tokenizer: Any,
     prepared: Prepared,
     *,
     device: str,
@@ -153,13 +153,13 @@ def _train(
     from adrec.training.loader import BatchLoader
 
     settings = config.training
-    objectives, weights, train_feeds, valid_feeds = build_objectives(config, model, corpus, tokenizer, prepared)
-    train_feed, valid_feed = JointFeed(train_feeds), JointFeed(valid_feeds)
+    objectives = build_objectives(config, model, encoder.pool, corpus, encoder.tokenizer, prepared)
+    train_feed, valid_feed = JointFeed(objectives.train), JointFeed(objectives.valid)
     per_epoch = len(train_feed.plan(0))
     module = PretrainModule(
         model,
-        objectives,
-        weights,
+        objectives.modules,
+        objectives.weights,
         learning_rate=settings.learning_rate,
         optimiser={
             "total_steps": total_steps(settings, per_epoch),
@@ -184,7 +184,7 @@ def _train(
         pin_memory=device == "cuda",
     )
     valid = BatchLoader(valid_feed.plan, valid_feed.collate, seed=HELD_OUT_SEED)
-    first = train_feeds[0]
+    first = objectives.train[0]
     tokens_per_batch = first.tokens / per_epoch if isinstance(first, MlmFeed) else 1.0
     return fit(
         module,

@@ -1,34 +1,87 @@
 """From a pretraining config to its objectives and their data."""
 
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
+import pyarrow.parquet as pq
 from torch import nn
 
-from adrec.config.pretrain import PretrainConfig
+from adrec.config.pretrain import ContrastiveObjective, DaeObjective, NspObjective, PretrainConfig
 from adrec.data.corpus import Corpus, ordinary_ids
+from adrec.data.pairs import Pairs, click_pairs, part_pairs
 from adrec.data.prepared import Prepared
+from adrec.errors import DataError
 from adrec.models.language_model import LanguageModel
+from adrec.models.pooling import Pool
 from adrec.training.mlm_module import Feed
+from adrec.training.objectives.contrastive import Contrastive, ContrastiveFeed
+from adrec.training.objectives.dae import Dae, DaeFeed
 from adrec.training.objectives.mlm import Mlm, MlmFeed
+from adrec.training.objectives.nsp import Nsp, NspFeed
+from adrec.training.objectives.texts import TokenTable
+
+HELD_OUT_PAIRS = 0.05
+
+
+@dataclass
+class Objectives:
+    """What the training minimises: modules, their weights, training and held-out feeds, all in one order."""
+
+    modules: list[nn.Module] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    train: list[Feed] = field(default_factory=list)
+    valid: list[Feed] = field(default_factory=list)
+
+    def add(self, module: nn.Module, weight: float, train: Feed, valid: Feed) -> None:
+        """One more objective."""
+        self.modules.append(module)
+        self.weights.append(weight)
+        self.train.append(train)
+        self.valid.append(valid)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What every objective is made from."""
+
+    config: PretrainConfig
+    model: LanguageModel
+    pool: Pool
+    corpus: Corpus
+    tokenizer: Any
+    prepared: Prepared
+
+    def tokens(self, texts: Any) -> TokenTable:
+        return TokenTable(texts, self.tokenizer, max_tokens=self.config.batches.max_tokens)
+
+    def corpus_texts(self) -> np.ndarray:
+        table = pq.read_table(self.prepared.path / "corpus.parquet", columns=["text"])
+        return np.asarray(table.column("text").to_numpy()[: len(self.corpus)])
 
 
 def build_objectives(
-    config: PretrainConfig, model: LanguageModel, corpus: Corpus, tokenizer: Any, prepared: Prepared
-) -> tuple[list[nn.Module], list[float], list[Feed], list[Feed]]:
-    """Objectives, their weights, and their training and held-out feeds, in the config's order."""
-    objectives: list[nn.Module] = []
-    weights: list[float] = []
-    train: list[Feed] = []
-    valid: list[Feed] = []
-    usable = corpus.lengths > 2
-    training_rows, held_out_rows = np.flatnonzero(~corpus.held_out & usable), np.flatnonzero(corpus.held_out & usable)
+    config: PretrainConfig, model: LanguageModel, pool: Pool, corpus: Corpus, tokenizer: Any, prepared: Prepared
+) -> Objectives:
+    """Objectives in the config's order. Raises DataError where the folder lacks what one of them needs."""
+    source, chosen, made = _Source(config, model, pool, corpus, tokenizer, prepared), config.objectives, Objectives()
     if config.objectives.mlm is not None:
-        objectives.append(Mlm())
-        weights.append(config.objectives.mlm.weight)
-        train.append(mlm_feed(config, corpus, tokenizer, training_rows, shuffle=True))
-        valid.append(mlm_feed(config, corpus, tokenizer, held_out_rows, shuffle=False))
-    return objectives, weights, train, valid
+        training, held_out = _usable(corpus)
+        made.add(
+            Mlm(),
+            config.objectives.mlm.weight,
+            mlm_feed(config, corpus, tokenizer, training, shuffle=True),
+            mlm_feed(config, corpus, tokenizer, held_out, shuffle=False),
+        )
+    if (chosen.nsp or chosen.dae or chosen.contrastive) and tokenizer.cls_token_id is None:
+        raise DataError("objectives nsp, dae and contrastive need a tokenizer with [CLS] and [SEP].")
+    if chosen.nsp is not None:
+        _add_nsp(made, chosen.nsp, source)
+    if chosen.dae is not None:
+        _add_dae(made, chosen.dae, source)
+    if chosen.contrastive is not None:
+        _add_contrastive(made, chosen.contrastive, source)
+    return made
 
 
 def mlm_feed(config: PretrainConfig, corpus: Corpus, tokenizer: Any, rows: np.ndarray, *, shuffle: bool) -> MlmFeed:
@@ -48,3 +101,64 @@ def mlm_feed(config: PretrainConfig, corpus: Corpus, tokenizer: Any, rows: np.nd
         shuffle=shuffle,
         seed=config.seed,
     )
+
+
+def _usable(corpus: Corpus) -> tuple[np.ndarray, np.ndarray]:
+    """Training and held-out texts with something between their special tokens."""
+    usable = corpus.lengths > 2
+    return np.flatnonzero(~corpus.held_out & usable), np.flatnonzero(corpus.held_out & usable)
+
+
+def _add_nsp(made: Objectives, settings: NspObjective, source: _Source) -> None:
+    pairs = part_pairs(source.prepared) if settings.pairs == "parts" else click_pairs(source.prepared, frozenset({"clicks"}))
+    tokens = source.tokens(pairs.texts)
+    seed = source.config.seed
+    feeds = [
+        NspFeed(part, pairs, tokens, batch_texts=settings.batch_texts, shuffle=shuffle, seed=seed)
+        for part, shuffle in zip(pairs.split(HELD_OUT_PAIRS, seed=seed), (True, False), strict=True)
+    ]
+    made.add(Nsp(source.model.dimension), settings.weight, feeds[0], feeds[1])
+
+
+def _add_dae(made: Objectives, settings: DaeObjective, source: _Source) -> None:
+    tokens = source.tokens(source.corpus_texts())
+    feeds = [
+        DaeFeed(
+            rows,
+            tokens,
+            delete_rate=settings.delete_rate,
+            batch_texts=settings.batch_texts,
+            shuffle=shuffle,
+            seed=source.config.seed,
+        )
+        for rows, shuffle in zip(_usable(source.corpus), (True, False), strict=True)
+    ]
+    embedding = int(cast(Any, source.model.backbone).get_input_embeddings().weight.shape[1])
+    module = Dae(
+        source.pool,
+        dimension=source.model.dimension,
+        embedding=embedding,
+        max_tokens=source.config.batches.max_tokens,
+        layers=settings.decoder_layers,
+    )
+    made.add(module, settings.weight, feeds[0], feeds[1])
+
+
+def _add_contrastive(made: Objectives, settings: ContrastiveObjective, source: _Source) -> None:
+    seed = source.config.seed
+    kinds = frozenset(settings.positives)
+    if kinds == {"dropout"}:
+        texts = source.corpus_texts()
+        share = np.full(len(texts), 1 / len(texts))
+        train, valid = (Pairs(texts, rows, rows, share) for rows in _usable(source.corpus))
+    else:
+        pairs = click_pairs(source.prepared, kinds - {"dropout"})
+        texts = pairs.texts
+        train, valid = pairs.split(HELD_OUT_PAIRS, seed=seed)
+    tokens = source.tokens(texts)
+    log_q = settings.log_q and kinds != {"dropout"}
+    feeds = [
+        ContrastiveFeed(part, tokens, batch_texts=settings.batch_texts, log_q=log_q, shuffle=shuffle, seed=seed)
+        for part, shuffle in ((train, True), (valid, False))
+    ]
+    made.add(Contrastive(source.pool, temperature=settings.temperature), settings.weight, feeds[0], feeds[1])

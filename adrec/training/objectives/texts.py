@@ -1,0 +1,71 @@
+"""Batches of whole texts for objectives that work on one vector a text.
+
+# U texts, T tokens, D width
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adrec.models.language_model import LanguageModel
+from adrec.models.pooling import Pool
+
+
+class Texts(NamedTuple):
+    """Padded texts, laid out as a LanguageModel reads them."""
+
+    tokens: Tensor  # (U, T) int64
+    texts: Tensor  # (U, T) int64: 0 on real tokens, -1 on padding
+    positions: Tensor  # (U, T) int64
+
+
+class TokenTable:
+    """Token ids of many texts, without special tokens, end to end: text i is `flat[offsets[i]:offsets[i + 1]]`."""
+
+    def __init__(self, texts: Sequence[str], tokenizer: Any, *, max_tokens: int) -> None:
+        encoded = tokenizer(list(texts), add_special_tokens=False, truncation=True, max_length=max_tokens - 2)["input_ids"]
+        lengths = np.fromiter((len(ids) for ids in encoded), np.int64, len(encoded))
+        self.offsets = np.concatenate([[0], np.cumsum(lengths)])
+        self.flat = np.concatenate([np.asarray(ids, np.int64) for ids in encoded]) if encoded else np.empty(0, np.int64)
+        self.cls, self.sep, self.pad = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id
+        self.max_tokens = max_tokens
+
+    def __len__(self) -> int:
+        """Number of texts."""
+        return len(self.offsets) - 1
+
+    def rows(self, numbers: np.ndarray) -> list[np.ndarray]:
+        """Token ids of each text with its special tokens."""
+        return [self._framed(self.flat[self.offsets[n] : self.offsets[n + 1]]) for n in numbers]
+
+    def joined(self, left: np.ndarray, right: np.ndarray) -> list[np.ndarray]:
+        """[CLS] left [SEP] right [SEP] of each pair, the longer side cut where both do not fit."""
+        rows = []
+        room = self.max_tokens - 3
+        for a, b in zip(left, right, strict=True):
+            first, second = self.flat[self.offsets[a] : self.offsets[a + 1]], self.flat[self.offsets[b] : self.offsets[b + 1]]
+            keep = max(room // 2, room - len(second))
+            first = first[:keep]
+            rows.append(np.concatenate([self._framed(first), second[: room - len(first)], [self.sep]]))
+        return rows
+
+    def batch(self, rows: Sequence[np.ndarray]) -> Texts:
+        """Pad to the longest."""
+        lengths = np.fromiter((len(row) for row in rows), np.int64, len(rows))
+        mask = np.arange(lengths.max()) < lengths[:, None]
+        tokens = np.full(mask.shape, self.pad, np.int64)
+        tokens[mask] = np.concatenate(rows)
+        positions = np.where(mask, np.arange(mask.shape[1]), 0)
+        return Texts(torch.from_numpy(tokens), torch.from_numpy(np.where(mask, 0, -1)), torch.from_numpy(positions))
+
+    def _framed(self, ids: np.ndarray) -> np.ndarray:
+        return np.concatenate([[self.cls], ids, [self.sep]])
+
+
+def text_vectors(model: LanguageModel, pool: Pool, texts: Texts) -> Tensor:
+    """Vectors (U, D)."""
+    states = model(texts.tokens, texts.texts, texts.positions)
+    return cast(Tensor, pool(states, (texts.texts >= 0).long()))
