@@ -185,7 +185,7 @@ class Predictor:
         with torch.inference_mode():
             for start in range(0, len(catalogs.ads), BATCH_ROWS):
                 rows = np.arange(start, min(start + BATCH_ROWS, len(catalogs.ads)))
-                batch = _moved(entities(catalogs.ads, rows, catalogs.ad_texts), self.device)
+                batch = moved(entities(catalogs.ads, rows, catalogs.ad_texts), self.device)
                 parts.append(self.model.encode_ads(batch).float().cpu().numpy())
         width = self.packed.config.model.width
         return np.concatenate(parts) if parts else np.zeros((0, width), np.float32)
@@ -222,7 +222,7 @@ class Predictor:
     def _batches(self, examples: Examples, catalogs: Catalogs, batch_rows: int) -> Any:
         collate = Collator(catalogs.ads, catalogs.users, catalogs.ad_texts, catalogs.user_texts, catalogs.queries, tasks=())
         for batch in InOrder(examples, collate, batch_rows):
-            yield _moved(batch, self.device)
+            yield moved(batch, self.device)
 
     def _output(self, task: str, logit: NDArray[np.float32]) -> NDArray[np.float32]:
         return self.packed.calibrations[task].apply(logit)
@@ -244,12 +244,12 @@ def with_scores(impressions: pa.Table, examples: Examples, catalogs: Catalogs, s
     return kept
 
 
-def _moved(value: Any, device: torch.device) -> Any:
+def moved(value: Any, device: torch.device) -> Any:
     """A nest of tuples of tensors on the device."""
     if isinstance(value, torch.Tensor):
         return value.to(device)
     if isinstance(value, tuple):
-        moved = [_moved(part, device) for part in value]
+        moved = [moved(part, device) for part in value]
         return type(value)(*moved) if isinstance(value, Batch) or hasattr(value, "_fields") else tuple(moved)
     return value
 
