@@ -137,8 +137,6 @@ class TextSettings(Config):
     """The user's own stop words, a line each."""
     user_dictionary: ConfigPath | None = None
     """jieba user dictionary: `word frequency tag`, a line each."""
-    mask_contacts: bool = False
-    """Replace e-mail addresses and phone numbers in all free text by [EMAIL] and [PHONE]."""
     max_characters: int = Field(4000, ge=1)
     """Longer texts are cut."""
 
@@ -270,6 +268,8 @@ class PrivacySettings(Config):
     """Environment variable with the key, at least 16 bytes of text."""
     key_file: ConfigPath | None = None
     """File with the key, instead of the variable."""
+    mask_contacts: bool = False
+    """Replace e-mail addresses and phone numbers in all free text by [EMAIL] and [PHONE]."""
     drop_before: Moment | None = None
     """Retention: rows shown before this moment are left out."""
     k_anonymity: Quasi | None = None

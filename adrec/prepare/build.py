@@ -1,16 +1,18 @@
 """Raw tables -> checked tables -> ordered events, inside one engine. What `adrec preprocess` does before it writes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from adrec.config.features import FeatureSpec
 from adrec.config.preprocess import ColumnSplit, PreprocessConfig
-from adrec.errors import DataError
+from adrec.errors import ConfigError, DataError
 from adrec.prepare import quarantine
-from adrec.prepare.engine import columns_of, name, one_row
+from adrec.prepare.append import Earlier, add_earlier_users, check_ads, check_events, check_users
+from adrec.prepare.engine import columns_of, one_row
 from adrec.prepare.events import (
     SOURCE_COLUMNS,
     add_unlisted_users,
@@ -21,12 +23,14 @@ from adrec.prepare.events import (
     good,
     plain_columns,
 )
+from adrec.prepare.privacy import Privacy, protect_users
 from adrec.prepare.sources import RawTable, RawTables
 from adrec.prepare.splits import assign, refuse_time_travel
 from adrec.prepare.validate import Rejected, Staged, stage_table
-from adrec.schema import ADS, IMPRESSIONS, TRUE_PROBABILITY, USERS
+from adrec.schema import ADS, IMPRESSIONS, PREPARED_ADS, PREPARED_IMPRESSIONS, TRUE_PROBABILITY, USERS, TableSpec
+from adrec.terminal import Advance
 
-Step = Callable[[str], None]
+_MADE = {"part", "request", "candidate", *PREPARED_IMPRESSIONS.names, *PREPARED_ADS.names} - {*IMPRESSIONS.names, *ADS.names}
 
 
 @dataclass
@@ -35,7 +39,17 @@ class Built:
 
     staged: list[tuple[str, Staged]] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
+    unlisted_users: int = 0
+    """users of the impressions that the users table lacks"""
+    privacy: dict[str, Any] = field(default_factory=dict)
+
+    def rows(self, label: str) -> int:
+        """Source rows of a table that were read."""
+        return sum(staged.rows for name, staged in self.staged if name == label)
+
+    def bad_rows(self, label: str) -> int:
+        """Source rows of a table that were rejected."""
+        return sum(staged.bad_rows for name, staged in self.staged if name == label)
 
 
 @dataclass(frozen=True)
@@ -48,104 +62,143 @@ class Extras:
 
 
 def extras_of(config: PreprocessConfig) -> Extras:
-    """Declared extra columns: `keep` and those that features, counters and the split name."""
+    """Declared extra columns: by themselves, and those that features, the split and the history name."""
 
     def named(spec: FeatureSpec) -> list[str]:
         groups = (spec.numeric, spec.categorical, spec.hashed, spec.lists)
-        return [item.column for group in groups for item in group if not _made(item.column)]
+        return [item.column for group in groups for item in group if not _is_made(item.column)]
 
     impressions = [*config.keep, *named(config.features.impressions)]
     if isinstance(config.split, ColumnSplit) and config.split.column not in SOURCE_COLUMNS:
         impressions.append(config.split.column)
-    moments = (config.history.clicked_at, config.history.converted_at)
-    impressions += [column for column in moments if column is not None]
+    impressions += [column for column in (config.history.clicked_at, config.history.converted_at) if column is not None]
     ads = [*config.ad_columns, *named(config.features.ads)]
     users = [*config.user_columns, *named(config.features.users)]
     if config.privacy.k_anonymity is not None:
         users += config.privacy.k_anonymity.columns
+    reserved = sorted({*impressions, *ads, *users} & _MADE)
+    if reserved:
+        raise ConfigError(f"column '{reserved[0]}' is made by preprocess itself. Rename yours with `columns` in the config.")
     return Extras(*(tuple(dict.fromkeys(columns)) for columns in (impressions, ads, users)))
 
 
-def build(connection: duckdb.DuckDBPyConnection, raw: RawTables, config: PreprocessConfig, step: Step) -> Built:
-    """Check and type every table, order the events, assign the split. Raises DataError listing every fault."""
-    built = Built()
-    extras = extras_of(config)
-    wide_ads, wide_users = raw.ads is None, raw.users is None
-    if raw.ads is not None:
-        step("reading the ads")
-        _stage(connection, built, raw.ads, ADS, "ads", config, extras.ads)
-        build_keyed(connection, "staged_ads", "ad_id", "ads")
-    if raw.users is not None:
-        step("reading the users")
-        _stage(connection, built, raw.users, USERS, "users", config, extras.users)
-        build_keyed(connection, "staged_users", "user_id", "users")
-    step("reading the impressions")
-    wide = [*(extras.ads if wide_ads else ()), *(extras.users if wide_users else ())]
-    _stage_impressions(connection, built, raw, config, extras, wide)
-    bad = sum(staged.bad_rows for _, staged in built.staged)
-    rows = sum(staged.rows for _, staged in built.staged)
-    quarantine.refuse_too_many(built.rejected, rows, bad, config.validation.max_rejected_fraction)
-    _refuse_empty(connection, config)
-    step("sorting")
-    if wide_ads:
-        _ads_from_impressions(connection, extras.ads)
-    if wide_users:
-        columns = [
-            column for column in (*USERS.names[1:], *extras.users) if column in columns_of(connection, "staged_impressions")
-        ]
-        first_values(connection, "staged_impressions", "user_id", columns, "users", order="(shown_at, source_order)")
-        built.facts["unlisted_users"] = 0
-    else:
-        built.facts["unlisted_users"] = add_unlisted_users(connection, "staged_impressions")
-    build_requests(connection, "staged_impressions")
-    assignment = assign(connection, "staged_impressions", config.split, seed=config.seed)
-    carried = _carried(connection, config, extras)
-    build_events(connection, "staged_impressions", assignment.part, carried, assignment.joins)
-    connection.execute("DROP TABLE staged_impressions" if not bad else "SELECT 1")
-    refuse_time_travel(connection, config.split)
-    return built
+class Builder:
+    """One run's way from raw tables to events. `earlier` is set where new files are appended to an earlier output."""
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        raw: RawTables,
+        config: PreprocessConfig,
+        step: Advance,
+        earlier: Earlier | None = None,
+    ) -> None:
+        self._connection, self._raw, self._config, self._step, self._earlier = connection, raw, config, step, earlier
+        self._extras = extras_of(config)
+        self._privacy = Privacy(connection, config.privacy)
+        self._built = Built()
+
+    def build(self) -> Built:
+        """Check and type every table, order the events, assign the split. Raises DataError listing every fault."""
+        connection, config, built = self._connection, self._config, self._built
+        if self._raw.ads is not None:
+            self._step(note="reading the ads")
+            self._stage(self._raw.ads, ADS, "ads", self._extras.ads)
+            build_keyed(connection, "staged_ads", "ad_id", "ads")
+        if self._raw.users is not None:
+            self._step(note="reading the users")
+            self._stage(self._raw.users, USERS, "users", self._extras.users)
+            build_keyed(connection, "staged_users", "user_id", "users")
+        self._step(note="reading the impressions")
+        self._stage_impressions()
+        self._refuse_faults()
+        self._step(note="sorting")
+        self._make_ads_and_users()
+        build_requests(connection, "staged_impressions")
+        assignment = assign(connection, "staged_impressions", config.split, seed=config.seed)
+        build_events(connection, "staged_impressions", assignment.part, self._carried(), assignment.joins)
+        if not built.bad_rows("impressions"):
+            connection.execute("DROP TABLE staged_impressions")
+        refuse_time_travel(connection, config.split)
+        if self._earlier is not None:
+            check_events(connection, self._earlier)
+        return built
+
+    def _stage(self, raw: RawTable, spec: TableSpec, label: str, extra: Sequence[str], **more: Any) -> None:
+        staged = stage_table(
+            self._connection, raw, spec, f"staged_{label}", extra=extra, private=self._privacy.wrap,
+            nan_is_missing=self._config.validation.nan_is_missing, **more,
+        )  # fmt: skip
+        self._built.staged.append((label, staged))
+        self._built.rejected += quarantine.faults_of(self._connection, raw, staged, label, hidden=self._privacy.hidden)
+
+    def _stage_impressions(self) -> None:
+        """A wide table brings the columns of ads and users along."""
+        extra, optional = [*self._extras.impressions], [TRUE_PROBABILITY]
+        if self._raw.ads is None:
+            extra += self._extras.ads
+            optional += [column for column in ADS.names if column != "ad_id"]
+        if self._raw.users is None:
+            extra += self._extras.users
+            optional += [column for column in USERS.names if column != "user_id"]
+        since = self._config.privacy.drop_before
+        self._stage(
+            self._raw.impressions, IMPRESSIONS, "impressions", extra, optional_extra=optional,
+            known_ads="ads" if self._raw.ads is not None else None,
+            since=f"{since:%Y-%m-%d %H:%M:%S.%f}" if since is not None else None,
+        )  # fmt: skip
+
+    def _refuse_faults(self) -> None:
+        """The limit holds for each table by itself; of appended files, together with those before."""
+        built, limit = self._built, self._config.validation.max_rejected_fraction
+        for label, staged in built.staged:
+            before = self._earlier.counts(label) if self._earlier is not None else (0, 0)
+            faults = [fault for fault in built.rejected if fault.table == label]
+            over = staged.bad_rows + before[1] > limit * (staged.rows + before[0])
+            if over:
+                everything = [*faults, *(fault for fault in built.rejected if fault.table != label)]
+                quarantine.refuse_too_many(everything, staged.rows + before[0], staged.bad_rows + before[1], limit)
+        left = f"SELECT count(*) AS n FROM staged_impressions WHERE {good(self._connection, 'staged_impressions')}"
+        if not one_row(self._connection, left)["n"]:
+            raise DataError("\n".join([*map(str, built.rejected), "impressions: no row passed the checks."]))
+
+    def _make_ads_and_users(self) -> None:
+        connection, earlier = self._connection, self._earlier
+        if self._raw.ads is None:
+            _ads_from_impressions(connection, self._extras.ads)
+        if self._raw.users is None and earlier is None:
+            found = columns_of(connection, "staged_impressions")
+            columns = [column for column in (*USERS.names[1:], *self._extras.users) if column in found]
+            first_values(connection, "staged_impressions", "user_id", columns, "users", order="(shown_at, source_order)")
+        else:
+            if self._raw.users is None:
+                connection.execute("CREATE OR REPLACE TABLE users (user_index INTEGER, user_id VARCHAR)")
+            added = add_earlier_users(connection, earlier) if earlier is not None else 0
+            self._built.unlisted_users = added + add_unlisted_users(connection, "staged_impressions")
+        if self._config.privacy.k_anonymity is not None:
+            self._built.privacy = protect_users(connection, self._config.privacy.k_anonymity)
+        if earlier is not None:
+            check_ads(connection, earlier)
+            check_users(connection, earlier)
+
+    def _carried(self) -> list[str]:
+        """Columns of the staged impressions that reach the events."""
+        known = plain_columns(self._connection, "staged_impressions")
+        wanted = {*IMPRESSIONS.names, *self._extras.impressions, TRUE_PROBABILITY} - {"user_id", "ad_id", "shown_at"}
+        if self._config.history.source == "clicks":
+            wanted.discard("history")
+        return [column for column in known if column in wanted]
 
 
-def _stage(
+def build(
     connection: duckdb.DuckDBPyConnection,
-    built: Built,
-    raw: RawTable,
-    spec: Any,
-    label: str,
-    config: PreprocessConfig,
-    extra: Sequence[str],
-) -> None:
-    staged = stage_table(connection, raw, spec, f"staged_{label}", extra=extra, nan_is_missing=config.validation.nan_is_missing)
-    built.staged.append((label, staged))
-    built.rejected += quarantine.faults_of(connection, raw, staged, label)
-
-
-def _stage_impressions(
-    connection: duckdb.DuckDBPyConnection,
-    built: Built,
     raw: RawTables,
     config: PreprocessConfig,
-    extras: Extras,
-    wide: Sequence[str],
-) -> None:
-    optional = [TRUE_PROBABILITY]
-    if raw.ads is None:
-        optional += [column for column in ADS.names if column != "ad_id"]
-    if raw.users is None:
-        optional += [column for column in USERS.names if column != "user_id"]
-    staged = stage_table(
-        connection,
-        raw.impressions,
-        IMPRESSIONS,
-        "staged_impressions",
-        extra=[*extras.impressions, *wide],
-        optional_extra=optional,
-        nan_is_missing=config.validation.nan_is_missing,
-        known_ads="ads" if raw.ads is not None else None,
-    )
-    built.staged.append(("impressions", staged))
-    built.rejected += quarantine.faults_of(connection, raw.impressions, staged, "impressions")
-    built.facts["source_rows"] = staged.rows
+    step: Advance,
+    earlier: Earlier | None = None,
+) -> Built:
+    """See Builder.build."""
+    return Builder(connection, raw, config, step, earlier).build()
 
 
 def _ads_from_impressions(connection: duckdb.DuckDBPyConnection, extra: Sequence[str]) -> None:
@@ -157,42 +210,18 @@ def _ads_from_impressions(connection: duckdb.DuckDBPyConnection, extra: Sequence
         )
     columns = [column for column in dict.fromkeys((*ADS.names[1:], *extra)) if column in found]
     first_values(connection, "staged_impressions", "ad_id", columns, "ads", order="source_order")
+    untitled = one_row(connection, "SELECT min(ad_id) AS ad, count(*) AS n FROM ads WHERE title IS NULL")
+    if untitled["n"]:
+        raise DataError(f"impressions: {untitled['n']:,} ads have no title in any row, {untitled['ad']!r} among them.")
     connection.execute("ALTER TABLE staged_impressions ADD COLUMN ad_index INTEGER")
-    connection.execute(
-        "UPDATE staged_impressions SET ad_index = ads.ad_index FROM ads WHERE ads.ad_id = staged_impressions.ad_id"
-    )
+    connection.execute("UPDATE staged_impressions s SET ad_index = ads.ad_index FROM ads WHERE ads.ad_id = s.ad_id")
 
 
-def _carried(connection: duckdb.DuckDBPyConnection, config: PreprocessConfig, extras: Extras) -> list[str]:
-    """Columns of the staged impressions that reach the events."""
-    known = plain_columns(connection, "staged_impressions")
-    wanted = {*IMPRESSIONS.names, *extras.impressions, TRUE_PROBABILITY} - {"user_id", "ad_id", "shown_at"}
-    return [column for column in known if column in wanted]
-
-
-def _refuse_empty(connection: duckdb.DuckDBPyConnection, config: PreprocessConfig) -> None:
-    left = one_row(connection, f"SELECT count(*) AS n FROM staged_impressions WHERE {good(connection, 'staged_impressions')}")[
-        "n"
-    ]
-    if not left:
-        raise DataError("impressions: no row passed the checks. See the faults above, or raise the limit less far.")
-
-
-def _made(column: str) -> bool:
+def _is_made(column: str) -> bool:
     """Columns that preprocess itself makes are not read."""
     return "*" in column or column.startswith("counter_") or column in {"shown_at", "history_length"}
 
 
-def resolved_shares(connection: duckdb.DuckDBPyConnection, built: Built) -> dict[str, Any]:
-    """How many ids of the impressions and of given histories some ad answers to."""
-    staged = dict(built.staged)["impressions"]
-    unknown = [number for number, check in enumerate(staged.checks) if check.condition == "known.ad_id IS NULL"]
-    rejected = (
-        sum(f.rows for f in built.rejected if f.table == "impressions" and f.problem == "is no ad's ad_id") if unknown else 0
-    )
-    return {"candidates": staged.rows, "candidates_unknown": rejected}
-
-
-def quoted(columns: Sequence[str]) -> str:
-    """A SQL list of columns."""
-    return ", ".join(name(column) for column in columns)
+def work_folder(folder: Path) -> Path:
+    """Scratch space inside the folder that is being written: gone before it takes its place."""
+    return folder / ".work"

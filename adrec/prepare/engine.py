@@ -36,6 +36,18 @@ def open_engine(folder: Path, *, memory_limit_gb: float, threads: int = 0) -> It
 
 
 @contextmanager
+def open_memory_engine() -> Iterator[duckdb.DuckDBPyConnection]:
+    """A small engine for a first look at the inputs."""
+    with readable_faults():
+        connection = duckdb.connect(config={"autoinstall_known_extensions": False})
+        try:
+            connection.execute("SET TimeZone = 'UTC'")
+            yield connection
+        finally:
+            connection.close()
+
+
+@contextmanager
 def readable_faults(where: str = "") -> Iterator[None]:
     """Turn DuckDB's faults into one line each."""
     try:

@@ -59,19 +59,31 @@ def add_queries(connection: duckdb.DuckDBPyConnection, maker: TextMaker) -> None
         return
     connection.execute("CREATE OR REPLACE TABLE queries (query VARCHAR, text VARCHAR)")
     found = "SELECT query FROM events WHERE query IS NOT NULL GROUP BY query ORDER BY query"
-    for batch in list(stream(connection, found)):
+    for batch in stream(connection.cursor(), found):
         whole, words, tongue = maker.render(maker.settings.query_template, batch)
         _insert(connection, "queries", pa.table({"query": batch.column("query"), "text": whole}))
         _insert_texts(connection, "query", whole, words, tongue)
 
 
-def write_corpus(connection: duckdb.DuckDBPyConnection, folder: Path) -> int:
-    """corpus.parquet: each distinct text once, in order of first appearance; about 5 % are held out, by their hash."""
+def write_corpus(connection: duckdb.DuckDBPyConnection, folder: Path, earlier: Path | None = None) -> int:
+    """corpus.parquet: each distinct text once, ads before interests before queries; about 5 % are held out, by their hash.
+
+    `earlier` is the corpus of the output that is appended to: its queries stay. Returns the number of texts.
+    """
     path = folder / "corpus.parquet"
+    if earlier is not None:
+        old = f"SELECT kind, text, segmented, language FROM read_parquet({text(str(earlier))}) WHERE kind = 'query'"
+        connection.execute(f"INSERT INTO texts {old}")
+    # Queries go by their text, so that those of a new day fall into the places that a rebuild gives them.
+    merged = (
+        "SELECT text, first(segmented ORDER BY rowid) AS segmented, first(language ORDER BY rowid) AS language, "
+        "first(kind ORDER BY rowid) AS kind, md5_number_lower(text) % 20 = 0 AS held_out, min(rowid) AS place "
+        "FROM texts WHERE text <> '' GROUP BY text"
+    )
+    order = "kind = 'query', CASE WHEN kind = 'query' THEN 0 ELSE place END, text"
     connection.execute(
-        "COPY (SELECT text, first(segmented ORDER BY rowid) AS segmented, first(language ORDER BY rowid) AS language, "
-        "first(kind ORDER BY rowid) AS kind, md5_number_lower(text) % 20 = 0 AS held_out FROM texts WHERE text <> '' "
-        f"GROUP BY text ORDER BY min(rowid)) TO {text(str(path))} (FORMAT parquet, COMPRESSION zstd)"
+        f"COPY (SELECT * EXCLUDE (place) FROM ({merged}) ORDER BY {order}) "
+        f"TO {text(str(path))} (FORMAT parquet, COMPRESSION zstd)"
     )
     return int(pq.read_metadata(path).num_rows)
 
@@ -112,7 +124,7 @@ def _write(
     tongued = "language" in prepared
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for batch in connection.cursor().sql(query).to_arrow_reader(65_536):
+        for batch in stream(connection.cursor(), query):
             whole, words, tongue = maker.render(template, batch)
             _insert_texts(connection, kind, whole, words, tongue)
             made = {"text": whole, "segmented": words} | ({"language": tongue} if tongued else {})

@@ -17,7 +17,7 @@ SOURCE_COLUMNS = ("source_file", "source_row", "source_order")
 def good(connection: duckdb.DuckDBPyConnection, table: str) -> str:
     """SQL condition that holds for the rows of a staged table that passed every check."""
     masks = [column for column in columns_of(connection, table) if column.startswith("faults_")]
-    return " AND ".join(f"{mask} = 0" for mask in masks) or "true"
+    return " AND ".join(f"{mask} = 0" for mask in masks)
 
 
 def plain_columns(connection: duckdb.DuckDBPyConnection, table: str) -> list[str]:
@@ -33,9 +33,10 @@ def build_keyed(connection: duckdb.DuckDBPyConnection, staged: str, key: str, ta
     """Table `target` with one row a key in source order, `<x>_index` counted from 0. Duplicate keys are a fault."""
     index = f"{key.removesuffix('_id')}_index"
     columns = ", ".join(name(column) for column in plain_columns(connection, staged))
+    number = f"CAST(row_number() OVER (ORDER BY source_order) - 1 AS INTEGER) AS {index}"
     connection.execute(
-        f"CREATE OR REPLACE TABLE {target} AS SELECT CAST(row_number() OVER (ORDER BY source_order) - 1 AS INTEGER) AS {index}, "
-        f"{columns} FROM {staged} WHERE {good(connection, staged)} ORDER BY source_order"
+        f"CREATE OR REPLACE TABLE {target} AS SELECT {number}, {columns} FROM {staged} "
+        f"WHERE {good(connection, staged)} ORDER BY source_order"
     )
     twice = connection.execute(
         f"SELECT {key}, count(*), min(source_row), max(source_row), min(source_file), max(source_file) FROM {staged} "
@@ -71,8 +72,8 @@ def add_unlisted_users(connection: duckdb.DuckDBPyConnection, staged: str) -> in
     """Users of the impressions that the users table lacks go behind it, by first appearance. Returns how many."""
     before = int(one_row(connection, "SELECT count(*) AS n FROM users")["n"])
     connection.execute(
-        f"INSERT INTO users BY NAME SELECT CAST({before} + row_number() OVER (ORDER BY first) - 1 AS INTEGER) AS user_index, user_id "
-        f"FROM (SELECT user_id, min((shown_at, source_order)) AS first FROM {staged} "
+        f"INSERT INTO users BY NAME SELECT CAST({before} + row_number() OVER (ORDER BY first) - 1 AS INTEGER) AS user_index, "
+        f"user_id FROM (SELECT user_id, min((shown_at, source_order)) AS first FROM {staged} "
         f"WHERE {good(connection, staged)} AND user_id NOT IN (SELECT user_id FROM users) GROUP BY 1) ORDER BY first"
     )
     return int(one_row(connection, "SELECT count(*) AS n FROM users")["n"]) - before
@@ -105,7 +106,7 @@ def build_requests(connection: duckdb.DuckDBPyConnection, staged: str) -> None:
 def build_events(
     connection: duckdb.DuckDBPyConnection, staged: str, split: str, carried: Sequence[str], joins: str = ""
 ) -> None:
-    """Table `events` in final order with request, user_index, ad_index, part (0 train, 1 valid, 2 test, 3 left out).
+    """Table `events` in final order with request, user_index, ad_index, part (0 train, 1 valid, 2 test).
 
     `split` is SQL of the part over the aliases s (staged), r (requests), u (users) and what `joins` adds.
     """
@@ -116,9 +117,9 @@ def build_events(
         else ("r.user_id = s.user_id AND r.shown_at = s.shown_at")
     )
     columns = "".join(f", s.{name(column)}" for column in carried)
+    passed = " AND ".join(f"s.{condition}" for condition in good(connection, staged).split(" AND "))
     connection.execute(
-        f"CREATE OR REPLACE TABLE events AS SELECT CAST(r.rowid AS INTEGER) AS request, u.user_index, s.ad_index, s.shown_at{columns}, "
-        f"CAST({split} AS UTINYINT) AS part FROM {staged} s JOIN requests r ON {on} JOIN users u ON u.user_id = s.user_id {joins} "
-        f"WHERE {' AND '.join(f's.{condition}' for condition in good(connection, staged).split(' AND '))} "
-        f"ORDER BY request, s.shown_at, s.source_order"
+        f"CREATE OR REPLACE TABLE events AS SELECT CAST(r.rowid AS INTEGER) AS request, u.user_index, s.ad_index, s.shown_at"
+        f"{columns}, CAST({split} AS UTINYINT) AS part FROM {staged} s JOIN requests r ON {on} "
+        f"JOIN users u ON u.user_id = s.user_id {joins} WHERE {passed} ORDER BY request, s.shown_at, s.source_order"
     )

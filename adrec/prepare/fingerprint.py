@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,23 @@ _WITHOUT_EFFECT = {"output", "device", "memory_limit_gb", "threads"}
 """Config keys that change where or how fast, not what."""
 
 
-def describe_inputs(files: Sequence[Path], earlier: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
-    """Path, size, moment of change and BLAKE2b digest of each file.
+def describe_inputs(tables: Mapping[str, Sequence[Path]], earlier: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
+    """Table, path, size, moment of change and BLAKE2b digest of each file.
 
     A file whose path, size and moment of change are those of `earlier` keeps its digest without being read.
     """
     known = {(item["path"], item["bytes"], item["changed_ns"]): item["digest"] for item in earlier}
     described = []
-    for file in files:
+    for table, file in ((table, file) for table, files in tables.items() for file in files):
         try:
             stat = file.stat()
             key = (str(file), stat.st_size, stat.st_mtime_ns)
             digest = known.get(key) or _digest(file)
         except OSError as error:
             raise DataError(f"{file}: cannot be read ({error.strerror}).") from None
-        described.append({"path": str(file), "bytes": stat.st_size, "changed_ns": stat.st_mtime_ns, "digest": digest})
+        described.append(
+            {"table": table, "path": str(file), "bytes": stat.st_size, "changed_ns": stat.st_mtime_ns, "digest": digest}
+        )
     return described
 
 
@@ -43,7 +45,7 @@ def config_digest(config: PreprocessConfig) -> str:
 
 def fingerprint(inputs: Sequence[dict[str, Any]], config: str) -> str:
     """One digest for the contents of the inputs, in order, and the config."""
-    text = json.dumps([[item["digest"] for item in inputs], config])
+    text = json.dumps([[[item["table"], item["digest"]] for item in inputs], config])
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

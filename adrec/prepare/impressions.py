@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from adrec.config.features import CounterSpec, usual_counters
 from adrec.config.preprocess import PreprocessConfig
 from adrec.errors import DataError
-from adrec.prepare.engine import columns_of, fetch, name, one_row
+from adrec.prepare.engine import columns_of, fetch, name, one_row, stream
 from adrec.prepare.past import Past
 from adrec.prepare.writer import SplitWriter
 from adrec.terminal import Advance, Terminal
@@ -61,7 +61,7 @@ def write_impressions(
 
 
 def _events(connection: duckdb.DuckDBPyConnection) -> Iterator[pa.RecordBatch]:
-    yield from connection.cursor().sql("SELECT * FROM events").to_arrow_reader(_BATCH_ROWS)
+    yield from stream(connection.cursor(), "SELECT * FROM events", batch_rows=_BATCH_ROWS)
 
 
 def _counted(batches: Iterable[pa.RecordBatch], advance: Advance) -> Iterator[pa.RecordBatch]:

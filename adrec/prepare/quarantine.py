@@ -43,23 +43,28 @@ def faults_of(
             continue
         value = None
         if check.column in known and check.column not in hidden:
-            query = f"SELECT left(CAST({name(check.column)} AS VARCHAR), 60) AS v FROM {raw.view} WHERE source_order = {first['at']}"
+            cell = f"left(CAST({name(check.column)} AS VARCHAR), 60)"
+            query = f"SELECT {cell} AS v FROM {raw.view} WHERE source_order = {first['at']}"
             value = one_row(connection, query)["v"]
         shown = raw.reading.own_names.get(check.column, check.column)
-        row = _row_in_file(connection, raw, staged, first["file"], first["row"])
-        found.append(Rejected(label, shown, check.problem, check.fix, first["n"], first["file"], row, value))
+        found.append(Rejected(label, shown, check.problem, check.fix, first["n"], first["file"], first["row"], value))
     return found
 
 
 def refuse_too_many(faults: Sequence[Rejected], rows: int, bad_rows: int, limit: float) -> None:
     """Raise DataError listing every fault where more than `limit` (a fraction) of the rows have one."""
     if bad_rows > limit * rows:
-        share = f"{bad_rows:,} of {rows:,} rows are rejected, {bad_rows / rows:.3%}; allowed are {limit:.3%} (validation.max_rejected_fraction)."
-        raise DataError("\n".join([*map(str, faults), share]))
+        share = f"{bad_rows:,} of {rows:,} rows are rejected, {bad_rows / rows:.3%}; allowed are {limit:.3%}"
+        raise DataError("\n".join([*map(str, faults), f"{share} (validation.max_rejected_fraction)."]))
 
 
-def write_rejected(connection: duckdb.DuckDBPyConnection, staged: Sequence[tuple[str, Staged]], path: Path) -> int:
-    """rejected.parquet: a line a fault, in source order: table, source file and row, column, reason. Returns the lines."""
+def write_rejected(
+    connection: duckdb.DuckDBPyConnection, staged: Sequence[tuple[str, Staged]], path: Path, earlier: Path | None = None
+) -> int:
+    """rejected.parquet: a line a fault, in source order: table, source file and row, column, reason. Returns the lines.
+
+    `earlier` is the file of the run that this one appends to: its impressions stand before the new ones.
+    """
     parts = [
         f'SELECT {text(label)} AS "table", source_file, source_row, {text(check.column)} AS "column", '
         f"{text(check.problem)} AS reason, source_order FROM {one.table} WHERE {_bit(number)}"
@@ -67,26 +72,25 @@ def write_rejected(connection: duckdb.DuckDBPyConnection, staged: Sequence[tuple
         if one.bad_rows
         for number, check in enumerate(one.checks)
     ]
+    if earlier is not None and earlier.exists():
+        old = f"read_parquet({text(str(earlier))}, file_row_number = true)"
+        parts.append(
+            f"SELECT * EXCLUDE (file_row_number), file_row_number - {1 << 62} FROM {old} WHERE \"table\" = 'impressions'"
+        )
     if not parts:
         return 0
     query = f'SELECT * EXCLUDE (source_order) FROM ({" UNION ALL ".join(parts)}) ORDER BY "table", source_order, "column"'
     return write_batches(path, (batch.cast(_SCHEMA) for batch in connection.sql(query).to_arrow_reader(65_536)))
 
 
-def as_dict(faults: Sequence[Rejected]) -> list[dict[str, Any]]:
-    """For the manifest: no values, since they may be personal."""
-    return [{"table": f.table, "column": f.column, "reason": f.problem, "rows": f.rows} for f in faults]
+def as_dict(faults: Sequence[Rejected], earlier: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
+    """For the manifest: no values, since they may be personal. `earlier`: what an output that is appended to says."""
+    counts = {(old["table"], old["column"], old["reason"]): old["rows"] for old in earlier if old["table"] == "impressions"}
+    for fault in faults:
+        key = (fault.table, fault.column, fault.problem)
+        counts[key] = counts.get(key, 0) + fault.rows
+    return [{"table": key[0], "column": key[1], "reason": key[2], "rows": rows} for key, rows in sorted(counts.items())]
 
 
 def _bit(number: int) -> str:
     return f"(faults_{number // BITS} & {1 << (number % BITS)}) <> 0"
-
-
-def _row_in_file(connection: duckdb.DuckDBPyConnection, raw: RawTable, staged: Staged, file: str, row: int) -> int:
-    """Rows of text files are counted over all files of the table: take off those before this file."""
-    if len(raw.files) == 1 or file.endswith(".parquet"):
-        return row
-    start = one_row(connection, f"SELECT min(source_row) AS first FROM {staged.table} WHERE source_file = {text(file)}")[
-        "first"
-    ]
-    return row - int(start) + 1

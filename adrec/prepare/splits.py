@@ -1,4 +1,4 @@
-"""Which part a row belongs to: 0 train, 1 valid, 2 test, 3 left out. One function a method; each gives SQL.
+"""Which part a row belongs to: 0 train, 1 valid, 2 test. One function a method; each gives SQL.
 
 The SQL is over the aliases of `events.build_events`: s (staged impression), r (its request), u (its user).
 """
@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from adrec.config.preprocess import ColdSplit, ColumnSplit, RandomSplit, Split, TimeSplit, UserSplit
 from adrec.errors import DataError
-from adrec.prepare.engine import columns_of, name, one_row, text
+from adrec.prepare.engine import name, one_row, text
 from adrec.prepare.events import good
 
-TRAIN, VALID, TEST, LEFT_OUT = 0, 1, 2, 3
+TRAIN, VALID, TEST = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,9 @@ def _at_random(connection: duckdb.DuckDBPyConnection, staged: str, split: Random
         parts = random_parts(count, split.valid_fraction, split.test_fraction, seed)
         _table_of(connection, "drawn", parts)
         return Assignment("d.part", "JOIN drawn d ON d.number = r.rowid")
+    passed = good(connection, staged)
     connection.execute(
-        f"CREATE OR REPLACE TABLE source_rows AS SELECT source_order FROM {staged} WHERE {good(connection, staged)} ORDER BY source_order"
+        f"CREATE OR REPLACE TABLE source_rows AS SELECT source_order FROM {staged} WHERE {passed} ORDER BY source_order"
     )
     count = one_row(connection, "SELECT count(*) AS n FROM source_rows")["n"]
     _table_of(connection, "drawn_rows", random_parts(count, split.valid_fraction, split.test_fraction, seed))
@@ -129,9 +130,9 @@ def _by_column(connection: duckdb.DuckDBPyConnection, staged: str, split: Column
 
 def _leave_last_out(connection: duckdb.DuckDBPyConnection) -> Assignment:
     connection.execute(
-        "CREATE OR REPLACE TABLE drawn AS SELECT rowid AS number, CASE WHEN total < 3 THEN 0 WHEN back = 1 THEN 2 WHEN back = 2 THEN 1 "
-        "ELSE 0 END AS part FROM (SELECT rowid, count(*) OVER (PARTITION BY user_id) AS total, "
-        "row_number() OVER (PARTITION BY user_id ORDER BY rowid DESC) AS back FROM requests)"
+        "CREATE OR REPLACE TABLE drawn AS SELECT number, "
+        "CASE WHEN total < 3 THEN 0 WHEN back = 1 THEN 2 WHEN back = 2 THEN 1 ELSE 0 END AS part FROM "
+        "(SELECT rowid AS number, count(*) OVER (PARTITION BY user_id) AS total, row_number() OVER (PARTITION BY user_id ORDER BY rowid DESC) AS back FROM requests)"
     )
     return Assignment("d.part", "JOIN drawn d ON d.number = r.rowid")
 
@@ -151,8 +152,3 @@ def refuse_time_travel(connection: duckdb.DuckDBPyConnection, split: Split) -> N
             f"split: {ends['later']:,} training rows lie after the first test row ({ends['tested']}), up to {ends['trained']}: "
             "the model would see the future. Split by time, or set split.in_time_order to false if that is meant."
         )
-
-
-def has_column(connection: duckdb.DuckDBPyConnection, staged: str, split: Split) -> bool:
-    """Whether the column that the split needs was staged."""
-    return not isinstance(split, ColumnSplit) or split.column in columns_of(connection, staged)

@@ -4,7 +4,7 @@ Everything works on Arrow arrays; only Chinese segmentation and HTML entities vi
 """
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from string import Formatter
@@ -18,8 +18,6 @@ from adrec.errors import ConfigError
 SEPARATOR = "[SEP]"
 _TAG = r"</?[A-Za-z][^<>]*>|<!--[^>]*-->"
 _INVISIBLE = r"[\p{Cc}\p{Cf}\x{FFFD}]+"
-_EMAIL = r"[A-Za-z0-9._%+\-]+@[A-Za-z0-9.\-]+\.[A-Za-z]{2,}"
-_PHONE = r"(?:\+\d{1,3}[ .\-]?)?(?:\(\d{2,4}\)[ .\-]?)?\b\d{2,4}(?:[ .\-]\d{3,4}){2,3}\b|\b1[3-9]\d{9}\b|\+\d{8,15}\b"
 
 
 def gentle(texts: pa.Array, *, lowercase: bool = False, max_characters: int = 4000) -> pa.Array:
@@ -64,11 +62,6 @@ def language(texts: pa.Array) -> pa.Array:
     is_chinese = pc.and_(pc.greater(han, 0), pc.and_(pc.greater_equal(han, latin_words), pc.equal(foreign, 0)))
     is_latin = pc.and_(pc.greater(latin, 0), pc.greater_equal(pc.multiply(latin, 2), letters))
     return pc.if_else(is_chinese, "zh", pc.if_else(is_latin, "en", "other"))
-
-
-def mask_contacts(texts: pa.Array) -> pa.Array:
-    """E-mail addresses become [EMAIL] and phone numbers [PHONE]."""
-    return pc.replace_substring_regex(pc.replace_substring_regex(_plain(texts), _EMAIL, "[EMAIL]"), _PHONE, "[PHONE]")
 
 
 def template_columns(template: str) -> list[str]:
@@ -134,7 +127,7 @@ def _cut_chinese(texts: pa.Array, user_dictionary: Path | None) -> pa.Array:
 
 
 @lru_cache(maxsize=2)
-def _cutter(user_dictionary: Path | None):  # type: ignore[no-untyped-def]
+def _cutter(user_dictionary: Path | None) -> Callable[[str], list[str]]:
     import logging
 
     import jieba
@@ -144,7 +137,8 @@ def _cutter(user_dictionary: Path | None):  # type: ignore[no-untyped-def]
     if user_dictionary is not None:
         _lines(user_dictionary, "text.user_dictionary")
         tokenizer.load_userdict(str(user_dictionary))
-    return tokenizer.lcut
+    cut: Callable[[str], list[str]] = tokenizer.lcut
+    return cut
 
 
 def _unescaped(texts: pa.Array) -> pa.Array:

@@ -37,7 +37,7 @@ def train_tokenizer(
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=False)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.decoder = decoders.WordPiece()
-        trainer = trainers.WordPieceTrainer(
+        trainer: trainers.Trainer = trainers.WordPieceTrainer(
             vocab_size=vocab_size, min_frequency=min_frequency, special_tokens=specials, show_progress=False
         )
     elif kind == "bpe":

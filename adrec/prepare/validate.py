@@ -10,7 +10,7 @@ import duckdb
 
 from adrec.errors import DataError
 from adrec.prepare.convert import converted, is_text, sql_type
-from adrec.prepare.engine import columns_of, name, one_row, readable_faults
+from adrec.prepare.engine import columns_of, name, one_row, readable_faults, text
 from adrec.prepare.sources import RawTable
 from adrec.schema import TableSpec
 
@@ -79,12 +79,13 @@ def stage_table(
     optional_extra: Sequence[str] = (),
     nan_is_missing: bool = False,
     known_ads: str | None = None,
-    private: Callable[[str, str], str] | None = None,
+    private: Callable[[str, str, str], str] | None = None,
+    since: str | None = None,
 ) -> Staged:
     """Create table `target`: the columns of `spec` that exist and `extra`, typed, with source_* and `faults`.
 
-    `known_ads` names a table of ad ids that every row must be among (adds `ad_index`). `private(column, sql)` may
-    wrap a text column's expression (pseudonyms, masks). Raises DataError listing every missing column.
+    `known_ads` names a table of ad ids that every row must be among (adds `ad_index`). `private(column, sql,
+    type)` may wrap a value (pseudonyms, masks). `since` leaves earlier rows out. Raises DataError listing every missing column.
     """
     found = columns_of(connection, raw.view)
     _refuse_missing(raw, spec, found, extra)
@@ -100,13 +101,15 @@ def stage_table(
         value = converted(raw.reading, column, found.get(column), kind)
         checks += _checks(spec, column, found.get(column), kind, nan_is_missing=nan_is_missing)
         given[column] = _given(column, found.get(column))
-        values[column] = private(column, value) if private is not None else value
+        values[column] = private(column, value, kind) if private is not None else value
         kinds[column] = kind
     if "starts_at" in values and "ends_at" in values:
         later = f"{_typed('starts_at')} >= {_typed('ends_at')}"
         checks.append(Check("ends_at", later, "is not after starts_at", "An ad ends after it starts."))
     if known_ads is not None:
-        checks.append(Check("ad_id", "known.ad_id IS NULL", UNKNOWN_AD, "Add the ad to the ads table."))
+        checks.append(
+            Check("ad_id", f"known.ad_id IS NULL AND {_typed('ad_id')} IS NOT NULL", UNKNOWN_AD, "Add the ad to the ads table.")
+        )
     # Inside, each cell is converted once; outside, the values are checked and the ad is looked up.
     inner = [f"{value} AS {name(column)}" for column, value in values.items()]
     inner += [f"{sql} AS {name('given ' + column)}" for column, sql in given.items()]
@@ -119,10 +122,11 @@ def stage_table(
     outer += [f"{mask} AS faults_{number}" for number, mask in enumerate(_masks(checks))]
     outer += ["known.ad_index"] if known_ads is not None else []
     joined = f" LEFT JOIN {known_ads} known ON known.ad_id = typed.ad_id" if known_ads is not None else ""
+    kept = f" WHERE {_typed('shown_at')} IS NULL OR {_typed('shown_at')} >= TIMESTAMP {text(since)}" if since else ""
     with readable_faults(str(raw.files[0])):
         connection.execute(
             f"CREATE OR REPLACE TABLE {target} AS SELECT {', '.join(outer)}, source_file, source_row, source_order "
-            f"FROM (SELECT {', '.join(inner)}, source_file, source_row, source_order FROM {raw.view}) typed{joined}"
+            f"FROM (SELECT {', '.join(inner)}, source_file, source_row, source_order FROM {raw.view}) typed{joined}{kept}"
         )
     counts = one_row(connection, f"SELECT count(*) AS n, count_if({_bad(checks)}) AS bad FROM {target}")
     if counts["n"] == 0:
@@ -186,13 +190,14 @@ def extra_type(connection: duckdb.DuckDBPyConnection, raw: RawTable, column: str
         if stored.endswith("[]"):
             return "VARCHAR[]"
         return plain.get(stored, "TIMESTAMP" if stored.startswith("TIMESTAMP") else stored)
-    if raw.files[0].name.removesuffix(".gz").removesuffix(".zst").endswith((".parquet", ".jsonl", ".ndjson", ".json")):
+    if not raw.is_text:
         return "VARCHAR"
     cell = name(column)
+    empty = f"{cell} IS NULL OR trim({cell}) = ''"
     numeric = one_row(
         connection,
-        f"SELECT bool_and({cell} IS NULL OR {cell} = '' OR try_cast({cell} AS DOUBLE) IS NOT NULL) AS number, "
-        f"bool_and({cell} IS NULL OR {cell} = '' OR regexp_full_match({cell}, '-?[1-9][0-9]{{0,17}}|0')) AS whole FROM {raw.view}",
+        f"SELECT bool_and({empty} OR try_cast({cell} AS DOUBLE) IS NOT NULL) AS number, "
+        f"bool_and({empty} OR regexp_full_match(trim({cell}), '-?[1-9][0-9]{{0,17}}|0')) AS whole FROM {raw.view}",
     )
     return "BIGINT" if numeric["whole"] else "DOUBLE" if numeric["number"] else "VARCHAR"
 

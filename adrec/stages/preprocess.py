@@ -2,32 +2,32 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import RenderableType
-from rich.table import Table
 
 from adrec import __version__
 from adrec.config.base import save_config
 from adrec.config.preprocess import PreprocessConfig
-from adrec.data.features import FeatureSet
 from adrec.data.prepared import FORMAT
-from adrec.data.tables import folder_aside, iter_batches
-from adrec.prepare import quarantine, tokenizer
-from adrec.prepare.build import build
-from adrec.prepare.engine import open_engine
+from adrec.data.tables import folder_aside
+from adrec.errors import AdrecError
+from adrec.prepare import quarantine
+from adrec.prepare.append import CannotAppendError, Earlier, link_shards, plan_append
+from adrec.prepare.build import Built, build, extras_of, work_folder
+from adrec.prepare.engine import open_engine, open_memory_engine
 from adrec.prepare.entities import TextMaker, add_queries, prepare_texts, write_ads, write_corpus, write_users
 from adrec.prepare.fingerprint import config_digest, describe_inputs, fingerprint
+from adrec.prepare.fit import fit_features, make_tokenizer
 from adrec.prepare.impressions import open_past, write_impressions
+from adrec.prepare.report import render_manifest
 from adrec.prepare.sources import open_source
-from adrec.prepare.summary import split_summary, totals
+from adrec.prepare.summary import add_people, added, totals
 from adrec.prepare.writer import SplitWriter
 from adrec.schema import SPLITS
 from adrec.terminal import Terminal
@@ -35,106 +35,164 @@ from adrec.terminal import Terminal
 
 @dataclass(frozen=True)
 class PreprocessResult:
-    """What was written."""
+    """What was written. `done` is built, appended or unchanged."""
 
     output: Path
     manifest: dict[str, Any]
-    unchanged: bool = False
+    done: str
 
     def as_dict(self) -> dict[str, Any]:
-        """The manifest, without the list of inputs, and where it lies."""
-        shown = {key: value for key, value in self.manifest.items() if key not in {"inputs", "schema"}}
-        return {"output": str(self.output), "unchanged": self.unchanged, **shown}
+        """The manifest, without the lists of files, and where it lies."""
+        shown = {key: value for key, value in self.manifest.items() if key not in {"inputs", "schema", "files"}}
+        return {"output": str(self.output), "done": self.done, **shown}
 
     def render(self) -> Iterable[RenderableType]:
         """The splits, then what deserves a look."""
-        yield _splits_table(self.output, self.manifest)
-        yield from _notes(self.manifest)
-        if self.unchanged:
-            yield "Nothing has changed since the last run: nothing was done."
+        yield from render_manifest(self.output, self.manifest)
+        if self.done == "unchanged":
+            yield "Neither the inputs nor the config have changed since the last run: nothing was done."
+        elif self.done == "appended":
+            yield "New files were appended to the earlier output."
+
+
+@dataclass(frozen=True)
+class _Plan:
+    inputs: list[dict[str, Any]]
+    config: str
+    fingerprint: str
+    manifest: dict[str, Any] | None
+    """of an earlier output that is whole"""
+    earlier: Earlier | None
+    """what is appended to"""
 
 
 def run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
-    """Prepare the data that `config` names. Raises AdrecErrors; earlier output stays until the new one is whole."""
+    """Prepare the data that `config` names. Raises AdrecErrors; earlier output stays until the new one is whole.
+
+    Nothing is done where neither inputs nor config have changed. New files of impressions are appended where that
+    gives the same as building everything (docs/preprocess.md says when).
+    """
+    plan = _plan(config, terminal)
+    if plan.manifest is not None and plan.manifest["fingerprint"] == plan.fingerprint:
+        return PreprocessResult(config.output, plan.manifest, "unchanged")
+    if plan.earlier is not None:
+        try:
+            return PreprocessResult(config.output, _write(config, plan, plan.earlier, terminal), "appended")
+        except CannotAppendError as reason:
+            terminal.note(f"Everything is built anew, because {reason}.")
+    return PreprocessResult(config.output, _write(config, plan, None, terminal), "built")
+
+
+def _plan(config: PreprocessConfig, terminal: Terminal) -> _Plan:
+    manifest = _whole_manifest(config.output)
+    digest = config_digest(config)
+    extras = extras_of(config)
+    with open_memory_engine() as connection, terminal.progress("fingerprinting the inputs"):
+        raw = open_source(connection, config.source)
+        inputs = describe_inputs(raw.files, manifest["inputs"] if manifest else ())
+        earlier = None
+        if manifest is not None:
+            try:
+                earlier = plan_append(
+                    connection, config, raw, inputs, config_digest=digest, manifest=manifest, extra_users=extras.users
+                )
+            except CannotAppendError as reason:
+                terminal.note(f"Everything is built anew, because {reason}.")
+    return _Plan(inputs, digest, fingerprint(inputs, digest), manifest, earlier)
+
+
+def _write(config: PreprocessConfig, plan: _Plan, earlier: Earlier | None, terminal: Terminal) -> dict[str, Any]:
     with folder_aside(config.output) as folder:
-        work = folder / ".work"
+        work = work_folder(folder)
         with open_engine(work, memory_limit_gb=config.memory_limit_gb, threads=config.threads) as connection:
-            manifest = _prepare(connection, config, folder, terminal)
+            manifest = _prepare(connection, config, plan, earlier, folder, terminal)
         shutil.rmtree(work)
         save_config(config, folder / "config.yaml")
+        manifest["files"] = {str(file.relative_to(folder)): file.stat().st_size for file in _files(folder)}
         _write_json(folder / "manifest.json", manifest)
-    return PreprocessResult(config.output, manifest)
+    return manifest
 
 
 def _prepare(
-    connection: duckdb.DuckDBPyConnection, config: PreprocessConfig, folder: Path, terminal: Terminal
+    connection: duckdb.DuckDBPyConnection,
+    config: PreprocessConfig,
+    plan: _Plan,
+    earlier: Earlier | None,
+    folder: Path,
+    terminal: Terminal,
 ) -> dict[str, Any]:
-    with terminal.progress("preprocess", unit="steps") as advance:
-
-        def step(note: str) -> None:
-            advance(1, note=note)
-
-        raw = open_source(connection, config.source)
-        step("fingerprinting the inputs")
-        inputs = describe_inputs(raw.files)
-        built = build(connection, raw, config, step)
-        step("rendering texts")
+    with terminal.progress("preprocess", unit="steps") as step:
+        raw = open_source(connection, config.source, skip=earlier.files if earlier is not None else 0)
+        built = build(connection, raw, config, step, earlier)
+        step(note="rendering texts")
         maker = TextMaker(config.text)
         prepare_texts(connection)
-        ads = write_ads(connection, folder, maker)
-        users = write_users(connection, folder, maker)
+        counts: dict[str, int | None] = {
+            "ads": write_ads(connection, folder, maker),
+            "users": write_users(connection, folder, maker),
+        }
         add_queries(connection, maker)
-        texts = write_corpus(connection, folder)
-    past = open_past(connection, config, folder / ".work" / "past")
-    writer = SplitWriter(folder, rows_per_shard=config.rows_per_shard)
-    write_impressions(connection, past, writer, terminal)
-    writer.close()
+        counts["texts"] = write_corpus(connection, folder, earlier.folder / "corpus.parquet" if earlier is not None else None)
+    old = earlier.manifest if earlier is not None else {}
+    if earlier is not None:
+        link_shards(earlier, folder)
+    past = open_past(connection, config, work_folder(folder) / "past", earlier.state if earlier is not None else None)
+    writer = SplitWriter(folder, rows_per_shard=config.rows_per_shard, earlier=old.get("splits"))
+    write_impressions(connection, past, writer, terminal, first_row=old.get("rows", 0))
+    splits = writer.close()
     past.save(folder / "past")
-    vocabulary = _make_tokenizer(config, folder, terminal)
-    rejected = quarantine.write_rejected(connection, built.staged, folder / "rejected.parquet")
+    with terminal.progress("counting users and ads"):
+        add_people(connection, folder, splits)
+    with terminal.progress("training the tokenizer"):
+        counts["vocabulary"] = make_tokenizer(config.tokenizer, folder)
     with terminal.progress("fitting features"):
-        _fit_features(config, folder)
-    digest = config_digest(config)
+        fit_features(config, folder)
+    lines = quarantine.write_rejected(
+        connection, built.staged, folder / "rejected.parquet", earlier.folder / "rejected.parquet" if earlier else None
+    )
+    history = past.report.as_dict()
     return {
         "format": FORMAT,
         "adrec": __version__,
-        "fingerprint": fingerprint(inputs, digest),
-        "config": digest,
+        "fingerprint": plan.fingerprint,
+        "config": plan.config,
         "seed": config.seed,
-        **totals(connection),
-        "ads": ads,
-        "users": users,
-        "texts": texts,
-        "vocabulary": vocabulary,
+        **totals(splits),
+        **counts,
         "text_template": config.text.ad_template,
         "split": config.split.method,
-        "splits": split_summary(connection),
-        "rejected": {"rows": sum(staged.bad_rows for _, staged in built.staged), "lines": rejected,
-                     "reasons": quarantine.as_dict(built.rejected)},
-        "history": past.report.as_dict(),
-        "facts": built.facts,
+        "splits": splits,
+        "history": added(old["history"], history) if old else history,
+        "source_rows": _source_rows(built, earlier),
+        "rejected": {"lines": lines, "reasons": quarantine.as_dict(built.rejected, old.get("rejected", {}).get("reasons", []))},
+        "unlisted_users": built.unlisted_users,
+        "privacy": built.privacy,
         "schema": _schemas(folder),
-        "inputs": inputs,
-    }  # fmt: skip
+        "inputs": plan.inputs,
+    }
 
 
-def _make_tokenizer(config: PreprocessConfig, folder: Path, terminal: Terminal) -> int | None:
-    settings = config.tokenizer
-    if settings.kind == "none":
+def _source_rows(built: Built, earlier: Earlier | None) -> dict[str, dict[str, int]]:
+    counts = {}
+    for label, _ in built.staged:
+        rows, rejected = earlier.counts(label) if earlier is not None else (0, 0)
+        counts[label] = {"rows": rows + built.rows(label), "rejected": rejected + built.bad_rows(label)}
+    return counts
+
+
+def _whole_manifest(output: Path) -> dict[str, Any] | None:
+    """The manifest of an earlier output of this version whose files are all there, or None."""
+    try:
+        manifest = json.loads((output / "manifest.json").read_text(encoding="utf-8"))
+        found = {str(file.relative_to(output)): file.stat().st_size for file in _files(output)}
+        is_whole = manifest["format"] == FORMAT and manifest["files"] == found
+    except (OSError, ValueError, KeyError, TypeError, AdrecError):
         return None
-    if settings.kind == "existing":
-        return tokenizer.copy_tokenizer(settings.reference or "", folder / "tokenizer", max_tokens=settings.max_tokens)
-    with terminal.progress("training the tokenizer"):
-        return tokenizer.train_tokenizer(
-            folder / "corpus.parquet",
-            folder / "tokenizer",
-            kind=settings.kind,
-            vocab_size=settings.vocab_size,
-            min_frequency=settings.min_frequency,
-            lowercase=settings.lowercase,
-            special_tokens=tuple(settings.special_tokens),
-            max_tokens=settings.max_tokens,
-        )
+    return manifest if is_whole else None
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file() and file.name != "manifest.json")
 
 
 def _schemas(folder: Path) -> dict[str, dict[str, str]]:
@@ -147,55 +205,3 @@ def _schemas(folder: Path) -> dict[str, dict[str, str]]:
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _fit_features(config: PreprocessConfig, folder: Path) -> None:
-    """Statistics of training rows; ads and users count once each, if training shows them."""
-    train = folder / "impressions" / "train"
-    fitted = {"impressions": FeatureSet.fit(config.features.impressions, iter_batches(train), seed=config.seed)}
-    for table, spec, index in (("ads", config.features.ads, "ad_index"), ("users", config.features.users, "user_index")):
-        seen = np.zeros(pq.read_metadata(folder / f"{table}.parquet").num_rows, bool)
-        for batch in iter_batches(train, columns=[index]):
-            seen[batch.column(index).to_numpy()] = True
-        fitted[table] = FeatureSet.fit(spec, _rows_where(folder / f"{table}.parquet", seen), seed=config.seed)
-    _write_json(folder / "features.json", {table: features.to_json() for table, features in fitted.items()})
-
-
-def _rows_where(path: Path, mask: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> Iterator[pa.RecordBatch]:
-    start = 0
-    for batch in iter_batches(path):
-        yield batch.filter(pa.array(mask[start : start + batch.num_rows]))
-        start += batch.num_rows
-
-
-def _splits_table(output: Path, manifest: dict[str, Any]) -> Table:
-    table = Table(title=str(output), title_justify="left")
-    table.add_column("")
-    rows = [
-        ("rows", lambda split: f"{split['rows']:,}"),
-        ("requests", lambda split: f"{split['requests']:,}"),
-        ("clicks", lambda split: f"{split['clicks']:,}"),
-        ("click rate", lambda split: "-" if split["click_rate"] is None else f"{split['click_rate']:.2%}"),
-        ("users", lambda split: f"{split['users']:,}"),
-        ("ads", lambda split: f"{split['ads']:,}"),
-        ("first", lambda split: split["first"]),
-        ("last", lambda split: split["last"]),
-        ("users also in train", lambda split: f"{split['shared_users']:,}" if "shared_users" in split else ""),
-        ("ads also in train", lambda split: f"{split['shared_ads']:,}" if "shared_ads" in split else ""),
-        ("cold users", lambda split: f"{split['cold_users']:.1%}" if "cold_users" in split else ""),
-        ("cold ads", lambda split: f"{split['cold_ads']:.1%}" if "cold_ads" in split else ""),
-        ("rows of cold users", lambda split: f"{split['cold_user_rows']:.1%}" if "cold_user_rows" in split else ""),
-        ("rows of cold ads", lambda split: f"{split['cold_ad_rows']:.1%}" if "cold_ad_rows" in split else ""),
-    ]
-    splits = {name: manifest["splits"][name] for name in SPLITS if name in manifest["splits"]}
-    for name in splits:
-        table.add_column(name, justify="right")
-    for label, show in rows:
-        table.add_row(label, *(show(split) for split in splits.values()))
-    return table
-
-
-def _notes(manifest: dict[str, Any]) -> Iterator[str]:
-    yield f"{manifest['rows']:,} rows in {manifest['requests']:,} requests, {manifest['clicks']:,} clicks, {manifest['users']:,} users, {manifest['ads']:,} ads"
-    if manifest["rejected"]["rows"]:
-        yield f"{manifest['rejected']['rows']:,} rows rejected: see rejected.parquet"

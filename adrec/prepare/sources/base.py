@@ -18,30 +18,42 @@ class Reading:
     types: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, Scalar] = field(default_factory=dict)
     own_names: Mapping[str, str] = field(default_factory=dict)
+    """Canonical name -> the user's own, for messages."""
 
 
 @dataclass(frozen=True)
 class RawTable:
-    """A view with canonical column names, of whatever types, plus `source_file` (name), `source_row` and `source_order`.
+    """A view with canonical column names, of whatever types, plus three columns that say where a row came from.
 
-    `source_row` counts the rows of a Parquet file from 1, and those of text files over all files of the table.
-    `source_order` is unique and in the order of `files`, then of their rows.
+    `source_file` is the file's path below the folder that all files of the table share, `source_row` counts a file's
+    rows from 1, `source_order` is unique and in the order of `files`, then of their rows.
     """
 
     view: str
     files: tuple[Path, ...]
     reading: Reading = Reading()
 
+    @property
+    def is_text(self) -> bool:
+        """Whether the cells are text whose type must be guessed (CSV, TSV)."""
+        plain = self.files[0].name.removesuffix(".gz").removesuffix(".zst")
+        return not plain.endswith((".parquet", ".jsonl", ".ndjson", ".json"))
+
 
 @dataclass(frozen=True)
 class RawTables:
-    """The tables of a source. `ads` or `users` None: they are taken from the impressions."""
+    """The tables of a source. `ads` or `users` None: they are taken from the impressions.
+
+    `can_skip`: the source can be opened without its first files of impressions, so that new days may be appended.
+    """
 
     impressions: RawTable
     ads: RawTable | None = None
     users: RawTable | None = None
+    can_skip: bool = False
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        """Every input file, for the fingerprint."""
-        return tuple(dict.fromkeys(file for table in (self.ads, self.users, self.impressions) if table for file in table.files))
+    def files(self) -> dict[str, tuple[Path, ...]]:
+        """Every input file by table, for fingerprints."""
+        tables = {"ads": self.ads, "users": self.users, "impressions": self.impressions}
+        return {label: table.files for label, table in tables.items() if table is not None}

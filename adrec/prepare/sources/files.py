@@ -2,6 +2,7 @@
 
 import csv
 import glob
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import pyarrow.parquet as pq
 
 from adrec.data.tables import parquet_schema
 from adrec.errors import DataError
-from adrec.prepare.engine import name, readable_faults, text
+from adrec.prepare.engine import readable_faults, text
 
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _LONGEST_LINE = 16_000_000
+_ROWS_A_FILE = 1 << 40
+"""Rows of file n are ordered by n * 2^40 + their number."""
 
 
 def find_files(patterns: str | Sequence[str]) -> list[Path]:
@@ -30,7 +33,8 @@ def find_files(patterns: str | Sequence[str]) -> list[Path]:
         elif path.is_file():
             matches = [path]
         else:
-            matches = [Path(match) for match in glob.glob(pattern, recursive=True) if Path(match).is_file()]
+            folder = Path(Path(pattern).anchor) if path.is_absolute() else Path()
+            matches = [match for match in folder.glob(str(path.relative_to(path.anchor))) if match.is_file()]
             if not matches:
                 what = "matches no file" if glob.has_magic(pattern) else "no such file"
                 raise DataError(f"{pattern}: {what}. Name a file, a folder or a glob under `source` in the config.")
@@ -52,39 +56,49 @@ def read_files(
     view: str,
     files: Sequence[Path],
     *,
+    all_files: Sequence[Path] | None = None,
     format: str = "auto",
     delimiter: str | None = None,
     header: Sequence[str] | None = None,
     quote: str = '"',
 ) -> None:
-    """Create `view` over `files`, in order, with `source_file` and `source_row`. Text columns stay text.
+    """Create `view` over `files`, in order, with source_file, source_row and source_order. Text columns stay text.
 
-    `header` names the columns of text files that have no header line. Folders named `key=value` add columns.
-    Raises DataError for a file that is not what its ending says.
+    `all_files` are the files of the whole table where only its last ones are read. `header` names the columns of text
+    files that have no header line. Folders named `key=value` add columns. Raises DataError for unreadable files.
     """
-    kinds = {format if format != "auto" else format_of(file) for file in files}
+    table = list(all_files or files)
+    kinds = {format if format != "auto" else format_of(file) for file in table}
     kind = kinds.pop()
     if kinds or kind is None:
-        odd = next(file for file in files if format_of(file) != kind or kind is None)
+        odd = next(file for file in table if format_of(file) != kind or kind is None)
         raise DataError(f"{odd}: the format is not plain from the ending. Set `format` in the config.")
-    order = "row_number() OVER () AS source_row, row_number() OVER () AS source_order"
+    names = source_names(table)
     if kind == "parquet":
-        relation = _parquet(files)
-        # No running count over the whole table: that would read it with one thread.
-        order = "file_row_number + 1 AS source_row, file_index * 1099511627776 + file_row_number AS source_order"
-    elif kind == "jsonl":
-        relation = _jsonl(files)
+        query = _parquet(files, names, table.index(files[0]))
     else:
-        relation = _delimited(files, delimiter or ("\t" if kind == "tsv" else ","), header, quote)
-    with readable_faults(str(files[0])):
-        connection.execute(
-            f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT * EXCLUDE (filename), parse_filename(filename) AS source_file, "
-            f"{order} FROM {relation}"
+        separator = delimiter or ("\t" if kind == "tsv" else ",")
+        if kind != "jsonl" and header is None:
+            _refuse_other_headers(files, separator, quote)
+        # A file at a time: its rows are counted from 1, and files are read side by side.
+        query = " UNION ALL BY NAME ".join(
+            f"SELECT *, {text(names[file])} AS source_file, row_number() OVER () AS source_row, "
+            f"{table.index(file) * _ROWS_A_FILE} + row_number() OVER () AS source_order FROM "
+            + (_jsonl(file) if kind == "jsonl" else _delimited(file, separator, header, quote))
+            for file in files
         )
+    with readable_faults(str(files[0])):
+        connection.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS {query}")
         connection.execute(f"SELECT * FROM {view} LIMIT 1").fetchall()
 
 
-def _parquet(files: Sequence[Path]) -> str:
+def source_names(files: Sequence[Path]) -> dict[Path, str]:
+    """What a file is called in messages and in `source_file`: its path below the folder that all of them share."""
+    root = os.path.commonpath([file.parent for file in files])
+    return {file: str(file.relative_to(root)) for file in files}
+
+
+def _parquet(files: Sequence[Path], names: dict[Path, str], first_number: int) -> str:
     first = parquet_schema(files[0])
     for file in files[1:]:
         other = parquet_schema(file)
@@ -98,7 +112,15 @@ def _parquet(files: Sequence[Path]) -> str:
                 )
     for file in files:
         _check_row_groups(file)
-    return f"read_parquet({_list(files)}, filename = true, union_by_name = true, hive_partitioning = {_hive(files)})"
+    listed = ", ".join(text(glob.escape(str(file))) for file in files)
+    called = ", ".join(text(names[file]) for file in files)
+    # The reader numbers rows by file, so that it may use all threads; a running count would not let it.
+    return (
+        f"SELECT * EXCLUDE (adrec_row, adrec_file), [{called}][adrec_file + 1] AS source_file, "
+        f"adrec_row + 1 AS source_row, ({first_number} + adrec_file) * {_ROWS_A_FILE} + adrec_row AS source_order FROM (SELECT *, file_row_number AS adrec_row, "
+        f"CAST(file_index AS BIGINT) AS adrec_file FROM read_parquet([{listed}], union_by_name = true, "
+        f"hive_partitioning = {_hive(files)}))"
+    )
 
 
 def _check_row_groups(file: Path) -> None:
@@ -112,29 +134,29 @@ def _check_row_groups(file: Path) -> None:
                 raise DataError(f"{file}: the file is truncated (row group {group + 1}). Write the file again.")
 
 
-def _jsonl(files: Sequence[Path]) -> str:
+def _jsonl(file: Path) -> str:
     return (
-        f"read_json({_list(files)}, format = 'newline_delimited', filename = true, union_by_name = true, "
-        f"hive_partitioning = {_hive(files)}, convert_strings_to_integers = false, dateformat = '', "
-        f"maximum_object_size = {_LONGEST_LINE}, sample_size = 100000)"
+        f"read_json([{text(glob.escape(str(file)))}], format = 'newline_delimited', hive_partitioning = {_hive([file])}, "
+        f"convert_strings_to_integers = false, dateformat = '', maximum_object_size = {_LONGEST_LINE}, sample_size = 100000)"
     )
 
 
-def _delimited(files: Sequence[Path], delimiter: str, header: Sequence[str] | None, quote: str) -> str:
-    names = list(header) if header is not None else read_header(files[0], delimiter, quote)
-    if header is None:
-        for file in files[1:]:
-            other = read_header(file, delimiter, quote)
-            if other != names:
-                odd = sorted(set(other) ^ set(names)) or other
-                raise DataError(f"{file}: its header differs from that of {files[0].name} ({', '.join(odd[:6])}).")
+def _delimited(file: Path, delimiter: str, header: Sequence[str] | None, quote: str) -> str:
+    names = list(header) if header is not None else read_header(file, delimiter, quote)
     columns = ", ".join(f"{text(column)}: 'VARCHAR'" for column in names)
-    quoting = f"quote = {text(quote)}, escape = {text(quote)}"
     return (
-        f"read_csv({_list(files)}, auto_detect = false, delim = {text(delimiter)}, {quoting}, "
-        f"header = {'false' if header is not None else 'true'}, columns = {{{columns}}}, filename = true, "
-        f"hive_partitioning = {_hive(files)}, max_line_size = {_LONGEST_LINE}, null_padding = false, parallel = true)"
+        f"read_csv([{text(glob.escape(str(file)))}], auto_detect = false, delim = {text(delimiter)}, quote = {text(quote)}, "
+        f"escape = {text(quote)}, header = {'false' if header is not None else 'true'}, columns = {{{columns}}}, "
+        f"hive_partitioning = {_hive([file])}, max_line_size = {_LONGEST_LINE})"
     )
+
+
+def _refuse_other_headers(files: Sequence[Path], delimiter: str, quote: str) -> None:
+    names = set(read_header(files[0], delimiter, quote))
+    for file in files[1:]:
+        odd = sorted(names ^ set(read_header(file, delimiter, quote)))
+        if odd:
+            raise DataError(f"{file}: its header differs from that of {files[0].name} ({', '.join(odd[:6])}).")
 
 
 def read_header(file: Path, delimiter: str, quote: str = '"') -> list[str]:
@@ -151,16 +173,15 @@ def read_header(file: Path, delimiter: str, quote: str = '"') -> list[str]:
     except csv.Error as error:
         raise DataError(f"{file}: row 1: the header cannot be read ({error}).") from None
     names = [column.strip() for column in names]
+    if len(names) > 1 and not names[0]:
+        names[0] = "row_label"  # the unnamed index that a data frame writes first
     if not names or not all(names):
         raise DataError(f"{file}: row 1: the header has an empty column name. Name every column.")
-    twice = sorted({column for column in names if names.count(column) > 1})
+    lowered = [column.lower() for column in names]
+    twice = sorted({column for column in lowered if lowered.count(column) > 1})
     if twice:
         raise DataError(f"{file}: row 1: column '{twice[0]}' occurs twice in the header.")
     return names
-
-
-def _list(files: Sequence[Path]) -> str:
-    return "[" + ", ".join(text(glob.escape(str(file))) for file in files) + "]"
 
 
 def _hive(files: Sequence[Path]) -> str:
@@ -184,8 +205,3 @@ def _kind(kind: pa.DataType) -> str:
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return "number"
     return str(kind)
-
-
-def columns_named(names: Sequence[str]) -> str:
-    """Columns as a SQL list."""
-    return ", ".join(name(column) for column in names)

@@ -9,32 +9,33 @@ from adrec.prepare.sources.base import RawTable, RawTables, Reading
 from adrec.prepare.sources.files import find_files, read_files
 
 
-def open_tables(connection: duckdb.DuckDBPyConnection, config: TablesSource) -> RawTables:
+def open_tables(connection: duckdb.DuckDBPyConnection, config: TablesSource, skip: int = 0) -> RawTables:
     """Views over the tables of `config`. Raises DataError for files or mapped columns that are not there."""
     return RawTables(
-        impressions=open_table(connection, "raw_impressions", config.impressions),
+        impressions=open_table(connection, "raw_impressions", config.impressions, skip),
         ads=open_table(connection, "raw_ads", config.ads) if config.ads is not None else None,
         users=open_table(connection, "raw_users", config.users) if config.users is not None else None,
+        can_skip=True,
     )
 
 
-def open_table(connection: duckdb.DuckDBPyConnection, view: str, table: TableInput) -> RawTable:
-    """One table with its columns renamed to the canonical names."""
+def open_table(connection: duckdb.DuckDBPyConnection, view: str, table: TableInput, skip: int = 0) -> RawTable:
+    """One table, without its first `skip` files, with its columns renamed to the canonical names."""
     files = find_files(table.files)
-    read_files(connection, f"{view}_files", files, format=table.format, delimiter=table.delimiter)
+    read_files(connection, f"{view}_files", files[skip:], all_files=files, format=table.format, delimiter=table.delimiter)
     found = columns_of(connection, f"{view}_files")
     named = [*table.columns.items(), *table.first_of.items()]
-    missing = [f"{theirs} (for {ours})" for ours, theirs in named if theirs not in found]
+    missing = [f"'{theirs}' (for {ours})" for ours, theirs in named if theirs not in found]
     if missing:
         known = ", ".join(column for column in list(found)[:12] if not column.startswith("source_"))
         raise DataError(f"{files[0]}: column {', '.join(missing)} is missing. Columns: {known}. Mend `columns` in the config.")
-    mapped = {theirs: ours for ours, theirs in table.columns.items()}
     selected = [f"{name(theirs)} AS {name(ours)}" for ours, theirs in table.columns.items()]
     for ours, theirs in table.first_of.items():
         items = name(theirs) if found[theirs].endswith("[]") else f"string_split({name(theirs)}, {text(table.list_separator)})"
         selected.append(f"{items}[1] AS {name(ours)}")
     # A column already called like the target of a mapping would be a second one of that name: the mapping wins.
-    selected += [name(column) for column in found if column not in mapped and column not in dict(named)]
+    taken = {*table.columns.values(), *dict(named)}
+    selected += [name(column) for column in found if column not in taken]
     connection.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT {', '.join(selected)} FROM {view}_files")
     reading = Reading(
         time_format=table.time_format,
@@ -43,6 +44,6 @@ def open_table(connection: duckdb.DuckDBPyConnection, view: str, table: TableInp
         list_separator=table.list_separator,
         types=table.types,
         defaults=table.defaults,
-        own_names={ours: theirs for ours, theirs in table.columns.items() if ours != theirs},
+        own_names={ours: theirs for ours, theirs in named if ours != theirs},
     )
     return RawTable(view, tuple(files), reading)

@@ -1,0 +1,55 @@
+"""What is fitted on the prepared rows: features on training rows only, the tokenizer on the corpus."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from adrec.config.preprocess import PreprocessConfig, TokenizerSettings
+from adrec.data.features import FeatureSet
+from adrec.data.tables import iter_batches
+from adrec.errors import DataError
+from adrec.prepare.tokenizer import copy_tokenizer, train_tokenizer
+
+
+def fit_features(config: PreprocessConfig, folder: Path) -> None:
+    """features.json. Ads and users count once each, and only those that training shows."""
+    train = folder / "impressions" / "train"
+    if not train.is_dir():
+        raise DataError("split: the training part has no rows. Change `split` in the config.")
+    fitted = {"impressions": FeatureSet.fit(config.features.impressions, iter_batches(train), seed=config.seed)}
+    for table, spec, index in (("ads", config.features.ads, "ad_index"), ("users", config.features.users, "user_index")):
+        seen = np.zeros(pq.read_metadata(folder / f"{table}.parquet").num_rows, np.bool_)
+        for batch in iter_batches(train, columns=[index]):
+            seen[batch.column(index).to_numpy()] = True
+        fitted[table] = FeatureSet.fit(spec, _rows_where(folder / f"{table}.parquet", seen), seed=config.seed)
+    text = json.dumps({table: features.to_json() for table, features in fitted.items()}, ensure_ascii=False)
+    (folder / "features.json").write_text(text + "\n", encoding="utf-8")
+
+
+def make_tokenizer(settings: TokenizerSettings, folder: Path) -> int | None:
+    """tokenizer/. Returns the size of its vocabulary, None where none is wanted."""
+    if settings.kind == "none":
+        return None
+    if settings.kind == "existing":
+        return copy_tokenizer(settings.reference or "", folder / "tokenizer", max_tokens=settings.max_tokens)
+    return train_tokenizer(
+        folder / "corpus.parquet",
+        folder / "tokenizer",
+        kind=settings.kind,
+        vocab_size=settings.vocab_size,
+        min_frequency=settings.min_frequency,
+        lowercase=settings.lowercase,
+        special_tokens=tuple(settings.special_tokens),
+        max_tokens=settings.max_tokens,
+    )
+
+
+def _rows_where(path: Path, mask: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> Iterator[pa.RecordBatch]:
+    start = 0
+    for batch in iter_batches(path):
+        yield batch.filter(pa.array(mask[start : start + batch.num_rows]))
+        start += batch.num_rows

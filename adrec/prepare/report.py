@@ -1,0 +1,81 @@
+"""A manifest as tables and sentences for people."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from adrec.schema import SPLITS
+
+_ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
+    ("rows", lambda split: f"{split['rows']:,}"),
+    ("requests", lambda split: f"{split['requests']:,}"),
+    ("clicks", lambda split: f"{split['clicks']:,}"),
+    ("click rate", lambda split: "-" if split["click_rate"] is None else f"{split['click_rate']:.2%}"),
+    ("first (UTC)", lambda split: _minute(split["first"])),
+    ("last (UTC)", lambda split: _minute(split["last"])),
+    ("users", lambda split: f"{split['users']:,}"),
+    ("  also in train", lambda split: f"{split['shared_users']:,}" if "shared_users" in split else ""),
+    ("  cold, of rows", lambda split: f"{split['cold_user_rows']:.1%}" if "cold_user_rows" in split else ""),
+    ("ads", lambda split: f"{split['ads']:,}"),
+    ("  also in train", lambda split: f"{split['shared_ads']:,}" if "shared_ads" in split else ""),
+    ("  cold, of rows", lambda split: f"{split['cold_ad_rows']:.1%}" if "cold_ad_rows" in split else ""),
+)
+
+
+def render_manifest(output: Path, manifest: dict[str, Any]) -> Iterator[RenderableType]:
+    """The table of splits, then what was found about histories, rejected rows and privacy."""
+    table = Table(title=str(output), title_justify="left")
+    table.add_column("")
+    splits = {name: manifest["splits"][name] for name in SPLITS if name in manifest["splits"]}
+    for name in splits:
+        table.add_column(name, justify="right", no_wrap=True)
+    for label, show in _ROWS:
+        table.add_row(label, *(show(split) for split in splits.values()))
+    yield table
+    yield (
+        f"{manifest['rows']:,} rows, {manifest['clicks']:,} clicks, {manifest['users']:,} users, {manifest['ads']:,} ads, "
+        f"{manifest['texts']:,} distinct texts"
+    )
+    yield from _history(manifest["history"])
+    yield from _resolved(manifest)
+    if manifest["unlisted_users"]:
+        yield f"{manifest['unlisted_users']:,} users are not in the users table: they have their clicks only."
+    if manifest["privacy"]:
+        yield from _privacy(manifest["privacy"])
+
+
+def _history(history: dict[str, Any]) -> Iterator[str]:
+    if not history["requests"]:
+        return
+    source = "the given column" if history["source"] == "given" else "earlier clicks in the log"
+    yield (
+        f"histories from {source}: {history['empty']:,} of {history['requests']:,} requests have none, "
+        f"{history['cut']:,} were cut to the newest clicks"
+    )
+    if history["items"]:
+        known = 1 - history["unknown_items"] / history["items"]
+        yield f"ids in histories: {history['items']:,}, {known:.1%} of them are known ads"
+
+
+def _resolved(manifest: dict[str, Any]) -> Iterator[str]:
+    impressions = manifest["source_rows"]["impressions"]
+    unknown = sum(item["rows"] for item in manifest["rejected"]["reasons"] if item["reason"] == "is no ad's ad_id")
+    yield f"ids in impressions: {impressions['rows']:,}, {1 - unknown / impressions['rows']:.1%} of them are known ads"
+    for label, counts in manifest["source_rows"].items():
+        if counts["rejected"]:
+            yield f"{counts['rejected']:,} of {counts['rows']:,} rows of the {label} are rejected: see rejected.parquet"
+
+
+def _privacy(privacy: dict[str, Any]) -> Iterator[str]:
+    before, after = privacy["before"], privacy["after"]
+    yield (
+        f"{privacy['k']}-anonymity in {', '.join(privacy['columns'])}: smallest group {before['smallest']:,} before, "
+        f"{after['smallest']:,} after; {before['values'] - after['values']:,} values emptied"
+    )
+
+
+def _minute(moment: str) -> str:
+    return moment[:16].replace("T", " ")
