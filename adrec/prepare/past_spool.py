@@ -162,12 +162,14 @@ class GrowingFile:
 def _gather(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
     """Tables of at least `rows` rows, except the last; none is empty."""
     waiting: list[pa.RecordBatch] = []
+    count = 0
     for batch in batches:
         if batch.num_rows:
             waiting.append(batch)
-        if sum(item.num_rows for item in waiting) >= rows:
+            count += batch.num_rows
+        if count >= rows:
             yield pa.Table.from_batches(waiting)
-            waiting = []
+            waiting, count = [], 0
     if waiting:
         yield pa.Table.from_batches(waiting)
 

@@ -26,7 +26,7 @@ def to_strings(column: pa.Array, name: str) -> pa.Array:
         return column
     if pa.types.is_large_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind):
         return column.cast(pa.string())
-    raise DataError(f"features: column '{name}' is {kind}, expected strings, integers or booleans. Declare it as numeric.")
+    raise DataError(f"column '{name}' is {kind}, expected strings, integers or booleans. Take it as numeric, or leave it out.")
 
 
 def to_ragged(column: pa.Array, name: str, max_items: int) -> tuple[NDArray[np.int64], pa.Array]:
