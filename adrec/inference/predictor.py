@@ -249,8 +249,8 @@ def moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, torch.Tensor):
         return value.to(device)
     if isinstance(value, tuple):
-        moved = [moved(part, device) for part in value]
-        return type(value)(*moved) if isinstance(value, Batch) or hasattr(value, "_fields") else tuple(moved)
+        parts = [moved(part, device) for part in value]
+        return type(value)(*parts) if isinstance(value, Batch) or hasattr(value, "_fields") else tuple(parts)
     return value
 
 
