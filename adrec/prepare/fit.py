@@ -14,13 +14,15 @@ from adrec.data.tables import iter_batches
 from adrec.errors import DataError
 from adrec.prepare.tokenizer import copy_tokenizer, train_tokenizer
 
+_PIECE_ROWS = 65_536
+
 
 def fit_features(config: PreprocessConfig, folder: Path) -> None:
     """features.json. Ads and users count once each, and only those that training shows."""
     train = folder / "impressions" / "train"
     if not train.is_dir():
         raise DataError("split: the training part has no rows. Change `split` in the config.")
-    fitted = {"impressions": FeatureSet.fit(config.features.impressions, iter_batches(train), seed=config.seed)}
+    fitted = {"impressions": FeatureSet.fit(config.features.impressions, _even(iter_batches(train)), seed=config.seed)}
     for table, spec, index in (("ads", config.features.ads, "ad_index"), ("users", config.features.users, "user_index")):
         seen = np.zeros(pq.read_metadata(folder / f"{table}.parquet").num_rows, np.bool_)
         for batch in iter_batches(train, columns=[index]):
@@ -46,6 +48,23 @@ def make_tokenizer(settings: TokenizerSettings, folder: Path) -> int | None:
         special_tokens=tuple(settings.special_tokens),
         max_tokens=settings.max_tokens,
     )
+
+
+def _even(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """The same rows in pieces of one size, so that sums do not depend on where shards end."""
+    held: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        held.append(batch)
+        rows += batch.num_rows
+        if rows >= _PIECE_ROWS:
+            table = pa.Table.from_batches(held)
+            whole = rows - rows % _PIECE_ROWS
+            for start in range(0, whole, _PIECE_ROWS):
+                yield table.slice(start, _PIECE_ROWS).combine_chunks()
+            held, rows = table.slice(whole).to_batches(), rows - whole
+    if rows:
+        yield pa.Table.from_batches(held).combine_chunks()
 
 
 def _rows_where(path: Path, mask: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> Iterator[pa.RecordBatch]:

@@ -129,11 +129,12 @@ def _by_column(connection: duckdb.DuckDBPyConnection, staged: str, split: Column
 
 
 def _leave_last_out(connection: duckdb.DuckDBPyConnection) -> Assignment:
-    connection.execute(
-        "CREATE OR REPLACE TABLE drawn AS SELECT number, "
-        "CASE WHEN total < 3 THEN 0 WHEN back = 1 THEN 2 WHEN back = 2 THEN 1 ELSE 0 END AS part FROM "
-        "(SELECT rowid AS number, count(*) OVER (PARTITION BY user_id) AS total, row_number() OVER (PARTITION BY user_id ORDER BY rowid DESC) AS back FROM requests)"
+    part = "CASE WHEN total < 3 THEN 0 WHEN back = 1 THEN 2 WHEN back = 2 THEN 1 ELSE 0 END"
+    windows = (
+        "count(*) OVER (PARTITION BY user_id) AS total, row_number() OVER (PARTITION BY user_id ORDER BY rowid DESC) AS back"
     )
+    ranked = f"SELECT rowid AS number, {windows} FROM requests"
+    connection.execute(f"CREATE OR REPLACE TABLE drawn AS SELECT number, {part} AS part FROM ({ranked})")
     return Assignment("d.part", "JOIN drawn d ON d.number = r.rowid")
 
 

@@ -115,11 +115,11 @@ def _parquet(files: Sequence[Path], names: dict[Path, str], first_number: int) -
     listed = ", ".join(text(glob.escape(str(file))) for file in files)
     called = ", ".join(text(names[file]) for file in files)
     # The reader numbers rows by file, so that it may use all threads; a running count would not let it.
+    read = f"read_parquet([{listed}], union_by_name = true, hive_partitioning = {_hive(files)})"
+    numbered = f"SELECT *, file_row_number AS adrec_row, CAST(file_index AS BIGINT) AS adrec_file FROM {read}"
     return (
-        f"SELECT * EXCLUDE (adrec_row, adrec_file), [{called}][adrec_file + 1] AS source_file, "
-        f"adrec_row + 1 AS source_row, ({first_number} + adrec_file) * {_ROWS_A_FILE} + adrec_row AS source_order FROM (SELECT *, file_row_number AS adrec_row, "
-        f"CAST(file_index AS BIGINT) AS adrec_file FROM read_parquet([{listed}], union_by_name = true, "
-        f"hive_partitioning = {_hive(files)}))"
+        f"SELECT * EXCLUDE (adrec_row, adrec_file), [{called}][adrec_file + 1] AS source_file, adrec_row + 1 AS source_row, "
+        f"({first_number} + adrec_file) * {_ROWS_A_FILE} + adrec_row AS source_order FROM ({numbered})"
     )
 
 
@@ -137,7 +137,7 @@ def _check_row_groups(file: Path) -> None:
 def _jsonl(file: Path) -> str:
     return (
         f"read_json([{text(glob.escape(str(file)))}], format = 'newline_delimited', hive_partitioning = {_hive([file])}, "
-        f"convert_strings_to_integers = false, dateformat = '', maximum_object_size = {_LONGEST_LINE}, sample_size = 100000)"
+        f"convert_strings_to_integers = false, maximum_object_size = {_LONGEST_LINE}, sample_size = 100000)"
     )
 
 
