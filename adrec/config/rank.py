@@ -24,6 +24,9 @@ class Retrieval(Config):
 
     candidates: int = Field(200, ge=1, le=10_000)
     """Ads per request that the full model scores."""
+    channels: list[Literal["model", "text", "popular", "query"]] = Field(["model", "text", "popular"], min_length=1)
+    """Where candidates come from, in turn. `model`: product of user and ad vectors. `text`: cosine of the history's mean text
+    vector. `popular`: training clicks. `query`: words shared with the request's query."""
     method: Literal["auto", "exact", "hnsw", "ivfpq"] = "auto"
     """`auto` is exact below `exact_up_to` ads, then HNSW, then IVF-PQ above `hnsw_up_to`; the last two need the extra `ann`."""
     exact_up_to: int = Field(2_000_000, ge=0)
@@ -31,7 +34,7 @@ class Retrieval(Config):
     hnsw_up_to: int = Field(5_000_000, ge=0)
     """Largest catalogue for which `auto` builds an HNSW graph; above it, IVF-PQ."""
     recall_target: float = Field(0.98, gt=0, le=1)
-    """Approximate search works harder until it finds this share of the exact result on a sample of requests."""
+    """Approximate search works harder until it finds this share of the exact result, on a sample of requests."""
     recall_sample: int = Field(100, ge=1)
     """Requests on which approximate retrieval is compared with exact."""
 
@@ -178,6 +181,8 @@ class RankConfig(StageConfig):
     requests: ConfigPath | None = None
     """Parquet with `user_id` and, optionally, `request_id`, `shown_at`, `scenario`, `query`, `history`, context columns.
     Default: the requests of the prepared folder's `split`."""
+    history: ConfigPath | None = None
+    """With `requests`: a log of clicks (`user_id`, `ad_id`, `shown_at`) for requests that bring no history of their own."""
     split: Literal["train", "valid", "test", "users"] = "test"
     """Without `requests`: rank the requests of this split, or every user once (`users`)."""
     at: Moment | None = None

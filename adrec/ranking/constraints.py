@@ -51,6 +51,20 @@ class Rules:
             mask &= asking.matched[requests.start : requests.stop, ads.start : ads.stop].toarray() > 0
         return mask
 
+    def pairs(self, asking: Asking, request: Ints, ad: Ints) -> Bools:
+        """(n,) bool for single pairs of a request of the block and a catalogue row."""
+        moment = asking.shown_at[request]
+        kept: Bools = self.allowed[ad] & (self.starts[ad] <= moment) & (moment < self.ends[ad])
+        for admits, audience in zip(self.admits, asking.audience, strict=True):
+            kept &= admits[audience[request], ad]
+        key, count = request.astype(np.int64) * len(self.allowed) + ad, len(self.allowed)
+        owner = np.repeat(np.arange(len(asking.clicked_offsets) - 1), np.diff(asking.clicked_offsets))
+        kept &= ~np.isin(key, owner * count + asking.clicked)
+        if asking.matched is not None:
+            row, column = asking.matched.nonzero()
+            kept &= np.isin(key, row.astype(np.int64) * count + column)
+        return kept
+
     def why_not(self, asking: Asking, request: int, ad: int) -> list[str]:
         """Every rule that keeps the ad from the request, in plain words; empty where it is eligible."""
         found = []

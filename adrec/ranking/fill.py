@@ -34,6 +34,7 @@ class Filled(NamedTuple):
 
     column: Ints  # (R, N) candidate at each slot, -1 where empty (only at the end of a list)
     propensity: Floats  # (R, N) probability of the choice given the slots above
+    explored: Bools  # (R, N) chosen by chance where another ad had the largest gain
 
 
 def fill_lists(
@@ -52,6 +53,7 @@ def fill_lists(
     rows = np.arange(requests)
     column = np.full((requests, top_n), -1, dtype=np.int64)
     propensity = np.full((requests, top_n), np.nan)
+    explored = np.zeros((requests, top_n), dtype=bool)
     free = takes_part.copy()
     held = [np.zeros((requests, candidates), dtype=np.int64) for _ in rooms]
     log_value = np.log(np.maximum(value, TINY))
@@ -63,6 +65,8 @@ def fill_lists(
         if not taken.any():
             break
         offset = diversifier.offset()
+        gain = diversifier.weight * log_value + offset
+        best = greedy(gain, ad, feasible)
         if chance.deviation is not None:
             pick, probability = thompson(
                 weight=diversifier.weight,
@@ -78,7 +82,7 @@ def fill_lists(
             )
         elif chance.epsilon > 0:
             pick, probability = epsilon_greedy(
-                diversifier.weight * log_value + offset,
+                gain,
                 ad,
                 feasible,
                 epsilon=chance.epsilon,
@@ -87,12 +91,12 @@ def fill_lists(
                 slot=slot,
             )
         else:
-            pick = greedy(diversifier.weight * log_value + offset, ad, feasible)
-            probability = np.ones(requests)
+            pick, probability = best, np.ones(requests)
         column[taken, slot] = pick[taken]
         propensity[taken, slot] = probability[taken]
+        explored[:, slot] = taken & (pick != best)
         free[rows[taken], pick[taken]] = False
         for room, count in zip(rooms, held, strict=True):
             count += (room.group == room.group[rows, pick][:, None]) & taken[:, None]
         diversifier.chosen(pick, taken)
-    return Filled(column, propensity)
+    return Filled(column, propensity, explored)

@@ -68,6 +68,7 @@ class Ranked(NamedTuple):
     ad: Ints  # (R, N)
     price: Floats  # (R, N) per click; NaN where the ad has no bid
     propensity: Floats  # (R, N)
+    explored: Bools  # (R, N) shown by chance, where another ad had the largest gain
     available: Bools  # (R, C) what budgets and caps let take part, as each request found it
 
 
@@ -92,6 +93,7 @@ def rank_block(
         np.full((requests, slots), -1, dtype=np.int64),
         np.full((requests, slots), np.nan),
         np.full((requests, slots), np.nan),
+        np.zeros((requests, slots), dtype=bool),
         np.zeros((requests, width), dtype=bool),
     )
     start, window = 0, requests
@@ -144,6 +146,7 @@ def _rank_window(
     column = np.full((requests, slots), -1, dtype=np.int64)
     price = np.full((requests, slots), np.nan)
     propensity = np.full((requests, slots), np.nan)
+    explored = np.zeros((requests, slots), dtype=bool)
     for index, policy in enumerate(policies):
         mine = np.flatnonzero(part.policy == index)
         if len(mine) == 0:
@@ -171,10 +174,13 @@ def _rank_window(
         )
         column[mine, : policy.top_n] = filled.column
         propensity[mine, : policy.top_n] = filled.propensity
+        explored[mine, : policy.top_n] = filled.explored
         price[mine, : policy.top_n] = _at(prices, filled.column, np.nan)
     ad = _at(part.ad, column, -1)
     spend = np.where(column >= 0, expected_spend(price, _at(part.score, column, 0.0)), 0)
-    return Ranked(column, ad, price, propensity, allowance.available), Shown(ad, _at(part.campaign, column, -1), spend)
+    return Ranked(column, ad, price, propensity, explored, allowance.available), Shown(
+        ad, _at(part.campaign, column, -1), spend
+    )
 
 
 def _at(values: Floats | Ints, column: Ints, missing: float) -> np.ndarray:

@@ -129,3 +129,24 @@ def _above(block: torch.Tensor, threshold: torch.Tensor) -> tuple[torch.Tensor, 
         tail_row, tail = torch.nonzero(block[:, whole:] > threshold, as_tuple=True)
         rows, columns = torch.cat([rows, tail_row]), torch.cat([columns, tail + whole])
     return rows, columns
+
+
+def merge_channels(channels: list[Ints], k: int) -> Ints:
+    """(R, k) ads of several ranked lists (R, K_i) in turn: the first of each, the second of each, ...; repeats are left out.
+
+    -1 marks empty places, at the end of the result.
+    """
+    depth = max(channel.shape[1] for channel in channels)
+    woven = np.full((len(channels[0]), depth, len(channels)), -1, dtype=np.int64)
+    for number, channel in enumerate(channels):
+        woven[:, : channel.shape[1], number] = channel
+    flat = woven.reshape(len(woven), -1)
+    order = np.argsort(flat, axis=1, kind="stable")  # equal ads keep their turn, so the first of a run is the earliest
+    ordered = np.take_along_axis(flat, order, axis=1)
+    repeated = np.zeros(flat.shape, dtype=bool)
+    np.put_along_axis(repeated, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+    kept = np.argsort(repeated | (flat < 0), axis=1, kind="stable")[:, :k]
+    merged = np.take_along_axis(np.where(repeated, -1, flat), kept, axis=1)
+    result: Ints = np.full((len(flat), k), -1, dtype=np.int64)
+    result[:, : merged.shape[1]] = merged
+    return result

@@ -33,6 +33,8 @@ def test_mask_agrees_with_the_spoken_reasons():
     for r in range(7):
         for a in range(40):
             assert whole[r, a] == (not rules.why_not(asking, r, a))
+    request, ad = np.divmod(np.arange(7 * 40), 40)
+    assert np.array_equal(rules.pairs(asking, request, ad), whole.ravel())
 
 
 def test_blocks_agree_with_the_whole():

@@ -1,0 +1,155 @@
+"""Find the candidates of a block of requests: eligible ads by several channels in turn."""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from adrec.config.rank import Policy, Retrieval
+from adrec.data.examples import Examples, combined
+from adrec.errors import DataError
+from adrec.inference.lists.catalogue import AdColumns, segment
+from adrec.inference.lists.vectors import mean_of_history
+from adrec.ranking.approximate import ApproximateIndex
+from adrec.ranking.arrays import Bools, Floats, Ints
+from adrec.ranking.constraints import Asking, Rules
+from adrec.ranking.retrieve import exact_top_k, merge_channels
+
+_OVERFETCH = 4  # candidates asked of an approximate index for each one wanted, before the rules drop some
+
+
+class Found(NamedTuple):
+    """Candidates of R requests, C the most that a policy asks for."""
+
+    ad: Ints  # (R, C) -1 where there are fewer
+    similarity: Floats  # (R, C) product of user and ad vector, NaN where ad is -1
+
+
+class Finder:
+    """Candidates over one catalogue. `clicks` (A,) training clicks of each ad."""
+
+    def __init__(
+        self,
+        ads: AdColumns,
+        users: pa.Table,
+        policies: list[Policy],
+        ad_vectors: Floats,
+        unit_vectors: Floats,
+        clicks: Floats,
+        *,
+        seed: int,
+    ) -> None:
+        self.ads, self.users, self.policies = ads, users, policies
+        self.ad_vectors, self.unit_vectors = ad_vectors, unit_vectors
+        self._popularity = np.log1p(np.asarray(clicks, dtype=np.float32))[:, None]
+        self.rules = [ads.rules(policy) for policy in policies]
+        self._seed = seed
+        self._indexes: dict[str, ApproximateIndex] = {}
+        self.recall: dict[str, float] = {}
+        """Recall that approximate search reached when it was tuned, by method."""
+
+    def find(self, requests: pa.Table, examples: Examples, vectors: Floats, policy: Ints) -> Found:
+        """Candidates of each of R requests under its policy. vectors: (R, D) of the users."""
+        width = max(one.retrieval.candidates for one in self.policies)
+        ad = np.full((len(policy), width), -1, dtype=np.int64)
+        words = query_words(requests)
+        for index, one in enumerate(self.policies):
+            mine = np.flatnonzero(policy == index)
+            if len(mine):
+                some = words.take(pa.array(mine))
+                asking = self.asking(index, examples, mine, some)
+                ad[mine, : one.retrieval.candidates] = self._of_policy(index, examples, mine, vectors[mine], asking, some)
+        product = np.einsum("rcd,rd->rc", self.ad_vectors[np.maximum(ad, 0)], vectors)
+        return Found(ad, np.where(ad >= 0, product, np.nan))
+
+    def asking(self, index: int, examples: Examples, rows: Ints, words: pa.Array) -> Asking:
+        """What the requests `rows` bring to the rules of policy `index`; `words` (r,) their queries."""
+        policy, (_, values) = self.policies[index], self.rules[index]
+        histories = examples.histories.take(examples.history_of_row[rows])
+        drops = policy.rules.clicked == "drop"
+        matched = None
+        if policy.rules.query_match == "require":
+            matched = self.ads.words.matched(self.ads.words.bag(words))
+        return Asking(
+            shown_at=examples.shown_at[rows],
+            audience=[
+                _audience(self.users, target.user_column, known, examples.user_index[rows])
+                for target, known in zip(policy.rules.targeting, values, strict=True)
+            ],
+            clicked_offsets=histories.offsets if drops else np.zeros(len(rows) + 1, dtype=np.int64),
+            clicked=histories.values if drops else np.zeros(0, dtype=np.int64),
+            matched=matched,
+        )
+
+    def _of_policy(self, index: int, examples: Examples, rows: Ints, vectors: Floats, asking: Asking, words: pa.Array) -> Ints:
+        retrieval = self.policies[index].retrieval
+        rules, _ = self.rules[index]
+
+        def eligible(requests: slice, ads: slice) -> Bools:
+            return rules.eligible(asking, requests, ads)
+
+        found = []
+        for channel in retrieval.channels:
+            if channel == "model":
+                found.append(self._by_model(retrieval, vectors, asking, rules))
+            elif channel == "query":
+                found.append(self._by_query(retrieval.candidates, words, asking, rules))
+            else:
+                by_text = channel == "text"
+                queries = mean_of_history(examples, self.unit_vectors)[rows] if by_text else np.ones((len(rows), 1), np.float32)
+                items = self.unit_vectors if by_text else self._popularity
+                found.append(exact_top_k(queries, items, retrieval.candidates, eligible=eligible).ad)
+        return merge_channels(found, retrieval.candidates)
+
+    def _by_model(self, retrieval: Retrieval, vectors: Floats, asking: Asking, rules: Rules) -> Ints:
+        method = method_for(retrieval, len(self.ads))
+        if method == "exact":
+            return exact_top_k(
+                vectors, self.ad_vectors, retrieval.candidates, eligible=lambda r, a: rules.eligible(asking, r, a)
+            ).ad
+        if method not in self._indexes:
+            index = self._indexes[method] = ApproximateIndex(self.ad_vectors, method, seed=self._seed)
+            sample = vectors[: retrieval.recall_sample]
+            self.recall[method] = index.tune(sample, retrieval.candidates, target=retrieval.recall_target)
+        ad = self._indexes[method].search(vectors, _OVERFETCH * retrieval.candidates).ad
+        request = np.repeat(np.arange(len(ad)), ad.shape[1])
+        kept = (rules.pairs(asking, request, np.maximum(ad.ravel(), 0)) & (ad.ravel() >= 0)).reshape(ad.shape)
+        order = np.argsort(~kept, axis=1, kind="stable")[:, : retrieval.candidates]
+        return np.take_along_axis(np.where(kept, ad, -1), order, axis=1)
+
+    def _by_query(self, k: int, words: pa.Array, asking: Asking, rules: Rules) -> Ints:
+        """Ads that share most words with the query; equals by training clicks."""
+        matched = self.ads.words.matched(self.ads.words.bag(words)).tocoo()
+        kept = rules.pairs(asking, matched.row.astype(np.int64), matched.col)
+        row, ad, count = matched.row[kept], matched.col[kept], matched.data[kept]
+        order = np.lexsort((ad, -self._popularity[ad, 0], -count, row))
+        row, ad = row[order], ad[order]
+        place = np.arange(len(row)) - np.searchsorted(row, np.arange(len(words)))[row]
+        best: Ints = np.full((len(words), k), -1, dtype=np.int64)
+        best[row[place < k], place[place < k]] = ad[place < k]
+        return best
+
+
+def method_for(retrieval: Retrieval, ads: int) -> Literal["exact", "hnsw", "ivfpq"]:
+    """How the model channel searches a catalogue of so many ads."""
+    if retrieval.method != "auto":
+        return retrieval.method
+    if ads <= retrieval.exact_up_to:
+        return "exact"
+    return "hnsw" if ads <= retrieval.hnsw_up_to else "ivfpq"
+
+
+def query_words(requests: pa.Table) -> pa.Array:
+    """(R,) the queries as words joined by a space; empty where there is none."""
+    if "query" not in requests.column_names:
+        return pa.array([""] * len(requests), pa.string())
+    return segment(pc.fill_null(combined(requests["query"]).cast(pa.string()), ""))
+
+
+def _audience(users: pa.Table, column: str, values: pa.Array, user: Ints) -> Ints:
+    """(r,) row of the targeting mask for each user: that of the value, or the last where no ad names it."""
+    if column not in users.column_names:
+        raise DataError(f"users: rules.targeting names '{column}', which is not among the columns. Name one that is.")
+    found = pc.fill_null(pc.index_in(combined(users[column]).cast(pa.string()), value_set=values), len(values))
+    return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64)[user]

@@ -1,0 +1,158 @@
+"""The catalogue as ranking sees it: what each ad is, pays and may, as arrays over the rows of the ads table."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from adrec.config.rank import Policy
+from adrec.data.examples import combined
+from adrec.errors import DataError
+from adrec.inference.lists.words import Words
+from adrec.prepare.text import language, load_stop_words, segmented
+from adrec.ranking.auction import budget_in_micros
+from adrec.ranking.constraints import Rules
+
+Ints = NDArray[np.int64]
+_NEVER, _FOREVER = np.iinfo(np.int64).min, np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True)
+class AdColumns:
+    """A ads."""
+
+    table: pa.Table
+    ids: pa.Array
+    titles: pa.Array
+    bid: NDArray[np.float64]
+    """(A,) NaN where the ad has none"""
+    budget: NDArray[np.integer]
+    """(A,) millionths; the largest int64 where the ad has none"""
+    starts: Ints
+    """(A,) microseconds"""
+    ends: Ints
+    """(A,) microseconds"""
+    category: Ints
+    """(A,) code, -1 none"""
+    categories: pa.Array
+    """names of the codes"""
+    advertiser: Ints
+    """(A,) code, -1 none"""
+    chinese: NDArray[np.bool_]
+    """(A,) the ad is in Chinese"""
+    words: Words
+
+    @classmethod
+    def of(cls, ads: pa.Table) -> "AdColumns":
+        """From an ads table, prepared or raw."""
+        titles = combined(ads["title"]).cast(pa.string())
+        category, categories = codes(ads, "category")
+        advertiser, _ = codes(ads, "advertiser_id")
+        spoken = combined(ads["language"]) if "language" in ads.column_names else language(titles)
+        words = combined(ads["segmented"]) if "segmented" in ads.column_names else segment(titles)
+        return cls(
+            table=ads,
+            ids=combined(ads["ad_id"]).cast(pa.string()),
+            titles=titles,
+            bid=floats(ads, "bid"),
+            budget=budget_in_micros(floats(ads, "budget")),
+            starts=_moments(ads, "starts_at", _NEVER),
+            ends=_moments(ads, "ends_at", _FOREVER),
+            category=category,
+            categories=categories,
+            advertiser=advertiser,
+            chinese=np.asarray(pc.equal(spoken, "zh").to_numpy(zero_copy_only=False), dtype=bool),
+            words=Words(words),
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def campaign(self, column: str) -> tuple[Ints, int]:
+        """(A,) codes of the campaign column and how many there are. Raises DataError where it is declared but not there."""
+        if column not in self.table.column_names:
+            if column != "advertiser_id":
+                raise DataError(f"ads: limits.campaign_column '{column}' is not among the columns. Name one that is.")
+            return np.full(len(self), -1, dtype=np.int64), 0
+        found, names = codes(self.table, column)
+        return found, len(names)
+
+    def rules(self, policy: Policy) -> tuple[Rules, list[pa.Array]]:
+        """The policy's rules over this catalogue, and per targeting rule the user values that its rows stand for."""
+        rules = policy.rules
+        allowed = np.ones(len(self), dtype=bool)
+        if rules.categories:
+            allowed &= self._among("category", rules.categories)
+        if rules.blocked_categories:
+            allowed &= ~self._among("category", rules.blocked_categories)
+        if rules.blocked_advertisers:
+            allowed &= ~self._among("advertiser_id", rules.blocked_advertisers)
+        if policy.value.reserve > 0:
+            allowed &= np.nan_to_num(self.bid) >= policy.value.reserve
+        admits, values = [], []
+        for target in rules.targeting:
+            if target.ad_column not in self.table.column_names:
+                raise DataError(
+                    f"ads: rules.targeting names '{target.ad_column}', which is not among the columns. Name one that is."
+                )
+            mask, names = _admits(combined(self.table[target.ad_column]))
+            admits.append(mask)
+            values.append(names)
+        starts = self.starts if rules.active else np.full(len(self), _NEVER)
+        ends = self.ends if rules.active else np.full(len(self), _FOREVER)
+        return Rules(allowed=allowed, starts=starts, ends=ends, admits=admits), values
+
+    def _among(self, column: str, names: list[str]) -> NDArray[np.bool_]:
+        if column not in self.table.column_names:
+            raise DataError(
+                f"ads: the policy's rules need the column '{column}', which the ads table lacks. Add it, or the rule goes."
+            )
+        found = pc.is_in(combined(self.table[column]).cast(pa.string()), value_set=pa.array(names, pa.string()))
+        return np.asarray(found.to_numpy(zero_copy_only=False), dtype=bool)
+
+
+def codes(table: pa.Table, column: str) -> tuple[Ints, pa.Array]:
+    """(N,) codes of a string column, -1 where null or absent, and the names of the codes."""
+    if column not in table.column_names:
+        return np.full(len(table), -1, dtype=np.int64), pa.array([], pa.string())
+    encoded = combined(table[column]).cast(pa.string()).dictionary_encode()
+    return np.asarray(pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False), dtype=np.int64), encoded.dictionary
+
+
+def floats(table: pa.Table, column: str) -> NDArray[np.float64]:
+    """(N,) float64, NaN where null or absent."""
+    if column not in table.column_names:
+        return np.full(len(table), np.nan)
+    values = combined(table[column]).cast(pa.float64())
+    return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def segment(texts: pa.Array) -> pa.Array:
+    """Words as preprocess makes them, without stop words."""
+    return segmented(texts, stop_words=load_stop_words(True, None))
+
+
+def _moments(table: pa.Table, column: str, missing: int) -> Ints:
+    if column not in table.column_names:
+        return np.full(len(table), missing, dtype=np.int64)
+    moments = combined(table[column]).cast(pa.timestamp("us", tz="UTC")).cast(pa.int64())
+    return np.asarray(pc.fill_null(moments, missing).to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def _admits(column: pa.Array) -> tuple[NDArray[np.bool_], pa.Array]:
+    """(V + 1, A) which ads each value admits; an ad without values is for all. The last row: a value no ad names."""
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        lengths = np.asarray(pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False), dtype=np.int64)
+        flat = pc.list_flatten(column).cast(pa.string())
+    else:
+        flat = column.cast(pa.string()).drop_null()
+        lengths = np.asarray(column.is_valid().to_numpy(zero_copy_only=False), dtype=np.int64)
+    encoded = flat.dictionary_encode()
+    mask = np.zeros((len(encoded.dictionary) + 1, len(column)), dtype=bool)
+    mask[:, lengths == 0] = True
+    owner = np.repeat(np.arange(len(column)), lengths)
+    known = encoded.indices.is_valid().to_numpy(zero_copy_only=False)
+    mask[encoded.indices.drop_null().to_numpy(), owner[known]] = True
+    return mask, encoded.dictionary

@@ -1,0 +1,101 @@
+"""Gather the evidence for shown ads: words of query and interests, the nearest past click, the category's share."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from adrec.data.examples import Examples, combined
+from adrec.inference.lists.candidates import query_words
+from adrec.inference.lists.catalogue import AdColumns, segment
+from adrec.inference.lists.reasons import Evidence, sentences
+from adrec.inference.lists.vectors import nearest_click
+from adrec.prepare.text import language
+from adrec.ranking.policy import Candidates, Ranked
+
+
+def reasons(
+    ads: AdColumns,
+    users: pa.Table,
+    unit_vectors: NDArray[np.float32],
+    requests: pa.Table,
+    examples: Examples,
+    ranked: Ranked,
+    candidates: Candidates,
+) -> pa.Array:
+    """One sentence for every shown ad of R requests, request by request."""
+    row, slot = np.nonzero(ranked.ad >= 0)
+    ad = ranked.ad[row, slot]
+    interests = interest_words(users, examples.user_index)
+    similarity, nearest = nearest_click(examples, unit_vectors, ranked.ad)
+    similar = nearest[row, slot]
+    category = ads.category[ad]
+    words = ads.words
+    return sentences(
+        Evidence(
+            chinese=reads_chinese(ads, requests, examples, interests)[row]
+            | (no_trace(examples, interests)[row] & ads.chinese[ad]),
+            query_word=words.shared_word(words.bag(query_words(requests))[row], ad),
+            interest_word=words.shared_word(words.bag(interests)[row], ad),
+            similarity=similarity[row, slot],
+            similar_title=ads.titles.take(pa.array(similar, mask=similar < 0)),
+            category=ads.categories.take(pa.array(category, mask=category < 0)),
+            category_share=share_of_history(examples, ads.category, row, category),
+            score=candidates.score[row, ranked.column[row, slot]],
+            explored=ranked.explored[row, slot],
+        )
+    )
+
+
+def interest_words(users: pa.Table, user: NDArray[np.integer]) -> pa.Array:
+    """(R,) the users' interests as words joined by a space; empty where none are declared."""
+    rows = pa.array(user)
+    if "segmented" in users.column_names:
+        return pc.fill_null(combined(users["segmented"]).take(rows), "")
+    if "interests" in users.column_names:
+        lists = combined(users["interests"]).take(rows)
+        return segment(pc.fill_null(pc.binary_join(lists.cast(pa.list_(pa.string())), " "), ""))
+    return pa.array([""] * len(rows), pa.string())
+
+
+def reads_chinese(ads: AdColumns, requests: pa.Table, examples: Examples, interests: pa.Array) -> NDArray[np.bool_]:
+    """(R,) by the query, else the interests, else the clicks."""
+    query = pc.fill_null(combined(requests["query"]).cast(pa.string()), "") if "query" in requests.column_names else None
+    spoken = language(interests)
+    text = interests
+    if query is not None:
+        asked = pc.not_equal(query, "")
+        spoken, text = pc.if_else(asked, language(query), spoken), pc.if_else(asked, query, text)
+    by_text = np.asarray(pc.equal(spoken, "zh").to_numpy(zero_copy_only=False), dtype=bool)
+    has_text = np.asarray(pc.not_equal(text, "").to_numpy(zero_copy_only=False), dtype=bool)
+    lengths = np.diff(examples.history_offsets)
+    total = np.concatenate([[0], np.cumsum(ads.chinese[examples.history_values])])
+    chinese = total[examples.history_offsets[1:]] - total[examples.history_offsets[:-1]]
+    by_clicks = (2 * chinese > lengths)[examples.history_of_row]
+    chinese_readers: NDArray[np.bool_] = np.where(has_text, by_text, by_clicks)
+    return chinese_readers
+
+
+def no_trace(examples: Examples, interests: pa.Array) -> NDArray[np.bool_]:
+    """(R,) neither interests nor clicks tell the user's language: then the ad's own is used."""
+    empty = np.asarray(pc.equal(interests, "").to_numpy(zero_copy_only=False), dtype=bool)
+    without: NDArray[np.bool_] = empty & (np.diff(examples.history_offsets) == 0)[examples.history_of_row]
+    return without
+
+
+def share_of_history(
+    examples: Examples, category: NDArray[np.integer], row: NDArray[np.integer], wanted: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """(N,) share of the clicks of request `row` whose category is `wanted`; 0 where -1."""
+    lengths = np.diff(examples.history_offsets)
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    width = int(category.max(initial=0)) + 1
+    code = category[examples.history_values]
+    keys, counts = np.unique((owner * width + code)[code >= 0], return_counts=True)
+    asked = examples.history_of_row[row].astype(np.int64) * width + wanted
+    place = np.minimum(np.searchsorted(keys, asked), max(len(keys) - 1, 0))
+    if len(keys) == 0:
+        return np.zeros(len(row))
+    found = (keys[place] == asked) & (wanted >= 0)
+    share: NDArray[np.float64] = np.where(found, counts[place], 0) / np.maximum(lengths[examples.history_of_row[row]], 1)
+    return share

@@ -1,0 +1,294 @@
+"""The ranker: retrieve → score → value → rules and limits → list, for a block of requests. `rank` and `serve` share it."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from adrec.config.rank import Policy
+from adrec.data.examples import Examples, Ragged, combined, examples_from_table
+from adrec.data.features import FeatureArrays
+from adrec.errors import ConfigError
+from adrec.inference.lists.candidates import Finder
+from adrec.inference.lists.catalogue import AdColumns
+from adrec.inference.lists.evidence import reasons
+from adrec.inference.lists.past_counters import PastCounters
+from adrec.inference.lists.vectors import unit
+from adrec.inference.predictor import Catalogs, Predictor, Scores
+from adrec.inference.rows import History
+from adrec.ranking.arrays import Floats, Ints
+from adrec.ranking.auction import revenue, weighted
+from adrec.ranking.diversify import ByValue, CalibratedCategories, Diversifier, MaximalMarginalRelevance
+from adrec.ranking.explore import logit_deviation
+from adrec.ranking.ledger import UNLIMITED, Ledger
+from adrec.ranking.policy import Candidates, DiversifierOf, ListPolicy, Ranked, rank_block
+from adrec.terminal import Terminal
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of R requests, ranked, and what led there. C candidates, N slots."""
+
+    requests: pa.Table
+    examples: Examples
+    policy: Ints
+    """(R,) index of the policy"""
+    similarity: Floats
+    """(R, C) retrieval product of the model channel, NaN where another channel found the ad"""
+    candidates: Candidates
+    ranked: Ranked
+
+    @property
+    def shown(self) -> tuple[Ints, Ints]:
+        """Request and slot of every shown ad, request by request."""
+        row, slot = np.nonzero(self.ranked.ad >= 0)
+        return row, slot
+
+
+class Ranker:
+    """Ranks blocks of requests over one catalogue under named policies; holds the ledger of budgets and caps."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        catalogs: Catalogs,
+        ads: pa.Table,
+        users: pa.Table,
+        policies: dict[str, Policy],
+        *,
+        always: str | None = None,
+        counters: PastCounters | None = None,
+        history: History | None = None,
+        seed: int = 42,
+        terminal: Terminal | None = None,
+    ) -> None:
+        """`ads` and `users` row by row as in `catalogs`. `always` names the policy of every request, whatever its scenario;
+        `history` serves requests that bring none.
+        """
+        self.predictor, self.catalogs, self.users = predictor, catalogs, users
+        self.ads = AdColumns.of(ads)
+        self.names, self.policies, self.always, self.seed = list(policies), list(policies.values()), always, seed
+        self._counters, self._history = counters, history
+        self.ad_vectors = predictor.ad_vectors(catalogs)
+        text = catalogs.ads.vectors
+        self.unit_vectors = unit(text if text is not None and text.shape[1] else self.ad_vectors)
+        columns = {policy.limits.campaign_column for policy in self.policies}
+        if len(columns) > 1:
+            raise ConfigError(f"limits.campaign_column: all policies need the same one, found {', '.join(sorted(columns))}.")
+        self.campaign, campaigns = self.ads.campaign(columns.pop())
+        self.ledger = Ledger(self.ads.budget, campaigns)
+        self.list_policies = [_list_policy(policy) for policy in self.policies]
+        self.impressions, clicks = _training_counts(predictor, self.ads)
+        self.finder = Finder(self.ads, self.users, self.policies, self.ad_vectors, self.unit_vectors, clicks, seed=seed)
+        self.terminal = terminal
+
+    @property
+    def top_n(self) -> int:
+        """Length of the longest list."""
+        return max(policy.top_n for policy in self.policies)
+
+    def examples(self, requests: pa.Table) -> Examples:
+        """R requests as arrays: prepared rows as they are, others by the predictor's reading of raw rows."""
+        if "history_index" in requests.column_names:
+            if "ad_index" not in requests.column_names:
+                requests = requests.append_column("ad_index", pa.array(np.zeros(len(requests)), pa.int32()))
+            packed = self.predictor.packed
+            return examples_from_table(
+                requests, packed.features["impressions"], max_history=packed.config.model.user.max_history, labels=()
+            )
+        # A request has no ad yet; the reading of rows needs one to be an impression.
+        first = self.ads.ids.take(pa.array(np.zeros(len(requests), dtype=np.int64)))
+        return self.predictor.examples(
+            requests.append_column("ad_id", first), self.catalogs, history=self._history, where="requests"
+        )
+
+    def rank(self, requests: pa.Table, *, first: int = 0, released: float = 1.0) -> Block:
+        """Rank a block and record it in the ledger. `first`: the number of its first request in the whole batch."""
+        examples = self.examples(requests)
+        policy = self.policy_of(requests)
+        vectors = self.predictor.user_vectors(examples, self.catalogs)
+        found = self.finder.find(requests, examples, vectors, policy)
+        scores = self._score(requests, examples, found.ad)
+        candidates = self._candidates(examples, policy, found.ad, scores, first)
+        diversifiers = [self._diversifier(index, candidates, examples) for index in range(len(self.policies))]
+        ranked = rank_block(candidates, self.list_policies, diversifiers, self.ledger, released=released, seed=self.seed)
+        return Block(requests, examples, policy, found.similarity, candidates, ranked)
+
+    def policy_of(self, requests: pa.Table) -> Ints:
+        """(R,) the policy named by each request's scenario, else `default`."""
+        names = pa.array(self.names, pa.string())
+        if self.always is not None:
+            return np.full(len(requests), self.names.index(self.always), dtype=np.int64)
+        default = self.names.index("default")
+        if "scenario" not in requests.column_names:
+            return np.full(len(requests), default, dtype=np.int64)
+        found = pc.fill_null(pc.index_in(combined(requests["scenario"]).cast(pa.string()), value_set=names), default)
+        return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+    def table(self, block: Block) -> pa.Table:
+        """The block's lists as RANKED rows, and `shown_at` and `policy` beside them."""
+        row, slot = block.shown
+        ranked, candidates = block.ranked, block.candidates
+        column = ranked.column[row, slot]
+        price = ranked.price[row, slot]
+        requests = block.requests
+        return pa.table(
+            {
+                "user_id": combined(requests["user_id"]).cast(pa.string()).take(pa.array(row)),
+                "request_id": combined(requests["request_id"]).cast(pa.string()).take(pa.array(row)),
+                "ad_id": self.ads.ids.take(pa.array(ranked.ad[row, slot])),
+                "rank": pa.array(slot + 1, pa.int32()),
+                "score": pa.array(candidates.score[row, column], pa.float32()),
+                "value": pa.array(candidates.value[row, column], pa.float64()),
+                "price": pa.array(price, pa.float64(), mask=np.isnan(price)),
+                "propensity": pa.array(ranked.propensity[row, slot], pa.float64()),
+                "reason": self.reasons(block),
+                "shown_at": combined(requests["shown_at"]).take(pa.array(row)),
+                "policy": pa.array(self.names, pa.string()).take(pa.array(block.policy[row])),
+            }
+        )
+
+    def reasons(self, block: Block) -> pa.Array:
+        """One sentence for every shown ad, request by request."""
+        return reasons(self.ads, self.users, self.unit_vectors, block.requests, block.examples, block.ranked, block.candidates)
+
+    def _score(self, requests: pa.Table, examples: Examples, ad: Ints) -> tuple[Ints, Scores]:
+        """Flat positions of the (R, C) candidates that are there, and their scores."""
+        place = np.flatnonzero(ad.ravel() >= 0)
+        row, chosen = place // ad.shape[1], ad.ravel()[place]
+        features = self.predictor.packed.features["impressions"]
+        if self._counters is not None and len(place):
+            kept = [name for name in features.columns if name in requests.column_names]
+            pairs = requests.select(kept).take(pa.array(row)) if kept else pa.table({})
+            for name, values in self._counters.of_pairs(requests, examples, row, chosen.astype(np.int64)).items():
+                if name in pairs.column_names:
+                    pairs = pairs.drop_columns([name])
+                pairs = pairs.append_column(name, pa.array(values, pa.float32()))
+            rows = pair_examples(examples, row, chosen, features.transform(pairs))
+        else:
+            rows = pair_examples(examples, row, chosen, None)
+        return place, self.predictor.score_examples(rows, self.catalogs, baselines=False)
+
+    def _candidates(self, examples: Examples, policy: Ints, ad: Ints, scored: tuple[Ints, Scores], first: int) -> Candidates:
+        place, scores = scored
+        score, value = np.zeros(ad.shape), np.zeros(ad.shape)
+        score.ravel()[place] = np.clip(scores.score.astype(np.float64), 0.0, 1.0)
+        there, rows = ad >= 0, np.maximum(ad, 0)
+        bid = np.where(there, self.ads.bid[rows], np.nan)
+        for index, one in enumerate(self.policies):
+            mine = policy == index
+            if one.value.kind == "revenue":
+                value[mine] = revenue(score[mine], bid[mine])
+            elif one.value.kind == "score":
+                value[mine] = score[mine]
+            else:
+                total = np.zeros(ad.shape)
+                total.ravel()[place] = weighted(_outputs(scores, one), one.value.weights)
+                value[mine] = np.maximum(total[mine], 0.0)
+        deviation = np.zeros(ad.shape)
+        for index, one in enumerate(self.policies):
+            if one.exploration.method == "thompson":
+                mine = policy == index
+                deviation[mine] = logit_deviation(
+                    score[mine],
+                    self.impressions[rows[mine]],
+                    prior_impressions=one.exploration.prior_impressions,
+                    scale=one.exploration.scale,
+                )
+        return Candidates(
+            number=first + np.arange(len(ad)),
+            user=examples.user_index.astype(np.int64),
+            policy=policy,
+            ad=ad,
+            score=score,
+            value=value,
+            bid=bid,
+            advertiser=np.where(there, self.ads.advertiser[rows], -1),
+            category=np.where(there, self.ads.category[rows], -1),
+            campaign=np.where(there, self.campaign[rows], -1),
+            deviation=deviation,
+        )
+
+    def _diversifier(self, index: int, candidates: Candidates, examples: Examples) -> DiversifierOf:
+        diversity = self.policies[index].diversity
+        strength = diversity.strength
+
+        def none(rows: Ints) -> Diversifier:
+            return ByValue((len(rows), candidates.ad.shape[1]))
+
+        def mmr(rows: Ints) -> Diversifier:
+            return MaximalMarginalRelevance(candidates.ad[rows], self.unit_vectors, strength=strength)
+
+        def calibrated(rows: Ints) -> Diversifier:
+            shares = category_shares(examples, self.ads.category, len(self.ads.categories))
+            return CalibratedCategories(candidates.category[rows], shares[rows], strength=strength)
+
+        return {"none": none, "mmr": mmr, "calibrated": calibrated}[diversity.method]
+
+
+def category_shares(examples: Examples, category: Ints, count: int) -> NDArray[np.float64]:
+    """(R, G) shares of the categories among each request's clicks that have one; zero rows without such clicks."""
+    width = max(1, count)
+    lengths = np.diff(examples.history_offsets)
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    code = category[examples.history_values]
+    counts = np.bincount((owner * width + code)[code >= 0], minlength=len(lengths) * width)
+    counts = counts.reshape(len(lengths), width).astype(np.float64)
+    shares: NDArray[np.float64] = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1.0)
+    return shares[examples.history_of_row]
+
+
+def pair_examples(examples: Examples, row: Ints, ad: Ints, features: FeatureArrays | None) -> Examples:
+    """Examples of N (request, ad) pairs; `features` replace those of the requests where given."""
+    pairs = replace(examples.take(row), ad_index=ad.astype(np.int32), request=row.astype(np.int32), labels={})
+    if features is not None:
+        lists = {name: Ragged(offsets, values) for name, (offsets, values) in features.lists.items()}
+        pairs = replace(pairs, numeric=features.numeric, categorical=features.categorical, lists=lists)
+    return pairs
+
+
+def _outputs(scores: Scores, policy: Policy) -> dict[str, np.ndarray]:
+    outputs = {"click": scores.score, **scores.tasks}
+    unknown = [task for task in policy.value.weights if task not in outputs]
+    if unknown:
+        raise ConfigError(f"value.weights: the bundle has no task '{unknown[0]}'. Tasks: {', '.join(outputs)}.")
+    return outputs
+
+
+def _training_counts(predictor: Predictor, ads: AdColumns) -> tuple[Ints, Floats]:
+    """(A,) impressions and clicks of each ad among the training rows."""
+    seen = predictor.packed.seen_ads
+    found = pc.fill_null(pc.index_in(ads.ids, value_set=combined(seen["id"])), -1).to_numpy(zero_copy_only=False)
+    known = found >= 0
+
+    def of(column: str) -> NDArray[np.float64]:
+        values = np.asarray(seen[column].to_numpy(), dtype=np.float64)
+        return np.where(known, values[np.where(known, found, 0)], 0.0) if len(values) else np.zeros(len(ads))
+
+    return of("impressions").astype(np.int64), of("clicks")
+
+
+def _list_policy(policy: Policy) -> ListPolicy:
+    limits, exploration = policy.limits, policy.exploration
+
+    def cap(value: int | None) -> int:
+        return UNLIMITED if value is None else value
+
+    return ListPolicy(
+        top_n=policy.top_n,
+        auctioned=policy.value.kind == "revenue",
+        reserve=policy.value.reserve,
+        minimum_value=policy.value.minimum,
+        per_advertiser=cap(limits.per_advertiser),
+        per_category=cap(limits.per_category),
+        user_ad=cap(limits.user_ad),
+        user_campaign=cap(limits.user_campaign),
+        campaign=cap(limits.campaign),
+        user_lists=cap(limits.user_lists),
+        budget=limits.budget,
+        even_pacing=limits.pacing == "even",
+        epsilon=exploration.epsilon if exploration.method == "epsilon" else 0.0,
+        thompson=exploration.method == "thompson",
+    )

@@ -1,0 +1,145 @@
+"""Requests in order of time, block by block: from the prepared folder's impressions, its users, or a table of requests.
+
+A request is one row: who asks, when, in which scenario, with which query and history. Memory is one block of requests,
+for `users_at` also the clicks' columns of the prepared folder.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from adrec.data.examples import combined, run_codes
+from adrec.data.prepared import Prepared
+from adrec.data.tables import iter_batches
+from adrec.errors import DataError
+from adrec.schema import IMPRESSIONS, SPLITS, TIMESTAMP, TableSpec
+
+REQUESTS = TableSpec(
+    "requests",
+    tuple(column for column in IMPRESSIONS.columns if column.name in {"user_id", "request_id", "scenario", "query", "history"}),
+)
+"""A table of requests; `shown_at` beside them where requests have moments."""
+_NOT_A_REQUEST = {"row_id", "position", "propensity", "click", "conversion", "rating", "dwell_seconds", "true_probability"}
+
+
+def split_requests(prepared: Prepared, split: str, *, batch_rows: int = 65_536) -> Iterator[pa.Table]:
+    """The first impression of each request of a split, without its outcome."""
+    columns = [name for name in prepared.columns if name not in _NOT_A_REQUEST]
+    last: str | None = None
+    for batch in prepared.iter(split, columns, batch_rows):
+        table = pa.Table.from_batches([batch])
+        if table.num_rows == 0:
+            continue
+        opens = np.diff(run_codes(table["request_id"]), prepend=-1) > 0
+        opens[0] = table["request_id"][0].as_py() != last
+        last = table["request_id"][table.num_rows - 1].as_py()
+        yield table.filter(pa.array(opens))
+
+
+def users_at(prepared: Prepared, moment: int | None) -> Iterator[pa.Table]:
+    """Each user of the folder once, at `moment` (microseconds; None: just after the last impression), history before it.
+
+    The history is that of the user's last earlier request and the clicks of that request.
+    """
+    light = ["user_index", "ad_index", "shown_at", "click", "request_id"]
+    kept = [name for name in light if name in prepared.columns]
+    table = pa.concat_tables(
+        [pa.Table.from_batches(list(prepared.iter(split, kept))) for split in SPLITS if prepared.split_files(split)]
+    )
+    time = pc.cast(table["shown_at"], pa.int64()).to_numpy()
+    moment = int(time.max()) + 1 if moment is None else moment
+    user = table["user_index"].to_numpy()
+    earlier = np.flatnonzero(time < moment)
+    last = np.full(len(prepared.users()), -1, dtype=np.int64)
+    np.maximum.at(last, user[earlier], earlier)
+    histories = pa.concat_tables(
+        [
+            pa.Table.from_batches(list(prepared.iter(split, ["history_index", "history_length"])))
+            for split in SPLITS
+            if prepared.split_files(split)
+        ]
+    )
+    seen = last >= 0
+    rows = pa.array(np.where(seen, last, 0), mask=~seen)
+    taken = histories.take(rows)
+    lists = combined(taken["history_index"])
+    users = np.arange(len(last))
+    clicked = _clicks_of_request(table, last) if "click" in kept else (np.zeros(0, np.int64), np.zeros(0, np.int32))
+    history, length = _appended(lists, pc.fill_null(combined(taken["history_length"]), 0), *clicked)
+    ids = combined(prepared.users()["user_id"])
+    yield pa.table(
+        {
+            "user_id": ids,
+            "request_id": ids,
+            "user_index": pa.array(users, pa.int32()),
+            "shown_at": pa.array(np.full(len(users), moment), TIMESTAMP),
+            "history_index": history,
+            "history_length": length,
+        }
+    )
+
+
+def table_requests(path: Path, moment: int | None, *, batch_rows: int = 65_536) -> Iterator[pa.Table]:
+    """Rows of a requests table. Raises DataError where it has no moments and none is given, or is not in order of time."""
+    row, last = 0, np.iinfo(np.int64).min
+    for batch in iter_batches(path, REQUESTS, batch_rows=batch_rows):
+        table = pa.Table.from_batches([batch])
+        if "shown_at" not in table.column_names:
+            if moment is None:
+                raise DataError(f"{path}: no column 'shown_at'. Add it, or give the moment in the config ('at').")
+            table = table.append_column("shown_at", pa.array(np.full(len(table), moment), TIMESTAMP))
+        time = pc.cast(combined(table["shown_at"]).cast(TIMESTAMP), pa.int64())
+        if time.null_count:
+            raise DataError(
+                f"{path}: row {row + int(pc.index(time.is_null(), True).as_py()) + 1}: 'shown_at' is empty. Fill it."
+            )
+        falls = np.flatnonzero(np.diff(time.to_numpy(), prepend=last) < 0)
+        if len(falls):
+            raise DataError(f"{path}: row {row + int(falls[0]) + 1}: 'shown_at' is before the row above. Sort by 'shown_at'.")
+        if len(table):
+            last, row = int(time[-1].as_py()), row + len(table)
+        if "request_id" not in table.column_names:
+            table = table.append_column("request_id", table["user_id"])
+        yield table.drop_columns([name for name in _NOT_A_REQUEST if name in table.column_names])
+
+
+def blocks(tables: Iterable[pa.Table], rows: int, *, skip: int = 0) -> Iterator[pa.Table]:
+    """The same rows in tables of exactly `rows` (the last may be shorter), after leaving out the first `skip`."""
+    waiting: list[pa.Table] = []
+    held = 0
+    for table in tables:
+        if skip:
+            left = min(skip, table.num_rows)
+            table, skip = table.slice(left), skip - left
+        waiting.append(table)
+        held += table.num_rows
+        while held >= rows:
+            whole = pa.concat_tables(waiting, promote_options="default")
+            yield whole.slice(0, rows)
+            waiting, held = [whole.slice(rows)], held - rows
+    if held:
+        yield pa.concat_tables(waiting, promote_options="default")
+
+
+def _clicks_of_request(table: pa.Table, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Users and ads of the clicks in the requests whose last row is `last` (U,)."""
+    request = run_codes(table["request_id"])
+    clicked = np.flatnonzero(pc.fill_null(pc.equal(table["click"], 1), False).to_numpy(zero_copy_only=False))
+    user = table["user_index"].to_numpy()[clicked]
+    in_last = (last[user] >= 0) & (request[clicked] == request[np.maximum(last[user], 0)])
+    return user[in_last], table["ad_index"].to_numpy()[clicked][in_last]
+
+
+def _appended(lists: pa.Array, length: pa.Array, user: np.ndarray, ad: np.ndarray) -> tuple[pa.Array, pa.Array]:
+    """Histories (U lists) with the clicks (user, ad) at their ends."""
+    lengths = np.asarray(pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False), dtype=np.int64)
+    values = np.asarray(pc.list_flatten(lists).to_numpy(zero_copy_only=False), dtype=np.int64)
+    owner = np.concatenate([np.repeat(np.arange(len(lengths)), lengths), user])
+    order = np.argsort(owner, kind="stable")
+    added = np.bincount(user, minlength=len(lengths)).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths + added)])
+    history = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(np.concatenate([values, ad])[order], pa.int32()))
+    return history, pa.array(np.asarray(length.to_numpy(zero_copy_only=False)) + added, pa.int32())

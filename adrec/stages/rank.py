@@ -1,0 +1,286 @@
+"""`adrec rank`: choose from the whole catalogue for every request, block by block, and write RANKED.
+
+Requests are taken in order of time. Every `part_requests` of them become a finished part in a work folder beside the
+output, with the ledger's state: a killed run goes on behind its last part and ends in the same bytes. Memory is the
+catalogue, the ledger and one block of requests.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.table import Table as RichTable
+from safetensors.numpy import load_file, save_file
+
+from adrec.bundle import open_bundle
+from adrec.config.rank import Policy, RankConfig
+from adrec.data.prepared import Prepared, open_prepared
+from adrec.data.tables import iter_batches, open_dataset, parquet_files, read_table, write_aside, write_table
+from adrec.errors import DataError
+from adrec.inference.lists.past_counters import PastCounters
+from adrec.inference.lists.ranker import Block, Ranker
+from adrec.inference.lists.requests import REQUESTS, blocks, split_requests, table_requests, users_at
+from adrec.inference.lists.why import Told, tell
+from adrec.inference.predictor import Catalogs, Predictor
+from adrec.inference.rows import History, with_new_users
+from adrec.schema import ADS, SPLITS, USERS
+from adrec.terminal import Terminal
+
+
+@dataclass
+class RankResult:
+    """What was ranked."""
+
+    output: Path
+    requests: int = 0
+    empty: int = 0
+    """requests for which no ad could be shown"""
+    ads: int = 0
+    shown: int = 0
+    distinct: int = 0
+    expected_spend: float = 0.0
+    explored: int = 0
+    seconds: float = 0.0
+    recall: dict[str, float] = field(default_factory=dict)
+    """of approximate retrieval against exact, where it was used"""
+    policies: dict[str, int] = field(default_factory=dict)
+    """requests a policy"""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-safe values."""
+        return {**vars(self), "output": str(self.output)}
+
+    def render(self) -> Iterable[RichTable]:
+        """One table."""
+        table = RichTable(title="Ranked", show_header=False)
+        table.add_row("requests", f"{self.requests:,} ({self.empty:,} without an ad)")
+        table.add_row("ads shown", f"{self.shown:,} ({self.distinct:,} of {self.ads:,} different ones)")
+        table.add_row("by policy", ", ".join(f"{name} {count:,}" for name, count in self.policies.items() if count))
+        if self.expected_spend:
+            table.add_row("expected spend", f"{self.expected_spend:,.2f}")
+        if self.explored:
+            table.add_row("by exploration", f"{self.explored:,}")
+        for method, reached in self.recall.items():
+            table.add_row(f"recall of {method}", f"{reached:.3f}")
+        table.add_row("speed", f"{self.requests / max(self.seconds, 1e-9):,.0f} requests/s")
+        table.add_row("written", str(self.output))
+        yield table
+
+
+def run(config: RankConfig, terminal: Terminal) -> "RankResult | Told":
+    """Rank every request, or tell the fate of one ad."""
+    policies = _policies(config)
+    prepared = open_prepared(config.prepared) if config.prepared is not None else None
+    predictor = Predictor.load(config.bundle, device=config.device)
+    ads = read_table(config.ads, ADS) if config.ads is not None else _of(prepared).ads()
+    users = _users(config, prepared)
+    with terminal.progress("Encoding the catalogue", len(ads), unit="ads") as advance:
+        catalogs = predictor.catalogs(ads, users, where=str(config.ads or config.prepared))
+        ranker = Ranker(
+            predictor,
+            catalogs,
+            ads,
+            users,
+            policies,
+            always=config.policy,
+            counters=PastCounters(prepared) if prepared is not None and config.ads is None else None,
+            history=_clicks(config, prepared, catalogs),
+            seed=config.seed,
+        )
+        advance(len(ads))
+    total = _count(config, prepared)
+    if config.why is not None:
+        return tell(ranker, _blocks(config, prepared), config.why.user, config.why.ad, total)
+    started = time.perf_counter()
+    work = config.output.with_name(f".{config.output.name}.{_fingerprint(config, prepared)}.parts")
+    result = RankResult(config.output, ads=len(ads), policies=dict.fromkeys(policies, 0))
+    done = _resume(work, ranker, result, terminal)
+    with terminal.progress("Ranking", total, unit="requests") as advance:
+        advance(done)
+        parts = _parts(_blocks(config, prepared, skip=done), config, ranker, done, total, advance, result)
+        for number, (table, count) in enumerate(parts, start=_finished(work)):
+            done += count
+            _save_part(work, number, table, ranker, done, result)
+    _assemble(work, config.output, result)
+    result.recall = ranker.finder.recall
+    result.seconds = time.perf_counter() - started
+    shutil.rmtree(work, ignore_errors=True)
+    return result
+
+
+def _parts(
+    tables: Iterator[pa.Table], config: RankConfig, ranker: Ranker, done: int, total: int, advance: Any, result: RankResult
+) -> Iterator[tuple[pa.Table, int]]:
+    """Finished tables of at least `part_requests` requests each, and how many requests they hold."""
+    waiting: list[pa.Table] = []
+    held = 0
+    for requests in tables:
+        count = len(requests)
+        block = ranker.rank(requests, first=done + held, released=min(1.0, (done + held + count) / max(total, 1)))
+        waiting.append(ranker.table(block))
+        _tally(result, block, ranker)
+        held += count
+        advance(count)
+        if held >= config.part_requests:
+            yield pa.concat_tables(waiting), held
+            done, waiting, held = done + held, [], 0
+    if waiting:
+        yield pa.concat_tables(waiting), held
+
+
+def _tally(result: RankResult, block: Block, ranker: Ranker) -> None:
+    row, slot = block.shown
+    price, score = block.ranked.price[row, slot], block.candidates.score[row, block.ranked.column[row, slot]]
+    result.requests += len(block.requests)
+    result.empty += int((block.ranked.ad < 0).all(axis=1).sum())
+    result.shown += len(row)
+    result.expected_spend += float((np.nan_to_num(price) * score).sum())
+    result.explored += int(block.ranked.explored.sum())
+    for index, name in enumerate(ranker.names):
+        result.policies[name] += int((block.policy == index).sum())
+
+
+# ------------------------------------------------------------------------------------------------- parts
+
+
+def _save_part(work: Path, number: int, table: pa.Table, ranker: Ranker, done: int, result: RankResult) -> None:
+    """The table and the ledger; the JSON file is written last and makes the part count."""
+    write_table(table, work / f"part-{number:05d}.parquet")
+    with write_aside(work / f"part-{number:05d}.safetensors") as aside:
+        save_file({name: np.ascontiguousarray(values) for name, values in ranker.ledger.state().items()}, aside)
+    facts = {name: value for name, value in result.as_dict().items() if name not in {"output", "recall", "seconds", "distinct"}}
+    with write_aside(work / f"part-{number:05d}.json") as aside:
+        aside.write_text(json.dumps({"done": done, **facts}), encoding="utf-8")
+    for old in work.glob("part-*.safetensors"):
+        if old.name != f"part-{number:05d}.safetensors":
+            old.unlink()
+
+
+def _finished(work: Path) -> int:
+    return len(list(work.glob("part-*.json"))) if work.is_dir() else 0
+
+
+def _resume(work: Path, ranker: Ranker, result: RankResult, terminal: Terminal) -> int:
+    """Requests that an earlier run finished; its ledger and tallies are taken up. Work of other inputs is removed."""
+    for other in work.parent.glob(f"{work.name.rsplit('.', 2)[0]}.*.parts"):
+        if other != work:
+            shutil.rmtree(other, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
+    finished = _finished(work)
+    if finished == 0:
+        return 0
+    facts = json.loads((work / f"part-{finished - 1:05d}.json").read_text(encoding="utf-8"))
+    ranker.ledger.restore(
+        {name: values.copy() for name, values in load_file(work / f"part-{finished - 1:05d}.safetensors").items()}
+    )
+    done = int(facts.pop("done"))
+    for name, value in facts.items():
+        setattr(result, name, value)
+    terminal.note(f"Going on after {done:,} requests that an earlier run finished.")
+    return done
+
+
+def _assemble(work: Path, output: Path, result: RankResult) -> None:
+    """All parts in one file."""
+    files = [work / f"part-{number:05d}.parquet" for number in range(_finished(work))]
+    if not files:
+        raise DataError(f"{output}: there are no requests to rank. Check 'split', or the requests table.")
+    seen: set[str] = set()
+    with write_aside(output) as aside, pq.ParquetWriter(aside, pq.read_schema(files[0]), compression="zstd") as writer:
+        for file in files:
+            for batch in iter_batches(file):
+                writer.write_batch(batch)
+                seen.update(batch.column("ad_id").unique().tolist())
+    result.distinct = len(seen)
+
+
+def _fingerprint(config: RankConfig, prepared: Prepared | None) -> str:
+    """Changes with the config, the bundle and the inputs."""
+    facts: list[Any] = [
+        config.model_dump(mode="json", exclude={"output", "why"}),
+        open_bundle(config.bundle, verify=False).fingerprint,
+    ]
+    if prepared is not None:
+        facts.append(prepared.fingerprint)
+    for path in (config.ads, config.users, config.requests, config.history):
+        if path is not None:
+            facts.extend([file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in parquet_files(path))
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+# ------------------------------------------------------------------------------------------------- inputs
+
+
+def _policies(config: RankConfig) -> dict[str, Policy]:
+    if config.top_n is None:
+        return config.policies
+    changed = {}
+    for name, policy in config.policies.items():
+        values = policy.model_dump()
+        values["top_n"] = config.top_n
+        values["retrieval"]["candidates"] = max(config.top_n, policy.retrieval.candidates)
+        changed[name] = Policy.model_validate(values)
+    return changed
+
+
+def _of(prepared: Prepared | None) -> Prepared:
+    assert prepared is not None, "the config asks for 'prepared' wherever a table is not given"
+    return prepared
+
+
+def _users(config: RankConfig, prepared: Prepared | None) -> pa.Table:
+    """The users table with a row for everyone in the requests."""
+    if config.users is not None:
+        users = read_table(config.users, USERS)
+    else:
+        users = prepared.users() if prepared is not None else None
+    if config.requests is None:
+        return users if users is not None else _of(prepared).users()
+    asked = pa.chunked_array(
+        [batch.column("user_id").unique() for batch in iter_batches(config.requests, REQUESTS, ["user_id"])]
+    )
+    return with_new_users(users, asked.unique().cast(pa.string()))
+
+
+def _clicks(config: RankConfig, prepared: Prepared | None, catalogs: Catalogs) -> History | None:
+    """The click log for a table of requests: the given one, else the clicks of the prepared folder."""
+    if config.requests is None:
+        return None
+    if config.history is not None:
+        return History.from_table(read_table(config.history), catalogs.ads.ids, catalogs.users.ids, where=str(config.history))
+    if prepared is None or "click" not in prepared.columns:
+        return None
+    columns = ["user_id", "ad_id", "shown_at", "click"]
+    batches = [batch for split in SPLITS for batch in prepared.iter(split, columns)]
+    return History.from_table(pa.Table.from_batches(batches), catalogs.ads.ids, catalogs.users.ids)
+
+
+def _moment(config: RankConfig) -> int | None:
+    return int(config.at.timestamp() * 1_000_000) if config.at is not None else None
+
+
+def _blocks(config: RankConfig, prepared: Prepared | None, *, skip: int = 0) -> Iterator[pa.Table]:
+    if config.requests is not None:
+        tables = table_requests(config.requests, _moment(config))
+    elif config.split == "users":
+        tables = users_at(_of(prepared), _moment(config))
+    else:
+        tables = split_requests(_of(prepared), config.split)
+    return blocks(tables, config.request_block, skip=skip)
+
+
+def _count(config: RankConfig, prepared: Prepared | None) -> int:
+    """How many requests there are: what even pacing and the progress bar divide by."""
+    if config.requests is not None:
+        return int(open_dataset(config.requests).count_rows())
+    if config.split == "users":
+        return len(_of(prepared).users())
+    return sum(len(table) for table in split_requests(_of(prepared), config.split))
