@@ -175,12 +175,12 @@ def _gather(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
 
 
 def _request_hash(table: pa.Table) -> Ints:
-    """A request belongs to one user; without request_id, rows of one user at one moment are a request."""
+    """A request belongs to one user; rows of one user at one moment are a request where none is named."""
     user = mix(table["user_index"].to_numpy().astype(np.uint64) + np.uint64(1))
+    named = mix(moments(table).view(np.uint64))
     if "request_id" in table.column_names:
-        named = hash_strings(table["request_id"].cast(pa.large_string()).combine_chunks())
-    else:
-        named = moments(table).view(np.uint64)
+        given = table["request_id"].cast(pa.large_string()).combine_chunks()
+        named = np.where(given.is_valid().to_numpy(zero_copy_only=False), hash_strings(given), named)
     return mix(user ^ named).view(np.int64)
 
 

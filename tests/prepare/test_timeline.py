@@ -64,6 +64,9 @@ def test_without_request_ids_one_user_at_one_moment_is_a_request():
     out, past = attach(table, specs=[])
     assert out["history_index"].to_pylist() == [[], [], [2]]
     assert (past.report.requests, past.report.empty) == (2, 1)
+    some = world((0, 0, 1, 2, 1), (1, 0, 2, 3, 1), (2, 0, 3, 4, 0))
+    some = some.set_column(3, "request_id", pa.array([None, "", None], pa.string()))
+    assert attach(some, specs=[])[0]["history_index"].to_pylist() == [[], [2], [2, 3]]
 
 
 def given_table(histories, clicks=None):
