@@ -40,4 +40,4 @@ for group in (prepare, train, apply, judge, serving, system):
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    app(prog_name="adrec")

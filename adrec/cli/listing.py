@@ -1,17 +1,34 @@
-"""The list that `adrec --help` prints: commands by panel, in plain text.
+"""The list that `adrec --help` prints, commands by panel in plain text, and one line for a wrong command line.
 
 Typer's own rich help imports Markdown and syntax colouring, which takes longer than everything else together
 (benchmarks/startup.py measures it); the help of a single command still uses it.
 """
 
+import sys
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
+_WrongUsage: Any = typer.BadParameter.__mro__[1]
+"""Typer's base of every fault of the command line itself; Typer gives it no public name."""
+
 
 class CommandList(TyperGroup):
     """A group whose help needs nothing that is slow to import."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run, and exit: 2 with one line where the command line is wrong."""
+        try:
+            code = super().main(*args, **{**options, "standalone_mode": False})
+        except _WrongUsage as error:
+            context = getattr(error, "ctx", None)
+            path = context.command_path if context is not None else "adrec"
+            message = error.format_message()
+            stop = "" if message.endswith((".", "?")) else "."
+            typer.echo(f"error: {message}{stop} See '{path} --help'.", err=True)
+            sys.exit(2)
+        sys.exit(code if isinstance(code, int) else 0)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Print the help where nothing was asked for (Typer's own way goes through its rich help); exit code 2."""

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from adrec.cli.listing import CommandList
 from adrec.cli.options import (
     ConfigOption,
     DeviceOption,
@@ -22,7 +23,7 @@ Command = Annotated[str, typer.Argument(help="The command whose config is meant,
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the app."""
     app.command("doctor", rich_help_panel=PANEL)(doctor)
-    config = typer.Typer(no_args_is_help=True, help="Explain configs: the schema of a command's, or what a file comes to.")
+    config = typer.Typer(cls=CommandList, help="Explain configs: the schema of a command's, or what a file comes to.")
     config.command("schema")(schema)
     config.command("show")(show)
     app.add_typer(config, name="config", rich_help_panel=PANEL)

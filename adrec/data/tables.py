@@ -7,7 +7,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,7 +26,7 @@ def read_table(path: Path, spec: TableSpec | None = None, columns: Sequence[str]
     dataset = open_dataset(path, spec)
     try:
         return dataset.to_table(columns=list(columns) if columns is not None else None)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as Parquet ({_first_line(error)}). Write the file again.") from None
 
 
@@ -42,7 +42,7 @@ def iter_batches(
             fragment_readahead=1,
             batch_readahead=2,
         )
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as Parquet ({_first_line(error)}). Write the file again.") from None
 
 
@@ -75,7 +75,7 @@ def parquet_schema(file: Path) -> pa.Schema:
         raise DataError(f"{file}: the file is empty.")
     try:
         return pq.read_schema(file)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{file}: not a whole Parquet file ({_first_line(error)}). Write the file again.") from None
 
 
@@ -184,7 +184,9 @@ def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        # What cannot be removed (a file stands where its folder should be) was never written.
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _exchange(aside: Path, path: Path) -> None:
