@@ -49,8 +49,11 @@ def write_impressions(
     """Every row of table `events`, numbered from `first_row`, with history and counters, to `writer`."""
     finisher = _Finisher(connection, first_row)
     total = one_row(connection, "SELECT count(*) AS n FROM events")["n"]
-    with terminal.progress("counting the past", total) as advance:
-        attached = past.attach(_counted(_events(connection), advance))
+    with (
+        terminal.progress("counting the past", total) as advance,
+        terminal.progress("histories, part by part", past.parts, unit="parts") as part_done,
+    ):
+        attached = past.attach(_counted(_events(connection), advance), part_done)
         first = next(attached, None)
     with terminal.progress("writing impressions", total) as advance:
         for batch in _chained(first, attached):

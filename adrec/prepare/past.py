@@ -8,7 +8,7 @@ need is saved with `save`; a new Past that takes it up gives later rows exactly 
 
 import itertools
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,14 +60,18 @@ class Past:
         self.keys = KeyColumns({"user", "ad", *names}, ads, users, self.carried.books)
         self.report = HistoryReport()
         self.last_moment = self.carried.last_moment
+        self.parts = self.carried.parts
         work.mkdir(parents=True, exist_ok=True)
 
-    def attach(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def attach(
+        self, batches: Iterable[pa.RecordBatch], part_done: Callable[[], None] | None = None
+    ) -> Iterator[pa.RecordBatch]:
         """The same rows in the same order with the columns added; reads all of `batches` before the first comes out.
 
         Rows come request by request in order of the request's first moment, inside a request by shown_at, with
         `user_index`, `ad_index`, `shown_at`, optional `request_id`, `click`, `conversion`, `history` (lists of ad ids)
         and the columns that counters and history settings name. Other columns pass through; `history` does not.
+        `part_done` is called after each of `parts` parts of the users, between the reading and the first batch.
         Raises DataError on another order, on rows earlier than a carried state, and on a missing column.
         """
         spool = PartWriter(self.work / "parts", self.carried.parts)
@@ -75,7 +79,7 @@ class Past:
         schema = self._forward(batches, spool, rows_file)
         spool.close()
         parts = UserParts(self.work, spool, self.plans, self.history, self.keys, self.carried, self.last_moment)
-        parts.run(with_clicks=not self._given(schema) if schema else True)
+        parts.run(with_clicks=not self._given(schema) if schema else True, part_done=part_done or (lambda: None))
         save_overall(self.work / "state", self.overall, self.history, self.plans, self.carried, self.last_moment, self.keys)
         if schema is not None:
             assembled = to_row_order(self._assembled(rows_file, parts))

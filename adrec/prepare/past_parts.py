@@ -1,7 +1,7 @@
 """The second pass: one part of the users at a time, counters whose key holds a user, and history windows."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,9 +70,10 @@ class UserParts:
         self._cursors: list[PartCursor] = []
         (work / "state").mkdir(parents=True, exist_ok=True)
 
-    def run(self, *, with_clicks: bool) -> None:
+    def run(self, *, with_clicks: bool, part_done: Callable[[], None]) -> None:
         """Work through every part: results and states go to disk."""
         for number in range(self.carried.parts):
+            part_done()
             columns = self.spool.read(number)
             if columns is None:
                 if self.carried.folder is not None and (self.carried.folder / part_name(number)).exists():
