@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from adrec.config.base import Config, ConfigPath, EncoderReference, StageConfig
-from adrec.config.baselines import BaselinesConfig
+from adrec.config.baselines import BaselinesConfig, HybridConfig
 from adrec.config.training import TrainingConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -186,6 +186,8 @@ class FinetuneConfig(StageConfig):
     """Map from logit to probability, fitted on validation rows; auto takes the best by cross-fitted log loss."""
     baselines: BaselinesConfig = BaselinesConfig()
     """Simple models trained beside the network and reported with it."""
+    hybrid: HybridConfig = HybridConfig()
+    """Joins the network with the trees among the baselines into one scorer."""
     seeds: Annotated[int, Field(ge=1, le=100)] = 1
     """Train so many times, with seeds `seed`, `seed + 1`, ...; the bundle keeps the best, the result reports all."""
 
@@ -194,6 +196,8 @@ class FinetuneConfig(StageConfig):
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
             raise ValueError("tasks: the same name twice")
+        if self.hybrid.kind != "none" and not {"lightgbm", "lightgbm_ranker"} & set(self.baselines.names):
+            raise ValueError("hybrid: needs lightgbm or lightgbm_ranker among `baselines.names`")
         if not self.tasks[0].is_binary:
             raise ValueError("tasks: the first task is the one `score` reports, so it must be binary")
         for task in self.tasks:

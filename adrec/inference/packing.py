@@ -23,11 +23,13 @@ from adrec.models.baselines.suite import load_all, save_all
 from adrec.models.build import Dimensions, build_model
 from adrec.models.calibration import Calibration
 from adrec.models.ctr_model import CTRModel
+from adrec.models.hybrid import Hybrid
 from adrec.models.tasks import Task
 from adrec.models.text_encoder import TextEncoder, load_text_encoder
 
 ENCODER = "encoder"
 BASELINES = "baselines"
+HYBRID = "hybrid"
 ENCODER_PREFIX = "text_encoder."
 
 
@@ -49,6 +51,8 @@ class ClickModel:
     text: TextSettings
     """How raw ads, users and queries become text."""
     baselines: dict[str, Baseline] = field(default_factory=dict)
+    hybrid: Hybrid = field(default_factory=Hybrid)
+    """What joins the network and the trees; the network alone by default."""
 
     @property
     def columns(self) -> Columns:
@@ -83,6 +87,8 @@ def pack(folder: Path, packed: ClickModel, metrics: dict[str, Any]) -> None:
     kinds = pa.array(np.repeat(["ad", "user"], [packed.seen_ads.num_rows, packed.seen_users.num_rows]))
     write_table(pa.concat_tables([packed.seen_ads, packed.seen_users]).add_column(0, "kind", kinds), folder / "seen.parquet")
     save_all(packed.baselines, folder / BASELINES)
+    if packed.hybrid.kind != "none":
+        packed.hybrid.save(folder / HYBRID)
     write_json(metrics, folder / "metrics.json")
 
 
@@ -126,6 +132,7 @@ def unpack(bundle: Bundle) -> ClickModel:
         seen_users=seen.filter(pa.array(kind == "user")),
         text=text,
         baselines=load_all(bundle.path / BASELINES) if bundle.has(f"{BASELINES}/") else {},
+        hybrid=Hybrid.load(bundle.path / HYBRID),
     )
 
 

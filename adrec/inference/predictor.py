@@ -159,11 +159,13 @@ class Predictor:
             task.name: self._output(task.name, raw[:, number]) if task.is_binary else task.output(raw[:, number])
             for number, task in enumerate(others, start=1)
         }
-        simple: dict[str, NDArray[np.float32]] = {}
-        if baselines and self.packed.baselines:
-            inputs = Inputs(examples, catalogs.ads, catalogs.users, self.packed.columns)
-            simple = score_all(self.packed.baselines, inputs)
-        return Scores(raw[:, 0], self._output(main.name, raw[:, 0]), found, simple)
+        inputs = Inputs(examples, catalogs.ads, catalogs.users, self.packed.columns)
+        hybrid, wanted = self.packed.hybrid, self.packed.baselines
+        if not baselines:
+            wanted = {name: baseline for name, baseline in wanted.items() if name in hybrid.names}
+        simple = score_all(wanted, inputs)
+        logit = hybrid.logit(raw[:, 0], simple, inputs)
+        return Scores(logit, self._output(main.name, logit), found, simple if baselines else {})
 
     def encode(self, examples: Examples, catalogs: Catalogs, terminal: Terminal | None = None) -> None:
         """Encode the texts that `examples` need and that are not there yet, all at once: faster than batch by batch."""

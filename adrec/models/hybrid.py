@@ -1,9 +1,10 @@
 """One scorer from the network and the trees, fitted on validation rows that neither was trained on.
 
 On real logs counters read by trees and text read by a network each see what the other misses. Four ways to join them, from the
-simplest: none (the network alone), average (mean of standardised scores), weighted (stacked regression with non-negative
-weights, Breiman 1996) and stack (boosted trees that start from the weighted logit and read it beside every feature, after
-Wolpert 1992). `auto` compares them by cross-fitting over whole requests, so no row is judged by a fit that saw it.
+simplest: none (the network alone), average (mean of standardised scores, brought to log-odds by one line), weighted (stacked
+regression with non-negative weights, Breiman 1996) and stack (boosted trees that start from the weighted logit and read it
+beside every feature, after Wolpert 1992). `auto` compares them by cross-fitting over whole requests, so no row is judged by
+a fit that saw it.
 """
 
 from collections.abc import Mapping
@@ -48,6 +49,8 @@ class Hybrid:
 
         `network` (N,) raw logits, `baselines` name → (N,) scores of at least the members. A row depends on itself alone.
         """
+        if self.kind == "none":
+            return network.copy()
         return self.joined(_members(network, baselines, self.names), inputs).astype(np.float32)
 
     def joined(self, members: NDArray[np.float64], inputs: Inputs) -> NDArray[np.float64]:
@@ -93,23 +96,29 @@ def fit_hybrid(
     *,
     folds: int = 5,
     seed: int = 0,
-) -> Hybrid:
+) -> tuple[Hybrid, Floats]:
     """Fit on validation rows: `network` (N,) raw logits, `baselines` fitted on training rows, `scores` name → (N,) theirs.
 
-    The members beside the network are the tree models among `baselines`; without any the network stays alone.
+    The members beside the network are the tree models among `baselines`; without any the network stays alone. Returns the
+    hybrid fitted on all rows, and (N,) logits in which each row is scored by a fit on other requests: what calibration and
+    validation metrics must use, as the hybrid has seen these rows.
     """
     names = (NETWORK, *(name for name, model in baselines.items() if isinstance(model, LightGbm) and name in scores))
     known = np.flatnonzero(~np.isnan(valid.clicks))
     rows = valid.take(known)
     if kind == "none" or len(names) == 1 or not 0 < rows.clicks.mean() < 1:
-        return Hybrid()
-    members = _members(network[known], {name: values[known] for name, values in scores.items()}, names)
+        return Hybrid(), network
+    members = _members(network, scores, names)
     tried: tuple[Kind, ...] = KINDS if kind == "auto" else (kind,)
     order = np.random.default_rng(seed).permutation(int(rows.examples.request.max()) + 1)
     fold = order[rows.examples.request] % folds
-    aucs: dict[str, float] = {name: _cross_fitted_auc(name, names, members, rows, fold, seed) for name in tried}
+    held_out = {name: _cross_fitted(name, names, members[known], rows, fold, seed) for name in tried}
+    aucs: dict[str, float] = {name: auc_for_stopping(rows, logits) for name, logits in held_out.items()}
     best = max(tried, key=lambda name: aucs[name])
-    return replace(_fit_kind(best, names, members, rows, seed), auc=aucs)
+    hybrid = replace(_fit_kind(best, names, members[known], rows, seed), auc=aucs)
+    logits = hybrid.logit(network, scores, valid)
+    logits[known] = held_out[best]
+    return hybrid, logits
 
 
 def _members(network: Floats, baselines: Mapping[str, Floats], names: tuple[str, ...]) -> NDArray[np.float64]:
@@ -124,16 +133,16 @@ def _members(network: Floats, baselines: Mapping[str, Floats], names: tuple[str,
     return np.stack(columns, axis=1)
 
 
-def _cross_fitted_auc(
+def _cross_fitted(
     kind: Kind, names: tuple[str, ...], members: NDArray[np.float64], rows: Inputs, fold: NDArray[np.int64], seed: int
-) -> float:
-    """AUC of rows that are each scored by a fit on the other folds."""
+) -> NDArray[np.float64]:
+    """(N,) logits of rows that are each scored by a fit on the other folds."""
     joined = np.zeros(len(rows))
     for number in np.unique(fold):
         held, rest = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
         fitted = _fit_kind(kind, names, members[rest], rows.take(rest), seed)
         joined[held] = fitted.joined(members[held], rows.take(held))
-    return auc_for_stopping(rows, joined)
+    return joined
 
 
 def _fit_kind(kind: Kind, names: tuple[str, ...], members: NDArray[np.float64], rows: Inputs, seed: int) -> Hybrid:
@@ -147,7 +156,11 @@ def _fit_kind(kind: Kind, names: tuple[str, ...], members: NDArray[np.float64], 
     }
     if kind == "average":
         others = len(names) - 1  # the network counts as much as all trees together
-        return Hybrid("average", weights=(0.5, *((0.5 / others,) * others)), **scaling)
+        mean = Hybrid("average", weights=(0.5, *((0.5 / others,) * others)), **scaling)
+        slope, intercept = _non_negative_logistic(mean.weighted(members)[:, None], rows.clicks)
+        # An increasing line brings the mean to log-odds; a mean worse than chance keeps its order all the same.
+        scale = max(float(slope[0]), 1e-3)
+        return replace(mean, weights=tuple(scale * weight for weight in mean.weights), intercept=intercept)
     even = Hybrid("weighted", weights=(0.0,) * len(names), **scaling)
     weights, intercept = _non_negative_logistic((members - even.mean) / np.asarray(even.deviation), rows.clicks)
     weighted = replace(even, weights=tuple(weights.tolist()), intercept=intercept)
@@ -160,7 +173,7 @@ def _fit_kind(kind: Kind, names: tuple[str, ...], members: NDArray[np.float64], 
 
 
 def _table(inputs: Inputs, base: NDArray[np.float64], members: NDArray[np.float64]) -> Design:
-    return design(inputs, extra={"hybrid": base.astype(np.float32), NETWORK: members[:, 0].astype(np.float32)})
+    return design(inputs.compact(), extra={"hybrid": base.astype(np.float32), NETWORK: members[:, 0].astype(np.float32)})
 
 
 def _non_negative_logistic(x: NDArray[np.float64], clicks: Floats) -> tuple[NDArray[np.float64], float]:

@@ -21,11 +21,12 @@ from adrec.models.baselines.base import Columns, Inputs
 from adrec.models.baselines.suite import Suite, fit_all, score_all
 from adrec.models.calibration import Calibration
 from adrec.models.calibration import fit as fit_calibration
+from adrec.models.hybrid import Hybrid, fit_hybrid
 from adrec.models.text_encoder import load_text_encoder
 from adrec.models.text_vectors import TextReader
 from adrec.terminal import Terminal
 from adrec.training.click_data import ClickData, Seen, load_click_data
-from adrec.training.ctr_module import main_metrics
+from adrec.training.ctr_module import Raw, main_metrics
 from adrec.training.ctr_training import Trained, train_click_model
 from adrec.training.trainer import resolve_device, work_folder
 
@@ -50,6 +51,7 @@ class FinetuneResult:
     """standard deviation over seeds of each of the network's metrics; empty with one seed"""
     calibration: str
     left_out: dict[str, str] = field(default_factory=dict)
+    hybrid: str = "none"
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-safe values."""
@@ -74,7 +76,7 @@ class FinetuneResult:
             yield "Other tasks: " + ", ".join(f"{name} {value:.4f}" for name, value in extra.items())
         yield (
             f"{self.rows:,} training rows, {self.epochs:.1f} epochs in {self.seconds:.0f} s"
-            f" ({self.rows_per_second:,.0f} rows/s); calibration: {self.calibration}"
+            f" ({self.rows_per_second:,.0f} rows/s); calibration: {self.calibration}; hybrid: {self.hybrid}"
         )
         for name, reason in self.left_out.items():
             yield f"left out {name}: {reason}"
@@ -110,35 +112,42 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         )
         for number in range(config.seeds)
     ]
-    best = max(runs, key=lambda run: -run.run.best if run.module.monitor == "log_loss" else run.run.best)
-    calibrations = _calibrate(config, data, best)
     suite, simple = _baselines(config, data, terminal)
+    joined = [_join(config, data, run, suite, simple) for run in runs]
+    best = max(joined, key=lambda one: one.quality)
+    calibrations = _calibrate(config, data, best)
     models = {"adrec": _own_metrics(best, calibrations, data)}
+    if best.hybrid.kind != "none":
+        models["network"] = _simple_metrics(best.trained.valid.logits[:, 0], False, data)
     models |= {name: _simple_metrics(score, suite.fitted[name].is_probability, data) for name, score in simple.items()}
     packed = ClickModel(
         config=config,
         features=data.features,
         dimensions=data.dimensions,
         tasks=data.tasks,
-        model=best.module.model.cpu(),
+        model=best.trained.module.model.cpu(),
         encoder=encoder,
         calibrations=calibrations,
         seen_ads=_seen_table(data.seen_ads),
         seen_users=_seen_table(data.seen_users),
         text=text_settings(prepared),
         baselines=suite.fitted,
+        hybrid=best.hybrid,
     )
-    deviations = _deviations(runs)
+    deviations = _deviations(joined)
     metrics = {
         "split": "valid",
         "models": models,
-        "seeds": {str(run.seed): run.metrics for run in runs},
+        "seeds": {str(one.trained.seed): one.metrics for one in joined},
         "deviations": deviations,
-        "training": best.run.as_dict(),
+        "training": best.trained.run.as_dict(),
         "calibration": {name: fitted.to_json() for name, fitted in calibrations.items()},
         "baselines_left_out": suite.left_out,
+        "hybrid": {"kind": best.hybrid.kind, "auc": dict(best.hybrid.auc)},
     }
-    with save_bundle(config.output, data_fingerprint=prepared.fingerprint, seed=best.seed, kind="click_model") as folder:
+    with save_bundle(
+        config.output, data_fingerprint=prepared.fingerprint, seed=best.trained.seed, kind="click_model"
+    ) as folder:
         pack(folder, packed, metrics)
     shutil.rmtree(work, ignore_errors=True)
     per_epoch = max(1, round(data.plan(config, config.seed).count))
@@ -147,18 +156,52 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         rows=prepared.rows("train"),
         valid_rows=len(data.valid),
         seeds=[run.seed for run in runs],
-        best_seed=best.seed,
-        epochs=best.run.steps * config.training.accumulate / per_epoch,
-        seconds=best.run.seconds,
-        rows_per_second=best.run.units_per_second,
+        best_seed=best.trained.seed,
+        epochs=best.trained.run.steps * config.training.accumulate / per_epoch,
+        seconds=best.trained.run.seconds,
+        rows_per_second=best.trained.run.units_per_second,
         models=models,
         deviations=deviations,
         calibration=calibrations[data.tasks[0].name].method,
         left_out=suite.left_out,
+        hybrid=best.hybrid.kind,
     )
 
 
-def _calibrate(config: FinetuneConfig, data: ClickData, best: Trained) -> dict[str, Calibration]:
+@dataclass(frozen=True)
+class _Joined:
+    """A trained network, and what stands above it."""
+
+    trained: Trained
+    hybrid: Hybrid
+    valid: Raw
+    """raw outputs on the validation rows; those of the main task come from a hybrid fitted on other rows of them"""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return self.trained.module.metrics(self.valid)
+
+    @property
+    def quality(self) -> float:
+        """The monitored metric, higher is better."""
+        monitor = self.trained.module.monitor
+        return -self.metrics[monitor] if monitor == "log_loss" else self.metrics[monitor]
+
+
+def _join(
+    config: FinetuneConfig, data: ClickData, trained: Trained, suite: Suite, simple: dict[str, NDArray[np.float32]]
+) -> _Joined:
+    """The hybrid of one run, fitted on the validation rows."""
+    rows = Inputs(data.valid, data.ads, data.users, Columns.of(data.features))
+    network = trained.valid.logits[:, 0]
+    settings = config.hybrid
+    hybrid, joined = fit_hybrid(settings.kind, network, suite.fitted, simple, rows, folds=settings.folds, seed=config.seed)
+    logits = trained.valid.logits.copy()
+    logits[:, 0] = joined
+    return _Joined(trained, hybrid, trained.valid._replace(logits=logits))
+
+
+def _calibrate(config: FinetuneConfig, data: ClickData, best: _Joined) -> dict[str, Calibration]:
     """One map a binary task, fitted on the validation rows, which are never down-sampled."""
     found = {}
     for number, task in enumerate(data.tasks):
@@ -167,7 +210,8 @@ def _calibrate(config: FinetuneConfig, data: ClickData, best: Trained) -> dict[s
                 best.valid.logits[:, number],
                 best.valid.labels[:, number],
                 method=config.calibration,
-                negative_rate=config.loss.negative_rate if number == 0 else 1.0,
+                # A hybrid is fitted on rows that are not down-sampled: nothing is left to undo.
+                negative_rate=config.loss.negative_rate if number == 0 and best.hybrid.kind == "none" else 1.0,
                 groups=best.valid.request,
                 seed=config.seed,
             )
@@ -187,14 +231,14 @@ def _baselines(config: FinetuneConfig, data: ClickData, terminal: Terminal) -> t
     return suite, score_all(suite.fitted, valid)
 
 
-def _own_metrics(best: Trained, calibrations: dict[str, Calibration], data: ClickData) -> dict[str, float]:
+def _own_metrics(best: _Joined, calibrations: dict[str, Calibration], data: ClickData) -> dict[str, float]:
     """Validation metrics of the calibrated network."""
     calibrated = best.valid.logits.copy()
     calibrated[:, 0] = calibrations[data.tasks[0].name].logit(best.valid.logits[:, 0])
-    return best.module.metrics(best.valid._replace(logits=calibrated))
+    return best.trained.module.metrics(best.valid._replace(logits=calibrated))
 
 
-def _deviations(runs: list[Trained]) -> dict[str, float]:
+def _deviations(runs: list[_Joined]) -> dict[str, float]:
     if len(runs) < 2:
         return {}
     return {name: float(np.std([run.metrics[name] for run in runs], ddof=1)) for name in runs[0].metrics}

@@ -5,7 +5,7 @@ A scored table numbers its ads and users anew, so a baseline remembers identifie
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
@@ -76,9 +76,37 @@ class Inputs:
         known = ~np.isnan(self.clicks)
         return self if known.all() else self.take(np.flatnonzero(known))
 
+    def compact(self) -> "Inputs":
+        """The same rows over catalogs of only the ads and users that occur: scoring costs nothing for the others."""
+        examples = self.examples
+        ads, users = examples.ads_used(), np.unique(examples.user_index).astype(np.int64)
+        if len(ads) == len(self.ads) and len(users) == len(self.users):
+            return self
+        renumbered = replace(
+            examples,
+            ad_index=np.searchsorted(ads, examples.ad_index).astype(np.int32),
+            history_values=np.searchsorted(ads, examples.history_values).astype(np.int32),
+            skipped_values=np.searchsorted(ads, examples.skipped_values).astype(np.int32),
+            user_index=np.searchsorted(users, examples.user_index).astype(np.int32),
+        )
+        return Inputs(renumbered, catalog_rows(self.ads, ads), catalog_rows(self.users, users), self.columns)
+
     def take(self, rows: NDArray[Any]) -> "Inputs":
         """The given rows, in non-decreasing order of request."""
         return Inputs(self.examples.take(rows), self.ads, self.users, self.columns)
+
+
+def catalog_rows(catalog: Catalog, rows: NDArray[np.int64]) -> Catalog:
+    """The given rows of a catalog."""
+    return Catalog(
+        ids=catalog.ids.take(pa.array(rows)),
+        texts=catalog.texts.take(pa.array(rows)),
+        numeric=catalog.numeric[rows],
+        categorical=catalog.categorical[rows],
+        lists={name: values.take(rows) for name, values in catalog.lists.items()},
+        identity=catalog.identity[rows],
+        vectors=None if catalog.vectors is None else catalog.vectors[rows],
+    )
 
 
 class Baseline(Protocol):

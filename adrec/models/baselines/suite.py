@@ -87,7 +87,10 @@ def fit_all(
 
 def score_all(fitted: Mapping[str, Baseline], inputs: Inputs) -> dict[str, Floats]:
     """name → (N,) float32. A baseline whose inputs these rows lack is left out."""
-    return {name: baseline.score(inputs) for name, baseline in fitted.items() if not _lacks_to_score(baseline, inputs)}
+    if not fitted:
+        return {}
+    own = inputs.compact()
+    return {name: baseline.score(own) for name, baseline in fitted.items() if not _lacks_to_score(baseline, own)}
 
 
 def save_all(fitted: Mapping[str, Baseline], folder: Path) -> None:

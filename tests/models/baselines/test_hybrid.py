@@ -32,7 +32,7 @@ def scores(fitted):
 
 
 def fit(kind, fitted, scores, **settings):
-    return fit_hybrid(kind, network(VALID), fitted, scores["valid"], VALID, **settings)
+    return fit_hybrid(kind, network(VALID), fitted, scores["valid"], VALID, **settings)[0]
 
 
 def test_config_knows_the_kinds():
@@ -52,12 +52,15 @@ def test_joining_beats_both_parts(kind, fitted, scores):
 
 def test_average_is_the_mean_of_standardised_scores(fitted, scores):
     hybrid = fit("average", fitted, scores)
-    assert hybrid.names == ("network", "lightgbm", "lightgbm_ranker") and hybrid.weights == (0.5, 0.25, 0.25)
+    assert hybrid.names == ("network", "lightgbm", "lightgbm_ranker")
+    np.testing.assert_allclose(np.array(hybrid.weights) / sum(hybrid.weights), [0.5, 0.25, 0.25])
     p = scores["valid"]["lightgbm"].astype(float)
     parts = [network(VALID), np.log(p / (1 - p)), scores["valid"]["lightgbm_ranker"]]
     standard = [(x - np.mean(x)) / np.std(x) for x in parts]
     expected = 0.5 * standard[0] + 0.25 * standard[1] + 0.25 * standard[2]
-    np.testing.assert_allclose(hybrid.logit(network(VALID), scores["valid"], VALID), expected, atol=1e-5)
+    joined = hybrid.logit(network(VALID), scores["valid"], VALID)
+    np.testing.assert_allclose(joined, sum(hybrid.weights) * expected + hybrid.intercept, atol=1e-5)
+    assert (1 / (1 + np.exp(-joined))).mean() == pytest.approx(VALID.clicks.mean(), abs=1e-3)
 
 
 def test_auto_keeps_the_best_by_cross_fitting(fitted, scores):
@@ -68,7 +71,7 @@ def test_auto_keeps_the_best_by_cross_fitting(fitted, scores):
 
 def test_a_useless_network_gets_no_weight(fitted, scores):
     noise = np.random.default_rng(0).normal(size=len(VALID)).astype(np.float32)
-    hybrid = fit_hybrid("weighted", noise, fitted, scores["valid"], VALID)
+    hybrid, _ = fit_hybrid("weighted", noise, fitted, scores["valid"], VALID)
     assert abs(hybrid.weights[0]) < 0.1 < max(hybrid.weights)
     assert min(hybrid.weights) >= 0
 
@@ -77,14 +80,24 @@ def test_cross_fitting_is_not_fooled_by_rows_learned_by_heart(fitted):
     labels = {"click": np.random.default_rng(0).permutation(VALID.clicks)}
     shuffled = replace(VALID, examples=replace(VALID.examples, labels=labels))
     noise = {name: np.random.default_rng(1).random(len(VALID)).astype(np.float32) for name in fitted}
-    hybrid = fit_hybrid("stack", noise["lightgbm"], fitted, noise, shuffled)
+    hybrid, outside = fit_hybrid("stack", noise["lightgbm"], fitted, noise, shuffled)
+    assert auc_request(shuffled.clicks, outside, shuffled.examples.request) == pytest.approx(hybrid.auc["stack"])
     inside = hybrid.logit(noise["lightgbm"], noise, shuffled)
     assert auc_request(shuffled.clicks, inside, shuffled.examples.request) > 0.58
     assert abs(hybrid.auc["stack"] - 0.5) < 0.04
 
 
+def test_rows_without_a_label_get_a_logit_too(fitted, scores):
+    clicks = VALID.clicks.copy()
+    clicks[::7] = np.nan
+    partly = replace(VALID, examples=replace(VALID.examples, labels={"click": clicks}))
+    hybrid, logits = fit_hybrid("average", network(VALID), fitted, scores["valid"], partly)
+    np.testing.assert_array_equal(logits[::7], hybrid.logit(network(VALID), scores["valid"], partly)[::7])
+    assert np.isfinite(logits).all()
+
+
 def test_without_trees_the_network_stays_alone(fitted, scores):
-    hybrid = fit_hybrid("auto", network(VALID), {"popularity": fitted["popularity"]}, scores["valid"], VALID)
+    hybrid, _ = fit_hybrid("auto", network(VALID), {"popularity": fitted["popularity"]}, scores["valid"], VALID)
     assert hybrid.kind == "none"
     np.testing.assert_array_equal(hybrid.logit(network(TEST), {}, TEST), network(TEST))
 

@@ -73,6 +73,14 @@ def test_a_row_does_not_depend_on_the_other_rows(suite, name):
     np.testing.assert_allclose(suite.fitted[name].score(TEST.take(rows)), suite.fitted[name].score(TEST)[rows], atol=2e-6)
 
 
+def test_ads_and_users_that_do_not_occur_cost_nothing_and_change_nothing(suite):
+    few = TEST.take(np.arange(12))
+    small = few.compact()
+    assert len(small.ads) < len(few.ads) and len(small.users) == len(np.unique(few.examples.user_index))
+    for name, baseline in suite.fitted.items():
+        np.testing.assert_allclose(baseline.score(small), baseline.score(few), atol=2e-6, err_msg=name)
+
+
 def test_the_same_seed_gives_the_same_scores(suite):
     again = score_all(fit_all(CONFIG, TRAIN, VALID, seed=0).fitted, TEST)
     for name, scores in score_all(suite.fitted, TEST).items():
