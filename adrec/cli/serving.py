@@ -1,9 +1,43 @@
 """Commands that put a bundle to work: serve, explain, export."""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
+from adrec.cli.options import ConfigOption, DeviceOption, JsonOption, QuietOption, SeedOption, SetOption, run_stage
+
 PANEL = "Ship"
+BundleOption = Annotated[Path | None, typer.Option("--bundle", help="Bundle folder.", show_default=False)]
+OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Where to write.", show_default=False)]
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the app."""
+    app.command("explain", rich_help_panel=PANEL)(explain)
+
+
+def explain(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    bundle: BundleOption = None,
+    output: OutputOption = None,
+    user: Annotated[str | None, typer.Option("--user", help="Only rows of this user.", show_default=False)] = None,
+    ad: Annotated[str | None, typer.Option("--ad", help="Only rows of this ad.", show_default=False)] = None,
+) -> None:
+    """Say why rows got their scores: words, past clicks, features, and what would change the score.
+
+    Reads a bundle, and a split of a prepared folder or Parquet tables of impressions, ads and users. Writes a folder with
+    explanations.json and explanations.html. Contributions are log-odds and add up to the logit.
+
+    Example: adrec explain --bundle runs/sample/bundle --set prepared=runs/sample/prepared --set split=test --output why
+    """
+    run_stage(
+        "explain", "explain:ExplainConfig",
+        config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
+        options={"bundle": bundle, "output": output, "user_id": user, "ad_id": ad},
+    )  # fmt: skip

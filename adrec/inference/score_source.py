@@ -31,6 +31,7 @@ class Source(Protocol):
     """Rows to score."""
 
     catalogs: Catalogs
+    ads: pa.Table
     rows: int
 
     def chunks(self, skip: int) -> Iterator[Chunk]:
@@ -52,7 +53,7 @@ class PreparedSource:
     def __init__(self, prepared: Prepared, split: str, predictor: Predictor, chunk_rows: int) -> None:
         self.prepared, self.split, self.predictor, self.chunk_rows = prepared, split, predictor, chunk_rows
         self.catalogs = predictor.catalogs(prepared.ads(), prepared.users())
-        ads = prepared.ads()
+        self.ads = ads = prepared.ads()
         self.of_ad = ads.select([name for name in ("category", "language", "bid", "advertiser_id") if name in ads.column_names])
         self.rows = prepared.rows(split)
 
@@ -82,6 +83,7 @@ class TableSource:
             ads = prepared.ads() if ads is None else ads
             users = prepared.users() if users is None else users
         assert ads is not None
+        self.ads = ads
         files = parquet_files(self.path)
         self.rows = sum(pq.read_metadata(file).num_rows for file in files if parquet_schema(file) is not None)
         self.catalogs = predictor.catalogs(ads, users, self._users(), where=str(config.ads or config.prepared))

@@ -1,0 +1,27 @@
+"""Config of `adrec explain`."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from adrec.config.base import ConfigPath
+from adrec.config.score import RowsConfig
+
+
+class ExplainConfig(RowsConfig):
+    """Why rows got their scores. Reads the bundle and rows; writes the folder `output`."""
+
+    output: ConfigPath
+    """Folder to write: explanations.json and explanations.html."""
+    user_id: str | None = None
+    """Explain only rows of this user."""
+    ad_id: str | None = None
+    """Explain only rows of this ad."""
+    rows: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Rows to explain, the first that fit."""
+    tolerance: Annotated[float, Field(gt=0)] = 1e-3
+    """Most that the contributions may miss of logit - baseline, in log-odds; the integral takes more steps until they fit."""
+    orders: Annotated[int, Field(ge=1, le=256)] = 4
+    """Pairs of random orders in which categories are put in place (sampled Shapley values)."""
+    counterfactuals: Annotated[int, Field(ge=0, le=50)] = 5
+    """Changes shown a row, largest first: clicks taken away, the ad's category swapped."""

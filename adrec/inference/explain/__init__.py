@@ -1,0 +1,1 @@
+"""Why this ad for this user: contributions that add up, counterfactuals, and a plain sentence."""

@@ -1,0 +1,128 @@
+"""Explanations add up, are faithful, and read as sentences."""
+
+import json
+
+import numpy as np
+import pytest
+from worlds import TOPICS, WORDS, make_world
+
+from adrec.config.base import load_config
+from adrec.config.explain import ExplainConfig
+from adrec.config.finetune import FinetuneConfig
+from adrec.data.examples import load_examples
+from adrec.data.prepared import open_prepared
+from adrec.errors import DataError
+from adrec.inference.explain.counterfactual import changes
+from adrec.inference.explain.explainer import Explainer, titles_of
+from adrec.inference.explain.sentence import sentence
+from adrec.inference.explain.words import words_from_tokens
+from adrec.inference.predictor import Predictor
+from adrec.models.text_encoder import TextEncoder
+from adrec.models.word_vectors import WordTokenizer, WordVectors
+from adrec.stages.explain import run as explain
+from adrec.stages.finetune import run as finetune
+from adrec.terminal import Terminal
+
+QUIET = Terminal(quiet=True)
+
+
+def _word_vectors(folder):
+    """Words of a topic near each other."""
+    rng = np.random.default_rng(0)
+    topics = rng.normal(size=(len(TOPICS), 16))
+    words = [(word, number) for number, topic in enumerate(TOPICS) for word in WORDS[topic].split()]
+    vectors = np.stack([topics[number] + 0.3 * rng.normal(size=16) for _, number in words]).astype(np.float32)
+    tokenizer = WordTokenizer([word for word, _ in words])
+    TextEncoder(backbone=WordVectors.from_array(vectors), tokenizer=tokenizer, dimension=16).save(folder)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    root = tmp_path_factory.mktemp("explain")
+    make_world(root / "prepared", requests=1500)
+    _word_vectors(root / "words")
+    settings = [
+        f"prepared={root / 'prepared'}", f"output={root / 'bundle'}", f"text.reference={root / 'words'}",
+        f"text.cache={root / 'cache'}", "model.width=32", "model.user.parts=[soft, target]",
+        "training.epochs=20", "training.learning_rate=3e-3", "baselines.names=[popularity]",
+    ]  # fmt: skip
+    finetune(load_config(None, FinetuneConfig, settings), QUIET)
+    prepared = open_prepared(root / "prepared")
+    predictor = Predictor.load(root / "bundle", device="cpu", cache=root / "cache")
+    catalogs = predictor.catalogs(prepared.ads(), prepared.users())
+    examples = load_examples(prepared, "test")
+    return root, predictor, catalogs, examples, Explainer(predictor, catalogs, titles_of(prepared.ads()))
+
+
+def test_contributions_add_up_to_the_logit_that_score_gives(trained):
+    _, predictor, catalogs, examples, explainer = trained
+    scored = predictor.score_examples(examples, catalogs, baselines=False)
+    for row in (0, 7, 100):
+        found = explainer.explain(examples, row)
+        total = found.baseline + sum(part.contribution for part in found.all_parts)
+        assert found.logit == pytest.approx(float(scored.logit[row]), abs=1e-5)
+        assert total == pytest.approx(found.logit, abs=1e-3)
+
+
+def test_every_order_of_categories_adds_up_and_seeds_repeat(trained):
+    _, _, _, examples, explainer = trained
+    first, again = (explainer.explain(examples, 3, seed=1) for _ in range(2))
+    assert first == again
+
+
+def test_taking_away_the_strongest_click_moves_the_logit_more_than_a_random_one(trained):
+    _, predictor, catalogs, examples, explainer = trained
+    long = np.flatnonzero(examples.histories.lengths[examples.history_of_row] >= 4)
+    differences = []
+    for row in long[:: max(1, len(long) // 40)]:
+        found = explainer.explain(examples, int(row))
+        moved = changes(predictor, catalogs, examples.take(np.array([row])), categories=0)
+        effect = np.array([abs(change.logit - found.logit) for change in moved if change.kind == "click"])
+        history = examples.histories.take(examples.history_of_row[[row]]).values
+        names = [catalogs.ads.ids[int(ad)].as_py() for ad in history]
+        strength = {part.name: abs(part.contribution) for part in found.parts if part.kind == "click"}
+        strongest = int(np.argmax([strength.get(name, 0.0) for name in names]))
+        differences.append(effect[strongest] - effect.mean())
+    differences = np.array(differences)
+    draws = np.random.default_rng(0).integers(0, len(differences), (2000, len(differences)))
+    assert np.quantile(differences[draws].mean(axis=1), 0.025) > 0
+
+
+def test_an_ad_no_one_saw_and_a_user_without_history_are_explained(trained):
+    _, _, _, examples, explainer = trained
+    empty = np.flatnonzero(examples.histories.lengths[examples.history_of_row] == 0)
+    assert len(empty)
+    found = explainer.explain(examples, int(empty[0]))
+    assert not [part for part in found.parts if part.kind == "click"]
+    assert np.isfinite(found.logit)
+
+
+def test_words_take_the_tokens_that_start_in_them():
+    class Tokenizer:
+        is_fast = True
+        all_special_tokens = ("[SEP]",)
+
+        def __call__(self, text, **_):
+            return {"offset_mapping": [(0, 0), (0, 3), (3, 6), (7, 9), (10, 15), (16, 18), (18, 20), (0, 0)]}
+
+    # Special tokens are part of the baseline, so they contribute nothing.
+    contributions = np.array([0, 1, 2, 4, 0, 16, 32, 0.0])
+    words = words_from_tokens("abcdef gh [SEP] 跑步鞋子", Tokenizer(), contributions, 99)
+    assert [(word.text, word.contribution) for word in words] == [("abcdef", 1 + 2), ("gh", 4), ("跑步", 16), ("鞋子", 32)]
+
+
+def test_the_command_writes_a_page_and_a_sentence(trained, tmp_path):
+    root, *_ = trained
+    settings = [
+        f"bundle={root / 'bundle'}", f"prepared={root / 'prepared'}", "split=test", f"output={tmp_path / 'why'}",
+        "rows=2", f"cache={root / 'cache'}",
+    ]  # fmt: skip
+    result = explain(load_config(None, ExplainConfig, settings), QUIET)
+    written = json.loads((tmp_path / "why" / "explanations.json").read_text(encoding="utf-8"))
+    page = (tmp_path / "why" / "explanations.html").read_text(encoding="utf-8")
+    assert len(written["rows"]) == 2
+    assert sentence(result.explanations[0]) == written["rows"][0]["sentence"]
+    assert result.explanations[0].title in page
+    assert "http" not in page
+    with pytest.raises(DataError, match="no row of user_id=nobody"):
+        explain(load_config(None, ExplainConfig, [*settings, "user_id=nobody"]), QUIET)
