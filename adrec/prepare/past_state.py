@@ -47,7 +47,7 @@ def load_state(
     try:
         about = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         books = pq.read_table(folder / "codes.parquet")
-        arrays = load_arrays(folder / "overall.npz")
+        arrays = load_arrays(folder / "overall.arrow")
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{folder}: no usable state of an earlier run ({error}). Rebuild from all files.") from None
     if about.get("settings") != _settings(history, plans):
@@ -76,7 +76,7 @@ def save_overall(
     arrays = counters_to_arrays(overall)
     if carried.late is not None:
         arrays.update({f"late/{name}": values for name, values in events_to_arrays(carried.late).items()})
-    save_arrays(folder / "overall.npz", arrays)
+    save_arrays(folder / "overall.arrow", arrays)
     books = [
         pa.table({"name": pa.array([name] * len(book.values), pa.string()), "value": book.values})
         for name, book in keys.books.items()
@@ -117,19 +117,30 @@ def within(arrays: Mapping[str, NDArray[np.generic]], prefix: str) -> Arrays:
 
 def part_name(number: int) -> str:
     """File name of one part's state."""
-    return f"part-{number:03d}.npz"
+    return f"part-{number:03d}.arrow"
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-    """Write an .npz without pickle."""
-    with path.open("wb") as handle:
-        np.savez(handle, allow_pickle=False, **dict(arrays))
+    """Write named arrays as one Arrow row of lists, their shapes beside them (zstd)."""
+    shapes = {name: list(values.shape) for name, values in arrays.items()}
+    columns = {
+        name: pa.LargeListArray.from_arrays(pa.array([0, values.size], pa.int64()), pa.array(values.ravel()))
+        for name, values in arrays.items()
+    }
+    table = pa.table(columns).replace_schema_metadata({"shapes": json.dumps(shapes)})
+    with pa.ipc.new_stream(str(path), table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(table)
 
 
 def load_arrays(path: Path) -> Arrays:
-    """Read an .npz without pickle."""
-    with np.load(path, allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
+    """The inverse of `save_arrays`."""
+    with pa.ipc.open_stream(pa.OSFile(str(path))) as reader:
+        table = reader.read_all()
+    shapes = json.loads(table.schema.metadata[b"shapes"])
+    return {
+        name: table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(shape)
+        for name, shape in shapes.items()
+    }
 
 
 def _settings(history: HistoryConfig, plans: Sequence[KeyPlan]) -> dict[str, Any]:
