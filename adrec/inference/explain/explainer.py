@@ -4,7 +4,7 @@ Contributions are log-odds of the network's logit; where trees are joined to it 
 exact remainder, so that the sum is the bundle's own logit.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,8 +50,6 @@ class Explanation:
     words: list[Word]
     parts: list[Part]
     """everything but the words, largest effect first"""
-    attention: list[tuple[str, float]] = field(default_factory=list)
-    """(ad_id of the click, weight of the additive attention). What the model looked at; not an explanation."""
 
     @property
     def all_parts(self) -> list[Part]:
