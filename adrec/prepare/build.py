@@ -12,7 +12,7 @@ from adrec.config.preprocess import ColumnSplit, PreprocessConfig
 from adrec.errors import ConfigError, DataError
 from adrec.prepare import quarantine
 from adrec.prepare.append import Earlier, add_earlier_users, check_ads, check_events, check_users
-from adrec.prepare.engine import columns_of, one_row
+from adrec.prepare.engine import columns_of, one_row, readable_faults
 from adrec.prepare.events import (
     SOURCE_COLUMNS,
     add_unlisted_users,
@@ -125,12 +125,13 @@ class Builder:
         return built
 
     def _stage(self, raw: RawTable, spec: TableSpec, label: str, extra: Sequence[str], **more: Any) -> None:
-        staged = stage_table(
-            self._connection, raw, spec, f"staged_{label}", extra=extra, private=self._privacy.wrap,
-            nan_is_missing=self._config.validation.nan_is_missing, **more,
-        )  # fmt: skip
-        self._built.staged.append((label, staged))
-        self._built.rejected += quarantine.faults_of(self._connection, raw, staged, label, hidden=self._privacy.hidden)
+        with readable_faults(str(raw.files[0])):
+            staged = stage_table(
+                self._connection, raw, spec, f"staged_{label}", extra=extra, private=self._privacy.wrap,
+                nan_is_missing=self._config.validation.nan_is_missing, **more,
+            )  # fmt: skip
+            self._built.staged.append((label, staged))
+            self._built.rejected += quarantine.faults_of(self._connection, raw, staged, label, hidden=self._privacy.hidden)
 
     def _stage_impressions(self) -> None:
         """A wide table brings the columns of ads and users along."""

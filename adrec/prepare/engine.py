@@ -1,6 +1,7 @@
 """The out-of-core engine: one DuckDB database in the work folder, which spills joins and sorts to disk."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,20 +50,24 @@ def open_memory_engine() -> Iterator[duckdb.DuckDBPyConnection]:
 
 @contextmanager
 def readable_faults(where: str = "") -> Iterator[None]:
-    """Turn DuckDB's faults into one line each."""
+    """Turn DuckDB's faults into one line each. With `where`, a file is being read, and any fault but of our SQL is its."""
     try:
         yield
     except AdrecError:
         raise
     except duckdb.OutOfMemoryException as error:
         raise ResourceError(f"out of memory in a join or sort ({_line(error)}). Raise memory_limit_gb.") from None
-    except duckdb.IOException as error:
+    except (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException):
+        raise
+    except duckdb.Error as error:
         text = _line(error)
         if "No space left" in text:
             raise ResourceError(f"the disk is full ({text}). Free some space and run the same command again.") from None
-        raise DataError(f"{where + ': ' if where else ''}cannot be read ({text}). Write the file again.") from None
-    except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.DataError) as error:
-        raise DataError(f"{where + ': ' if where else ''}{_line(error)}") from None
+        if where:
+            raise DataError(f"{where}: cannot be read ({text}). Mend that place, or write the file again.") from None
+        if isinstance(error, duckdb.IOException | duckdb.InvalidInputException | duckdb.DataError):
+            raise DataError(f"{text}. Mend that place, or write the file again.") from None
+        raise
 
 
 def stream(connection: duckdb.DuckDBPyConnection, query: str, *, batch_rows: int = 65_536) -> Iterator[pa.RecordBatch]:
@@ -98,6 +103,16 @@ def columns_of(connection: duckdb.DuckDBPyConnection, relation: str) -> dict[str
     return {row[0]: row[1] for row in connection.execute(f"DESCRIBE {relation}").fetchall()}
 
 
+_REASONS = ("Expected Number", "Value with", "Invalid unicode", "Maximum line size", "The CSV")
+
+
 def _line(error: BaseException) -> str:
+    """The gist of a message of many lines, without the row that it quotes: that may be personal."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:240] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    at = re.search(r"CSV Error on Line: (\d+)", lines[0])
+    if at is not None:
+        why = next((line for line in lines if line.startswith(_REASONS)), "it is no row of this table")
+        return f"line {int(at.group(1)):,}: {why[:200]}"
+    return lines[0][:240]

@@ -10,7 +10,7 @@ import duckdb
 
 from adrec.errors import DataError
 from adrec.prepare.convert import converted, is_text, sql_type
-from adrec.prepare.engine import columns_of, name, one_row, readable_faults, text
+from adrec.prepare.engine import columns_of, name, one_row, text
 from adrec.prepare.sources import RawTable
 from adrec.schema import TableSpec
 
@@ -123,11 +123,10 @@ def stage_table(
     outer += ["known.ad_index"] if known_ads is not None else []
     joined = f" LEFT JOIN {known_ads} known ON known.ad_id = typed.ad_id" if known_ads is not None else ""
     kept = f" WHERE {_typed('shown_at')} IS NULL OR {_typed('shown_at')} >= TIMESTAMP {text(since)}" if since else ""
-    with readable_faults(str(raw.files[0])):
-        connection.execute(
-            f"CREATE OR REPLACE TABLE {target} AS SELECT {', '.join(outer)}, source_file, source_row, source_order "
-            f"FROM (SELECT {', '.join(inner)}, source_file, source_row, source_order FROM {raw.view}) typed{joined}{kept}"
-        )
+    connection.execute(
+        f"CREATE OR REPLACE TABLE {target} AS SELECT {', '.join(outer)}, source_file, source_row, source_order "
+        f"FROM (SELECT {', '.join(inner)}, source_file, source_row, source_order FROM {raw.view}) typed{joined}{kept}"
+    )
     counts = one_row(connection, f"SELECT count(*) AS n, count_if({_bad(checks)}) AS bad FROM {target}")
     if counts["n"] == 0:
         raise DataError(f"{raw.files[0]}: holds no rows.")
