@@ -129,7 +129,7 @@ def test_text_is_legible_in_both_schemes(report, browser, scheme):
                     if (!/, 0\\)$/.test(colour) && colour !== 'transparent') return colour
                 }
             }
-            const wheres = ['h1', 'p.muted', 'figcaption', 'td', 'td small', 'th', '.alarm', 'summary', 'svg text', '.example li']
+            const wheres = ['h1', 'p.muted', 'figcaption', 'td', 'td small', 'th', '.alarm', 'summary', 'svg text', 'li']
             return wheres.map(where => {
                 const node = document.querySelector(where), style = getComputedStyle(node)
                 const ink = level(node.tagName === 'text' ? style.fill : style.color), paper = level(ground(node))
