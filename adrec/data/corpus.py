@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from adrec.data.packing import PackedTokens, lay_out
 from adrec.data.tables import check_schema, parquet_files, parquet_schema
@@ -64,12 +65,12 @@ def open_corpus(path: Path, tokenizer: Any, *, max_tokens: int, cache: Path, lim
 
     files = parquet_files(path)
     check_schema(parquet_schema(files[0]), CORPUS, where=str(path))
+    if not sum(pq.read_metadata(file).num_rows for file in files):
+        raise DataError(f"{path}: the corpus is empty. Preprocess data that has ad texts.")
     datasets.disable_progress_bars()
     raw = datasets.Dataset.from_parquet([str(file) for file in files], cache_dir=str(cache), columns=list(CORPUS.names))
     if limit is not None:
         raw = raw.select(range(min(limit, len(raw))))
-    if not len(raw):
-        raise DataError(f"{path}: the corpus is empty. Preprocess data that has ad texts.")
     table = raw.map(
         lambda batch: tokenise(batch["text"], tokenizer, max_tokens=max_tokens),
         batched=True,
