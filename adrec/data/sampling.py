@@ -81,6 +81,7 @@ def split_into(draw: Draw, count: int, generator: np.random.Generator | None) ->
     order = np.resize(order, max(len(order), count))
     ends = np.cumsum(lengths[order])
     cuts = np.searchsorted(ends, np.linspace(0, ends[-1], count + 1)[1:-1], side="left") + 1
-    cuts = np.clip(cuts, np.arange(1, count), len(order) - np.arange(count - 1, 0, -1))  # none empty
+    step = np.arange(1, count)
+    cuts = np.clip(np.maximum.accumulate(cuts - step), 0, len(order) - count) + step  # strictly rising: none empty
     parts = [order[first:last] for first, last in pairwise([0, *cuts, len(order)])]
     return [Draw(draw.rows[ranges(starts[part], lengths[part])], np.repeat(part, lengths[part])) for part in parts]

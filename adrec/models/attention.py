@@ -1,12 +1,14 @@
 """Attention over a padded sequence. Masked places weigh exactly 0, and a sequence without any place gives 0, not NaN.
 
-Shapes: N sequences, L places, D width, E query width, Z query vectors a sequence, M heads. Masks are True for a real place.
+Shapes: N sequences, L places, D width, M heads; B queries in Z blocks of K. Masks are True for a real place.
 """
 
 import math
 
 import torch
 from torch import Tensor, nn
+
+from adrec.models.blocks import Blocks
 
 
 def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
@@ -57,26 +59,30 @@ class MultiHeadSelfAttention(nn.Module):
 class TargetAttention(nn.Module):
     """Weights from an MLP over [x, x - q, x * q, q], not normalised, so that their sum keeps the strength of interest.
 
-    Deep Interest Network (Zhou et al. 2018, section 4.3). The first layer is linear in its four parts, and the parts that do
-    not need both x and q are computed once a place or once a query: the pairs cost one product less than a plain MLP.
+    Deep Interest Network (Zhou et al. 2018, section 4.3), with x and q first brought to `hidden` floats by one common map.
+    The layer is linear in its four parts, and those that do not need both x and q are computed once a place or a query.
     """
 
     def __init__(self, *, width: int, hidden: int) -> None:
         super().__init__()
-        self.of_place = nn.Linear(width, hidden, bias=False)
-        self.of_query = nn.Linear(width, hidden)
-        self.of_product = nn.Linear(width, hidden, bias=False)
+        self.narrow = nn.Linear(width, hidden)
+        self.of_place = nn.Linear(hidden, hidden, bias=False)
+        self.of_query = nn.Linear(hidden, hidden)
+        self.of_product = nn.Linear(hidden, hidden, bias=False)
         self.out = nn.Linear(hidden, 1)
 
-    def forward(self, x: Tensor, mask: Tensor, query: Tensor, owner: Tensor) -> Tensor:
-        """Places (N, L, D), mask (N, L), queries (B, D), owner (B,) into the N sequences → (B, D).
+    def forward(self, x: Tensor, mask: Tensor, query: Tensor, blocks: Blocks) -> Tensor:
+        """Places (N, L, D), mask (N, L), queries (B, D), each a row of a block whose context is a sequence → (B, D).
 
         W [x, x - q, x * q, q] = (W1 + W2) x + (W4 - W2) q + W3 (x * q): three maps instead of four.
         """
-        places = self.of_place(x)[owner]  # (B, L, hidden)
-        # W3 (x * q) = (W3 diag(q)) x, a batched product without the (B, L, D) intermediate.
-        scaled = self.of_product.weight * query[:, None, :]  # (B, hidden, D)
-        sequences = x[owner]  # (B, L, D)
-        pairs = places + torch.bmm(sequences, scaled.transpose(1, 2)) + self.of_query(query)[:, None, :]
-        weights = self.out(torch.nn.functional.silu(pairs)).squeeze(-1).masked_fill(~mask[owner], 0.0)  # (B, L)
-        return torch.einsum("bl,bld->bd", weights, sequences)
+        sequences, real = x[blocks.context], mask[blocks.context]  # (Z, L, D), (Z, L)
+        places = self.narrow(x)  # (N, L, hidden)
+        queries = blocks.spread(self.narrow(query))  # (Z, K, hidden)
+        count, size, hidden = queries.shape
+        # W3 (x * q) = (W3 diag(q)) x, a batched product without an intermediate of one vector a place and query.
+        scaled = (self.of_product.weight * queries[:, :, None, :]).view(count, size * hidden, hidden)
+        pairs = torch.bmm(scaled, places[blocks.context].transpose(1, 2)).view(count, size, hidden, -1)  # (Z, K, hidden, L)
+        pairs = pairs + self.of_place(places).transpose(1, 2)[blocks.context][:, None] + self.of_query(queries)[..., None]
+        weights = torch.einsum("h,zkhl->zkl", self.out.weight[0], nn.functional.silu(pairs)) + self.out.bias
+        return blocks.gather(torch.bmm(weights.masked_fill(~real[:, None, :], 0.0), sequences))

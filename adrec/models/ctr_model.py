@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adrec.data.collate import LIST_PADDING, Batch, Entities, Texts
+from adrec.models.blocks import make_blocks
 from adrec.models.interaction import TextMatch, category_match
 from adrec.models.user_encoder import UserEncoder
 
@@ -81,7 +82,7 @@ class EntityEncoder(nn.Module):
         total = self.start.expand(len(entities.identity), -1)
         if self.text is not None:
             assert text is not None
-            total = total + self.text(self.dropout(text))
+            total = total + self.dropout(self.text(text))
         if self.features is not None:
             total = total + self.features(self.fields(entities.numeric, entities.categorical, entities.lists))
         if self.identity is not None:
@@ -201,6 +202,7 @@ class CTRModel(nn.Module):
             torch.log1p(batch.history_length)[batch.context][:, None] / 5,
             category_match(batch.ads.categorical, batch.history, batch.history_mask, batch.context, batch.ad),
         ]
+        blocks = make_blocks(batch.context)
         queries = self.text_vectors(batch.queries)
         if self.text_match is not None and ad_text is not None:
             match = self.text_match(
@@ -209,6 +211,7 @@ class CTRModel(nn.Module):
                 batch.history_mask,
                 batch.context,
                 batch.ad,
+                blocks,
                 interests=interests,
                 queries=queries,
                 query=batch.query,
@@ -216,7 +219,7 @@ class CTRModel(nn.Module):
                 skipped_mask=batch.skipped_mask,
             )
             columns.append(match)
-        attended = self.user_encoder.for_candidates(ads[batch.history], batch.history_mask, candidates, batch.context)
+        attended = self.user_encoder.for_candidates(ads[batch.history], batch.history_mask, candidates, batch.context, blocks)
         if attended is not None:
             columns += [attended, (attended * candidates).sum(-1, keepdim=True)]
         if self.query is not None:

@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from adrec.models.blocks import Blocks
+
 Interaction = Literal["dot", "mlp", "dcn", "fm", "deepfm"]
 INTERACTIONS: tuple[Interaction, ...] = ("dot", "mlp", "dcn", "fm", "deepfm")
 
@@ -113,6 +115,7 @@ class TextMatch(nn.Module):
         history_mask: Tensor,
         context: Tensor,
         ad: Tensor,
+        blocks: Blocks,
         interests: Tensor | None = None,
         queries: Tensor | None = None,
         query: Tensor | None = None,
@@ -128,7 +131,7 @@ class TextMatch(nn.Module):
         target = unit[ad]  # (B, D)
         clicks = unit[history]  # (C, H, D)
         newest = history_mask & (history_mask.flip(-1).cumsum(-1).flip(-1) <= 5)
-        near = torch.bmm(clicks[context], target[:, :, None]).squeeze(-1)  # (B, H)
+        near = blocks.gather(torch.bmm(blocks.spread(target), clicks[blocks.context].transpose(1, 2)))  # (B, H)
         near = near.masked_fill(~history_mask[context], -torch.inf)
         best = near.topk(min(3, near.shape[1]), dim=-1).values  # (B, <=3)
         found = torch.isfinite(best)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from adrec.models.attention import AdditiveAttention, MultiHeadSelfAttention, TargetAttention
+from adrec.models.blocks import Blocks
 
 Part = Literal["mean", "soft", "global", "local", "gru", "target"]
 PARTS: tuple[Part, ...] = ("mean", "soft", "global", "local", "gru", "target")
@@ -141,11 +142,11 @@ class UserEncoder(nn.Module):
         joined: Tensor = self.join(self.dropout(torch.cat([*vectors, profile], -1)))
         return joined
 
-    def for_candidates(self, x: Tensor, mask: Tensor, candidates: Tensor, context: Tensor) -> Tensor | None:
+    def for_candidates(self, x: Tensor, mask: Tensor, candidates: Tensor, context: Tensor, blocks: Blocks) -> Tensor | None:
         """Candidates (B, D), context (B,) → the part of the history that concerns each, (B, D); None without `target`."""
         if self.target is None:
             return None
-        attended = self.target(x, mask, candidates, context)
+        attended = self.target(x, mask, candidates, blocks)
         return torch.where(mask.any(-1)[context][:, None], attended, self.empty)
 
 

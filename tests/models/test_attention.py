@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from adrec.models.attention import AdditiveAttention, MultiHeadSelfAttention, TargetAttention, masked_softmax
+from adrec.models.blocks import BLOCK_ROWS, make_blocks
 
 
 def _inputs(n=3, length=5, width=8, seed=0):
@@ -38,8 +39,7 @@ def test_additive_attention():
         places = [i for i in range(5) if mask[n, i]]
         logits = [
             sum(
-                float(module.query.weight[0, h])
-                * math.tanh(float(module.project.weight[h] @ x[n, i] + module.project.bias[h]))
+                float(module.query.weight[0, h]) * math.tanh(float(module.project.weight[h] @ x[n, i] + module.project.bias[h]))
                 for h in range(6)
             )
             for i in places
@@ -66,9 +66,7 @@ def test_multi_head_self_attention(heads):
             for head in range(heads):
                 part = slice(head * d, (head + 1) * d)
                 q = (wq @ x[n, i] + bq)[part]
-                logits = [
-                    float(q @ (wk @ x[n, j] + bk)[part]) / math.sqrt(d) + float(bias[n, head, i, j]) for j in places
-                ]
+                logits = [float(q @ (wk @ x[n, j] + bk)[part]) / math.sqrt(d) + float(bias[n, head, i, j]) for j in places]
                 total = sum(math.exp(logit) for logit in logits)
                 values = [(wv @ x[n, j] + bv)[part] for j in places]
                 mixed.append(sum(math.exp(logit) / total * v for logit, v in zip(logits, values, strict=True)))
@@ -91,17 +89,28 @@ def test_target_attention_is_an_mlp_over_the_four_parts():
     module = TargetAttention(width=8, hidden=6)
     query = torch.randn(4, 8)
     owner = torch.tensor([0, 1, 1, 2])
-    found = module(x, mask, query, owner)
+    found = module(x, mask, query, make_blocks(owner))
     # W [x, x - q, x q, q] with W1 + W2 = of_place, W4 - W2 = of_query, W3 = of_product: choose W2 at will.
-    w2 = torch.randn(6, 8)
+    w2 = torch.randn(6, 6)
     w1, w3, w4 = module.of_place.weight - w2, module.of_product.weight, module.of_query.weight + w2
     for b in range(4):
         expected = torch.zeros(8)
         for i in range(5):
             if not mask[owner[b], i]:
                 continue
-            place = x[owner[b], i]
-            parts = w1 @ place + w2 @ (place - query[b]) + w3 @ (place * query[b]) + w4 @ query[b] + module.of_query.bias
-            expected = expected + module.out(torch.nn.functional.silu(parts)) * place
+            place, q = module.narrow(x[owner[b], i]), module.narrow(query[b])
+            parts = w1 @ place + w2 @ (place - q) + w3 @ (place * q) + w4 @ q + module.of_query.bias
+            expected = expected + module.out(torch.nn.functional.silu(parts)) * x[owner[b], i]
         assert torch.allclose(found[b], expected, atol=1e-5)
     assert (found[3] == 0).all()
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8, 9, 60])
+def test_blocks_bring_every_row_back(rows):
+    context = torch.randint(0, 4, (rows,), generator=torch.Generator().manual_seed(rows))
+    blocks = make_blocks(context)
+    assert blocks.row.shape[1] <= BLOCK_ROWS
+    values = torch.arange(rows) * 10
+    assert blocks.gather(blocks.spread(values)).tolist() == values.tolist()
+    owners = blocks.context[:, None].expand(-1, blocks.row.shape[1])
+    assert blocks.gather(owners).tolist() == context.tolist()

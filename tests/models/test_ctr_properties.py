@@ -37,9 +37,7 @@ def planted(tmp_path_factory):
         lambda rows: Texts(torch.from_numpy(interests[rows])),
         tasks=tuple(task.name for task in TASKS),
     )
-    dimensions = Dimensions(
-        16, *(FeatureShape.of(features[name]) for name in ("impressions", "ads", "users")), interests=True
-    )
+    dimensions = Dimensions(16, *(FeatureShape.of(features[name]) for name in ("impressions", "ads", "users")), interests=True)
     return examples, collate, dimensions
 
 
