@@ -14,6 +14,7 @@ def register(app: typer.Typer) -> None:
     app.command("pretrain-mlm", rich_help_panel=PANEL)(pretrain)
     app.command("pretrain", rich_help_panel=PANEL, help="The same as pretrain-mlm.")(pretrain)
     app.command("finetune", rich_help_panel=PANEL)(finetune)
+    app.command("tune", rich_help_panel=PANEL)(tune)
 
 
 def pretrain(
@@ -57,4 +58,27 @@ def finetune(
         "finetune", "finetune:FinetuneConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
         options={"seeds": seeds},
+    )  # fmt: skip
+
+
+def tune(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    trials: Annotated[int | None, typer.Option("--trials", min=1, help="Finished trials to reach.")] = None,
+) -> None:
+    """Search the settings of a finetune config for the best validation metric.
+
+    Reads the finetune config named in `base`, and its prepared folder; test rows are never read. Writes a folder with
+    best.yaml (a finetune config), trials.csv and search.png. Interrupted, the same command goes on where it was.
+
+    Example: adrec tune --config configs/sample/tune.yaml --trials 20
+    """
+    run_stage(
+        "tune", "tune:TuneConfig",
+        config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
+        options={"trials": trials},
     )  # fmt: skip

@@ -1,0 +1,1 @@
+"""What `adrec tune` is made of: the study and what is written at its end."""
