@@ -121,6 +121,8 @@ class EvaluateConfig(StageConfig):
     """Bundle folder, for its fingerprints, learning curves and the ads' popularity in training."""
     tasks: list[TaskColumns] = []
     """Labels and their scores; empty: every label present, with `score` for the click and `score_<label>` for others."""
+    probability_baselines: list[str] = ["smoothed_ctr", "logistic", "mlp", "lightgbm"]
+    """Baselines whose scores are click probabilities, so that log loss and calibration mean something for them."""
     cutoffs: Annotated[list[Count], Field(min_length=1)] = [5, 10]
     """The k of nDCG@k, hit rate, precision, recall and MAP@k."""
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5

@@ -109,7 +109,7 @@ def run(config: EvaluateConfig, terminal: Terminal) -> EvaluateResult:
             f"{config.scored}: no label column (click, conversion, rating, dwell_seconds) stands beside a score."
             " Give the impressions with the outcomes as `labels`, or name the columns under `tasks`."
         )
-    tasks = [build_task(rows, columns, others) for columns in labelled]
+    tasks = [build_task(rows, columns, others, config.probability_baselines) for columns in labelled]
     judged = []
     for task in tasks:
         total = config.bootstrap.replicates

@@ -49,8 +49,16 @@ def test_metrics_equal_oracles_and_stand_inside_their_intervals(tmp_path):
     assert counts["requests_of_one_class"] == ranking.RankedGroups(y, s, request).skipped
 
 
+def test_the_baselines_called_probabilities_are_those_that_say_so():
+    from adrec.models.baselines.suite import BASELINES
+
+    default = EvaluateConfig(scored="x").probability_baselines
+    assert set(default) == {name for name, baseline in BASELINES.items() if baseline.is_probability}
+
+
 def test_baselines_and_oracle_stand_beside_the_model(tmp_path):
-    runs = judged(tmp_path, write_scored(tmp_path / "s.parquet"))["tasks"]["click"]["runs"]
+    scored = write_scored(tmp_path / "s.parquet")
+    runs = judged(tmp_path, scored, probability_baselines=["item"])["tasks"]["click"]["runs"]
     assert {name: found["role"] for name, found in runs.items()} == {
         "model": "model", "item": "baseline", "cosine": "baseline", "oracle": "oracle",
     }  # fmt: skip

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
@@ -138,6 +139,9 @@ def _headline(result: "EvaluateResult", task: TaskResult) -> Table:
         caption=f"± half of the {result.config.bootstrap.level:.0%} interval (bootstrap over users)",
         title_justify="left",
         caption_justify="left",
+        box=box.HORIZONTALS,
+        pad_edge=False,
+        collapse_padding=True,
     )
     metrics = [name for name in headline_metrics(task, result.config.cutoffs) if name not in {"mrr", "ece"}]
     table.add_column("run", no_wrap=True)
@@ -148,7 +152,7 @@ def _headline(result: "EvaluateResult", task: TaskResult) -> Table:
         cells = []
         for metric in metrics:
             value = task.metrics[scores.name].get(metric)
-            half = "" if value is None or scores.role != "model" else f"\n±{(value.high - value.low) / 2:.4f}"
+            half = "" if value is None or scores.role != "model" else f"\n±{(value.high - value.low) / 2:.3f}"
             cells.append("–" if value is None else number(value.value) + half)
         last = following is None or _ORDER[following.role] // 2 != _ORDER[scores.role] // 2 or following.role == "oracle"
         style = "bold" if scores.role == "model" else "dim" if scores.role == "oracle" else ""

@@ -68,7 +68,9 @@ def resolve_tasks(rows: Rows, configured: Sequence[TaskColumns]) -> list[TaskCol
     return found
 
 
-def build_task(rows: Rows, columns: TaskColumns, against: Sequence[tuple[str, Rows]]) -> Task:
+def build_task(
+    rows: Rows, columns: TaskColumns, against: Sequence[tuple[str, Rows]], probability_baselines: Sequence[str] = ()
+) -> Task:
     """Read and check one task. Raises DataError naming file, column and row."""
     label = rows.numbers(columns.label).astype(np.float64)
     kept = np.flatnonzero(~np.isnan(label))
@@ -86,9 +88,10 @@ def build_task(rows: Rows, columns: TaskColumns, against: Sequence[tuple[str, Ro
     if binary and columns.label == "click":
         for column in rows.table.column_names:
             if column.startswith(BASELINE_PREFIX):
-                values = _column(rows, column, kept, probability=False)
                 name = column.removeprefix(BASELINE_PREFIX)
-                scores.append(Scores(name, "baseline", values, _looks_like_probability(values, labels)))
+                is_probability = name in probability_baselines
+                values = _column(rows, column, kept, probability=is_probability)
+                scores.append(Scores(name, "baseline", values, is_probability))
         if TRUE_PROBABILITY in rows:
             truth = _column(rows, TRUE_PROBABILITY, kept, probability=True)
             scores.append(Scores(ORACLE, "oracle", truth, True))
@@ -122,12 +125,6 @@ def _check_binary(labels: Floats, kept: Ints, path: Path, column: str) -> None:
         )
     if labels.min() == labels.max():
         raise DataError(f"{path}: column '{column}' is {labels[0]:.0f} in all {len(labels):,} rows; metrics need both classes.")
-
-
-def _looks_like_probability(values: npt.NDArray[np.floating], labels: Floats) -> bool:
-    """In [0, 1] with a mean within a factor of 2 of the observed rate; a cosine or a count is not."""
-    within = bool(values.min() >= 0 and values.max() <= 1)
-    return within and 0.5 <= float(values.mean(dtype=np.float64)) / labels.mean() <= 2
 
 
 def _named(columns: Sequence[str]) -> str:
