@@ -27,11 +27,17 @@ class Difference(NamedTuple):
     p_value: float
 
 
-def interval(value: float, draws: Floats, level: float = 0.95) -> Interval:
-    """Percentile interval (Efron 1979) of bootstrap draws (B,). Undefined draws are left out; too many of them give NaN."""
+def interval(value: float, draws: Floats, level: float = 0.95, *, centred: bool = False) -> Interval:
+    """Percentile interval (Efron 1979) of bootstrap draws (B,). Undefined draws are left out; too many of them give NaN.
+
+    `centred` moves the draws so that their mean is `value`, and cuts at 0: for sums of absolute gaps such as the
+    calibration error, which resampling makes larger than they are.
+    """
     defined = draws[np.isfinite(draws)]
     if not np.isfinite(value) or len(defined) < max(2, len(draws) // 2):
         return Interval(value, float("nan"), float("nan"))
+    if centred:
+        defined = np.maximum(defined - defined.mean() + value, 0.0)
     low, high = np.quantile(defined, [0.5 - level / 2, 0.5 + level / 2])
     return Interval(value, float(low), float(high))
 

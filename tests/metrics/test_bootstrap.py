@@ -93,6 +93,11 @@ def test_too_many_undefined_draws_give_no_interval():
     assert np.isnan(significance.interval(float("nan"), np.zeros(9)).high)
 
 
+def test_centred_draws_hold_the_value():
+    found = significance.interval(0.02, np.random.default_rng(0).normal(0.06, 0.01, 1000), centred=True)
+    assert 0 <= found.low < 0.02 < found.high < 0.05
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_benjamini_hochberg_equals_scipy(p):
     np.testing.assert_allclose(significance.adjust(p, "benjamini_hochberg"), stats.false_discovery_control(p), atol=1e-12)

@@ -43,6 +43,7 @@ def test_metrics_equal_oracles_and_stand_inside_their_intervals(tmp_path):
     for name, value in expected.items():
         assert metrics[name]["value"] == pytest.approx(value, rel=1e-6), name
         assert metrics[name]["low"] <= value <= metrics[name]["high"], name
+    assert metrics["ece"]["low"] <= metrics["ece"]["value"] <= metrics["ece"]["high"]
     counts = found["tasks"]["click"]["counts"]
     assert counts["rows"] == len(y)
     assert counts["positives"] == y.sum()

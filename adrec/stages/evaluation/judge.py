@@ -16,6 +16,9 @@ from adrec.stages.evaluation.tasks import Role, Task
 COMPARED = ("auc", "auc_request", "ndcg", "pr_auc", "log_loss", "rmse", "mae")
 """Metrics of paired comparison; `ndcg` stands for the deepest cutoff."""
 
+ABSOLUTE_GAPS = frozenset({"ece"})
+"""Metrics that resampling inflates; their draws are moved back onto the value."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -90,7 +93,8 @@ def judge_task(
     )
     level = config.bootstrap.level
     metrics = {
-        run: {name: interval(value, draws[run][name], level) for name, value in named.items()} for run, named in values.items()
+        run: {name: interval(value, draws[run][name], level, centred=name in ABSOLUTE_GAPS) for name, value in named.items()}
+        for run, named in values.items()
     }
     return TaskResult(task, frame, metrics, _compare(task, frame, values, draws, config), skipped)
 

@@ -111,7 +111,7 @@ def _section(task: TaskResult, result: "EvaluateResult", rows: Rows, ads: pa.Tab
     return Section(
         result=task,
         counts=_counts(task),
-        cards=tuple(_cards(task, sliced)),
+        cards=tuple(_cards(task, sliced, config.alarms.level)),
         metrics=tuple(metrics),
         rest=tuple(name for name in every if name not in metrics),
         runs=tuple(runs),
@@ -152,7 +152,7 @@ def _counts(task: TaskResult) -> str:
     return ", ".join(said)
 
 
-def _cards(task: TaskResult, sliced: SliceResult | None) -> list[Card]:
+def _cards(task: TaskResult, sliced: SliceResult | None, level: float) -> list[Card]:
     """The few figures to read first."""
     model = task.metrics[task.task.model.name]
     main = "auc_request" if "auc_request" in model else "auc" if "auc" in model else "rmse"
@@ -162,7 +162,7 @@ def _cards(task: TaskResult, sliced: SliceResult | None) -> list[Card]:
         best = max(baselines, key=lambda scores: task.metrics[scores.name][main].value)
         lead = next(c for c in task.comparisons if c.other == best.name and c.metric == main)
         cards.append(
-            Card(f"over {best.name}", f"{lead.difference.value:+.3f}", f"best baseline; model is {lead.verdict(0.05)}")
+            Card(f"over {best.name}", f"{lead.difference.value:+.3f}", f"the best baseline; {_said(lead.verdict(level))}")
         )
     for scores in _oracle(task.task.scores):
         ceiling = task.metrics[scores.name][main].value
@@ -175,6 +175,10 @@ def _cards(task: TaskResult, sliced: SliceResult | None) -> list[Card]:
         count = len(sliced.alarms)
         cards.append(Card("alarms", str(count), f"in {len(sliced.slices)} slices" if count else "no slice stands out"))
     return cards
+
+
+def _said(verdict: str) -> str:
+    return "no significant difference" if verdict == "no difference" else f"significantly {verdict}"
 
 
 def _best(section: Section, metric: str) -> float:

@@ -28,9 +28,8 @@ def curves(result: TaskResult, runs: Sequence[Scores]) -> list[Plot]:
         plot.axes.legend(loc="lower right")
     plots.append(plot)
     with drawing("Precision and recall", "The dotted line is the click rate: what showing everything gives.") as plot:
-        found = _lines(plot.axes, labels, runs, precision_recall)
-        # The first few rows make precision jump between 0 and 1; the scale follows the curve after 2 % recall.
-        top = max((float(curve.y[curve.x >= 0.02].max(initial=0)) for curve in found), default=1.0)
+        found = _lines(plot.axes, labels, runs, _settled_precision)
+        top = max(float(curve.y.max(initial=0)) for curve in found)
         plot.axes.axhline(labels.mean(), color=MUTED, linewidth=0.8, linestyle=":")
         plot.axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, min(1.02, 1.1 * top)))
         plot.axes.legend(loc="upper right")
@@ -142,7 +141,7 @@ def learning_curves(evaluations: Sequence[Mapping[str, float]]) -> list[Plot]:
         if not np.isfinite(values).any():
             continue
         best = int(np.nanargmin(values) if "loss" in name else np.nanargmax(values))
-        words = title(name.removeprefix("valid_"))
+        words, offset = title(name.removeprefix("valid_")), -14 if "loss" in name else 8
         with drawing(f"Learning: {words}", "On validation rows, during training; the dot is the best.") as plot:
             plot.axes.plot(steps, values, color=SERIES[0])
             plot.axes.plot(steps[best], values[best], color=SERIES[0], marker="o")
@@ -179,6 +178,13 @@ def estimators(found: Mapping[str, Interval], logged: Interval) -> Plot:
         plot.axes.set(xlabel="clicks per shown ad", ylim=(-0.6, len(names) - 0.4))
         plot.axes.grid(axis="y", visible=False)
     return plot
+
+
+def _settled_precision(labels: Floats, scores: Floats) -> Curve:
+    """Precision and recall after 1 % recall: the first few rows make precision jump between 0 and 1."""
+    curve = precision_recall(labels, scores)
+    settled = curve.x >= 0.01
+    return Curve(curve.x[settled], curve.y[settled])
 
 
 def _lines(axes: Any, labels: Floats, runs: Sequence[Scores], make: Callable[[Any, Any], Curve]) -> list[Curve]:
