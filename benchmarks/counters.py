@@ -28,34 +28,35 @@ def main() -> None:
     parser.add_argument("--users-per-row", type=float, default=0.01)
     parser.add_argument("--work", type=Path, default=None, help="folder for scratch files")
     options = parser.parse_args()
-    print(f"{'rows':>12} {'method':<28} {'seconds':>8} {'rows/s':>11} {'peak MB':>8}")
+    print(f"{'rows':>12} {'method':<28} {'seconds':>8} {'cpu s':>7} {'rows / cpu s':>13} {'peak MB':>8}")
     for rows in options.rows:
         with tempfile.TemporaryDirectory(dir=options.work) as scratch:
             folder = Path(scratch)
             in_a_process("write_world", folder, rows, max(1, int(rows * options.users_per_row)))
             for method, label in (("with_past", "history and usual counters"), ("with_polars", "polars, no counters")):
-                seconds, peak = in_a_process(method, folder)
-                print(f"{rows:>12,} {label:<28} {seconds:>8.1f} {rows / seconds:>11,.0f} {peak:>8.0f}", flush=True)
+                seconds, cpu, peak = in_a_process(method, folder)
+                print(f"{rows:>12,} {label:<28} {seconds:>8.1f} {cpu:>7.1f} {rows / cpu:>13,.0f} {peak:>8.0f}", flush=True)
 
 
-def in_a_process(function: str, folder: Path, *arguments: int) -> tuple[float, float]:
-    """Run one of this file's functions in a new process; returns its seconds and peak resident megabytes."""
+def in_a_process(function: str, folder: Path, *arguments: int) -> tuple[float, float, float]:
+    """Run one of this file's functions in a new process; returns its seconds, processor seconds and peak resident megabytes."""
     program = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import counters; from pathlib import Path; "
         f"counters.measured(counters.{function}, Path({str(folder)!r}), *{arguments!r})"
     )
     limits = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "PATH": ""}
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, env=limits)
-    seconds, peak = done.stdout.split()[-2:]
-    return float(seconds), float(peak)
+    seconds, cpu, peak = done.stdout.split()[-3:]
+    return float(seconds), float(cpu), float(peak)
 
 
 def measured(function, folder: Path, *arguments: int) -> None:
-    """Call, then print seconds and this process's peak resident megabytes."""
+    """Call, then print seconds, processor seconds and this process's peak resident megabytes."""
     pa.set_cpu_count(1)
     start = time.perf_counter()
     function(folder, *arguments)
-    print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print(time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
 
 
 def write_world(folder: Path, rows: int, users: int) -> None:
