@@ -135,7 +135,9 @@ def _write(path, rows, ads_table, users_table, topic, rng, *, shuffle_labels, co
         columns.pop("conversion")
     table = pa.table(columns)
     if shuffle_labels:
-        table = table.set_column(table.column_names.index("click"), "click", pa.array(rng.permutation(rows["click"]), pa.int8()))
+        table = table.set_column(
+            table.column_names.index("click"), "click", pa.array(rng.permutation(rows["click"]), pa.int8())
+        )
     per_request = table.num_rows // len(set(rows["request_id"]))
     requests = table.num_rows // per_request
     cuts = [0, int(requests * 0.7) * per_request, int(requests * 0.85) * per_request, table.num_rows]
@@ -176,3 +178,20 @@ def topic_vectors(world: World, *, width: int = 16, noise: float = 0.1, seed: in
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(len(TOPICS), width))
     return (centres[world.topic_of_ad] + rng.normal(0, noise, (len(world.topic_of_ad), width))).astype(np.float32)
+
+
+def word_encoder(folder: Path, *, width: int = 12, seed: int = 0) -> Path:
+    """A word-vector encoder that understands the world's titles: words of a topic lie near each other."""
+    from adrec.models.text_encoder import TextEncoder
+    from adrec.models.word_vectors import WordTokenizer, WordVectors
+
+    rng = np.random.default_rng(seed)
+    words, vectors = [], []
+    for topic in TOPICS:
+        centre = rng.normal(size=width)
+        for word in [topic, *WORDS[topic].split()]:
+            words.append(word)
+            vectors.append(centre + rng.normal(0, 0.3, width))
+    backbone = WordVectors.from_array(np.array(vectors, np.float32))
+    TextEncoder(backbone=backbone, tokenizer=WordTokenizer(words), dimension=width).save(folder)
+    return folder

@@ -159,7 +159,8 @@ class InOrder:
             yield self.make(self.examples, draw.rows, draw.group)
 
     def __len__(self) -> int:
-        return max(1, round(len(self.examples) / self.batch_rows))
+        requests = len(self.examples.request_starts) - 1
+        return min(max(1, round(len(self.examples) / self.batch_rows)), requests)
 
     def _draws(self) -> list[Draw]:
-        return split_into(every_row(self.examples.request), len(self), None)
+        return split_into(every_row(self.examples.request), len(self), None) if len(self.examples) else []

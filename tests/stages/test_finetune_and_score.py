@@ -1,0 +1,272 @@
+"""Finetune and score on a planted world: near the oracle, chance on shuffled labels, and what a bundle promises."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from worlds import make_world, word_encoder
+
+from adrec.config.finetune import FinetuneConfig
+from adrec.config.score import ScoreConfig
+from adrec.data.prepared import open_prepared
+from adrec.errors import BundleError, DataError
+from adrec.inference.predictor import Predictor
+from adrec.metrics.classification import auc
+from adrec.stages import encode, finetune, score
+from adrec.terminal import Terminal
+
+SMALL = {"width": 32, "hidden": [32], "user": {"parts": ["soft", "target"], "max_history": 15}}
+TRAINING = {"epochs": 6, "batch_rows": 256, "learning_rate": 4e-3, "loggers": []}
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("planted")
+    world = make_world(folder / "prepared", requests=3000, users=150, conversions=True, max_history=200)
+    config = FinetuneConfig(
+        prepared=world.path,
+        output=folder / "bundle",
+        text={"reference": str(word_encoder(folder / "words")), "cache": folder / "cache"},
+        model={**SMALL, "identities": ["ads"]},
+        tasks=[{"name": "click"}, {"name": "conversion", "after": "click"}],
+        training=TRAINING,
+        baselines={"names": ["popularity", "smoothed_ctr", "logistic"]},
+    )
+    result = finetune.run(config, Terminal(quiet=True))
+    return world, config, result
+
+
+def _score(config, tmp_path, **settings):
+    output = tmp_path / "scored.parquet"
+    given = {"bundle": config.output, "cache": config.text.cache, "output": output, **settings}
+    result = score.run(ScoreConfig(**given), Terminal(quiet=True))
+    return pq.read_table(output), result
+
+
+def test_the_model_lands_near_the_oracle(planted, tmp_path):
+    world, config, _ = planted
+    table, result = _score(config, tmp_path, prepared=world.path, split="test")
+    oracle = auc(world.labels["test"], world.probability["test"])
+    found = auc(world.labels["test"], table["score"].to_numpy())
+    # The oracle knows what users like from their first request on; a model has to see them click first.
+    assert found - 0.5 > 0.85 * (oracle - 0.5)
+    assert result.rows == table.num_rows == len(world.labels["test"])
+    assert abs(result.mean_score - result.clicks) < 0.04
+    conversion = table["score_conversion"].to_numpy()
+    assert auc(table["conversion"].to_numpy(), conversion) > 0.6
+    assert {"baseline_popularity", "baseline_logistic", "category", "true_probability", "request_id"} <= set(table.column_names)
+
+
+def test_the_text_carries_it(planted, tmp_path):
+    world, config, _ = planted
+    blind = config.model_copy(
+        update={
+            "output": tmp_path / "blind",
+            "text": config.text.model_copy(update={"reference": None}),
+            "baselines": config.baselines.model_copy(update={"names": []}),
+        }
+    )
+    finetune.run(blind, Terminal(quiet=True))
+    with_text, _ = _score(config, tmp_path, prepared=world.path, split="test")
+    without, _ = _score(blind, tmp_path, prepared=world.path, split="test")
+    label = world.labels["test"]
+    assert auc(label, with_text["score"].to_numpy()) > auc(label, without["score"].to_numpy()) + 0.02
+
+
+def test_shuffled_labels_give_chance(tmp_path):
+    world = make_world(tmp_path / "p", requests=1500, shuffle_labels=True)
+    config = FinetuneConfig(
+        prepared=world.path,
+        output=tmp_path / "bundle",
+        model=SMALL,
+        training={**TRAINING, "epochs": 3},
+        baselines={"names": []},
+    )
+    finetune.run(config, Terminal(quiet=True))
+    table, _ = _score(config, tmp_path, prepared=world.path, split="test")
+    assert 0.42 < auc(world.labels["test"], table["score"].to_numpy()) < 0.58
+
+
+def test_batch_size_and_chunks_change_no_score(planted, tmp_path):
+    world, config, _ = planted
+    whole, _ = _score(config, tmp_path, prepared=world.path, split="test")
+    for settings in ({"batch_rows": 1, "chunk_rows": 100, "shard_rows": 150}, {"batch_rows": 37, "chunk_rows": 50}):
+        table, _ = _score(config, tmp_path, prepared=world.path, split="test", **settings)
+        assert table.column_names == whole.column_names
+        for name in ("score", "score_conversion", "baseline_logistic"):
+            assert np.abs(table[name].to_numpy() - whole[name].to_numpy()).max() < 1e-6
+
+
+def _raw(world, tmp_path):
+    """The test split as a user would have it: identifiers and histories as lists of ids, no labels."""
+    prepared = open_prepared(world.path)
+    table = pa.Table.from_batches(list(prepared.iter("test")))
+    ads = prepared.ads()
+    ids = ads["ad_id"].to_pylist()
+    history = [[ids[place] for place in row] for row in table["history_index"].to_pylist()]
+    raw = table.select(["user_id", "ad_id", "shown_at", "request_id", "scenario", "counter_appeal"])
+    raw = raw.append_column("history", pa.array(history, pa.list_(pa.string()))).append_column(
+        "mine", pa.array(range(len(raw)))
+    )
+    pq.write_table(raw, tmp_path / "raw.parquet")
+    pq.write_table(ads.drop_columns(["text", "segmented", "language"]), tmp_path / "ads.parquet")
+    pq.write_table(prepared.users().drop_columns(["text", "segmented"]), tmp_path / "users.parquet")
+    return raw
+
+
+def test_raw_tables_give_the_same_scores_as_the_prepared_folder(planted, tmp_path):
+    world, config, _ = planted
+    expected, _ = _score(config, tmp_path, prepared=world.path, split="test")
+    raw = _raw(world, tmp_path)
+    # The texts of the world are its titles; the bundle renders raw ads by the default template.
+    ads = pq.read_table(tmp_path / "ads.parquet")
+    pq.write_table(ads.append_column("text", ads["title"]), tmp_path / "ads.parquet")
+    table, _ = _score(
+        config, tmp_path, impressions=tmp_path / "raw.parquet", ads=tmp_path / "ads.parquet", users=tmp_path / "users.parquet"
+    )
+    assert np.abs(table["logit"].to_numpy() - expected["logit"].to_numpy()).max() < 1e-5
+    assert table["mine"].to_pylist() == raw["mine"].to_pylist()
+    python = Predictor.load(config.output, cache=config.text.cache).score(
+        raw, pq.read_table(tmp_path / "ads.parquet"), pq.read_table(tmp_path / "users.parquet")
+    )
+    assert np.abs(python["score"].to_numpy() - table["score"].to_numpy()).max() < 1e-6
+
+
+def test_users_and_ads_never_seen(planted, tmp_path):
+    _, config, _ = planted
+    rows = pa.table(
+        {
+            "user_id": ["stranger", "u1", "stranger", "other"],
+            "ad_id": ["new", "new", "a1", "a1"],
+            "shown_at": pa.array([1_700_000_000_000_000] * 4, pa.timestamp("us", tz="UTC")),
+            "scenario": ["never heard of", None, "social", "social"],
+            "history": [["a1", "gone", "new"], [], None, ["gone"]],
+        }
+    )
+    ads = pa.table({"ad_id": ["new", "a1"], "title": ["rose soil lawn", "goal striker"], "category": ["unheard", "c1"]})
+    table = Predictor.load(config.output, cache=config.text.cache).score(rows, ads)
+    assert np.isfinite(table["score"].to_numpy()).all() and (table["score"].to_numpy() > 0).all()
+    assert table["cold_ad"].to_pylist() == [True, True, False, False]
+    assert table["cold_user"].to_pylist() == [True, False, True, True]
+    assert table["history_length"].to_pylist() == [2, 0, 0, 0]
+
+
+def test_history_from_a_click_log_is_strictly_earlier(planted):
+    _, config, _ = planted
+    predictor = Predictor.load(config.output, cache=config.text.cache)
+    at = [10, 20, 20, 30]
+    log = pa.table(
+        {
+            "user_id": ["u1", "u1", "u2", "u1"],
+            "ad_id": ["a1", "a2", "a3", "gone"],
+            "shown_at": pa.array(at, pa.timestamp("us", tz="UTC")),
+            "click": [1, 1, 1, 1],
+        }
+    )
+    ads = pa.table({"ad_id": ["a1", "a2", "a3"], "title": ["rose", "goal", "oven"]})
+    rows = pa.table(
+        {
+            "user_id": ["u1", "u1", "u2", "u1"],
+            "ad_id": ["a3"] * 4,
+            "shown_at": pa.array([10, 20, 21, 99], pa.timestamp("us", tz="UTC")),
+        }
+    )
+    table = predictor.score(rows, ads, history=log)
+    assert table["history_length"].to_pylist() == [0, 1, 1, 2]
+
+
+def test_bad_rows_are_named(planted, tmp_path):
+    world, config, _ = planted
+    _raw(world, tmp_path)
+    raw = pq.read_table(tmp_path / "raw.parquet")
+    settings = {"impressions": tmp_path / "raw.parquet", "ads": tmp_path / "ads.parquet", "chunk_rows": 100}
+    ids = raw["ad_id"].to_pylist()
+    pq.write_table(raw.set_column(1, "ad_id", pa.array([*ids[:150], "nope", *ids[151:]])), tmp_path / "raw.parquet")
+    with pytest.raises(DataError, match="row 151: ad_id 'nope' is not in the ads table"):
+        _score(config, tmp_path, **settings)
+    pq.write_table(raw.drop_columns(["shown_at"]), tmp_path / "raw.parquet")
+    with pytest.raises(DataError, match="column 'shown_at' is missing"):
+        _score(config, tmp_path, **settings)
+    ads = pq.read_table(tmp_path / "ads.parquet")
+    pq.write_table(pa.concat_tables([ads, ads.slice(3, 1)]), tmp_path / "ads.parquet")
+    with pytest.raises(DataError, match="ad_id 'a3' occurs more than once"):
+        _score(config, tmp_path, **settings)
+    assert not (tmp_path / "scored.parquet").exists()
+
+
+def test_a_bundle_that_was_tampered_with_does_not_load(planted, tmp_path):
+    _, config, _ = planted
+    import shutil
+
+    shutil.copytree(config.output, tmp_path / "bundle")
+    with open(tmp_path / "bundle" / "model.safetensors", "r+b") as handle:
+        handle.seek(-4, 2)
+        handle.write(b"\x00\x00\x80\x7f")
+    with pytest.raises(BundleError, match=r"model\.safetensors was altered"):
+        Predictor.load(tmp_path / "bundle")
+
+
+def test_the_bundle_holds_no_pickle(planted):
+    _, config, _ = planted
+    suffixes = {file.suffix for file in config.output.rglob("*") if file.is_file()}
+    assert suffixes <= {".json", ".yaml", ".safetensors", ".parquet", ".txt", ".npz"}
+    assert b"pickle" not in (config.output / "bundle.json").read_bytes()
+
+
+def test_encode_orders_users_and_ads(planted, tmp_path):
+    world, config, _ = planted
+    from adrec.config.encode import EncodeConfig
+
+    settings = EncodeConfig(bundle=config.output, prepared=world.path, output=tmp_path / "vectors", cache=config.text.cache)
+    result = encode.run(settings, Terminal(quiet=True))
+    ads = np.load(tmp_path / "vectors" / "ads.npy")
+    assert ads.shape == (result.ads, result.width) == (60, 32)
+    assert (tmp_path / "vectors" / "users.ids.txt").read_text().splitlines()[:2] == ["u0", "u1"]
+    table = pq.read_table(tmp_path / "vectors" / "ads.parquet")
+    assert np.allclose(np.array(table["vector"].to_pylist(), np.float32), ads)
+    predictor = Predictor.load(config.output, cache=config.text.cache)
+    assert np.allclose(predictor.encode_ads(open_prepared(world.path).ads()), ads, atol=1e-6)
+
+
+def test_streamed_training_learns_too(tmp_path):
+    world = make_world(tmp_path / "p", requests=3000)
+    config = FinetuneConfig(
+        prepared=world.path,
+        output=tmp_path / "bundle",
+        model=SMALL,
+        training={**TRAINING, "in_memory_rows": 0, "shuffle_rows": 2000},
+        baselines={"names": ["popularity"]},
+    )
+    result = finetune.run(config, Terminal(quiet=True))
+    assert result.models["adrec"]["auc"] > 0.65
+
+
+@pytest.mark.slow
+def test_score_killed_at_any_moment_and_run_again_is_what_one_run_gives(planted, tmp_path):
+    world, config, _ = planted
+    expected, _ = _score(config, tmp_path, prepared=world.path, split="train", chunk_rows=200, shard_rows=400)
+    output = tmp_path / "killed.parquet"
+    command = [
+        sys.executable, "-m", "adrec", "score", "--quiet", "--bundle", str(config.output), "--output", str(output),
+        *[f"--set={key}={value}" for key, value in {
+            "prepared": world.path, "split": "train", "chunk_rows": 200, "shard_rows": 400, "cache": config.text.cache,
+        }.items()],
+    ]  # fmt: skip
+    generator = np.random.default_rng(0)
+    for _ in range(8):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        time.sleep(float(generator.uniform(2, 8)))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if output.exists():
+            break
+    finished = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    assert json.loads(finished.stdout)["rows"] == expected.num_rows
+    assert pq.read_table(output).equals(expected)
