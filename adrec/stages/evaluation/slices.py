@@ -176,7 +176,7 @@ def _values(rows: Rows, ads: pa.Table | None, users: pa.Table | None, column: st
     if column == "day":
         if "shown_at" not in rows or not pa.types.is_timestamp(rows.table["shown_at"].type):
             return None
-        return pc.strftime(rows.table["shown_at"], format="%Y-%m-%d")
+        return rows.table["shown_at"].cast(pa.date32())
     if column in rows:
         return rows.table[column]
     for codes, key, table in ((rows.ads, "ad_id", ads), (rows.users, "user_id", users)):
@@ -192,8 +192,6 @@ def _cut(column: str, values: pa.ChunkedArray, settings: SliceSettings) -> Slici
     kind = values.type
     if column == "history_length":
         return _cut_numbers(column, values, HISTORY_BINS[1:])
-    if pa.types.is_boolean(kind):
-        return _cut_words(column, pc.if_else(values, "yes", "no"), settings.most_values)
     many = pc.count_distinct(values).as_py() > settings.most_values
     if (pa.types.is_floating(kind) or pa.types.is_integer(kind)) and many:
         numbers = values.drop_null().to_numpy()
@@ -201,13 +199,14 @@ def _cut(column: str, values: pa.ChunkedArray, settings: SliceSettings) -> Slici
         return _cut_numbers(column, values, np.unique(np.quantile(numbers, steps)))
     if pa.types.is_nested(kind):
         raise DataError(f"slice column '{column}' is {kind}; slices need one value a row.")
-    return _cut_words(column, values.cast(pa.string()), settings.most_values)
+    return _cut_words(column, values, settings.most_values)
 
 
 def _cut_words(column: str, values: pa.ChunkedArray, most: int) -> Slicing:
-    coded = encode(pc.fill_null(values, "(none)"))
+    coded = encode(values)
     counts = np.bincount(coded.codes, minlength=len(coded))
-    words = coded.values.to_numpy(zero_copy_only=False)
+    named = pc.if_else(coded.values, "yes", "no") if pa.types.is_boolean(values.type) else coded.values.cast(pa.string())
+    words = pc.fill_null(named, "(none)").to_numpy(zero_copy_only=False)
     kept = np.sort(np.argsort(-counts, kind="stable")[:most])
     kept = kept[np.lexsort((words[kept].astype(str), _as_number(words[kept])))]
     place = np.full(len(words), len(kept))

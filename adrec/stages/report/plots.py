@@ -146,7 +146,7 @@ def learning_curves(evaluations: Sequence[Mapping[str, float]]) -> list[Plot]:
             plot.axes.plot(steps, values, color=SERIES[0])
             plot.axes.plot(steps[best], values[best], color=SERIES[0], marker="o")
             plot.axes.annotate(
-                f"{values[best]:.4f}", (steps[best], values[best]), (0, 7), textcoords="offset points", ha="center"
+                f"{values[best]:.4f}", (steps[best], values[best]), (0, offset), textcoords="offset points", ha="center"
             )
             plot.axes.margins(y=0.18)
             plot.axes.set(xlabel="step", ylabel=words)
