@@ -15,6 +15,7 @@ OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Where
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the app."""
     app.command("explain", rich_help_panel=PANEL)(explain)
+    app.command("export", rich_help_panel=PANEL)(export)
 
 
 def explain(
@@ -40,4 +41,29 @@ def explain(
         "explain", "explain:ExplainConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
         options={"bundle": bundle, "output": output, "user_id": user, "ad_id": ad},
+    )  # fmt: skip
+
+
+def export(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    bundle: BundleOption = None,
+    output: OutputOption = None,
+    int8: Annotated[bool | None, typer.Option("--int8", help="Also an int8 encoder.", show_default=False)] = None,
+) -> None:
+    """Write the bundle's encoder and scorer as ONNX files, and print how far they are from torch.
+
+    Reads a bundle, and a split of a prepared folder or Parquet tables to compare on. Writes a folder with encoder.onnx,
+    scorer.onnx, onnx.json. `adrec score --set onnx=FOLDER` then scores by onnxruntime.
+
+    Example: adrec export --bundle runs/sample/bundle --set prepared=runs/sample/prepared --set split=test --output onnx
+    """
+    run_stage(
+        "export", "export:ExportConfig",
+        config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
+        options={"bundle": bundle, "output": output, "int8": int8},
     )  # fmt: skip

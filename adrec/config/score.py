@@ -26,6 +26,10 @@ class RowsConfig(StageConfig):
     """Parquet file of clicks (user_id, ad_id, shown_at, optional click) for rows without a `history` column."""
     cache: ConfigPath | None = None
     """Folder of cached text vectors; None is the user's cache folder."""
+    onnx: ConfigPath | None = None
+    """Folder made by `adrec export` from this bundle: score by onnxruntime in place of torch."""
+    onnx_int8: bool = False
+    """Take the int8 encoder of `onnx`."""
     batch_rows: Annotated[int, Field(ge=1)] = 4096
     """Rows given to the network at once. Changes no score."""
     chunk_rows: Annotated[int, Field(ge=1)] = 65_536

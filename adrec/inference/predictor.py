@@ -3,6 +3,7 @@
 A row's score depends on nothing but the row, its user, its ad and its history: not on batch-mates, padding or batch size.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from adrec.inference.packing import ClickModel, unpack
 from adrec.inference.rows import History, checked_ads, checked_users, examples_from_rows, with_new_users, with_texts
 from adrec.models.baselines.base import Inputs
 from adrec.models.baselines.suite import score_all
+from adrec.models.text_encoder import TextEncoder
 from adrec.models.text_vectors import TextReader
 from adrec.schema import BASELINE_PREFIX
 from adrec.terminal import Terminal
@@ -55,15 +57,24 @@ class Scores:
 
 
 class Predictor:
-    """A loaded bundle."""
+    """A loaded bundle. `network` and `encoder` replace torch's (batch → (B, K) logits) and the bundle's, as ONNX does."""
 
-    def __init__(self, packed: ClickModel, *, device: str | torch.device = "cpu", cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        packed: ClickModel,
+        *,
+        device: str | torch.device = "cpu",
+        cache: Path | None = None,
+        network: Callable[[Batch], torch.Tensor] | None = None,
+        encoder: TextEncoder | None = None,
+    ) -> None:
         self.packed = packed
+        self.network = network or self._logits
         self.device = torch.device(device)
         self.model = packed.model.to(self.device).eval()
         text = packed.config.text
         self.reader = TextReader(
-            packed.encoder,
+            encoder or packed.encoder,
             # A trained encoder's weights lie still now: its vectors can be made once an ad too.
             device=self.device,
             batch_tokens=text.batch_tokens,
@@ -218,8 +229,12 @@ class Predictor:
         if len(examples) == 0:
             return np.zeros((0, len(self.packed.tasks)), np.float32)
         with torch.inference_mode():
-            parts = [self.model(batch).logits.float().cpu().numpy() for batch in self._batches(examples, catalogs, batch_rows)]
+            parts = [self.network(batch).float().cpu().numpy() for batch in self._batches(examples, catalogs, batch_rows)]
         return np.concatenate(parts)
+
+    def _logits(self, batch: Batch) -> torch.Tensor:
+        logits: torch.Tensor = self.model(batch).logits
+        return logits
 
     def _batches(self, examples: Examples, catalogs: Catalogs, batch_rows: int) -> Any:
         collate = Collator(catalogs.ads, catalogs.users, catalogs.ad_texts, catalogs.user_texts, catalogs.queries, tasks=())

@@ -33,6 +33,10 @@ class Blocks(NamedTuple):
 
 def make_blocks(context: Tensor) -> Blocks:
     """Blocks of at most BLOCK_ROWS rows; `context` (B,) in any order. One row a context makes blocks of one."""
+    if torch.compiler.is_exporting():
+        # A graph cannot hold shapes that depend on values: there every row is a block of its own.
+        rows = torch.arange(context.shape[0], device=context.device)
+        return Blocks(context, rows[:, None], rows)
     order = torch.argsort(context, stable=True)
     counts = torch.bincount(context)
     size = max(min(BLOCK_ROWS, int(counts.max())), 1)

@@ -18,6 +18,7 @@ from rich.table import Table
 from adrec.bundle import open_bundle
 from adrec.config.score import ScoreConfig
 from adrec.data.tables import parquet_files, write_aside
+from adrec.inference.onnx.backend import predictor_of
 from adrec.inference.packing import unpack
 from adrec.inference.predictor import Predictor, with_scores
 from adrec.inference.score_source import Source, open_source
@@ -63,7 +64,9 @@ def run(config: ScoreConfig, terminal: Terminal) -> ScoreResult:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     bundle = open_bundle(config.bundle)
-    predictor = Predictor(unpack(bundle), device=resolve_device(config.device), cache=config.cache)
+    predictor = predictor_of(
+        unpack(bundle), device=resolve_device(config.device), cache=config.cache, onnx=config.onnx, int8=config.onnx_int8
+    )
     source = open_source(config, predictor)
     work = work_folder(config.output)
     _open_work(work, {"bundle": bundle.fingerprint, "rows": _fingerprint(config), "config": config.model_dump(mode="json")})

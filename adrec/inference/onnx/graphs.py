@@ -1,0 +1,128 @@
+"""The click model and its text encoder as functions of plain tensors, which is what ONNX can hold.
+
+The scorer reads text vectors, so encoder and scorer are two files: vectors are made once an ad and kept. Every axis that counts
+rows, ads, users or queries is dynamic; histories and lists have the fixed width of the bundle, padded and masked.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adrec.data.collate import LIST_PADDING, Batch, Entities, Texts
+from adrec.models.ctr_model import CTRModel
+
+AXES = {"ads": "ads", "users": "contexts", "queries": "queries"}
+"""Name of the first axis by the group that an input belongs to."""
+ROWS = ("context", "ad", "query", "numeric", "categorical", "lists", "position")
+CONTEXTS = ("history", "history_mask", "history_hours", "history_length", "skipped", "skipped_mask")
+UNREAD = ("group", "labels", "log_frequency", "position")
+"""Parts of a batch that only training reads."""
+
+
+def flat(batch: Batch) -> dict[str, Tensor]:
+    """The tensors of a batch that scoring reads, by dotted name; tensors without a column are left out."""
+    return {name: tensor for name, tensor in _walk(batch, "") if tensor.ndim == 1 or tensor.shape[1] > 0}
+
+
+def first_axis(name: str) -> str:
+    """What the rows of an input count: ads, contexts, queries or rows."""
+    group = name.split(".")[0]
+    if group in AXES:
+        return AXES[group]
+    return "contexts" if group in CONTEXTS else "rows"
+
+
+def padded_batch(batch: Batch, *, history: int, skipped: int, lists: dict[str, int]) -> Batch:
+    """The batch with histories of exactly `history` places, skipped ads of `skipped`, and each list of its width in `lists`.
+
+    Longer histories lose their oldest places (the collator has cut them already), longer lists their last.
+    """
+
+    def widened(codes: tuple[Tensor, ...], group: str) -> tuple[Tensor, ...]:
+        return tuple(_fit(part, lists[f"{group}lists.{number}"], LIST_PADDING) for number, part in enumerate(codes))
+
+    return batch._replace(
+        ads=batch.ads._replace(lists=widened(batch.ads.lists, "ads.")),
+        users=batch.users._replace(lists=widened(batch.users.lists, "users.")),
+        lists=widened(batch.lists, ""),
+        history=_fit(batch.history, history, 0),
+        history_mask=_fit(batch.history_mask, history, False),
+        history_hours=_fit(batch.history_hours, history, 0.0),
+        skipped=_fit(batch.skipped, skipped, 0),
+        skipped_mask=_fit(batch.skipped_mask, skipped, False),
+    )
+
+
+class Scorer(nn.Module):
+    """`flat(batch)` in the order of `names` → (B, K) logits."""
+
+    def __init__(self, model: CTRModel, names: list[str], template: Batch) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+        self.widths = {name: tensor.shape[1:] for name, tensor in _walk(template, "")}
+        self.types = {name: tensor.dtype for name, tensor in _walk(template, "")}
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """The logits."""
+        given = dict(zip(self.names, tensors, strict=True))
+        ads, contexts, rows = given["ads.identity"], given["history"], given["context"]
+        counts = {"ads": ads, "contexts": contexts, "rows": rows, "queries": given.get("queries.vectors", rows)}
+
+        def part(name: str) -> Tensor:
+            if name in given:
+                return given[name]
+            like = counts[first_axis(name)]
+            return torch.zeros((like.shape[0], *self.widths[name]), dtype=self.types[name])
+
+        def lists(prefix: str) -> tuple[Tensor, ...]:
+            return tuple(given[name] for name in self.names if name.startswith(f"{prefix}lists."))
+
+        def entities(group: str) -> Entities:
+            return Entities(
+                Texts(given.get(f"{group}.texts.vectors")),
+                part(f"{group}.numeric"),
+                part(f"{group}.categorical"),
+                lists(f"{group}."),
+                part(f"{group}.identity"),
+            )
+
+        zeros = torch.zeros_like(rows)
+        logits: Tensor = self.model(
+            Batch(
+                ads=entities("ads"),
+                users=entities("users"),
+                **{name: part(name) for name in CONTEXTS},
+                queries=Texts(given.get("queries.vectors")),
+                context=rows,
+                ad=part("ad"),
+                query=part("query"),
+                numeric=part("numeric"),
+                categorical=part("categorical"),
+                lists=lists(""),
+                position=zeros,
+                group=zeros,
+                labels=torch.zeros((rows.shape[0], 0)),
+                log_frequency=torch.zeros((rows.shape[0],)),
+            )
+        ).logits
+        return logits
+
+
+def _walk(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        if name not in UNREAD:
+            yield name, value
+        return
+    if isinstance(value, tuple):
+        for key, part in zip(getattr(value, "_fields", range(len(value))), value, strict=True):
+            yield from _walk(part, f"{name}.{key}" if name else str(key))
+
+
+def _fit(tensor: Tensor, width: int, fill: float) -> Tensor:
+    """(N, any) → (N, width), padded or cut at the end."""
+    if tensor.shape[1] >= width:
+        return tensor[:, :width]
+    padding = tensor.new_full((tensor.shape[0], width - tensor.shape[1]), fill)
+    return torch.cat([tensor, padding], 1)
