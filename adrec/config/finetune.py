@@ -24,7 +24,7 @@ class TextEncoderSettings(Config):
     """How many upper layers `last` trains."""
     lora_rank: Annotated[int, Field(ge=1)] = 8
     """Rank of the LoRA updates."""
-    lora_alpha: Annotated[float, Field(gt=0)] = 16
+    lora_alpha: Annotated[int, Field(ge=1)] = 16
     """Scale of the LoRA updates (alpha / rank)."""
     max_tokens: Annotated[int, Field(ge=4)] | None = None
     """Longer texts are cut; None takes the encoder's own limit."""

@@ -3,14 +3,13 @@
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from rich.console import RenderableType
 from rich.table import Table
-from torch import nn
 
 from adrec.bundle import save_bundle
 from adrec.config.finetune import FinetuneConfig
@@ -21,8 +20,9 @@ from adrec.models.baselines.base import Columns, Inputs
 from adrec.models.baselines.suite import Suite, fit_all, score_all
 from adrec.models.calibration import Calibration
 from adrec.models.calibration import fit as fit_calibration
+from adrec.models.encoder_training import merged, trainable_copy
 from adrec.models.hybrid import Hybrid, fit_hybrid
-from adrec.models.text_encoder import load_text_encoder
+from adrec.models.text_encoder import TextEncoder, load_text_encoder
 from adrec.models.text_vectors import TextReader
 from adrec.terminal import Terminal
 from adrec.training.click_data import ClickData, Seen, load_click_data
@@ -98,7 +98,6 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         cache=config.text.cache,
     )
     data = load_click_data(config, prepared, reader, terminal)
-    trained_encoder: nn.Module | None = encoder if reader.as_tokens else None
     work = work_folder(config.output)
     runs = [
         train_click_model(
@@ -107,7 +106,7 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
             seed=config.seed + number,
             work=work / f"seed{config.seed + number}",
             terminal=terminal,
-            text_encoder=trained_encoder,
+            text_encoder=_trained_encoder(config, encoder),
             description="Training" if config.seeds == 1 else f"Training {number + 1}/{config.seeds}",
         )
         for number in range(config.seeds)
@@ -120,13 +119,14 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     if best.hybrid.kind != "none":
         models["network"] = _simple_metrics(best.trained.valid.logits[:, 0], False, data)
     models |= {name: _simple_metrics(score, suite.fitted[name].is_probability, data) for name, score in simple.items()}
+    trained_encoder = best.trained.module.model.text_encoder
     packed = ClickModel(
         config=config,
         features=data.features,
         dimensions=data.dimensions,
         tasks=data.tasks,
         model=best.trained.module.model.cpu(),
-        encoder=encoder,
+        encoder=merged(cast(TextEncoder, trained_encoder)) if trained_encoder is not None else encoder,
         calibrations=calibrations,
         seen_ads=_seen_table(data.seen_ads),
         seen_users=_seen_table(data.seen_users),
@@ -165,6 +165,16 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         calibration=calibrations[data.tasks[0].name].method,
         left_out=suite.left_out,
         hybrid=best.hybrid.kind,
+    )
+
+
+def _trained_encoder(config: FinetuneConfig, encoder: TextEncoder | None) -> TextEncoder | None:
+    """A copy of the encoder for one run to train; None where it is frozen."""
+    text = config.text
+    if encoder is None or text.train == "frozen":
+        return None
+    return trainable_copy(
+        encoder, text.train, last_layers=text.last_layers, lora_rank=text.lora_rank, lora_alpha=text.lora_alpha
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from worlds import make_world, word_encoder
 
 from adrec.config.finetune import FinetuneConfig
@@ -19,6 +20,7 @@ from adrec.data.prepared import open_prepared
 from adrec.errors import BundleError, DataError
 from adrec.inference.predictor import Predictor
 from adrec.metrics.classification import auc
+from adrec.models.text_encoder import load_text_encoder
 from adrec.stages import encode, finetune, score
 from adrec.terminal import Terminal
 
@@ -246,6 +248,25 @@ def test_streamed_training_learns_too(tmp_path):
     )
     result = finetune.run(config, Terminal(quiet=True))
     assert result.models["adrec"]["auc"] > 0.65
+
+
+def test_a_trained_encoder_travels_in_the_bundle(planted, tmp_path):
+    world, config, result = planted
+    trained = config.model_copy(
+        update={
+            "output": tmp_path / "trained",
+            "text": config.text.model_copy(update={"train": "full", "learning_rate": 1e-2}),
+            "training": config.training.model_copy(update={"epochs": 2}),
+            "baselines": config.baselines.model_copy(update={"names": []}),
+        }
+    )
+    found = finetune.run(trained, Terminal(quiet=True))
+    table, _ = _score(trained, tmp_path, prepared=world.path, split="valid")
+    # Scoring reads vectors made once by the trained encoder; validation in training ran it on tokens.
+    assert abs(auc(world.labels["valid"], table["logit"].to_numpy()) - found.models["adrec"]["auc"]) < 1e-6
+    before = load_text_encoder(str(config.output / "encoder")).state_dict()
+    after = load_text_encoder(str(tmp_path / "trained" / "encoder")).state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.slow
