@@ -127,7 +127,7 @@ class Exploration(Config):
     drawn from the scores' uncertainty."""
     epsilon: float = Field(0.05, ge=0, le=1)
     """Share of slots filled at random among the ads that may stand there."""
-    prior_impressions: float = Field(20.0, gt=0)
+    prior_impressions: float = Field(200.0, gt=0)
     """For `thompson`: how many impressions the model's own score is worth for an ad never shown in training."""
     scale: float = Field(1.0, gt=0)
     """For `thompson`: multiplies the standard deviation of the logit."""

@@ -160,13 +160,10 @@ class Ranker:
         row, chosen = place // ad.shape[1], ad.ravel()[place]
         features = self.predictor.packed.features["impressions"]
         if self._counters is not None and len(place):
-            kept = [name for name in features.columns if name in requests.column_names]
-            pairs = requests.select(kept).take(pa.array(row)) if kept else pa.table({})
-            for name, values in self._counters.of_pairs(requests, examples, row, chosen.astype(np.int64)).items():
-                if name in pairs.column_names:
-                    pairs = pairs.drop_columns([name])
-                pairs = pairs.append_column(name, pa.array(values, pa.float32()))
-            rows = pair_examples(examples, row, chosen, features.transform(pairs))
+            known = {name: requests[name].take(pa.array(row)) for name in features.columns if name in requests.column_names}
+            counters = self._counters.of_pairs(requests, examples, row, chosen.astype(np.int64))
+            known |= {name: pa.array(values, pa.float32()) for name, values in counters.items()}
+            rows = pair_examples(examples, row, chosen, features.transform(pa.table(known)) if known else None)
         else:
             rows = pair_examples(examples, row, chosen, None)
         return place, self.predictor.score_examples(rows, self.catalogs, baselines=False)

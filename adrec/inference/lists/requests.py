@@ -84,7 +84,7 @@ def users_at(prepared: Prepared, moment: int | None) -> Iterator[pa.Table]:
 
 def table_requests(path: Path, moment: int | None, *, batch_rows: int = 65_536) -> Iterator[pa.Table]:
     """Rows of a requests table. Raises DataError where it has no moments and none is given, or is not in order of time."""
-    row, last = 0, np.iinfo(np.int64).min
+    row, last = 0, -(2**62)
     for batch in iter_batches(path, REQUESTS, batch_rows=batch_rows):
         table = pa.Table.from_batches([batch])
         if "shown_at" not in table.column_names:

@@ -55,5 +55,5 @@ def nearest_click(examples: Examples, unit_vectors: Floats, ad: NDArray[np.integ
 def unit(vectors: Floats) -> Floats:
     """Rows scaled to length 1; zero rows stay zero."""
     norm = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: Floats = vectors / np.where(norm > 0, norm, np.float32(1))
+    scaled: Floats = (vectors / np.where(norm > 0, norm, 1.0)).astype(np.float32)
     return scaled
