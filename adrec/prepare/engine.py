@@ -37,6 +37,17 @@ def open_engine(folder: Path, *, memory_limit_gb: float, threads: int = 0) -> It
 
 
 @contextmanager
+def small_memory(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """While the block runs the engine only streams: what it keeps for later goes to disk, which leaves memory to others."""
+    limit = one_row(connection, "SELECT current_setting('memory_limit') AS now")["now"]
+    connection.execute("SET memory_limit = '256MB'")
+    try:
+        yield
+    finally:
+        connection.execute(f"SET memory_limit = '{limit}'")
+
+
+@contextmanager
 def open_memory_engine() -> Iterator[duckdb.DuckDBPyConnection]:
     """A small engine for a first look at the inputs."""
     with readable_faults():

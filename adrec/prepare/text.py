@@ -4,7 +4,7 @@ Everything works on Arrow arrays; only Chinese segmentation and HTML entities vi
 """
 
 import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from string import Formatter
@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from adrec.data.vector_cache import default_cache_folder
 from adrec.errors import ConfigError
 
 SEPARATOR = "[SEP]"
@@ -134,6 +135,10 @@ def _cutter(user_dictionary: Path | None) -> Callable[[str], list[str]]:
 
     jieba.setLogLevel(logging.WARNING)
     tokenizer = jieba.Tokenizer()
+    # jieba keeps its dictionary in a file of the shared temporary folder, where others could put one of theirs.
+    cache = default_cache_folder() / "jieba"
+    cache.mkdir(parents=True, exist_ok=True)
+    tokenizer.tmp_dir = str(cache)
     if user_dictionary is not None:
         _lines(user_dictionary, "text.user_dictionary")
         tokenizer.load_userdict(str(user_dictionary))
@@ -159,9 +164,3 @@ def _as_text(values: pa.Array | pa.ChunkedArray) -> pa.Array:
     if pa.types.is_list(combined.type):
         return pc.binary_join(combined.cast(pa.list_(pa.string())), ", ")
     return combined.cast(pa.string())
-
-
-def distinct(arrays: Sequence[pa.Array]) -> pa.Array:
-    """Distinct non-empty texts of several arrays, in order of first appearance."""
-    values = pc.unique(pa.chunked_array([_plain(array) for array in arrays], pa.string()))
-    return pc.filter(values, pc.fill_null(pc.not_equal(values, ""), False))

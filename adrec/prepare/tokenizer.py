@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.compute as pc
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from adrec.data.tables import iter_batches
 from adrec.errors import ConfigError, DataError
@@ -27,40 +28,14 @@ def train_tokenizer(
     special_tokens: tuple[str, ...] = (),
     max_tokens: int = 512,
 ) -> int:
-    """Train on the texts of corpus.parquet that are not held out, write `folder`. Returns the size of the vocabulary."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    """Train on the texts of corpus.parquet that are not held out, write `folder`. Returns the size of the vocabulary.
 
+    WordPiece and BPE give the same bytes each time. Unigram's sums depend on the order in which threads meet, so that its
+    vocabulary may differ in a few pieces.
+    """
     specials = [*SPECIAL.values(), *(token for token in special_tokens if token not in SPECIAL.values())]
-    steps = [normalizers.NFKC(), *([normalizers.Lowercase()] if lowercase else [])]
-    if kind == "wordpiece":
-        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=False)
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        tokenizer.decoder = decoders.WordPiece()
-        trainer: trainers.Trainer = trainers.WordPieceTrainer(
-            vocab_size=vocab_size, min_frequency=min_frequency, special_tokens=specials, show_progress=False
-        )
-    elif kind == "bpe":
-        tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
-        tokenizer.normalizer = normalizers.Sequence(steps)
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-        tokenizer.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            min_frequency=min_frequency,
-            special_tokens=specials,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-    else:
-        tokenizer = Tokenizer(models.Unigram())
-        tokenizer.normalizer = normalizers.Sequence(steps)
-        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-        tokenizer.decoder = decoders.Metaspace()
-        trainer = trainers.UnigramTrainer(
-            vocab_size=vocab_size, special_tokens=specials, unk_token="[UNK]", show_progress=False
-        )
-    tokenizer.train_from_iterator(_training_texts(corpus), trainer)
+    train = {"wordpiece": _wordpiece, "bpe": _bpe, "unigram": _unigram}[kind]
+    tokenizer = train(corpus, specials, vocab_size, min_frequency, lowercase)
     numbers = {token: tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]")}
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=list(numbers.items())
@@ -69,6 +44,60 @@ def train_tokenizer(
     tokenizer.save(str(folder / "tokenizer.json"))
     _write_config(folder, specials, lowercase=lowercase, max_tokens=max_tokens)
     return int(tokenizer.get_vocab_size())
+
+
+def _wordpiece(corpus: Path, specials: list[str], vocab_size: int, min_frequency: int, lowercase: bool) -> Tokenizer:
+    """The trainer numbers `##x` pieces as it meets them, in the order of a hash table, and ties go by number. A first pass
+    without merges finds those pieces; the second gets them sorted, so that equal texts give equal vocabularies."""
+
+    def trained(reserved: list[str], size: int) -> Tokenizer:
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=size, min_frequency=min_frequency, special_tokens=reserved, show_progress=False
+        )
+        tokenizer.train_from_iterator(_training_texts(corpus), trainer)
+        return tokenizer
+
+    inner = sorted(piece for piece in trained(specials, 0).get_vocab() if piece.startswith("##"))
+    learnt = trained([*specials, *inner], vocab_size)
+    tokenizer = Tokenizer(models.WordPiece(learnt.get_vocab(), unk_token="[UNK]"))
+    tokenizer.add_special_tokens(specials)
+    tokenizer.normalizer, tokenizer.pre_tokenizer = learnt.normalizer, learnt.pre_tokenizer
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
+
+
+def _bpe(corpus: Path, specials: list[str], vocab_size: int, min_frequency: int, lowercase: bool) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
+    tokenizer.normalizer = _normalizer(lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=specials,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_training_texts(corpus), trainer)
+    return tokenizer
+
+
+def _unigram(corpus: Path, specials: list[str], vocab_size: int, min_frequency: int, lowercase: bool) -> Tokenizer:
+    """Unigram has no least frequency: it prunes by likelihood."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = _normalizer(lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(vocab_size=vocab_size, special_tokens=specials, unk_token="[UNK]", show_progress=False)
+    tokenizer.train_from_iterator(_training_texts(corpus), trainer)
+    return tokenizer
+
+
+def _normalizer(lowercase: bool) -> normalizers.Normalizer:
+    return normalizers.Sequence([normalizers.NFKC(), *([normalizers.Lowercase()] if lowercase else [])])
 
 
 def _write_config(folder: Path, specials: list[str], *, lowercase: bool, max_tokens: int) -> None:

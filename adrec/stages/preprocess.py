@@ -20,7 +20,7 @@ from adrec.errors import AdrecError
 from adrec.prepare import quarantine
 from adrec.prepare.append import CannotAppendError, Earlier, link_shards, plan_append
 from adrec.prepare.build import Built, build, extras_of, work_folder
-from adrec.prepare.engine import open_engine, open_memory_engine
+from adrec.prepare.engine import open_engine, open_memory_engine, small_memory
 from adrec.prepare.entities import TextMaker, add_queries, prepare_texts, write_ads, write_corpus, write_users
 from adrec.prepare.fingerprint import config_digest, describe_inputs, fingerprint
 from adrec.prepare.fit import fit_features, make_tokenizer
@@ -138,7 +138,8 @@ def _prepare(
         link_shards(earlier, folder)
     past = open_past(connection, config, work_folder(folder) / "past", earlier.state if earlier is not None else None)
     writer = SplitWriter(folder, rows_per_shard=config.rows_per_shard, earlier=old.get("splits"))
-    write_impressions(connection, past, writer, terminal, first_row=old.get("rows", 0))
+    with small_memory(connection):
+        write_impressions(connection, past, writer, terminal, first_row=old.get("rows", 0))
     splits = writer.close()
     past.save(folder / "past")
     with terminal.progress("counting users and ads"):

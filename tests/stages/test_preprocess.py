@@ -156,8 +156,8 @@ def test_mapping_defaults_and_units(tmp_path):
 
 def test_time_zones_of_naive_text(tmp_path):
     write(pa.table({"ad_id": ["a"], "title": ["t"]}), tmp_path / "ads.parquet")
-    log = "user_id,ad_id,shown_at\nu,a,2026-03-01 08:00:00\nu,a,2026-03-01T08:00:00+02:00\nu,a,2026-03-01T08:00:00Z\nu,a,2026-03-02\n"
-    (tmp_path / "log.csv").write_text(log)
+    moments = ["2026-03-01 08:00:00", "2026-03-01T08:00:00+02:00", "2026-03-01T08:00:00Z", "2026-03-02"]
+    (tmp_path / "log.csv").write_text("user_id,ad_id,shown_at\n" + "".join(f"u,a,{moment}\n" for moment in moments))
     source = {
         "format": "tables",
         "ads": {"files": str(tmp_path / "ads.parquet")},
