@@ -153,15 +153,17 @@ class HistoryConfig(Config):
 def usual_counters(columns: Collection[str]) -> list[CounterSpec]:
     """The counters that help almost everywhere, as far as their columns exist (names of all three tables together)."""
     wanted = [
-        CounterSpec(by=["ad"], measures=["impressions", "clicks"], half_lives_hours=[None, 24.0], log1p=True),
-        CounterSpec(by=["ad"], measures=["rate"], half_lives_hours=[None, 24.0]),
+        CounterSpec(by=["ad"], measures=["impressions", "clicks"], half_lives_hours=[None, 1.0, 24.0], log1p=True),
+        CounterSpec(by=["ad"], measures=["rate"], half_lives_hours=[None, 1.0, 24.0]),
         CounterSpec(by=["ad"], measures=["hours_since_first"], log1p=True),
         CounterSpec(by=["user"], measures=["impressions", "clicks"], log1p=True),
         CounterSpec(by=["user"], measures=["rate"]),
         CounterSpec(by=["user", "ad"], measures=["impressions"], log1p=True),
-        CounterSpec(by=["category"], measures=["rate", "history_share"]),
+        CounterSpec(by=["category"], measures=["rate"], half_lives_hours=[None, 24.0], prior_strength=100.0),
+        CounterSpec(by=["category"], measures=["history_share"]),
         CounterSpec(by=["user", "category"], measures=["rate"]),
-        CounterSpec(by=["advertiser"], measures=["rate", "history_share"]),
+        CounterSpec(by=["advertiser"], measures=["rate"], prior_strength=100.0),
+        CounterSpec(by=["advertiser"], measures=["history_share"]),
         CounterSpec(by=["user", "advertiser"], measures=["rate"]),
         CounterSpec(by=["position"], measures=["rate"]),
         CounterSpec(by=["scenario"], measures=["rate"]),
