@@ -140,7 +140,7 @@ def test_intervals_cover_the_truth():
         context, action, reward, weight, user, judged, _ = simulated(rng)
         q = rate[np.searchsorted(edges, context)]
         logs = logs_of(reward, weight, q[np.arange(len(action)), action], (judged * q).sum(axis=1), user)
-        measure = [off_policy.estimates(logs, clip=10.0)]
+        measure = [off_policy.estimates(logs, clip=5.0)]
         values = point(measure, logs.user_count)
         draws = bootstrap({"": measure}, users=logs.user_count, replicates=400, generator=rng)[""]
         for name in covered:
