@@ -71,6 +71,17 @@ class Inputs:
         users[self.examples.history_of_row] = self.examples.user_index
         return users
 
+    def skipped_as_history(self) -> "Inputs":
+        """The same rows with the ads shown earlier and not clicked in the place of the clicks."""
+        examples = self.examples
+        skipped = replace(
+            examples,
+            history_offsets=examples.skipped_offsets,
+            history_values=examples.skipped_values,
+            history_hours=np.full(len(examples.skipped_values), np.nan, np.float32),
+        )
+        return replace(self, examples=skipped)
+
     def labelled(self) -> "Inputs":
         """Only the rows whose click is known."""
         known = ~np.isnan(self.clicks)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from adrec.models.baselines.base import Floats, Inputs
+from adrec.models.baselines.preference import preference_columns
 from adrec.models.baselines.similarity import STATISTICS, category_shares, history_similarities, list_shares
 from adrec.schema import COUNTER_PREFIX
 
@@ -51,7 +52,7 @@ def design(
     names += [f"ad_{name}" for name in columns.ad_numeric] + [f"user_{name}" for name in columns.user_numeric]
     names.append("history_length")
     if similarities:
-        for name, values in similarity_columns(inputs).items():
+        for name, values in {**similarity_columns(inputs), **preference_columns(inputs)}.items():
             parts.append(values[:, None])
             names.append(name)
     for name, values in (extra or {}).items():
