@@ -82,6 +82,8 @@ class ModelSettings(Config):
     """Width of the embeddings of categorical and list features."""
     text_match: bool = True
     """Give the scorer the cosines between the candidate's text and history, interests and query."""
+    wide: bool = True
+    """Let features and text matches speak to the logit through a linear map beside the deep part."""
     query: bool = True
     """Read the search query, where impressions have one."""
     interests: bool = True

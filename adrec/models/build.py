@@ -116,6 +116,7 @@ def build_model(
         position_bias=PositionBias(slots=POSITION_SLOTS) if settings.position_bias else None,
         interest=nn.Linear(width, d.ads.cardinalities[0]) if next_category else None,
         presupposes=tuple(task.after for task in tasks),
+        wide=nn.Linear(extra, len(tasks), bias=False) if settings.wide and settings.interaction != "dot" else None,
     )
 
 

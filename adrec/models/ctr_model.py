@@ -113,7 +113,11 @@ class PositionBias(nn.Module):
 
 
 class CTRModel(nn.Module):
-    """See the file's head. `presupposes[k]` is the task that must happen before task k (ESMM, `chained`), or None."""
+    """See the file's head. `presupposes[k]` is the task that must happen before task k (ESMM, `chained`), or None.
+
+    `wide` is a linear map from the features straight to the logits (Wide & Deep, Cheng et al. 2016): on small data the
+    counters and text matches speak through it before the deep part has learned anything.
+    """
 
     def __init__(
         self,
@@ -132,6 +136,7 @@ class CTRModel(nn.Module):
         position_bias: PositionBias | None = None,
         interest: nn.Module | None = None,
         presupposes: tuple[int | None, ...] | None = None,
+        wide: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.text_encoder = text_encoder
@@ -146,6 +151,7 @@ class CTRModel(nn.Module):
         self.query = query
         self.position_bias = position_bias
         self.interest = interest
+        self.wide = wide
         self.presupposes = presupposes or (None,) * tasks
 
     def forward(self, batch: Batch) -> Outputs:
@@ -159,6 +165,8 @@ class CTRModel(nn.Module):
         joint = self.interaction(users[batch.context], candidates, extra)
         towers = self.sharing(joint)
         logits = torch.cat([head(tower) for head, tower in zip(self.heads, towers, strict=True)], -1)  # (B, K)
+        if self.wide is not None:
+            logits = logits + self.wide(extra)
         bias = None
         if self.position_bias is not None and self.training:
             bias = self.position_bias(batch.position)

@@ -100,13 +100,17 @@ def interaction(
 class TextMatch(nn.Module):
     """How near the candidate's text is to what the user clicked, skipped, declared and asked for: cosines, no parameters.
 
-    These carry most of what a frozen encoder knows into the scorer from the first step on.
+    These carry most of what a frozen encoder knows into the scorer from the first step on. Cosines of texts differ by about a
+    tenth from each other; SCALE brings them to the size of the other inputs.
     """
+
+    SCALE = 8.0
+    SHARPNESS = 20.0
 
     def __init__(self, *, interests: bool, query: bool, skipped: bool) -> None:
         super().__init__()
         self.interests, self.query, self.skipped = interests, query, skipped
-        self.out_width = 4 + int(interests) + int(query) + int(skipped)
+        self.out_width = 5 + int(interests) + int(query) + int(skipped)
 
     def forward(
         self,
@@ -125,7 +129,8 @@ class TextMatch(nn.Module):
         """Text vectors of the ads (A, D); indices (C, H), (B,), ...; interests (C, D), queries (Q, D) → (B, out_width).
 
         Columns: cosine to the mean click, to the mean of the newest five, to the nearest click, to the mean of the three
-        nearest; then interests, query, skipped where asked for. 0 where there is nothing to compare with.
+        nearest, the smooth maximum log(mean(exp(s x))) / s over clicks; then interests, query, skipped where asked for. 0 where
+        there is nothing to compare with.
         """
         unit = nn.functional.normalize(ads, dim=-1)
         target = unit[ad]  # (B, D)
@@ -141,6 +146,7 @@ class TextMatch(nn.Module):
             _cosine_to_mean(clicks, newest, context, target),
             best[:, 0],
             best.sum(-1) / found.sum(-1).clamp(min=1),
+            self._smooth_maximum(near),
         ]
         if self.interests:
             assert interests is not None
@@ -151,7 +157,13 @@ class TextMatch(nn.Module):
         if self.skipped:
             assert skipped is not None and skipped_mask is not None
             columns.append(_cosine_to_mean(unit[skipped], skipped_mask, context, target))
-        return torch.stack(columns, -1)
+        return torch.stack(columns, -1) * self.SCALE
+
+    def _smooth_maximum(self, near: Tensor) -> Tensor:
+        """(B, H) with -inf where masked → (B,)."""
+        count = torch.isfinite(near).sum(-1)
+        total = torch.logsumexp((near * self.SHARPNESS).masked_fill((count == 0)[:, None], 0.0), -1)
+        return torch.where(count > 0, (total - torch.log(count.clamp(min=1))) / self.SHARPNESS, torch.zeros_like(total))
 
 
 def category_match(categorical: Tensor, history: Tensor, mask: Tensor, context: Tensor, ad: Tensor) -> Tensor:
