@@ -13,7 +13,9 @@ PANEL = "Prepare"
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the app."""
     app.command("sample", rich_help_panel=PANEL)(sample)
+    app.command("init", rich_help_panel=PANEL)(init)
     app.command("preprocess", rich_help_panel=PANEL)(preprocess)
+    app.command("inspect", rich_help_panel=PANEL)(inspect)
 
 
 def preprocess(
@@ -58,4 +60,53 @@ def sample(
         "sample", "sample:SampleConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
         options={"out": out, "impressions": impressions},
+    )  # fmt: skip
+
+
+def inspect(
+    path: Annotated[Path | None, typer.Argument(help="Prepared folder, bundle or table.", show_default=False)] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write a page with plots.", show_default=False)] = None,
+    rows: Annotated[int | None, typer.Option("--rows", help="Rows to show of each table.", show_default=False)] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Show what is in a prepared folder, a bundle or any table: rows, types, missing values, days, texts, languages.
+
+    Reads PATH: a folder that preprocess or finetune wrote, or CSV, TSV, JSONL or Parquet files. Writes nothing, but a page
+    with plots where `--html` names one.
+
+    Example: adrec inspect runs/sample/prepared --html page.html
+    """
+    run_stage(
+        "inspect", "inspect:InspectConfig",
+        config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
+        options={"path": path, "html": html, "rows": rows},
+    )  # fmt: skip
+
+
+def init(
+    data: Annotated[list[Path] | None, typer.Argument(help="Your files and folders.", show_default=False)] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the configs.", show_default=False)] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Look at your own files, guess which column is what, and write a commented set of configs for them.
+
+    Reads the first rows of the CSV, TSV, JSONL or Parquet files DATA (ads, users, impressions, or one wide table; folders
+    of MIND, RecBole and Open Bandit are recognised). Writes the folder `--output`: a config for each command.
+
+    Example: adrec init logs.csv ads.csv --output configs/mine
+    """
+    run_stage(
+        "init", "init:InitConfig",
+        config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
+        options={"data": [str(path.absolute()) for path in data] if data else None, "output": output},
     )  # fmt: skip
