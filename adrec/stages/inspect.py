@@ -189,6 +189,7 @@ def _render_table(view: TableView) -> Iterator[RenderableType]:
     for text_column, found in view.texts.items():
         lengths = ", ".join(f"{share} {length}" for share, length in found["characters"].items())
         spoken = ", ".join(f"{tongue} {share:.1%}" for tongue, share in found["languages"].items())
-        yield f"{view.name}.{text_column}: {found['texts']:,} distinct texts looked at; characters {lengths}; languages {spoken}"
+        looked = f"{found['texts']:,} distinct texts looked at"
+        yield f"{view.name}.{text_column}: {looked}; characters {lengths}; languages {spoken}"
     for number, row in enumerate(view.first, 1):
         yield escape(f"row {number}: " + "  ".join(f"{key}={value}" for key, value in row.items() if value))
