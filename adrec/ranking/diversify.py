@@ -47,17 +47,15 @@ class ByValue:
 class MaximalMarginalRelevance:
     """Offset = -strength x the largest cosine to an ad above (Carbonell and Goldstein, SIGIR 1998).
 
-    vectors: (A, D) float32; ad: (R, C) int rows, -1 where empty. O(R C D) a slot.
+    vectors: (R, C, D) float32 of the candidates, each of length 1 or 0. O(R C D) a slot.
     """
 
-    def __init__(self, ad: Ints, vectors: Floats, *, strength: float) -> None:
+    def __init__(self, vectors: Floats, *, strength: float) -> None:
         self.weight = 1.0 - strength
         self._strength = strength
-        picked = vectors[np.maximum(ad, 0)]  # (R, C, D)
-        norm = np.linalg.norm(picked, axis=2, keepdims=True)
-        self._vectors = picked / np.where(norm > 0, norm, 1.0)
-        self._nearest = np.full(ad.shape, -np.inf)
-        self._any = np.zeros(len(ad), dtype=bool)
+        self._vectors = vectors
+        self._nearest = np.full(vectors.shape[:2], -np.inf)
+        self._any = np.zeros(len(vectors), dtype=bool)
 
     def offset(self) -> Floats:
         """Zero at the first slot, then minus the weighted largest cosine."""
@@ -65,11 +63,10 @@ class MaximalMarginalRelevance:
 
     def chosen(self, column: Ints, taken: Bools) -> None:
         """Cosines to the new ad raise the largest so far."""
-        rows = np.flatnonzero(taken)
-        new = self._vectors[rows, column[rows]]  # (r, D)
-        cosine = np.matmul(self._vectors[rows], new[:, :, None])[:, :, 0]
-        self._nearest[rows] = np.maximum(self._nearest[rows], cosine)
-        self._any[rows] = True
+        new = self._vectors[np.arange(len(column)), column]  # (R, D)
+        cosine = np.matmul(self._vectors, new[:, :, None])[:, :, 0]
+        np.maximum(self._nearest, cosine, out=self._nearest, where=taken[:, None])
+        self._any |= taken
 
 
 class CalibratedCategories:

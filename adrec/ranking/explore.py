@@ -12,6 +12,7 @@ from scipy.special import expit, logit, ndtr, ndtri
 from adrec.ranking.arrays import Bools, Floats, Ints
 
 _GRID = np.linspace(-6.0, 6.0, 97)  # step 0.125: see `win_probability`
+_CHUNK = 1_000_000  # floats of work at a time
 _GRID_WEIGHT = np.exp(-0.5 * _GRID**2) / np.sqrt(2 * np.pi) * (_GRID[1] - _GRID[0])
 
 
@@ -116,13 +117,15 @@ def win_probability(
     own_log_probability = -np.logaddexp(0.0, -own)
     level = weight * (log_unit[rows, column, None] + own_log_probability) + offset[rows, column, None]  # (R, Z)
     below = np.broadcast_to(_GRID_WEIGHT, level.shape).copy()
-    for rival in range(mean.shape[1]):
-        # log probability that the rival needs in order to reach the level; at or above 0 it cannot.
-        needed = (level - offset[:, rival, None]) / max(weight, 1e-12) - log_unit[:, rival, None]
+    step = max(1, _CHUNK // level.size)
+    for start in range(0, mean.shape[1], step):
+        rivals = slice(start, start + step)
+        # log probability that each rival needs in order to reach the level (R, Z, J); at or above 0 it cannot.
+        needed = (level[:, :, None] - offset[:, None, rivals]) / max(weight, 1e-12) - log_unit[:, None, rivals]
         reachable = needed < 0
         needed_logit = needed - np.log(-np.expm1(np.where(reachable, needed, -1.0)))
-        standard = (needed_logit - mean[:, rival, None]) / np.maximum(deviation[:, rival, None], 1e-12)
-        competes = reachable & (feasible[:, rival] & (column != rival))[:, None]
-        below *= np.where(competes, ndtr(standard), 1.0)
+        standard = (needed_logit - mean[:, None, rivals]) / np.maximum(deviation[:, None, rivals], 1e-12)
+        competes = feasible[:, rivals] & (column[:, None] != np.arange(mean.shape[1])[rivals])
+        below *= np.where(reachable & competes[:, None, :], ndtr(standard), 1.0).prod(axis=2)
     total: Floats = below.sum(axis=1)
     return total

@@ -67,7 +67,7 @@ def test_calibrated_lists_approach_the_history():
 
 def test_relevance_alone_shows_twins_and_mmr_does_not():
     vectors = np.array([[1, 0], [1, 0], [0, 1]], np.float32)
-    state = MaximalMarginalRelevance(np.array([[0, 1, 2]]), vectors, strength=0.5)
+    state = MaximalMarginalRelevance(vectors[None], strength=0.5)
     state.chosen(np.array([0]), np.array([True]))
     log_value = np.log([0.9, 0.8, 0.5])
     gain = state.weight * log_value + state.offset()[0]

@@ -63,9 +63,11 @@ def rank_world(world, policies, block):
         )  # fmt: skip
         ad, category, share = world["ad"][rows], world["category"][rows], world["share"][rows]
         method, strength = world["diversity"]
+        vector = world["vector"].astype(np.float64)
+        vector /= np.linalg.norm(vector, axis=1, keepdims=True)
         make = {
             "none": lambda mine: ByValue(ad[mine].shape),
-            "mmr": lambda mine: MaximalMarginalRelevance(ad[mine], world["vector"].astype(np.float64), strength=strength),
+            "mmr": lambda mine, ad=ad, vector=vector: MaximalMarginalRelevance(vector[ad[mine]], strength=strength),
             "calibrated": lambda mine: CalibratedCategories(category[mine], share[mine], strength=strength),
         }[method]
         ranked = rank_block(candidates, policies, [make] * len(policies), ledger, released=rows.stop / requests, seed=7)

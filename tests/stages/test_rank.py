@@ -46,6 +46,7 @@ def world(tmp_path_factory):
         "training.epochs=1",
         "training.checkpoint_minutes=0",
         "model.width=16",
+        "model.user.max_history=20",
         "baselines.names=[]",
     ]
     finetune.run(load_config(None, FinetuneConfig, settings), Terminal(quiet=True))
@@ -108,28 +109,15 @@ def test_lists_keep_every_promise(world, ranked):
 def test_scores_are_the_predictors(world, ranked):
     lists, _ = ranked
     prepared = open_prepared(world / "prepared")
-    ids = prepared.ads()["ad_id"].to_pylist()
-    first = pl.concat([pl.read_parquet(file) for file in prepared.split_files("test")]).unique("request_id", keep="first")
-    rows = lists.join(first.select("request_id", "history_index"), "request_id", maintain_order="left")
-    history = [[ids[place] for place in places] for places in rows["history_index"].to_list()]
-    table = pa.table(
-        {
-            "user_id": rows["user_id"].to_arrow(), "ad_id": rows["ad_id"].to_arrow(),
-            "shown_at": rows["shown_at"].to_arrow(), "history": pa.array(history, pa.list_(pa.string())),
-        }
-    )  # fmt: skip
-    table = table.cast(
-        pa.schema(
-            [
-                ("user_id", pa.string()),
-                ("ad_id", pa.string()),
-                ("shown_at", pa.timestamp("us", "UTC")),
-                ("history", pa.list_(pa.string())),
-            ]
-        )
-    )
-    scored = Predictor.load(world / "bundle", device="cpu").score(table, prepared.ads(), prepared.users())
-    assert np.allclose(scored["score"].to_numpy(), rows["score"].to_numpy(), atol=1e-6)
+    schema = pa.schema([("user_id", pa.string()), ("ad_id", pa.string()), ("shown_at", pa.timestamp("us", "UTC"))])
+    scenario = pl.concat([pl.read_parquet(file) for file in prepared.split_files("test")]).unique("request_id")
+    asked = lists.join(scenario.select("request_id", "scenario"), "request_id", maintain_order="left")["scenario"]
+    table = lists.select(schema.names).to_arrow().cast(schema).append_column("scenario", asked.to_arrow().cast(pa.string()))
+    splits = [pl.read_parquet(file) for split in ("train", "valid", "test") for file in prepared.split_files(split)]
+    clicks = pl.concat(splits).filter(pl.col("click") == 1).select(schema.names).to_arrow().cast(schema)
+    predictor = Predictor.load(world / "bundle", device="cpu")
+    scored = predictor.score(table, prepared.ads(), prepared.users(), history=clicks)
+    assert np.allclose(scored["score"].to_numpy(), lists["score"].to_numpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize("stops_after", [1, 2])

@@ -211,12 +211,16 @@ class Ranker:
     def _diversifier(self, index: int, candidates: Candidates, examples: Examples) -> DiversifierOf:
         diversity = self.policies[index].diversity
         strength = diversity.strength
+        vectors: Floats | None = None  # of the block's candidates, gathered once for all windows
 
         def none(rows: Ints) -> Diversifier:
             return ByValue((len(rows), candidates.ad.shape[1]))
 
         def mmr(rows: Ints) -> Diversifier:
-            return MaximalMarginalRelevance(candidates.ad[rows], self.unit_vectors, strength=strength)
+            nonlocal vectors
+            if vectors is None:
+                vectors = self.unit_vectors[np.maximum(candidates.ad, 0)]
+            return MaximalMarginalRelevance(vectors[rows] if len(rows) < len(vectors) else vectors, strength=strength)
 
         def calibrated(rows: Ints) -> Diversifier:
             shares = category_shares(examples, self.ads.category, len(self.ads.categories))
