@@ -130,12 +130,13 @@ class Curve(pl.Callback):
 
     def on_before_backward(self, trainer: pl.Trainer, module: pl.LightningModule, loss: torch.Tensor) -> None:
         """Refuse a loss of NaN or infinity before it reaches the weights."""
-        if not torch.isfinite(loss.detach()):
+        value = loss.detach()
+        if not torch.isfinite(value):
             raise AdrecError(
-                f"step {trainer.global_step}: the loss is {float(loss)}. Lower training.learning_rate, raise"
+                f"step {trainer.global_step}: the loss is {float(value)}. Lower training.learning_rate, raise"
                 " training.warmup_fraction, or look for NaN in the inputs. The last checkpoint is from before it."
             )
-        self._waiting.append(loss.detach() * trainer.accumulate_grad_batches)
+        self._waiting.append(value * trainer.accumulate_grad_batches)
         if len(self._waiting) >= 100:
             self._collect()
 

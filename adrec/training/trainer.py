@@ -137,10 +137,13 @@ def fit(
     resumed = _step_of(last) if last.exists() else 0
     if resumed:
         terminal.note(f"resuming at step {resumed}")
-    with quiet_lightning():
-        trainer.fit(module, train, valid, ckpt_path=str(last) if resumed else None, weights_only=True if resumed else None)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        with quiet_lightning():
+            trainer.fit(module, train, valid, ckpt_path=str(last) if resumed else None, weights_only=True if resumed else None)
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
     curve.state_dict()
     if valid is not None:
         keep.restore(module)

@@ -1,5 +1,7 @@
 """The vector cache: each text encoded once, whatever happens to the files."""
 
+import contextlib
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -52,10 +54,8 @@ def test_a_kill_costs_only_the_segment_in_progress(tmp_path):
             raise KeyboardInterrupt
         return Encoder()(asked)
 
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         cached_vectors(texts, fingerprint="f", encode=dies, folder=tmp_path, segment_texts=3)
-    except KeyboardInterrupt:
-        pass
     after = Encoder()
     vectors = cached_vectors(texts, fingerprint="f", encode=after, folder=tmp_path, segment_texts=3)
     assert after.asked == texts[6:]
