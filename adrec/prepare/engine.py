@@ -2,6 +2,7 @@
 
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,9 +50,14 @@ def small_memory(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
 
 @contextmanager
 def open_memory_engine() -> Iterator[duckdb.DuckDBPyConnection]:
-    """A small engine for a first look at the inputs."""
-    with readable_faults():
-        connection = duckdb.connect(config={"autoinstall_known_extensions": False})
+    """A small engine for a first look at the inputs; what is too large for it goes to the temporary folder."""
+    with readable_faults(), tempfile.TemporaryDirectory(prefix="adrec-") as spill:
+        settings: dict[str, str | bool | int | float | list[str]] = {
+            "memory_limit": "1GB",
+            "temp_directory": spill,
+            "autoinstall_known_extensions": False,
+        }
+        connection = duckdb.connect(config=settings)
         try:
             connection.execute("SET TimeZone = 'UTC'")
             yield connection

@@ -9,6 +9,7 @@ from typing import Any
 from adrec import __version__
 from adrec.config.preprocess import PreprocessConfig
 from adrec.errors import DataError
+from adrec.prepare.privacy import load_key
 
 _WITHOUT_EFFECT = {"output", "device", "memory_limit_gb", "threads"}
 """Config keys that change where or how fast, not what."""
@@ -37,8 +38,10 @@ def describe_inputs(tables: Mapping[str, Sequence[Path]], earlier: Sequence[dict
 def config_digest(config: PreprocessConfig) -> str:
     """Digest of everything in the config that changes the output, and of the files that it names beside the tables."""
     plain = config.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
-    named = [config.text.extra_stop_words, config.text.user_dictionary, config.privacy.key_file]
+    named = [config.text.extra_stop_words, config.text.user_dictionary]
     contents = [_digest(path) if path is not None and path.is_file() else None for path in named]
+    if config.privacy.pseudonymise:  # under another key the earlier pseudonyms are of no use
+        contents.append(hashlib.blake2b(load_key(config.privacy), digest_size=16).hexdigest())
     text = json.dumps([__version__, plain, contents], sort_keys=True, ensure_ascii=False)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

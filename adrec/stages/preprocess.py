@@ -16,7 +16,7 @@ from adrec.config.base import save_config
 from adrec.config.preprocess import PreprocessConfig
 from adrec.data.prepared import FORMAT
 from adrec.data.tables import folder_aside
-from adrec.errors import AdrecError
+from adrec.errors import AdrecError, DataError
 from adrec.prepare import quarantine
 from adrec.prepare.append import CannotAppendError, Earlier, link_shards, plan_append
 from adrec.prepare.build import Built, build, extras_of, work_folder
@@ -80,6 +80,9 @@ def run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
             return PreprocessResult(config.output, _write(config, plan, plan.earlier, terminal), "appended")
         except CannotAppendError as reason:
             terminal.note(f"Everything is built anew, because {reason}.")
+        except DataError:
+            # A fault of the new files alone (they may hold no good row) need not be one of all files together.
+            terminal.note("Everything is built anew, because the new files cannot stand alone.")
     return PreprocessResult(config.output, _write(config, plan, None, terminal), "built")
 
 

@@ -62,6 +62,15 @@ def test_pseudonyms_change_names_and_nothing_else(tmp_path, monkeypatch):
     assert rows(private).drop_columns(dropped).equals(rows(plain).drop_columns(dropped))
 
 
+def test_another_key_builds_anew(tmp_path, monkeypatch):
+    world(tmp_path)
+    done = []
+    for key in (KEY, KEY, KEY[::-1]):
+        monkeypatch.setenv("ADREC_PRIVACY_KEY", key)
+        done.append(prepare(tmp_path, privacy={"pseudonymise": True})[1].done)
+    assert done == ["built", "unchanged", "built"]
+
+
 @pytest.mark.parametrize("key", ["sixteen bytes ok", "k" * 64, "k" * 65, "k" * 300])
 def test_hmac_is_the_standard_one(tmp_path, key):
     file = tmp_path / "key"

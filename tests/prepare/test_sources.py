@@ -1,12 +1,14 @@
 """Sources: MIND, RecBole, Open Bandit and Criteo files as they are given, on small files made here, and on real ones."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from raw_worlds import prepare, rows
 
 from adrec.errors import AdrecError, DataError
+from adrec.prepare.engine import open_memory_engine
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 PLAIN = {"counters": [], "features": {}, "split": {"method": "time", "valid_fraction": 0, "test_fraction": 0.3}}
@@ -172,3 +174,22 @@ def test_the_chinese_view_of_mind5k_says_what_it_resolves(tmp_path):
     shown = "\n".join(str(part) for part in result.render())
     assert "99.1% of them are known ads" in shown
     assert "54.6% of them are known ads" in shown
+
+
+def test_the_source_that_the_docs_write(tmp_path):
+    """docs/sources.md shows how to write a source: the code there works."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "sources.md").read_text()
+    code = page.partition("```python\n")[2].partition("```")[0]
+    own = "from adrec.config.preprocess import SessionsSource\n"
+    assert own in code
+    names = {"SessionsSource": object}
+    exec(code.replace(own, ""), names)
+    (tmp_path / "ads.csv").write_text("ad_id,title\na,One\nb,Two\n")
+    (tmp_path / "sessions.csv").write_text("u1;1770000000000;a b;b\nu2;1770000001000;b;\n")
+    config = SimpleNamespace(sessions=str(tmp_path / "sessions.csv"), ads=str(tmp_path / "ads.csv"))
+    with open_memory_engine() as connection:
+        raw = names["open_sessions"](connection, config)
+        found = connection.execute(
+            f"SELECT user_id, ad_id, click, source_row FROM {raw.impressions.view} ORDER BY source_order"
+        ).fetchall()
+    assert found == [("u1", "a", 0, 1), ("u1", "b", 1, 1), ("u2", "b", None, 2)]

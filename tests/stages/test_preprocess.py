@@ -345,6 +345,24 @@ def test_an_appended_fault_counts_with_the_earlier_rows(tmp_path):
     assert rows(found).equals(rows(rebuilt))
 
 
+def test_a_new_file_without_a_good_row_is_no_fault_of_all_files(tmp_path):
+    made = tables(1)
+    write(made["ads"], tmp_path / "ads.parquet")
+    write(made["impressions"], tmp_path / "log" / "a.csv")
+    source = {
+        "format": "tables",
+        "ads": {"files": str(tmp_path / "ads.parquet")},
+        "impressions": {"files": str(tmp_path / "log")},
+    }
+    changes = {"source": source, "features": {}, "split": {"method": "user"}}
+    first, _ = prepare(tmp_path, **changes)
+    header = (tmp_path / "log" / "a.csv").read_text().partition("\n")[0]
+    (tmp_path / "log" / "b.csv").write_text(header + "\n")
+    found, result = prepare(tmp_path, **changes)
+    assert result.done == "built"
+    assert rows(found).equals(rows(first))
+
+
 def test_the_manifest_is_plain_json_and_lists_every_file(tmp_path):
     world(tmp_path)
     prepared, result = prepare(tmp_path)
