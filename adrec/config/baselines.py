@@ -18,10 +18,15 @@ BaselineName = Literal[
     "item_cf",
     "matrix_factorisation",
     "logistic",
+    "conditional_logit",
     "mlp",
     "lightgbm",
     "lightgbm_ranker",
 ]
+
+
+HYBRID_MEMBERS = frozenset({"lightgbm", "lightgbm_ranker", "conditional_logit"})
+"""Baselines strong enough to score beside the network."""
 
 
 class BaselinesConfig(Config):
@@ -39,6 +44,7 @@ class BaselinesConfig(Config):
         "item_cf",
         "matrix_factorisation",
         "logistic",
+        "conditional_logit",
         "mlp",
         "lightgbm",
         "lightgbm_ranker",
@@ -57,7 +63,7 @@ class BaselinesConfig(Config):
 
 
 class HybridConfig(Config):
-    """One scorer from the network and the trees."""
+    """One scorer from the network, the trees and the conditional logit."""
 
     kind: Literal["none", "average", "weighted", "stack", "auto"] = "none"
     """none: the network alone. average: mean of the standardised logits. weighted: non-negative weights learned on validation

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from adrec.config.base import Config, ConfigPath, EncoderReference, StageConfig
-from adrec.config.baselines import BaselinesConfig, HybridConfig
+from adrec.config.baselines import HYBRID_MEMBERS, BaselinesConfig, HybridConfig
 from adrec.config.training import TrainingConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -198,8 +198,8 @@ class FinetuneConfig(StageConfig):
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
             raise ValueError("tasks: the same name twice")
-        if self.hybrid.kind != "none" and not {"lightgbm", "lightgbm_ranker"} & set(self.baselines.names):
-            raise ValueError("hybrid: needs lightgbm or lightgbm_ranker among `baselines.names`")
+        if self.hybrid.kind != "none" and not HYBRID_MEMBERS & set(self.baselines.names):
+            raise ValueError(f"hybrid: needs one of {', '.join(sorted(HYBRID_MEMBERS))} among `baselines.names`")
         if not self.tasks[0].is_binary:
             raise ValueError("tasks: the first task is the one `score` reports, so it must be binary")
         for task in self.tasks:

@@ -1,4 +1,4 @@
-"""One scorer from the network and the trees, fitted on validation rows that neither was trained on.
+"""One scorer from the network, the trees and the conditional logit, fitted on validation rows that neither was trained on.
 
 On real logs counters read by trees and text read by a network each see what the other misses. Four ways to join them, from the
 simplest: none (the network alone), average (mean of standardised scores, brought to log-odds by one line), weighted (stacked
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adrec.models.baselines.base import Baseline, Floats, Inputs, load_state, save_state
+from adrec.models.baselines.choice import ConditionalLogit
 from adrec.models.baselines.design import Design, design
 from adrec.models.baselines.trees import LightGbm, TreeModel, auc_for_stopping
 
@@ -99,11 +100,15 @@ def fit_hybrid(
 ) -> tuple[Hybrid, Floats]:
     """Fit on validation rows: `network` (N,) raw logits, `baselines` fitted on training rows, `scores` name → (N,) theirs.
 
-    The members beside the network are the tree models among `baselines`; without any the network stays alone. Returns the
+    The members beside the network are the trees and the conditional logit among `baselines`; without any the network stays
+    alone. Returns the
     hybrid fitted on all rows, and (N,) logits in which each row is scored by a fit on other requests: what calibration and
     validation metrics must use, as the hybrid has seen these rows.
     """
-    names = (NETWORK, *(name for name, model in baselines.items() if isinstance(model, LightGbm) and name in scores))
+    names = (
+        NETWORK,
+        *(name for name, model in baselines.items() if isinstance(model, LightGbm | ConditionalLogit) and name in scores),
+    )
     known = np.flatnonzero(~np.isnan(valid.clicks))
     rows = valid.take(known)
     if kind == "none" or len(names) == 1 or not 0 < rows.clicks.mean() < 1:
@@ -155,7 +160,7 @@ def _fit_kind(kind: Kind, names: tuple[str, ...], members: NDArray[np.float64], 
         "deviation": tuple(np.where(deviation > 1e-9, deviation, 1.0).tolist()),
     }
     if kind == "average":
-        others = len(names) - 1  # the network counts as much as all trees together
+        others = len(names) - 1  # the network counts as much as all others together
         mean = Hybrid("average", weights=(0.5, *((0.5 / others,) * others)), **scaling)
         slope, intercept = _non_negative_logistic(mean.weighted(members)[:, None], rows.clicks)
         # An increasing line brings the mean to log-odds; a mean worse than chance keeps its order all the same.

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from adrec.data.examples import Catalog, Examples
+from adrec.data.examples import Catalog, Examples, ranges
 from adrec.data.features import FeatureSet
 from adrec.errors import BundleError
 
@@ -144,6 +144,17 @@ class Baseline(Protocol):
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote."""
+
+
+def sampled_requests(inputs: Inputs, max_rows: int, generator: np.random.Generator) -> Inputs:
+    """All rows, or whole requests drawn at random until they hold about `max_rows` rows."""
+    if len(inputs) <= max_rows:
+        return inputs
+    starts = inputs.examples.request_starts
+    sizes = np.diff(starts)
+    order = generator.permutation(len(sizes))
+    chosen = np.sort(order[: max(int(np.searchsorted(np.cumsum(sizes[order]), max_rows, side="right")), 1)])
+    return inputs.take(ranges(starts[chosen], sizes[chosen]))
 
 
 def save_state(folder: Path, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]] | None = None) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from adrec.config.baselines import BaselinesConfig
-from adrec.data.examples import ranges
 from adrec.errors import BundleError
-from adrec.models.baselines.base import Baseline, Floats, Inputs
+from adrec.models.baselines.base import Baseline, Floats, Inputs, sampled_requests
+from adrec.models.baselines.choice import ConditionalLogit
 from adrec.models.baselines.collaborative import ItemCf, UserCf
 from adrec.models.baselines.content import CategoryAffinity, ContentScore, EncoderCosine, TfIdfCosine
 from adrec.models.baselines.factorisation import ImplicitAls
@@ -31,6 +31,7 @@ _CLASSES: tuple[type[Baseline], ...] = (
     ItemCf,
     ImplicitAls,
     LogisticRegression,
+    ConditionalLogit,
     ClassicMlp,
     LightGbm,
     LightGbmRanker,
@@ -111,17 +112,6 @@ def load_all(folder: Path) -> dict[str, Baseline]:
         return {name: BASELINES[name].load(folder / name) for name in names}
     except (OSError, ValueError, KeyError) as error:
         raise BundleError(f"{folder}: the baselines cannot be read ({error!r}). Run 'adrec finetune' again.") from None
-
-
-def sampled_requests(inputs: Inputs, max_rows: int, generator: np.random.Generator) -> Inputs:
-    """All rows, or whole requests drawn at random until they hold about `max_rows` rows."""
-    if len(inputs) <= max_rows:
-        return inputs
-    starts = inputs.examples.request_starts
-    sizes = np.diff(starts)
-    order = generator.permutation(len(sizes))
-    chosen = np.sort(order[: max(int(np.searchsorted(np.cumsum(sizes[order]), max_rows, side="right")), 1)])
-    return inputs.take(ranges(starts[chosen], sizes[chosen]))
 
 
 def _lacks_to_score(baseline: Baseline, inputs: Inputs) -> bool:

@@ -12,7 +12,7 @@ from adrec.config.baselines import BaselineName, BaselinesConfig
 from adrec.errors import BundleError
 from adrec.metrics.ranking import auc_request
 from adrec.models.baselines import BASELINES, fit_all, load_all, save_all, score_all
-from adrec.models.baselines.suite import sampled_requests
+from adrec.models.baselines.base import sampled_requests
 
 TRAIN, VALID, TEST = planted(400, seed=1), planted(150, seed=2), planted(200, seed=3)
 CONFIG = BaselinesConfig(factors=8, mlp_epochs=3)

@@ -1,0 +1,186 @@
+"""Which ad of a request is clicked, as a conditional logit: linear in features and in the products of user and ad vectors.
+
+z = w . (u * a) + v . a + c . x, softmax over the request (McFadden 1974, "Conditional logit analysis of qualitative choice
+behavior"); u is the mean of the history's unit text vectors, a the ad's, x the scaled features, counters and cosines. The
+plain cosine is among x and all but free, so strong shrinkage of w and v leads back to the untrained encoder, and weak shrinkage
+learns which directions of the text space matter for clicks. Convex, so the solution does not depend on a seed.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adrec.models.baselines.base import Floats, Inputs, load_state, sampled_requests, save_state
+from adrec.models.baselines.design import Scaler, design
+from adrec.models.baselines.similarity import mean_history, row_products, unit_rows
+from adrec.models.baselines.trees import auc_for_stopping
+
+PENALTIES = (0.1, 0.03, 0.01, 0.003)
+"""L2 strengths of the text weights that validation rows choose from; the strongest wins a tie."""
+_FEATURE_PENALTY = 1e-3
+_PRODUCT_SCALE = 20.0
+_LARGEST_FEATURE = 5.0
+_MAX_VALUES = 64
+
+
+class ConditionalLogit:
+    """The score is z, a logit up to a constant of the request. Where hardly any request holds a click and a miss, rows are
+    taken one by one (logistic regression) instead. `max_rows` bounds the training rows, drawn as whole requests.
+    """
+
+    name: ClassVar[str] = "conditional_logit"
+    is_probability: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        *,
+        max_rows: int = 150_000,
+        penalty: float | None = None,
+        scaler: Scaler | None = None,
+        products: Floats | None = None,
+        ads: Floats | None = None,
+        features: Floats | None = None,
+        intercept: float = 0.0,
+    ) -> None:
+        self.max_rows = max_rows
+        self.penalty = penalty
+        self.scaler = scaler
+        self.products = np.zeros(0, np.float32) if products is None else products
+        self.ads = np.zeros(0, np.float32) if ads is None else ads
+        self.features = np.zeros(0, np.float32) if features is None else features
+        self.intercept = intercept
+
+    @classmethod
+    def lacks(cls, inputs: Inputs) -> str:
+        """Both labels."""
+        return "" if 0 < np.nanmean(inputs.clicks) < 1 else "both clicked and unclicked training rows"
+
+    def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
+        """Solve for each penalty, strongest first, each from the one before; keep the best on validation rows."""
+        rows = sampled_requests(inputs.labelled(), self.max_rows, np.random.default_rng(seed)).compact()
+        held = None if valid is None else valid.labelled()
+        table = design(rows)
+        self.scaler = Scaler.fit(table, max_values=_MAX_VALUES)
+        problem = _Problem.of(rows, self._scaled(rows))
+        solution = np.zeros(problem.wide.shape[1] + 1)
+        penalties = (self.penalty,) if self.penalty is not None else PENALTIES if held is not None else (PENALTIES[2],)
+        best = -np.inf
+        kept, penalty = solution, penalties[0]
+        for strength in penalties:
+            solution = problem.solve(strength, solution)
+            self._take(problem.width, solution)
+            reached = auc_for_stopping(held, self.score(held)) if held is not None else 0.0
+            if reached > best:
+                best, kept, penalty = reached, solution, strength
+        self._take(problem.width, kept)
+        self.penalty = penalty
+
+    def score(self, inputs: Inputs) -> Floats:
+        """(N,) logits."""
+        own = inputs.compact()
+        total = self._scaled(own) @ self.features + np.float32(self.intercept)
+        if len(self.ads) and own.ads.vectors is not None:
+            vectors, examples = unit_rows(own.ads.vectors), own.examples
+            interest = unit_rows(mean_history(own, vectors)) * (_PRODUCT_SCALE * self.products)
+            total = total + row_products(interest, vectors, examples.history_of_row, examples.ad_index)
+            total = total + (vectors @ self.ads)[examples.ad_index]
+        return np.asarray(total, dtype=np.float32)
+
+    def save(self, folder: Path) -> None:
+        """Scaling and weights."""
+        if self.scaler is None:
+            raise ValueError("the conditional logit is not fitted")
+        values = {"penalty": self.penalty, "intercept": self.intercept, "scaler": self.scaler.values()}
+        save_state(folder, values, {"products": self.products, "ads": self.ads, "features": self.features})
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """From `save`."""
+        values, arrays = load_state(folder)
+        scaler = Scaler.from_values(values["scaler"])
+        return cls(
+            penalty=values["penalty"],
+            scaler=scaler,
+            products=arrays["products"],
+            ads=arrays["ads"],
+            features=arrays["features"],
+            intercept=values["intercept"],
+        )
+
+    def _scaled(self, inputs: Inputs) -> Floats:
+        """(N, F) features, in deviations and at most 5 of them."""
+        if self.scaler is None:
+            raise ValueError("the conditional logit is not fitted")
+        scaled: Floats = self.scaler.transform(design(inputs)).toarray()
+        return np.clip(scaled, -_LARGEST_FEATURE, _LARGEST_FEATURE)
+
+    def _take(self, width: int, solution: NDArray[np.float64]) -> None:
+        weights = solution[:-1].astype(np.float32)
+        self.products, self.ads, self.features = weights[:width], weights[width : 2 * width], weights[2 * width :]
+        self.intercept = float(solution[-1])
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """The training rows: `wide` (N, 2 D + F) holds the scaled products u * a, the vectors a and the features."""
+
+    wide: Floats
+    width: int
+    clicks: Floats
+    starts: NDArray[np.int64]
+    group: NDArray[np.int64]
+    """(N,) which of the requests"""
+    by_request: bool
+
+    @classmethod
+    def of(cls, rows: Inputs, features: Floats) -> "_Problem":
+        """Lay the columns side by side."""
+        examples, parts, width = rows.examples, [features], 0
+        if rows.ads.vectors is not None and rows.ads.vectors.shape[1]:
+            vectors = unit_rows(rows.ads.vectors)
+            width = vectors.shape[1]
+            interest = unit_rows(mean_history(rows, vectors))
+            shown = vectors[examples.ad_index]
+            parts = [interest[examples.history_of_row] * shown * np.float32(_PRODUCT_SCALE), shown, features]
+        starts = examples.request_starts[:-1]
+        mixed = np.maximum.reduceat(rows.clicks, starts) > np.minimum.reduceat(rows.clicks, starts)
+        by_request = bool(mixed.sum() >= 30 and mixed.mean() > 0.1)
+        wide = np.concatenate(parts, axis=1).astype(np.float32, copy=False)
+        group = np.repeat(np.arange(len(starts)), np.diff(examples.request_starts))
+        return cls(wide, width, rows.clicks, starts, group, by_request)
+
+    def solve(self, strength: float, start: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Weights (2 D + F + 1,), the intercept last; it stays 0 in a softmax, which it cannot change."""
+        from scipy.optimize import minimize
+
+        penalty = np.full(len(start), strength)
+        penalty[2 * self.width :] = _FEATURE_PENALTY
+        penalty[-1] = 0.0
+
+        def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            z = self.wide @ weights[:-1].astype(np.float32) + np.float32(weights[-1])
+            value, slope = self._softmax(z) if self.by_request else self._logistic(z)
+            gradient = np.append(self.wide.T @ slope, 0.0 if self.by_request else slope.sum()).astype(np.float64)
+            return value + 0.5 * float(penalty @ weights**2), gradient + penalty * weights
+
+        return np.asarray(minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 60}).x, dtype=np.float64)
+
+    def _softmax(self, z: Floats) -> tuple[float, Floats]:
+        """Mean over clicks of -log softmax, and its slope in z."""
+        clicks = np.add.reduceat(self.clicks, self.starts)
+        code = self.group
+        top = np.maximum.reduceat(z, self.starts)
+        mass = np.exp(z - top[code])
+        total = np.add.reduceat(mass, self.starts)
+        count = float(self.clicks.sum())
+        value = float((clicks * (np.log(total) + top)).sum(dtype=np.float64) - (self.clicks * z).sum(dtype=np.float64)) / count
+        return value, np.asarray(((clicks / total)[code] * mass - self.clicks) / count, dtype=np.float32)
+
+    def _logistic(self, z: Floats) -> tuple[float, Floats]:
+        """Mean log loss, and its slope in z."""
+        p = np.exp(-np.logaddexp(0.0, -z))
+        value = float(np.mean(np.logaddexp(0.0, z) - self.clicks * z, dtype=np.float64))
+        return value, np.asarray((p - self.clicks) / len(z), dtype=np.float32)
