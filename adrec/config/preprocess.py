@@ -5,10 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from adrec.config.base import Config, ConfigPath, ConfigPattern, EncoderReference, StageConfig
+from adrec.config.base import Config, ConfigPath, EncoderReference, StageConfig
 from adrec.config.features import CounterSpec, FeatureSpec, HistoryConfig
-
-Scalar = str | int | float | bool
+from adrec.config.sources import Source
 
 
 def _in_utc(moment: datetime) -> datetime:
@@ -17,98 +16,6 @@ def _in_utc(moment: datetime) -> datetime:
 
 Moment = Annotated[datetime, AfterValidator(_in_utc)]
 """ISO 8601 date or moment; UTC unless an offset is given."""
-
-
-class TableInput(Config):
-    """One table: which files, in which format, and which of their columns is which."""
-
-    files: ConfigPattern | list[ConfigPattern]
-    """A file, a folder (also partitioned by `key=value` folders), a glob, or a list of these."""
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet"] = "auto"
-    """`auto` goes by the ending: .csv .tsv .jsonl .ndjson .json .parquet, with .gz or .zst behind it."""
-    delimiter: str | None = None
-    """Field separator of text files; None takes the comma for csv and the tab for tsv."""
-    columns: dict[str, str] = {}
-    """Canonical name -> name in the file, for columns that are called otherwise there."""
-    types: dict[str, Literal["string", "integer", "number", "boolean", "timestamp", "list"]] = {}
-    """Types of declared extra columns of text files, which otherwise are guessed: numbers where every value is one."""
-    first_of: dict[str, str] = {}
-    """Canonical name -> list column in the file whose first item it is (`category: genres`)."""
-    defaults: dict[str, Scalar] = {}
-    """Canonical name -> value where the column is missing or its value empty."""
-    time_format: str | None = None
-    """strptime format of timestamps in text (`%m/%d/%Y %I:%M:%S %p`); None reads ISO 8601."""
-    time_unit: Literal["seconds", "milliseconds", "microseconds"] = "seconds"
-    """Unit of timestamps that are numbers (since 1970)."""
-    time_zone: str = "UTC"
-    """Zone of timestamps that name none."""
-    list_separator: str = "|"
-    """Separates the items of list columns that are text."""
-
-
-class TablesSource(Config):
-    """Plain tables: impressions, and ads and users where they are tables of their own."""
-
-    format: Literal["tables"] = "tables"
-    impressions: TableInput
-    """One row an impression. Without `ads` it carries the ad columns too (one wide table)."""
-    ads: TableInput | None = None
-    """One row an ad; None takes the ads from the impressions."""
-    users: TableInput | None = None
-    """One row a user; None takes the users from the impressions."""
-    ad_columns: list[str] = []
-    """Wide table only: declared columns of the impressions that belong to the ad."""
-    user_columns: list[str] = []
-    """Wide table only: declared columns of the impressions that belong to the user."""
-
-
-class MindSource(Config):
-    """Microsoft's MIND in its official files."""
-
-    format: Literal["mind"]
-    behaviors: ConfigPattern | list[ConfigPattern]
-    """behaviors.tsv, one or several."""
-    news: ConfigPattern
-    """news.tsv: the official 8 columns."""
-    translation: ConfigPath | None = None
-    """A TSV with header `nid title abstract` whose texts replace those of news.tsv; news without one are left out."""
-
-
-class RecboleSource(Config):
-    """RecBole's atomic files (.inter, .item, .user), in which MovieLens and many other sets are given."""
-
-    format: Literal["recbole"]
-    folder: ConfigPath
-    """Folder with <name>.inter and, where they exist, <name>.item and <name>.user."""
-    columns: dict[str, str] = {}
-    """Canonical name -> field, where the guess is wrong (`title: movie_title`)."""
-    positive_rating: float = 4.0
-    """Where there is no `label` field: a rating of at least this is a click."""
-
-
-class OpenBanditSource(Config):
-    """The Open Bandit Dataset: one campaign folder with its log and its item_context.csv."""
-
-    format: Literal["open_bandit"]
-    folder: ConfigPath
-    """Folder with <campaign>.csv (all.csv, men.csv, women.csv) and item_context.csv."""
-
-
-class CriteoSource(Config):
-    """Criteo's display advertising logs: label, 13 integers, 26 hashed categories, tab separated, no header."""
-
-    format: Literal["criteo"]
-    files: ConfigPattern | list[ConfigPattern]
-    """train.txt, day_0.gz, ..."""
-    ad_column: str = "C3"
-    """Which hashed column stands for the ad, since the set names none."""
-    user_column: str = "C4"
-    """Which hashed column stands for the user, since the set names none."""
-    seconds_per_row: float = Field(0.002, gt=0)
-    """The rows are in time order but carry no time: shown_at advances by this much a row."""
-
-
-Source = Annotated[TablesSource | MindSource | RecboleSource | OpenBanditSource | CriteoSource, Field(discriminator="format")]
 
 
 class ValidationSettings(Config):

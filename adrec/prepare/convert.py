@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from adrec.config.preprocess import Scalar
+from adrec.config.sources import Scalar
 from adrec.prepare.engine import name, text
 from adrec.prepare.sources.base import Reading
 

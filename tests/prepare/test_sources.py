@@ -180,7 +180,7 @@ def test_the_source_that_the_docs_write(tmp_path):
     """docs/sources.md shows how to write a source: the code there works."""
     page = (Path(__file__).resolve().parents[2] / "docs" / "sources.md").read_text()
     code = page.partition("```python\n")[2].partition("```")[0]
-    own = "from adrec.config.preprocess import SessionsSource\n"
+    own = "from adrec.config.sources import SessionsSource\n"
     assert own in code
     names = {"SessionsSource": object}
     exec(code.replace(own, ""), names)

@@ -2,7 +2,7 @@
 
 import duckdb
 
-from adrec.config.preprocess import CriteoSource, MindSource, OpenBanditSource, RecboleSource, Source
+from adrec.config.sources import CriteoSource, MindSource, OpenBanditSource, RecboleSource, Source
 from adrec.prepare.sources.base import RawTable, RawTables, Reading
 from adrec.prepare.sources.criteo import open_criteo
 from adrec.prepare.sources.mind import open_mind

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from adrec.config.preprocess import Scalar
+from adrec.config.sources import Scalar
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import duckdb
 
-from adrec.config.preprocess import CriteoSource
+from adrec.config.sources import CriteoSource
 from adrec.errors import ConfigError
 from adrec.prepare.engine import name
 from adrec.prepare.sources.base import RawTable, RawTables, Reading

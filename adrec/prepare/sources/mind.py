@@ -2,7 +2,7 @@
 
 import duckdb
 
-from adrec.config.preprocess import MindSource
+from adrec.config.sources import MindSource
 from adrec.prepare.sources.base import RawTable, RawTables, Reading
 from adrec.prepare.sources.files import find_files, read_files
 

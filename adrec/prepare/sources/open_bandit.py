@@ -2,7 +2,7 @@
 
 import duckdb
 
-from adrec.config.preprocess import OpenBanditSource
+from adrec.config.sources import OpenBanditSource
 from adrec.errors import DataError
 from adrec.prepare.engine import columns_of, name
 from adrec.prepare.sources.base import RawTable, RawTables, Reading

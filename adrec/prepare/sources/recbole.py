@@ -2,7 +2,7 @@
 
 import duckdb
 
-from adrec.config.preprocess import RecboleSource
+from adrec.config.sources import RecboleSource
 from adrec.errors import DataError
 from adrec.prepare.engine import columns_of, name
 from adrec.prepare.sources.base import RawTable, RawTables, Reading

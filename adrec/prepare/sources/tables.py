@@ -2,7 +2,7 @@
 
 import duckdb
 
-from adrec.config.preprocess import TableInput, TablesSource
+from adrec.config.sources import TableInput, TablesSource
 from adrec.errors import DataError
 from adrec.prepare.engine import columns_of, name, text
 from adrec.prepare.sources.base import RawTable, RawTables, Reading
