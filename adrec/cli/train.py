@@ -13,6 +13,7 @@ def register(app: typer.Typer) -> None:
     """Add this module's commands to the app."""
     app.command("pretrain-mlm", rich_help_panel=PANEL)(pretrain)
     app.command("pretrain", rich_help_panel=PANEL, help="The same as pretrain-mlm.")(pretrain)
+    app.command("distill", rich_help_panel=PANEL)(distill)
     app.command("finetune", rich_help_panel=PANEL)(finetune)
     app.command("tune", rich_help_panel=PANEL)(tune)
 
@@ -34,6 +35,27 @@ def pretrain(
     """
     run_stage(
         "pretrain", "pretrain:PretrainConfig",
+        config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
+    )  # fmt: skip
+
+
+def distill(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Train a text encoder of fewer layers that gives nearly the vectors of a larger one.
+
+    Reads the corpus of a prepared folder, and an encoder (`teacher`) or a bundle (`bundle`). Writes a smaller encoder, or
+    the bundle with the smaller encoder in it, and how close and how much faster it is.
+
+    Example: adrec distill --set prepared=runs/mind/prepared --set bundle=runs/mind/bundle --set output=runs/mind/small
+    """
+    run_stage(
+        "distill", "distill:DistillConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
     )  # fmt: skip
 

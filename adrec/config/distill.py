@@ -1,0 +1,51 @@
+"""Config of `adrec distill`: which teacher, how small a student, and what it must imitate."""
+
+from pydantic import Field, model_validator
+
+from adrec.config.base import Config, ConfigPath, EncoderReference, StageConfig
+from adrec.config.pretrain import Batches
+from adrec.config.training import TrainingConfig
+
+
+class DistilTerms(Config):
+    """Weights of the terms of the loss; 0 leaves a term out."""
+
+    soft: float | None = Field(None, ge=0)
+    """Soft targets of masked tokens. Null: 5 where the teacher has a trained masked-language-model head, else 0."""
+    mlm: float | None = Field(None, ge=0)
+    """Masked language modelling. Null: 2 where the teacher has such a head, else 0."""
+    cosine: float = Field(1.0, ge=0)
+    """1 - cosine of the last states, token by token."""
+    vector: float = Field(4.0, ge=0)
+    """Squared distance of the text vectors, relative to the teacher's squared length."""
+    temperature: float = Field(2.0, gt=0)
+    """Softens the soft targets."""
+
+
+class DistillConfig(StageConfig):
+    """Train a smaller encoder to stand in for a larger one. Reads `prepared` and the teacher; writes the folder `output`."""
+
+    prepared: ConfigPath
+    """Folder made by `adrec preprocess`: its corpus is what the two are compared on."""
+    output: ConfigPath
+    """Encoder folder to write; a bundle where the teacher is one."""
+    teacher: EncoderReference | None = None
+    """Encoder to imitate: local folder, `package:module/path` or hub name."""
+    bundle: ConfigPath | None = None
+    """Bundle whose text encoder is replaced by a student; all else of it stays, calibration included."""
+    layers: int | None = Field(None, ge=1)
+    """Layers of the student, copied from the teacher, spread evenly; null is half."""
+    terms: DistilTerms = DistilTerms()
+    """What the student imitates."""
+    batches: Batches = Batches()
+    """How texts become batches."""
+    training: TrainingConfig = TrainingConfig(epochs=3, learning_rate=3e-4)
+    """Optimiser, schedule, checkpoints."""
+    judge_rows: int = Field(100_000, ge=0)
+    """With a bundle: validation rows on which teacher and student are compared; 0 skips that."""
+
+    @model_validator(mode="after")
+    def _one_teacher(self) -> "DistillConfig":
+        if (self.teacher is None) == (self.bundle is None):
+            raise ValueError("exactly one of `teacher` and `bundle` is needed")
+        return self

@@ -1,0 +1,276 @@
+"""distill: a smaller, faster encoder that gives nearly the same vectors, alone or inside a bundle."""
+
+import json
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from rich.console import RenderableType
+from rich.table import Table
+
+from adrec.bundle import MANIFEST, open_bundle, save_bundle
+from adrec.config.base import save_config
+from adrec.config.distill import DistillConfig
+from adrec.data.corpus import open_corpus, ordinary_ids
+from adrec.data.prepared import Prepared, open_prepared
+from adrec.data.tables import folder_aside
+from adrec.errors import ConfigError, DataError
+from adrec.models.language_model import LanguageModel, open_language_model
+from adrec.models.student import make_student
+from adrec.models.text_encoder import TextEncoder, encode_texts, load_text_encoder
+from adrec.terminal import Terminal
+from adrec.training.loader import BatchLoader
+from adrec.training.mlm_module import JointFeed, PretrainModule
+from adrec.training.objectives.distil import Distil
+from adrec.training.objectives.mlm import MlmFeed
+from adrec.training.trainer import FitResult, fit, open_work, resolve_device, total_batches, total_steps, work_folder
+
+_SPEED_TEXTS = 2000
+
+
+@dataclass(frozen=True)
+class DistillResult:
+    """How close and how much faster the student is. AUCs are of the bundle's validation rows, None without a bundle."""
+
+    output: Path
+    teacher_layers: int
+    student_layers: int
+    teacher_parameters: int
+    student_parameters: int
+    cosine: float
+    """Mean cosine of the two vectors of held-out texts."""
+    speedup: float
+    """Texts a second of the student over the teacher's, median of three turns each."""
+    teacher_auc: float | None
+    student_auc: float | None
+    run: FitResult
+
+    @property
+    def kept(self) -> float | None:
+        """(student AUC - .5) / (teacher AUC - .5)."""
+        if self.teacher_auc is None or self.student_auc is None:
+            return None
+        return (self.student_auc - 0.5) / (self.teacher_auc - 0.5)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-safe values."""
+        return {**asdict(self), "output": str(self.output), "kept": self.kept, "run": self.run.as_dict()}
+
+    def render(self) -> Iterable[RenderableType]:
+        """Teacher beside student."""
+        table = Table(title="Distillation")
+        for column in ("", "teacher", "student"):
+            table.add_column(column, justify="left" if not column else "right")
+        table.add_row("layers", str(self.teacher_layers), str(self.student_layers))
+        table.add_row("parameters", f"{self.teacher_parameters:,}", f"{self.student_parameters:,}")
+        table.add_row("speed", "1.00", f"{self.speedup:.2f}")
+        table.add_row("cosine to the teacher", "1.000", f"{self.cosine:.3f}")
+        if self.teacher_auc is not None and self.student_auc is not None:
+            table.add_row("AUC, validation rows", f"{self.teacher_auc:.4f}", f"{self.student_auc:.4f}")
+            table.add_row("share of (AUC - .5) kept", "", f"{self.kept:.1%}")
+        yield table
+        yield f"output: {self.output}"
+
+
+def run(config: DistillConfig, terminal: Terminal) -> DistillResult:
+    """Distil and write. Raises AdrecError for a teacher that cannot be distilled, before any training."""
+    import torch
+
+    prepared = open_prepared(config.prepared)
+    device = resolve_device(config.device)
+    reference = config.teacher or str(open_bundle(cast(Path, config.bundle)).path / "encoder")
+    if config.teacher is None and not Path(reference).is_dir():
+        raise DataError(f"{config.bundle}: the bundle has no text encoder to distil.")
+    original = load_text_encoder(reference)
+    if original.pooling == "attention" or original.kind != "transformer":
+        raise ConfigError(f"{reference}: only transformers with mean, cls or last pooling can be distilled.")
+    work = work_folder(config.output)
+    open_work(work, {"config": _identity(config), "data": prepared.fingerprint}, resume=config.training.resume)
+    torch.manual_seed(config.seed)
+    limit = min(config.batches.max_tokens, original.max_tokens)
+    teacher = open_language_model(reference, original.tokenizer, max_tokens=limit)
+    student = make_student(teacher, config.layers)
+    learned, held_out = _train(config, teacher, student, original, prepared, device=device, work=work, terminal=terminal)
+    encoder = TextEncoder(
+        backbone=student.backbone,
+        tokenizer=original.tokenizer,
+        dimension=original.dimension,
+        pooling=original.pooling,
+        max_tokens=original.max_tokens,
+        template=original.template,
+    ).eval()
+    with terminal.progress("comparing", unit="texts"):
+        ours, theirs = (encode_texts(side, held_out, device=device) for side in (encoder, original))
+        cosines = (ours * theirs).sum(axis=1) / (np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)).clip(min=1e-12)
+        speedup = _speedup(original, encoder, held_out, device)
+    student.cpu()
+    _write(config, student, encoder, teacher)
+    aucs = _aucs(config, prepared, terminal) if config.bundle is not None and config.judge_rows else (None, None)
+    shutil.rmtree(work, ignore_errors=True)
+    result = DistillResult(
+        output=config.output,
+        teacher_layers=int(teacher.config.num_hidden_layers),
+        student_layers=int(student.config.num_hidden_layers),
+        teacher_parameters=_parameters(original),
+        student_parameters=_parameters(encoder),
+        cosine=float(cosines.mean()),
+        speedup=speedup,
+        teacher_auc=aucs[0],
+        student_auc=aucs[1],
+        run=learned,
+    )
+    if config.bundle is None:
+        text = json.dumps(result.as_dict(), ensure_ascii=False, indent=2)
+        (config.output / "metrics.json").write_text(text, encoding="utf-8")
+    return result
+
+
+def _train(
+    config: DistillConfig,
+    teacher: LanguageModel,
+    student: LanguageModel,
+    original: TextEncoder,
+    prepared: Prepared,
+    *,
+    device: str,
+    work: Path,
+    terminal: Terminal,
+) -> tuple[FitResult, list[str]]:
+    """Fit the student; also the held-out texts."""
+    import pyarrow.parquet as pq
+
+    settings, batches, tokenizer = config.training, config.batches, original.tokenizer
+    path = prepared.path / "corpus.parquet"
+    with terminal.progress("tokenising", unit="texts"):
+        corpus = open_corpus(path, tokenizer, max_tokens=batches.max_tokens, cache=work / "corpus", limit=batches.limit_texts)
+    usable = corpus.lengths > 2
+    feeds = [
+        MlmFeed(
+            corpus,
+            np.flatnonzero(usable & (corpus.held_out == held)),
+            mask_id=tokenizer.mask_token_id,
+            pad_id=tokenizer.pad_token_id,
+            ordinary_ids=ordinary_ids(tokenizer),
+            pack_tokens=batches.pack_tokens,
+            batch_tokens=batches.batch_tokens,
+            packing=batches.packing,
+            shuffle=not held,
+            seed=config.seed,
+        )
+        for held in (False, True)
+    ]
+    has_head = teacher.new_weights == 0
+    if config.terms.soft and not has_head:
+        raise ConfigError("terms.soft: the teacher has no trained masked-language-model head. Set it to 0 or null.")
+    distil = Distil(
+        teacher,
+        pooling=original.pooling,
+        soft=config.terms.soft if config.terms.soft is not None else 5.0 * has_head,
+        mlm=config.terms.mlm if config.terms.mlm is not None else 2.0 * has_head,
+        cosine=config.terms.cosine,
+        vector=config.terms.vector,
+        temperature=config.terms.temperature,
+    )
+    train, valid = JointFeed(feeds[:1]), JointFeed(feeds[1:])
+    per_epoch = len(train.plan(0))
+    total = total_batches(settings, per_epoch)
+    module = PretrainModule(
+        student,
+        [distil],
+        [1.0],
+        learning_rate=settings.learning_rate,
+        optimiser={
+            "total_steps": total_steps(settings, per_epoch),
+            "weight_decay": settings.weight_decay,
+            "betas": settings.betas,
+            "schedule": settings.schedule,
+            "warmup_fraction": settings.warmup_fraction,
+        },
+    )
+    result = fit(
+        module,
+        BatchLoader(train.plan, train.collate, total=total, seed=config.seed, workers=settings.workers),
+        BatchLoader(valid.plan, valid.collate, seed=config.seed),
+        config=settings,
+        seed=config.seed,
+        device=device,
+        work=work,
+        terminal=terminal,
+        description="distilling",
+        total_units=feeds[0].tokens / per_epoch * total,
+        unit="tokens",
+        units_of=lambda batch: int(batch[0].real),
+    )
+    texts = pq.read_table(path, columns=["text"]).column("text").to_numpy()[: len(corpus)]
+    return result, [str(text) for text in texts[feeds[1].rows][:_SPEED_TEXTS]]
+
+
+def _write(config: DistillConfig, student: LanguageModel, encoder: TextEncoder, teacher: LanguageModel) -> None:
+    """An encoder folder, with the head where it is trained; or the teacher's bundle with the student in it."""
+    if config.bundle is None:
+        with folder_aside(config.output) as folder:
+            if teacher.new_weights:
+                encoder.save(folder)
+            else:
+                student.save(folder, encoder.tokenizer)
+                encoder.save_settings(folder)
+            save_config(config, folder / "config.yaml")
+        return
+    bundle = open_bundle(config.bundle)
+    facts = {key: value for key, value in bundle.manifest.items() if key not in {"format_version", "adrec_version", "files"}}
+    with save_bundle(config.output, **{**facts, "distilled_from": bundle.fingerprint}) as folder:
+        shutil.copytree(bundle.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("encoder", MANIFEST))
+        encoder.save(folder / "encoder")
+
+
+def _aucs(config: DistillConfig, prepared: Prepared, terminal: Terminal) -> tuple[float, float]:
+    """Validation AUC of the teacher's bundle and of the student's."""
+    from adrec.inference.predictor import Predictor
+    from adrec.inference.score_source import PreparedSource
+    from adrec.metrics.classification import auc
+
+    found = []
+    for path in (cast(Path, config.bundle), config.output):
+        with terminal.progress(f"scoring with {path.name}", unit="rows"):
+            predictor = Predictor.load(path, device=config.device)
+            source = PreparedSource(prepared, "valid", predictor, min(config.judge_rows, 65_536))
+            labels, logits, rows = [], [], 0
+            for chunk in source.chunks(0):
+                labels.append(chunk.examples.labels["click"])
+                logits.append(predictor.score_examples(chunk.examples, source.catalogs, baselines=False).logit)
+                rows += len(labels[-1])
+                if rows >= config.judge_rows:
+                    break
+        label, logit = np.concatenate(labels), np.concatenate(logits)
+        known = np.isfinite(label)
+        found.append(float(auc(label[known], logit[known])))
+    return found[0], found[1]
+
+
+def _speedup(teacher: TextEncoder, student: TextEncoder, texts: list[str], device: str) -> float:
+    """Median seconds of three turns each, teacher and student in rotation."""
+    seconds: dict[str, list[float]] = {"teacher": [], "student": []}
+    for _ in range(3):
+        for name, encoder in (("teacher", teacher), ("student", student)):
+            began = time.perf_counter()
+            encode_texts(encoder, texts[:500], device=device)
+            seconds[name].append(time.perf_counter() - began)
+    return float(np.median(seconds["teacher"]) / np.median(seconds["student"]))
+
+
+def _parameters(encoder: TextEncoder) -> int:
+    return sum(parameter.numel() for parameter in encoder.parameters())
+
+
+def _identity(config: DistillConfig) -> dict[str, Any]:
+    """The config without what may change between an interrupted run and its continuation."""
+    dumped = config.model_dump(mode="json")
+    for key in ("resume", "checkpoint_minutes", "checkpoint_steps", "workers", "profile", "loggers"):
+        dumped["training"].pop(key)
+    for key in ("device", "judge_rows"):
+        dumped.pop(key)
+    return dumped
