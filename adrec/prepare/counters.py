@@ -136,17 +136,28 @@ class KeyCounters:
         self, keys: Ints, times: Ints, requests: Ints, weights: Mapping[str, Ints], shown: NDArray[np.bool_]
     ) -> dict[str, NDArray[np.generic]]:
         """Sums before each of N rows by their internal names; `<by>|first` holds first moments (`shown` rows only)."""
-        results: dict[str, NDArray[np.generic]] = {}
+        counts = faded = first = None
         if self.sums is not None:
             stacked = np.stack([weights[event] for event in self.plan.events], axis=1)
             counts, faded = self.sums.step(keys, times, stacked)
+        if self.firsts is not None:
+            first = np.full(len(keys), NEVER, dtype=np.int64)
+            first[shown] = self.firsts.step(keys[shown], times[shown], requests[shown])
+        return self._named(counts, faded, first)
+
+    def peek(self, keys: Ints, times: Ints) -> dict[str, NDArray[np.generic]]:
+        """As `step` for rows of new requests after the last step, each by itself; the state stays as it is."""
+        counts, faded = self.sums.peek(keys, times) if self.sums is not None else (None, None)
+        return self._named(counts, faded, self.firsts.peek(keys, times) if self.firsts is not None else None)
+
+    def _named(self, counts: Ints | None, faded: Floats | None, first: Ints | None) -> dict[str, NDArray[np.generic]]:
+        results: dict[str, NDArray[np.generic]] = {}
+        if counts is not None and faded is not None:
             for at, event in enumerate(self.plan.events):
                 results[sum_name(self.plan.by, event, None)] = counts[:, at]
                 for window, half_life in enumerate(self.plan.half_lives):
                     results[sum_name(self.plan.by, event, half_life)] = faded[:, window, at]
-        if self.firsts is not None:
-            first = np.full(len(keys), NEVER, dtype=np.int64)
-            first[shown] = self.firsts.step(keys[shown], times[shown], requests[shown])
+        if first is not None:
             results[first_name(self.plan.by)] = first
         return results
 
@@ -208,6 +219,17 @@ def measure_counters(
                     values = np.log1p(values)
                 columns[counter_name(spec, measure, half_life)] = values.astype(np.float32)
     return columns
+
+
+def history_matches(codes: Ints, ad: Ints, offsets: Ints, values: NDArray[np.integer], measure: str) -> Floats:
+    """history_count or history_share of N rows: ads of each history whose code (A,) is that of the row's `ad`.
+
+    Row i's history is values[offsets[i]:offsets[i + 1]], offsets (N + 1,). Ads without a code match nothing.
+    """
+    of_item = np.repeat(codes[ad], np.diff(offsets))
+    same = np.concatenate([[0], np.cumsum((codes[values] == of_item) & (of_item >= 0))])
+    count: Floats = (same[offsets[1:]] - same[offsets[:-1]]).astype(np.float64)
+    return np.divide(count, np.maximum(np.diff(offsets), 1)) if measure == "history_share" else count
 
 
 def _canonical(by: Sequence[str]) -> tuple[str, ...]:

@@ -48,18 +48,26 @@ class KeyColumns:
         """Names that are columns of the impressions."""
         return [name for name in self.books if name not in self._of_ad and name not in self._of_user]
 
+    def in_ads(self, name: str) -> bool:
+        """True where `name` is the ad itself or a column of the ads table."""
+        return name == "ad" or name in self._of_ad
+
     def of_ad(self, name: str, ad_count: int) -> Ints:
         """Codes of an ad column by ad index, int64 (A,). Raises DataError when `name` is no ad column."""
         if name == "ad":
             return np.arange(ad_count)
-        if name not in self._of_ad:
+        if not self.in_ads(name):
             raise DataError(f"counters: '{name}' is no column of the ads, which history_share and history_count need.")
         return self._of_ad[name]
+
+    def has(self, name: str, batch: pa.RecordBatch) -> bool:
+        """True where the rows carry the column behind `name`."""
+        return _source(name) in batch.schema.names
 
     def row_codes(self, name: str, batch: pa.RecordBatch) -> Ints:
         """Codes of an impressions column. Raises DataError when no table has it."""
         column = _source(name)
-        if column not in batch.schema.names:
+        if not self.has(name, batch):
             raise DataError(
                 f"counters: '{name}' is a column of neither impressions, ads nor users. "
                 "Declare the column, or take the counter out of the config."

@@ -96,6 +96,21 @@ class KeyedSums:
         self.time[slots], self.earlier_time[slots] = element_time[last], element_time[last - 1]
         return counts, faded
 
+    def peek(self, keys: Ints, times: Ints) -> tuple[Ints, Floats]:
+        """What `step` would tell rows at or after the last step's end, each by itself; the state stays as it is."""
+        counts = np.zeros((len(keys), self.now.shape[1]), dtype=np.int64)
+        faded = np.zeros((len(keys), len(self.half_lives), self.now.shape[1]))
+        slots, known = _find(self.keys, keys)
+        slots = slots[known]
+        after = (times[known] > self.time[slots])[:, None]
+        counts[known] = self.before[slots] + np.where(after, self.now[slots], 0)
+        since_last = np.maximum(times[known] - self.time[slots], 0)[:, None] / MICROSECONDS_AN_HOUR
+        between = (self.time[slots] - self.earlier_time[slots])[:, None] / MICROSECONDS_AN_HOUR
+        for at, half_life in enumerate(self.half_lives):
+            before = self.faded[slots, at] * np.exp2(-between / half_life)
+            faded[known, at] = np.where(after, (before + self.now[slots]) * np.exp2(-since_last / half_life), before)
+        return counts, faded
+
     def _slots(self, keys: Ints, first_times: Ints) -> Ints:
         """Positions of ascending `keys` in the state, new ones inserted with an empty past."""
         slots, known = _find(self.keys, keys)
@@ -157,6 +172,14 @@ class FirstSeen:
         self.other[slots] = np.minimum(self.other[slots], np.minimum.reduceat(differs, starts))
         moment = np.where(request == self.request[slots][group], self.other[slots][group], self.first[slots][group])
         seen[order] = np.where(moment < time, moment, NEVER)
+        return seen
+
+    def peek(self, keys: Ints, times: Ints) -> Ints:
+        """First moments before each row's, for rows of new requests; the state stays as it is."""
+        seen = np.full(len(keys), NEVER, dtype=np.int64)
+        slots, known = _find(self.keys, keys)
+        first = self.first[slots[known]]
+        seen[known] = np.where(first < times[known], first, NEVER)
         return seen
 
     def to_arrays(self) -> Arrays:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from adrec.config.features import CounterSpec, HistoryConfig
 from adrec.errors import DataError
-from adrec.prepare.counters import CLICKED, CONVERTED, KeyCounters, measure_counters, plan_keys, sum_name
+from adrec.prepare.counters import CLICKED, CONVERTED, KeyCounters, history_matches, measure_counters, plan_keys, sum_name
 from adrec.prepare.counters_events import EventRows, advance, impressions, join, move_late
 from adrec.prepare.counters_keys import KeyColumns
 from adrec.prepare.counters_state import MICROSECONDS_AN_HOUR
@@ -203,11 +203,7 @@ class Past:
             columns["skipped_index"] = _lists(np.searchsorted(row, np.arange(len(time) + 1)), skipped)
 
         def history_measure(name: str, measure: str) -> NDArray[np.float64]:
-            codes = self.keys.of_ad(name, self.ads.num_rows)
-            of_item = np.repeat(codes[ad], np.diff(offsets))
-            same = np.concatenate([[0], np.cumsum((codes[values] == of_item) & (of_item >= 0))])
-            count: NDArray[np.float64] = (same[offsets[1:]] - same[offsets[:-1]]).astype(np.float64)
-            return np.divide(count, np.maximum(np.diff(offsets), 1)) if measure == "history_share" else count
+            return history_matches(self.keys.of_ad(name, self.ads.num_rows), ad, offsets, values, measure)
 
         for name, counter in measure_counters(self.specs, sums, time, history_measure).items():
             columns[name] = pa.array(counter)
