@@ -11,6 +11,7 @@ from adrec.stages.evaluation.lists import ad_column
 from adrec.stages.evaluation.rows import Ints, Rows
 
 MOST_ADS = 8
+MOST_CLICKED = 4
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def best_and_worst(result: TaskResult, rows: Rows, ads: pa.Table | None, count: 
         inside = inside[np.argsort(-task.model.values[inside], kind="stable")]
         clicked = frame.labels[inside] > 0
         place = np.arange(len(inside))
-        kept = np.flatnonzero((place < MOST_ADS) | (clicked & (place < 4 * MOST_ADS)))
+        kept = np.flatnonzero((place < MOST_ADS) | (clicked & (np.cumsum(clicked) <= MOST_CLICKED)))
         shown = tuple(_shown(rows, titles, categories, task.rows[inside[i]], int(i) + 1, result, inside[i]) for i in kept)
         first = task.rows[inside[0]]
         name = str(rows.table["request_id"][int(first)])

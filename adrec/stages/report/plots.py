@@ -74,8 +74,10 @@ def distributions(result: TaskResult, scores: Scores) -> Plot:
     """Histogram of the model's scores, of clicks and of the rest, each summing to 1."""
     labels = result.frame.labels > 0
     values = np.asarray(scores.values, dtype=np.float64)
-    edges = np.linspace(values.min(), np.quantile(values, 0.998) + 1e-9, 46)
-    with drawing("Score distributions", "Share of each class by score; the less they overlap, the better.") as plot:
+    highest = max(np.quantile(values, 0.998), np.quantile(values[labels], 0.99))
+    edges = np.linspace(values.min(), highest + 1e-9, 46)
+    caption = "Share of each class by score; the less they overlap, the better. The last bar holds all higher scores."
+    with drawing("Score distributions", caption) as plot:
         for number, (name, part) in enumerate((("clicks", values[labels]), ("the rest", values[~labels]))):
             share = np.histogram(np.minimum(part, edges[-1]), edges)[0] / max(len(part), 1)
             colour = SERIES[0] if number == 0 else MUTED
