@@ -5,6 +5,7 @@ integer millionths; an ad takes part only while what is left covers the most it 
 so that no budget is ever overspent in expectation.
 """
 
+import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -102,6 +103,14 @@ class Ledger:
         self.user_ad.add((users * len(self.budget) + shown.ad)[there])
         self.user_campaign.add((users * len(self.campaign) + shown.campaign)[in_campaign])
         self.user_lists.add(user[there.any(axis=1)])
+
+    def copy(self) -> "Ledger":
+        """A ledger that goes its own way from here."""
+        other = copy.copy(self)
+        other.spent, other.campaign = self.spent.copy(), self.campaign.copy()
+        for name in ("user_ad", "user_campaign", "user_lists"):
+            setattr(other, name, copy.copy(getattr(self, name)))  # its arrays are replaced, never changed
+        return other
 
     def state(self) -> dict[str, Ints]:
         """Arrays from which `restore` continues."""

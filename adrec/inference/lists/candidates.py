@@ -49,9 +49,9 @@ class Finder:
         self.recall: dict[str, float] = {}
         """Recall that approximate search reached when it was tuned, by method."""
 
-    def find(self, requests: pa.Table, examples: Examples, vectors: Floats, policy: Ints) -> Found:
-        """Candidates of each of R requests under its policy. vectors: (R, D) of the users."""
-        width = max(one.retrieval.candidates for one in self.policies)
+    def find(self, requests: pa.Table, examples: Examples, vectors: Floats, policy: Ints, given: Ints | None = None) -> Found:
+        """Candidates of each of R requests under its policy. vectors: (R, D) users; given: (R, C) what to choose from."""
+        width = max(one.retrieval.candidates for one in self.policies) if given is None else given.shape[1]
         ad = np.full((len(policy), width), -1, dtype=np.int64)
         words = query_words(requests)
         for index, one in enumerate(self.policies):
@@ -59,7 +59,10 @@ class Finder:
             if len(mine):
                 some = words.take(pa.array(mine))
                 asking = self.asking(index, examples, mine, some)
-                ad[mine, : one.retrieval.candidates] = self._of_policy(index, examples, mine, vectors[mine], asking, some)
+                if given is None:
+                    ad[mine, : one.retrieval.candidates] = self._of_policy(index, examples, mine, vectors[mine], asking, some)
+                else:
+                    ad[mine] = _kept(self.rules[index][0], asking, given[mine])
         product = np.einsum("rcd,rd->rc", self.ad_vectors[np.maximum(ad, 0)], vectors)
         return Found(ad, np.where(ad >= 0, product, np.nan))
 
@@ -113,10 +116,7 @@ class Finder:
             sample = vectors[: retrieval.recall_sample]
             self.recall[method] = index.tune(sample, retrieval.candidates, target=retrieval.recall_target)
         ad = self._indexes[method].search(vectors, _OVERFETCH * retrieval.candidates).ad
-        request = np.repeat(np.arange(len(ad)), ad.shape[1])
-        kept = (rules.pairs(asking, request, np.maximum(ad.ravel(), 0)) & (ad.ravel() >= 0)).reshape(ad.shape)
-        order = np.argsort(~kept, axis=1, kind="stable")[:, : retrieval.candidates]
-        return np.take_along_axis(np.where(kept, ad, -1), order, axis=1)
+        return _kept(rules, asking, ad)[:, : retrieval.candidates]
 
     def _by_query(self, k: int, words: pa.Array, asking: Asking, rules: Rules) -> Ints:
         """Ads that share most words with the query; equals by training clicks."""
@@ -129,6 +129,13 @@ class Finder:
         best: Ints = np.full((len(words), k), -1, dtype=np.int64)
         best[row[place < k], place[place < k]] = ad[place < k]
         return best
+
+
+def _kept(rules: Rules, asking: Asking, ad: Ints) -> Ints:
+    """(R, C) the ads that the rules let through, in order, then -1."""
+    request = np.repeat(np.arange(len(ad)), ad.shape[1])
+    kept = (rules.pairs(asking, request, np.maximum(ad.ravel(), 0)) & (ad.ravel() >= 0)).reshape(ad.shape)
+    return np.take_along_axis(np.where(kept, ad, -1), np.argsort(~kept, axis=1, kind="stable"), axis=1)
 
 
 def method_for(retrieval: Retrieval, ads: int) -> Literal["exact", "hnsw", "ivfpq"]:

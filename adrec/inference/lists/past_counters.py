@@ -33,10 +33,14 @@ class PastCounters:
     def __init__(self, prepared: Prepared) -> None:
         ads, users = prepared.ads(), prepared.users()
         self.columns = [name for name in prepared.columns if name.startswith(COUNTER_PREFIX)]
-        self._ads = ads.num_rows
+        self._ads, self._users = ads.num_rows, users.num_rows
+        self._user_ids = users["user_id"].combine_chunks()
         specs = [spec for spec in _specs(prepared, ads, users) if not _BEFORE_THE_LIST & set(spec.by)]
         self._history_specs = [(spec, name) for spec, _, name in _measured(specs, self.columns, history=True)]
-        self._keys = KeyColumns({"ad", *(name for spec in specs for name in spec.by)}, ads, users, {})
+        names = {"ad", *(name for spec in specs for name in spec.by)}
+        self._keys = KeyColumns(names, ads, users, {})
+        self._ad_names = {name for name in names if name in {"ad", "advertiser"} or name in ads.column_names}
+        self._user_names = {name for name in names if name == "user" or name in users.column_names} - self._ad_names
         wanted = ["user_index", "ad_index", "shown_at", *self._keys.of_row]
         table = _read(prepared, [*wanted, *self.columns])
         user, ad = (table[name].to_numpy().astype(np.int64) for name in ("user_index", "ad_index"))
@@ -51,10 +55,13 @@ class PastCounters:
                 values = np.stack([table[name].to_numpy(zero_copy_only=False) for _, _, name in columns], axis=1)
                 self._lookups.append((by, columns, _LastRows(key, time, self._moments, values.astype(np.float32))))
 
-    def of_pairs(self, requests: pa.Table, examples: Examples, row: Ints, ad: Ints) -> dict[str, Floats]:
-        """Counter columns of N pairs: request `row` (N,) of `requests` with ad row `ad` (N,). NaN where nothing is known."""
+    def of_pairs(self, requests: pa.Table, examples: Examples, row: Ints, ad: Ints, user: Ints) -> dict[str, Floats]:
+        """Counter columns of N pairs: request `row` (N,) of `requests` with ad row `ad` (N,). NaN where nothing is known.
+
+        user (N,) are rows of the prepared folder's users, -1 for others. Ads beyond those of the folder are new.
+        """
         time = examples.shown_at[row]
-        codes = self._codes(examples.user_index[row].astype(np.int64), ad, requests, row)
+        codes = self._codes(user, ad, requests, row)
         found: dict[str, Floats] = {name: np.full(len(row), np.nan) for name in self.columns}
         for by, columns, lookup in self._lookups:
             key = make_key([codes[name] for name in by], len(row))
@@ -64,7 +71,7 @@ class PastCounters:
         lengths = np.diff(examples.history_offsets)
         owner = np.repeat(np.arange(len(lengths)), lengths)
         for spec, name in self._history_specs:
-            code = self._keys.of_ad(spec.by[0], self._ads)
+            code = self._with_new(self._keys.of_ad(spec.by[0], self._ads), examples, ad)
             width = int(code.max(initial=0)) + 1
             clicked = code[examples.history_values]
             pairs, count = np.unique((owner * width + clicked)[clicked >= 0], return_counts=True)
@@ -76,6 +83,16 @@ class PastCounters:
                 number = number / np.maximum(lengths[examples.history_of_row[row]], 1)
             found[name] = number
         return found
+
+    def user_rows(self, ids: pa.Array) -> Ints:
+        """(N,) rows of the prepared folder's users, -1 for others."""
+        found = pc.fill_null(pc.index_in(ids, value_set=self._user_ids), -1)
+        return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+    def _with_new(self, code: Ints, examples: Examples, ad: Ints) -> Ints:
+        """The codes of the folder's ads, and -1 for as many new ads as the rows name."""
+        most = max(int(ad.max(initial=-1)), int(examples.history_values.max(initial=-1)))
+        return np.concatenate([code, np.full(max(0, most + 1 - len(code)), -1, dtype=np.int64)])
 
     def _codes(self, user: Ints, ad: Ints, table: pa.Table, row: Ints | None = None) -> dict[str, Ints]:
         batch = pa.RecordBatch.from_arrays(
@@ -89,7 +106,11 @@ class PastCounters:
                 of_row[name] = codes if row is None else codes[row]
             else:
                 of_row[name] = np.full(len(user), -1, dtype=np.int64)
-        return self._keys.codes(user, ad, of_row)
+        known_user, known_ad = (user >= 0) & (user < self._users), ad < self._ads
+        found = self._keys.codes(np.where(known_user, user, 0), np.where(known_ad, ad, 0), of_row)
+        for names, known in ((self._ad_names, known_ad), (self._user_names, known_user)):
+            found |= {name: np.where(known, found[name], -1) for name in names & found.keys()}
+        return found
 
 
 class _LastRows:

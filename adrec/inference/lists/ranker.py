@@ -1,5 +1,6 @@
 """The ranker: retrieve → score → value → rules and limits → list, for a block of requests. `rank` and `serve` share it."""
 
+from copy import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -104,16 +105,45 @@ class Ranker:
             requests.append_column("ad_id", first), self.catalogs, history=self._history, where="requests"
         )
 
-    def rank(self, requests: pa.Table, *, first: int = 0, released: float = 1.0) -> Block:
-        """Rank a block and record it in the ledger. `first`: the number of its first request in the whole batch."""
+    def for_users(self, users: pa.Table, catalogs: Catalogs) -> "Ranker":
+        """The same ranker for other users: a table of them and catalogs over the same ads."""
+        other = copy(self)
+        other.users, other.catalogs, other.finder = users, catalogs, copy(self.finder)
+        other.finder.users = users
+        return other
+
+    def rank(
+        self,
+        requests: pa.Table,
+        *,
+        first: int = 0,
+        released: float = 1.0,
+        given: Ints | None = None,
+        user: Ints | None = None,
+        ledger: Ledger | None = None,
+    ) -> Block:
+        """Rank a block and record it in the ledger. `first`: the number of its first request in the whole batch.
+
+        given: (R, C) candidates instead of retrieved ones, -1 where empty; the rules still hold. user: (R,) numbers by
+        which the ledger knows the users, default their rows. ledger: another one than the ranker's own.
+        """
         examples = self.examples(requests)
         policy = self.policy_of(requests)
         vectors = self.predictor.user_vectors(examples, self.catalogs)
-        found = self.finder.find(requests, examples, vectors, policy)
+        found = self.finder.find(requests, examples, vectors, policy, given)
         scores = self._score(requests, examples, found.ad)
         candidates = self._candidates(examples, policy, found.ad, scores, first)
+        if user is not None:
+            candidates = candidates._replace(user=user)
         diversifiers = [self._diversifier(index, candidates, examples) for index in range(len(self.policies))]
-        ranked = rank_block(candidates, self.list_policies, diversifiers, self.ledger, released=released, seed=self.seed)
+        ranked = rank_block(
+            candidates,
+            self.list_policies,
+            diversifiers,
+            self.ledger if ledger is None else ledger,
+            released=released,
+            seed=self.seed,
+        )
         return Block(requests, examples, policy, found.similarity, candidates, ranked)
 
     def policy_of(self, requests: pa.Table) -> Ints:
@@ -161,7 +191,8 @@ class Ranker:
         features = self.predictor.packed.features["impressions"]
         if self._counters is not None and len(place):
             known = {name: requests[name].take(pa.array(row)) for name in features.columns if name in requests.column_names}
-            counters = self._counters.of_pairs(requests, examples, row, chosen.astype(np.int64))
+            user = self._counters.user_rows(combined(requests["user_id"]).cast(pa.string()))
+            counters = self._counters.of_pairs(requests, examples, row, chosen.astype(np.int64), user[row])
             known |= {name: pa.array(values, pa.float32()) for name, values in counters.items()}
             rows = pair_examples(examples, row, chosen, features.transform(pa.table(known)) if known else None)
         else:

@@ -1,0 +1,73 @@
+"""Config of `adrec serve`."""
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from adrec.config.base import Config, ConfigPath, StageConfig
+from adrec.config.rank import Policy
+
+
+class Batching(Config):
+    """How concurrent requests share one pass of the model."""
+
+    max_items: int = Field(64, ge=1, le=4_096)
+    """Most requests in one pass."""
+    max_wait_ms: float = Field(2.0, ge=0, le=1_000)
+    """Longest wait of the first request of a pass for others, in milliseconds."""
+    max_queue: int = Field(512, ge=1)
+    """Requests that may wait; beyond them the server answers 503 with Retry-After."""
+    timeout_seconds: float = Field(10.0, gt=0)
+    """After this a waiting request is answered 504."""
+
+
+class Intake(Config):
+    """What a request may carry."""
+
+    max_body_bytes: int = Field(1_000_000, ge=1_000)
+    """Larger bodies are answered 413."""
+    max_rows: int = Field(1_000, ge=1)
+    """Most rows of /v1/score."""
+    max_requests: int = Field(64, ge=1)
+    """Most users of one /v1/rank."""
+    max_candidates: int = Field(1_000, ge=1)
+    """Most candidates given with a request."""
+    max_events: int = Field(10_000, ge=1)
+    """Most events of one /v1/events."""
+
+
+class ServeConfig(StageConfig):
+    """Config of `adrec serve`."""
+
+    bundle: ConfigPath
+    """Bundle folder of `adrec finetune`."""
+    prepared: ConfigPath | None = None
+    """Prepared folder: the catalogue, known users with their histories, and the counters of the past."""
+    ads: ConfigPath | None = None
+    """Catalogue in the canonical ADS layout. Default: the prepared folder's."""
+    store: ConfigPath = Path("adrec-store.sqlite")
+    """SQLite file of events, caps and changed ads; made where it is missing."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = Field(8080, ge=0, le=65_535)
+    """Port; 0 takes a free one."""
+    policies: dict[str, Policy] = {"default": Policy()}
+    """Named policies, as for rank; a request takes the one named as its scenario, else `default`."""
+    batching: Batching = Batching()
+    """Micro-batching."""
+    intake: Intake = Intake()
+    """Limits on what comes in."""
+    api_key_variable: str = "ADREC_API_KEY"
+    """Environment variable with the API key; where it is not set, no key is asked for."""
+    cors_origins: list[str] = []
+    """Origins that browsers may call from; empty: none but the server's own page."""
+    drain_seconds: float = Field(20.0, ge=0)
+    """After SIGTERM, the time for running requests to end."""
+
+    @model_validator(mode="after")
+    def _catalogue(self) -> "ServeConfig":
+        if self.prepared is None and self.ads is None:
+            raise ValueError("give 'prepared' or 'ads'")
+        if "default" not in self.policies:
+            raise ValueError("policies: one named 'default' is needed")
+        return self
