@@ -192,6 +192,8 @@ class FinetuneConfig(StageConfig):
     """Joins the network with the trees among the baselines into one scorer."""
     seeds: Annotated[int, Field(ge=1, le=100)] = 1
     """Train so many times, with seeds `seed`, `seed + 1`, ...; the bundle keeps the best, the result reports all."""
+    ensemble: bool = False
+    """Keep the networks of all seeds and score by the mean of their logits, rather than the best one alone."""
 
     @model_validator(mode="after")
     def _tasks_fit(self) -> "FinetuneConfig":
@@ -202,6 +204,8 @@ class FinetuneConfig(StageConfig):
             raise ValueError(f"hybrid: needs one of {', '.join(sorted(HYBRID_MEMBERS))} among `baselines.names`")
         if not self.tasks[0].is_binary:
             raise ValueError("tasks: the first task is the one `score` reports, so it must be binary")
+        if self.ensemble and self.text.train != "frozen":
+            raise ValueError("ensemble: needs a frozen text encoder, which all its networks share")
         for task in self.tasks:
             if task.after is not None and (task.after not in names or task.after == task.name or not task.is_binary):
                 raise ValueError(f"tasks: '{task.name}' comes after '{task.after}', which must be another binary task")

@@ -22,7 +22,7 @@ from adrec.models.baselines.base import Baseline, Columns
 from adrec.models.baselines.suite import load_all, save_all
 from adrec.models.build import Dimensions, build_model
 from adrec.models.calibration import Calibration
-from adrec.models.ctr_model import CTRModel
+from adrec.models.ensemble import ClickNetwork, Ensemble
 from adrec.models.hybrid import Hybrid
 from adrec.models.tasks import Task
 from adrec.models.text_encoder import TextEncoder, load_text_encoder
@@ -41,7 +41,7 @@ class ClickModel:
     features: dict[str, FeatureSet]
     dimensions: Dimensions
     tasks: tuple[Task, ...]
-    model: CTRModel
+    model: ClickNetwork
     encoder: TextEncoder | None
     calibrations: dict[str, Calibration]
     """By name of each binary task."""
@@ -107,13 +107,17 @@ def unpack(bundle: Bundle) -> ClickModel:
         raise BundleError(f"{bundle.path}: not written by this version ({reason}). Run 'adrec finetune' again.") from None
     encoder = load_text_encoder(str(bundle.path / ENCODER)) if bundle.has(f"{ENCODER}/") else None
     trained = config.text.train != "frozen" and encoder is not None
-    model = build_model(
-        config.model,
-        dimensions,
-        tasks,
-        text_encoder=encoder if trained else None,
-        next_category=config.loss.next_category > 0,
-    )
+    members = [
+        build_model(
+            config.model,
+            dimensions,
+            tasks,
+            text_encoder=encoder if trained else None,
+            next_category=config.loss.next_category > 0,
+        )
+        for _ in range(config.seeds if config.ensemble else 1)
+    ]
+    model: ClickNetwork = Ensemble(members) if config.ensemble else members[0]
     missing, unexpected = model.load_state_dict(load_file(bundle.file("model.safetensors")), strict=False)
     missing = [name for name in missing if not name.startswith(ENCODER_PREFIX)]
     if missing or unexpected:

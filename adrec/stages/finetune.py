@@ -27,7 +27,7 @@ from adrec.models.text_vectors import TextReader
 from adrec.terminal import Terminal
 from adrec.training.click_data import ClickData, Seen, load_click_data
 from adrec.training.ctr_module import Raw, main_metrics
-from adrec.training.ctr_training import Trained, train_click_model
+from adrec.training.ctr_training import Trained, ensemble, train_click_model
 from adrec.training.trainer import resolve_device, work_folder
 
 HEADLINE = ("auc", "auc_request", "mrr", "ndcg@5", "ndcg@10", "log_loss")
@@ -114,6 +114,8 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     suite, simple = _baselines(config, data, terminal)
     joined = [_join(config, data, run, suite, simple) for run in runs]
     best = max(joined, key=lambda one: one.quality)
+    if config.ensemble:
+        best = _join(config, data, ensemble(runs), suite, simple)
     calibrations = _calibrate(config, data, best)
     models = {"adrec": _own_metrics(best, calibrations, data)}
     if best.hybrid.kind != "none":

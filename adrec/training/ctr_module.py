@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from adrec.data.collate import Batch
 from adrec.metrics import classification, ranking
-from adrec.models.ctr_model import CTRModel, Outputs
+from adrec.models.ctr_model import Outputs
+from adrec.models.ensemble import ClickNetwork
 from adrec.models.tasks import Task
 from adrec.training import losses
 
@@ -39,7 +40,7 @@ class CTRModule(pl.LightningModule):
     def __init__(
         self,
         *,
-        model: CTRModel,
+        model: ClickNetwork,
         tasks: Sequence[Task],
         terms: Sequence[tuple[Term, float]],
         learned_weights: bool,

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -15,6 +15,8 @@ from adrec.config.finetune import FinetuneConfig
 from adrec.data.collate import Batch
 from adrec.data.examples import Examples
 from adrec.models.build import build_model
+from adrec.models.ctr_model import CTRModel
+from adrec.models.ensemble import Ensemble
 from adrec.terminal import Terminal
 from adrec.training.click_data import ClickData
 from adrec.training.ctr_module import CTRModule, Raw, gathered
@@ -96,6 +98,22 @@ def train_click_model(
         callbacks=callbacks,
     )
     return Trained(module, run, seed, raw_outputs(module, data.batches(data.valid), config.device))
+
+
+def ensemble(runs: Sequence[Trained]) -> Trained:
+    """All runs as one network: the mean of their logits. How it ran is what the first run says."""
+    first = runs[0].module
+    models = [cast(CTRModel, run.module.model.cpu()) for run in runs]
+    module = CTRModule(
+        model=Ensemble(models),
+        tasks=first.tasks,
+        terms=first.terms,
+        learned_weights=False,
+        next_category=first.next_category,
+        monitor=first.monitor,
+    )
+    valid = runs[0].valid._replace(logits=np.mean([run.valid.logits for run in runs], axis=0))
+    return Trained(module, runs[0].run, runs[0].seed, valid)
 
 
 def raw_outputs(module: CTRModule, batches: Iterable[Batch], device: str) -> Raw:

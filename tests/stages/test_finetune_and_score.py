@@ -1,5 +1,6 @@
 """Finetune and score on a planted world: near the oracle, chance on shuffled labels, and what a bundle promises."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from worlds import make_world, word_encoder
 
 from adrec.config.finetune import FinetuneConfig
 from adrec.config.score import ScoreConfig
+from adrec.data.examples import load_examples
 from adrec.data.prepared import open_prepared
 from adrec.errors import BundleError, DataError
 from adrec.inference.predictor import Predictor
@@ -291,3 +293,31 @@ def test_score_killed_at_any_moment_and_run_again_is_what_one_run_gives(planted,
     finished = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
     assert json.loads(finished.stdout)["rows"] == expected.num_rows
     assert pq.read_table(output).equals(expected)
+
+
+def test_an_ensemble_is_the_mean_of_its_networks(planted, tmp_path):
+    world, config, _ = planted
+    together = config.model_copy(
+        update={
+            "output": tmp_path / "together",
+            "seeds": 2,
+            "ensemble": True,
+            "training": config.training.model_copy(update={"epochs": 2}),
+            "baselines": config.baselines.model_copy(update={"names": []}),
+        }
+    )
+    result = finetune.run(together, Terminal(quiet=True))
+    assert set(result.deviations) >= {"auc", "log_loss"}
+    predictor = Predictor.load(together.output, cache=config.text.cache)
+    prepared = open_prepared(world.path)
+    catalogs = predictor.catalogs(prepared.ads(), prepared.users())
+    examples = load_examples(prepared, "test", max_history=15).take(np.arange(40))
+    found = predictor.score_examples(examples, catalogs).logit
+    parts = []
+    for member in predictor.model.members:
+        alone = Predictor(dataclasses.replace(predictor.packed, model=member), cache=config.text.cache)
+        parts.append(alone.score_examples(examples, catalogs).logit)
+    assert np.allclose(found, np.mean(parts, axis=0), atol=1e-6)
+    assert not np.allclose(parts[0], parts[1], atol=1e-3)
+    ads, users = predictor.ad_vectors(catalogs), predictor.user_vectors(examples, catalogs)
+    assert ads.shape[1] == users.shape[1] == 2 * 32

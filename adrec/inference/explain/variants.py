@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from adrec.data.collate import LIST_PADDING, Batch, Entities, Texts
-from adrec.models.ctr_model import CTRModel
+from adrec.models.ensemble import ClickNetwork
 from adrec.models.text_encoder import TextEncoder
 
 
@@ -65,7 +65,7 @@ class Discrete(NamedTuple):
 class Row:
     """A row of a model, ready to be varied."""
 
-    model: CTRModel
+    model: ClickNetwork
     encoder: TextEncoder | None
     batch: Batch
     """The row alone, as the collator made it."""
@@ -146,7 +146,7 @@ class Row:
         )
 
 
-def take_apart(model: CTRModel, encoder: TextEncoder | None, batch: Batch, tokens: Any) -> tuple[Row, Continuous, Discrete]:
+def take_apart(model: ClickNetwork, encoder: TextEncoder | None, batch: Batch, tokens: Any) -> tuple[Row, Continuous, Discrete]:
     """A batch of one row, and the `(input_ids, attention_mask)` of its candidate (None without tokens) → its inputs.
 
     Text vectors of a batch with tokens (a trained encoder) are made here.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from adrec.data.collate import LIST_PADDING, Batch, Entities, Texts
-from adrec.models.ctr_model import CTRModel
+from adrec.models.ensemble import ClickNetwork
 
 AXES = {"ads": "ads", "users": "contexts", "queries": "queries"}
 """Name of the first axis by the group that an input belongs to."""
@@ -58,7 +58,7 @@ def padded_batch(batch: Batch, *, history: int, skipped: int, lists: dict[str, i
 class Scorer(nn.Module):
     """`flat(batch)` in the order of `names` → (B, K) logits."""
 
-    def __init__(self, model: CTRModel, names: list[str], template: Batch) -> None:
+    def __init__(self, model: ClickNetwork, names: list[str], template: Batch) -> None:
         super().__init__()
         self.model, self.names = model, names
         self.widths = {name: tensor.shape[1:] for name, tensor in _walk(template, "")}
