@@ -23,6 +23,7 @@ from adrec.models.baselines.base import Inputs
 from adrec.models.baselines.suite import score_all
 from adrec.models.text_encoder import TextEncoder
 from adrec.models.text_vectors import TextReader
+from adrec.prepare.past_reader import PastReader
 from adrec.schema import BASELINE_PREFIX
 from adrec.terminal import Terminal
 
@@ -138,6 +139,7 @@ class Predictor:
         catalogs: Catalogs,
         *,
         history: History | None = None,
+        past: PastReader | None = None,
         where: str = "impressions",
         first_row: int = 0,
     ) -> Examples:
@@ -149,6 +151,7 @@ class Predictor:
             self.packed.features["impressions"],
             max_history=self.packed.config.model.user.max_history,
             history=history,
+            past=past,
             where=where,
             first_row=first_row,
         )

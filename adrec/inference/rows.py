@@ -15,6 +15,7 @@ from adrec.data.features import FeatureSet
 from adrec.data.tables import check_schema
 from adrec.errors import DataError
 from adrec.prepare.entities import TextMaker
+from adrec.prepare.past_reader import PastReader
 from adrec.schema import ADS, IMPRESSIONS, USERS, Column, TableSpec
 
 _READ = ("user_id", "ad_id", "shown_at", "request_id", "query", "history")
@@ -112,10 +113,13 @@ def examples_from_rows(
     *,
     max_history: int,
     history: History | None = None,
+    past: PastReader | None = None,
     where: str = "impressions",
     first_row: int = 0,
 ) -> Examples:
     """Raw impressions as Examples over the given identifiers. `first_row` is the row's number in the user's file.
+
+    `past` gives the counters that the rows do not bring; without it they are missing.
 
     Raises DataError naming the row of an unknown ad.
     """
@@ -147,6 +151,8 @@ def examples_from_rows(
         lists = pa.nulls(len(table), pa.list_(pa.int32()))
         length = pa.array(np.zeros(len(table), np.int32))
     table = table.append_column("history_index", lists).append_column("history_length", length)
+    if past is not None:
+        table = past.attach(table)
     return examples_from_table(table, features, max_history=max_history)
 
 

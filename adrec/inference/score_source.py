@@ -12,6 +12,7 @@ from adrec.config.score import RowsConfig
 from adrec.data.examples import Examples, combined, examples_from_table, ragged
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.tables import iter_batches, parquet_files, parquet_schema, read_table
+from adrec.inference.past_rows import open_past
 from adrec.inference.predictor import Catalogs, Predictor
 from adrec.inference.rows import History
 from adrec.schema import SPLITS
@@ -72,7 +73,8 @@ class PreparedSource:
 
 
 class TableSource:
-    """The user's own rows. Their history is a column of theirs, or found in a click log."""
+    """The user's own rows. Their history is a column of theirs, or found in a click log; counters that they do not bring
+    come from the prepared folder."""
 
     def __init__(self, config: RowsConfig, prepared: Prepared | None, predictor: Predictor) -> None:
         assert config.impressions is not None
@@ -88,6 +90,8 @@ class TableSource:
         self.rows = sum(pq.read_metadata(file).num_rows for file in files if parquet_schema(file) is not None)
         self.catalogs = predictor.catalogs(ads, users, self._users(), where=str(config.ads or config.prepared))
         self.history = self._clicks(config, prepared)
+        ids = self.catalogs.ads.ids, self.catalogs.users.ids
+        self.past = open_past(prepared, ads, users, *ids) if prepared is not None else None
 
     def chunks(self, skip: int) -> Iterator[Chunk]:
         """Chunks in file order."""
@@ -95,7 +99,9 @@ class TableSource:
         for table in _after(iter_batches(self.path, batch_rows=self.chunk_rows), skip):
             yield Chunk(
                 table,
-                self.predictor.examples(table, self.catalogs, history=self.history, where=str(self.path), first_row=first),
+                self.predictor.examples(
+                    table, self.catalogs, history=self.history, past=self.past, where=str(self.path), first_row=first
+                ),
             )
             first += table.num_rows
 

@@ -1,0 +1,53 @@
+"""Point-in-time counters for the user's own rows, from what preprocess carried over in the prepared folder."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+
+from adrec.config.features import CounterSpec, HistoryConfig, usual_counters
+from adrec.data.prepared import Prepared
+from adrec.prepare.past_reader import PastReader
+
+
+def open_past(
+    prepared: Prepared, ads: pa.Table, users: pa.Table | None, ad_ids: pa.Array, user_ids: pa.Array
+) -> PastReader | None:
+    """What gives counters to rows that point into `ad_ids` and `user_ids`; None where the folder has no counters.
+
+    `ads` and `users` are tables with those ids (in any order; some may be absent), of which counters read columns.
+    Raises DataError when the carried state is broken.
+    """
+    read: dict[str, Any] = yaml.safe_load((prepared.path / "config.yaml").read_text(encoding="utf-8"))
+    declared = read.get("counters") or []
+    folder = prepared.path / "past"
+    if not declared or not folder.is_dir():
+        return None
+    own_ads, own_users = prepared.ads(), prepared.users()
+    if declared == "usual":
+        counters = usual_counters({*prepared.columns, *own_ads.column_names, *own_users.column_names})
+    else:
+        counters = [CounterSpec.model_validate(spec) for spec in declared]
+    return PastReader(
+        folder,
+        counters=counters,
+        history=HistoryConfig.model_validate(read["history"]),
+        ads=_in_order(ads, "ad_id", ad_ids),
+        users=_in_order(users if users is not None else own_users, "user_id", user_ids),
+        known_ads=_places(own_ads["ad_id"], ad_ids),
+        known_users=_places(own_users["user_id"], user_ids),
+    )
+
+
+def _in_order(table: pa.Table, key: str, ids: pa.Array) -> pa.Table:
+    """The rows of `ids`; all null where the table lacks one."""
+    found = pc.index_in(ids.cast(pa.string()), value_set=table[key].cast(pa.string()).combine_chunks())
+    return table.take(found).set_column(table.column_names.index(key), key, ids.cast(pa.string()))
+
+
+def _places(known: pa.ChunkedArray, ids: pa.Array) -> np.ndarray:
+    """Row of each of `ids` in `known`, -1 where it is not there."""
+    found = pc.index_in(ids.cast(pa.string()), value_set=known.cast(pa.string()).combine_chunks())
+    return np.asarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
