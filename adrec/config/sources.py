@@ -1,12 +1,19 @@
 """Where raw logs are and how to read them: the `source` section of the preprocess config, a class a format."""
 
-from typing import Annotated, Literal
+from datetime import date
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from adrec.config.base import Config, ConfigPath, ConfigPattern
 
-Scalar = str | int | float | bool
+
+def _moment_as_text(value: Any) -> Any:
+    """YAML reads an unquoted date as one."""
+    return value.isoformat() if isinstance(value, date) else value
+
+
+Scalar = Annotated[str | int | float | bool, BeforeValidator(_moment_as_text)]
 
 
 class TableInput(Config):
