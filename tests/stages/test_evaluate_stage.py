@@ -215,9 +215,9 @@ def ranked_lists(path, lists, **columns):
 def test_ranked_lists_against_clicks_by_hand(tmp_path):
     lists = {"u1": ["a", "b", "c"], "u2": ["a", "c", "d"], "u3": ["a", "b", "d"], "u4": ["a", "b", "c"]}
     ranked = ranked_lists(tmp_path / "r.parquet", lists, price=np.full(12, 2.0))
-    # u1 clicked its 2nd ad; u2 one listed and one that was not; u3 only one that was not listed; u4 nothing.
-    clicks = [("u1", "b"), ("u2", "a"), ("u2", "z"), ("u3", "c")]
-    table = {"user_id": [c[0] for c in clicks] + ["u4"], "ad_id": [c[1] for c in clicks] + ["a"], "click": [1] * 4 + [0]}
+    # u1 clicked its 2nd ad; u2 one listed and one that was not; u3 only one that was not listed; u4 nothing; u5 has no list.
+    clicks = [("u1", "b"), ("u2", "a"), ("u2", "z"), ("u3", "c"), ("u5", "a")]
+    table = {"user_id": [c[0] for c in clicks] + ["u4"], "ad_id": [c[1] for c in clicks] + ["a"], "click": [1] * 5 + [0]}
     pq.write_table(pa.table(table), tmp_path / "clicks.parquet")
     found = judged(tmp_path, ranked, labels=tmp_path / "clicks.parquet", cutoffs=[1, 3])["lists"]
     metrics = {name: item["value"] for name, item in found["metrics"].items()}
@@ -226,7 +226,7 @@ def test_ranked_lists_against_clicks_by_hand(tmp_path):
     assert metrics["recall@3"] == pytest.approx((1 + 1 / 2 + 0) / 3)
     assert metrics["coverage"] == pytest.approx(4 / 4)
     assert metrics["expected_revenue_per_thousand"] == pytest.approx(1000 * 2 * np.linspace(0.5, 0.1, 12).mean(), rel=1e-6)
-    assert found["skipped"]["lists_without_a_click"] == 1
+    assert found["skipped"] == {"lists_without_a_click": 1, "clicked_requests_without_a_list": 1}
     assert found["lists"] == 4
 
 

@@ -65,6 +65,7 @@ def judge_lists(
         if outcome is not None:
             metrics |= outcome[0]
             skipped["lists_without_a_click"] = list_count - outcome[1]
+            skipped["clicked_requests_without_a_list"] = outcome[2]
     return ListResult(what, list_count, len(kept), metrics, skipped)
 
 
@@ -141,8 +142,8 @@ def _revenue(rows: Rows, kept: Ints, ads: pa.Table | None, frame: Frame) -> list
     return measures
 
 
-def _outcome(rows: Rows, config: EvaluateConfig, generator: np.random.Generator) -> tuple[dict[str, Interval], int] | None:
-    """Hit rate, nDCG, precision, recall and MAP of ranked lists against clicks, and how many lists that covers."""
+def _outcome(rows: Rows, config: EvaluateConfig, generator: np.random.Generator) -> tuple[dict[str, Interval], int, int] | None:
+    """Hit rate, nDCG, precision, recall and MAP of ranked lists against clicks; lists so judged; clicks without a list."""
     truth = list_truth(rows, config.labels)
     if truth is None:
         return None
@@ -154,7 +155,7 @@ def _outcome(rows: Rows, config: EvaluateConfig, generator: np.random.Generator)
         values |= {f"ndcg@{k}": ranked.ndcg(k), f"hit_rate@{k}": ranked.hit_rate(k), f"precision@{k}": ranked.precision(k)}
         values |= {f"recall@{k}": ranked.recall(k), f"map@{k}": ranked.average_precision(k)}
     measure = of_groups(values, owners(frame.requests, frame.users), frame.user_count)
-    return _with_intervals([measure], frame.user_count, config, generator), ranked.count
+    return _with_intervals([measure], frame.user_count, config, generator), ranked.count, truth.unlisted
 
 
 def ad_column(rows: Rows, ads: pa.Table | None, column: str) -> pa.Array | None:

@@ -22,6 +22,8 @@ class ListTruth:
     """Minus the rank; clicked ads that were not listed come last."""
     groups: Ints
     users: Ints
+    unlisted: int = 0
+    """Requests (or users) with a click that have no list at all; they are not among the groups."""
 
 
 def with_labels(rows: Rows, path: Path) -> Rows:
@@ -69,8 +71,8 @@ def list_truth(rows: Rows, path: Path | None) -> ListTruth | None:
         raise DataError(f"{path}: column 'click' is missing.")
     clicked = truth.numbers("click") == 1
     key, known = _pair_keys(rows, truth)
-    _, truth_groups = _shared_groups(rows, truth)
-    known, truth_groups = known[clicked], truth_groups[clicked]
+    _, shared = _shared_groups(rows, truth)
+    known, truth_groups = known[clicked], shared[clicked]
     relevance = np.isin(key, known).astype(np.float64)
     # A clicked ad whose request was ranked but which no list had; its key is negative where the ad was never listed.
     absent = (truth_groups >= 0) & ((known < 0) | ~np.isin(known, key))
@@ -78,12 +80,14 @@ def list_truth(rows: Rows, path: Path | None) -> ListTruth | None:
     owner = np.zeros(len(rows.group), dtype=np.int64)
     owner[groups] = users
     below = np.full(len(missing), -rank.max() - 1)
-    return _with_clicks(
+    unlisted = len(np.unique(truth.group.codes[clicked & (shared < 0)]))
+    judged = _with_clicks(
         np.concatenate([relevance, np.ones(len(missing))]),
         np.concatenate([-rank, below]),
         np.concatenate([groups, missing]),
         np.concatenate([users, owner[missing]]),
     )
+    return None if judged is None else replace(judged, unlisted=unlisted)
 
 
 def _with_clicks(relevance: Floats, scores: Floats, groups: Ints, users: Ints) -> ListTruth | None:
