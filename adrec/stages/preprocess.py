@@ -124,8 +124,8 @@ def _prepare(
     folder: Path,
     terminal: Terminal,
 ) -> dict[str, Any]:
-    with terminal.progress("preprocess", unit="steps") as step:
-        raw = open_source(connection, config.source, skip=earlier.files if earlier is not None else 0)
+    raw = open_source(connection, config.source, skip=earlier.files if earlier is not None else 0)
+    with terminal.progress("preprocess", total=2 + len(raw.files), unit="steps") as step:
         built = build(connection, raw, config, step, earlier)
         step(note="rendering texts")
         maker = TextMaker(config.text)
