@@ -55,7 +55,7 @@ class EvaluateResult:
             "run": self.name,
             **self.facts,
             "tasks": {task.task.label_name: self._task(task) for task in self.tasks},
-            "lists": None if self.lists is None else _plain(asdict(self.lists)),
+            "lists": None if self.lists is None else self.lists.as_dict(),
             "off_policy": None if self.off_policy is None else self._off_policy(self.off_policy),
         }
 
@@ -162,11 +162,15 @@ def _table(path: Path | None, kind: str, key: str) -> pa.Table | None:
     """The ads or users table: a Parquet file, or the one inside a prepared folder."""
     if path is None:
         return None
-    inside = path / f"{kind}.parquet"
-    table = read_table(inside if inside.exists() else path)
+    table = read_table(_inside(path, kind))
     if key not in table.column_names:
         raise DataError(f"{path}: column '{key}' is missing.")
     return table
+
+
+def _inside(path: Path, kind: str) -> Path:
+    """The file that a prepared folder keeps that table in; the path itself where it is none."""
+    return path / f"{kind}.parquet" if (path / f"{kind}.parquet").exists() else path
 
 
 def _popularity(training: Path | None) -> pa.Table | None:
@@ -178,7 +182,7 @@ def _popularity(training: Path | None) -> pa.Table | None:
 
 def _facts(config: EvaluateConfig) -> dict[str, Any]:
     inputs = {"scored": config.scored, "labels": config.labels, "ads": config.ads, "users": config.users}
-    files = {name: {"name": path.name, "sha256": _digest(path)} for name, path in inputs.items() if path is not None}
+    files = {name: {"name": p.name, "sha256": _digest(_inside(p, name))} for name, p in inputs.items() if p is not None}
     files |= {f"against {index}": {"name": p.name, "sha256": _digest(p)} for index, p in enumerate(config.against, 1)}
     facts: dict[str, Any] = {
         "split": config.split,
@@ -201,8 +205,7 @@ def _facts(config: EvaluateConfig) -> dict[str, Any]:
 
 def _digest(path: Path) -> str:
     digest = hashlib.sha256()
-    inside = path if path.is_file() else path / f"{path.name}.parquet"
-    for file in [inside] if inside.exists() else parquet_files(path):
+    for file in parquet_files(path):
         with open(file, "rb") as handle:
             while block := handle.read(1 << 20):
                 digest.update(block)

@@ -4,6 +4,8 @@ import re
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from scored_world import scored_columns, write_ads, write_scored
 
@@ -99,7 +101,7 @@ def test_in_a_browser(report, browser, size, scheme):
     titles = {plot["title"] for plot in plots}
     assert {
         "ROC", "Precision and recall", "Gain", "Reliability", "Score distributions", "By day", "category", "history length",
-        "Learning: AUC", "Learning: log loss", "Overlap of the policies", "Estimated click rate",
+        "Exposure of the catalogue", "Learning: AUC", "Learning: log loss", "Overlap of the policies", "Estimated click rate",
     } <= titles  # fmt: skip
     for plot in plots:
         assert plot["width"] > 250, plot
@@ -108,6 +110,28 @@ def test_in_a_browser(report, browser, size, scheme):
         assert plot["smallest"] >= 8, plot
         assert plot["outside"] == 0, plot
     context.close()
+
+
+def test_a_report_on_ranked_lists(tmp_path, browser):
+    rows = np.arange(60)
+    table = {
+        "user_id": [f"u{r // 6}" for r in rows], "request_id": [f"q{r // 6}" for r in rows], "ad_id": [f"a{r % 17}" for r in rows],
+        "rank": (rows % 6 + 1).astype(np.int32), "score": np.full(60, 0.1, np.float32), "value": 0.2 - rows / 1000,
+        "reason": ["Similar to <i>what</i> you clicked."] * 60, "click": (rows % 5 == 0).astype(np.int8),
+    }  # fmt: skip
+    pq.write_table(pa.table(table), tmp_path / "ranked.parquet")
+    config = EvaluateConfig(
+        scored=tmp_path / "ranked.parquet", output=tmp_path / "out", ads=write_ads(tmp_path / "ads.parquet"),
+        bootstrap={"replicates": 20, "slice_replicates": 20},
+    )  # fmt: skip
+    run(config, Terminal(quiet=True))
+    page = browser.new_page(viewport={"width": 360, "height": 740})
+    page.goto((tmp_path / "out" / "report.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.locator("figure svg").count() == 2
+    assert page.locator(".example").count() == 4
+    assert "Similar to <i>what</i> you clicked." in page.locator(".example").first.inner_text()
+    page.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

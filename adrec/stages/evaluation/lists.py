@@ -14,7 +14,7 @@ from adrec.metrics import lists
 from adrec.metrics.bootstrap import Measure, bootstrap, divide, of_groups, of_sums, point
 from adrec.metrics.ranking import RankedGroups
 from adrec.metrics.significance import Interval, interval
-from adrec.metrics.ties import Floats, Ints, group_codes
+from adrec.metrics.ties import Floats, Ints, group_codes, totals
 from adrec.stages.evaluation.measures import Frame, owners
 from adrec.stages.evaluation.rows import Rows, as_floats, encode, look_up
 from adrec.stages.evaluation.truth import list_truth
@@ -30,6 +30,13 @@ class ListResult:
     rows: int
     metrics: dict[str, Interval]
     skipped: dict[str, int]
+    exposures: Floats
+    """How often each ad of the catalogue is shown, for the plot; zeros included."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-safe values, without the exposures."""
+        metrics = {name: value._asdict() for name, value in self.metrics.items()}
+        return {"what": self.what, "lists": self.lists, "rows": self.rows, "metrics": metrics, "skipped": self.skipped}
 
 
 def judge_lists(
@@ -50,7 +57,8 @@ def judge_lists(
     frame = Frame.of(np.zeros(len(kept)), rows.users.codes[kept], groups[kept])
     codes, list_count = group_codes(groups[kept])
     listed = rows.ads.codes[kept]
-    whole = _whole_table(rows, listed, ads)
+    exposures = _exposures(rows, listed, ads)
+    whole = _whole_table(rows, listed, ads, exposures)
     measures = _per_list(rows, kept, codes, ads, config, frame)
     if popularity is not None:
         counts = _popularity(rows, popularity)
@@ -66,7 +74,7 @@ def judge_lists(
             metrics |= outcome[0]
             skipped["lists_without_a_click"] = list_count - outcome[1]
             skipped["clicked_requests_without_a_list"] = outcome[2]
-    return ListResult(what, list_count, len(kept), metrics, skipped)
+    return ListResult(what, list_count, len(kept), metrics, skipped, exposures)
 
 
 def _with_intervals(
@@ -86,12 +94,14 @@ def _top(rows: Rows, depth: int) -> Ints:
     return order[np.arange(len(order)) - first < depth]
 
 
-def _whole_table(rows: Rows, listed: Ints, ads: pa.Table | None) -> dict[str, float]:
+def _exposures(rows: Rows, listed: Ints, ads: pa.Table | None) -> Floats:
+    """Rows of each ad, zeros for those of the catalogue that no list has."""
     catalogue = ads.num_rows if ads is not None else len(rows.ads)
-    exposures = np.zeros(max(catalogue, len(rows.ads)))
-    counts = np.bincount(listed, minlength=len(rows.ads))
-    exposures[: len(counts)] = counts
-    values = {"coverage": lists.coverage(listed, catalogue), "gini": lists.gini(exposures)}
+    return totals(listed, None, max(catalogue, len(rows.ads)))
+
+
+def _whole_table(rows: Rows, listed: Ints, ads: pa.Table | None, exposures: Floats) -> dict[str, float]:
+    values = {"coverage": lists.coverage(listed, len(exposures)), "gini": lists.gini(exposures)}
     for column, name in (("advertiser_id", "advertiser"), ("category", "category")):
         owner = ad_column(rows, ads, column)
         if owner is not None:

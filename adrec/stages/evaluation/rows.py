@@ -22,7 +22,7 @@ Ints = npt.NDArray[np.int64]
 LABELS = ("click", "conversion", "rating", "dwell_seconds")
 CONTEXT = (
     "row_id", "user_id", "request_id", "ad_id", "shown_at", "position", "rank", "propensity", "scenario", "cold_ad",
-    "cold_user", "history_length", "value", "price", "bid", "category", "language", "advertiser_id",
+    "cold_user", "history_length", "value", "price", "bid", "reason", "category", "language", "advertiser_id",
 )  # fmt: skip
 """Columns used wherever a table has them."""
 

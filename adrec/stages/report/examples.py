@@ -1,4 +1,4 @@
-"""Requests that the model ordered best and worst, with the words of their ads."""
+"""Requests that the model ordered best and worst, and lists that a policy made, with the words of their ads."""
 
 from dataclasses import dataclass
 
@@ -68,13 +68,53 @@ def best_and_worst(result: TaskResult, rows: Rows, ads: pa.Table | None, count: 
 def _shown(
     rows: Rows, titles: pa.Array | None, categories: pa.Array | None, row: int, rank: int, result: TaskResult, at: Ints
 ) -> Shown:
-    ad = int(rows.ads.codes[row])
-    text = titles[ad].as_py() if titles is not None else None
-    category = categories[ad].as_py() if categories is not None else None
     return Shown(
         rank=rank,
-        text=text or f"ad {rows.ads.values[ad]}",
-        category=category or "",
+        text=_word(titles, rows, row) or f"ad {rows.ads.values[int(rows.ads.codes[row])]}",
+        category=_word(categories, rows, row),
         score=float(result.task.model.values[at]),
         clicked=bool(result.frame.labels[at] > 0),
     )
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One ad of a ranked list."""
+
+    rank: int
+    text: str
+    category: str
+    value: float
+    reason: str
+
+
+def first_lists(rows: Rows, ads: pa.Table | None, count: int) -> list[tuple[str, list[Listed]]]:
+    """`count` ranked lists, evenly spread over the table: (request, ads by rank)."""
+    if not rows.is_ranked or count == 0:
+        return []
+    titles, categories = (ad_column(rows, ads, column) for column in ("title", "category"))
+    reasons = rows.table["reason"] if "reason" in rows else None
+    chosen = np.unique(np.linspace(0, len(rows.group) - 1, count).astype(int))
+    rank = rows.numbers("rank")
+    value = rows.numbers("value" if "value" in rows else "score")
+    found = []
+    for group in chosen:
+        inside = np.flatnonzero(rows.group.codes == group)
+        inside = inside[np.argsort(rank[inside], kind="stable")][:MOST_ADS]
+        listed = [
+            Listed(
+                rank=int(rank[row]),
+                text=_word(titles, rows, int(row)) or f"ad {rows.ads.values[int(rows.ads.codes[row])]}",
+                category=_word(categories, rows, int(row)),
+                value=float(value[row]),
+                reason="" if reasons is None else str(reasons[int(row)].as_py() or ""),
+            )
+            for row in inside
+        ]
+        found.append((str(rows.group.values[int(group)]), listed))
+    return found
+
+
+def _word(words: pa.Array | None, rows: Rows, row: int) -> str:
+    """The ad's own word out of a column of one value an ad; empty where it has none."""
+    return "" if words is None else str(words[int(rows.ads.codes[row])].as_py() or "")

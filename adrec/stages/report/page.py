@@ -25,7 +25,7 @@ from adrec.stages.evaluation.show import (
 from adrec.stages.evaluation.slices import Slice, SliceResult
 from adrec.stages.evaluation.tasks import Scores
 from adrec.stages.report import plots
-from adrec.stages.report.examples import Example, best_and_worst
+from adrec.stages.report.examples import Example, best_and_worst, first_lists
 from adrec.stages.report.figures import SERIES, Plot
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ def write_report(result: "EvaluateResult", rows: Rows, ads: pa.Table | None, pat
     page = template.render(
         result=result,
         sections=[_section(task, result, rows, ads) for task in result.tasks],
+        list_plots=_list_plots(result),
+        list_examples=first_lists(rows, ads, result.config.examples),
         learning=_learning(result.config.training),
         off_policy_plots=_off_policy_plots(result),
         config=yaml.safe_dump(result.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
@@ -202,6 +204,13 @@ def _learning(training: Path | None) -> list[Plot]:
     stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     evaluations = stored.get("training", {}).get("evaluations", [])
     return plots.learning_curves(evaluations) if len(evaluations) > 1 else []
+
+
+def _list_plots(result: "EvaluateResult") -> list[Plot]:
+    if result.lists is None:
+        return []
+    against = plots.rates_by_cutoff(result.lists.metrics)
+    return [plots.exposure(result.lists.exposures), *([against] if against is not None else [])]
 
 
 def _off_policy_plots(result: "EvaluateResult") -> list[Plot]:

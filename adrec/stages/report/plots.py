@@ -156,6 +156,41 @@ def learning_curves(evaluations: Sequence[Mapping[str, float]]) -> list[Plot]:
     return plots
 
 
+def exposure(exposures: Floats) -> Plot:
+    """The Lorenz curve of exposures: the share of all showings that the most shown ads take."""
+    shown = np.concatenate([[0.0], np.cumsum(np.sort(exposures)[::-1])])
+    share = np.linspace(0, 1, len(shown))
+    at = np.unique(np.linspace(0, len(shown) - 1, 300).astype(int))
+    caption = "Share of all showings on the most shown ads. The dotted line: every ad is shown equally often."
+    with drawing("Exposure of the catalogue", caption) as plot:
+        plot.axes.plot(share[at], shown[at] / max(shown[-1], 1e-300), color=SERIES[0])
+        plot.axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":")
+        plot.axes.set(
+            xlabel="share of the catalogue, most shown first", ylabel="share of showings", xlim=(0, 1), ylim=(0, 1.02)
+        )
+    return plot
+
+
+def rates_by_cutoff(metrics: Mapping[str, Interval]) -> Plot | None:
+    """Hit rate, recall and nDCG by cutoff; None where the clicks are not known."""
+    names = [name for name in ("hit_rate", "recall", "ndcg") if any(metric.startswith(f"{name}@") for metric in metrics)]
+    if not names:
+        return None
+    with drawing("Against clicks", "By how many ads of the list are looked at. Bars: intervals over users.") as plot:
+        for number, name in enumerate(names):
+            found = sorted(
+                (int(metric.split("@")[1]), value) for metric, value in metrics.items() if metric.startswith(f"{name}@")
+            )
+            k = np.array([cutoff for cutoff, _ in found])
+            value, low, high = (np.array([getattr(item, end) for _, item in found]) for end in ("value", "low", "high"))
+            label = title(f"{name}@k").removesuffix("@k")
+            error = [value - low, high - value]
+            plot.axes.errorbar(k, value, error, color=SERIES[number], marker="o", markersize=4, elinewidth=1, label=label)
+        plot.axes.set(xlabel="k", ylim=(0, None), xticks=k)
+        plot.axes.legend()
+    return plot
+
+
 def overlap(weights: Floats) -> Plot:
     """How the importance weights spread: the share of all weight that the heaviest rows carry."""
     w = np.sort(weights)[::-1]
@@ -165,6 +200,7 @@ def overlap(weights: Floats) -> Plot:
     with drawing("Overlap of the policies", caption) as plot:
         plot.axes.plot(at / len(w), share[at - 1], color=SERIES[0])
         plot.axes.set(xscale="log", xlabel="share of logged rows, heaviest first", ylabel="share of weight", ylim=(0, 1.02))
+        plot.axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
     return plot
 
 
