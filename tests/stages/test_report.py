@@ -115,7 +115,8 @@ def test_in_a_browser(report, browser, size, scheme):
 def test_a_report_on_ranked_lists(tmp_path, browser):
     rows = np.arange(60)
     table = {
-        "user_id": [f"u{r // 6}" for r in rows], "request_id": [f"q{r // 6}" for r in rows], "ad_id": [f"a{r % 17}" for r in rows],
+        "user_id": [f"u{r // 6}" for r in rows], "request_id": [f"q{r // 6}" for r in rows],
+        "ad_id": [f"a{r % 17}" for r in rows],
         "rank": (rows % 6 + 1).astype(np.int32), "score": np.full(60, 0.1, np.float32), "value": 0.2 - rows / 1000,
         "reason": ["Similar to <i>what</i> you clicked."] * 60, "click": (rows % 5 == 0).astype(np.int8),
     }  # fmt: skip
