@@ -17,7 +17,7 @@ Measure = Callable[[Floats], Values]
 """User weights (U, b) float64 -> {name: values (b,)}; NaN where a draw leaves a value undefined."""
 
 _WEIGHTS_AT_ONCE = 2**24
-_CELLS_AT_ONCE = 2**21
+_CELLS_AT_ONCE = 2**18
 
 
 def bootstrap(
