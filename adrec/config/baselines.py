@@ -58,6 +58,8 @@ class BaselinesConfig(Config):
     """Users that user-based collaborative filtering asks."""
     factors: Annotated[int, Field(ge=1, le=1024)] = 32
     """Width of matrix factorisation."""
+    text_penalty: Annotated[float, Field(ge=0)] = 0.01
+    """L2 strength of the conditional logit's text weights; the features' own is 0.001."""
     mlp_epochs: Annotated[int, Field(ge=1)] = 10
     """Passes of the classic MLP."""
 

@@ -16,10 +16,7 @@ from numpy.typing import NDArray
 from adrec.models.baselines.base import Floats, Inputs, load_state, sampled_requests, save_state
 from adrec.models.baselines.design import Scaler, design
 from adrec.models.baselines.similarity import mean_history, row_products, unit_rows
-from adrec.models.baselines.trees import auc_for_stopping
 
-PENALTIES = (0.1, 0.03, 0.01, 0.003)
-"""L2 strengths of the text weights that validation rows choose from; the strongest wins a tie."""
 _FEATURE_PENALTY = 1e-3
 _PRODUCT_SCALE = 20.0
 _LARGEST_FEATURE = 5.0
@@ -28,7 +25,8 @@ _MAX_VALUES = 64
 
 class ConditionalLogit:
     """The score is z, a logit up to a constant of the request. Where hardly any request holds a click and a miss, rows are
-    taken one by one (logistic regression) instead. `max_rows` bounds the training rows, drawn as whole requests.
+    taken one by one (logistic regression) instead. `penalty` is the L2 strength of the text weights. `max_rows` bounds the
+    training rows, drawn as whole requests.
     """
 
     name: ClassVar[str] = "conditional_logit"
@@ -38,7 +36,7 @@ class ConditionalLogit:
         self,
         *,
         max_rows: int = 150_000,
-        penalty: float | None = None,
+        penalty: float = 0.01,
         scaler: Scaler | None = None,
         products: Floats | None = None,
         ads: Floats | None = None,
@@ -59,24 +57,14 @@ class ConditionalLogit:
         return "" if 0 < np.nanmean(inputs.clicks) < 1 else "both clicked and unclicked training rows"
 
     def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
-        """Solve for each penalty, strongest first, each from the one before; keep the best on validation rows."""
+        """Solve; nothing is chosen on validation rows."""
         rows = sampled_requests(inputs.labelled(), self.max_rows, np.random.default_rng(seed)).compact()
-        held = None if valid is None else valid.labelled()
-        table = design(rows)
-        self.scaler = Scaler.fit(table, max_values=_MAX_VALUES)
+        self.scaler = Scaler.fit(design(rows), max_values=_MAX_VALUES)
         problem = _Problem.of(rows, self._scaled(rows))
-        solution = np.zeros(problem.wide.shape[1] + 1)
-        penalties = (self.penalty,) if self.penalty is not None else PENALTIES if held is not None else (PENALTIES[2],)
-        best = -np.inf
-        kept, penalty = solution, penalties[0]
-        for strength in penalties:
-            solution = problem.solve(strength, solution)
-            self._take(problem.width, solution)
-            reached = auc_for_stopping(held, self.score(held)) if held is not None else 0.0
-            if reached > best:
-                best, kept, penalty = reached, solution, strength
-        self._take(problem.width, kept)
-        self.penalty = penalty
+        solution = problem.solve(self.penalty)
+        weights, width = solution[:-1].astype(np.float32), problem.width
+        self.products, self.ads, self.features = weights[:width], weights[width : 2 * width], weights[2 * width :]
+        self.intercept = float(solution[-1])
 
     def score(self, inputs: Inputs) -> Floats:
         """(N,) logits."""
@@ -117,11 +105,6 @@ class ConditionalLogit:
         scaled: Floats = self.scaler.transform(design(inputs)).toarray()
         return np.clip(scaled, -_LARGEST_FEATURE, _LARGEST_FEATURE)
 
-    def _take(self, width: int, solution: NDArray[np.float64]) -> None:
-        weights = solution[:-1].astype(np.float32)
-        self.products, self.ads, self.features = weights[:width], weights[width : 2 * width], weights[2 * width :]
-        self.intercept = float(solution[-1])
-
 
 @dataclass(frozen=True)
 class _Problem:
@@ -152,10 +135,11 @@ class _Problem:
         group = np.repeat(np.arange(len(starts)), np.diff(examples.request_starts))
         return cls(wide, width, rows.clicks, starts, group, by_request)
 
-    def solve(self, strength: float, start: NDArray[np.float64]) -> NDArray[np.float64]:
+    def solve(self, strength: float) -> NDArray[np.float64]:
         """Weights (2 D + F + 1,), the intercept last; it stays 0 in a softmax, which it cannot change."""
         from scipy.optimize import minimize
 
+        start = np.zeros(self.wide.shape[1] + 1)
         penalty = np.full(len(start), strength)
         penalty[2 * self.width :] = _FEATURE_PENALTY
         penalty[-1] = 0.0

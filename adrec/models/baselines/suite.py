@@ -56,6 +56,8 @@ def build_baseline(name: str, config: BaselinesConfig) -> Baseline:
         return ImplicitAls(factors=config.factors)
     if name == ContentScore.name:
         return ContentScore(weights=config.content_weights)
+    if name == ConditionalLogit.name:
+        return ConditionalLogit(penalty=config.text_penalty)
     if name == ClassicMlp.name:
         return ClassicMlp(epochs=config.mlp_epochs)
     return BASELINES[name]()
