@@ -100,10 +100,16 @@ def check_events(connection: duckdb.DuckDBPyConnection, earlier: Earlier) -> Non
     last = earlier.manifest["last"].removesuffix("Z")
     if one_row(connection, f"SELECT min(shown_at) <= TIMESTAMP {text(last)} AS early FROM events")["early"]:
         raise CannotAppendError("new rows are not all later than those before")
-    if "request_id" not in columns_of(connection, "events"):
-        return
     shards = [str(file) for split in SPLITS for file in (earlier.folder / "impressions" / split).glob("*.parquet")]
     listed = ", ".join(map(text, shards))
+    theirs = columns_of(connection, f"SELECT * FROM read_parquet({text(shards[0])})")
+    ours = columns_of(connection, "events")
+    for column, kind in theirs.items():
+        # The type of a text file's column is guessed from its values: a new file may suggest another.
+        if column in ours and ours[column] != kind.removesuffix(" WITH TIME ZONE"):
+            raise CannotAppendError(f"column '{column}' is of another type in the new files")
+    if "request_id" not in ours:
+        return
     again = f"SELECT request_id FROM events WHERE request_id IN (SELECT request_id FROM read_parquet([{listed}])) LIMIT 1"
     if connection.execute(again).fetchall():
         raise CannotAppendError("a request goes on in the new files")

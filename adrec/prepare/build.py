@@ -27,7 +27,7 @@ from adrec.prepare.privacy import Privacy, protect_users
 from adrec.prepare.sources import RawTable, RawTables
 from adrec.prepare.splits import assign, refuse_time_travel
 from adrec.prepare.validate import Rejected, Staged, stage_table
-from adrec.schema import ADS, IMPRESSIONS, PREPARED_ADS, PREPARED_IMPRESSIONS, TRUE_PROBABILITY, USERS, TableSpec
+from adrec.schema import ADS, IMPRESSIONS, PREPARED_ADS, PREPARED_IMPRESSIONS, TRUE_PROBABILITY, USERS, Column, TableSpec
 from adrec.terminal import Advance
 
 _MADE = {"part", "request", "candidate", *PREPARED_IMPRESSIONS.names, *PREPARED_ADS.names} - {*IMPRESSIONS.names, *ADS.names}
@@ -135,16 +135,14 @@ class Builder:
 
     def _stage_impressions(self) -> None:
         """A wide table brings the columns of ads and users along."""
-        extra, optional = [*self._extras.impressions], [TRUE_PROBABILITY]
+        extra, spec = [*self._extras.impressions], IMPRESSIONS
         if self._raw.ads is None:
-            extra += self._extras.ads
-            optional += [column for column in ADS.names if column != "ad_id"]
+            extra, spec = [*extra, *self._extras.ads], _wide(spec, ADS)
         if self._raw.users is None:
-            extra += self._extras.users
-            optional += [column for column in USERS.names if column != "user_id"]
+            extra, spec = [*extra, *self._extras.users], _wide(spec, USERS)
         since = self._config.privacy.drop_before
         self._stage(
-            self._raw.impressions, IMPRESSIONS, "impressions", extra, optional_extra=optional,
+            self._raw.impressions, spec, "impressions", extra, optional_extra=[TRUE_PROBABILITY],
             known_ads="ads" if self._raw.ads is not None else None,
             since=f"{since:%Y-%m-%d %H:%M:%S.%f}" if since is not None else None,
         )  # fmt: skip
@@ -200,6 +198,12 @@ def build(
 ) -> Built:
     """See Builder.build."""
     return Builder(connection, raw, config, step, earlier).build()
+
+
+def _wide(spec: TableSpec, other: TableSpec) -> TableSpec:
+    """`spec` with the columns of `other`, none of which a row must have."""
+    added = (Column(column.name, column.type, False, column.meaning) for column in other.columns if column.name not in spec)
+    return TableSpec(spec.name, (*spec.columns, *added), spec.key)
 
 
 def _ads_from_impressions(connection: duckdb.DuckDBPyConnection, extra: Sequence[str]) -> None:

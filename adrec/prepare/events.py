@@ -87,18 +87,19 @@ def build_requests(connection: duckdb.DuckDBPyConnection, staged: str) -> None:
     selected = (
         f"{key} AS key, min(user_id) AS user_id, max(user_id) AS other_user, min(shown_at) AS started"
         if given
-        else ("user_id, shown_at, user_id AS other_user, shown_at AS started")
+        else "user_id, shown_at, user_id AS other_user, shown_at AS started"
     )
     connection.execute(
-        f"CREATE OR REPLACE TABLE requests AS SELECT *, CAST(NULL AS UTINYINT) AS part FROM (SELECT {selected}, "
+        f"CREATE OR REPLACE TABLE requests AS SELECT * FROM (SELECT {selected}, "
         f"min(source_order) AS first, count(*) AS rows FROM {staged} WHERE {good(connection, staged)} GROUP BY {grouped}) "
         f"ORDER BY started, first"
     )
-    shared = connection.execute("SELECT * FROM requests WHERE user_id <> other_user LIMIT 1").fetchall()
-    if shared:
-        request = one_row(connection, "SELECT key, count(*) OVER () AS n FROM requests WHERE user_id <> other_user LIMIT 1")
+    if not given:
+        return
+    shared = one_row(connection, "SELECT min(key) AS key, count(*) AS n FROM requests WHERE user_id <> other_user")
+    if shared["n"]:
         raise DataError(
-            f"impressions: column 'request_id': {request['key']!r} belongs to more than one user ({request['n']:,} such "
+            f"impressions: column 'request_id': {shared['key']!r} belongs to more than one user ({shared['n']:,} such "
             "requests). Leave request_id unmapped, or make it unique."
         )
 
@@ -114,7 +115,7 @@ def build_events(
     on = (
         "r.key = coalesce(s.request_id, s.user_id || '@' || epoch_us(s.shown_at))"
         if given
-        else ("r.user_id = s.user_id AND r.shown_at = s.shown_at")
+        else "r.user_id = s.user_id AND r.shown_at = s.shown_at"
     )
     columns = "".join(f", s.{name(column)}" for column in carried)
     passed = " AND ".join(f"s.{condition}" for condition in good(connection, staged).split(" AND "))

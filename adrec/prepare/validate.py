@@ -96,8 +96,9 @@ def stage_table(
     wanted = [column for column in spec.names if column in found or column in raw.reading.defaults]
     wanted += [column for column in extra if column not in spec]
     wanted += [column for column in optional_extra if column in found and column not in wanted]
+    extra_kinds = extra_types(connection, raw, [column for column in wanted if column not in spec], found)
     for column in wanted:
-        kind = sql_type(spec[column].type) if column in spec else extra_type(connection, raw, column, found)
+        kind = sql_type(spec[column].type) if column in spec else extra_kinds[column]
         value = converted(raw.reading, column, found.get(column), kind)
         checks += _checks(spec, column, found.get(column), kind, nan_is_missing=nan_is_missing)
         given[column] = _given(column, found.get(column))
@@ -175,30 +176,37 @@ def _refuse_missing(raw: RawTable, spec: TableSpec, found: Mapping[str, str], ex
         raise DataError("\n".join(dict.fromkeys(faults)))
 
 
-def extra_type(connection: duckdb.DuckDBPyConnection, raw: RawTable, column: str, found: Mapping[str, str]) -> str:
-    """DuckDB type of a declared column that is not in the contract: as declared, as stored, or guessed from text."""
-    declared = raw.reading.types.get(column)
+def extra_types(
+    connection: duckdb.DuckDBPyConnection, raw: RawTable, columns: Sequence[str], found: Mapping[str, str]
+) -> dict[str, str]:
+    """DuckDB types of declared columns that are not in the contract: as declared, as stored, or guessed from text."""
+    types = {column: _stored_type(raw.reading.types.get(column), found.get(column, "VARCHAR")) for column in columns}
+    unclear = [column for column in columns if column not in raw.reading.types and types[column] == "VARCHAR" and raw.is_text]
+    if not unclear:
+        return types
+    parts = []
+    for number, column in enumerate(unclear):
+        cell = f"trim({name(column)})"
+        empty = f"{name(column)} IS NULL OR {cell} = ''"
+        parts.append(f"bool_and({empty} OR try_cast({cell} AS DOUBLE) IS NOT NULL) AS number_{number}")
+        parts.append(f"bool_and({empty} OR regexp_full_match({cell}, '-?[1-9][0-9]{{0,17}}|0')) AS whole_{number}")
+    guessed = one_row(connection, f"SELECT {', '.join(parts)} FROM {raw.view}")
+    for number, column in enumerate(unclear):
+        types[column] = "BIGINT" if guessed[f"whole_{number}"] else "DOUBLE" if guessed[f"number_{number}"] else "VARCHAR"
+    return types
+
+
+def _stored_type(declared: str | None, stored: str) -> str:
     if declared is not None:
         return {"string": "VARCHAR", "integer": "BIGINT", "number": "DOUBLE", "boolean": "BOOLEAN", "timestamp": "TIMESTAMP",
                 "list": "VARCHAR[]"}[declared]  # fmt: skip
-    stored = found.get(column, "VARCHAR")
-    if stored != "VARCHAR":
-        plain = {"FLOAT": "DOUBLE", "TIMESTAMP WITH TIME ZONE": "TIMESTAMP", "DATE": "TIMESTAMP", "JSON": "VARCHAR"}
-        if stored.startswith(("ENUM", "DECIMAL")):
-            return "VARCHAR" if stored.startswith("ENUM") else "DOUBLE"
-        if stored.endswith("[]"):
-            return "VARCHAR[]"
-        return plain.get(stored, "TIMESTAMP" if stored.startswith("TIMESTAMP") else stored)
-    if not raw.is_text:
-        return "VARCHAR"
-    cell = name(column)
-    empty = f"{cell} IS NULL OR trim({cell}) = ''"
-    numeric = one_row(
-        connection,
-        f"SELECT bool_and({empty} OR try_cast({cell} AS DOUBLE) IS NOT NULL) AS number, "
-        f"bool_and({empty} OR regexp_full_match(trim({cell}), '-?[1-9][0-9]{{0,17}}|0')) AS whole FROM {raw.view}",
-    )
-    return "BIGINT" if numeric["whole"] else "DOUBLE" if numeric["number"] else "VARCHAR"
+    if stored.endswith("[]"):
+        return "VARCHAR[]"
+    if stored.startswith(("TIMESTAMP", "DATE")):
+        return "TIMESTAMP"
+    if stored.startswith(("DECIMAL", "FLOAT")):
+        return "DOUBLE"
+    return "VARCHAR" if is_text(stored) else stored
 
 
 def _checks(spec: TableSpec, column: str, stored: str | None, kind: str, *, nan_is_missing: bool) -> list[Check]:

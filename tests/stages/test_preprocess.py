@@ -345,6 +345,57 @@ def test_an_appended_fault_counts_with_the_earlier_rows(tmp_path):
     assert rows(found).equals(rows(rebuilt))
 
 
+def test_a_wide_table_is_typed_and_checked_like_three(tmp_path):
+    log = "user_id,ad_id,shown_at,title,starts_at,bid,interests,age\n"
+    rows_of_it = [
+        "u1,a1,2026-03-01,One,2026-02-01,0.5,run|bike,30",
+        "u2,a2,2026-03-02,Two,,,,",
+        "u1,a2,2026-03-03,Two,2026-02-02 10:00:00,2,run,30",
+    ]
+    (tmp_path / "wide.csv").write_text(log + "\n".join(rows_of_it) + "\n")
+    source = {"format": "tables", "impressions": {"files": str(tmp_path / "wide.csv")}}
+    changes = {"source": source, "counters": [], "features": {"users": {"numeric": ["age"]}}}
+    split = {"method": "time", "valid_fraction": 0, "test_fraction": 0}
+    prepared, _ = prepare(tmp_path, **changes, split=split)
+    ads = prepared.ads()
+    assert ads["bid"].to_pylist() == [0.5, 2.0]
+    assert [moment.isoformat() for moment in ads["starts_at"].to_pylist()] == [
+        "2026-02-01T00:00:00+00:00",
+        "2026-02-02T10:00:00+00:00",
+    ]
+    assert prepared.users()["interests"].to_pylist() == [["run", "bike"], None]
+    assert prepared.users()["age"].to_pylist() == [30, None]
+    (tmp_path / "wide.csv").write_text((log + "\n".join(rows_of_it)).replace("2026-02-01", "soon").replace(",0.5,", ",-1,"))
+    with pytest.raises(DataError) as caught:
+        prepare(tmp_path, **changes, split=split)
+    assert "column 'starts_at', row 1: 'soon' is not a timestamp" in str(caught.value)
+    assert "column 'bid', row 1: '-1' is negative" in str(caught.value)
+
+
+def test_a_column_that_changes_its_type_is_not_appended(tmp_path):
+    made = tables(1)
+    write(made["ads"], tmp_path / "ads.parquet")
+    source = {
+        "format": "tables",
+        "ads": {"files": str(tmp_path / "ads.parquet")},
+        "impressions": {"files": str(tmp_path / "log")},
+    }
+    changes = {"source": source, "counters": [], "features": {}, "split": {"method": "user"}, "keep": ["depth"]}
+    log = made["impressions"].drop_columns(["price_seen"])
+    half = log.num_rows // 2
+    while (
+        log["request_id"][half].as_py() == log["request_id"][half - 1].as_py()
+        or log["shown_at"][half] == log["shown_at"][half - 1]
+    ):
+        half += 1
+    write(log.slice(0, half).append_column("depth", pa.array(range(half))), tmp_path / "log" / "a.csv")
+    prepare(tmp_path, **changes)
+    write(log.slice(half).append_column("depth", pa.array([0.5] * (log.num_rows - half))), tmp_path / "log" / "b.csv")
+    found, result = prepare(tmp_path, **changes)
+    assert result.done == "built"
+    assert rows(found)["depth"].type == pa.float64()
+
+
 def test_a_new_file_without_a_good_row_is_no_fault_of_all_files(tmp_path):
     made = tables(1)
     write(made["ads"], tmp_path / "ads.parquet")
