@@ -14,6 +14,7 @@ OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Where
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the app."""
+    app.command("serve", rich_help_panel=PANEL)(serve)
     app.command("explain", rich_help_panel=PANEL)(explain)
     app.command("export", rich_help_panel=PANEL)(export)
 
@@ -66,4 +67,30 @@ def export(
         "export", "export:ExportConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
         options={"bundle": bundle, "output": output, "int8": int8},
+    )  # fmt: skip
+
+
+def serve(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    bundle: BundleOption = None,
+    ads: Annotated[Path | None, typer.Option("--ads", help="Catalogue in the ADS layout.", show_default=False)] = None,
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on.", show_default=False)] = None,
+    port: Annotated[int | None, typer.Option("--port", help="Port to listen on.", show_default=False)] = None,
+) -> None:
+    """Serve scores, lists and reasons over HTTP, and a page to try them.
+
+    Reads a bundle, and a prepared folder or an ads table. Writes the event store: clicks, impressions, changed ads.
+    OpenAPI at /docs, metrics at /metrics, the page at /.
+
+    Example: adrec serve --config configs/sample/serve.yaml --port 8080
+    """
+    run_stage(
+        "serve", "serve:ServeConfig",
+        config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
+        options={"bundle": bundle, "ads": ads, "host": host, "port": port},
     )  # fmt: skip

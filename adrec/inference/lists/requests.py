@@ -15,6 +15,7 @@ from adrec.data.examples import combined, run_codes
 from adrec.data.prepared import Prepared
 from adrec.data.tables import iter_batches
 from adrec.errors import DataError
+from adrec.prepare.counters_state import MICROSECONDS_AN_HOUR
 from adrec.schema import IMPRESSIONS, SPLITS, TIMESTAMP, TableSpec
 
 REQUESTS = TableSpec(
@@ -46,38 +47,42 @@ def users_at(prepared: Prepared, moment: int | None) -> Iterator[pa.Table]:
     """
     light = ["user_index", "ad_index", "shown_at", "click", "request_id"]
     kept = [name for name in light if name in prepared.columns]
-    table = pa.concat_tables(
-        [pa.Table.from_batches(list(prepared.iter(split, kept))) for split in SPLITS if prepared.split_files(split)]
-    )
+    table = _concat(prepared, kept)
     time = pc.cast(table["shown_at"], pa.int64()).to_numpy()
     moment = int(time.max()) + 1 if moment is None else moment
     user = table["user_index"].to_numpy()
     earlier = np.flatnonzero(time < moment)
     last = np.full(len(prepared.users()), -1, dtype=np.int64)
     np.maximum.at(last, user[earlier], earlier)
-    histories = pa.concat_tables(
-        [
-            pa.Table.from_batches(list(prepared.iter(split, ["history_index", "history_length"])))
-            for split in SPLITS
-            if prepared.split_files(split)
-        ]
-    )
-    seen = last >= 0
-    rows = pa.array(np.where(seen, last, 0), mask=~seen)
-    taken = histories.take(rows)
+    with_hours = "history_hours" in prepared.columns
+    wanted = ["history_index", "history_length", *(["history_hours"] if with_hours else [])]
+    taken = _concat(prepared, wanted).take(pa.array(np.where(last >= 0, last, 0), mask=last < 0))
+    clicked = _clicks_of_request(table, last)
+    user = table["user_index"].to_numpy()[clicked]
     lists = combined(taken["history_index"])
-    users = np.arange(len(last))
-    clicked = _clicks_of_request(table, last) if "click" in kept else (np.zeros(0, np.int64), np.zeros(0, np.int32))
-    history, length = _appended(lists, pc.fill_null(combined(taken["history_length"]), 0), *clicked)
+    history = _appended(lists, user, table["ad_index"].to_numpy()[clicked], pa.int32())
+    if with_hours:
+        # The lists' ages were told at the last request; until `moment` all of them grow by as much.
+        since = np.where(last >= 0, moment - time[np.maximum(last, 0)], 0) / MICROSECONDS_AN_HOUR
+        grown = np.repeat(since, _lengths(combined(taken["history_hours"])))
+        ages = pc.list_flatten(combined(taken["history_hours"])).to_numpy(zero_copy_only=False) + grown
+        aged = pa.ListArray.from_arrays(pa.array(_ends(_lengths(combined(taken["history_hours"]))), pa.int32()), pa.array(ages))
+    else:
+        aged = pa.ListArray.from_arrays(
+            pa.array(_ends(_lengths(lists)), pa.int32()), pa.array(np.full(int(_lengths(lists).sum()), np.nan))
+        )
+    hours = _appended(aged, user, (moment - time[clicked]) / MICROSECONDS_AN_HOUR, pa.float32())
+    known = pc.fill_null(combined(taken["history_length"]), 0).to_numpy(zero_copy_only=False)
     ids = combined(prepared.users()["user_id"])
     yield pa.table(
         {
             "user_id": ids,
             "request_id": ids,
-            "user_index": pa.array(users, pa.int32()),
-            "shown_at": pa.array(np.full(len(users), moment), TIMESTAMP),
+            "user_index": pa.array(np.arange(len(last)), pa.int32()),
+            "shown_at": pa.array(np.full(len(last), moment), TIMESTAMP),
             "history_index": history,
-            "history_length": length,
+            "history_hours": hours,
+            "history_length": pa.array(known + np.bincount(user, minlength=len(last)), pa.int32()),
         }
     )
 
@@ -124,22 +129,36 @@ def blocks(tables: Iterable[pa.Table], rows: int, *, skip: int = 0) -> Iterator[
         yield pa.concat_tables(waiting, promote_options="default")
 
 
-def _clicks_of_request(table: pa.Table, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Users and ads of the clicks in the requests whose last row is `last` (U,)."""
+def _concat(prepared: Prepared, columns: list[str]) -> pa.Table:
+    """Columns of all impressions, in order of time."""
+    batches = [batch for split in SPLITS for batch in prepared.iter(split, columns)]
+    return pa.Table.from_batches(batches)
+
+
+def _clicks_of_request(table: pa.Table, last: np.ndarray) -> np.ndarray:
+    """Rows of the clicks in the requests whose last row is `last` (U,)."""
+    if "click" not in table.column_names:
+        return np.zeros(0, dtype=np.int64)
     request = run_codes(table["request_id"])
     clicked = np.flatnonzero(pc.fill_null(pc.equal(table["click"], 1), False).to_numpy(zero_copy_only=False))
     user = table["user_index"].to_numpy()[clicked]
-    in_last = (last[user] >= 0) & (request[clicked] == request[np.maximum(last[user], 0)])
-    return user[in_last], table["ad_index"].to_numpy()[clicked][in_last]
+    found: np.ndarray = clicked[(last[user] >= 0) & (request[clicked] == request[np.maximum(last[user], 0)])]
+    return found
 
 
-def _appended(lists: pa.Array, length: pa.Array, user: np.ndarray, ad: np.ndarray) -> tuple[pa.Array, pa.Array]:
-    """Histories (U lists) with the clicks (user, ad) at their ends."""
-    lengths = np.asarray(pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False), dtype=np.int64)
-    values = np.asarray(pc.list_flatten(lists).to_numpy(zero_copy_only=False), dtype=np.int64)
+def _appended(lists: pa.Array, user: np.ndarray, value: np.ndarray, kind: pa.DataType) -> pa.Array:
+    """U lists with the values (user, value) at their ends."""
+    lengths = _lengths(lists)
     owner = np.concatenate([np.repeat(np.arange(len(lengths)), lengths), user])
     order = np.argsort(owner, kind="stable")
-    added = np.bincount(user, minlength=len(lengths)).astype(np.int64)
-    offsets = np.concatenate([[0], np.cumsum(lengths + added)])
-    history = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(np.concatenate([values, ad])[order], pa.int32()))
-    return history, pa.array(np.asarray(length.to_numpy(zero_copy_only=False)) + added, pa.int32())
+    values = np.concatenate([pc.list_flatten(lists).to_numpy(zero_copy_only=False), value])
+    offsets = _ends(lengths + np.bincount(user, minlength=len(lengths)))
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values[order]).cast(kind, safe=False))
+
+
+def _lengths(lists: pa.Array) -> np.ndarray:
+    return np.asarray(pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def _ends(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths)])

@@ -1,0 +1,282 @@
+"""The HTTP interface over one engine: routes, batching, errors. `adrec serve` runs it under uvicorn."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import Path as UrlPath
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse
+
+from adrec import __version__
+from adrec.config.serve import ServeConfig
+from adrec.data.examples import combined
+from adrec.errors import AdrecError, BundleError
+from adrec.serve.batcher import Batcher, OverloadedError
+from adrec.serve.engine import Engine
+from adrec.serve.guard import Guard
+from adrec.serve.messages import (
+    AdIn,
+    Done,
+    EventsAnswer,
+    EventsRequest,
+    ExplainAnswer,
+    ExplainRequest,
+    Message,
+    RankAnswer,
+    RankRequest,
+    ScoreAnswer,
+    ScoreRequest,
+)
+from adrec.serve.watch import Watch
+
+AdId = Annotated[str, UrlPath(min_length=1, max_length=200)]
+_FAULTS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "Something named is not there, or does not fit."},
+    401: {"description": "The API key is missing or wrong."},
+    403: {"description": "Admin calls need an API key, and the server has none."},
+    413: {"description": "The body is too large."},
+    503: {"description": "The server is busy; try again after Retry-After seconds."},
+    504: {"description": "The answer took too long."},
+}
+
+
+class Fault(Message):
+    """What is wrong and how to mend it."""
+
+    detail: Any
+
+
+class ReloadRequest(Message):
+    """Which bundle to load; none: the present folder again."""
+
+    bundle: str | None = None
+
+
+def create_app(config: ServeConfig, engine: Engine | None = None) -> FastAPI:
+    """The application; `engine` may be given ready-made."""
+    watch = Watch()
+    held: dict[str, Any] = {"engine": engine}
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        model, side = ThreadPoolExecutor(1, "model"), ThreadPoolExecutor(2, "side")
+        loop = asyncio.get_running_loop()
+        if held["engine"] is None:
+            held["engine"] = await loop.run_in_executor(side, Engine, config)
+        ready: Engine = held["engine"]
+        held.update(side=side, model=model)
+        for what in ("score", "rank"):
+            held[what] = _batcher(what, getattr(ready, what), model, config, watch)
+            held[what].start()
+        held["ready"] = True
+        yield
+        held["ready"] = False
+        await asyncio.gather(*(held[what].close(config.drain_seconds) for what in ("score", "rank")))
+        model.shutdown()
+        side.shutdown()
+        ready.store.close()
+
+    app = FastAPI(
+        title="adrec",
+        version=__version__,
+        lifespan=lifespan,
+        responses={code: {**what, "model": Fault} for code, what in _FAULTS.items()},
+    )
+    if config.cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=config.cors_origins, allow_methods=["*"], allow_headers=["*"])
+    key = os.environ.get(config.api_key_variable) or None
+    app.add_middleware(Guard, watch=watch, key=key, max_body_bytes=config.intake.max_body_bytes)
+    _faults(app)
+    _model_routes(app, config, watch, held)
+    _change_routes(app, config, watch, held)
+    _plain_routes(app, watch, held)
+    return app
+
+
+def _model_routes(app: FastAPI, config: ServeConfig, watch: Watch, held: dict[str, Any]) -> None:
+    seconds = config.batching.timeout_seconds
+
+    @app.post("/v1/score")
+    async def score(body: ScoreRequest, request: Request) -> ScoreAnswer:
+        """Click probabilities of (user, ad) pairs."""
+        _most(len(body.rows), config.intake.max_rows, "rows")
+        _note(request, watch, rows=len(body.rows), user=body.rows[0].user_id)
+        answer: ScoreAnswer = await held["score"].ask(body, seconds)
+        for row in answer.rows:
+            watch.scores.observe(row.score)
+        return answer
+
+    @app.post("/v1/rank")
+    async def rank(body: RankRequest, request: Request) -> RankAnswer:
+        """Lists for one or many users, from the whole catalogue or from given candidates."""
+        _most(len(body.requests), config.intake.max_requests, "requests")
+        for one in body.requests:
+            _most(len(one.candidates or []), config.intake.max_candidates, "candidates")
+        if len({one.user_id for one in body.requests}) < len(body.requests):
+            raise HTTPException(400, "A user may occur once in a call. Send further requests of a user apart.")
+        _note(request, watch, rows=len(body.requests), user=body.requests[0].user_id)
+        answer: RankAnswer = await held["rank"].ask(body, seconds)
+        for ranked in answer.lists:
+            for ad in ranked.ads:
+                watch.scores.observe(ad.score)
+        return answer
+
+    @app.post("/v1/explain")
+    async def explain(body: ExplainRequest, request: Request) -> ExplainAnswer:
+        """Which words, clicks and features speak for an ad, and which against."""
+        _note(request, watch, rows=1, user=body.user.user_id)
+        found: ExplainAnswer = await _in(held["side"], held["engine"].explain, body)
+        return found
+
+
+def _change_routes(app: FastAPI, config: ServeConfig, watch: Watch, held: dict[str, Any]) -> None:
+    @app.post("/v1/events")
+    async def events(body: EventsRequest, request: Request) -> EventsAnswer:
+        """Record impressions and clicks; the answer comes when they are on disk."""
+        _most(len(body.events), config.intake.max_events, "events")
+        _note(request, watch, rows=len(body.events), user=body.events[0].user_id)
+        recorded = await _in(held["side"], held["engine"].record, body.events)
+        for event in body.events:
+            watch.events.labels(event.kind).inc()
+        return EventsAnswer(recorded=recorded, repeated=len(body.events) - recorded)
+
+    @app.get("/v1/ads/{ad_id}")
+    async def get_ad(ad_id: AdId) -> AdIn:
+        """An ad as PUT takes it."""
+        found: AdIn = held["engine"].ad(ad_id)
+        return found
+
+    @app.put("/v1/ads/{ad_id}")
+    async def put_ad(ad_id: AdId, body: AdIn) -> Done:
+        """Add or change an ad: when the answer comes it is encoded and served."""
+        await _in(held["side"], held["engine"].put_ad, ad_id, body)
+        return Done(detail=f"{ad_id} is served")
+
+    @app.delete("/v1/ads/{ad_id}")
+    async def delete_ad(ad_id: AdId) -> Done:
+        """Never show the ad again."""
+        await _in(held["side"], held["engine"].delete_ad, ad_id)
+        return Done(detail=f"{ad_id} is gone")
+
+    @app.post("/admin/reload")
+    async def reload(body: ReloadRequest) -> Done:
+        """Load a bundle aside, check it, swap it in. A bad one is refused (409) and the old one goes on."""
+        bundle = Path(body.bundle) if body.bundle else None
+        try:
+            fingerprint = await _in(held["side"], held["engine"].reload, bundle)
+        except (BundleError, OSError, RuntimeError) as error:
+            watch.reloads.labels("refused").inc()
+            raise HTTPException(409, f"{error} The earlier bundle goes on.") from None
+        watch.reloads.labels("done").inc()
+        return Done(detail=fingerprint)
+
+
+def _plain_routes(app: FastAPI, watch: Watch, held: dict[str, Any]) -> None:
+    @app.get("/health/live")
+    async def live() -> Done:
+        """The process answers."""
+        return Done()
+
+    @app.get("/health/ready")
+    async def ready() -> Done:
+        """The bundle is loaded and requests are taken."""
+        if not held.get("ready"):
+            raise HTTPException(503, "Not ready yet.")
+        return Done(detail=held["engine"].live.fingerprint)
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Prometheus metrics."""
+        for what in ("score", "rank"):
+            watch.queue.labels(what).set(held[what].waiting)
+        return Response(watch.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/v1/about")
+    async def about() -> dict[str, Any]:
+        """What the page offers: policies, some users, the size of the catalogue."""
+        engine: Engine = held["engine"]
+        users = [user for user in combined(engine.live.users["user_id"].slice(0, 50)).tolist() if user != "adrec-nobody"]
+        return {
+            "policies": engine.live.ranker.names,
+            "users": users,
+            "ads": len(engine.live.row_of_ad),
+            "bundle": engine.live.fingerprint,
+        }
+
+    def page(name: str, kind: str) -> Callable[[], Any]:
+        content = (resources.files("adrec.serve") / "page" / name).read_text(encoding="utf-8")
+
+        async def give() -> Response:
+            policy = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"
+            return Response(content, media_type=kind, headers={"content-security-policy": policy})
+
+        return give
+
+    for url, name, kind in (
+        ("/", "index.html", "text/html"), ("/page.css", "page.css", "text/css"), ("/page.js", "page.js", "text/javascript"),
+    ):  # fmt: skip
+        app.get(url, include_in_schema=False)(page(name, kind))
+
+
+def _faults(app: FastAPI) -> None:
+    """Every fault becomes a status and a sentence."""
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        found = [
+            {"where": ".".join(str(part) for part in fault["loc"]), "what": str(fault["msg"])} for fault in error.errors()[:20]
+        ]
+        return JSONResponse({"detail": found}, 422)
+
+    @app.exception_handler(AdrecError)
+    async def mendable(request: Request, error: AdrecError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 400)
+
+    @app.exception_handler(OverloadedError)
+    async def busy(request: Request, error: OverloadedError) -> JSONResponse:
+        return JSONResponse({"detail": "The server is busy. Try again."}, 503, headers={"Retry-After": str(error.retry_after)})
+
+    @app.exception_handler(TimeoutError)
+    async def late(request: Request, error: TimeoutError) -> JSONResponse:
+        return JSONResponse({"detail": "The answer took too long. Try again, or ask for less."}, 504)
+
+
+def _batcher(
+    what: str, handle: Callable[[Sequence[Any]], Sequence[Any]], executor: ThreadPoolExecutor, config: ServeConfig, watch: Watch
+) -> Batcher[Any, Any]:
+    def timed(items: Sequence[Any]) -> Sequence[Any]:
+        started = time.perf_counter()
+        answers = handle(items)
+        watch.model.labels(what).observe(time.perf_counter() - started)
+        return answers
+
+    return Batcher(
+        timed,
+        executor,
+        max_items=config.batching.max_items,
+        max_wait_seconds=config.batching.max_wait_ms / 1000,
+        max_queue=config.batching.max_queue,
+        observe=lambda size: watch.batch.labels(what).observe(size),
+    )
+
+
+async def _in(executor: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Any) -> Any:
+    return await asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
+
+
+def _most(count: int, most: int, what: str) -> None:
+    if count > most:
+        raise HTTPException(413, f"{count:,} {what} are more than the {most:,} that one call may carry. Send several calls.")
+
+
+def _note(request: Request, watch: Watch, *, rows: int, user: str) -> None:
+    request.scope["state"]["facts"] |= {"rows": rows, "user": watch.masked(user)}

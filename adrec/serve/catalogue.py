@@ -1,0 +1,102 @@
+"""The live catalogue: the ads file with what came in since, and users as a batch of requests describes them."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from adrec.data.examples import combined
+from adrec.inference.lists.catalogue import segment
+from adrec.inference.packing import ClickModel
+from adrec.inference.rows import with_texts
+from adrec.prepare.text import language
+from adrec.schema import ADS, STRINGS
+from adrec.serve.messages import UserIn
+
+
+def with_changes(ads: pa.Table, changes: dict[str, dict[str, Any] | None], packed: ClickModel) -> tuple[pa.Table, list[int]]:
+    """The ads with changed ones in their old rows and new ones at the end, and the rows of deleted ads."""
+    ads = completed(ads, packed)
+    ids = combined(ads["ad_id"]).cast(pa.string())
+    kept = {ad_id: ad for ad_id, ad in changes.items() if ad is not None}
+    place = np.arange(len(ads))
+    if kept:
+        added = completed(_table(kept, ads.schema), packed)
+        old = pc.fill_null(pc.index_in(pa.array(list(kept), pa.string()), value_set=ids), -1).to_numpy()
+        rows = len(ads) + np.arange(len(kept))
+        place[old[old >= 0]] = rows[old >= 0]
+        place = np.concatenate([place, rows[old < 0]])
+        ads = pa.concat_tables([ads, added.select(ads.column_names)], promote_options="default").take(pa.array(place))
+        ads = ads.combine_chunks()
+    gone = pa.array([ad_id for ad_id, ad in changes.items() if ad is None], pa.string())
+    found = pc.index_in(gone, value_set=combined(ads["ad_id"]).cast(pa.string())).drop_null()
+    return ads, [int(row) for row in found.tolist()]
+
+
+def completed(ads: pa.Table, packed: ClickModel) -> pa.Table:
+    """With `text`, `segmented` and `language`, made where they are missing."""
+    ads = with_texts(ads, packed.text.ad_template, packed.text)
+    titles = combined(ads["title"]).cast(pa.string())
+    if "segmented" not in ads.column_names:
+        ads = ads.append_column("segmented", segment(combined(ads["text"])))
+    if "language" not in ads.column_names:
+        ads = ads.append_column("language", language(titles))
+    return ads
+
+
+def users_of(known: pa.Table, described: list[UserIn], packed: ClickModel) -> pa.Table:
+    """One row a described user: what is known of them, and over it what the request says."""
+    ids = pa.array([user.user_id for user in described], pa.string())
+    rows = pc.index_in(ids, value_set=combined(known["user_id"]).cast(pa.string()))
+    table = known.take(rows)
+    table = table.set_column(table.column_names.index("user_id"), "user_id", ids)
+    says_interests = any(user.interests is not None for user in described)
+    new_text = says_interests or rows.null_count > 0
+    if says_interests:
+        old = combined(table["interests"]).tolist() if "interests" in table.column_names else [None] * len(described)
+        values = [before if user.interests is None else user.interests for user, before in zip(described, old, strict=True)]
+        table = _replaced(table, "interests", pa.array(values, STRINGS))
+    for name in {name for user in described for name in user.features if name in known.column_names}:
+        old = combined(table[name]).tolist()
+        values = [user.features.get(name, before) for user, before in zip(described, old, strict=True)]
+        table = _replaced(table, name, _like(values, table.schema.field(name).type))
+    if new_text:
+        table = table.drop_columns([name for name in ("text", "segmented") if name in table.column_names])
+    table = with_texts(table, packed.text.user_template, packed.text)
+    if "segmented" not in table.column_names:
+        table = table.append_column("segmented", segment(combined(table["text"])))
+    return table
+
+
+def _like(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """Values as the column's type; those that do not fit are missing."""
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.nulls(len(values), kind)
+
+
+def _replaced(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    if name in table.column_names:
+        return table.set_column(table.column_names.index(name), name, values)
+    return table.append_column(name, values)
+
+
+def _table(changes: dict[str, dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """New ads with the columns of the catalogue; columns the message does not know are null."""
+    made = {"text", "segmented", "language"}
+    columns: dict[str, pa.Array] = {"ad_id": pa.array(list(changes), pa.string())}
+    for field in schema:
+        if field.name in made or field.name == "ad_id":
+            continue
+        values = [ad.get(field.name) for ad in changes.values()]
+        if field.name in {"starts_at", "ends_at"}:
+            moments = pa.array(values, pa.int64()).cast(ADS[field.name].type)
+            columns[field.name] = moments.cast(field.type)
+        else:
+            columns[field.name] = _like(values, field.type)
+    for name in ("bid", "budget", "category", "advertiser_id"):
+        if name not in columns and any(ad.get(name) is not None for ad in changes.values()):
+            columns[name] = pa.array([ad.get(name) for ad in changes.values()], ADS[name].type)
+    return pa.table(columns)

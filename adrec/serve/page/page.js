@@ -1,0 +1,194 @@
+"use strict";
+const TEXTS = {
+  en: {
+    user: "User", interests: "Interests (commas; empty: what is known)", clicks: "Clicked ads (ids, commas; empty: what is known)",
+    scenario: "Scenario", query: "Search", key: "API key", rank: "Rank ads", why: "Why?", click: "Click", bid: "Bid", set: "Set",
+    working: "Ranking…", none: "No ad may be shown here: the rules, budgets or caps leave none.", other: "中文",
+    about: (a) => `${a.ads.toLocaleString()} ads, bundle ${a.bundle}`, score: "click probability", value: "value", price: "price per click",
+    propensity: "shown with probability", clicked: "Recorded. Later lists know of this click.", explaining: "Explaining…",
+  },
+  zh: {
+    user: "用户", interests: "兴趣（逗号分隔；留空用已知的）", clicks: "点击过的广告（编号，逗号分隔；留空用已知的）",
+    scenario: "场景", query: "搜索词", key: "API 密钥", rank: "排序", why: "为什么？", click: "点击", bid: "出价", set: "设定",
+    working: "正在排序…", none: "规则、预算或频次上限之下没有可展示的广告。", other: "English",
+    about: (a) => `${a.ads.toLocaleString()} 条广告，模型 ${a.bundle}`, score: "点击概率", value: "价值", price: "每次点击价格",
+    propensity: "展示概率", clicked: "已记录，之后的排序会考虑这次点击。", explaining: "正在解释…",
+  },
+};
+const at = (id) => document.getElementById(id);
+let language = navigator.language.startsWith("zh") ? "zh" : "en";
+let about = null;
+let places = new Map();
+
+function say(text, fault = false) {
+  at("message").textContent = text;
+  at("message").classList.toggle("fault", fault);
+}
+
+async function call(method, path, body) {
+  const headers = { "content-type": "application/json" };
+  if (at("key").value) headers["x-api-key"] = at("key").value;
+  const answer = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+  const found = await answer.json().catch(() => ({ detail: answer.statusText }));
+  if (answer.status === 401) at("key-line").hidden = false;
+  if (!answer.ok) throw new Error(typeof found.detail === "string" ? found.detail : found.detail.map((f) => `${f.where}: ${f.what}`).join("; "));
+  return found;
+}
+
+function translate(root = document) {
+  document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
+  root.querySelectorAll("[data-text]").forEach((node) => { node.textContent = TEXTS[language][node.dataset.text]; });
+  at("language").textContent = TEXTS[language].other;
+  if (about) at("about").textContent = TEXTS[language].about(about);
+}
+
+function listed(id) {
+  const values = at(id).value.split(/[,，]/).map((part) => part.trim()).filter(Boolean);
+  return values.length ? values : null;
+}
+
+function described() {
+  const user = { user_id: at("user").value.trim() };
+  const interests = listed("interests");
+  const history = listed("clicks");
+  if (interests) user.interests = interests;
+  if (history) user.history = history;
+  return user;
+}
+
+async function rank() {
+  const text = TEXTS[language];
+  say(text.working);
+  const request = { ...described(), scenario: at("scenario").value };
+  if (at("query").value.trim()) request.query = at("query").value.trim();
+  try {
+    const answer = await call("POST", "v1/rank", { requests: [request] });
+    draw(answer.lists[0].ads);
+    say(answer.lists[0].ads.length ? "" : text.none);
+  } catch (error) {
+    say(error.message, true);
+  }
+}
+
+function draw(ads) {
+  const before = places;
+  places = new Map(ads.map((ad) => [ad.ad_id, ad.rank]));
+  at("list").replaceChildren(...ads.map((ad) => card(ad, before.get(ad.ad_id), before.size > 0)));
+}
+
+function card(ad, before, moved) {
+  const text = TEXTS[language];
+  const node = at("card").content.cloneNode(true).firstElementChild;
+  translate(node);
+  node.dataset.ad = ad.ad_id;
+  const place = node.querySelector(".place");
+  place.textContent = ad.rank;
+  if (moved && before !== ad.rank) {
+    const mark = document.createElement("span");
+    mark.className = `moved ${before === undefined || before > ad.rank ? "up" : "down"}`;
+    mark.textContent = before === undefined ? "●" : before > ad.rank ? `▲${before - ad.rank}` : `▼${ad.rank - before}`;
+    place.append(mark);
+  }
+  node.querySelector("h2").textContent = ad.title;
+  node.querySelector(".reason").textContent = ad.reason;
+  const numbers = [`${text.score} ${(100 * ad.score).toFixed(1)}%`, `${text.value} ${ad.value.toFixed(4)}`];
+  if (ad.price !== null) numbers.push(`${text.price} ${ad.price.toFixed(3)}`);
+  if (ad.propensity < 1) numbers.push(`${text.propensity} ${(100 * ad.propensity).toFixed(1)}%`);
+  node.querySelector(".numbers").textContent = [...numbers, ad.ad_id].join(" · ");
+  node.querySelector(".bar i").style.width = `${Math.min(100, 100 * ad.score)}%`;
+  node.querySelector(".why").addEventListener("click", () => explain(node, ad.ad_id));
+  node.querySelector(".click").addEventListener("click", () => click(ad));
+  node.querySelector(".bid").addEventListener("submit", (event) => {
+    event.preventDefault();
+    bid(ad.ad_id, event.target.querySelector("input").value);
+  });
+  return node;
+}
+
+async function click(ad) {
+  const event = { user_id: at("user").value.trim(), ad_id: ad.ad_id, kind: "click" };
+  if (ad.price !== null) event.price = ad.price;
+  try {
+    await call("POST", "v1/events", { events: [event] });
+    await rank();
+    say(TEXTS[language].clicked);
+  } catch (error) {
+    say(error.message, true);
+  }
+}
+
+async function bid(id, value) {
+  if (value === "") return;
+  try {
+    const ad = await call("GET", `v1/ads/${encodeURIComponent(id)}`);
+    await call("PUT", `v1/ads/${encodeURIComponent(id)}`, { ...ad, bid: Number(value) });
+    await rank();
+  } catch (error) {
+    say(error.message, true);
+  }
+}
+
+async function explain(node, id) {
+  const parts = node.querySelector(".parts");
+  if (!parts.hidden) { parts.hidden = true; return; }
+  parts.hidden = false;
+  parts.textContent = TEXTS[language].explaining;
+  const request = { user: described(), ad_id: id, scenario: at("scenario").value };
+  if (at("query").value.trim()) request.query = at("query").value.trim();
+  try {
+    const found = await call("POST", "v1/explain", request);
+    const sentence = document.createElement("p");
+    sentence.textContent = found.sentence;
+    const most = Math.max(...found.words.map((w) => Math.abs(w.contribution)), ...found.parts.map((p) => Math.abs(p.contribution)), 1e-9);
+    const words = document.createElement("p");
+    found.words.forEach((word) => words.append(lit(word, most), " "));
+    parts.replaceChildren(sentence, words, ...found.parts.slice(0, 8).map((part) => line(part, most)));
+  } catch (error) {
+    parts.textContent = error.message;
+  }
+}
+
+function lit(word, most) {
+  const node = document.createElement("span");
+  node.className = "word";
+  node.textContent = word.text;
+  const strength = Math.round(60 * Math.min(1, Math.abs(word.contribution) / most));
+  node.style.background = `color-mix(in srgb, var(${word.contribution >= 0 ? "--up" : "--down"}) ${strength}%, transparent)`;
+  node.title = word.contribution.toFixed(3);
+  return node;
+}
+
+function line(part, most) {
+  const node = document.createElement("div");
+  node.className = "part";
+  const name = document.createElement("span");
+  name.textContent = part.value ? `${part.name}: ${part.value}` : part.name;
+  name.title = name.textContent;
+  const bar = document.createElement("i");
+  bar.style.width = `${(100 * Math.abs(part.contribution)) / most}%`;
+  bar.style.background = `var(${part.contribution >= 0 ? "--up" : "--down"})`;
+  const number = document.createElement("b");
+  number.textContent = (part.contribution >= 0 ? "+" : "−") + Math.abs(part.contribution).toFixed(3);
+  node.append(name, bar, number);
+  return node;
+}
+
+async function begin() {
+  translate();
+  try {
+    about = await call("GET", "v1/about");
+    at("users").replaceChildren(...about.users.map((user) => new Option(user)));
+    at("scenario").replaceChildren(...about.policies.map((name) => new Option(name)));
+    at("user").value = about.users[0] || "u1";
+    at("about").dataset.state = "ready";
+    translate();
+    await rank();
+  } catch (error) {
+    say(error.message, true);
+  }
+}
+
+at("language").addEventListener("click", () => { language = language === "zh" ? "en" : "zh"; translate(); if (places.size) rank(); });
+at("ask").addEventListener("submit", (event) => { event.preventDefault(); places = new Map(); rank(); });
+at("key").addEventListener("change", begin);
+begin();

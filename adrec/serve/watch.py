@@ -1,0 +1,58 @@
+"""What operators see: Prometheus metrics and one structured log line a request, without user ids in the clear."""
+
+import hashlib
+import json
+import logging
+import secrets
+import sys
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_logger = logging.getLogger("adrec.serve")
+
+
+class Watch:
+    """Metrics of one server, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "adrec_requests_total", "Requests by path and status.", ["path", "status"], registry=self.registry
+        )
+        self.latency = Histogram("adrec_latency_seconds", "Time to answer.", ["path"], buckets=_SECONDS, registry=self.registry)
+        self.model = Histogram("adrec_model_seconds", "Time of one pass.", ["what"], buckets=_SECONDS, registry=self.registry)
+        self.batch = Histogram(
+            "adrec_batch_size", "Requests in one pass.", ["what"], buckets=(1, 2, 4, 8, 16, 32, 64, 128), registry=self.registry
+        )
+        self.queue = Gauge("adrec_queue_length", "Requests that wait.", ["what"], registry=self.registry)
+        self.scores = Histogram(
+            "adrec_score",
+            "Click probabilities given out.",
+            buckets=tuple(step / 20 for step in range(1, 21)),
+            registry=self.registry,
+        )
+        self.events = Counter("adrec_events_total", "Events recorded.", ["kind"], registry=self.registry)
+        self.reloads = Counter("adrec_reloads_total", "Reloads by outcome.", ["outcome"], registry=self.registry)
+        self._salt = secrets.token_bytes(16)
+
+    def text(self) -> bytes:
+        """The metrics in Prometheus' format."""
+        return generate_latest(self.registry)
+
+    def masked(self, user_id: str) -> str:
+        """A name for a user that means something only within this process's log."""
+        return hashlib.blake2b(user_id.encode(), key=self._salt, digest_size=6).hexdigest()
+
+    def log(self, **facts: object) -> None:
+        """One line of JSON on stderr."""
+        _logger.info(json.dumps(facts, ensure_ascii=False))
+
+
+def log_to_stderr() -> None:
+    """Let the log lines reach stderr as they are."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    _logger.handlers = [handler]
+    _logger.setLevel(logging.INFO)
+    _logger.propagate = False

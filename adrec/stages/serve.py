@@ -1,0 +1,57 @@
+"""`adrec serve`: run the HTTP interface until SIGTERM or Ctrl-C, then let running requests end."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from rich.text import Text
+
+from adrec.config.serve import ServeConfig
+from adrec.errors import ResourceError
+from adrec.terminal import Terminal
+
+
+@dataclass
+class ServeResult:
+    """Where it served."""
+
+    host: str
+    port: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-safe values."""
+        return vars(self)
+
+    def render(self) -> Iterable[Text]:
+        """One line."""
+        yield Text(f"Served on http://{self.host}:{self.port}; stopped.")
+
+
+def run(config: ServeConfig, terminal: Terminal) -> ServeResult:
+    """Load, listen, serve. Returns after the server has stopped."""
+    try:
+        import uvicorn
+
+        from adrec.serve.app import create_app
+        from adrec.serve.engine import Engine
+        from adrec.serve.watch import log_to_stderr
+    except ImportError as error:
+        raise ResourceError(f"adrec serve needs {error.name}. Install it with: pip install 'adrec[serve]'") from None
+    log_to_stderr()
+    with terminal.progress("Loading the bundle and the catalogue", None, unit="ads"):
+        engine = Engine(config)
+    terminal.warn(f"serving {len(engine.live.row_of_ad):,} ads on http://{config.host}:{config.port} (Ctrl-C stops)")
+    settings = uvicorn.Config(
+        create_app(config, engine),
+        host=config.host,
+        port=config.port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=int(config.drain_seconds) or None,
+        h11_max_incomplete_event_size=64_000,
+    )
+    server = uvicorn.Server(settings)
+    server.run()
+    if not server.started:
+        raise ResourceError(f"{config.host}:{config.port}: cannot listen there. Give another 'port' or 'host'.")
+    return ServeResult(config.host, config.port)
