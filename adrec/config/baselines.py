@@ -69,7 +69,7 @@ class HybridConfig(Config):
 
     kind: Literal["none", "average", "weighted", "stack", "auto"] = "none"
     """none: the network alone. average: mean of the standardised logits. weighted: non-negative weights learned on validation
-    rows. stack: trees on top, which read the network's logit among their features. auto: whichever has the best cross-fitted
-    AUC on validation rows, the simplest on a tie."""
+    rows. stack: trees on top, which read the network's logit among their features. auto: whichever is best by cross-fitting on
+    validation rows in the metric that training monitors, the simplest on a tie."""
     folds: Annotated[int, Field(ge=2, le=20)] = 5
     """Parts of the validation requests for cross-fitting."""

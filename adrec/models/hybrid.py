@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from adrec.models.baselines.base import Baseline, Floats, Inputs, load_state, save_state
 from adrec.models.baselines.choice import ConditionalLogit
 from adrec.models.baselines.design import Design, design
-from adrec.models.baselines.trees import LightGbm, TreeModel, auc_for_stopping
+from adrec.models.baselines.trees import LightGbm, TreeModel, quality
 
 Kind = Literal["none", "average", "weighted", "stack"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -32,8 +32,8 @@ _CORRECTION_ROUNDS = 60
 class Hybrid:
     """What joins the scores. `names` are the members: the network first, then baselines of the bundle.
 
-    `mean`, `deviation` and `weights` belong to the members; `trees` are there only where `kind` is stack. `auc` holds the
-    cross-fitted AUC of every kind compared (mean over requests where requests have several rows).
+    `mean`, `deviation` and `weights` belong to the members; `trees` are there only where `kind` is stack. `quality` holds
+    the cross-fitted metric of every kind compared (`metric` of `fit_hybrid`; more is better).
     """
 
     kind: Kind = "none"
@@ -43,7 +43,7 @@ class Hybrid:
     weights: tuple[float, ...] = (1.0,)
     intercept: float = 0.0
     trees: TreeModel | None = None
-    auc: Mapping[str, float] = field(default_factory=dict)
+    quality: Mapping[str, float] = field(default_factory=dict)
 
     def logit(self, network: Floats, baselines: Mapping[str, Floats], inputs: Inputs) -> Floats:
         """(N,) the joined logit, not yet calibrated.
@@ -72,7 +72,7 @@ class Hybrid:
         """`state.json`, and the trees of a stack in LightGBM's text format."""
         folder.mkdir(parents=True, exist_ok=True)
         values = {name: getattr(self, name) for name in ("kind", "names", "mean", "deviation", "weights", "intercept")}
-        save_state(folder, {**values, "auc": dict(self.auc)})
+        save_state(folder, {**values, "quality": dict(self.quality)})
         if self.trees is not None:
             (folder / "trees").mkdir()
             self.trees.save(folder / "trees")
@@ -85,7 +85,7 @@ class Hybrid:
         values, _ = load_state(folder)
         lists = {name: tuple(values[name]) for name in ("names", "mean", "deviation", "weights")}
         trees = TreeModel.load(folder / "trees") if (folder / "trees").exists() else None
-        return cls(kind=values["kind"], **lists, intercept=values["intercept"], trees=trees, auc=values["auc"])
+        return cls(kind=values["kind"], **lists, intercept=values["intercept"], trees=trees, quality=values["quality"])
 
 
 def fit_hybrid(
@@ -95,15 +95,16 @@ def fit_hybrid(
     scores: Mapping[str, Floats],
     valid: Inputs,
     *,
+    metric: str = "auc_request",
     folds: int = 5,
     seed: int = 0,
 ) -> tuple[Hybrid, Floats]:
     """Fit on validation rows: `network` (N,) raw logits, `baselines` fitted on training rows, `scores` name → (N,) theirs.
 
     The members beside the network are the trees and the conditional logit among `baselines`; without any the network stays
-    alone. Returns the
-    hybrid fitted on all rows, and (N,) logits in which each row is scored by a fit on other requests: what calibration and
-    validation metrics must use, as the hybrid has seen these rows.
+    alone. `metric` (auc, auc_request or log_loss) decides between the kinds. Returns the hybrid fitted on all rows, and (N,)
+    logits in which each row is scored by a fit on other requests: what calibration and validation metrics must use, as the
+    hybrid has seen these rows.
     """
     names = (
         NETWORK,
@@ -118,9 +119,9 @@ def fit_hybrid(
     order = np.random.default_rng(seed).permutation(int(rows.examples.request.max()) + 1)
     fold = order[rows.examples.request] % folds
     held_out = {name: _cross_fitted(name, names, members[known], rows, fold, seed) for name in tried}
-    aucs: dict[str, float] = {name: auc_for_stopping(rows, logits) for name, logits in held_out.items()}
-    best = max(tried, key=lambda name: aucs[name])
-    hybrid = replace(_fit_kind(best, names, members[known], rows, seed), auc=aucs)
+    reached: dict[str, float] = {name: quality(metric, rows, logits) for name, logits in held_out.items()}
+    best = max(tried, key=lambda name: reached[name])
+    hybrid = replace(_fit_kind(best, names, members[known], rows, seed), quality=reached)
     logits = hybrid.logit(network, scores, valid)
     logits[known] = held_out[best]
     return hybrid, logits

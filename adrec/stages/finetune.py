@@ -145,7 +145,7 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         "training": best.trained.run.as_dict(),
         "calibration": {name: fitted.to_json() for name, fitted in calibrations.items()},
         "baselines_left_out": suite.left_out,
-        "hybrid": {"kind": best.hybrid.kind, "auc": dict(best.hybrid.auc)},
+        "hybrid": {"kind": best.hybrid.kind, "quality": dict(best.hybrid.quality)},
     }
     with save_bundle(
         config.output, data_fingerprint=prepared.fingerprint, seed=best.trained.seed, kind="click_model"
@@ -207,7 +207,10 @@ def _join(
     rows = Inputs(data.valid, data.ads, data.users, Columns.of(data.features))
     network = trained.valid.logits[:, 0]
     settings = config.hybrid
-    hybrid, joined = fit_hybrid(settings.kind, network, suite.fitted, simple, rows, folds=settings.folds, seed=config.seed)
+    monitor = trained.module.monitor
+    hybrid, joined = fit_hybrid(
+        settings.kind, network, suite.fitted, simple, rows, metric=monitor, folds=settings.folds, seed=config.seed
+    )
     logits = trained.valid.logits.copy()
     logits[:, 0] = joined
     return _Joined(trained, hybrid, trained.valid._replace(logits=logits))

@@ -13,6 +13,7 @@ from adrec.errors import BundleError
 from adrec.metrics import classification, ranking
 from adrec.models.baselines.base import Floats, Inputs, load_state, save_state
 from adrec.models.baselines.design import Design, design
+from adrec.models.calibration import log_loss
 
 _MAX_CATEGORIES = 64
 PARAMETERS: dict[str, Any] = {
@@ -61,8 +62,8 @@ class TreeModel:
     ) -> None:
         """Grow trees on rows that all have a click label; stop where the validation AUC has not risen for `patience` trees.
 
-        The AUC is the mean over requests where requests have several rows, otherwise over all rows. Without validation rows
-        at most 100 trees are grown. `start` (N,) are margins to improve on; `predict` does not include them.
+        The AUC is the mean over requests for a ranker, and over all rows otherwise. Without validation rows at most 100 trees
+        are grown. `start` (N,) are margins to improve on; `predict` does not include them.
         """
         import lightgbm
 
@@ -103,7 +104,8 @@ class TreeModel:
         )
 
         def validation_auc(predictions: NDArray[np.float64], _: Any) -> tuple[str, float, bool]:
-            return "auc", auc_for_stopping(valid_inputs, predictions), True
+            by = "auc_request" if self.objective == "lambdarank" else "auc"
+            return "auc", quality(by, valid_inputs, predictions), True
 
         self.booster = lightgbm.train(
             settings,
@@ -213,7 +215,12 @@ def request_sizes(inputs: Inputs) -> NDArray[np.int64]:
     return np.diff(inputs.examples.request_starts)
 
 
-def auc_for_stopping(inputs: Inputs, scores: NDArray[Any]) -> float:
-    """Mean AUC over requests where any request has both labels and several rows; otherwise AUC over all rows."""
-    by_request = ranking.auc_request(inputs.clicks, scores, inputs.examples.request)
+def quality(metric: str, inputs: Inputs, scores: NDArray[Any]) -> float:
+    """`auc`, `auc_request` or `log_loss` (of logits) of rows with a known click; the loss with its sign turned: more is better.
+
+    `auc_request` is `auc` where no request holds both a click and a miss.
+    """
+    if metric == "log_loss":
+        return -log_loss(scores, inputs.clicks)
+    by_request = ranking.auc_request(inputs.clicks, scores, inputs.examples.request) if metric == "auc_request" else np.nan
     return by_request if not np.isnan(by_request) else classification.auc(inputs.clicks, scores)

@@ -65,8 +65,8 @@ def test_average_is_the_mean_of_standardised_scores(fitted, scores):
 
 def test_auto_keeps_the_best_by_cross_fitting(fitted, scores):
     hybrid = fit("auto", fitted, scores)
-    assert set(hybrid.auc) == set(KINDS)
-    assert hybrid.auc[hybrid.kind] == max(hybrid.auc.values())
+    assert set(hybrid.quality) == set(KINDS)
+    assert hybrid.quality[hybrid.kind] == max(hybrid.quality.values())
 
 
 def test_a_useless_network_gets_no_weight(fitted, scores):
@@ -81,10 +81,10 @@ def test_cross_fitting_is_not_fooled_by_rows_learned_by_heart(fitted):
     shuffled = replace(VALID, examples=replace(VALID.examples, labels=labels))
     noise = {name: np.random.default_rng(1).random(len(VALID)).astype(np.float32) for name in fitted}
     hybrid, outside = fit_hybrid("stack", noise["lightgbm"], fitted, noise, shuffled)
-    assert auc_request(shuffled.clicks, outside, shuffled.examples.request) == pytest.approx(hybrid.auc["stack"])
+    assert auc_request(shuffled.clicks, outside, shuffled.examples.request) == pytest.approx(hybrid.quality["stack"])
     inside = hybrid.logit(noise["lightgbm"], noise, shuffled)
     assert auc_request(shuffled.clicks, inside, shuffled.examples.request) > 0.58
-    assert abs(hybrid.auc["stack"] - 0.5) < 0.04
+    assert abs(hybrid.quality["stack"] - 0.5) < 0.04
 
 
 def test_rows_without_a_label_get_a_logit_too(fitted, scores):
@@ -109,7 +109,7 @@ def test_saved_and_loaded_it_scores_identically(kind, fitted, scores, tmp_path):
     loaded = Hybrid.load(tmp_path / "hybrid")
     own = network(TEST, seed=1)
     np.testing.assert_array_equal(hybrid.logit(own, scores["test"], TEST), loaded.logit(own, scores["test"], TEST))
-    assert loaded.auc == hybrid.auc
+    assert loaded.quality == hybrid.quality
     assert {file.suffix for file in (tmp_path / "hybrid").rglob("*") if file.is_file()} <= {".json", ".txt"}
 
 
