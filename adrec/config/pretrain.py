@@ -50,7 +50,25 @@ class VectorFileModel(Config):
     """Keep only words of the corpus. False keeps all: larger, and ready for words to come."""
 
 
-Model = Annotated[ScratchModel | ContinuedModel | Word2VecModel | VectorFileModel, Field(discriminator="kind")]
+class AutoencoderModel(Config):
+    """A compressor of ads: text vector and features to a short code, for small and fast retrieval indexes."""
+
+    kind: Literal["autoencoder"]
+    reference: EncoderReference
+    """Text encoder that reads the ads."""
+    width: int = Field(32, ge=2)
+    """Numbers in a code."""
+    hidden: int = Field(128, ge=4)
+    """Width of the layers between."""
+    batch_ads: int = Field(128, ge=2)
+    """Ads a step."""
+    neighbour_weight: float = Field(100.0, ge=0)
+    """Weight of keeping the cosines between ads, beside the reconstruction errors."""
+
+
+Model = Annotated[
+    ScratchModel | ContinuedModel | Word2VecModel | VectorFileModel | AutoencoderModel, Field(discriminator="kind")
+]
 
 
 class MlmObjective(Config):

@@ -12,7 +12,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from adrec.config.base import save_config
-from adrec.config.pretrain import ContinuedModel, PretrainConfig, ScratchModel
+from adrec.config.pretrain import AutoencoderModel, ContinuedModel, PretrainConfig, ScratchModel
 from adrec.data.corpus import Corpus, open_corpus
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.tables import folder_aside
@@ -74,6 +74,10 @@ class PretrainResult:
 def run(config: PretrainConfig, terminal: Terminal) -> Any:
     """Train what `config.model` names and write its folder. Raises AdrecError for bad input before any training."""
     prepared = open_prepared(config.prepared)
+    if isinstance(config.model, AutoencoderModel):
+        from adrec.stages.pretrain_autoencoder import run_autoencoder
+
+        return run_autoencoder(config, prepared, terminal)
     if not isinstance(config.model, ScratchModel | ContinuedModel):
         from adrec.stages.pretrain_words import run_word_vectors
 
