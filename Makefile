@@ -20,10 +20,10 @@ $(STAMP): pyproject.toml constraints.txt
 setup: $(STAMP) ## Create .venv and install adrec with the tested versions
 
 test: $(STAMP) ## Run the tests (set-up included)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-all: $(STAMP) ## Run every test, the slow ones too
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest -n auto -m ""
 
 check: $(STAMP) ## Lint, format check, types, layers
 	$(BIN)/ruff check .
