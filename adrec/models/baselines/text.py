@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -30,6 +31,16 @@ def terms(text: str) -> Iterator[str]:
             yield piece
 
 
+def _kept_terms(dropped: frozenset[str], text: str) -> Iterator[str]:
+    return (term for term in terms(text) if term not in dropped)
+
+
+def _stop_words() -> frozenset[str]:
+    import stopwordsiso
+
+    return frozenset(stopwordsiso.stopwords(["en", "zh"]))
+
+
 class TfIdf:
     """(1 + log count) * (1 + log((1 + texts) / (1 + texts with the term))), unit rows: scikit-learn's smooth sublinear form.
 
@@ -41,13 +52,14 @@ class TfIdf:
         self.idf = idf
 
     @classmethod
-    def fit(cls, texts: pa.Array, *, max_terms: int = 200_000) -> "TfIdf":
-        """Learn terms and weights from `texts`; the `max_terms` commonest are kept."""
+    def fit(cls, texts: pa.Array, *, stop_words: bool = True, max_terms: int = 200_000) -> "TfIdf":
+        """Learn terms and weights from `texts`: the `max_terms` commonest, without English and Chinese stop words if asked."""
         from sklearn.feature_extraction.text import CountVectorizer
 
-        vectorizer = CountVectorizer(analyzer=terms, max_features=max_terms)
+        dropped = _stop_words() if stop_words else frozenset()
+        vectorizer = CountVectorizer(analyzer=partial(_kept_terms, dropped), max_features=max_terms)
         listed = texts.to_numpy(zero_copy_only=False)
-        if not any(True for text in listed if next(terms(text), None) is not None):
+        if all(next(_kept_terms(dropped, text), None) is None for text in listed):
             return cls(np.zeros(0, np.str_), np.zeros(0, np.float32))
         counts = vectorizer.fit_transform(listed)
         found = np.bincount(counts.indices, minlength=counts.shape[1])

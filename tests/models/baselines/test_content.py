@@ -56,9 +56,16 @@ TEXTS = ["Red shoes, red hat", "Blue shoes!", "新款手机电池", "手机 sale
 
 
 def test_tfidf_equals_sklearn():
-    ours = TfIdf.fit(pa.array(TEXTS)).transform(pa.array(TEXTS)).toarray()
+    ours = TfIdf.fit(pa.array(TEXTS), stop_words=False).transform(pa.array(TEXTS)).toarray()
     theirs = TfidfVectorizer(analyzer=terms, sublinear_tf=True).fit_transform(TEXTS).toarray()
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_stop_words_of_both_languages_are_left_out():
+    texts = pa.array(["the shoes of our town", "我们的手机"])
+    assert {"shoes", "town"} <= set(TfIdf.fit(texts).vocabulary)
+    assert not {"the", "of", "our", "我们"} & set(TfIdf.fit(texts).vocabulary)
+    assert {"the", "我们"} <= set(TfIdf.fit(texts, stop_words=False).vocabulary)
 
 
 def test_terms_of_many_scripts():
