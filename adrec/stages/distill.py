@@ -94,6 +94,8 @@ def run(config: DistillConfig, terminal: Terminal) -> DistillResult:
     limit = min(config.batches.max_tokens, original.max_tokens)
     teacher = open_language_model(reference, original.tokenizer, max_tokens=limit)
     student = make_student(teacher, config.layers)
+    judged = config.bundle is not None and config.judge_rows > 0
+    teacher_auc = _auc(cast(Path, config.bundle), config, prepared, terminal) if judged else None
     learned, held_out = _train(config, teacher, student, original, prepared, device=device, work=work, terminal=terminal)
     encoder = TextEncoder(
         backbone=student.backbone,
@@ -109,7 +111,7 @@ def run(config: DistillConfig, terminal: Terminal) -> DistillResult:
         speedup = _speedup(original, encoder, held_out, device)
     student.cpu()
     _write(config, student, encoder, teacher)
-    aucs = _aucs(config, prepared, terminal) if config.bundle is not None and config.judge_rows else (None, None)
+    student_auc = _auc(config.output, config, prepared, terminal) if judged else None
     shutil.rmtree(work, ignore_errors=True)
     result = DistillResult(
         output=config.output,
@@ -119,8 +121,8 @@ def run(config: DistillConfig, terminal: Terminal) -> DistillResult:
         student_parameters=_parameters(encoder),
         cosine=float(cosines.mean()),
         speedup=speedup,
-        teacher_auc=aucs[0],
-        student_auc=aucs[1],
+        teacher_auc=teacher_auc,
+        student_auc=student_auc,
         run=learned,
     )
     if config.bundle is None:
@@ -227,28 +229,25 @@ def _write(config: DistillConfig, student: LanguageModel, encoder: TextEncoder, 
         encoder.save(folder / "encoder")
 
 
-def _aucs(config: DistillConfig, prepared: Prepared, terminal: Terminal) -> tuple[float, float]:
-    """Validation AUC of the teacher's bundle and of the student's."""
+def _auc(path: Path, config: DistillConfig, prepared: Prepared, terminal: Terminal) -> float:
+    """AUC of a bundle on validation rows. Raises BundleError where it cannot be opened."""
     from adrec.inference.predictor import Predictor
     from adrec.inference.score_source import PreparedSource
     from adrec.metrics.classification import auc
 
-    found = []
-    for path in (cast(Path, config.bundle), config.output):
-        with terminal.progress(f"scoring with {path.name}", unit="rows"):
-            predictor = Predictor.load(path, device=config.device)
-            source = PreparedSource(prepared, "valid", predictor, min(config.judge_rows, 65_536))
-            labels, logits, rows = [], [], 0
-            for chunk in source.chunks(0):
-                labels.append(chunk.examples.labels["click"])
-                logits.append(predictor.score_examples(chunk.examples, source.catalogs, baselines=False).logit)
-                rows += len(labels[-1])
-                if rows >= config.judge_rows:
-                    break
-        label, logit = np.concatenate(labels), np.concatenate(logits)
-        known = np.isfinite(label)
-        found.append(float(auc(label[known], logit[known])))
-    return found[0], found[1]
+    labels, logits, rows = [], [], 0
+    with terminal.progress(f"scoring with {path.name}", unit="rows"):
+        predictor = Predictor.load(path, device=config.device)
+        source = PreparedSource(prepared, "valid", predictor, min(config.judge_rows, 65_536))
+        for chunk in source.chunks(0):
+            labels.append(chunk.examples.labels["click"])
+            logits.append(predictor.score_examples(chunk.examples, source.catalogs, baselines=False).logit)
+            rows += len(labels[-1])
+            if rows >= config.judge_rows:
+                break
+    label, logit = np.concatenate(labels), np.concatenate(logits)
+    known = np.isfinite(label)
+    return float(auc(label[known], logit[known]))
 
 
 def _speedup(teacher: TextEncoder, student: TextEncoder, texts: list[str], device: str) -> float:
