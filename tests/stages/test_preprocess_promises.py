@@ -110,7 +110,7 @@ def killed_runs(tmp_path, kills):
 
 
 def test_killed_at_any_moment_it_finishes_when_run_again(tmp_path):
-    killed_runs(tmp_path, 2)
+    killed_runs(tmp_path, 1)
 
 
 @pytest.mark.slow
