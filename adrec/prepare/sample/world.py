@@ -109,8 +109,8 @@ def make_users(count: int, generator: np.random.Generator) -> Users:
     region = generator.choice(len(catalogue.REGIONS), count, p=(0.25, 0.25, 0.15, 0.15, 0.15, 0.05))
     language = (generator.random(count) < np.array(catalogue.CHINESE_SHARE)[region]).astype(np.int64)
     liked, strength = _tastes(count, generator)
-    stated = (liked >= 0) & (generator.random(liked.shape) < 0.97)
-    stated &= (generator.random(count) >= 0.05)[:, None]
+    stated = (liked >= 0) & (generator.random(liked.shape) < 0.99)
+    stated &= (generator.random(count) >= 0.04)[:, None]
     age = generator.choice(len(catalogue.AGE_BANDS), count, p=(0.22, 0.28, 0.22, 0.16, 0.12))
     table = pa.table(
         {
@@ -158,7 +158,7 @@ def _tastes(count: int, generator: np.random.Generator) -> tuple[Integers, Float
     steps = generator.integers(1, topics // MAX_LIKED, (count, MAX_LIKED))
     liked = (generator.integers(0, topics, count)[:, None] + np.cumsum(steps, axis=1)) % topics
     present = np.arange(MAX_LIKED) < size[:, None]
-    strength = np.where(present, np.array([1.0, 0.9, 0.8, 0.7]), 0.0)
+    strength = np.where(present, np.array([1.0, 0.95, 0.9, 0.85]), 0.0)
     return np.where(present, liked, -1), strength
 
 
@@ -211,7 +211,7 @@ def _ad_texts(
             for phrase in catalogue.TAILS[lang][kind]
         ]
     ).take(pa.array((language * len(catalogue.OFFERS) + offer) * 4 + generator.integers(0, 4, count)))  # fmt: skip
-    says_name = pa.array(generator.random(count) < 0.75)
+    says_name = pa.array(generator.random(count) < 0.9)
     chinese = pa.array(language == 1)
     title = pc.binary_join_element_wise(opener, word[0], tail, "")
     english_body = pc.binary_join_element_wise(word[1], " and ", word[2], " from ", brand, "", "")
