@@ -7,11 +7,14 @@ arrays, left out of every mean, and counted by `RankedGroups.skipped`.
 """
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import gammaln
 
-from adrec.metrics.ties import ArrayLike, Floats, Ints, as_labels_and_scores, descending_keys, group_codes, run_starts, totals
+from adrec.metrics.tie_blocks import Counts, tie_blocks
+from adrec.metrics.ties import ArrayLike, Floats, Ints, run_starts, totals
 
 
 class RankedGroups:
@@ -22,29 +25,13 @@ class RankedGroups:
     """
 
     def __init__(self, labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> None:
-        y, s = as_labels_and_scores(labels, scores)
-        codes, self.count = group_codes(groups)
-        if codes.shape != y.shape:
-            raise ValueError(f"groups {codes.shape} and labels {y.shape} must be equally long")
-        key = (codes.astype(np.uint64) << np.uint64(32)) | descending_keys(s)
-        order = np.argsort(key)
-        key = key[order]
-        self._labels: Floats = y[order]
-        relevant = self._labels > 0
-        # B tie blocks over G groups.
-        starts = run_starts(key)
-        self._starts = starts
-        self._group: Ints = (key[starts] >> np.uint64(32)).astype(np.int64)  # (B,)
-        self._group_blocks = run_starts(self._group)  # (G,) first block of each group
-        first_row = starts[self._group_blocks]
-        self.sizes: Ints = np.diff(first_row, append=len(y))
-        clicks_before = np.concatenate([[0], np.cumsum(relevant)])
-        group_clicks_before = clicks_before[first_row]
-        self.positives: Ints = np.diff(group_clicks_before, append=clicks_before[-1])
-        self._n: Ints = np.diff(starts, append=len(y))
-        self._m: Ints = np.diff(clicks_before[starts], append=clicks_before[-1])
-        self._above: Ints = starts - first_row[self._group]
-        self._clicks_above: Ints = clicks_before[starts] - group_clicks_before[self._group]
+        blocks = tie_blocks(labels, scores, groups)
+        self.sizes, self._labels = blocks.sizes, blocks.labels
+        self._n, self._m, self._above, self._clicks_above = blocks.n, blocks.m, blocks.above, blocks.clicks_above
+        self._group = blocks.group
+        self._is_graded = len(self._labels) > 0
+        self.count = len(self.sizes)
+        self.positives: Ints = self._per_group(self._m).astype(np.int64)
         self.informative = (self.positives > 0) & (self.positives < self.sizes)
 
     @property
@@ -79,10 +66,10 @@ class RankedGroups:
         k = self._depth(k)
         discount = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(2, k + 2)))])
         top = self._above < k
-        gain = self._m.astype(np.float64) if self._binary else np.add.reduceat(np.exp2(self._labels) - 1, self._starts)
+        gain = np.add.reduceat(np.exp2(self._labels) - 1, np.cumsum(self._m) - self._m) if self._is_graded else self._m
         above, n = self._above[top], self._n[top]
         found = gain[top] / n * (discount[np.minimum(above + n, k)] - discount[above])
-        ideal = discount[np.minimum(self.positives, k)] if self._binary else self._graded_ideal(discount, k)
+        ideal = discount[np.minimum(self.positives, k)] if not self._is_graded else self._graded_ideal(discount, k)
         return self._masked(totals(self._group[top], found, self.count), ideal)
 
     def hit_rate(self, k: int = 10) -> Floats:
@@ -104,7 +91,7 @@ class RankedGroups:
     def average_precision(self, k: int | None = None) -> Floats:
         """Sum over the relevant ranks r <= k of precision@r, over all relevant rows of the group (trec_eval's map_cut)."""
         k = self._depth(k)
-        top = np.flatnonzero((self._above < k) & (self._m > 0))
+        top = np.flatnonzero(self._above < k)
         n, m, above, before = (part[top] for part in (self._n, self._m, self._above, self._clicks_above))
         length = np.minimum(n, k - above)
         block = np.repeat(np.arange(len(top)), length)
@@ -119,30 +106,24 @@ class RankedGroups:
         return self._per_group(self._m * (np.clip(k - self._above, 0, self._n) / self._n))
 
     @cached_property
-    def _binary(self) -> bool:
-        return bool(((self._labels == 0) | (self._labels == 1)).all())
-
-    @cached_property
     def _first_hit(self) -> Ints:
-        """First block with a relevant row, one for each group that has any, in the order of groups."""
-        hits = np.flatnonzero(self._m > 0)
-        return hits[run_starts(self._group[hits])]
+        """The highest block of each group that has a relevant row, in the order of groups."""
+        return run_starts(self._group)
 
     def _graded_ideal(self, discount: Floats, k: int) -> Floats:
-        row_group = np.repeat(np.arange(self.count), self.sizes)
-        best = np.lexsort((-self._labels, row_group))
-        rank = np.arange(len(best)) - np.repeat(np.cumsum(self.sizes) - self.sizes, self.sizes)
+        """DCG of the relevant rows of each group in the best order."""
+        group = np.repeat(self._group, self._m)
+        best = np.lexsort((-self._labels, group))
+        rank = np.arange(len(best)) - np.repeat(np.cumsum(self.positives) - self.positives, self.positives)
         gain = (np.exp2(self._labels[best]) - 1) * np.where(rank < k, np.diff(discount)[np.minimum(rank, k - 1)], 0.0)
-        return totals(row_group, gain, self.count)
+        return totals(group, gain, self.count)
 
     def _depth(self, k: int | None) -> int:
         longest = int(self.sizes.max(initial=1))
         return longest if k is None else min(k, longest)
 
-    def _per_group(self, block_values: Floats) -> Floats:
-        if len(block_values) == 0:
-            return np.zeros(0)
-        return np.asarray(np.add.reduceat(block_values, self._group_blocks), dtype=np.float64)
+    def _per_group(self, block_values: npt.NDArray[Any]) -> Floats:
+        return totals(self._group, block_values, self.count)
 
     def _masked(self, numerator: Floats, denominator: Floats | Ints) -> Floats:
         value: Floats = np.full(self.count, np.nan)
@@ -218,7 +199,7 @@ def group_mean(values: Floats) -> float:
     return float(kept.mean()) if len(kept) else float("nan")
 
 
-def _expected_reciprocal_of_first(n: Ints, m: Ints, above: Ints) -> Floats:
+def _expected_reciprocal_of_first(n: Counts, m: Counts, above: Counts) -> Floats:
     """E[1 / (above + place of the first of m relevant rows among n in random order)], for each block.
 
     P(place = j) = C(n - j, m - 1) / C(n, m).
@@ -230,5 +211,5 @@ def _expected_reciprocal_of_first(n: Ints, m: Ints, above: Ints) -> Floats:
     return totals(block, chance / (above[block] + j), len(n))
 
 
-def _log_choose(n: Ints, k: Ints) -> Floats:
+def _log_choose(n: npt.NDArray[Any], k: npt.NDArray[Any]) -> Floats:
     return np.asarray(gammaln(n + 1.0) - gammaln(k + 1.0) - gammaln(n - k + 1.0), dtype=np.float64)

@@ -28,9 +28,9 @@ def descending_keys(scores: npt.NDArray[np.floating]) -> npt.NDArray[np.uint32]:
     """
     if scores.dtype == np.float32:
         bits = (scores + np.float32(0)).view(np.uint32)  # adding 0 makes -0.0 and 0.0 one value
-        sign = np.uint32(0x80000000)
-        rising = np.where(bits & sign, ~bits, bits | sign)
-        return np.asarray(~rising, dtype=np.uint32)
+        # Flip all bits of negative numbers and the sign of the others: that rises with the score.
+        flip = (bits.view(np.int32) >> 31).view(np.uint32) | np.uint32(0x80000000)
+        return np.asarray(~(bits ^ flip), dtype=np.uint32)
     order = np.argsort(-scores)
     ordered = scores[order]
     rank = np.empty(len(scores), dtype=np.uint32)
@@ -49,9 +49,8 @@ def group_codes(groups: ArrayLike) -> tuple[Ints, int]:
     """Dense codes (N,) int64 in [0, G) in the order of the sorted distinct values, and G."""
     values = np.asarray(groups)
     if np.issubdtype(values.dtype, np.integer) and len(values) and bool((values[1:] >= values[:-1]).all()):
-        starts = np.zeros(len(values), dtype=np.int64)
-        starts[1:] = values[1:] != values[:-1]
-        codes = np.cumsum(starts)
+        codes = np.zeros(len(values), dtype=np.int64)
+        np.cumsum(values[1:] != values[:-1], out=codes[1:])
         return codes, int(codes[-1]) + 1
     distinct, codes = np.unique(values, return_inverse=True)
     return codes.astype(np.int64, copy=False), len(distinct)
