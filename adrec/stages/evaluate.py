@@ -1,6 +1,6 @@
 """`adrec evaluate`: scored or ranked rows in, metrics.json and report.html out. No model is loaded.
 
-Cost: 1 million rows with 1,000 bootstrap draws take about 10 seconds a column of predictions.
+Cost: about 10 seconds of one processor a million rows and column of predictions at 1,000 draws, and 0.8 GB a million rows.
 """
 
 import hashlib
