@@ -1,16 +1,12 @@
 """The block ranking equals serving requests one by one, on random small worlds with every constraint on."""
 
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from brute_force import serve_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parent))
-from brute_force import serve_all
 
 from adrec.ranking.auction import budget_in_micros
 from adrec.ranking.diversify import ByValue, CalibratedCategories, MaximalMarginalRelevance

@@ -2,10 +2,8 @@
 
 import json
 import shutil
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +11,6 @@ import pytest
 
 pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
-
-sys.path.insert(0, str(Path(__file__).parent))
 from served import make_bundle, settings_of
 
 from adrec.data.prepared import open_prepared

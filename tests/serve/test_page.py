@@ -1,0 +1,124 @@
+"""The page in a real browser: lists, bids that move ranks, clicks, reasons; no error, no foreign request. And kill -9."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from served import make_bundle, settings_of
+
+from adrec.config.base import save_config
+
+pytest.importorskip("fastapi")
+playwright = pytest.importorskip("playwright.sync_api")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def call(address, path, body=None):
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(address + path, data, {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return json.loads(answer.read())
+
+
+def start(folder, store):
+    port = free_port()
+    config = store.with_suffix(".yaml")
+    save_config(settings_of(folder, store, port=port), config)
+    server = subprocess.Popen([sys.executable, "-m", "adrec", "serve", "-c", str(config), "-q"], stderr=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{port}"
+    for _ in range(600):
+        try:
+            call(address, "/health/ready")
+            return server, address
+        except (urllib.error.URLError, ConnectionError):
+            assert server.poll() is None, "the server stopped"
+            time.sleep(0.1)
+    raise AssertionError("the server never got ready")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("page")
+    make_bundle(made)
+    return made
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), pytest.param(390, 844, marks=pytest.mark.browser_slow)])
+def test_the_page_ranks_explains_and_changes(folder, tmp_path, width, height):
+    server, address = start(folder, tmp_path / "store.sqlite")
+    try:
+        with playwright.sync_playwright() as driver:
+            browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": width, "height": height}, locale="en-US")
+            faults, foreign = [], []
+            page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+            page.on("pageerror", lambda error: faults.append(str(error)))
+            page.on(
+                "request",
+                lambda request: foreign.append(request.url) if not request.url.startswith((address, "data:")) else None,
+            )
+            page.goto(address)
+            page.wait_for_selector("#list li")
+            assert page.locator("#list li").count() == 5
+            last = page.locator("#list li").last
+            moved = last.get_attribute("data-ad")
+            last.locator(".bid input").fill("40")
+            last.locator(".bid button").click()
+            page.wait_for_selector(f'#list li:first-child[data-ad="{moved}"]')
+            first = page.locator("#list li").first
+            first.locator(".why").click()
+            page.wait_for_selector("#list li .part")
+            assert first.locator(".part").count() >= 1
+            first.locator(".click").click()
+            page.wait_for_selector("#message:has-text('Recorded')")
+            page.fill("#user", "stranger")
+            page.select_option("#scenario", "search")
+            page.fill("#query", "guitar")
+            page.click("#ask > button")
+            page.wait_for_selector("#list li:nth-child(4)", state="detached")
+            assert page.locator("#list li").count() > 0
+            assert all("guitar" in title for title in page.locator("#list h2").all_text_contents())
+            page.click("#language")
+            page.wait_for_selector("#ask > button:has-text('排序')")
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            if os.environ.get("ADREC_SCREENSHOTS"):
+                page.screenshot(path=f"{os.environ['ADREC_SCREENSHOTS']}/page-{width}.png", full_page=True)
+            assert faults == [] and foreign == []
+            browser.close()
+    finally:
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(30) in (0, -signal.SIGTERM)  # uvicorn drains, then ends by the signal
+
+
+@pytest.mark.slow
+def test_kill_9_under_events_loses_none_that_was_acknowledged(folder, tmp_path):
+    acknowledged = 0
+    for _ in range(3):
+        server, address = start(folder, tmp_path / "store.sqlite")
+        for _ in range(30):
+            event = {"user_id": f"u{acknowledged % 5}", "ad_id": "a1", "kind": "click", "event_id": str(acknowledged)}
+            assert call(address, "/v1/events", {"events": [event]})["recorded"] == 1
+            acknowledged += 1
+        server.kill()
+        server.wait()
+    server, address = start(folder, tmp_path / "store.sqlite")
+    events = [{"user_id": "u1", "ad_id": "a1", "kind": "click", "event_id": str(number)} for number in range(acknowledged)]
+    assert call(address, "/v1/events", {"events": events}) == {"recorded": 0, "repeated": acknowledged}
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(30) in (0, -signal.SIGTERM)
