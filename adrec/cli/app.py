@@ -6,7 +6,7 @@ import typer
 
 from adrec import __version__
 from adrec.cli import apply, judge, prepare, serving, system, train
-from adrec.cli.listing import CommandList
+from adrec.cli.listing import CommandList, unwrap_help
 
 app = typer.Typer(
     name="adrec",
@@ -36,6 +36,7 @@ def _root(
 
 for group in (prepare, train, apply, judge, serving, system):
     group.register(app)
+unwrap_help(app)
 
 
 def main() -> None:

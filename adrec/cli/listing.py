@@ -4,6 +4,7 @@ Typer's own rich help imports Markdown and syntax colouring, which takes longer 
 (benchmarks/startup.py measures it); the help of a single command still uses it.
 """
 
+import inspect
 import sys
 from typing import Any
 
@@ -53,6 +54,14 @@ class CommandList(TyperGroup):
                 formatter.write_dl([(name.ljust(longest), _first_line(command)) for name, command in rows])
         with formatter.section(typer.style("Options", bold=True)):
             formatter.write_dl([row for param in self.get_params(ctx) if (row := param.get_help_record(ctx)) is not None])
+
+
+def unwrap_help(app: typer.Typer) -> None:
+    """Let the terminal wrap the commands' help: a docstring's line ends mean nothing, its empty lines part paragraphs."""
+    for command in app.registered_commands:
+        text = command.help or (command.callback.__doc__ if command.callback is not None else None)
+        paragraphs = inspect.cleandoc(text or "").split("\n\n")
+        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def _first_line(command: Any) -> str:
