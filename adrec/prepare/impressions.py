@@ -12,11 +12,12 @@ from adrec.config.features import CounterSpec, usual_counters
 from adrec.config.preprocess import PreprocessConfig
 from adrec.errors import DataError
 from adrec.prepare.engine import columns_of, fetch, name, one_row, stream
-from adrec.prepare.past import Past
+from adrec.prepare.past import PARTS, Past
 from adrec.prepare.writer import SplitWriter
 from adrec.terminal import Advance, Terminal
 
 _BATCH_ROWS = 65_536
+_PART_ROWS, _MOST_PARTS = 32_768, 320
 
 
 def counters_of(connection: duckdb.DuckDBPyConnection, config: PreprocessConfig) -> list[CounterSpec]:
@@ -35,7 +36,10 @@ def open_past(connection: duckdb.DuckDBPyConnection, config: PreprocessConfig, w
     _refuse_unknown(connection, by)
     ads = _keyed(connection, "ads", "ad_index", {"ad_id", *by})
     users = _keyed(connection, "users", "user_index", by)
-    return Past(ads=ads, users=users, history=config.history, counters=counters, work=work, carried=carried)
+    # A part of the users is worked on whole: more rows, more parts. Each part is an open file, hence the cap.
+    rows = int(one_row(connection, "SELECT count(*) AS n FROM events")["n"])
+    parts = min(max(rows // _PART_ROWS, PARTS), _MOST_PARTS)
+    return Past(ads=ads, users=users, history=config.history, counters=counters, work=work, carried=carried, parts=parts)
 
 
 def write_impressions(
