@@ -13,7 +13,7 @@ from adrec.stages.evaluation.measures import LOWER_IS_BETTER, NO_DIRECTION, Fram
 from adrec.stages.evaluation.rows import Rows
 from adrec.stages.evaluation.tasks import Role, Task
 
-COMPARED = ("auc", "auc_request", "ndcg", "pr_auc", "log_loss", "rmse", "mae")
+COMPARED = ("auc", "auc_request", "auc_user", "ndcg", "pr_auc", "log_loss", "rmse", "mae")
 """Metrics of paired comparison; `ndcg` stands for the deepest cutoff."""
 
 ABSOLUTE_GAPS = frozenset({"ece"})

@@ -48,9 +48,10 @@ TITLES = {
     "sn_doubly_robust": "self-normalised doubly robust",
     "switch_doubly_robust": "switch doubly robust",
 }
-HEADLINE = ("auc", "auc_request", "mrr", "ndcg", "log_loss", "normalised_entropy", "ece", "predicted_over_observed")
+HEADLINE = ("auc", "auc_request", "auc_user", "mrr", "ndcg", "log_loss", "normalised_entropy", "ece", "predicted_over_observed")
 _SHORT = {
     "auc_request": "AUC/req",
+    "auc_user": "AUC/user",
     "log_loss": "logloss",
     "normalised_entropy": "NE",
     "predicted_over_observed": "pred/obs",
@@ -71,7 +72,9 @@ def headline_metrics(result: TaskResult, cutoffs: Sequence[int]) -> list[str]:
     """The columns of the headline table: those of the list that any run has."""
     names = HEADLINE if result.task.kind == "binary" else _REGRESSION
     wanted = [f"{name}@{cutoffs[-1]}" if name == "ndcg" else name for name in names]
-    return [name for name in wanted if any(name in metrics for metrics in result.metrics.values())]
+    found = [name for name in wanted if any(name in metrics for metrics in result.metrics.values())]
+    # Per request and per user say the same kind of thing; users stand in where requests are no lists.
+    return [name for name in found if name != "auc_user" or "auc_request" not in found]
 
 
 def ordered_runs(result: TaskResult) -> list[Scores]:
