@@ -26,6 +26,9 @@ class TextEncoderSettings(Config):
     """Rank of the LoRA updates."""
     lora_alpha: Annotated[int, Field(ge=1)] = 16
     """Scale of the LoRA updates (alpha / rank)."""
+    lexical: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Width of a vector of the text's words (latent semantic analysis of the ads) beside the encoder's; 0: none. It helps
+    where the encoder is small or was trained on little text."""
     max_tokens: Annotated[int, Field(ge=4)] | None = None
     """Longer texts are cut; None takes the encoder's own limit."""
     batch_tokens: Annotated[int, Field(ge=64)] = 8192

@@ -33,11 +33,13 @@ HISTORY = TableSpec(
 
 
 def with_texts(table: pa.Table, template: str, settings: TextSettings) -> pa.Table:
-    """The table with its `text` column, made by the template where it has none."""
+    """The table with its `text` and `language` columns, made by the template where it has none."""
     if "text" in table.column_names:
         return table
     batch = pa.RecordBatch.from_arrays([combined(column) for column in table.columns], names=table.column_names)
-    whole, _, _ = TextMaker(settings).render(template, batch)
+    whole, _, language = TextMaker(settings).render(template, batch)
+    if "language" not in table.column_names:
+        table = table.append_column("language", language)
     return table.append_column("text", whole)
 
 

@@ -48,6 +48,8 @@ class Dimensions:
     """Whether impressions carry queries."""
     interests: bool = False
     """Whether users carry interests text."""
+    text_parts: tuple[int, ...] = ()
+    """Widths that a text vector consists of; empty: it is of one piece."""
 
     def to_json(self) -> dict[str, Any]:
         """JSON-safe values; `from_json` reads them back."""
@@ -62,7 +64,7 @@ class Dimensions:
             )
             for name in ("impressions", "ads", "users")
         }
-        return cls(**{**values, **shapes})
+        return cls(**{**values, **shapes, "text_parts": tuple(values["text_parts"])})
 
 
 def build_model(
@@ -80,7 +82,9 @@ def build_model(
     fields = _fields(d.impressions, settings.feature_width)
     match = None
     if settings.text_match and d.text:
-        match = TextMatch(interests=reads_interests, query=reads_query, skipped=settings.user.skipped)
+        match = TextMatch(
+            parts=d.text_parts or (d.text,), interests=reads_interests, query=reads_query, skipped=settings.user.skipped
+        )
     extra = fields.out_width + 1 + len(d.ads.cardinalities) + (match.out_width if match else 0)
     extra += (width + 1) * (int("target" in settings.user.parts) + int(reads_query))
     joined = interaction(

@@ -4,6 +4,8 @@ Shapes: B rows, C contexts, A ads, H history, D width, E width of the extra inpu
 """
 
 import math
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -107,10 +109,12 @@ class TextMatch(nn.Module):
     SCALE = 8.0
     SHARPNESS = 20.0
 
-    def __init__(self, *, interests: bool, query: bool, skipped: bool) -> None:
+    def __init__(self, *, parts: tuple[int, ...], interests: bool, query: bool, skipped: bool) -> None:
+        """`parts` are the widths that a text vector consists of; each is compared by itself."""
         super().__init__()
+        self.parts = parts
         self.interests, self.query, self.skipped = interests, query, skipped
-        self.out_width = 5 + int(interests) + int(query) + int(skipped)
+        self.out_width = len(parts) * (5 + int(interests) + int(query) + int(skipped))
 
     def forward(
         self,
@@ -132,6 +136,37 @@ class TextMatch(nn.Module):
         nearest, the smooth maximum log(mean(exp(s x))) / s over clicks; then interests, query, skipped where asked for. 0 where
         there is nothing to compare with.
         """
+        found = []
+        for ads_part, interests_part, queries_part in zip(
+            self._split(ads), self._split(interests), self._split(queries), strict=True
+        ):
+            assert ads_part is not None
+            found += self._columns(
+                ads_part, history, history_mask, context, ad, blocks, interests_part, queries_part, query, skipped, skipped_mask
+            )
+        return torch.stack(found, -1) * self.SCALE
+
+    def _split(self, vectors: Tensor | None) -> Sequence[Tensor | None]:
+        if vectors is None:
+            return [None] * len(self.parts)
+        ends = list(accumulate(self.parts))
+        return [vectors[..., end - width : end] for end, width in zip(ends, self.parts, strict=True)]
+
+    def _columns(
+        self,
+        ads: Tensor,
+        history: Tensor,
+        history_mask: Tensor,
+        context: Tensor,
+        ad: Tensor,
+        blocks: Blocks,
+        interests: Tensor | None,
+        queries: Tensor | None,
+        query: Tensor | None,
+        skipped: Tensor | None,
+        skipped_mask: Tensor | None,
+    ) -> list[Tensor]:
+        """The columns (B,) of one part of the text vectors."""
         unit = nn.functional.normalize(ads, dim=-1)
         target = unit[ad]  # (B, D)
         clicks = unit[history]  # (C, H, D)
@@ -157,7 +192,7 @@ class TextMatch(nn.Module):
         if self.skipped:
             assert skipped is not None and skipped_mask is not None
             columns.append(_cosine_to_mean(unit[skipped], skipped_mask, context, target))
-        return torch.stack(columns, -1) * self.SCALE
+        return columns
 
     def _smooth_maximum(self, near: Tensor) -> Tensor:
         """(B, H) with -inf where masked → (B,)."""

@@ -23,14 +23,16 @@ from adrec.models.pooling import POOLINGS, Pool, Pooling
 
 SETTINGS_FILE = "adrec.json"
 POOL_FILE = "pooling.safetensors"
+LEXICAL_FILE = "lexical.safetensors"
 WORD_VECTORS = "word_vectors"
 
 
 class TextEncoder(nn.Module):
     """A tokenizer, a backbone that gives token vectors, and a pooling.
 
-    Attributes: `tokenizer`, `dimension` D, `max_tokens` (longer texts are cut), `pooling`, `template` (how ad columns were
-    joined into the text it was trained on, None where unknown), `fingerprint` (changes with anything that changes a vector).
+    Attributes: `tokenizer`, `dimension` D (the sum of `parts`: the encoder's own width and, where there is one, that of the
+    lexical part), `max_tokens` (longer texts are cut), `pooling`, `template` (how ad columns were joined into the text it was
+    trained on, None where unknown), `fingerprint` (changes with anything that changes a vector).
     """
 
     def __init__(
@@ -42,23 +44,46 @@ class TextEncoder(nn.Module):
         pooling: str = "mean",
         max_tokens: int = 512,
         template: str | None = None,
+        lexical: Tensor | None = None,
     ) -> None:
         super().__init__()
         if pooling not in POOLINGS:
             raise ConfigError(f"pooling is '{pooling}'; allowed: {', '.join(POOLINGS)}.")
         self.backbone = backbone
         self.tokenizer = tokenizer
-        self.dimension = dimension
+        self.parts = (dimension,) if lexical is None else (dimension, lexical.shape[1])
+        self.dimension = sum(self.parts)
         self.pooling = pooling
         self.max_tokens = max_tokens
         self.template = template
         self.pool = Pool(cast(Pooling, pooling), dimension)
+        self.lexical = (
+            nn.Embedding(lexical.shape[0], lexical.shape[1], _weight=lexical.clone()) if lexical is not None else None
+        )
         self._memo: tuple[tuple[int, ...], str] | None = None
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """`input_ids`, `attention_mask` (U, T) int64 -> (U, D) float32."""
         states = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (U, T, D)
-        return cast(Tensor, self.pool(states, attention_mask)).float()
+        meaning = cast(Tensor, self.pool(states, attention_mask)).float()
+        if self.lexical is None:
+            return meaning
+        words = (self.lexical(input_ids) * attention_mask[..., None]).sum(1)
+        return torch.cat([nn.functional.normalize(meaning, dim=-1), nn.functional.normalize(words, dim=-1)], -1)
+
+    def with_lexical(self, table: Tensor) -> "TextEncoder":
+        """The same encoder with a vector of its words beside each text's vector (`adrec.models.lexical`); table (V, K)."""
+        made = TextEncoder(
+            backbone=self.backbone,
+            tokenizer=self.tokenizer,
+            dimension=self.parts[0],
+            pooling=self.pooling,
+            max_tokens=self.max_tokens,
+            template=self.template,
+            lexical=table,
+        )
+        made.pool = self.pool
+        return made.eval()
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text with its special tokens, cut at `max_tokens`, not padded."""
@@ -114,6 +139,8 @@ class TextEncoder(nn.Module):
 
         if self.pooling == "attention":
             save_file({name: tensor.contiguous() for name, tensor in self.pool.state_dict().items()}, folder / POOL_FILE)
+        if self.lexical is not None:
+            save_file({"table": self.lexical.weight.detach().cpu().contiguous()}, folder / LEXICAL_FILE)
         write_settings(folder, pooling=self.pooling, template=self.template, max_tokens=self.max_tokens, kind=self.kind)
 
     @property
@@ -146,9 +173,15 @@ def load_text_encoder(reference: str, *, pooling: str | None = None, max_tokens:
         limit = min(limit, settings.get("max_tokens") or limit)
     if max_tokens is not None and max_tokens > limit:
         raise ConfigError(f"max_tokens is {max_tokens}, but {reference} reads at most {limit} tokens.")
+    lexical = None
+    if isinstance(where, Path) and (where / LEXICAL_FILE).exists():
+        from safetensors.torch import load_file
+
+        lexical = load_file(where / LEXICAL_FILE)["table"]
     encoder = TextEncoder(
         backbone=backbone,
         tokenizer=tokenizer,
+        lexical=lexical,
         dimension=dimension,
         pooling=pooling or settings.get("pooling") or "mean",
         max_tokens=max_tokens or limit,

@@ -7,13 +7,14 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 from rich.console import RenderableType
 from rich.table import Table
 
 from adrec.bundle import save_bundle
 from adrec.config.finetune import FinetuneConfig
-from adrec.data.prepared import open_prepared
+from adrec.data.prepared import Prepared, open_prepared
 from adrec.inference.packing import ClickModel, pack, text_settings
 from adrec.metrics.classification import log_loss
 from adrec.models.baselines.base import Columns, Inputs
@@ -22,6 +23,7 @@ from adrec.models.calibration import Calibration
 from adrec.models.calibration import fit as fit_calibration
 from adrec.models.encoder_training import merged, trainable_copy
 from adrec.models.hybrid import Hybrid, fit_hybrid
+from adrec.models.lexical import fit_lexical
 from adrec.models.text_encoder import TextEncoder, load_text_encoder
 from adrec.models.text_vectors import TextReader
 from adrec.terminal import Terminal
@@ -87,9 +89,7 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     """Train, calibrate, compare, and write the bundle. A killed run goes on from its last checkpoint."""
     prepared = open_prepared(config.prepared)
     device = resolve_device(config.device)
-    encoder = None
-    if config.text.reference is not None:
-        encoder = load_text_encoder(config.text.reference, pooling=config.text.pooling, max_tokens=config.text.max_tokens)
+    encoder = open_text_encoder(config, prepared)
     reader = TextReader(
         encoder,
         as_tokens=config.text.train != "frozen",
@@ -168,6 +168,18 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         left_out=suite.left_out,
         hybrid=best.hybrid.kind,
     )
+
+
+def open_text_encoder(config: FinetuneConfig, prepared: Prepared) -> TextEncoder | None:
+    """The encoder that the config names, with its lexical part fitted on the prepared ads; None without text."""
+    text = config.text
+    if text.reference is None:
+        return None
+    encoder = load_text_encoder(text.reference, pooling=text.pooling, max_tokens=text.max_tokens)
+    if text.lexical and encoder.lexical is None:
+        words = fit_lexical(encoder, prepared.ads()["text"].to_numpy().tolist(), text.lexical)
+        encoder = encoder.with_lexical(torch.from_numpy(words))
+    return encoder
 
 
 def _trained_encoder(config: FinetuneConfig, encoder: TextEncoder | None) -> TextEncoder | None:

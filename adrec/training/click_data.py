@@ -130,6 +130,7 @@ def load_click_data(config: FinetuneConfig, prepared: Prepared, reader: TextRead
         user_identities=len(seen_users.ids) if "users" in own else 0,
         queries=query_texts is not None,
         interests=has_interests,
+        text_parts=reader.encoder.parts if reader.encoder is not None else (),
     )
     collate = Collator(ads, users, ad_texts, user_texts, query_texts, tuple(labels), _log_frequency(ads.ids, seen_ads))
     sampling = Sampling(labels[0], config.loss.negatives, config.loss.negative_rate)

@@ -69,6 +69,7 @@ class Row:
     encoder: TextEncoder | None
     batch: Batch
     """The row alone, as the collator made it."""
+    input_ids: Tensor | None
     attention_mask: Tensor | None
     """(1, T) of the candidate's tokens; None where the text is a vector."""
     places: Tensor
@@ -89,14 +90,14 @@ class Row:
 
     def text_vector(self, text: Tensor) -> Tensor:
         """Token embeddings (N, T, E) → text vectors (N, D); vectors pass."""
-        if self.attention_mask is None or self.encoder is None:
+        if self.attention_mask is None or self.input_ids is None or self.encoder is None:
             return text
         mask = self.attention_mask.expand(len(text), -1)
         table = token_table(self.encoder)
         # The table's own output is replaced, so that any backbone can be run from embeddings.
         handle = table.register_forward_hook(lambda module, inputs, output: text)
         try:
-            vectors: Tensor = self.encoder(torch.zeros_like(mask), mask)
+            vectors: Tensor = self.encoder(self.input_ids.expand(len(text), -1), mask)
         finally:
             handle.remove()
         return vectors
@@ -166,6 +167,7 @@ def take_apart(model: ClickNetwork, encoder: TextEncoder | None, batch: Batch, t
         model=model,
         encoder=encoder,
         batch=batch,
+        input_ids=tokens[0] if tokens is not None else None,
         attention_mask=tokens[1] if tokens is not None else None,
         places=places,
         has_text=ad_text is not None,
