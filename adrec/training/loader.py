@@ -41,8 +41,8 @@ class BatchLoader(DataLoader[Any]):
         pin_memory: bool = False,
     ) -> None:
         batches = _Batches(plan, collate, epochs=epochs, total=total, seed=seed)
-        self.batches_per_epoch = batches.per_epoch
-        self.order = _Order(len(batches) // world * world, rank, world)
+        self.batches_per_epoch, self.total = batches.per_epoch, len(batches)
+        self.order = _Order(self.total // world * world, rank, world)
         super().__init__(
             batches,
             batch_size=None,
@@ -51,6 +51,11 @@ class BatchLoader(DataLoader[Any]):
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
         )
+
+    def shard(self, rank: int, world: int) -> None:
+        """Take only this rank's share: every `world`-th batch, the same number on each rank."""
+        self.order.rank, self.order.world = rank, world
+        self.order.total = self.total // world * world
 
     def state_dict(self) -> dict[str, int]:
         """Batches of this rank that are done."""

@@ -7,6 +7,7 @@ has finished: `last.ckpt` (to resume), the best weights so far, logs, and `run.j
 import json
 import logging
 import math
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -63,6 +64,8 @@ def open_work(folder: Path, identity: dict[str, Any], *, resume: bool) -> None:
 
     Raises ConfigError, naming the keys that differ, where a checkpoint of another run lies there.
     """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return  # a helper process of a distributed run: the first one has made the folder ready
     record = folder / RUN_FILE
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
@@ -120,19 +123,20 @@ def fit(
     Raises AdrecError where the loss is not finite.
     """
     per_epoch = max(1, train.batches_per_epoch // config.devices)
-    evaluate_every = min(len(train), max(1, math.ceil(per_epoch / config.evaluations_per_epoch)))
+    evaluate_every = min(train.total // config.devices, max(1, math.ceil(per_epoch / config.evaluations_per_epoch)))
     keep = KeepBest(work, monitor=monitor, mode=mode, patience=config.patience)
     curve = Curve()
     resume = ExactResume(
         work, train, evaluate_every=evaluate_every, minutes=config.checkpoint_minutes, steps=config.checkpoint_steps
     )
-    total = total_units if total_units is not None else len(train)
+    total = total_units if total_units is not None else train.total
     bar = Bar(terminal, description, total=total, unit=unit, units_of=units_of, monitor=monitor)
     every: list[pl.Callback] = [curve, bar, keep, resume, *callbacks]
     if config.profile:
         every.append(Profile(work / "profile"))
     torch.manual_seed(seed)
     trainer = build_trainer(config, device=device, work=work, callbacks=every, evaluate_every=evaluate_every)
+    train.shard(trainer.global_rank, trainer.world_size)
     last = work / LAST_CHECKPOINT
     resumed = _step_of(last) if last.exists() else 0
     if resumed:
@@ -144,6 +148,8 @@ def fit(
         if trainer.interrupted:
             raise KeyboardInterrupt from None
         raise
+    if not trainer.is_global_zero:
+        raise SystemExit(0)  # the first process alone writes the output
     curve.state_dict()
     if valid is not None:
         keep.restore(module)
