@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from adrec.config.base import Config, ConfigPath, StageConfig
-from adrec.config.rank import Policy
+from adrec.config.rank import Moment, Policy
 
 
 class Batching(Config):
@@ -51,6 +51,8 @@ class ServeConfig(StageConfig):
     """Address to listen on."""
     port: int = Field(8080, ge=0, le=65_535)
     """Port; 0 takes a free one."""
+    clock_from: Moment | None = None
+    """The server's clock starts here instead of now: to try logs whose ads have ended."""
     policies: dict[str, Policy] = {"default": Policy()}
     """Named policies, as for rank; a request takes the one named as its scenario, else `default`."""
     batching: Batching = Batching()

@@ -43,7 +43,9 @@ _FAULTS: dict[int | str, dict[str, Any]] = {
     400: {"description": "Something named is not there, or does not fit."},
     401: {"description": "The API key is missing or wrong."},
     403: {"description": "Admin calls need an API key, and the server has none."},
+    409: {"description": "The bundle is refused; the earlier one goes on."},
     413: {"description": "The body is too large."},
+    422: {"description": "The body or the path is not as described: where, and what."},
     503: {"description": "The server is busy; try again after Retry-After seconds."},
     504: {"description": "The answer took too long."},
 }

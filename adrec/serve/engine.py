@@ -56,6 +56,8 @@ class Engine:
         self._past = Past.of(prepared if own_ads else None)
         self.store = SqliteStore(config.store)
         self._changes = self.store.ads()
+        start = config.clock_from
+        self._ahead = 0 if start is None else int((start.timestamp() - datetime.now(UTC).timestamp()) * 1_000_000)
         self._rebuild = threading.Lock()
         self._ledger_lock = threading.Lock()
         self.live = self._load(None)
@@ -77,7 +79,7 @@ class Engine:
         """Why one (user, ad) gets its score."""
         live = self.live
         _, catalogs = live.catalogs([item.user])
-        at = _now()
+        at = self._now()
         row = {
             "user_id": item.user.user_id,
             "ad_id": item.ad_id,
@@ -102,7 +104,7 @@ class Engine:
 
     def record(self, events: Sequence[EventIn]) -> int:
         """Commit events, then count them. Returns how many were new."""
-        now = _now()
+        now = self._now()
         new = self.store.record(
             [
                 Event(event.user_id, event.ad_id, event.kind, _micros(event.at) or now, event.price, event.event_id)
@@ -144,6 +146,10 @@ class Engine:
 
     # ------------------------------------------------------------------------------------------- inside
 
+    def _now(self) -> int:
+        """Microseconds since 1970, UTC, by the server's clock."""
+        return int(datetime.now(UTC).timestamp() * 1_000_000) + self._ahead
+
     def _score(self, live: Live, items: list[ScoreRequest]) -> list[ScoreAnswer]:
         described = [user for item in items for user in _described(item)]
         places = {user.user_id: number for number, user in enumerate(described)}
@@ -154,7 +160,7 @@ class Engine:
                 user.append(places[row.user_id])
                 rows.append(
                     {
-                        "user_id": row.user_id, "ad_id": row.ad_id, "shown_at": _micros(row.shown_at) or _now(),
+                        "user_id": row.user_id, "ad_id": row.ad_id, "shown_at": _micros(row.shown_at) or self._now(),
                         "scenario": row.scenario, "query": row.query, **_context(row.context),
                     }
                 )  # fmt: skip
@@ -177,7 +183,7 @@ class Engine:
     def _rank(self, live: Live, items: list[RankRequest]) -> list[RankAnswer]:
         asked: list[RankUser] = [one for item in items for one in item.requests]
         users, catalogs = live.catalogs(list(asked))
-        moments = [_micros(one.shown_at) or _now() for one in asked]
+        moments = [_micros(one.shown_at) or self._now() for one in asked]
         rows = [
             {"user_id": one.user_id, "shown_at": at, "scenario": one.scenario, "query": one.query, "user_index": place}
             for place, (one, at) in enumerate(zip(asked, moments, strict=True))
@@ -342,7 +348,3 @@ def _given(prepared: Any) -> Any:
 
 def _micros(moment: datetime | None) -> int | None:
     return None if moment is None else int(moment.timestamp() * 1_000_000)
-
-
-def _now() -> int:
-    return int(datetime.now(UTC).timestamp() * 1_000_000)

@@ -1,11 +1,19 @@
 """A small trained bundle over the planted world, for the tests of the server."""
 
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from worlds import make_world
 
-from adrec.config.base import load_config
+from adrec.config.base import load_config, save_config
 from adrec.config.finetune import FinetuneConfig
 from adrec.config.serve import ServeConfig
 from adrec.stages import finetune
@@ -36,3 +44,32 @@ def settings_of(folder, store, **changes):
         "device": "cpu", **changes,
     }  # fmt: skip
     return ServeConfig.model_validate(values)
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def call(address, path, body=None):
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(address + path, data, {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return json.loads(answer.read())
+
+
+def start(folder, store):
+    port = free_port()
+    config = store.with_suffix(".yaml")
+    save_config(settings_of(folder, store, port=port), config)
+    server = subprocess.Popen([sys.executable, "-m", "adrec", "serve", "-c", str(config), "-q"], stderr=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{port}"
+    for _ in range(600):
+        try:
+            call(address, "/health/ready")
+            return server, address
+        except (urllib.error.URLError, ConnectionError):
+            assert server.poll() is None, "the server stopped"
+            time.sleep(0.1)
+    raise AssertionError("the server never got ready")

@@ -1,54 +1,16 @@
 """The page in a real browser: lists, bids that move ranks, clicks, reasons; no error, no foreign request. And kill -9."""
 
-import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 
 import pytest
-from served import make_bundle, settings_of
-
-from adrec.config.base import save_config
+from served import call, make_bundle, start
 
 pytest.importorskip("fastapi")
 playwright = pytest.importorskip("playwright.sync_api")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def call(address, path, body=None):
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(address + path, data, {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        return json.loads(answer.read())
-
-
-def start(folder, store):
-    port = free_port()
-    config = store.with_suffix(".yaml")
-    save_config(settings_of(folder, store, port=port), config)
-    server = subprocess.Popen([sys.executable, "-m", "adrec", "serve", "-c", str(config), "-q"], stderr=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}"
-    for _ in range(600):
-        try:
-            call(address, "/health/ready")
-            return server, address
-        except (urllib.error.URLError, ConnectionError):
-            assert server.poll() is None, "the server stopped"
-            time.sleep(0.1)
-    raise AssertionError("the server never got ready")
 
 
 @pytest.fixture(scope="module")
