@@ -72,7 +72,8 @@ def extras_of(config: PreprocessConfig) -> Extras:
     if isinstance(config.split, ColumnSplit) and config.split.column not in SOURCE_COLUMNS:
         impressions.append(config.split.column)
     impressions += [column for column in (config.history.clicked_at, config.history.converted_at) if column is not None]
-    ads = [*config.ad_columns, *named(config.features.ads)]
+    # An ad's language is read off its text here, and may still be a feature.
+    ads = [*config.ad_columns, *(column for column in named(config.features.ads) if column != "language")]
     users = [*config.user_columns, *named(config.features.users)]
     if config.privacy.k_anonymity is not None:
         users += config.privacy.k_anonymity.columns
