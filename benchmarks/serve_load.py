@@ -38,7 +38,7 @@ async def load(options: argparse.Namespace) -> None:
         ads = [ad["ad_id"] for ad in first.json()["lists"][0]["ads"]]
         before = sizes((await client.get("/metrics")).text, options.path)
         taken: list[float] = []
-        statuses: dict[int, int] = {}
+        statuses: dict[int | str, int] = {}
 
         async def ask() -> None:
             user = random.choice(users)
@@ -46,9 +46,12 @@ async def load(options: argparse.Namespace) -> None:
             if options.path == "score":
                 body = {"rows": [{"user_id": user, "ad_id": random.choice(ads)}]}
             start = time.perf_counter()
-            answer = await client.post(f"/v1/{options.path}", json=body)
+            try:
+                status: int | str = (await client.post(f"/v1/{options.path}", json=body)).status_code
+            except httpx.HTTPError as error:
+                status = type(error).__name__
             taken.append(time.perf_counter() - start)
-            statuses[answer.status_code] = statuses.get(answer.status_code, 0) + 1
+            statuses[status] = statuses.get(status, 0) + 1
 
         async def closed(end: float) -> None:
             while time.perf_counter() < end:

@@ -47,6 +47,7 @@ def run(config: ServeConfig, terminal: Terminal) -> ServeResult:
         port=config.port,
         log_level="warning",
         access_log=False,
+        timeout_keep_alive=75,  # longer than clients and balancers keep idle connections
         timeout_graceful_shutdown=int(config.drain_seconds) or None,
         h11_max_incomplete_event_size=64_000,
     )
