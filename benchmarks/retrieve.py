@@ -27,9 +27,8 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--ann", nargs="*", default=[], choices=["hnsw", "ivfpq"])
     options = parser.parse_args()
-    print(
-        f"{options.ads:,} ads x {options.width}, {options.requests:,} requests, top {options.k}; {torch.get_num_threads()} threads"
-    )
+    size = f"{options.ads:,} ads x {options.width}, {options.requests:,} requests, top {options.k}"
+    print(f"{size}; {torch.get_num_threads()} threads")
     exact(options)
     for method in options.ann:
         approximate(options, method)
@@ -67,10 +66,8 @@ def approximate(options: argparse.Namespace, method: str) -> None:
     found = index.search(queries[100:], options.k)
     taken = time.perf_counter() - start
     reached = recall(found.ad, exact_top_k(queries[100:], ads, options.k).ad)
-    print(
-        f"  {method}: built in {built:.0f} s, effort {index.effort}; recall@{options.k} {reached:.4f} (tuning sample {tuned:.4f}),"
-    )
-    print(f"  {options.requests / taken:,.0f} requests/s")
+    print(f"  {method}: built in {built:.0f} s, effort {index.effort}, {options.requests / taken:,.0f} requests/s;")
+    print(f"  recall@{options.k} {reached:.4f}, on the tuning sample {tuned:.4f}")
 
 
 def clustered(rng: np.random.Generator, count: int, width: int) -> np.ndarray:
