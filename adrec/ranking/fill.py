@@ -27,6 +27,7 @@ class Chance(NamedTuple):
     request: Ints  # (R,) number of the request in the whole batch
     epsilon: float = 0.0
     deviation: Floats | None = None  # (R, C) standard deviation of the logit, for Thompson sampling
+    measured: bool = True  # whether Thompson's propensities are wanted: they cost most of the time
 
 
 class Filled(NamedTuple):
@@ -79,6 +80,7 @@ def fill_lists(
                 seed=chance.seed,
                 request=chance.request,
                 slot=slot,
+                measured=chance.measured,
             )
         elif chance.epsilon > 0:
             pick, probability = epsilon_greedy(

@@ -103,11 +103,17 @@ def rank_block(
         limits = rows_of(caps, rows)
         offer = Offer(part.user, part.ad, part.campaign, most_spend(part.bid, part.score))
         assumed = ledger.allowance(offer, limits)
-        ranked, shown = _rank_window(part, rows, assumed, policies, diversifiers, slots, seed)
+        draft = any(policy.thompson for policy in policies)
+        ranked, shown = _rank_window(part, rows, assumed, policies, diversifiers, slots, seed, measured=not draft)
         met = ledger.allowance(offer, limits, shown)
         differs = (assumed.available != met.available).any(axis=1) | (assumed.campaign_left != met.campaign_left).any(axis=1)
         right = int(differs.argmax()) if differs.any() else len(rows)
         ledger.commit(part.user[:right], rows_of(shown, slice(right)))
+        if draft:  # the same draws again, for those that stay, with their propensities
+            kept = slice(right)
+            ranked, _ = _rank_window(
+                rows_of(part, kept), rows[kept], rows_of(assumed, kept), policies, diversifiers, slots, seed, measured=True
+            )
         for whole, piece in zip(result, ranked, strict=True):
             whole[rows[:right]] = piece[:right]
         start += right
@@ -140,6 +146,8 @@ def _rank_window(
     diversifiers: list[DiversifierOf],
     slots: int,
     seed: int,
+    *,
+    measured: bool,
 ) -> tuple[Ranked, Shown]:
     """Rank a window of requests (`rows` of the block) under a fixed allowance, policy by policy."""
     requests = len(rows)
@@ -170,7 +178,7 @@ def _rank_window(
             top_n=policy.top_n,
             rooms=rooms,
             diversifier=diversifiers[index](rows[mine]),
-            chance=Chance(seed, one.number, policy.epsilon, one.deviation if policy.thompson else None),
+            chance=Chance(seed, one.number, policy.epsilon, one.deviation if policy.thompson else None, measured),
         )
         column[mine, : policy.top_n] = filled.column
         propensity[mine, : policy.top_n] = filled.propensity

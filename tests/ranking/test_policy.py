@@ -67,6 +67,7 @@ def rank_world(world, policies, block):
             "calibrated": lambda mine: CalibratedCategories(category[mine], share[mine], strength=strength),
         }[method]
         ranked = rank_block(candidates, policies, [make] * len(policies), ledger, released=rows.stop / requests, seed=7)
+        assert ((ranked.propensity > 0) == (ranked.ad >= 0)).all()
         ads.extend(ranked.ad)
         prices.extend(ranked.price)
     return ads, prices, ledger
