@@ -28,15 +28,17 @@ class Dot(nn.Module):
 
 
 class Concatenated(nn.Module):
-    """[u, a, u * a, |u - a|, extra]; the tasks' own layers are the MLP over it."""
+    """[u, a, u * a, |u - a|, u . a / sqrt(D), extra]; the tasks' own layers are the MLP over it."""
 
     def __init__(self, *, width: int, extra: int) -> None:
         super().__init__()
-        self.out_width = 4 * width + extra
+        self.out_width = 4 * width + 1 + extra
 
     def forward(self, user: Tensor, ad: Tensor, extra: Tensor) -> Tensor:
-        """(B, D), (B, D), (B, E) → (B, 4 D + E)."""
-        return torch.cat([user, ad, user * ad, (user - ad).abs(), extra], -1)
+        """(B, D), (B, D), (B, E) → (B, 4 D + 1 + E)."""
+        product = user * ad
+        dot = product.sum(-1, keepdim=True) / math.sqrt(user.shape[-1])
+        return torch.cat([user, ad, product, (user - ad).abs(), dot, extra], -1)
 
 
 class CrossNetwork(nn.Module):
@@ -47,14 +49,14 @@ class CrossNetwork(nn.Module):
 
     def __init__(self, *, width: int, extra: int, layers: int, rank: int) -> None:
         super().__init__()
-        full = 4 * width + extra
+        full = 4 * width + 1 + extra
         self.concatenated = Concatenated(width=width, extra=extra)
         self.down = nn.ModuleList([nn.Linear(full, rank, bias=False) for _ in range(layers)])
         self.up = nn.ModuleList([nn.Linear(rank, full) for _ in range(layers)])
         self.out_width = 2 * full
 
     def forward(self, user: Tensor, ad: Tensor, extra: Tensor) -> Tensor:
-        """(B, D), (B, D), (B, E) → (B, 2 (4 D + E))."""
+        """(B, D), (B, D), (B, E) → (B, 2 (4 D + 1 + E))."""
         first = self.concatenated(user, ad, extra)
         x = first
         for down, up in zip(self.down, self.up, strict=True):
@@ -76,7 +78,7 @@ class FactorizationMachine(nn.Module):
         self.out_width = width + (self.concatenated.out_width if self.concatenated is not None else extra)
 
     def forward(self, user: Tensor, ad: Tensor, extra: Tensor) -> Tensor:
-        """(B, D), (B, D), (B, E) → (B, D + E), or (B, 5 D + E) with `deep`."""
+        """(B, D), (B, D), (B, E) → (B, D + E), or (B, 5 D + 1 + E) with `deep`."""
         context = self.field(extra)
         total = user + ad + context
         pairs = (total.square() - user.square() - ad.square() - context.square()) / 2
