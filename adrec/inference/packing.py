@@ -118,7 +118,11 @@ def unpack(bundle: Bundle) -> ClickModel:
         for _ in range(config.seeds if config.ensemble else 1)
     ]
     model: ClickNetwork = Ensemble(members) if config.ensemble else members[0]
-    missing, unexpected = model.load_state_dict(load_file(bundle.file("model.safetensors")), strict=False)
+    try:
+        missing, unexpected = model.load_state_dict(load_file(bundle.file("model.safetensors")), strict=False)
+    except RuntimeError as error:  # torch's word for weights of another shape
+        shape = str(error).strip().splitlines()[-1].strip()
+        raise BundleError(f"{bundle.path}: not written by this version ({shape}) Run 'adrec finetune' again.") from None
     missing = [name for name in missing if not name.startswith(ENCODER_PREFIX)]
     if missing or unexpected:
         raise BundleError(f"{bundle.path}: model.safetensors does not fit config.yaml ({(missing + unexpected)[0]}).")
