@@ -165,24 +165,12 @@ def test_why_agrees_with_the_lists(world, ranked, tmp_path):
 
 def test_a_table_of_requests_gives_the_same_lists(world, ranked, tmp_path):
     prepared = open_prepared(world / "prepared")
-    ids = prepared.ads()["ad_id"].to_pylist()
-    first = pl.concat([pl.read_parquet(file) for file in prepared.split_files("test")]).unique(
-        "request_id", keep="first", maintain_order=True
-    )
-    history = [[ids[place] for place in places] for places in first["history_index"].to_list()]
-    table = first.select("user_id", "request_id", "shown_at", "scenario").with_columns(
-        history=pl.Series(history, dtype=pl.List(pl.String))
-    )
-    schema = pa.schema(
-        [
-            ("user_id", pa.string()),
-            ("request_id", pa.string()),
-            ("shown_at", pa.timestamp("us", "UTC")),
-            ("scenario", pa.string()),
-            ("history", pa.list_(pa.string())),
-        ]
-    )
-    pq.write_table(table.to_arrow().cast(schema), tmp_path / "requests.parquet")
+    rows = pl.concat([pl.read_parquet(file) for file in prepared.split_files("test")])
+    first = rows.unique("request_id", keep="first", maintain_order=True)
+    names = ("user_id", "request_id", "shown_at", "scenario")
+    schema = pa.schema([(name, pa.timestamp("us", "UTC") if name == "shown_at" else pa.string()) for name in names])
+    # Without a history column: the clicks of the prepared folder before each moment.
+    pq.write_table(first.select(names).to_arrow().cast(schema), tmp_path / "requests.parquet")
     rank.run(config_of(world, tmp_path / "out.parquet", requests=str(tmp_path / "requests.parquet")), Terminal(quiet=True))
     again = pl.read_parquet(tmp_path / "out.parquet")
     assert again["ad_id"].equals(ranked[0]["ad_id"])
