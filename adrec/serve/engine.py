@@ -1,25 +1,23 @@
 """Answers batches of requests from the live bundle and the event store. Runs in the model's thread; knows nothing of HTTP."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from adrec.config.serve import ServeConfig
 from adrec.data.examples import combined
-from adrec.data.prepared import open_prepared
+from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.tables import read_table
-from adrec.errors import AdrecError, DataError
 from adrec.inference.explain.explainer import Explainer
 from adrec.inference.explain.sentence import sentence
 from adrec.inference.lists.past_counters import PastCounters
-from adrec.ranking.auction import MICRO
-from adrec.ranking.ledger import Ledger, Shown
+from adrec.ranking.ledger import Ledger
 from adrec.schema import ADS
 from adrec.serve.live import Histories, Live, Past
 from adrec.serve.messages import (
@@ -37,10 +35,8 @@ from adrec.serve.messages import (
     ScoreRequest,
     UserIn,
 )
+from adrec.serve.rounds import context_columns, count_event, described_users, in_rounds, micros
 from adrec.serve.store import Event, SqliteStore
-
-Item = TypeVar("Item")
-Answer = TypeVar("Answer")
 
 
 class Engine:
@@ -60,6 +56,7 @@ class Engine:
         self._ahead = 0 if start is None else int((start.timestamp() - datetime.now(UTC).timestamp()) * 1_000_000)
         self._rebuild = threading.Lock()
         self._ledger_lock = threading.Lock()
+        self._recording = threading.Lock()  # an event is in the store and in the ledger, or in neither
         self.live = self._load(None)
         self._ledger = self._counted(self.live)
 
@@ -68,12 +65,12 @@ class Engine:
     def score(self, items: Sequence[ScoreRequest]) -> list[ScoreAnswer | Exception]:
         """Scores of several requests in one pass of the model."""
         live = self.live
-        return _in_rounds(items, lambda item: _described(item), lambda some: self._score(live, some))
+        return in_rounds(items, described_users, lambda some: self._score(live, some))
 
     def rank(self, items: Sequence[RankRequest]) -> list[RankAnswer | Exception]:
         """Lists of several requests in one pass of the model."""
         live = self.live
-        return _in_rounds(items, lambda item: list(item.requests), lambda some: self._rank(live, some))
+        return in_rounds(items, lambda item: list(item.requests), lambda some: self._rank(live, some))
 
     def explain(self, item: ExplainRequest) -> ExplainAnswer:
         """Why one (user, ad) gets its score."""
@@ -105,16 +102,17 @@ class Engine:
     def record(self, events: Sequence[EventIn]) -> int:
         """Commit events, then count them. Returns how many were new."""
         now = self._now()
-        new = self.store.record(
-            [
-                Event(event.user_id, event.ad_id, event.kind, _micros(event.at) or now, event.price, event.event_id)
-                for event in events
-            ]
-        )
-        numbers = self.store.user_numbers(event.user_id for event in new) if new else {}
-        with self._ledger_lock:
-            for event in new:
-                _count(self._ledger, self.live, numbers[event.user_id], event.ad_id, event.kind, 1, event.price or 0.0)
+        told = [
+            Event(event.user_id, event.ad_id, event.kind, micros(event.at) or now, event.price, event.event_id)
+            for event in events
+        ]
+        with self._recording:
+            new = self.store.record(told)
+            numbers = self.store.user_numbers(event.user_id for event in new) if new else {}
+            with self._ledger_lock:
+                for event in new:
+                    number = numbers[event.user_id]
+                    count_event(self._ledger, self.live, number, event.ad_id, event.kind, 1, event.price or 0.0)
         return len(new)
 
     def ad(self, ad_id: str) -> AdIn:
@@ -127,7 +125,7 @@ class Engine:
     def put_ad(self, ad_id: str, ad: AdIn) -> None:
         """Add or change an ad: encoded, remembered and served when this returns."""
         values = ad.model_dump()
-        values |= {name: _micros(values[name]) for name in ("starts_at", "ends_at")}
+        values |= {name: micros(values[name]) for name in ("starts_at", "ends_at")}
         self._change(ad_id, values)
 
     def delete_ad(self, ad_id: str) -> None:
@@ -151,7 +149,7 @@ class Engine:
         return int(datetime.now(UTC).timestamp() * 1_000_000) + self._ahead
 
     def _score(self, live: Live, items: list[ScoreRequest]) -> list[ScoreAnswer]:
-        described = [user for item in items for user in _described(item)]
+        described = [user for item in items for user in described_users(item)]
         places = {user.user_id: number for number, user in enumerate(described)}
         _, catalogs = live.catalogs(described)
         rows, user = [], []
@@ -160,8 +158,8 @@ class Engine:
                 user.append(places[row.user_id])
                 rows.append(
                     {
-                        "user_id": row.user_id, "ad_id": row.ad_id, "shown_at": _micros(row.shown_at) or self._now(),
-                        "scenario": row.scenario, "query": row.query, **_context(row.context),
+                        "user_id": row.user_id, "ad_id": row.ad_id, "shown_at": micros(row.shown_at) or self._now(),
+                        "scenario": row.scenario, "query": row.query, **context_columns(row.context),
                     }
                 )  # fmt: skip
         histories = self._histories(live, [described[place] for place in user], [row["shown_at"] for row in rows])
@@ -183,7 +181,7 @@ class Engine:
     def _rank(self, live: Live, items: list[RankRequest]) -> list[RankAnswer]:
         asked: list[RankUser] = [one for item in items for one in item.requests]
         users, catalogs = live.catalogs(list(asked))
-        moments = [_micros(one.shown_at) or self._now() for one in asked]
+        moments = [micros(one.shown_at) or self._now() for one in asked]
         rows = [
             {"user_id": one.user_id, "shown_at": at, "scenario": one.scenario, "query": one.query, "user_index": place}
             for place, (one, at) in enumerate(zip(asked, moments, strict=True))
@@ -264,7 +262,7 @@ class Engine:
 
     def _put(self, live: Live) -> None:
         """The new bundle or catalogue, and a ledger over its rows."""
-        with self._ledger_lock:
+        with self._recording, self._ledger_lock:
             self._ledger = self._counted(live)
             self.live = live
 
@@ -272,79 +270,12 @@ class Engine:
         """What the store knows of impressions and spend, as a ledger over the live catalogue."""
         ledger = Ledger(live.ranker.ads.budget, len(live.ranker.ledger.campaign))
         for user, ad_id, count in self.store.impressions():
-            _count(ledger, live, user, ad_id, "impression", count, 0.0)
+            count_event(ledger, live, user, ad_id, "impression", count, 0.0)
         for ad_id, spent in self.store.spent().items():
-            _count(ledger, live, 0, ad_id, "click", 1, spent)
+            count_event(ledger, live, 0, ad_id, "click", 1, spent)
         return ledger
 
 
-def _count(ledger: Ledger, live: Live, user: int, ad_id: str, kind: str, times: int, price: float) -> None:
-    """Impressions count towards caps, prices of clicks against budgets."""
-    row = live.row_of_ad.get(ad_id)
-    if row is None:
-        return
-    if kind == "click":
-        ledger.spent[row] += round(price * MICRO)
-        return
-    ad = np.full((times, 1), row)
-    shown = Shown(ad, np.full((times, 1), live.ranker.campaign[row]), np.zeros((times, 1), np.int64))
-    ledger.commit(np.full(times, user), shown)
-
-
-def _in_rounds(
-    items: Sequence[Item], described: Callable[[Item], list[Any]], answer: Callable[[list[Item]], list[Answer]]
-) -> list[Answer | Exception]:
-    """Answer items together where no user is described twice; a failed round goes one by one, so that only the bad fail."""
-    rounds: list[tuple[set[str], list[int]]] = []
-    for place, item in enumerate(items):
-        users = {user.user_id for user in described(item)}
-        for names, places in rounds:
-            if not names & users:
-                names |= users
-                places.append(place)
-                break
-        else:
-            rounds.append((set(users), [place]))
-    answers: list[Answer | Exception | None] = [None] * len(items)
-    for _, places in rounds:
-        try:
-            for place, found in zip(places, answer([items[place] for place in places]), strict=True):
-                answers[place] = found
-        except AdrecError:
-            for place in places:
-                try:
-                    answers[place] = answer([items[place]])[0]
-                except AdrecError as error:
-                    answers[place] = error
-    return [found if found is not None else DataError("no answer") for found in answers]
-
-
-def _described(item: ScoreRequest) -> list[UserIn]:
-    """Every user of the rows once, as described or by id alone."""
-    users = {user.user_id: user for user in item.users}
-    return [users.get(name, UserIn(user_id=name)) for name in dict.fromkeys(row.user_id for row in item.rows)]
-
-
-def _context(context: dict[str, Any]) -> dict[str, Any]:
-    """Columns of the impression beside the contract's own."""
-    own = {
-        "user_id",
-        "ad_id",
-        "shown_at",
-        "request_id",
-        "user_index",
-        "ad_index",
-        "history_index",
-        "history_hours",
-        "history_length",
-    }
-    return {name: value for name, value in context.items() if name not in own}
-
-
-def _given(prepared: Any) -> Any:
+def _given(prepared: Prepared | None) -> Prepared:
     assert prepared is not None, "the config asks for 'prepared' where 'ads' is not given"
     return prepared
-
-
-def _micros(moment: datetime | None) -> int | None:
-    return None if moment is None else int(moment.timestamp() * 1_000_000)

@@ -1,20 +1,19 @@
 """The ranker: retrieve → score → value → rules and limits → list, for a block of requests. `rank` and `serve` share it."""
 
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from adrec.config.rank import Policy
-from adrec.data.examples import Examples, Ragged, combined, examples_from_table
-from adrec.data.features import FeatureArrays
+from adrec.data.examples import Examples, combined, examples_from_table
 from adrec.errors import ConfigError
 from adrec.inference.lists.candidates import Finder
 from adrec.inference.lists.catalogue import AdColumns
 from adrec.inference.lists.evidence import reasons
+from adrec.inference.lists.pairs import category_shares, pair_examples, training_counts
 from adrec.inference.lists.past_counters import PastCounters
 from adrec.inference.lists.vectors import unit
 from adrec.inference.predictor import Catalogs, Predictor, Scores
@@ -81,7 +80,7 @@ class Ranker:
         self.campaign, campaigns = self.ads.campaign(columns.pop())
         self.ledger = Ledger(self.ads.budget, campaigns)
         self.list_policies = [_list_policy(policy) for policy in self.policies]
-        self.impressions, clicks = _training_counts(predictor, self.ads)
+        self.impressions, clicks = training_counts(predictor, self.ads)
         self.finder = Finder(self.ads, self.users, self.policies, self.ad_vectors, self.unit_vectors, clicks, seed=seed)
         self.terminal = terminal
 
@@ -260,46 +259,12 @@ class Ranker:
         return {"none": none, "mmr": mmr, "calibrated": calibrated}[diversity.method]
 
 
-def category_shares(examples: Examples, category: Ints, count: int) -> NDArray[np.float64]:
-    """(R, G) shares of the categories among each request's clicks that have one; zero rows without such clicks."""
-    width = max(1, count)
-    lengths = np.diff(examples.history_offsets)
-    owner = np.repeat(np.arange(len(lengths)), lengths)
-    code = category[examples.history_values]
-    counts = np.bincount((owner * width + code)[code >= 0], minlength=len(lengths) * width)
-    counts = counts.reshape(len(lengths), width).astype(np.float64)
-    shares: NDArray[np.float64] = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1.0)
-    return shares[examples.history_of_row]
-
-
-def pair_examples(examples: Examples, row: Ints, ad: Ints, features: FeatureArrays | None) -> Examples:
-    """Examples of N (request, ad) pairs; `features` replace those of the requests where given."""
-    pairs = replace(examples.take(row), ad_index=ad.astype(np.int32), request=row.astype(np.int32), labels={})
-    if features is not None:
-        lists = {name: Ragged(offsets, values) for name, (offsets, values) in features.lists.items()}
-        pairs = replace(pairs, numeric=features.numeric, categorical=features.categorical, lists=lists)
-    return pairs
-
-
 def _outputs(scores: Scores, policy: Policy) -> dict[str, np.ndarray]:
     outputs = {"click": scores.score, **scores.tasks}
     unknown = [task for task in policy.value.weights if task not in outputs]
     if unknown:
         raise ConfigError(f"value.weights: the bundle has no task '{unknown[0]}'. Tasks: {', '.join(outputs)}.")
     return outputs
-
-
-def _training_counts(predictor: Predictor, ads: AdColumns) -> tuple[Ints, Floats]:
-    """(A,) impressions and clicks of each ad among the training rows."""
-    seen = predictor.packed.seen_ads
-    found = pc.fill_null(pc.index_in(ads.ids, value_set=combined(seen["id"])), -1).to_numpy(zero_copy_only=False)
-    known = found >= 0
-
-    def of(column: str) -> NDArray[np.float64]:
-        values = np.asarray(seen[column].to_numpy(), dtype=np.float64)
-        return np.where(known, values[np.where(known, found, 0)], 0.0) if len(values) else np.zeros(len(ads))
-
-    return of("impressions").astype(np.int64), of("clicks")
 
 
 def _list_policy(policy: Policy) -> ListPolicy:
