@@ -32,7 +32,8 @@ def main() -> None:
     parser.add_argument("--encoder", default=MINILM)
     parser.add_argument("--batch-rows", type=int, default=128)
     parser.add_argument("--loop-batches", type=int, default=2, help="batches that are encoded in the loop")
-    parser.add_argument("--memory", action="store_true", help="stream one epoch and report the peak")
+    parser.add_argument("--memory", action="store_true", help="stream an epoch and report the peak")
+    parser.add_argument("--batches", type=int, help="stop streaming after so many batches")
     options = parser.parse_args()
     config = FinetuneConfig(
         prepared=options.prepared,
@@ -46,7 +47,7 @@ def main() -> None:
         },
     )
     if options.memory:
-        memory(config)
+        memory(config, options.batches)
     else:
         speed(config, options.loop_batches)
 
@@ -69,12 +70,14 @@ def speed(config: FinetuneConfig, loop_batches: int) -> None:
     print(f"ratio {max(fast) / max(slow):,.0f}")
 
 
-def memory(config: FinetuneConfig) -> None:
+def memory(config: FinetuneConfig, batches: int | None) -> None:
     prepared = open_prepared(config.prepared)
     data = load_click_data(config, prepared, TextReader(None), Terminal())
-    rows, seconds = epoch(config, data, limit=None)
+    rows, seconds = epoch(config, data, limit=batches)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-    print(f"{prepared.rows('train'):,} training rows streamed, {rows:,} drawn, {seconds:.0f} s, peak memory {peak:.2f} GB")
+    print(
+        f"{prepared.rows('train'):,} training rows, {rows:,} trained on as a stream, {seconds:.0f} s, peak memory {peak:.2f} GB"
+    )
 
 
 def epoch(
