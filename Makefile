@@ -36,7 +36,7 @@ format: $(STAMP) ## Format the code
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP) ## Run the benchmarks (side by side ratios)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python benchmarks
 
 preprocess: $(STAMP) ## raw logs -> prepared folder (CONFIGS=configs/sample)
 	$(BIN)/adrec preprocess --config $(CONFIGS)/preprocess.yaml

@@ -1,4 +1,4 @@
-"""`make bench`: every benchmark that needs no data of one's own, one after another; `python -m benchmarks NAME ...` runs some.
+"""`make bench`: every benchmark that needs no data of one's own, one after another; `python benchmarks NAME ...` runs some.
 
 Each prints ratios measured side by side in one run. Those that need a prepared folder say so under `--help`:
 `python benchmarks/baselines.py --help`.
