@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from adrec.config.preprocess import PreprocessConfig, TokenizerSettings
-from adrec.data.features import FeatureSet
-from adrec.data.tables import iter_batches
+from adrec.data.features import FeatureSet, FeatureSpec
+from adrec.data.tables import iter_batches, parquet_files, parquet_schema
 from adrec.errors import DataError
 from adrec.prepare.tokenizer import copy_tokenizer, train_tokenizer
 
@@ -22,7 +23,8 @@ def fit_features(config: PreprocessConfig, folder: Path) -> None:
     train = folder / "impressions" / "train"
     if not train.is_dir():
         raise DataError("split: the training part has no rows. Change `split` in the config.")
-    fitted = {"impressions": FeatureSet.fit(config.features.impressions, _even(iter_batches(train)), seed=config.seed)}
+    read = _even(_needed(train, config.features.impressions))
+    fitted = {"impressions": FeatureSet.fit(config.features.impressions, read, seed=config.seed)}
     for table, spec, index in (("ads", config.features.ads, "ad_index"), ("users", config.features.users, "user_index")):
         seen = np.zeros(pq.read_metadata(folder / f"{table}.parquet").num_rows, np.bool_)
         for batch in iter_batches(train, columns=[index]):
@@ -48,6 +50,16 @@ def make_tokenizer(settings: TokenizerSettings, folder: Path) -> int | None:
         special_tokens=tuple(settings.special_tokens),
         max_tokens=settings.max_tokens,
     )
+
+
+def _needed(train: Path, spec: FeatureSpec) -> Iterator[pa.RecordBatch]:
+    """The columns that `spec` names, a file at a time: histories are long, and no feature."""
+    named = [item.column for group in (spec.numeric, spec.categorical, spec.hashed, spec.lists) for item in group]
+    named += [spec.calendar.column] if spec.calendar is not None else []
+    for file in parquet_files(train):
+        known = parquet_schema(file).names
+        columns = [column for column in known if any(fnmatchcase(column, pattern) for pattern in named)]
+        yield from iter_batches(file, columns=columns or known[:1], batch_rows=_PIECE_ROWS)
 
 
 def _even(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
