@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from adrec.data.packing import PackedTokens, lay_out
+from adrec.data.segmenter import chinese_segmenter
 from adrec.data.tables import check_schema, parquet_files, parquet_schema
 from adrec.errors import DataError
 from adrec.schema import Column, TableSpec
@@ -120,14 +121,11 @@ def tokenise(texts: Sequence[str], tokenizer: Any, *, max_tokens: int) -> dict[s
 
 def word_positions(text: str) -> np.ndarray:
     """Where each word of `text` starts, rising: runs of letters and digits, Chinese words by jieba, single marks."""
-    import jieba
-
-    jieba.setLogLevel("WARNING")
     starts: list[int] = []
     for match in _WORD.finditer(text):
         start = match.start()
         if match.end() - start > 1 and re.match(f"[{_HAN}]", match.group()):
-            pieces = jieba.lcut(match.group())
+            pieces = chinese_segmenter().lcut(match.group())
             starts.extend((start + np.cumsum([0, *map(len, pieces[:-1])])).tolist())
         else:
             starts.append(start)

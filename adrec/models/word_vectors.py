@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from adrec.data.segmenter import chinese_segmenter
 from adrec.errors import DataError, ResourceError
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"
@@ -109,7 +110,7 @@ def words_of(text: str) -> list[str]:
     words: list[str] = []
     for run in _WORD.findall(text.lower()):
         if _CHINESE.match(run):
-            words.extend(_jieba().lcut(run))
+            words.extend(chinese_segmenter().lcut(run))
         else:
             words.append(run)
     return words
@@ -212,12 +213,3 @@ def _read_indexed(folder: Path) -> tuple[list[str], np.ndarray]:
         raise DataError(f"{indices[0]}: not an index of {arrays[0].name}.")
     order = index.column(numbers[0]).to_numpy() if numbers else np.arange(len(index))
     return list(index.column(texts[0]).to_numpy(zero_copy_only=False)), np.asarray(vectors[order], np.float32)
-
-
-def _jieba() -> Any:
-    import logging
-
-    import jieba
-
-    jieba.setLogLevel(logging.WARNING)
-    return jieba

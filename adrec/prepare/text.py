@@ -4,7 +4,7 @@ Everything works on Arrow arrays; only Chinese segmentation and HTML entities vi
 """
 
 import html
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from string import Formatter
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adrec.data.vector_cache import default_cache_folder
+from adrec.data.segmenter import chinese_segmenter
 from adrec.errors import ConfigError
 
 SEPARATOR = "[SEP]"
@@ -121,29 +121,12 @@ def _cut_chinese(texts: pa.Array, user_dictionary: Path | None) -> pa.Array:
     has_han = pc.match_substring_regex(texts, r"\p{Han}").to_numpy(zero_copy_only=False)
     if not has_han.any():
         return texts
-    cutter = _cutter(user_dictionary)
+    if user_dictionary is not None:
+        _lines(user_dictionary, "text.user_dictionary")
+    cutter = chinese_segmenter(user_dictionary).lcut
     encoded = pc.filter(texts, pa.array(has_han)).dictionary_encode()
     cut = pa.array([" ".join(cutter(text)) for text in encoded.dictionary.to_numpy(zero_copy_only=False)], pa.string())
     return pc.replace_with_mask(texts, pa.array(has_han), cut.take(encoded.indices))
-
-
-@lru_cache(maxsize=2)
-def _cutter(user_dictionary: Path | None) -> Callable[[str], list[str]]:
-    import logging
-
-    import jieba
-
-    jieba.setLogLevel(logging.WARNING)
-    tokenizer = jieba.Tokenizer()
-    # jieba keeps its dictionary in a file of the shared temporary folder, where others could put one of theirs.
-    cache = default_cache_folder() / "jieba"
-    cache.mkdir(parents=True, exist_ok=True)
-    tokenizer.tmp_dir = str(cache)
-    if user_dictionary is not None:
-        _lines(user_dictionary, "text.user_dictionary")
-        tokenizer.load_userdict(str(user_dictionary))
-    cut: Callable[[str], list[str]] = tokenizer.lcut
-    return cut
 
 
 def _unescaped(texts: pa.Array) -> pa.Array:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adrec.data.segmenter import chinese_segmenter
+
 
 @dataclass(frozen=True)
 class Word:
@@ -25,16 +27,10 @@ def words_from_tokens(text: str, tokenizer: Any, contributions: NDArray[np.float
     `contributions` (T,) of the tokens that `tokenizer` makes of `text`. What special tokens contribute (they are part of the
     baseline, so nothing) is left out. Words without a token (cut at `max_tokens`, or unknown) get 0.
     """
-    import logging
-
-    import jieba
-
-    jieba.setLogLevel(logging.WARNING)
-
     hidden = [match.span() for token in getattr(tokenizer, "all_special_tokens", []) for match in _find(token, text)]
     spans = [
         (word, start, end)
-        for word, start, end in jieba.tokenize(text)
+        for word, start, end in chinese_segmenter().tokenize(text)
         if not word.isspace() and not any(left <= start < right for left, right in hidden)
     ]
     starts = np.array([start for _, start, _ in spans])
