@@ -1,15 +1,22 @@
 """Commands that apply a bundle: score, encode, rank."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from adrec.cli.options import ConfigOption, DeviceOption, JsonOption, QuietOption, SeedOption, SetOption, run_stage
+from adrec.cli.options import (
+    BundleOption,
+    ConfigOption,
+    DeviceOption,
+    JsonOption,
+    OutputOption,
+    QuietOption,
+    SeedOption,
+    SetOption,
+    run_stage,
+)
 
 PANEL = "Apply"
-BundleOption = Annotated[Path | None, typer.Option("--bundle", help="Bundle folder.", show_default=False)]
-OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Where to write.", show_default=False)]
 
 
 def register(app: typer.Typer) -> None:

@@ -25,6 +25,9 @@ DeviceOption = Annotated[
     str | None, typer.Option("--device", metavar="auto|cpu|cuda", help="Where tensors live.", show_default=False)
 ]
 
+BundleOption = Annotated[Path | None, typer.Option("--bundle", help="Bundle folder.", show_default=False)]
+OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Where to write.", show_default=False)]
+
 
 def run_stage(
     stage: str,

@@ -5,11 +5,19 @@ from typing import Annotated
 
 import typer
 
-from adrec.cli.options import ConfigOption, DeviceOption, JsonOption, QuietOption, SeedOption, SetOption, run_stage
+from adrec.cli.options import (
+    BundleOption,
+    ConfigOption,
+    DeviceOption,
+    JsonOption,
+    OutputOption,
+    QuietOption,
+    SeedOption,
+    SetOption,
+    run_stage,
+)
 
 PANEL = "Ship"
-BundleOption = Annotated[Path | None, typer.Option("--bundle", help="Bundle folder.", show_default=False)]
-OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Where to write.", show_default=False)]
 
 
 def register(app: typer.Typer) -> None:

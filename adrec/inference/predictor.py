@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from adrec.bundle import open_bundle
 from adrec.data.collate import Batch, Collator, QueryInputs, TextInputs, entities
 from adrec.data.dataset import InOrder
+from adrec.data.device import resolve_device
 from adrec.data.examples import Catalog, Examples, catalog_from_table, combined
 from adrec.inference.packing import ClickModel, unpack
 from adrec.inference.rows import History, checked_ads, checked_users, examples_from_rows, with_new_users, with_texts
@@ -85,9 +86,7 @@ class Predictor:
     @classmethod
     def load(cls, bundle: Path, *, device: str = "auto", verify: bool = True, cache: Path | None = None) -> "Predictor":
         """Open a bundle folder. Raises BundleError where it is incomplete, altered or of another version."""
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(unpack(open_bundle(bundle, verify=verify)), device=device, cache=cache)
+        return cls(unpack(open_bundle(bundle, verify=verify)), device=resolve_device(device), cache=cache)
 
     def catalogs(
         self, ads: pa.Table, users: pa.Table | None, wanted_users: pa.Array | None = None, *, where: str = "ads"

@@ -16,6 +16,7 @@ from adrec.bundle import MANIFEST, open_bundle, save_bundle
 from adrec.config.base import save_config
 from adrec.config.distill import DistillConfig
 from adrec.data.corpus import open_corpus, ordinary_ids
+from adrec.data.device import resolve_device
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.tables import folder_aside
 from adrec.errors import ConfigError, DataError
@@ -27,7 +28,7 @@ from adrec.training.loader import BatchLoader
 from adrec.training.mlm_module import JointFeed, PretrainModule
 from adrec.training.objectives.distil import Distil
 from adrec.training.objectives.mlm import MlmFeed
-from adrec.training.trainer import FitResult, fit, open_work, resolve_device, total_batches, total_steps, work_folder
+from adrec.training.trainer import FitResult, fit, open_work, total_batches, total_steps, work_folder
 
 _SPEED_TEXTS = 2000
 

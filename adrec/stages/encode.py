@@ -12,6 +12,7 @@ from rich.console import RenderableType
 
 from adrec.config.base import save_config
 from adrec.config.encode import EncodeConfig
+from adrec.data.device import resolve_device
 from adrec.data.examples import combined
 from adrec.data.prepared import open_prepared
 from adrec.data.tables import folder_aside, read_table, write_table
@@ -20,7 +21,6 @@ from adrec.inference.predictor import Catalogs, Predictor
 from adrec.inference.rows import History
 from adrec.inference.score_source import prepared_history
 from adrec.terminal import Terminal
-from adrec.training.trainer import resolve_device
 
 
 @dataclass(frozen=True)

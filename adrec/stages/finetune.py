@@ -14,6 +14,7 @@ from rich.table import Table
 
 from adrec.bundle import save_bundle
 from adrec.config.finetune import FinetuneConfig
+from adrec.data.device import resolve_device
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.inference.packing import ClickModel, pack, text_settings
 from adrec.metrics.classification import log_loss
@@ -30,7 +31,7 @@ from adrec.terminal import Terminal
 from adrec.training.click_data import ClickData, Seen, load_click_data
 from adrec.training.ctr_module import Raw, main_metrics
 from adrec.training.ctr_training import Trained, ensemble, train_click_model
-from adrec.training.trainer import resolve_device, work_folder
+from adrec.training.trainer import work_folder
 
 HEADLINE = ("auc", "auc_request", "mrr", "ndcg@5", "ndcg@10", "log_loss")
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from adrec.config.base import save_config
 from adrec.config.pretrain import AutoencoderModel, ContinuedModel, PretrainConfig, ScratchModel
 from adrec.data.corpus import Corpus, open_corpus
+from adrec.data.device import resolve_device
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.tables import folder_aside
 from adrec.models.language_model import LanguageModel, new_language_model, open_language_model
@@ -23,7 +24,7 @@ from adrec.stages.pretrain_report import Neighbours, neighbours, write_report
 from adrec.terminal import Terminal
 from adrec.training.mlm_module import JointFeed, PretrainModule
 from adrec.training.objectives.mlm import MlmFeed, MlmScore, score_mlm, score_unigram
-from adrec.training.trainer import FitResult, fit, open_work, resolve_device, total_batches, total_steps, work_folder
+from adrec.training.trainer import FitResult, fit, open_work, total_batches, total_steps, work_folder
 
 HELD_OUT_SEED = 20190524  # the masks of held-out texts are the same for every model
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from adrec.config.base import save_config
 from adrec.config.pretrain import AutoencoderModel, PretrainConfig
+from adrec.data.device import resolve_device
 from adrec.data.prepared import Prepared
 from adrec.data.tables import folder_aside, write_table
 from adrec.data.vector_cache import cached_vectors
@@ -24,7 +25,6 @@ from adrec.models.text_encoder import encode_texts, load_text_encoder
 from adrec.terminal import Terminal
 from adrec.training.loader import shuffled
 from adrec.training.optimizer import configure_adamw
-from adrec.training.trainer import resolve_device
 
 _HELD_OUT = 0.1
 _NEIGHBOURS = 10

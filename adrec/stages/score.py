@@ -17,13 +17,14 @@ from rich.table import Table
 
 from adrec.bundle import open_bundle
 from adrec.config.score import ScoreConfig
+from adrec.data.device import resolve_device
 from adrec.data.tables import parquet_files, write_aside
 from adrec.inference.onnx.backend import predictor_of
 from adrec.inference.packing import unpack
 from adrec.inference.predictor import Predictor, with_scores
 from adrec.inference.score_source import Source, open_source
 from adrec.terminal import Terminal
-from adrec.training.trainer import resolve_device, work_folder
+from adrec.training.trainer import work_folder
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from rich.table import Table
 from adrec.config.base import load_config, save_config
 from adrec.config.finetune import FinetuneConfig
 from adrec.config.tune import TuneConfig
+from adrec.data.device import resolve_device
 from adrec.data.prepared import open_prepared
 from adrec.data.tables import folder_aside
 from adrec.errors import ConfigError
@@ -26,7 +27,7 @@ from adrec.stages.tuning.study import Report, Study
 from adrec.terminal import Terminal
 from adrec.training.click_data import ClickData, load_click_data
 from adrec.training.ctr_training import monitored_metric, train_click_model
-from adrec.training.trainer import RUN_FILE, open_work, resolve_device, work_folder
+from adrec.training.trainer import RUN_FILE, open_work, work_folder
 
 STUDY = "study.db"
 IDENTITY = "identity.json"

@@ -13,6 +13,7 @@ from torch import nn
 
 from adrec.config.finetune import FinetuneConfig
 from adrec.data.collate import Batch
+from adrec.data.device import resolve_device
 from adrec.data.examples import Examples
 from adrec.models.build import build_model
 from adrec.models.ctr_model import CTRModel
@@ -22,7 +23,7 @@ from adrec.training.click_data import ClickData
 from adrec.training.ctr_module import CTRModule, Raw, gathered
 from adrec.training.loader import BatchLoader
 from adrec.training.optimizer import configure_adamw
-from adrec.training.trainer import FitResult, fit, open_work, resolve_device, total_batches, total_steps
+from adrec.training.trainer import FitResult, fit, open_work, total_batches, total_steps
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import pytorch_lightning as pl
 import torch
 
 from adrec.config.training import TrainingConfig
+from adrec.data.device import resolve_device
 from adrec.data.tables import write_aside
 from adrec.errors import ConfigError, ResourceError
 from adrec.terminal import Terminal
@@ -195,15 +196,6 @@ def build_trainer(
             callbacks=callbacks,
             default_root_dir=work,
         )
-
-
-def resolve_device(device: str) -> str:
-    """`auto` -> `cuda` where there is one, else `cpu`. Raises ResourceError for a `cuda` that is not there."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ResourceError("device is cuda, but torch sees no GPU here. Use --device cpu, or install a CUDA build of torch.")
-    return device
 
 
 @contextmanager

@@ -11,11 +11,12 @@ from torch import nn
 from torch.nn import functional
 
 from adrec.config.training import TrainingConfig
+from adrec.data.device import resolve_device
 from adrec.errors import AdrecError, ConfigError, ResourceError
 from adrec.terminal import Terminal
 from adrec.training.loader import BatchLoader, shuffled
 from adrec.training.optimizer import configure_adamw, parameter_groups, warmup_schedule
-from adrec.training.trainer import fit, open_work, resolve_device, total_batches, total_steps
+from adrec.training.trainer import fit, open_work, total_batches, total_steps
 
 X = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
 Y = (X.sum(axis=1) > 0).astype(np.float32)
