@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -86,10 +86,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such config file. 'adrec init' writes one for your data.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    raw = _parse_yaml(text, where=str(path))
     if raw is None:
         return {}
     if not isinstance(raw, dict):
@@ -97,14 +94,50 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
+def _parse_yaml(text: str, *, where: str, below: str = "") -> Any:
+    """The value of one YAML text. A key that is given twice is refused: YAML itself would silently keep the last."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        faults = [
+            f"{where}: {path}: given twice, in line {first} and in line {again}. Keep one."
+            for path, first, again in _repeated_keys(node, below, set())
+        ]
+        if faults:
+            raise ConfigError("\n".join(faults))
+        return loader.construct_document(node)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+    finally:
+        loader.dispose()
+
+
+def _repeated_keys(node: yaml.Node, path: str, seen: set[int]) -> Iterator[tuple[str, int, int]]:
+    """Dotted path and both lines of each repeated key below a node. An anchored node is looked at once."""
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            yield from _repeated_keys(item, f"{path}.{number}".lstrip("."), seen)
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            inner = f"{path}.{name}".lstrip(".")
+            if name in lines:
+                yield inner, lines[name], line
+            lines.setdefault(name, line)
+            yield from _repeated_keys(value, inner, seen)
+
+
 def _apply_override(raw: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"--set {override}: expected dotted.key=value.")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not valid YAML: {' '.join(str(error).split())}") from None
+    value = _parse_yaml(text, where=f"--set {override}", below=key)
     node: Any = raw
     *parents, last = key.split(".")
     for parent in parents:

@@ -74,6 +74,28 @@ def test_every_fault_is_reported_at_once_with_its_path(tmp_path):
     assert len(lines) == 6
 
 
+def test_a_key_that_is_given_twice_is_refused_with_both_lines(tmp_path):
+    path = write(
+        tmp_path,
+        "output: out\noptimiser:\n  learning_rate: 1\n  warmup_fraction: 0\n  learning_rate: 2\n"
+        "stages: [{learning_rate: 1}, {learning_rate: 1, learning_rate: 3}]\noutput: other\n",
+    )
+    assert faults(path) == [
+        f"{path}: optimiser.learning_rate: given twice, in line 3 and in line 5. Keep one.",
+        f"{path}: stages.1.learning_rate: given twice, in line 6 and in line 6. Keep one.",
+        f"{path}: output: given twice, in line 1 and in line 7. Keep one.",
+    ]
+    (line,) = faults(None, ["output=x", "optimiser={learning_rate: 1, learning_rate: 1}"])
+    assert line.startswith("--set optimiser=") and "optimiser.learning_rate: given twice" in line
+
+
+def test_what_an_anchor_brings_may_be_overridden(tmp_path):
+    path = write(
+        tmp_path, "output: out\nstages:\n  - &first {learning_rate: 1}\n  - {<<: *first, learning_rate: 2}\n  - *first\n"
+    )
+    assert [stage.learning_rate for stage in load_config(path, Plan).stages] == [1, 2, 1]
+
+
 def test_a_key_like_no_other_lists_the_known_ones(tmp_path):
     (line,) = faults(write(tmp_path, "output: x\noptimiser: {zzzzqq: 1}"))
     assert "Known keys: learning_rate, warmup_fraction." in line
@@ -136,7 +158,7 @@ def test_bad_overrides_are_one_line(tmp_path, override, part):
         ("- a\n- b", "expected keys and values at the top, found a list"),
         ("just words", "expected keys and values at the top, found a str"),
         ("", "output: required and missing"),
-        ("output: x\nseed: 1\nseed: 2\noptimiser: 3", "optimiser"),
+        ("output: x\nseed: 1\noptimiser: 3", "optimiser"),
     ],
 )
 def test_unreadable_files_are_one_line(tmp_path, text, part):
