@@ -8,9 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from adrec.config.base import load_config
+from adrec.config.preprocess import PreprocessConfig
 from adrec.data.features import FeatureSet
 from adrec.data.tables import iter_batches, parquet_schema, read_table
-from adrec.errors import DataError
+from adrec.errors import ConfigError, DataError
 from adrec.schema import PREPARED_ADS, PREPARED_IMPRESSIONS, PREPARED_USERS, SPLITS, TableSpec
 
 FORMAT = 1
@@ -40,6 +42,18 @@ class Prepared:
     def manifest(self) -> dict[str, Any]:
         """Counts, time range, schema, fingerprints, split summary (manifest.json)."""
         return _read_json(self.path / "manifest.json")
+
+    @cached_property
+    def config(self) -> PreprocessConfig | None:
+        """What the folder was made with; None where it does not say. Raises DataError where another version made it."""
+        file = self.path / "config.yaml"
+        if not file.is_file():
+            return None
+        try:
+            return load_config(file, PreprocessConfig)
+        except ConfigError as error:
+            reason = str(error).splitlines()[0].removeprefix(f"{file}: ").rstrip(".")
+            raise DataError(f"{file}: made by another version ({reason}). Run 'adrec preprocess' again.") from None
 
     @property
     def fingerprint(self) -> str:

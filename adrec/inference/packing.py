@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import yaml
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
@@ -146,8 +145,4 @@ def unpack(bundle: Bundle) -> ClickModel:
 
 def text_settings(prepared: Prepared) -> TextSettings:
     """How the prepared folder's texts were made; the defaults where it does not say."""
-    file = prepared.path / "config.yaml"
-    if not file.exists():
-        return TextSettings()
-    read = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    return TextSettings.model_validate(read.get("text", {}))
+    return prepared.config.text if prepared.config is not None else TextSettings()

@@ -1,13 +1,10 @@
 """Point-in-time counters for the user's own rows, from what preprocess carried over in the prepared folder."""
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 
-from adrec.config.features import CounterSpec, HistoryConfig, usual_counters
+from adrec.config.features import usual_counters
 from adrec.data.prepared import Prepared
 from adrec.prepare.past_reader import PastReader
 
@@ -20,20 +17,19 @@ def open_past(
     `ads` and `users` are tables with those ids (in any order; some may be absent), of which counters read columns.
     Raises DataError when the carried state is broken.
     """
-    read: dict[str, Any] = yaml.safe_load((prepared.path / "config.yaml").read_text(encoding="utf-8"))
-    declared = read.get("counters") or []
+    config = prepared.config
     folder = prepared.path / "past"
-    if not declared or not folder.is_dir():
+    if config is None or not config.counters or not folder.is_dir():
         return None
     own_ads, own_users = prepared.ads(), prepared.users()
-    if declared == "usual":
+    if config.counters == "usual":
         counters = usual_counters({*prepared.columns, *own_ads.column_names, *own_users.column_names})
     else:
-        counters = [CounterSpec.model_validate(spec) for spec in declared]
+        counters = list(config.counters)
     return PastReader(
         folder,
         counters=counters,
-        history=HistoryConfig.model_validate(read["history"]),
+        history=config.history,
         ads=_in_order(ads, "ad_id", ad_ids),
         users=_in_order(users if users is not None else own_users, "user_id", user_ids),
         known_ads=_places(own_ads["ad_id"], ad_ids),

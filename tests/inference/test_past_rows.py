@@ -6,6 +6,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from adrec.config.base import save_config
 from adrec.config.preprocess import PreprocessConfig
 from adrec.data.prepared import open_prepared
 from adrec.inference.past_rows import open_past
@@ -88,7 +89,7 @@ def test_model_inputs_carry_them(prepared):
 def test_a_folder_without_counters_gives_none(prepared, tmp_path):
     bare = tmp_path / "prepared"
     bare.mkdir()
-    (bare / "config.yaml").write_text("counters: []\n")
+    save_config(prepared.config.model_copy(update={"counters": []}), bare / "config.yaml")
     for name in ("manifest.json", "ads.parquet", "users.parquet"):
         (bare / name).write_bytes((prepared.path / name).read_bytes())
     ads = pq.read_table(bare / "ads.parquet")

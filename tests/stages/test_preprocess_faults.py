@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from raw_worlds import prepare, rows, world, write
 
+from adrec.data.prepared import open_prepared
 from adrec.errors import AdrecError, ConfigError, DataError
 
 SPLIT = {"method": "user"}
@@ -249,3 +250,15 @@ def fault_of(folder, split):
     with pytest.raises(DataError) as caught:
         prepare(folder, split=split, output=str(folder / "unmade"))
     return str(caught.value)
+
+
+def test_a_folder_that_another_version_made_is_told_in_one_line(tmp_path, made):
+    prepared, _ = prepare(tmp_path)
+    assert prepared.config.counters
+    file = prepared.path / "config.yaml"
+    file.write_text(file.read_text().replace("max_characters", "longest"))
+    with pytest.raises(DataError) as caught:
+        _ = open_prepared(prepared.path).config
+    assert str(caught.value) == (
+        f"{file}: made by another version (text.longest: unknown key. Did you mean 'lowercase'?). Run 'adrec preprocess' again."
+    )

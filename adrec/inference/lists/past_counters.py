@@ -6,12 +6,9 @@ counts shares of the history anew. It lags by that one impression itself. Keys o
 list is made: those counters are missing. Memory: the counter columns of the prepared folder.
 """
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 from numpy.typing import NDArray
 
 from adrec.config.features import CounterSpec, usual_counters
@@ -161,12 +158,10 @@ def _measured(specs: list[CounterSpec], columns: list[str], *, history: bool) ->
 
 
 def _specs(prepared: Prepared, ads: pa.Table, users: pa.Table) -> list[CounterSpec]:
-    file = prepared.path / "config.yaml"
-    read: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    declared = read.get("counters") or []
+    declared = prepared.config.counters if prepared.config is not None else []
     if declared == "usual":
         return usual_counters({*prepared.columns, *ads.column_names, *users.column_names})
-    return [CounterSpec.model_validate(spec) for spec in declared]
+    return list(declared)
 
 
 def _read(prepared: Prepared, columns: list[str]) -> pa.Table:
