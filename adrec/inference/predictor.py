@@ -3,7 +3,8 @@
 A row's score depends on nothing but the row, its user, its ad and its history: not on batch-mates, padding or batch size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,10 @@ from adrec.bundle import open_bundle
 from adrec.data.collate import Batch, Collator, QueryInputs, TextInputs, entities
 from adrec.data.dataset import InOrder
 from adrec.data.device import resolve_device
-from adrec.data.examples import Catalog, Examples, catalog_from_table, combined
+from adrec.data.examples import Catalog, Examples, catalog_from_table, combined, examples_from_table
+from adrec.errors import BundleError
+from adrec.inference.ahead import ahead
+from adrec.inference.golden import TOLERANCE, Golden, read_golden
 from adrec.inference.packing import ClickModel, unpack
 from adrec.inference.rows import History, checked_ads, checked_users, examples_from_rows, with_new_users, with_texts
 from adrec.models.baselines.base import Inputs
@@ -71,6 +75,8 @@ class Predictor:
         encoder: TextEncoder | None = None,
     ) -> None:
         self.packed = packed
+        self.checked = False
+        """Whether golden requests had their logits again."""
         self.network = network or self._logits
         self.device = torch.device(device)
         self.model = packed.model.to(self.device).eval()
@@ -85,8 +91,36 @@ class Predictor:
 
     @classmethod
     def load(cls, bundle: Path, *, device: str = "auto", verify: bool = True, cache: Path | None = None) -> "Predictor":
-        """Open a bundle folder. Raises BundleError where it is incomplete, altered or of another version."""
-        return cls(unpack(open_bundle(bundle, verify=verify)), device=resolve_device(device), cache=cache)
+        """Open a bundle folder. Raises BundleError where it is incomplete, altered or of another version.
+
+        `verify` also asks for the logits of its golden requests; `checked` says whether it has any.
+        """
+        opened = open_bundle(bundle, verify=verify)
+        predictor = cls(unpack(opened), device=resolve_device(device), cache=cache)
+        golden = read_golden(opened) if verify else None
+        if golden is not None:
+            predictor.check(golden, where=str(bundle))
+        return predictor
+
+    def golden_logits(self, golden: Golden) -> NDArray[np.float32]:
+        """(N,) the logits of golden requests."""
+        catalogs = self.catalogs(golden.ads, golden.users, where="golden ads")
+        limit = self.packed.config.model.user.max_history
+        examples = examples_from_table(golden.impressions, self.packed.features["impressions"], max_history=limit, labels=())
+        return self.score_examples(examples, catalogs, baselines=False).logit
+
+    def check(self, golden: Golden, *, where: str) -> None:
+        """Raises BundleError where a golden request has another logit than when the bundle was made."""
+        found, expected = self.golden_logits(golden), golden.logits
+        if expected is None or found.shape != expected.shape:
+            raise BundleError(f"{where}: golden requests without their logits. Run 'adrec finetune' again.")
+        difference = float(np.abs(found - expected).max(initial=0.0))
+        if not difference <= TOLERANCE:  # NaN is refused too
+            raise BundleError(
+                f"{where}: golden requests differ by {difference:.2g} in their logits from when the bundle was made"
+                f" (at most {TOLERANCE:g}). Run 'adrec finetune' again, or use the versions that made it."
+            )
+        self.checked = True
 
     def catalogs(
         self, ads: pa.Table, users: pa.Table | None, wanted_users: pa.Array | None = None, *, where: str = "ads"
@@ -189,6 +223,8 @@ class Predictor:
             ensure = getattr(texts, "ensure", None)
             if ensure is not None:
                 ensure(rows, terminal, what)
+        if catalogs.queries is not None:
+            catalogs.queries(examples.queries)
 
     def encode_ads(self, ads: pa.Table) -> NDArray[np.float32]:
         """(A, D) ad vectors, whose dot product with user vectors serves retrieval."""
@@ -230,15 +266,16 @@ class Predictor:
     def _raw(self, examples: Examples, catalogs: Catalogs, batch_rows: int) -> NDArray[np.float32]:
         if len(examples) == 0:
             return np.zeros((0, len(self.packed.tasks)), np.float32)
-        with torch.inference_mode():
-            parts = [self.network(batch).float().cpu().numpy() for batch in self._batches(examples, catalogs, batch_rows)]
+        batches = self._batches(examples, catalogs, batch_rows)
+        with torch.inference_mode(), closing(ahead(batches) if len(examples) > batch_rows else batches) as ready:
+            parts = [self.network(batch).float().cpu().numpy() for batch in ready]
         return np.concatenate(parts)
 
     def _logits(self, batch: Batch) -> torch.Tensor:
         logits: torch.Tensor = self.model(batch).logits
         return logits
 
-    def _batches(self, examples: Examples, catalogs: Catalogs, batch_rows: int) -> Any:
+    def _batches(self, examples: Examples, catalogs: Catalogs, batch_rows: int) -> Iterator[Batch]:
         collate = Collator(catalogs.ads, catalogs.users, catalogs.ad_texts, catalogs.user_texts, catalogs.queries, tasks=())
         for batch in InOrder(examples, collate, batch_rows):
             yield moved(batch, self.device)

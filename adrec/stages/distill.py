@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +20,9 @@ from adrec.data.device import resolve_device
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.tables import folder_aside
 from adrec.errors import ConfigError, DataError
+from adrec.inference.golden import read_golden
+from adrec.inference.packing import unpack
+from adrec.inference.predictor import Predictor
 from adrec.models.language_model import LanguageModel, open_language_model
 from adrec.models.student import make_student
 from adrec.models.text_encoder import TextEncoder, encode_texts, load_text_encoder
@@ -228,11 +231,13 @@ def _write(config: DistillConfig, student: LanguageModel, encoder: TextEncoder, 
     with save_bundle(config.output, **{**facts, "distilled_from": bundle.fingerprint}) as folder:
         shutil.copytree(bundle.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("encoder", MANIFEST))
         encoder.save(folder / "encoder")
+        golden = read_golden(bundle)
+        if golden is not None:  # their logits come from the new encoder now
+            golden.save(folder, Predictor(replace(unpack(bundle), encoder=encoder)).golden_logits(golden))
 
 
 def _auc(path: Path, config: DistillConfig, prepared: Prepared, terminal: Terminal) -> float:
     """AUC of a bundle on validation rows. Raises BundleError where it cannot be opened."""
-    from adrec.inference.predictor import Predictor
     from adrec.inference.score_source import PreparedSource
     from adrec.metrics.classification import auc
 

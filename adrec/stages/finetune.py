@@ -16,7 +16,9 @@ from adrec.bundle import save_bundle
 from adrec.config.finetune import FinetuneConfig
 from adrec.data.device import resolve_device
 from adrec.data.prepared import Prepared, open_prepared
+from adrec.inference.golden import draw_golden
 from adrec.inference.packing import ClickModel, pack, text_settings
+from adrec.inference.predictor import Predictor
 from adrec.metrics.classification import log_loss
 from adrec.models.baselines.base import Columns, Inputs
 from adrec.models.baselines.suite import Suite, fit_all, score_all
@@ -152,6 +154,8 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         config.output, data_fingerprint=prepared.fingerprint, seed=best.trained.seed, kind="click_model"
     ) as folder:
         pack(folder, packed, metrics)
+        golden = draw_golden(prepared, data.features, seed=config.seed)
+        golden.save(folder, Predictor(packed, cache=config.text.cache).golden_logits(golden))
     shutil.rmtree(work, ignore_errors=True)
     per_epoch = max(1, round(data.plan(config, config.seed).count))
     return FinetuneResult(

@@ -1,9 +1,11 @@
 """`adrec score`: bundle + rows → SCORED Parquet, streamed in constant memory and resumable by part after a kill."""
 
 import json
+import math
+import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,18 +13,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 from rich.console import RenderableType
 from rich.table import Table
 
 from adrec.bundle import open_bundle
 from adrec.config.score import ScoreConfig
-from adrec.data.device import resolve_device
-from adrec.data.tables import parquet_files, write_aside
-from adrec.inference.onnx.backend import predictor_of
-from adrec.inference.packing import unpack
-from adrec.inference.predictor import Predictor, with_scores
-from adrec.inference.score_source import Source, open_source
+from adrec.data.tables import iter_batches, parquet_files, write_aside
+from adrec.inference.ahead import ahead
+from adrec.inference.score_source import count_rows
+from adrec.inference.shards import parquet_writer, part_path, score_shards
 from adrec.terminal import Terminal
 from adrec.training.trainer import work_folder
 
@@ -60,79 +59,50 @@ class ScoreResult:
 
 
 def run(config: ScoreConfig, terminal: Terminal) -> ScoreResult:
-    """Score every row. A killed run goes on behind its last finished part."""
+    """Score every row. A killed run goes on with the parts that are not finished."""
     began = time.monotonic()
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    bundle = open_bundle(config.bundle)
-    predictor = predictor_of(
-        unpack(bundle), device=resolve_device(config.device), cache=config.cache, onnx=config.onnx, int8=config.onnx_int8
-    )
-    source = open_source(config, predictor)
+    bundle = open_bundle(config.bundle, verify=False)  # whoever loads its weights checks it
+    rows = count_rows(config)
     work = work_folder(config.output)
-    _open_work(work, {"bundle": bundle.fingerprint, "rows": _fingerprint(config), "config": config.model_dump(mode="json")})
-    parts = _finished(work)
-    resumed = sum(pq.read_metadata(part).num_rows for part in parts)
-    with terminal.progress("Scoring", source.rows, unit="rows") as advance:
+    _open_work(work, {"bundle": bundle.fingerprint, "rows": _fingerprint(config), "config": _identity(config)})
+    parts = [part_path(work, number) for number in range(max(1, math.ceil(rows / config.shard_rows)))]
+    missing = [number for number, part in enumerate(parts) if not part.exists()]
+    resumed = sum(pq.read_metadata(part).num_rows for part in parts if part.exists())
+    with terminal.progress("Scoring", rows, unit="rows") as advance:
         advance(resumed)
-        for number, tables in enumerate(_shards(config, source, predictor, resumed, terminal), start=len(parts)):
-            part = work / f"part-{number:06d}.parquet"
-            with write_aside(part) as aside:
-                rows = _write(tables, aside)
-            parts.append(part)
-            advance(rows)
+        for scored in score_shards(config, missing, work, terminal):
+            advance(scored)
     facts = _join(parts, config.output)
     shutil.rmtree(work, ignore_errors=True)
     return ScoreResult(output=str(config.output), seconds=time.monotonic() - began, resumed_rows=resumed, **facts)
 
 
-def _shards(
-    config: ScoreConfig, source: Source, predictor: Predictor, skip: int, terminal: Terminal
-) -> Iterator[list[pa.Table]]:
-    """Scored tables in groups of about `shard_rows` rows; one empty group where there are no rows at all."""
-    waiting: list[pa.Table] = []
-    count = 0
-    for chunk in source.chunks(skip):
-        scores = predictor.score_examples(
-            chunk.examples,
-            source.catalogs,
-            batch_rows=config.batch_rows,
-            baselines=config.baselines,
-            terminal=terminal,
-        )
-        waiting.append(with_scores(chunk.table, chunk.examples, source.catalogs, scores))
-        count += chunk.table.num_rows
-        if count >= config.shard_rows:
-            yield waiting
-            waiting, count = [], 0
-    if waiting:
-        yield waiting
-
-
-def _write(tables: list[pa.Table], path: Path) -> int:
-    with pq.ParquetWriter(path, tables[0].schema, compression="zstd") as writer:
-        for table in tables:
-            writer.write_table(table)
-    return sum(table.num_rows for table in tables)
-
-
 def _join(parts: list[Path], output: Path) -> dict[str, Any]:
-    """Put the parts end to end, row group by row group, and sum up what they hold."""
-    sums = {"score": 0.0, "cold_ad": 0.0, "cold_user": 0.0, "click": 0.0}
-    rows = labelled = 0
-    schema = pq.read_schema(parts[0])
-    with write_aside(output) as aside, pq.ParquetWriter(aside, schema, compression="zstd") as writer:
+    """Put the parts end to end, row group by row group (one part is the output as it stands), and sum up what they hold."""
+    facts = _facts(parts)
+    if len(parts) == 1:
+        os.replace(parts[0], output)
+        return facts
+    with write_aside(output) as aside, parquet_writer(aside, pq.read_schema(parts[0])) as writer:
         for part in parts:
             file = pq.ParquetFile(part)
-            for group in range(file.num_row_groups):
-                table = file.read_row_group(group)
+            for table in ahead(file.read_row_group(group) for group in range(file.num_row_groups)):
                 writer.write_table(table)
-                rows += table.num_rows
-                for name in sums:
-                    if name in table.column_names:
-                        sums[name] += pc.sum(pc.cast(table[name], pa.float64())).as_py() or 0.0
-                if "click" in table.column_names:
-                    labelled += table.num_rows - table["click"].null_count
+    return facts
+
+
+def _facts(parts: list[Path]) -> dict[str, Any]:
+    """Means over all rows."""
+    columns = pq.read_schema(parts[0]).names
+    sums = dict.fromkeys((name for name in ("score", "cold_ad", "cold_user", "click") if name in columns), 0.0)
+    rows = labelled = 0
+    for part in parts:
+        for batch in iter_batches(part, columns=list(sums)):
+            rows += batch.num_rows
+            for name in sums:
+                sums[name] += pc.sum(pc.cast(batch[name], pa.float64())).as_py() or 0.0
+            if "click" in sums:
+                labelled += batch.num_rows - batch["click"].null_count
     total = max(rows, 1)
     return {
         "rows": rows,
@@ -140,8 +110,13 @@ def _join(parts: list[Path], output: Path) -> dict[str, Any]:
         "clicks": sums["click"] / labelled if labelled else None,
         "cold_ad_rows": sums["cold_ad"] / total,
         "cold_user_rows": sums["cold_user"] / total,
-        "columns": schema.names,
+        "columns": columns,
     }
+
+
+def _identity(config: ScoreConfig) -> dict[str, Any]:
+    """What decides a part: not how many workers share the parts."""
+    return config.model_dump(mode="json", exclude={"workers", "threads"})
 
 
 def _open_work(work: Path, identity: dict[str, Any]) -> None:
@@ -153,10 +128,6 @@ def _open_work(work: Path, identity: dict[str, Any]) -> None:
     shutil.rmtree(work, ignore_errors=True)
     with write_aside(record) as aside:
         aside.write_text(json.dumps(wanted, indent=2), encoding="utf-8")
-
-
-def _finished(work: Path) -> list[Path]:
-    return sorted(work.glob("part-*.parquet"))
 
 
 def _fingerprint(config: ScoreConfig) -> list[list[str | int]]:

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adrec.bundle import open_bundle
 from adrec.data.collate import Batch
 from adrec.errors import DataError, ResourceError
 from adrec.inference.onnx.graphs import flat, padded_batch
-from adrec.inference.packing import ClickModel
+from adrec.inference.packing import ClickModel, unpack
 from adrec.inference.predictor import Predictor
 from adrec.models.text_encoder import TextEncoder
 
@@ -24,11 +25,11 @@ def onnx_predictor(packed: ClickModel, folder: Path, *, int8: bool = False, cach
     return Predictor(packed, cache=cache, network=OnnxScorer(folder), encoder=encoder)
 
 
-def predictor_of(packed: ClickModel, *, device: str, cache: Path | None, onnx: Path | None, int8: bool = False) -> Predictor:
+def predictor_of(bundle: Path, *, device: str, cache: Path | None, onnx: Path | None, int8: bool = False) -> Predictor:
     """The predictor that a config asks for: torch on `device`, or onnxruntime over the folder `onnx`."""
     if onnx is not None:
-        return onnx_predictor(packed, onnx, int8=int8, cache=cache)
-    return Predictor(packed, device=device, cache=cache)
+        return onnx_predictor(unpack(open_bundle(bundle)), onnx, int8=int8, cache=cache)
+    return Predictor.load(bundle, device=device, cache=cache)
 
 
 class OnnxScorer:
