@@ -51,11 +51,9 @@ def draw_golden(prepared: Prepared, features: dict[str, FeatureSet], *, seed: in
     pool = pa.Table.from_batches([next(prepared.iter("valid", columns, _POOL))])
     picks = [pa.array(rng.integers(0, len(pool), ROWS)) for _ in range(3)]
     rows, others, thirds = (pool.take(pick) for pick in picks)
-    moved = {name: others[name] for name in ("history_index", "history_hours", "skipped_index", "history_length")}
-    moved |= {"ad_index": thirds["ad_index"]}
-    for name, column in moved.items():
-        if name in rows.column_names:
-            rows = rows.set_column(rows.column_names.index(name), name, column)
+    past = [name for name in ("history_index", "history_hours", "skipped_index", "history_length") if name in columns]
+    for name, source in [*((name, others) for name in past), ("ad_index", thirds)]:
+        rows = rows.set_column(rows.column_names.index(name), name, source[name])
     lists = [name for name in ("history_index", "skipped_index") if name in rows.column_names]
     for name in [*lists, *(["history_hours"] if "history_hours" in rows.column_names else [])]:
         rows = rows.set_column(rows.column_names.index(name), name, _newest(rows[name]))
