@@ -14,12 +14,13 @@ from torch import nn
 from adrec.errors import AdrecError, DataError, ResourceError
 
 PACKAGE = "package:"
+GGUF = ".gguf"
 _NO_LIMIT = 1_000_000  # tokenizers without a recorded limit say about 1e30
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 
 
 def resolve_reference(reference: str) -> Path | str:
-    """A folder for local and `package:` references, the name itself for the hub.
+    """A folder (or GGUF file) for local and `package:` references, the name itself for the hub.
 
     Raises DataError for a folder that is missing or holds no model, ResourceError for a package that is not installed.
     """
@@ -35,9 +36,14 @@ def resolve_reference(reference: str) -> Path | str:
                 )
             _check_hub(reference)
             return reference
+    if folder.suffix == GGUF and folder.is_file():
+        return folder
     if not folder.is_dir():
         raise DataError(f"{reference}: not a folder. An encoder is a folder with config.json, weights and a tokenizer.")
     if not (folder / "config.json").exists() and not (folder / "adrec.json").exists():
+        single_files = list(folder.glob(f"*{GGUF}"))
+        if len(single_files) == 1:
+            return single_files[0]
         raise DataError(f"{reference}: holds no config.json, so it is not a Hugging Face encoder. Point at the encoder folder.")
     return folder
 
@@ -58,11 +64,12 @@ def load_tokenizer(where: Path | str) -> Any:
     """The tokenizer of an encoder, with a padding token. DataError where a folder has none."""
     from transformers import AutoTokenizer
 
-    if isinstance(where, Path) and not any((where / name).exists() for name in _TOKENIZER_FILES):
+    source, options = _source(where)
+    if isinstance(where, Path) and not options and not any((where / name).exists() for name in _TOKENIZER_FILES):
         raise DataError(
             f"{where}: the folder holds no tokenizer ({', '.join(_TOKENIZER_FILES[:2])}, ...). Copy it beside the weights."
         )
-    tokenizer = _open(where, "tokenizer", lambda: AutoTokenizer.from_pretrained(where))
+    tokenizer = _open(where, "tokenizer", lambda: AutoTokenizer.from_pretrained(source, **options))
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise DataError(f"{where}: its tokenizer has neither a padding nor an end token.")
@@ -77,18 +84,23 @@ def load_backbone(where: Path | str, *, tokenizer: Any | None = None) -> nn.Modu
     """
     from transformers import AutoConfig, AutoModel
 
-    config = _open(where, "config", lambda: AutoConfig.from_pretrained(where))
+    source, options = _source(where)
+    config = _open(where, "config", lambda: AutoConfig.from_pretrained(source, **options))
     if getattr(config, "is_encoder_decoder", False):
         raise DataError(f"{where}: is an encoder-decoder ({config.model_type}); adrec reads encoders and decoders.")
     kind = AutoModel._model_mapping.get(type(config), None)
     # A pooler that no checkpoint carries would be random weights that nothing uses.
-    no_pooler = {"add_pooling_layer": False} if kind is not None and _accepts_pooler(kind) else {}
+    if kind is not None and _accepts_pooler(kind):
+        options["add_pooling_layer"] = False
     model, report = _open(
         where,
         "weights",
-        lambda: AutoModel.from_pretrained(where, dtype=torch.float32, output_loading_info=True, **no_pooler),
+        lambda: AutoModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **options),
     )
     check_loaded(where, model, report, tokenizer)
+    if "gguf_file" in options:  # its weights are plain float32 by now, and may be saved as such
+        model.hf_quantizer = None
+        del model.config.quantization_config
     return cast(nn.Module, model)
 
 
@@ -99,7 +111,8 @@ def load_masked_lm(where: Path | str) -> tuple[Any, int]:
     """
     from transformers import AutoConfig, AutoModelForMaskedLM
 
-    config = _open(where, "config", lambda: AutoConfig.from_pretrained(where))
+    source, options = _source(where)
+    config = _open(where, "config", lambda: AutoConfig.from_pretrained(source, **options))
     if type(config) not in AutoModelForMaskedLM._model_mapping:
         raise DataError(f"{where}: a {config.model_type} has no masked-language-model form. Use an encoder such as BERT.")
     model, report = _open(
@@ -114,6 +127,13 @@ def load_masked_lm(where: Path | str) -> tuple[Any, int]:
     if below:
         raise DataError(f"{where}: {len(below)} weights are missing from the checkpoint ({below[0]}, ...). Copy it again.")
     return model, sum(tensor.numel() for name, tensor in model.state_dict().items() if name in missing)
+
+
+def is_decoder(config: Any) -> bool:
+    """Whether a model reads from left to right only, so that its last token alone has seen the whole text."""
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+    return type(config) in AutoModelForCausalLM._model_mapping and type(config) not in AutoModelForMaskedLM._model_mapping
 
 
 def check_loaded(where: Path | str, model: Any, report: dict[str, Any], tokenizer: Any | None) -> None:
@@ -158,6 +178,15 @@ def first_position(config: Any) -> int:
     """The position id of the first token: 0, but padding id + 1 for RoBERTa and its kin."""
     shifted = {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm", "mpnet", "data2vec-text"}
     return int(config.pad_token_id) + 1 if config.model_type in shifted else 0
+
+
+def _source(where: Path | str) -> tuple[Path | str, dict[str, Any]]:
+    """What to give `from_pretrained`, with its options: a GGUF file is named beside its folder, and needs its package."""
+    if not (isinstance(where, Path) and where.suffix == GGUF):
+        return where, {}
+    if importlib.util.find_spec("gguf") is None:
+        raise ResourceError(f"{where}: reading GGUF needs the package gguf. Run: pip install 'adrec[gguf]'")
+    return where.parent, {"gguf_file": where.name}
 
 
 def _accepts_pooler(kind: Any) -> bool:

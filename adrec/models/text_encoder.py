@@ -1,8 +1,8 @@
 """Texts to vectors: one object for every pretrained encoder, wherever its weights live.
 
-A reference is a local Hugging Face folder, a hub name, `package:<module>/<path>` for weights that ship inside an installed
-package, or a folder of word vectors (`adrec.models.word_vectors`). What a folder cannot say in Hugging Face's own files
-(pooling, text template) stands in its `adrec.json`.
+A reference is a local Hugging Face folder or GGUF file, a hub name, `package:<module>/<path>` for weights that ship inside an
+installed package, or a folder of word vectors (`adrec.models.word_vectors`). What a folder cannot say in Hugging Face's own
+files (pooling, text template) stands in its `adrec.json`.
 
 # U texts, T tokens, D width
 """
@@ -18,7 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from adrec.errors import ConfigError, DataError
-from adrec.models.hugging_face import load_backbone, load_tokenizer, quiet_transformers, resolve_reference, token_limit
+from adrec.models.hugging_face import (
+    is_decoder,
+    load_backbone,
+    load_tokenizer,
+    quiet_transformers,
+    resolve_reference,
+    token_limit,
+)
 from adrec.models.pooling import POOLINGS, Pool, Pooling
 
 SETTINGS_FILE = "adrec.json"
@@ -152,7 +159,8 @@ class TextEncoder(nn.Module):
 def load_text_encoder(reference: str, *, pooling: str | None = None, max_tokens: int | None = None) -> TextEncoder:
     """Open an encoder by reference, in float32, in evaluation mode.
 
-    `pooling` None takes what the folder records (`adrec.json`, then sentence-transformers' `1_Pooling`), else `mean`.
+    `pooling` None takes what the folder records (`adrec.json`, then sentence-transformers' `1_Pooling`), else `last` for a
+    decoder and `mean` for an encoder.
     `max_tokens` lowers the limit that the folder records.
     Raises DataError where nothing usable is found, ResourceError where a hub cannot be reached.
     """
@@ -171,6 +179,7 @@ def load_text_encoder(reference: str, *, pooling: str | None = None, max_tokens:
         dimension = int(cast(Any, backbone).config.hidden_size)
         limit = token_limit(where, tokenizer, cast(Any, backbone).config)
         limit = min(limit, settings.get("max_tokens") or limit)
+        settings.setdefault("pooling", "last" if is_decoder(cast(Any, backbone).config) else "mean")
     if max_tokens is not None and max_tokens > limit:
         raise ConfigError(f"max_tokens is {max_tokens}, but {reference} reads at most {limit} tokens.")
     lexical = None
