@@ -23,8 +23,32 @@ PANEL = "Ship"
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the app."""
     app.command("serve", rich_help_panel=PANEL)(serve)
+    app.command("events", rich_help_panel=PANEL)(events)
     app.command("explain", rich_help_panel=PANEL)(explain)
     app.command("export", rich_help_panel=PANEL)(export)
+
+
+def events(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+    output: OutputOption = None,
+    store: Annotated[Path | None, typer.Option("--store", help="SQLite file of the server.", show_default=False)] = None,
+    redis: Annotated[str | None, typer.Option("--redis", help="Or the server's Redis.", show_default=False)] = None,
+) -> None:
+    """Write the impressions that the server recorded, with their clicks, as a table for evaluate.
+
+    Reads the event store of `adrec serve`. Writes SCORED Parquet: impressions whose events carried the request id, score,
+    propensity and arm that the list gave. Arms are compared by `adrec evaluate --set slices.columns=[arm]`.
+
+    Example: adrec events --store adrec-store.sqlite --output served.parquet
+    """
+    run_stage(
+        "events", "serve:EventsConfig",
+        config=config, overrides=overrides, json_output=json_output, quiet=quiet,
+        options={"output": output, "store": store, "redis": redis},
+    )  # fmt: skip
 
 
 def explain(

@@ -36,17 +36,52 @@ class Intake(Config):
     """Most events of one /v1/events."""
 
 
-class ServeConfig(StageConfig):
+class Challenger(Config):
+    """A second bundle beside the first: arm b of an A/B test."""
+
+    bundle: ConfigPath
+    """Bundle folder of `adrec finetune`."""
+    share: float = Field(0.5, gt=0, lt=1)
+    """Share of users that it serves; each user stays in one arm."""
+    salt: str = "adrec"
+    """Another salt draws the users anew, for the next test."""
+
+
+class StoreConfig(StageConfig):
+    """Where the server keeps what it must not forget."""
+
+    store: ConfigPath = Path("adrec-store.sqlite")
+    """SQLite file of events, caps and changed ads; made where it is missing."""
+    redis: str | None = None
+    """Keep events, caps and changed ads in this Redis instead, such as redis://host:6379/0: several servers can share it."""
+    redis_prefix: str = "adrec"
+    """Start of all keys in Redis, to keep several states apart."""
+
+
+class EventsConfig(StoreConfig):
+    """Config of `adrec events`."""
+
+    output: ConfigPath
+    """SCORED Parquet to write."""
+
+
+class ServeConfig(StoreConfig):
     """Config of `adrec serve`."""
 
     bundle: ConfigPath
     """Bundle folder of `adrec finetune`."""
+    challenger: Challenger | None = None
+    """A second bundle that serves a share of the users (A/B)."""
+    onnx: ConfigPath | None = None
+    """Folder of `adrec export`: the first bundle's network and encoder run on onnxruntime."""
+    onnx_int8: bool = False
+    """Use its int8 encoder."""
+    cache: ConfigPath | None = None
+    """Folder of cached text vectors. Default: the user's."""
     prepared: ConfigPath | None = None
     """Prepared folder: the catalogue, known users with their histories, and the counters of the past."""
     ads: ConfigPath | None = None
     """Catalogue in the canonical ADS layout. Default: the prepared folder's."""
-    store: ConfigPath = Path("adrec-store.sqlite")
-    """SQLite file of events, caps and changed ads; made where it is missing."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = Field(8080, ge=0, le=65_535)

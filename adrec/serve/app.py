@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi import Path as UrlPath
@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse
 from adrec import __version__
 from adrec.config.serve import ServeConfig
 from adrec.data.examples import combined
-from adrec.errors import AdrecError, BundleError
+from adrec.errors import AdrecError, BundleError, DataError
 from adrec.serve.batcher import Batcher, OverloadedError
 from adrec.serve.engine import Engine
 from adrec.serve.guard import Guard
@@ -36,6 +36,7 @@ from adrec.serve.messages import (
     ScoreAnswer,
     ScoreRequest,
 )
+from adrec.serve.store import StoreError
 from adrec.serve.watch import Watch
 
 AdId = Annotated[str, UrlPath(min_length=1, max_length=200)]
@@ -61,6 +62,8 @@ class ReloadRequest(Message):
     """Which bundle to load; none: the present folder again."""
 
     bundle: str | None = None
+    arm: Literal["a", "b"] = "a"
+    """Whose bundle it replaces in an A/B test."""
 
 
 def create_app(config: ServeConfig, engine: Engine | None = None) -> FastAPI:
@@ -113,8 +116,7 @@ def _model_routes(app: FastAPI, config: ServeConfig, watch: Watch, held: dict[st
         _most(len(body.rows), config.intake.max_rows, "rows")
         _note(request, watch, rows=len(body.rows), user=body.rows[0].user_id)
         answer: ScoreAnswer = await held["score"].ask(body, seconds)
-        for row in answer.rows:
-            watch.scores.observe(row.score)
+        watch.answered(_facts(request), [row.score for row in answer.rows], [row.arm for row in answer.rows])
         return answer
 
     @app.post("/v1/rank")
@@ -127,9 +129,9 @@ def _model_routes(app: FastAPI, config: ServeConfig, watch: Watch, held: dict[st
             raise HTTPException(400, "A user may occur once in a call. Send further requests of a user apart.")
         _note(request, watch, rows=len(body.requests), user=body.requests[0].user_id)
         answer: RankAnswer = await held["rank"].ask(body, seconds)
-        for ranked in answer.lists:
-            for ad in ranked.ads:
-                watch.scores.observe(ad.score)
+        watch.answered(
+            _facts(request), [ad.score for ranked in answer.lists for ad in ranked.ads], [one.arm for one in answer.lists]
+        )
         return answer
 
     @app.post("/v1/explain")
@@ -146,7 +148,7 @@ def _change_routes(app: FastAPI, config: ServeConfig, watch: Watch, held: dict[s
         """Record impressions and clicks; the answer comes when they are on disk."""
         _most(len(body.events), config.intake.max_events, "events")
         _note(request, watch, rows=len(body.events), user=body.events[0].user_id)
-        recorded = await _in(held["side"], held["engine"].record, body.events)
+        recorded: int = await _in(held["side"], held["engine"].record, body.events)
         for event in body.events:
             watch.events.labels(event.kind).inc()
         return EventsAnswer(recorded=recorded, repeated=len(body.events) - recorded)
@@ -174,12 +176,13 @@ def _change_routes(app: FastAPI, config: ServeConfig, watch: Watch, held: dict[s
         """Load a bundle aside, check it, swap it in. A bad one is refused (409) and the old one goes on."""
         bundle = Path(body.bundle) if body.bundle else None
         try:
-            fingerprint = await _in(held["side"], held["engine"].reload, bundle)
-        except (BundleError, OSError, RuntimeError) as error:
+            live = await _in(held["side"], held["engine"].reload, bundle, body.arm)
+        except (BundleError, DataError, OSError, RuntimeError) as error:
             watch.reloads.labels("refused").inc()
             raise HTTPException(409, f"{error} The earlier bundle goes on.") from None
         watch.reloads.labels("done").inc()
-        return Done(detail=fingerprint)
+        unchecked = "" if live.predictor.checked else " (unchecked: the bundle has no golden requests)"
+        return Done(detail=live.fingerprint + unchecked)
 
 
 def _plain_routes(app: FastAPI, watch: Watch, held: dict[str, Any]) -> None:
@@ -193,7 +196,7 @@ def _plain_routes(app: FastAPI, watch: Watch, held: dict[str, Any]) -> None:
         """The bundle is loaded and requests are taken."""
         if not held.get("ready"):
             raise HTTPException(503, "Not ready yet.")
-        return Done(detail=held["engine"].live.fingerprint)
+        return Done(detail=" ".join(held["engine"].fingerprints.values()))
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
@@ -211,7 +214,7 @@ def _plain_routes(app: FastAPI, watch: Watch, held: dict[str, Any]) -> None:
             "policies": engine.live.ranker.names,
             "users": users,
             "ads": len(engine.live.row_of_ad),
-            "bundle": engine.live.fingerprint,
+            "bundles": engine.fingerprints,
         }
 
     def page(name: str, kind: str) -> Callable[[], Any]:
@@ -242,6 +245,10 @@ def _faults(app: FastAPI) -> None:
     @app.exception_handler(AdrecError)
     async def mendable(request: Request, error: AdrecError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 400)
+
+    @app.exception_handler(StoreError)
+    async def storeless(request: Request, error: StoreError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 503, headers={"Retry-After": "5"})
 
     @app.exception_handler(OverloadedError)
     async def busy(request: Request, error: OverloadedError) -> JSONResponse:
@@ -281,4 +288,10 @@ def _most(count: int, most: int, what: str) -> None:
 
 
 def _note(request: Request, watch: Watch, *, rows: int, user: str) -> None:
-    request.scope["state"]["facts"] |= {"rows": rows, "user": watch.masked(user)}
+    _facts(request).update(rows=rows, user=watch.masked(user))
+
+
+def _facts(request: Request) -> dict[str, Any]:
+    """What the log line of the request says beside path, status and time."""
+    facts: dict[str, Any] = request.scope["state"]["facts"]
+    return facts

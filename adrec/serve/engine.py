@@ -1,9 +1,11 @@
-"""Answers batches of requests from the live bundle and the event store. Runs in the model's thread; knows nothing of HTTP."""
+"""Answers batches of requests from the live bundles and the event store. Runs in the model's thread; knows nothing of HTTP."""
 
 import threading
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,14 @@ from adrec.config.serve import ServeConfig
 from adrec.data.examples import combined
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.tables import read_table
+from adrec.errors import ConfigError
 from adrec.inference.explain.explainer import Explainer
 from adrec.inference.explain.sentence import sentence
 from adrec.inference.lists.past_counters import PastCounters
+from adrec.inference.lists.ranker import Block, Ranker
 from adrec.ranking.ledger import Ledger
 from adrec.schema import ADS
+from adrec.serve.arms import FIRST, SECOND, arm_of
 from adrec.serve.live import Histories, Live, Past
 from adrec.serve.messages import (
     AdIn,
@@ -36,11 +41,13 @@ from adrec.serve.messages import (
     UserIn,
 )
 from adrec.serve.rounds import context_columns, count_event, described_users, in_rounds, micros
-from adrec.serve.store import Event, SqliteStore
+from adrec.serve.store import Event, open_store
+
+_CATCH_UP = 10_000  # events read at once
 
 
 class Engine:
-    """Everything behind the HTTP interface. `live` is replaced as a whole; a batch works with the one it started with."""
+    """Everything behind the HTTP interface. `lives` is replaced as a whole; a batch works with the ones it started with."""
 
     def __init__(self, config: ServeConfig) -> None:
         self.config = config
@@ -50,31 +57,44 @@ class Engine:
         own_ads = config.ads is None
         self._counters = PastCounters(prepared) if prepared is not None and own_ads else None
         self._past = Past.of(prepared if own_ads else None)
-        self.store = SqliteStore(config.store)
+        self.store = open_store(config)
         self._changes = self.store.ads()
         start = config.clock_from
         self._ahead = 0 if start is None else int((start.timestamp() - datetime.now(UTC).timestamp()) * 1_000_000)
         self._rebuild = threading.Lock()
-        self._ledger_lock = threading.Lock()
-        self._recording = threading.Lock()  # an event is in the store and in the ledger, or in neither
-        self.live = self._load(None)
-        self._ledger = self._counted(self.live)
+        self._state = threading.Lock()  # of `lives`, `_ledger` and `_counted`, which change together
+        arms = [FIRST] if config.challenger is None else [FIRST, SECOND]
+        self._bundles: dict[str, Path] = {arm: _bundle_of(config, arm) for arm in arms}
+        self.lives = {arm: self._load(arm, self._changes) for arm in arms}
+        self._ledger, self._counted = self._summed(self.lives[FIRST])
+
+    @property
+    def live(self) -> Live:
+        """The first arm's bundle over the catalogue."""
+        return self.lives[FIRST]
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Arm → fingerprint of its bundle."""
+        return {arm: live.fingerprint for arm, live in self.lives.items()}
 
     # ------------------------------------------------------------------------------------------- answering
 
     def score(self, items: Sequence[ScoreRequest]) -> list[ScoreAnswer | Exception]:
         """Scores of several requests in one pass of the model."""
-        live = self.live
-        return in_rounds(items, described_users, lambda some: self._score(live, some))
+        lives = self.lives
+        return in_rounds(items, described_users, lambda some: self._score(lives, some))
 
     def rank(self, items: Sequence[RankRequest]) -> list[RankAnswer | Exception]:
         """Lists of several requests in one pass of the model."""
-        live = self.live
-        return in_rounds(items, lambda item: list(item.requests), lambda some: self._rank(live, some))
+        with self._state:
+            self._catch_up()
+            lives, ledger = self.lives, self._ledger.copy()
+        return in_rounds(items, lambda item: list(item.requests), lambda some: self._rank(lives, ledger, some))
 
     def explain(self, item: ExplainRequest) -> ExplainAnswer:
         """Why one (user, ad) gets its score."""
-        live = self.live
+        live = self.lives[arm_of(item.user.user_id, self.config.challenger).name]
         _, catalogs = live.catalogs([item.user])
         at = self._now()
         row = {
@@ -103,17 +123,13 @@ class Engine:
         """Commit events, then count them. Returns how many were new."""
         now = self._now()
         told = [
-            Event(event.user_id, event.ad_id, event.kind, micros(event.at) or now, event.price, event.event_id)
+            Event(
+                event.user_id, event.ad_id, event.kind, micros(event.at) or now, event.price, event.event_id,
+                event.request_id, event.position, event.score, event.propensity, event.arm,
+            )
             for event in events
-        ]
-        with self._recording:
-            new = self.store.record(told)
-            numbers = self.store.user_numbers(event.user_id for event in new) if new else {}
-            with self._ledger_lock:
-                for event in new:
-                    number = numbers[event.user_id]
-                    count_event(self._ledger, self.live, number, event.ad_id, event.kind, 1, event.price or 0.0)
-        return len(new)
+        ]  # fmt: skip
+        return self.store.record(told)
 
     def ad(self, ad_id: str) -> AdIn:
         """A servable ad as it can be put. Raises DataError where there is none."""
@@ -133,14 +149,27 @@ class Engine:
         self.live.place(ad_id)
         self._change(ad_id, None)
 
-    def reload(self, bundle: Path | None) -> str:
-        """Load a bundle aside, check it, and put it in place; the earlier one goes on until then, and where it fails."""
+    def reload(self, bundle: Path | None, arm: str = FIRST) -> Live:
+        """Load a bundle aside, check it, and put it in place; the earlier one goes on until then, and where it fails.
+
+        Changed ads are read anew from the store: other servers over it may have changed some.
+        """
         with self._rebuild:
-            config = self.config if bundle is None else self.config.model_copy(update={"bundle": bundle})
-            live = Live.load(config, self._ads, self._users, self._changes, counters=self._counters)
-            self._put(live)
-            self.config = config
-        return live.fingerprint
+            if arm not in self.lives:
+                raise ConfigError("There is no arm b: the server was started without a 'challenger'.")
+            before = self._bundles[arm]
+            changes = self.store.ads()
+            self._bundles[arm] = bundle or before
+            try:
+                live = self._load(arm, changes)
+                others = self.lives
+                if changes != self._changes:
+                    others = {name: self._load(name, changes, other) for name, other in self.lives.items() if name != arm}
+            except BaseException:
+                self._bundles[arm] = before
+                raise
+            self._put({**others, arm: live}, changes)
+        return live
 
     # ------------------------------------------------------------------------------------------- inside
 
@@ -148,132 +177,163 @@ class Engine:
         """Microseconds since 1970, UTC, by the server's clock."""
         return int(datetime.now(UTC).timestamp() * 1_000_000) + self._ahead
 
-    def _score(self, live: Live, items: list[ScoreRequest]) -> list[ScoreAnswer]:
-        described = [user for item in items for user in described_users(item)]
-        places = {user.user_id: number for number, user in enumerate(described)}
-        _, catalogs = live.catalogs(described)
-        rows, user = [], []
-        for item in items:
-            for row in item.rows:
-                user.append(places[row.user_id])
-                rows.append(
-                    {
-                        "user_id": row.user_id, "ad_id": row.ad_id, "shown_at": micros(row.shown_at) or self._now(),
-                        "scenario": row.scenario, "query": row.query, **context_columns(row.context),
-                    }
-                )  # fmt: skip
-        histories = self._histories(live, [described[place] for place in user], [row["shown_at"] for row in rows])
-        examples = live.examples(rows, np.array(user), histories)
-        scores = live.predictor.score_examples(examples, catalogs, baselines=False)
-        out = [
-            ScoreOut(
-                user_id=row["user_id"], ad_id=row["ad_id"], logit=logit, score=score,
-                cold_ad=bool(live.ranker.catalogs.cold_ad[ad]), cold_user=bool(catalogs.cold_user[place]),
-            )
-            for row, logit, score, ad, place in zip(
-                rows, scores.logit.tolist(), scores.score.tolist(), examples.ad_index, user, strict=True
-            )
-        ]  # fmt: skip
-        ends = np.cumsum([len(item.rows) for item in items])
-        parts = np.split(np.arange(len(out)), ends[:-1])
-        return [ScoreAnswer(rows=[out[place] for place in part], bundle=live.fingerprint) for part in parts]
-
-    def _rank(self, live: Live, items: list[RankRequest]) -> list[RankAnswer]:
-        asked: list[RankUser] = [one for item in items for one in item.requests]
-        users, catalogs = live.catalogs(list(asked))
-        moments = [micros(one.shown_at) or self._now() for one in asked]
-        rows = [
-            {"user_id": one.user_id, "shown_at": at, "scenario": one.scenario, "query": one.query, "user_index": place}
-            for place, (one, at) in enumerate(zip(asked, moments, strict=True))
-        ]
-        requests = live.table(rows, self._histories(live, list(asked), moments))
-        numbers = self.store.user_numbers(one.user_id for one in asked)
-        with self._ledger_lock:
-            ledger = self._ledger.copy()
-        ranker = live.ranker.for_users(users, catalogs)
-        lists: list[RankedList] = []
-        answers: dict[int, list[RankedList]] = {}
-        # Requests that name their candidates are ranked apart: their candidates are of another width.
-        for named in (False, True):
-            mine = np.flatnonzero([(one.candidates is not None) == named for one in asked])
-            if len(mine) == 0:
+    def _score(self, lives: dict[str, Live], items: list[ScoreRequest]) -> list[ScoreAnswer]:
+        asked = [row for item in items for row in item.rows]
+        moments = [micros(row.shown_at) or self._now() for row in asked]
+        described = {user.user_id: user for item in items for user in described_users(item)}
+        arms = [arm_of(row.user_id, self.config.challenger).name for row in asked]
+        out: dict[int, ScoreOut] = {}
+        for arm, live in lives.items():
+            mine = [place for place, name in enumerate(arms) if name == arm]
+            if not mine:
                 continue
-            given = None
-            if named:
-                wide = max(len(asked[place].candidates or []) for place in mine)
-                given = np.full((len(mine), wide), -1, np.int64)
-                for line, place in enumerate(mine):
-                    ids = dict.fromkeys(asked[place].candidates or [])
-                    given[line, : len(ids)] = [live.place(ad_id) for ad_id in ids]
-            block = ranker.rank(
-                requests.take(pa.array(mine)),
-                first=int(np.random.default_rng().integers(2**40)),  # exploration draws anew for each request
-                given=given,
-                user=np.array([numbers[asked[place].user_id] for place in mine]),
-                ledger=ledger,
-            )
-            table = ranker.table(block)
-            row, _ = block.shown
-            titles = ranker.ads.titles.take(pa.array(block.ranked.ad[block.shown])).tolist()
-            values = {
-                name: combined(table[name]).tolist()
-                for name in ("ad_id", "rank", "score", "value", "price", "propensity", "reason")
-            }
-            for line, place in enumerate(mine):
-                at = np.flatnonzero(row == line)[: asked[place].top_n]
-                ads = [RankedAd(title=titles[spot], **{name: column[spot] for name, column in values.items()}) for spot in at]
-                answers[int(place)] = [
-                    RankedList(user_id=asked[place].user_id, policy=ranker.names[int(block.policy[line])], ads=ads)
-                ]
-        lists = [answers[place][0] for place in range(len(asked))]
-        ends = np.cumsum([len(item.requests) for item in items])
-        parts = np.split(np.arange(len(lists)), ends[:-1])
-        return [RankAnswer(lists=[lists[place] for place in part], bundle=live.fingerprint) for part in parts]
+            users = list({asked[place].user_id: described[asked[place].user_id] for place in mine}.values())
+            number = {user.user_id: row for row, user in enumerate(users)}
+            _, catalogs = live.catalogs(users)
+            rows = [
+                {
+                    "user_id": row.user_id, "ad_id": row.ad_id, "shown_at": moments[place],
+                    "scenario": row.scenario, "query": row.query, **context_columns(row.context),
+                }
+                for place in mine for row in [asked[place]]
+            ]  # fmt: skip
+            user = np.array([number[row["user_id"]] for row in rows])
+            histories = self._histories(live, [users[row] for row in user], [row["shown_at"] for row in rows])
+            examples = live.examples(rows, user, histories)
+            scores = live.predictor.score_examples(examples, catalogs, baselines=False)
+            cold_ad, cold_user = live.ranker.catalogs.cold_ad[examples.ad_index], catalogs.cold_user[user]
+            for place, row, logit, score, ad_is_cold, user_is_cold in zip(
+                mine, rows, scores.logit.tolist(), scores.score.tolist(), cold_ad.tolist(), cold_user.tolist(), strict=True
+            ):
+                out[place] = ScoreOut(
+                    user_id=row["user_id"], ad_id=row["ad_id"], logit=logit, score=score,
+                    cold_ad=ad_is_cold, cold_user=user_is_cold, arm=arm,
+                )  # fmt: skip
+        bundles = {arm: live.fingerprint for arm, live in lives.items()}
+        waiting = iter(range(len(asked)))
+        return [ScoreAnswer(rows=[out[next(waiting)] for _ in item.rows], bundles=bundles) for item in items]
+
+    def _rank(self, lives: dict[str, Live], ledger: Ledger, items: list[RankRequest]) -> list[RankAnswer]:
+        asked: list[RankUser] = [one for item in items for one in item.requests]
+        moments = [micros(one.shown_at) or self._now() for one in asked]
+        numbers = self.store.numbers(one.user_id for one in asked)
+        arms = [arm_of(one.user_id, self.config.challenger) for one in asked]
+        lists: dict[int, RankedList] = {}
+        for arm, live in lives.items():
+            mine = [place for place, (name, _) in enumerate(arms) if name == arm]
+            if not mine:
+                continue
+            users, catalogs = live.catalogs([asked[place] for place in mine])
+            rows = [
+                {
+                    "user_id": one.user_id, "shown_at": moments[place], "scenario": one.scenario, "query": one.query,
+                    "user_index": row,
+                }
+                for row, place in enumerate(mine) for one in [asked[place]]
+            ]  # fmt: skip
+            histories = self._histories(live, [asked[place] for place in mine], [moments[place] for place in mine])
+            requests = live.table(rows, histories)
+            ranker = live.ranker.for_users(users, catalogs)
+            # Requests that name their candidates are ranked apart: their candidates are of another width.
+            for named in (False, True):
+                some = [row for row, place in enumerate(mine) if (asked[place].candidates is not None) == named]
+                if not some:
+                    continue
+                places = [mine[row] for row in some]
+                block = ranker.rank(
+                    requests.take(pa.array(some)),
+                    first=int(np.random.default_rng().integers(2**40)),  # exploration draws anew for each request
+                    given=_given_ads(live, [asked[place].candidates or [] for place in places]) if named else None,
+                    # A user without events is in no count: any number of its own will do.
+                    user=np.array([numbers.get(asked[place].user_id, -1 - place) for place in places]),
+                    ledger=ledger.copy(),
+                )
+                for place, policy, ads in zip(places, block.policy.tolist(), _lists(ranker, block), strict=True):
+                    lists[place] = RankedList(
+                        user_id=asked[place].user_id, request_id=uuid.uuid4().hex[:16], policy=ranker.names[policy],
+                        arm=arm, arm_share=arms[place].share, ads=ads[: asked[place].top_n],
+                    )  # fmt: skip
+        bundles = {arm: live.fingerprint for arm, live in lives.items()}
+        waiting = iter(range(len(asked)))
+        return [RankAnswer(lists=[lists[next(waiting)] for _ in item.requests], bundles=bundles) for item in items]
 
     def _histories(self, live: Live, users: list[UserIn], moments: list[int]) -> Histories:
         limit = live.predictor.packed.config.model.user.max_history
-        found = []
-        known: dict[tuple[str, int], Any] = {}
-        for user, at in zip(users, moments, strict=True):
-            key = (user.user_id, at)
-            if key not in known:
-                clicks = self.store.clicks(user.user_id, at, limit) if user.history is None else []
-                known[key] = live.history(self._past, user, clicks, at, limit)
-            found.append(known[key])
+        keys = [(user.user_id, at) for user, at in zip(users, moments, strict=True)]
+        kinds = dict(zip(keys, users, strict=True))
+        asked = [key for key, user in kinds.items() if user.history is None]
+        clicks = dict(zip(asked, self.store.clicks(asked, limit), strict=True))
+        known = {key: live.history(self._past, user, clicks.get(key, []), key[1], limit) for key, user in kinds.items()}
+        found = [known[key] for key in keys]
         return Histories([rows for rows, _, _ in found], [hours for _, hours, _ in found], [length for _, _, length in found])
 
     def _change(self, ad_id: str, values: dict[str, Any] | None) -> None:
         with self._rebuild:
             changes = {**self._changes, ad_id: values}
-            live = self._load(self.live, changes)
+            lives = {arm: self._load(arm, changes, live) for arm, live in self.lives.items()}
             self.store.put_ad(ad_id, values)
-            self._changes = changes
-            self._put(live)
+            self._put(lives, changes)
 
-    def _load(self, before: Live | None, changes: dict[str, Any] | None = None) -> Live:
+    def _load(self, arm: str, changes: dict[str, Any], before: Live | None = None) -> Live:
+        """An arm's bundle over the changed catalogue; the loaded one of `before`, if given."""
         return Live.load(
             self.config,
+            self._bundles[arm],
             self._ads,
             self._users,
-            self._changes if changes is None else changes,
+            changes,
             counters=self._counters,
             predictor=before.predictor if before is not None else None,
+            onnx=arm == FIRST,
         )
 
-    def _put(self, live: Live) -> None:
-        """The new bundle or catalogue, and a ledger over its rows."""
-        with self._recording, self._ledger_lock:
-            self._ledger = self._counted(live)
-            self.live = live
+    def _put(self, lives: dict[str, Live], changes: dict[str, Any]) -> None:
+        """New bundles or another catalogue, and a ledger over its rows."""
+        with self._state:
+            self._ledger, self._counted = self._summed(lives[FIRST])
+            self.lives, self._changes = lives, changes
 
-    def _counted(self, live: Live) -> Ledger:
-        """What the store knows of impressions and spend, as a ledger over the live catalogue."""
+    def _summed(self, live: Live) -> tuple[Ledger, int]:
+        """What the store knows of impressions and spend, as a ledger over the live catalogue, and its last event."""
         ledger = Ledger(live.ranker.ads.budget, len(live.ranker.ledger.campaign))
-        for user, ad_id, count in self.store.impressions():
+        totals = self.store.totals()
+        for user, ad_id, count in totals.impressions:
             count_event(ledger, live, user, ad_id, "impression", count, 0.0)
-        for ad_id, spent in self.store.spent().items():
+        for ad_id, spent in totals.spent.items():
             count_event(ledger, live, 0, ad_id, "click", 1, spent)
-        return ledger
+        return ledger, totals.last
+
+    def _catch_up(self) -> None:
+        """Count what was recorded since, by this server or another over the same store."""
+        while told := self.store.after(self._counted, _CATCH_UP):
+            for number, user, event in told:
+                count_event(self._ledger, self.lives[FIRST], user, event.ad_id, event.kind, 1, event.price or 0.0)
+                self._counted = number
+
+
+def _bundle_of(config: ServeConfig, arm: str) -> Path:
+    return config.bundle if arm == FIRST or config.challenger is None else config.challenger.bundle
+
+
+def _given_ads(live: Live, candidates: list[list[str]]) -> np.ndarray:
+    """(R, C) rows of the named ads, each once, -1 behind the last."""
+    given = np.full((len(candidates), max(map(len, candidates))), -1, np.int64)
+    for line, ids in enumerate(candidates):
+        named = [live.place(ad_id) for ad_id in dict.fromkeys(ids)]
+        given[line, : len(named)] = named
+    return given
+
+
+def _lists(ranker: Ranker, block: Block) -> list[list[RankedAd]]:
+    """The ads of each request of the block, in order."""
+    table = ranker.table(block)
+    row, _ = block.shown
+    names = ("ad_id", "rank", "score", "value", "price", "propensity", "reason")
+    columns = {name: combined(table[name]).tolist() for name in names}
+    columns["title"] = ranker.ads.titles.take(pa.array(block.ranked.ad[block.shown])).tolist()
+    ads = [RankedAd(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
+    ends = np.searchsorted(row, np.arange(len(block.requests) + 1)).tolist()
+    return [ads[start:end] for start, end in pairwise(ends)]
 
 
 def _given(prepared: Prepared | None) -> Prepared:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adrec.bundle import open_bundle
-from adrec.config.rank import Policy
 from adrec.config.serve import ServeConfig
 from adrec.data.examples import Examples, combined, examples_from_table
 from adrec.data.prepared import Prepared
@@ -17,6 +17,7 @@ from adrec.errors import BundleError, DataError
 from adrec.inference.lists.past_counters import PastCounters
 from adrec.inference.lists.ranker import Ranker
 from adrec.inference.lists.requests import users_at
+from adrec.inference.onnx.backend import predictor_of
 from adrec.inference.predictor import Catalogs, Predictor
 from adrec.schema import STRINGS, TIMESTAMP
 from adrec.serve.catalogue import users_of, with_changes
@@ -77,22 +78,25 @@ class Live:
     def load(
         cls,
         config: ServeConfig,
+        bundle: Path,
         ads: pa.Table,
         users: pa.Table,
         changes: dict[str, dict[str, Any] | None],
         *,
         counters: PastCounters | None,
         predictor: Predictor | None = None,
-        policies: dict[str, Policy] | None = None,
+        onnx: bool = False,
     ) -> "Live":
-        """Load the bundle (or take the loaded `predictor`), encode the catalogue, check that it scores."""
+        """Load the bundle (or take the loaded `predictor`), encode the catalogue, check that it scores.
+
+        `onnx`: on the onnxruntime graphs that the config names, if it does.
+        """
         if predictor is None:
-            predictor = Predictor.load(config.bundle, device=config.device)
+            graphs = config.onnx if onnx else None
+            predictor = predictor_of(bundle, device=config.device, cache=config.cache, onnx=graphs, int8=config.onnx_int8)
         table, gone = with_changes(ads, changes, predictor.packed)
         catalogs = predictor.catalogs(table, users.slice(0, 1))
-        ranker = Ranker(
-            predictor, catalogs, table, users.slice(0, 1), policies or config.policies, counters=counters, seed=config.seed
-        )
+        ranker = Ranker(predictor, catalogs, table, users.slice(0, 1), config.policies, counters=counters, seed=config.seed)
         for rules, _ in ranker.finder.rules:
             rules.allowed[gone] = False
         ids = ranker.ads.ids.tolist()
@@ -103,7 +107,7 @@ class Live:
             users=users,
             row_of_ad=dict(zip(ids, range(len(ids)), strict=True)),
             deleted={ad_id for ad_id, ad in changes.items() if ad is None},
-            fingerprint=open_bundle(config.bundle, verify=False).fingerprint,
+            fingerprint=open_bundle(bundle, verify=False).fingerprint,
         )
         live.check()
         return live

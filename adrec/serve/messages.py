@@ -70,14 +70,16 @@ class ScoreOut(Message):
     score: float
     cold_ad: bool
     cold_user: bool
+    arm: str
+    """Which bundle answered: a, or b in an A/B test."""
 
 
 class ScoreAnswer(Message):
     """All rows."""
 
     rows: list[ScoreOut]
-    bundle: str
-    """Fingerprint of the bundle that answered."""
+    bundles: dict[str, str]
+    """Arm → fingerprint of its bundle."""
 
 
 class RankUser(UserIn):
@@ -119,7 +121,13 @@ class RankedList(Message):
     """One user's list."""
 
     user_id: str
+    request_id: str
+    """Send it with the events that this list leads to."""
     policy: str
+    arm: str
+    """Which bundle ranked: a, or b in an A/B test."""
+    arm_share: float
+    """Share of users in this arm: the propensity of the arm."""
     ads: list[RankedAd]
 
 
@@ -127,7 +135,8 @@ class RankAnswer(Message):
     """Lists in the order asked."""
 
     lists: list[RankedList]
-    bundle: str
+    bundles: dict[str, str]
+    """Arm → fingerprint of its bundle."""
 
 
 class ExplainRequest(Message):
@@ -162,6 +171,13 @@ class EventIn(Message):
     """What the click cost; it counts against the ad's budget."""
     event_id: Id | None = None
     """Repeated ones count once."""
+    request_id: Id | None = None
+    """Of the list that led to it; this and what follows as the list said, so that `adrec events` can judge the lists."""
+    position: int | None = Field(default=None, ge=1, le=1_000_000)
+    """The ad's rank in the list."""
+    score: float | None = Field(default=None, ge=0, le=1)
+    propensity: float | None = Field(default=None, gt=0, le=1)
+    arm: Literal["a", "b"] | None = None
 
 
 class EventsRequest(Message):

@@ -5,6 +5,8 @@ import json
 import logging
 import secrets
 import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -43,6 +45,12 @@ class Watch:
     def masked(self, user_id: str) -> str:
         """A name for a user that means something only within this process's log."""
         return hashlib.blake2b(user_id.encode(), key=self._salt, digest_size=6).hexdigest()
+
+    def answered(self, facts: dict[str, Any], scores: Iterable[float], arms: Sequence[str]) -> None:
+        """Count the scores given out, and note in the request's `facts` how many answers came from each arm."""
+        for score in scores:
+            self.scores.observe(score)
+        facts["arms"] = {arm: arms.count(arm) for arm in sorted(set(arms))}
 
     def log(self, **facts: object) -> None:
         """One line of JSON on stderr."""

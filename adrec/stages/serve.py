@@ -41,6 +41,11 @@ def run(config: ServeConfig, terminal: Terminal) -> ServeResult:
     with terminal.progress("Loading the bundle and the catalogue", None, unit="ads"):
         engine = Engine(config)
     terminal.warn(f"serving {len(engine.live.row_of_ad):,} ads on http://{config.host}:{config.port} (Ctrl-C stops)")
+    if getattr(engine.store, "forgetful", False):
+        terminal.warn("this Redis writes no log (appendonly no): its restart loses events. Set 'appendonly yes'.")
+    for arm, live in engine.lives.items():
+        if not live.predictor.checked:
+            terminal.warn(f"arm {arm}: the bundle's logits were not checked (no golden requests, or scored by onnxruntime)")
     settings = uvicorn.Config(
         create_app(config, engine),
         host=config.host,

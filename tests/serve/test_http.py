@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
+from redis_server import needs_redis, redis_server
 from served import make_bundle, settings_of
 
 from adrec.data.prepared import open_prepared
@@ -33,9 +34,22 @@ def client(folder):
         yield opened
 
 
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory):
+    with redis_server(tmp_path_factory.mktemp("redis")) as (_, url):
+        yield url
+
+
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=needs_redis)])
+def stored(request, folder, tmp_path):
+    """Settings with a fresh store, in SQLite and in Redis."""
+    redis = {"redis": request.getfixturevalue("redis_url"), "redis_prefix": tmp_path.name}
+    return settings_of(folder, tmp_path / "store.sqlite", **(redis if request.param == "redis" else {}))
+
+
 @pytest.fixture
-def fresh(folder, tmp_path):
-    with TestClient(create_app(settings_of(folder, tmp_path / "store.sqlite")), raise_server_exceptions=False) as opened:
+def fresh(stored):
+    with TestClient(create_app(stored), raise_server_exceptions=False) as opened:
         yield opened
 
 
@@ -123,8 +137,16 @@ def test_a_spent_budget_ends_an_ad(fresh):
     assert ask(fresh, user_id="new", candidates=["a5"]) == []
 
 
-def test_a_new_ad_is_served_at_once_and_after_a_restart(folder, tmp_path):
-    settings = settings_of(folder, tmp_path / "store.sqlite")
+def test_what_another_server_recorded_counts_here(stored):
+    with TestClient(create_app(stored)) as one, TestClient(create_app(stored)) as other:
+        assert ask(one, user_id="new", candidates=["a5"])
+        shown = {"user_id": "new", "ad_id": "a5", "kind": "impression"}
+        other.post("/v1/events", json={"events": [shown, shown]})
+        assert ask(one, user_id="new", candidates=["a5"]) == []
+
+
+def test_a_new_ad_is_served_at_once_and_after_a_restart(stored):
+    settings = stored
     with TestClient(create_app(settings)) as client:
         assert (
             client.put("/v1/ads/n1", json={"title": "guitar concert 吉他", "category": "c1", "bid": 100.0}).status_code == 200

@@ -4,14 +4,14 @@ const TEXTS = {
     user: "User", interests: "Interests (commas; empty: what is known)", clicks: "Clicked ads (ids, commas; empty: what is known)",
     scenario: "Scenario", query: "Search", key: "API key", rank: "Rank ads", why: "Why?", click: "Click", bid: "Bid", set: "Set",
     working: "Ranking…", none: "No ad may be shown here: the rules, budgets or caps leave none.", other: "中文",
-    about: (a) => `${a.ads.toLocaleString()} ads, bundle ${a.bundle}`, score: "click probability", value: "value", price: "price per click",
+    about: (a) => `${a.ads.toLocaleString()} ads, bundle ${Object.values(a.bundles).join(" / ")}`, score: "click probability", value: "value", price: "price per click",
     propensity: "shown with probability", clicked: "Recorded. Later lists know of this click.", explaining: "Explaining…",
   },
   zh: {
     user: "用户", interests: "兴趣（逗号分隔；留空用已知的）", clicks: "点击过的广告（编号，逗号分隔；留空用已知的）",
     scenario: "场景", query: "搜索词", key: "API 密钥", rank: "排序", why: "为什么？", click: "点击", bid: "出价", set: "设定",
     working: "正在排序…", none: "规则、预算或频次上限之下没有可展示的广告。", other: "English",
-    about: (a) => `${a.ads.toLocaleString()} 条广告，模型 ${a.bundle}`, score: "点击概率", value: "价值", price: "每次点击价格",
+    about: (a) => `${a.ads.toLocaleString()} 条广告，模型 ${Object.values(a.bundles).join(" / ")}`, score: "点击概率", value: "价值", price: "每次点击价格",
     propensity: "展示概率", clicked: "已记录，之后的排序会考虑这次点击。", explaining: "正在解释…",
   },
 };
