@@ -111,9 +111,11 @@ class ContrastiveObjective(Config):
 
     weight: float = Field(1.0, gt=0)
     """Factor of its loss in the sum."""
-    positives: list[Literal["dropout", "clicks", "queries", "interests"]] = Field(["dropout"], min_length=1)
+    positives: list[Literal["dropout", "clicks", "queries", "interests", "categories"]] = Field(["dropout"], min_length=1)
     """`dropout`: the same text twice (SimCSE, Gao et al., 2021); stands alone. The others pair a clicked ad of the training
-    rows with the ad clicked before it, with the query, or with the user's interests."""
+    rows with an ad clicked before it, with the query, or with the user's interests; or any ad with its category's name."""
+    window: int = Field(1, ge=1)
+    """For clicks: how many clicks apart two ads of one user may lie to be a pair."""
     temperature: float = Field(0.05, gt=0)
     """Divides the cosines."""
     log_q: bool = True
@@ -161,6 +163,12 @@ class Batches(Config):
     limit_texts: int | None = Field(None, ge=2)
     """Only the first so many texts of the corpus."""
 
+    streamed: bool = False
+    """Keep no tokens on disk: count them in one pass, and make them anew whenever a batch needs them. For corpora whose tokens
+    the disk cannot hold; the batches are the same."""
+    chunk_texts: int = Field(131_072, ge=1)
+    """Texts that are packed and shuffled together. When streaming, so many are in memory at once."""
+
     @model_validator(mode="after")
     def _fits(self) -> "Batches":
         if self.packing and not self.max_tokens <= self.pack_tokens <= self.batch_tokens:
@@ -185,3 +193,10 @@ class PretrainConfig(StageConfig):
     """How texts become batches."""
     training: TrainingConfig = TrainingConfig()
     """Optimiser, schedule, checkpoints."""
+
+    @model_validator(mode="after")
+    def _streams(self) -> "PretrainConfig":
+        contrastive = self.objectives.contrastive
+        if self.batches.streamed and (self.objectives.dae or (contrastive and "dropout" in contrastive.positives)):
+            raise ValueError("batches.streamed: dae and contrastive dropout hold the whole corpus in memory; leave them out")
+        return self

@@ -6,6 +6,7 @@ Best-fit packing over the histogram of lengths, after Krell et al., "Efficient S
 # N texts, P packs, B packs a batch, L tokens a pack
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -57,6 +58,15 @@ def pack(lengths: np.ndarray, capacity: int, *, seed: int) -> Packs:
     order = generator.permutation(len(sizes))
     offsets = np.concatenate([[0], np.cumsum(sizes[order])]).astype(np.int64)
     return Packs(rows[spans(starts[:-1][order], sizes[order])], offsets)
+
+
+def joined(parts: Sequence[Packs]) -> Packs:
+    """Packs of several runs of texts, one after the other."""
+    texts = np.concatenate([[0], np.cumsum([len(part.rows) for part in parts])])
+    return Packs(
+        np.concatenate([part.rows + first for part, first in zip(parts, texts[:-1], strict=True)]),
+        np.concatenate([[0], *(part.offsets[1:] + first for part, first in zip(parts, texts[:-1], strict=True))]),
+    )
 
 
 def _strategies(counts: np.ndarray, capacity: int) -> list[tuple[int, tuple[int, ...]]]:

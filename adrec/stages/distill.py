@@ -15,7 +15,7 @@ from rich.table import Table
 from adrec.bundle import MANIFEST, open_bundle, save_bundle
 from adrec.config.base import save_config
 from adrec.config.distill import DistillConfig
-from adrec.data.corpus import open_corpus, ordinary_ids
+from adrec.data.corpus import open_corpus, ordinary_ids, texts_of
 from adrec.data.device import resolve_device
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.tables import folder_aside
@@ -147,12 +147,18 @@ def _train(
     terminal: Terminal,
 ) -> tuple[FitResult, list[str]]:
     """Fit the student; also the held-out texts."""
-    import pyarrow.parquet as pq
-
     settings, batches, tokenizer = config.training, config.batches, original.tokenizer
     path = prepared.path / "corpus.parquet"
     with terminal.progress("tokenising", unit="texts"):
-        corpus = open_corpus(path, tokenizer, max_tokens=batches.max_tokens, cache=work / "corpus", limit=batches.limit_texts)
+        corpus = open_corpus(
+            path,
+            tokenizer,
+            max_tokens=batches.max_tokens,
+            cache=work / "corpus",
+            limit=batches.limit_texts,
+            streamed=batches.streamed,
+            chunk=batches.chunk_texts,
+        )
     usable = corpus.lengths > 2
     feeds = [
         MlmFeed(
@@ -211,8 +217,7 @@ def _train(
         unit="tokens",
         units_of=lambda batch: int(batch[0].real),
     )
-    texts = pq.read_table(path, columns=["text"]).column("text").to_numpy()[: len(corpus)]
-    return result, [str(text) for text in texts[feeds[1].rows][:_SPEED_TEXTS]]
+    return result, texts_of(path, feeds[1].rows[:_SPEED_TEXTS])
 
 
 def _write(config: DistillConfig, student: LanguageModel, encoder: TextEncoder, teacher: LanguageModel) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +13,7 @@ from rich.table import Table
 
 from adrec.config.base import save_config
 from adrec.config.pretrain import AutoencoderModel, ContinuedModel, PretrainConfig, ScratchModel
-from adrec.data.corpus import Corpus, open_corpus
+from adrec.data.corpus import Corpus, open_corpus, texts_of
 from adrec.data.device import resolve_device
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.tables import folder_aside
@@ -26,6 +26,7 @@ from adrec.training.mlm_module import JointFeed, PretrainModule
 from adrec.training.objectives.mlm import MlmFeed, MlmScore, score_mlm, score_unigram
 from adrec.training.trainer import FitResult, fit, open_work, total_batches, total_steps, work_folder
 
+NEIGHBOUR_TEXTS = 5000  # the first ads of the corpus, among which neighbours are looked for
 HELD_OUT_SEED = 20190524  # the masks of held-out texts are the same for every model
 
 
@@ -101,6 +102,8 @@ def _run_language_model(config: PretrainConfig, prepared: Prepared, terminal: Te
             max_tokens=config.batches.max_tokens,
             cache=work / "corpus",
             limit=config.batches.limit_texts,
+            streamed=config.batches.streamed,
+            chunk=config.batches.chunk_texts,
         )
     encoder = TextEncoder(
         backbone=model.backbone,
@@ -110,7 +113,7 @@ def _run_language_model(config: PretrainConfig, prepared: Prepared, terminal: Te
         max_tokens=config.batches.max_tokens,
         template=prepared.manifest.get("text_template"),
     )
-    ads = _ad_texts(prepared, corpus)
+    ads = texts_of(prepared.path / "corpus.parquet", np.flatnonzero(corpus.kind == "ad")[:NEIGHBOUR_TEXTS])
     with terminal.progress("measuring the start", unit="texts"):
         before = _held_out(config, model, corpus, tokenizer, device)
         vectors_before = neighbours(encoder, ads, device=device)
@@ -255,15 +258,6 @@ def _pooling(config: PretrainConfig) -> str:
         return config.pooling
     where = resolve_reference(config.model.reference) if isinstance(config.model, ContinuedModel) else None
     return cast(str, read_settings(where).get("pooling", "mean")) if isinstance(where, Path) else "mean"
-
-
-def _ad_texts(prepared: Prepared, corpus: Corpus, most: int = 5000) -> Sequence[str]:
-    """The first ad texts of the corpus."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(prepared.path / "corpus.parquet", columns=["text", "kind"]).slice(0, len(corpus))
-    texts = table.column("text").to_numpy()[table.column("kind").to_numpy() == "ad"]
-    return [str(text) for text in texts[:most]]
 
 
 def _identity(config: PretrainConfig) -> dict[str, Any]:

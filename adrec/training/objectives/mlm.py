@@ -1,5 +1,6 @@
 """Masked language modelling on packed texts (Devlin et al., 2019; whole words as Cui et al., 2021)."""
 
+from itertools import pairwise
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from adrec.data.corpus import Corpus
 from adrec.data.masking import mask_tokens
-from adrec.data.packing import Packs, pack, spans
+from adrec.data.packing import Packs, joined, pack, spans
 from adrec.models.language_model import LanguageModel
 from adrec.training.loader import shuffled
 
@@ -25,9 +26,10 @@ class MlmBatch(NamedTuple):
 
 
 class MlmFeed:
-    """Texts to masked batches. Packs are made once; each epoch shuffles them and masks them anew.
+    """Texts to masked batches. Packs are made once, each of texts of one chunk; each epoch shuffles the chunks, and the packs
+    in each, and masks them anew.
 
-    `rows` are the texts of the corpus to use. Without `packing` every text has a row of its own, padded to the longest.
+    `rows` are the texts of the corpus to use, rising. Without `packing` every text has a row of its own, padded to the longest.
     """
 
     def __init__(
@@ -51,11 +53,15 @@ class MlmFeed:
         self.rate, self.whole_words, self.shuffle, self.seed = rate, whole_words, shuffle, seed
         lengths = corpus.lengths[rows]
         self.packing, self.pack_tokens = packing, pack_tokens
-        self.packs = (
-            pack(lengths, pack_tokens, seed=seed)
+        bounds = np.searchsorted(rows, np.arange(0, len(corpus) + corpus.chunk, corpus.chunk))
+        parts = [
+            pack(lengths[start:stop], pack_tokens, seed=seed)
             if packing
-            else Packs(np.arange(len(rows), dtype=np.int64), np.arange(len(rows) + 1, dtype=np.int64))
-        )
+            else Packs(np.arange(stop - start, dtype=np.int64), np.arange(stop - start + 1, dtype=np.int64))
+            for start, stop in pairwise(bounds)
+        ]
+        self.packs = joined(parts)
+        self.chunks = np.concatenate([[0], np.cumsum([len(part) for part in parts])])  # pack numbers where each chunk begins
         self.packs_per_batch = max(1, batch_tokens // (pack_tokens if packing else max(1, round(float(lengths.mean())))))
 
     @property
@@ -64,10 +70,13 @@ class MlmFeed:
         return int(self.corpus.lengths[self.rows].sum())
 
     def plan(self, epoch: int) -> list[np.ndarray]:
-        """Pack numbers of each batch."""
-        count = len(self.packs)
-        order = shuffled(count, seed=self.seed, epoch=epoch) if self.shuffle else np.arange(count)
-        return [order[start : start + self.packs_per_batch] for start in range(0, count, self.packs_per_batch)]
+        """Pack numbers of each batch, all of one chunk."""
+        batches = []
+        for chunk in self._order(len(self.chunks) - 1, epoch):
+            start, stop = self.chunks[chunk : chunk + 2]
+            order = start + self._order(int(stop - start), epoch)
+            batches += [order[first : first + self.packs_per_batch] for first in range(0, len(order), self.packs_per_batch)]
+        return batches
 
     def collate(self, numbers: np.ndarray, generator: np.random.Generator) -> MlmBatch:
         """Pack, mask, to tensors."""
@@ -93,6 +102,9 @@ class MlmFeed:
             labels=torch.from_numpy(masked.labels),
             real=torch.tensor(int((laid.texts >= 0).sum())),
         )
+
+    def _order(self, count: int, epoch: int) -> np.ndarray:
+        return shuffled(count, seed=self.seed, epoch=epoch) if self.shuffle else np.arange(count)
 
 
 class Mlm(nn.Module):

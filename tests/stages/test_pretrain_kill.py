@@ -1,0 +1,60 @@
+"""kill -9 while pretraining: the same command given again ends with the weights of a run that nothing stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from corpora import make_corpus
+from safetensors.torch import load_file
+
+from adrec.config.base import load_config
+from adrec.config.pretrain import PretrainConfig
+from adrec.stages.pretrain import run
+from adrec.terminal import Terminal
+from adrec.training.trainer import work_folder
+
+
+def settings(prepared, output, streamed):
+    return [
+        f"prepared={prepared}",
+        f"output={output}",
+        f"batches.streamed={str(streamed).lower()}",
+        "batches.max_tokens=32",
+        "batches.pack_tokens=64",
+        "batches.batch_tokens=512",
+        "batches.chunk_texts=100",
+        "training.epochs=60",
+        "training.patience=null",
+        "training.checkpoint_steps=5",
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("streamed", [False, True])
+def test_killed_in_the_middle_of_an_epoch_and_given_again(tmp_path, streamed):
+    prepared = make_corpus(tmp_path / "prepared", count=240)
+    whole = run(load_config(None, PretrainConfig, settings(prepared, tmp_path / "whole", streamed)), Terminal(quiet=True))
+    given = [f"--set={one}" for one in settings(prepared, tmp_path / "cut", streamed)]
+    command = [sys.executable, "-m", "adrec", "pretrain-mlm", "--quiet", *given]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=process_environment())
+    checkpoint = work_folder(tmp_path / "cut") / "last.ckpt"
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL and not (tmp_path / "cut").exists()
+    finished = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True, env=process_environment())
+    resumed = json.loads(finished.stdout)
+    assert resumed["run"]["resumed_at"] >= 5
+    assert resumed["run"]["evaluations"] == whole.run.evaluations
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut")]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
+
+
+def process_environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
