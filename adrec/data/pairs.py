@@ -26,10 +26,10 @@ class Pairs:
         """Number of pairs P."""
         return len(self.left)
 
-    def split(self, fraction: float, *, seed: int) -> tuple["Pairs", "Pairs"]:
-        """Training and held-out pairs; at least one of each."""
+    def split(self, fraction: float, *, most: int, seed: int) -> tuple["Pairs", "Pairs"]:
+        """Training and held-out pairs; at least one of each, held out at most `most`."""
         order = np.random.default_rng(seed).permutation(len(self))
-        held = max(1, min(len(self) - 1, round(fraction * len(self))))
+        held = max(1, min(len(self) - 1, most, round(fraction * len(self))))
         parts = [np.sort(order[held:]), np.sort(order[:held])]
         first, second = (Pairs(self.texts, self.left[part], self.right[part], self.share) for part in parts)
         return first, second
@@ -65,10 +65,11 @@ def part_pairs(prepared: Prepared) -> Pairs:
     return _pairs(first, second)
 
 
-def click_pairs(prepared: Prepared, kinds: frozenset[str]) -> Pairs:
-    """Distinct pairs ending in a clicked ad, of training rows alone.
+def click_pairs(prepared: Prepared, kinds: frozenset[str], *, window: int = 1) -> Pairs:
+    """Distinct pairs ending in a clicked ad, of training rows and the histories in them alone.
 
-    `kinds`: `clicks` (the ad that the user had clicked before it), `queries` (what was searched), `interests` (the user's).
+    `kinds`: `clicks` (two ads that one user clicked, at most `window` clicks apart), `queries` (what was searched before a
+    click), `interests` (of the user who clicked), `categories` (of any ad, clicked or not, with its category's name).
     Raises DataError where the folder has none.
     """
     columns = ["click", "ad_index", "user_index", "history_index"]
@@ -78,28 +79,44 @@ def click_pairs(prepared: Prepared, kinds: frozenset[str]) -> Pairs:
     users = prepared.users().column("text").combine_chunks()
     lefts: list[pa.Array] = []
     rights: list[pa.Array] = []
+    together = np.empty(0, np.int64)
 
     def add(left: pa.Array, right: pa.Array) -> None:
         real = pc.and_(pc.not_equal(pc.fill_null(left, ""), ""), pc.not_equal(pc.fill_null(right, ""), ""))
         lefts.append(pc.filter(left, real))
         rights.append(pc.filter(right, real))
 
-    for batch in prepared.iter("train", columns):
+    for batch in prepared.iter("train", columns) if kinds - {"categories"} else ():
         clicked = batch.filter(pc.equal(pc.fill_null(batch.column("click"), 0), 1))
         ad_text = ads.take(clicked.column("ad_index"))
         if "clicks" in kinds:
-            history = clicked.column("history_index")
-            some = pc.greater(pc.list_value_length(history), 0)
-            last = history.filter(some)
-            newest = pc.list_flatten(last).take(pa.array(np.cumsum(pc.list_value_length(last).to_numpy()) - 1))
-            add(ads.take(newest), ad_text.filter(some))
+            first, second = _clicked_together(clicked.column("history_index"), clicked.column("ad_index"), window)
+            together = np.union1d(together, first * len(ads) + second)
         if "queries" in kinds and "query" in clicked.schema.names:
             add(clicked.column("query"), ad_text)
         if "interests" in kinds:
             add(users.take(clicked.column("user_index")), ad_text)
+    if len(together):
+        add(ads.take(pa.array(together // len(ads))), ads.take(pa.array(together % len(ads))))
+    if "categories" in kinds and "category" in prepared.ads().column_names:
+        add(ads, prepared.ads().column("category").combine_chunks())
     if not sum(map(len, lefts)):
         raise DataError(f"{prepared.path}: no pairs of kind {', '.join(sorted(kinds))} in the training rows.")
     return _pairs(pa.concat_arrays(lefts), pa.concat_arrays(rights))
+
+
+def _clicked_together(history: pa.ListArray, ad: pa.Array, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (earlier, later) of ads of one row, its history and then its own ad, at most `window` places apart."""
+    lengths = pc.fill_null(pc.list_value_length(history), 0).to_numpy().astype(np.int64)
+    clicks = np.insert(pc.list_flatten(history).to_numpy().astype(np.int64), np.cumsum(lengths), ad.to_numpy())
+    row = np.repeat(np.arange(len(lengths)), lengths + 1)
+    found = []
+    for apart in range(1, min(window, int(lengths.max(initial=0))) + 1):
+        one_row = row[apart:] == row[:-apart]
+        found.append((clicks[:-apart][one_row], clicks[apart:][one_row]))
+    if not found:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    return np.concatenate([pair[0] for pair in found]), np.concatenate([pair[1] for pair in found])
 
 
 def _pairs(left: pa.Array, right: pa.Array) -> Pairs:
@@ -108,9 +125,9 @@ def _pairs(left: pa.Array, right: pa.Array) -> Pairs:
     codes = both.indices.to_numpy().astype(np.int64)
     texts = both.dictionary.to_numpy(zero_copy_only=False)
     first, second = codes[: len(left)], codes[len(left) :]
-    share = np.bincount(second, minlength=len(texts)) / max(1, len(second))
     distinct = first != second
     keys = np.unique(first[distinct] * len(texts) + second[distinct])
     if len(keys) < 2:
         raise DataError("fewer than two pairs of texts: too few to learn from. Leave the objective out.")
-    return Pairs(texts, keys // len(texts), keys % len(texts), share)
+    right = keys % len(texts)
+    return Pairs(texts, keys // len(texts), right, np.bincount(right, minlength=len(texts)) / len(right))

@@ -22,6 +22,7 @@ from adrec.training.objectives.nsp import Nsp, NspFeed
 from adrec.training.objectives.texts import TokenTable
 
 HELD_OUT_PAIRS = 0.05
+MOST_HELD_OUT_PAIRS = 2048
 
 
 @dataclass
@@ -115,7 +116,7 @@ def _add_nsp(made: Objectives, settings: NspObjective, source: _Source) -> None:
     seed = source.config.seed
     feeds = [
         NspFeed(part, pairs, tokens, batch_texts=settings.batch_texts, shuffle=shuffle, seed=seed)
-        for part, shuffle in zip(pairs.split(HELD_OUT_PAIRS, seed=seed), (True, False), strict=True)
+        for part, shuffle in zip(pairs.split(HELD_OUT_PAIRS, most=MOST_HELD_OUT_PAIRS, seed=seed), (True, False), strict=True)
     ]
     made.add(Nsp(source.model.dimension), settings.weight, feeds[0], feeds[1])
 
@@ -152,9 +153,9 @@ def _add_contrastive(made: Objectives, settings: ContrastiveObjective, source: _
         share = np.full(len(texts), 1 / len(texts))
         train, valid = (Pairs(texts, rows, rows, share) for rows in _usable(source.corpus))
     else:
-        pairs = click_pairs(source.prepared, kinds - {"dropout"})
+        pairs = click_pairs(source.prepared, kinds, window=settings.window)
         texts = pairs.texts
-        train, valid = pairs.split(HELD_OUT_PAIRS, seed=seed)
+        train, valid = pairs.split(HELD_OUT_PAIRS, most=MOST_HELD_OUT_PAIRS, seed=seed)
     tokens = source.tokens(texts)
     log_q = settings.log_q and kinds != {"dropout"}
     feeds = [

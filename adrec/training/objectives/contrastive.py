@@ -14,14 +14,13 @@ from adrec.data.pairs import Pairs
 from adrec.models.language_model import LanguageModel
 from adrec.models.pooling import Pool
 from adrec.training.loader import shuffled
-from adrec.training.objectives.texts import Texts, TokenTable, text_vectors
+from adrec.training.objectives.texts import PackedTexts, TokenTable, text_vectors
 
 
 class ContrastiveBatch(NamedTuple):
-    """Row i of `left` belongs with row i of `right`."""
+    """Text i belongs with text U + i."""
 
-    left: Texts
-    right: Texts
+    texts: PackedTexts  # 2 U texts: the left of every pair, then the right of every pair
     log_q: Tensor  # (U,) float32: log of how often each right text is drawn, 0 where not corrected
     same: Tensor  # (U, U) bool: right text j must not be a negative of row i (the same text, or a true pair too)
 
@@ -50,8 +49,7 @@ class ContrastiveFeed:
         np.fill_diagonal(same, False)
         log_q = np.log(self.pairs.share[right].clip(min=1e-12)) if self.log_q else np.zeros(len(right))
         return ContrastiveBatch(
-            self.tokens.batch(self.tokens.rows(left)),
-            self.tokens.batch(self.tokens.rows(right)),
+            self.tokens.packed(self.tokens.rows(np.concatenate([left, right]))),
             torch.from_numpy(log_q.astype(np.float32)),
             torch.from_numpy(same),
         )
@@ -68,8 +66,7 @@ class Contrastive(nn.Module):
 
     def forward(self, model: LanguageModel, batch: ContrastiveBatch) -> Tensor:
         """Mean loss in nats per pair."""
-        left = nn.functional.normalize(text_vectors(model, self.pool, batch.left), dim=1)
-        right = nn.functional.normalize(text_vectors(model, self.pool, batch.right), dim=1)
+        left, right = nn.functional.normalize(text_vectors(model, self.pool, batch.texts), dim=1).chunk(2)  # (U, D) each
         logits = (left @ right.T).float() / self.temperature - batch.log_q
         logits = logits.masked_fill(batch.same, torch.finfo(logits.dtype).min)
         return nn.functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device))

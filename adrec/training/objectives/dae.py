@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from adrec.models.language_model import LanguageModel
 from adrec.models.pooling import Pool
 from adrec.training.loader import shuffled
-from adrec.training.objectives.texts import Texts, TokenTable, text_vectors
+from adrec.training.objectives.texts import PackedTexts, Texts, TokenTable, text_vectors
 
 
 class DaeBatch(NamedTuple):
     """The damaged copy and the whole text."""
 
-    damaged: Texts
+    damaged: PackedTexts
     whole: Texts
 
 
@@ -40,7 +40,7 @@ class DaeFeed:
     def collate(self, numbers: np.ndarray, generator: np.random.Generator) -> DaeBatch:
         """Delete tokens and pad both."""
         whole = self.tokens.rows(numbers)
-        return DaeBatch(self.tokens.batch([self._damage(row, generator) for row in whole]), self.tokens.batch(whole))
+        return DaeBatch(self.tokens.packed([self._damage(row, generator) for row in whole]), self.tokens.batch(whole))
 
     def _damage(self, row: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         keep = generator.random(len(row)) >= self.delete_rate

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adrec.data.packing import lay_out, pack
 from adrec.models.language_model import LanguageModel
 from adrec.models.pooling import Pool
 
@@ -20,6 +21,16 @@ class Texts(NamedTuple):
     tokens: Tensor  # (U, T) int64
     texts: Tensor  # (U, T) int64: 0 on real tokens, -1 on padding
     positions: Tensor  # (U, T) int64
+
+
+class PackedTexts(NamedTuple):
+    """Texts laid out several to a row, and where each text's tokens stand in the rows, end to end."""
+
+    tokens: Tensor  # (B, L) int64
+    texts: Tensor  # (B, L) int64: number of the text in its row, -1 on padding
+    positions: Tensor  # (B, L) int64
+    places: Tensor  # (U, T) int64: flat place of token t of text u; its last token's place beyond its length
+    mask: Tensor  # (U, T) int64: 1 on real tokens
 
 
 class TokenTable:
@@ -61,11 +72,29 @@ class TokenTable:
         positions = np.where(mask, np.arange(mask.shape[1]), 0)
         return Texts(torch.from_numpy(tokens), torch.from_numpy(np.where(mask, 0, -1)), torch.from_numpy(positions))
 
+    def packed(self, rows: Sequence[np.ndarray]) -> PackedTexts:
+        """Lay texts out in rows of 64 tokens or the longest text, so that hardly any padding is computed."""
+        lengths = np.fromiter((len(row) for row in rows), np.int64, len(rows))
+        capacity = max(64, int(lengths.max()))
+        packs = pack(lengths, capacity, seed=0)
+        tokens = np.concatenate([rows[number] for number in packs.rows])
+        laid = lay_out(
+            (tokens, np.full_like(tokens, -1), lengths[packs.rows]), np.diff(packs.offsets), capacity=capacity, pad_id=self.pad
+        )
+        real = np.flatnonzero(laid.texts >= 0)  # places of all tokens, in the order of packs.rows
+        starts = np.empty_like(lengths)
+        starts[packs.rows] = np.cumsum(lengths[packs.rows]) - lengths[packs.rows]
+        steps = np.arange(int(lengths.max()))
+        places = real[starts[:, None] + np.minimum(steps, lengths[:, None] - 1)]
+        mask = (steps < lengths[:, None]).astype(np.int64)
+        arrays = (laid.tokens, laid.texts, laid.positions, places, mask)
+        return PackedTexts(*(torch.from_numpy(array) for array in arrays))
+
     def _framed(self, ids: np.ndarray) -> np.ndarray:
         return np.concatenate([[self.cls], ids, [self.sep]])
 
 
-def text_vectors(model: LanguageModel, pool: Pool, texts: Texts) -> Tensor:
+def text_vectors(model: LanguageModel, pool: Pool, texts: PackedTexts) -> Tensor:
     """Vectors (U, D)."""
-    states = model(texts.tokens, texts.texts, texts.positions)
-    return cast(Tensor, pool(states, (texts.texts >= 0).long()))
+    states = model(texts.tokens, texts.texts, texts.positions).flatten(0, 1)  # (B L, D)
+    return cast(Tensor, pool(states[texts.places], texts.mask))
