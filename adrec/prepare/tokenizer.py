@@ -1,9 +1,11 @@
 """A subword tokenizer trained on the user's own texts, in the files that AutoTokenizer opens.
 
-WordPiece (Schuster and Nakajima 2012), byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) or Unigram
-(Kudo 2018), by the `tokenizers` library. Training reads texts as a stream.
+WordPiece (Schuster and Nakajima 2012) and byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) are trained by the
+`tokenizers` library, Unigram (Kudo 2018) by its author's sentencepiece on one thread, since the sums of the former depend on
+the order of a hash table. Equal texts give equal bytes.
 """
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +14,11 @@ import pyarrow.compute as pc
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from adrec.data.tables import iter_batches
-from adrec.errors import ConfigError, DataError
+from adrec.errors import ConfigError, DataError, ResourceError
 
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+
+_LONGEST_TEXT_BYTES = 1 << 20
 
 
 def train_tokenizer(
@@ -30,8 +34,7 @@ def train_tokenizer(
 ) -> int:
     """Train on the texts of corpus.parquet that are not held out, write `folder`. Returns the size of the vocabulary.
 
-    WordPiece and BPE give the same bytes each time. Unigram's sums depend on the order in which threads meet, so that its
-    vocabulary may differ in a few pieces.
+    Raises DataError where there is no text, and ResourceError where unigram lacks its package.
     """
     specials = [*SPECIAL.values(), *(token for token in special_tokens if token not in SPECIAL.values())]
     train = {"wordpiece": _wordpiece, "bpe": _bpe, "unigram": _unigram}[kind]
@@ -86,13 +89,39 @@ def _bpe(corpus: Path, specials: list[str], vocab_size: int, min_frequency: int,
 
 
 def _unigram(corpus: Path, specials: list[str], vocab_size: int, min_frequency: int, lowercase: bool) -> Tokenizer:
-    """Unigram has no least frequency: it prunes by likelihood."""
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = _normalizer(lowercase)
+    """Unigram has no least frequency: it prunes by likelihood. Characters that make up 0.05 % of the text are [UNK]."""
+    try:
+        import sentencepiece
+    except ModuleNotFoundError:
+        raise ResourceError("tokenizer.kind unigram needs sentencepiece. Run: pip install 'adrec[unigram]'") from None
+    normalizer = _normalizer(lowercase)
+    trained = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=(normalizer.normalize_str(text) for texts in _training_texts(corpus) for text in texts),
+            model_writer=trained,
+            model_type="unigram",
+            vocab_size=max(vocab_size - len(specials) + 1, 2),  # its own unknown piece is counted and not taken over
+            hard_vocab_limit=False,
+            num_threads=1,
+            normalization_rule_name="identity",
+            max_sentence_length=_LONGEST_TEXT_BYTES,
+            unk_id=0,
+            bos_id=-1,
+            eos_id=-1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise DataError(f"tokenizer: no unigram vocabulary of {vocab_size:,} pieces fits the texts ({reason[:200]}).") from None
+    model = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
+    pieces = [(model.id_to_piece(number), model.get_score(number)) for number in range(1, model.get_piece_size())]
+    vocabulary = [*((token, 0.0) for token in specials), *(pair for pair in pieces if pair[0] not in specials)]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=specials.index("[UNK]")))
+    tokenizer.add_special_tokens(specials)
+    tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=vocab_size, special_tokens=specials, unk_token="[UNK]", show_progress=False)
-    tokenizer.train_from_iterator(_training_texts(corpus), trainer)
     return tokenizer
 
 

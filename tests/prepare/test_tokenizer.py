@@ -1,5 +1,8 @@
 """Tokenizers: trained on the corpus, opened by AutoTokenizer, special tokens where encoders expect them."""
 
+import subprocess
+import sys
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -42,11 +45,18 @@ def test_held_out_texts_are_not_learnt(tmp_path, corpus):
     assert "zyx" not in (tmp_path / "tokenizer" / "tokenizer.json").read_text()
 
 
-@pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
-def test_training_twice_gives_the_same_bytes(tmp_path, corpus, kind):
-    for name in ("one", "two"):
-        train_tokenizer(corpus, tmp_path / name, kind=kind, vocab_size=300)
-    assert (tmp_path / "one" / "tokenizer.json").read_bytes() == (tmp_path / "two" / "tokenizer.json").read_bytes()
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
+def test_training_in_another_process_gives_the_same_bytes(tmp_path, corpus, kind):
+    arguments = f"Path({str(corpus)!r}), Path({str(tmp_path / 'other')!r}), kind={kind!r}, vocab_size=120"
+    program = f"from pathlib import Path; from adrec.prepare.tokenizer import train_tokenizer; train_tokenizer({arguments})"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    train_tokenizer(corpus, tmp_path / "here", kind=kind, vocab_size=120)
+    assert (tmp_path / "here" / "tokenizer.json").read_bytes() == (tmp_path / "other" / "tokenizer.json").read_bytes()
+
+
+def test_a_vocabulary_that_holds_not_even_the_characters(tmp_path, corpus):
+    with pytest.raises(DataError, match="no unigram vocabulary of 12 pieces fits the texts"):
+        train_tokenizer(corpus, tmp_path / "tokenizer", kind="unigram", vocab_size=12)
 
 
 def test_the_stage_trains_copies_or_leaves_out(tmp_path):
