@@ -56,4 +56,7 @@ class ScoreConfig(RowsConfig):
     baselines: bool = True
     """Add the scores of the bundle's baselines as `baseline_*`."""
     shard_rows: Annotated[int, Field(ge=1)] = 524_288
-    """Rows after which a finished part is kept: a killed run goes on behind the last part."""
+    """Rows of a finished part, which a killed run keeps; what workers share out."""
+    workers: Annotated[int, Field(ge=1)] = 1
+    """Processes, each with the model and the catalogue, that share the parts; one GPU each where there are several. The
+    output does not depend on it."""

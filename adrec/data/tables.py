@@ -31,19 +31,54 @@ def read_table(path: Path, spec: TableSpec | None = None, columns: Sequence[str]
 
 
 def iter_batches(
-    path: Path, spec: TableSpec | None = None, columns: Sequence[str] | None = None, *, batch_rows: int = 65_536
+    path: Path,
+    spec: TableSpec | None = None,
+    columns: Sequence[str] | None = None,
+    *,
+    batch_rows: int = 65_536,
+    start: int = 0,
+    stop: int | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """Stream a Parquet file or folder in file order, in batches of at most `batch_rows` rows. Raises DataError."""
+    """Stream a Parquet file or folder in file order, in batches of at most `batch_rows` rows. Raises DataError.
+
+    Of rows `start` up to `stop` (the end where None), only the row groups that hold them are read.
+    """
     dataset = open_dataset(path, spec)
     try:
-        yield from dataset.to_batches(
-            columns=list(columns) if columns is not None else None,
-            batch_size=batch_rows,
-            fragment_readahead=1,
-            batch_readahead=2,
-        )
+        for fragment, skip, take in _row_range(dataset, start, stop):
+            for batch in fragment.to_batches(
+                schema=dataset.schema,
+                columns=list(columns) if columns is not None else None,
+                batch_size=batch_rows,
+                fragment_readahead=1,
+                batch_readahead=2,
+            ):
+                before = min(skip, batch.num_rows)
+                part = batch.slice(before, take)
+                skip, take = skip - before, take - part.num_rows
+                if part.num_rows:
+                    yield part
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as Parquet ({_first_line(error)}). Write the file again.") from None
+
+
+def _row_range(
+    dataset: pyarrow.dataset.FileSystemDataset, start: int, stop: int | None
+) -> Iterator[tuple[pyarrow.dataset.ParquetFileFragment, int, int]]:
+    """The row groups that hold rows `start` up to `stop`, a fragment a file: rows of it to skip, and then to take."""
+    place = 0  # of the first row of a row group
+    for fragment in dataset.get_fragments():
+        assert isinstance(fragment, pyarrow.dataset.ParquetFileFragment)
+        first = place
+        wanted: list[int] = []
+        for group in fragment.row_groups:
+            if place + group.num_rows > start and (stop is None or place < stop):
+                first = first if wanted else place
+                wanted.append(group.id)
+            place += group.num_rows
+        if wanted:
+            skip = max(start - first, 0)
+            yield fragment.subset(row_group_ids=wanted), skip, (place if stop is None else min(stop, place)) - first - skip
 
 
 def open_dataset(path: Path, spec: TableSpec | None = None) -> pyarrow.dataset.FileSystemDataset:

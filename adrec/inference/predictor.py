@@ -3,7 +3,7 @@
 A row's score depends on nothing but the row, its user, its ad and its history: not on batch-mates, padding or batch size.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -275,7 +275,7 @@ class Predictor:
         logits: torch.Tensor = self.model(batch).logits
         return logits
 
-    def _batches(self, examples: Examples, catalogs: Catalogs, batch_rows: int) -> Iterator[Batch]:
+    def _batches(self, examples: Examples, catalogs: Catalogs, batch_rows: int) -> Generator[Batch, None, None]:
         collate = Collator(catalogs.ads, catalogs.users, catalogs.ad_texts, catalogs.user_texts, catalogs.queries, tasks=())
         for batch in InOrder(examples, collate, batch_rows):
             yield moved(batch, self.device)

@@ -1,6 +1,7 @@
 """Where rows to score come from: chunks of a table with the Examples behind them, from a prepared split or the user's files."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -11,11 +12,12 @@ import pyarrow.parquet as pq
 from adrec.config.score import RowsConfig
 from adrec.data.examples import Examples, combined, examples_from_table, ragged
 from adrec.data.prepared import Prepared, open_prepared
-from adrec.data.tables import iter_batches, parquet_files, parquet_schema, read_table
+from adrec.data.tables import check_schema, iter_batches, open_dataset, parquet_files, parquet_schema, read_table
+from adrec.errors import DataError
 from adrec.inference.past_rows import open_past
 from adrec.inference.predictor import Catalogs, Predictor
 from adrec.inference.rows import History
-from adrec.schema import SPLITS
+from adrec.schema import PREPARED_IMPRESSIONS, SPLITS
 
 INTERNAL = ("ad_index", "user_index", "history_index", "history_hours", "skipped_index", "history_length")
 """Columns of a prepared folder that mean nothing outside it."""
@@ -33,10 +35,20 @@ class Source(Protocol):
 
     catalogs: Catalogs
     ads: pa.Table
-    rows: int
 
-    def chunks(self, skip: int) -> Iterator[Chunk]:
-        """The rows after the first `skip`, in order."""
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:
+        """Rows `start` up to `stop` (the end where None) in order; one empty chunk where there are none."""
+
+
+def count_rows(config: RowsConfig) -> int:
+    """How many rows a config names. Raises DataError where a file is missing or broken."""
+    if config.split is not None:
+        assert config.prepared is not None
+        files = open_prepared(config.prepared).split_files(config.split)
+    else:
+        assert config.impressions is not None
+        files = parquet_files(config.impressions)
+    return sum(pq.read_metadata(file).num_rows for file in files if parquet_schema(file) is not None)
 
 
 def open_source(config: RowsConfig, predictor: Predictor) -> Source:
@@ -56,13 +68,16 @@ class PreparedSource:
         self.catalogs = predictor.catalogs(prepared.ads(), prepared.users())
         self.ads = ads = prepared.ads()
         self.of_ad = ads.select([name for name in ("category", "language", "bid", "advertiser_id") if name in ads.column_names])
-        self.rows = prepared.rows(split)
 
-    def chunks(self, skip: int) -> Iterator[Chunk]:
-        """Chunks of whole record batches; what `evaluate` slices by is joined from the ads."""
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:
+        """What `evaluate` slices by is joined from the ads."""
         features = self.predictor.packed.features["impressions"]
         limit = self.predictor.packed.config.model.user.max_history
-        for table in _after(self.prepared.iter(self.split, None, self.chunk_rows), skip):
+        folder = self.prepared.path / "impressions" / self.split
+        if not self.prepared.split_files(self.split):
+            raise DataError(f"{folder}: the split '{self.split}' has no rows. Change the split in the preprocess config.")
+        check_schema(parquet_schema(self.prepared.split_files(self.split)[0]), PREPARED_IMPRESSIONS, where=str(folder))
+        for table in _tables(folder, start, stop, self.chunk_rows):
             examples = examples_from_table(table, features, max_history=limit)
             kept = table.select([name for name in table.column_names if name not in INTERNAL])
             joined = self.of_ad.take(table["ad_index"])
@@ -86,24 +101,21 @@ class TableSource:
             users = prepared.users() if users is None else users
         assert ads is not None
         self.ads = ads
-        files = parquet_files(self.path)
-        self.rows = sum(pq.read_metadata(file).num_rows for file in files if parquet_schema(file) is not None)
         self.catalogs = predictor.catalogs(ads, users, self._users(), where=str(config.ads or config.prepared))
         self.history = self._clicks(config, prepared)
         ids = self.catalogs.ads.ids, self.catalogs.users.ids
         self.past = open_past(prepared, ads, users, *ids) if prepared is not None else None
 
-    def chunks(self, skip: int) -> Iterator[Chunk]:
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:
         """Chunks in file order."""
-        first = skip
-        for table in _after(iter_batches(self.path, batch_rows=self.chunk_rows), skip):
+        for table in _tables(self.path, start, stop, self.chunk_rows):
             yield Chunk(
                 table,
                 self.predictor.examples(
-                    table, self.catalogs, history=self.history, past=self.past, where=str(self.path), first_row=first
+                    table, self.catalogs, history=self.history, past=self.past, where=str(self.path), first_row=start
                 ),
             )
-            first += table.num_rows
+            start += table.num_rows
 
     def _users(self) -> pa.Array:
         """Distinct users of all rows."""
@@ -161,10 +173,11 @@ def _last_of_each(table: pa.Table) -> pa.Table:
     return table.take(pa.array(np.sort(len(users) - 1 - from_end)))
 
 
-def _after(batches: Iterator[pa.RecordBatch], skip: int) -> Iterator[pa.Table]:
-    for batch in batches:
-        if skip >= batch.num_rows:
-            skip -= batch.num_rows
-            continue
-        yield pa.Table.from_batches([batch.slice(skip)])
-        skip = 0
+def _tables(path: Path, start: int, stop: int | None, chunk_rows: int) -> Iterator[pa.Table]:
+    """Rows `start` up to `stop`; one empty table where there are none."""
+    found = False
+    for batch in iter_batches(path, batch_rows=chunk_rows, start=start, stop=stop):
+        found = True
+        yield pa.Table.from_batches([batch])
+    if not found:
+        yield open_dataset(path).schema.empty_table()

@@ -23,7 +23,6 @@ from adrec.inference.ahead import ahead
 from adrec.inference.score_source import count_rows
 from adrec.inference.shards import parquet_writer, part_path, score_shards
 from adrec.terminal import Terminal
-from adrec.training.trainer import work_folder
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def run(config: ScoreConfig, terminal: Terminal) -> ScoreResult:
     began = time.monotonic()
     bundle = open_bundle(config.bundle, verify=False)  # whoever loads its weights checks it
     rows = count_rows(config)
-    work = work_folder(config.output)
+    work = config.output.with_name(f".{config.output.name}.work")
     _open_work(work, {"bundle": bundle.fingerprint, "rows": _fingerprint(config), "config": _identity(config)})
     parts = [part_path(work, number) for number in range(max(1, math.ceil(rows / config.shard_rows)))]
     missing = [number for number, part in enumerate(parts) if not part.exists()]

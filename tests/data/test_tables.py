@@ -9,6 +9,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -190,6 +191,19 @@ def test_batches_come_in_file_order_and_size(tmp_path):
     assert max(batch.num_rows for batch in batches) <= 30
     assert [x for batch in batches for x in batch["x"].to_pylist()] == list(range(300))
     assert [file.name for file in parquet_files(tmp_path)] == [f"part-{number}.parquet" for number in range(3)]
+
+
+def test_any_range_of_rows_can_be_read_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    total = 0
+    for number, rows in enumerate([30, 1, 0, 45]):
+        table = pa.table({"x": np.arange(total, total + rows)})
+        pq.write_table(table, tmp_path / f"part-{number}.parquet", row_group_size=7)
+        total += rows
+    for _ in range(200):
+        start, stop = sorted(rng.integers(0, total + 10, 2).tolist())
+        rows = iter_batches(tmp_path, batch_rows=int(rng.integers(1, 20)), start=start, stop=stop)
+        assert [x for batch in rows for x in batch["x"].to_pylist()] == list(range(total))[start:stop]
 
 
 def test_files_being_written_are_not_read(tmp_path):

@@ -1,12 +1,6 @@
 """Finetune and score on a planted world: near the oracle, chance on shuffled labels, and what a bundle promises."""
 
 import dataclasses
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pyarrow as pa
@@ -269,30 +263,6 @@ def test_a_trained_encoder_travels_in_the_bundle(planted, tmp_path):
     before = load_text_encoder(str(config.output / "encoder")).state_dict()
     after = load_text_encoder(str(tmp_path / "trained" / "encoder")).state_dict()
     assert any(not torch.equal(before[name], after[name]) for name in before)
-
-
-@pytest.mark.slow
-def test_score_killed_at_any_moment_and_run_again_is_what_one_run_gives(planted, tmp_path):
-    world, config, _ = planted
-    expected, _ = _score(config, tmp_path, prepared=world.path, split="train", chunk_rows=200, shard_rows=400)
-    output = tmp_path / "killed.parquet"
-    command = [
-        sys.executable, "-m", "adrec", "score", "--quiet", "--bundle", str(config.output), "--output", str(output),
-        *[f"--set={key}={value}" for key, value in {
-            "prepared": world.path, "split": "train", "chunk_rows": 200, "shard_rows": 400, "cache": config.text.cache,
-        }.items()],
-    ]  # fmt: skip
-    generator = np.random.default_rng(0)
-    for _ in range(8):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        time.sleep(float(generator.uniform(2, 8)))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        if output.exists():
-            break
-    finished = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
-    assert json.loads(finished.stdout)["rows"] == expected.num_rows
-    assert pq.read_table(output).equals(expected)
 
 
 def test_an_ensemble_is_the_mean_of_its_networks(planted, tmp_path):

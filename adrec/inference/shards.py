@@ -1,0 +1,144 @@
+"""Rows to score, shard by shard: each becomes a finished Parquet part, in this process or by several workers.
+
+Shard k is rows k * shard_rows up to (k + 1) * shard_rows whoever scores it, so that any worker may, and a killed run needs
+only the parts that are missing. Within a process reading, computing and writing overlap (`adrec.inference.ahead`).
+"""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from functools import cache
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from adrec.config.score import ScoreConfig
+from adrec.data.device import resolve_device
+from adrec.data.tables import write_aside
+from adrec.errors import ResourceError
+from adrec.inference.ahead import ahead
+from adrec.inference.onnx.backend import predictor_of
+from adrec.inference.predictor import with_scores
+from adrec.inference.score_source import open_source
+from adrec.terminal import Terminal
+
+
+def part_path(work: Path, number: int) -> Path:
+    """Where shard `number` is kept when it is finished."""
+    return work / f"part-{number:06d}.parquet"
+
+
+class ShardScorer:
+    """An opened bundle over opened rows."""
+
+    def __init__(self, config: ScoreConfig, device: str, terminal: Terminal) -> None:
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self.config, self.terminal = config, terminal
+        self.predictor = predictor_of(config.bundle, device=device, cache=config.cache, onnx=config.onnx, int8=config.onnx_int8)
+        self.source = open_source(config, self.predictor)
+
+    def write(self, number: int, work: Path) -> int:
+        """Score one shard into its part; the number of its rows."""
+        rows = 0
+        with closing(ahead(self._scored(number), depth=1)) as tables, write_aside(part_path(work, number)) as aside:
+            first = next(tables)
+            with parquet_writer(aside, first.schema) as writer:
+                table: pa.Table | None = first
+                while table is not None:
+                    writer.write_table(table)
+                    rows += table.num_rows
+                    table = next(tables, None)
+        return rows
+
+    def _scored(self, number: int) -> Iterator[pa.Table]:
+        start = number * self.config.shard_rows
+        with closing(ahead(self.source.chunks(start, start + self.config.shard_rows), depth=1)) as chunks:
+            for chunk in chunks:
+                scores = self.predictor.score_examples(
+                    chunk.examples,
+                    self.source.catalogs,
+                    batch_rows=self.config.batch_rows,
+                    baselines=self.config.baselines,
+                    terminal=self.terminal,
+                )
+                yield with_scores(chunk.table, chunk.examples, self.source.catalogs, scores)
+
+
+def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Dictionaries for strings alone: numbers rarely repeat enough to pay for looking."""
+    strings = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
+    return pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=strings)
+
+
+def score_shards(config: ScoreConfig, numbers: Sequence[int], work: Path, terminal: Terminal) -> Iterator[int]:
+    """Score the given shards into `work`; yields the rows of each as it is finished, in any order.
+
+    With several workers each is a process with its own copy of the model, on the next GPU in turn where there are GPUs.
+    Raises ResourceError where one was killed.
+    """
+    workers = min(config.workers, len(numbers))
+    if workers <= 1:
+        scorer = ShardScorer(config, resolve_device(config.device), terminal)
+        for number in numbers:
+            yield scorer.write(number, work)
+        return
+    context = multiprocessing.get_context("spawn")
+    devices = context.SimpleQueue()
+    for worker in range(workers):
+        devices.put(_device_of(worker, resolve_device(config.device)))
+    shared = config if config.threads is not None else config.model_copy(update={"threads": _share(workers)})
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(devices,)) as pool:
+        try:
+            for done in as_completed([pool.submit(_score_shard, shared, number, work) for number in numbers]):
+                yield done.result()
+        except BrokenProcessPool:
+            raise ResourceError(
+                "score: a worker was killed, most likely for want of memory. Run the same command again to go on,"
+                " with fewer `workers` or less `chunk_rows`."
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _device_of(worker: int, device: str) -> str:
+    return f"cuda:{worker % torch.cuda.device_count()}" if device == "cuda" else device
+
+
+def _share(workers: int) -> int:
+    return max(1, torch.get_num_threads() // workers)
+
+
+# ------------------------------------------------------------------------------------------ in a worker process
+
+
+_DEVICE: list[str] = []
+
+
+def _begin(devices: "SimpleQueue[str]") -> None:
+    """Take a device; and end with the parent, even one that is killed, lest a rerun meets this process at its parts."""
+    _DEVICE.append(devices.get())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _score_shard(config: ScoreConfig, number: int, work: Path) -> int:
+    return _scorer(config).write(number, work)
+
+
+@cache
+def _scorer(config: ScoreConfig) -> ShardScorer:
+    return ShardScorer(config, _DEVICE[0], Terminal(quiet=True))
