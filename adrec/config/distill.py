@@ -22,6 +22,19 @@ class DistilTerms(Config):
     """Softens the soft targets."""
 
 
+class ClickTerms(Config):
+    """The click task itself: the bundle's network learns to read the student's vectors. Batches and losses are the bundle's."""
+
+    soft: float = Field(0.5, ge=0, le=1)
+    """Share of the teacher's soft targets in the loss; the rest are the clicks."""
+    temperature: float = Field(2.0, gt=0)
+    """Softens both sides of the soft targets."""
+    epochs: int = Field(1, ge=1)
+    """Passes over the training rows."""
+    learning_rate: float = Field(5e-4, gt=0)
+    """Peak learning rate of AdamW for all but the text encoder, which keeps the bundle's own."""
+
+
 class DistillConfig(StageConfig):
     """Train a smaller encoder to stand in for a larger one. Reads `prepared` and the teacher; writes the folder `output`."""
 
@@ -41,6 +54,9 @@ class DistillConfig(StageConfig):
     """How texts become batches."""
     training: TrainingConfig = TrainingConfig(epochs=3, learning_rate=3e-4)
     """Optimiser, schedule, checkpoints."""
+    click: ClickTerms | None = None
+    """With a bundle: go on with the click task, once the student's vectors are near the teacher's. Where the bundle's text
+    encoder is not frozen, the student is trained with it."""
     judge_rows: int = Field(100_000, ge=0)
     """With a bundle: validation rows on which teacher and student are compared; 0 skips that."""
 
@@ -48,4 +64,6 @@ class DistillConfig(StageConfig):
     def _one_teacher(self) -> "DistillConfig":
         if (self.teacher is None) == (self.bundle is None):
             raise ValueError("exactly one of `teacher` and `bundle` is needed")
+        if self.click is not None and self.bundle is None:
+            raise ValueError("`click` needs a `bundle`")
         return self

@@ -74,12 +74,7 @@ def pack(folder: Path, packed: ClickModel, metrics: dict[str, Any]) -> None:
         folder / "schema.json",
     )
     write_json({name: fitted.to_json() for name, fitted in packed.features.items()}, folder / "features.json")
-    state = {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in packed.model.state_dict().items()
-        if not name.startswith(ENCODER_PREFIX)
-    }
-    save_file(state, folder / "model.safetensors")
+    save_network(folder, packed.model)
     if packed.encoder is not None:
         packed.encoder.save(folder / ENCODER)
     write_json({name: fitted.to_json() for name, fitted in packed.calibrations.items()}, folder / "calibration.json")
@@ -89,6 +84,16 @@ def pack(folder: Path, packed: ClickModel, metrics: dict[str, Any]) -> None:
     if packed.hybrid.kind != "none":
         packed.hybrid.save(folder / HYBRID)
     write_json(metrics, folder / "metrics.json")
+
+
+def save_network(folder: Path, network: ClickNetwork) -> None:
+    """Write `model.safetensors`: all weights but the text encoder's."""
+    state = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in network.state_dict().items()
+        if not name.startswith(ENCODER_PREFIX)
+    }
+    save_file(state, folder / "model.safetensors")
 
 
 def unpack(bundle: Bundle) -> ClickModel:

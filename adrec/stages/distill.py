@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import RenderableType
 from rich.table import Table
 
-from adrec.bundle import MANIFEST, open_bundle, save_bundle
+from adrec.bundle import open_bundle
 from adrec.config.base import save_config
 from adrec.config.distill import DistillConfig
 from adrec.data.corpus import open_corpus, ordinary_ids, texts_of
@@ -20,12 +20,11 @@ from adrec.data.device import resolve_device
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.tables import folder_aside
 from adrec.errors import ConfigError, DataError
-from adrec.inference.golden import read_golden
-from adrec.inference.packing import unpack
-from adrec.inference.predictor import Predictor
+from adrec.inference.packing import ClickModel
 from adrec.models.language_model import LanguageModel, open_language_model
 from adrec.models.student import make_student
 from adrec.models.text_encoder import TextEncoder, encode_texts, load_text_encoder
+from adrec.stages.distill_bundle import teach, validation_auc, write_bundle
 from adrec.terminal import Terminal
 from adrec.training.loader import BatchLoader
 from adrec.training.mlm_module import JointFeed, PretrainModule
@@ -99,23 +98,25 @@ def run(config: DistillConfig, terminal: Terminal) -> DistillResult:
     teacher = open_language_model(reference, original.tokenizer, max_tokens=limit)
     student = make_student(teacher, config.layers)
     judged = config.bundle is not None and config.judge_rows > 0
-    teacher_auc = _auc(cast(Path, config.bundle), config, prepared, terminal) if judged else None
+    teacher_auc = validation_auc(cast(Path, config.bundle), config, prepared, terminal) if judged else None
     learned, held_out = _train(config, teacher, student, original, prepared, device=device, work=work, terminal=terminal)
     encoder = TextEncoder(
         backbone=student.backbone,
         tokenizer=original.tokenizer,
-        dimension=original.dimension,
+        dimension=original.parts[0],
         pooling=original.pooling,
         max_tokens=original.max_tokens,
         template=original.template,
+        lexical=original.lexical.weight.detach() if original.lexical is not None else None,
     ).eval()
     with terminal.progress("comparing", unit="texts"):
         ours, theirs = (encode_texts(side, held_out, device=device) for side in (encoder, original))
         cosines = (ours * theirs).sum(axis=1) / (np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)).clip(min=1e-12)
         speedup = _speedup(original, encoder, held_out, device)
     student.cpu()
-    _write(config, student, encoder, teacher)
-    student_auc = _auc(config.output, config, prepared, terminal) if judged else None
+    taught = teach(config, prepared, encoder, device=device, work=work, terminal=terminal) if config.click else None
+    _write(config, student, encoder, teacher, taught)
+    student_auc = validation_auc(config.output, config, prepared, terminal) if judged else None
     shutil.rmtree(work, ignore_errors=True)
     result = DistillResult(
         output=config.output,
@@ -220,7 +221,9 @@ def _train(
     return result, texts_of(path, feeds[1].rows[:_SPEED_TEXTS])
 
 
-def _write(config: DistillConfig, student: LanguageModel, encoder: TextEncoder, teacher: LanguageModel) -> None:
+def _write(
+    config: DistillConfig, student: LanguageModel, encoder: TextEncoder, teacher: LanguageModel, taught: ClickModel | None
+) -> None:
     """An encoder folder, with the head where it is trained; or the teacher's bundle with the student in it."""
     if config.bundle is None:
         with folder_aside(config.output) as folder:
@@ -231,34 +234,7 @@ def _write(config: DistillConfig, student: LanguageModel, encoder: TextEncoder, 
                 encoder.save_settings(folder)
             save_config(config, folder / "config.yaml")
         return
-    bundle = open_bundle(config.bundle)
-    facts = {key: value for key, value in bundle.manifest.items() if key not in {"format_version", "adrec_version", "files"}}
-    with save_bundle(config.output, **{**facts, "distilled_from": bundle.fingerprint}) as folder:
-        shutil.copytree(bundle.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("encoder", MANIFEST))
-        encoder.save(folder / "encoder")
-        golden = read_golden(bundle)
-        if golden is not None:  # their logits come from the new encoder now
-            golden.save(folder, Predictor(replace(unpack(bundle), encoder=encoder)).golden_logits(golden))
-
-
-def _auc(path: Path, config: DistillConfig, prepared: Prepared, terminal: Terminal) -> float:
-    """AUC of a bundle on validation rows. Raises BundleError where it cannot be opened."""
-    from adrec.inference.score_source import PreparedSource
-    from adrec.metrics.classification import auc
-
-    labels, logits, rows = [], [], 0
-    with terminal.progress(f"scoring with {path.name}", unit="rows"):
-        predictor = Predictor.load(path, device=config.device)
-        source = PreparedSource(prepared, "valid", predictor, min(config.judge_rows, 65_536))
-        for chunk in source.chunks(0):
-            labels.append(chunk.examples.labels["click"])
-            logits.append(predictor.score_examples(chunk.examples, source.catalogs, baselines=False).logit)
-            rows += len(labels[-1])
-            if rows >= config.judge_rows:
-                break
-    label, logit = np.concatenate(labels), np.concatenate(logits)
-    known = np.isfinite(label)
-    return float(auc(label[known], logit[known]))
+    write_bundle(config, encoder, taught)
 
 
 def _speedup(teacher: TextEncoder, student: TextEncoder, texts: list[str], device: str) -> float:

@@ -64,11 +64,15 @@ class CTRModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """The loss of one batch."""
-        outputs: Outputs = self.model(batch)
+        total = self.loss(batch, self.model(batch))
+        self.log("train_loss", total, prog_bar=True, batch_size=len(batch.ad))
+        return total
+
+    def loss(self, batch: Batch, outputs: Outputs) -> Tensor:
+        """The weighted losses of all tasks."""
         total: Tensor = self.task_weights(torch.stack(self._task_losses(batch, outputs)))
         if self.next_category and outputs.interest is not None:
             total = total + self.next_category * _interest_loss(batch, outputs.interest)
-        self.log("train_loss", total, prog_bar=True, batch_size=len(batch.ad))
         return total
 
     def on_validation_epoch_start(self) -> None:

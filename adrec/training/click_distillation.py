@@ -1,0 +1,142 @@
+"""Distillation on the click task: a network over the student's text vectors learns from the teacher's logits and the clicks.
+
+Hinton et al., "Distilling the Knowledge in a Neural Network" (2015), for binary tasks.
+
+# N training rows, B rows a batch, K tasks
+"""
+
+import copy
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from adrec.config.distill import ClickTerms
+from adrec.config.finetune import FinetuneConfig
+from adrec.data.collate import Batch
+from adrec.data.dataset import MemoryPlan
+from adrec.data.sampling import Draw
+from adrec.errors import ConfigError
+from adrec.models.ctr_model import CTRModel
+from adrec.models.encoder_training import Mode, trainable_copy
+from adrec.models.ensemble import ClickNetwork
+from adrec.models.text_encoder import TextEncoder
+from adrec.terminal import Terminal
+from adrec.training.click_data import ClickData
+from adrec.training.ctr_module import CTRModule
+from adrec.training.ctr_training import monitored_metric, raw_outputs
+from adrec.training.loader import BatchLoader
+from adrec.training.optimizer import configure_adamw
+from adrec.training.trainer import FitResult, fit, open_work, total_batches, total_steps
+
+
+class SoftBatch(NamedTuple):
+    """Rows, and what the teacher says of them."""
+
+    rows: Batch
+    teacher: Tensor  # (B, K) logits
+
+
+class SoftClicks(CTRModule):
+    """The click model's own losses, and soft targets on every binary task."""
+
+    soft: float
+    temperature: float
+
+    def training_step(self, batch: SoftBatch | Batch, index: int) -> Tensor:
+        """(1 - soft) hard + soft T^2 cross-entropy(teacher / T, student / T)."""
+        assert isinstance(batch, SoftBatch)
+        outputs = self.model(batch.rows)
+        binary = [number for number, task in enumerate(self.tasks) if task.is_binary]
+        soft = binary_soft_loss(outputs.logits[:, binary], batch.teacher[:, binary], self.temperature)
+        loss = (1 - self.soft) * self.loss(batch.rows, outputs) + self.soft * soft
+        self.log("train_loss", loss, batch_size=len(batch.rows.ad))
+        return loss
+
+
+def binary_soft_loss(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Mean cross-entropy of softened probabilities, times the squared temperature."""
+    target = torch.sigmoid(teacher / temperature)
+    return nn.functional.binary_cross_entropy_with_logits(logits / temperature, target) * temperature**2
+
+
+def teach_clicks(
+    terms: ClickTerms,
+    config: FinetuneConfig,
+    *,
+    teacher: ClickNetwork,
+    teacher_data: ClickData,
+    student: TextEncoder,
+    student_data: ClickData,
+    seed: int,
+    device: str,
+    work: Path,
+    terminal: Terminal,
+) -> tuple[ClickNetwork, TextEncoder, FitResult]:
+    """A copy of the network `teacher`, and the encoder `student`, trained together where the bundle's encoder is not frozen.
+
+    The two data sets are one prepared folder read with either encoder. Raises ConfigError where its rows are streamed.
+    """
+    if teacher_data.train is None or student_data.train is None:
+        raise ConfigError("click: needs the training rows in memory; raise training.in_memory_rows of the bundle's config.")
+    monitor = monitored_metric(config, student_data)
+    settings: dict[str, Any] = {
+        "tasks": student_data.tasks,
+        "terms": [(term.kind, term.weight) for term in config.loss.terms],
+        "learned_weights": False,
+        "next_category": config.loss.next_category,
+        "monitor": monitor,
+    }
+    said = raw_outputs(CTRModule(model=teacher, **settings), teacher_data.batches(teacher_data.train), device).logits
+    plan = cast(MemoryPlan, student_data.plan(config, seed))
+    training = config.training.model_copy(
+        update={"epochs": terms.epochs, "learning_rate": terms.learning_rate, "max_steps": None, "resume": True}
+    )
+    total = total_batches(training, plan.count)
+
+    def collate(draw: Draw, generator: np.random.Generator) -> SoftBatch:
+        return SoftBatch(plan.collate(draw, generator), torch.from_numpy(said[draw.rows]))
+
+    network = copy.deepcopy(teacher)
+    parts: list[tuple[nn.Module, float]] = []
+    if isinstance(network, CTRModel) and config.text.train != "frozen":
+        text = config.text
+        mode: Mode = "last" if text.train == "last" else "full"
+        layers = int(cast(Any, student.backbone).config.num_hidden_layers)
+        network.text_encoder = trainable_copy(student, mode, last_layers=min(text.last_layers, layers))
+        parts.append((network.text_encoder, text.learning_rate))
+    module = SoftClicks(
+        model=network,
+        optimizer=lambda whole, _: configure_adamw(
+            [*parts, (whole, terms.learning_rate)],
+            total_steps=total_steps(training, plan.count),
+            weight_decay=training.weight_decay,
+            betas=training.betas,
+            schedule=training.schedule,
+            warmup_fraction=training.warmup_fraction,
+        ),
+        **settings,
+    )
+    module.soft, module.temperature = terms.soft, terms.temperature
+    open_work(work, {"click": terms.model_dump(mode="json"), "data": student_data.prepared.fingerprint}, resume=True)
+    run = fit(
+        module,
+        BatchLoader(plan.plan, collate, total=total, seed=seed, workers=training.workers),
+        student_data.batches(student_data.valid),
+        config=training,
+        seed=seed,
+        device=device,
+        work=work,
+        terminal=terminal,
+        description="clicks",
+        total_units=plan.rows * total / plan.count,
+        unit="rows",
+        units_of=lambda batch: len(batch.rows.ad),
+        monitor=f"valid_{monitor}",
+        mode="min" if monitor == "log_loss" else "max",
+    )
+    trained = network.cpu().eval()
+    encoder = trained.text_encoder if isinstance(trained.text_encoder, TextEncoder) else student
+    return trained, encoder.requires_grad_(False).eval(), run
