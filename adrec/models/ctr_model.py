@@ -154,14 +154,17 @@ class CTRModel(nn.Module):
         self.wide = wide
         self.presupposes = presupposes or (None,) * tasks
 
-    def forward(self, batch: Batch) -> Outputs:
-        """One logit a row and task."""
+    def forward(self, batch: Batch, matches: Tensor | None = None) -> Outputs:
+        """One logit a row and task. `matches`: what `text_matches` gives, where it is known already."""
         ad_text = self.text_vectors(batch.ads.texts)
         ads = self.ad_encoder(batch.ads, ad_text)  # (A, D)
         interests = self.text_vectors(batch.users.texts)
         users = self._users(batch, ads, interests)  # (C, D)
         candidates = ads[batch.ad]  # (B, D)
-        extra = self._extra(batch, ads, ad_text, interests, candidates)
+        queries = self.text_vectors(batch.queries)
+        if matches is None:
+            matches = self.text_matches(batch, ad_text, interests, queries)
+        extra = self._extra(batch, ads, queries, matches, candidates)
         joint = self.interaction(users[batch.context], candidates, extra)
         towers = self.sharing(joint)
         logits = torch.cat([head(tower) for head, tower in zip(self.heads, towers, strict=True)], -1)  # (B, K)
@@ -203,30 +206,37 @@ class CTRModel(nn.Module):
         )
         return users
 
-    def _extra(self, batch: Batch, ads: Tensor, ad_text: Tensor | None, interests: Tensor | None, candidates: Tensor) -> Tensor:
+    def text_matches(
+        self, batch: Batch, ad_text: Tensor | None, interests: Tensor | None, queries: Tensor | None
+    ) -> Tensor | None:
+        """(B, M) the columns of TextMatch, from no parameter of this model; None where there is nothing to match."""
+        if self.text_match is None or ad_text is None:
+            return None
+        found: Tensor = self.text_match(
+            ad_text,
+            batch.history,
+            batch.history_mask,
+            batch.context,
+            batch.ad,
+            make_blocks(batch.context),
+            interests=interests,
+            queries=queries,
+            query=batch.query,
+            skipped=batch.skipped,
+            skipped_mask=batch.skipped_mask,
+        )
+        return found
+
+    def _extra(self, batch: Batch, ads: Tensor, queries: Tensor | None, matches: Tensor | None, candidates: Tensor) -> Tensor:
         """Everything beside the two vectors: features, matches, the attended history, the query. (B, E)."""
         columns = [
             self.fields(batch.numeric, batch.categorical, batch.lists),
             torch.log1p(batch.history_length)[batch.context][:, None] / 5,
             category_match(batch.ads.categorical, batch.history, batch.history_mask, batch.context, batch.ad),
         ]
+        if matches is not None:
+            columns.append(matches)
         blocks = make_blocks(batch.context)
-        queries = self.text_vectors(batch.queries)
-        if self.text_match is not None and ad_text is not None:
-            match = self.text_match(
-                ad_text,
-                batch.history,
-                batch.history_mask,
-                batch.context,
-                batch.ad,
-                blocks,
-                interests=interests,
-                queries=queries,
-                query=batch.query,
-                skipped=batch.skipped,
-                skipped_mask=batch.skipped_mask,
-            )
-            columns.append(match)
         attended = self.user_encoder.for_candidates(ads[batch.history], batch.history_mask, candidates, batch.context, blocks)
         if attended is not None:
             columns += [attended, (attended * candidates).sum(-1, keepdim=True)]

@@ -29,7 +29,10 @@ class Ensemble(nn.Module):
 
     def forward(self, batch: Batch) -> Outputs:
         """Mean logits (B, K), users (C, M D), ads (A, M D)."""
-        outputs: list[Outputs] = [member(batch) for member in self.members]
+        first = cast(CTRModel, self.members[0])
+        # The same for all members: cosines of the given vectors, and the dearest part of scoring many candidates.
+        matches = first.text_matches(batch, batch.ads.texts.vectors, batch.users.texts.vectors, batch.queries.vectors)
+        outputs: list[Outputs] = [member(batch, matches) for member in self.members]
         return outputs[0]._replace(
             logits=torch.stack([one.logits for one in outputs]).mean(0),
             users=torch.cat([one.users for one in outputs], -1),

@@ -17,6 +17,7 @@ EligibleBlock = Callable[[slice, slice], Bools]
 """`eligible(requests, ads)` -> (r, a) bool: which ads of a block may be retrieved for which requests."""
 
 _GROUP = 32
+_CELLS, _LEAST_ADS = 1_048_576, 4_096  # products of a block: they stay in the processor's cache
 _LOWEST = float("-inf")
 
 
@@ -34,17 +35,20 @@ def exact_top_k(
     *,
     eligible: EligibleBlock | None = None,
     request_block: int = 1_024,
-    ad_block: int = 4_096,
+    ad_block: int | None = None,
 ) -> Retrieved:
     """The `k` ads of largest inner product among the eligible ones: what sorting everything would give.
 
-    queries: (R, D) float32; ads: (A, D) float32, both finite. Equal products are ordered by ad row. O(R A D) time.
+    queries: (R, D) float32; ads: (A, D) float32, both finite. `ad_block` None: as many ads at once as make a block of
+    `_CELLS` products, so that few requests cost few steps. Equal products are ordered by ad row. O(R A D) time.
     Raises ValueError where the widths differ or k < 1.
     """
     if queries.ndim != 2 or ads.ndim != 2 or queries.shape[1] != ads.shape[1]:
         raise ValueError(f"queries {queries.shape} and ads {ads.shape} must be (R, D) and (A, D) of one width")
     if k < 1:
         raise ValueError(f"k is {k}, expected at least 1")
+    if ad_block is None:
+        ad_block = max(_LEAST_ADS, _CELLS // max(1, min(len(queries), request_block)))
     ad_rows = torch.from_numpy(np.ascontiguousarray(ads, dtype=np.float32))
     query_rows = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32))
     best_ad = np.full((len(queries), k), -1, dtype=np.int32)

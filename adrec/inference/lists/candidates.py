@@ -151,7 +151,8 @@ def query_words(requests: pa.Table) -> pa.Array:
     """(R,) the queries as words joined by a space; empty where there is none."""
     if "query" not in requests.column_names:
         return pa.array([""] * len(requests), pa.string())
-    return segment(pc.fill_null(combined(requests["query"]).cast(pa.string()), ""))
+    queries = pc.fill_null(combined(requests["query"]).cast(pa.string()), "")
+    return segment(queries) if pc.any(pc.not_equal(queries, "")).as_py() else queries
 
 
 def _audience(users: pa.Table, column: str, values: pa.Array, user: Ints) -> Ints:

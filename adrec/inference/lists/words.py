@@ -22,6 +22,8 @@ class Words:
     def bag(self, segmented: pa.Array) -> csr_array:
         """(N, W) bags of other texts; words that no ad has are left out."""
         offsets, flat = _split(segmented)
+        if len(flat) == 0:  # looking words up costs the same for none as for many
+            return self._bag(offsets, np.zeros(0, np.int64))
         codes = pc.fill_null(pc.index_in(flat, value_set=self._vocabulary), -1).to_numpy(zero_copy_only=False)
         known = np.concatenate([[0], np.cumsum(codes >= 0)])
         return self._bag(known[offsets], codes[codes >= 0].astype(np.int64))
