@@ -1,6 +1,7 @@
 """How much of a text encoder is trained with the click model: the last layers, low-rank updates, or all of it.
 
-Weights below the first trained layer are neither differentiated nor is anything stored for them: autograd starts there.
+Below the first trained layer nothing is differentiated, and with `last` the layers there run once per distinct text
+(`adrec.models.frozen_layers`).
 """
 
 import copy
@@ -9,6 +10,7 @@ from typing import Any, Literal, cast
 from torch import nn
 
 from adrec.errors import ConfigError, ResourceError
+from adrec.models.frozen_layers import FrozenLayers
 from adrec.models.text_encoder import TextEncoder
 
 Mode = Literal["last", "lora", "full"]
@@ -28,11 +30,13 @@ def trainable_copy(
     trained.requires_grad_(False)
     trained.pool.requires_grad_(True)
     if mode == "last":
-        layers = _layers(trained.backbone)
+        path, layers = _layers(trained.backbone)
         if last_layers > len(layers):
             raise ConfigError(f"text.last_layers is {last_layers}, but the encoder has {len(layers)} layers.")
         for layer in list(layers)[-last_layers:]:
             layer.requires_grad_(True)
+        if last_layers < len(layers):
+            trained.frozen_layers = FrozenLayers(trained.backbone, path, len(layers) - last_layers)
         return trained
     trained.backbone = _with_lora(trained.backbone, lora_rank, lora_alpha)
     return trained
@@ -40,18 +44,19 @@ def trainable_copy(
 
 def merged(encoder: TextEncoder) -> TextEncoder:
     """The encoder with low-rank updates added into its weights, ready to be saved like any other."""
+    encoder.frozen_layers = None
     merge = getattr(encoder.backbone, "merge_and_unload", None)
     if merge is not None:
         encoder.backbone = cast(nn.Module, merge())
     return encoder.requires_grad_(False).eval()
 
 
-def _layers(backbone: nn.Module) -> nn.ModuleList:
-    """The stack of layers: the ModuleList with as many entries as the config says."""
+def _layers(backbone: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The stack of layers and its name: the ModuleList with as many entries as the config says."""
     wanted = getattr(getattr(backbone, "config", None), "num_hidden_layers", None)
-    for module in backbone.modules():
+    for name, module in backbone.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == wanted:
-            return module
+            return name, module
     raise ConfigError("text.train is 'last', but this encoder has no stack of layers. Use 'full' or 'frozen'.")
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from adrec.errors import ConfigError, DataError
+from adrec.models.frozen_layers import FrozenLayers
 from adrec.models.hugging_face import (
     is_decoder,
     load_backbone,
@@ -39,7 +40,8 @@ class TextEncoder(nn.Module):
 
     Attributes: `tokenizer`, `dimension` D (the sum of `parts`: the encoder's own width and, where there is one, that of the
     lexical part), `max_tokens` (longer texts are cut), `pooling`, `template` (how ad columns were joined into the text it was
-    trained on, None where unknown), `fingerprint` (changes with anything that changes a vector).
+    trained on, None where unknown), `fingerprint` (changes with anything that changes a vector), `frozen_layers` (set while
+    only upper layers are trained).
     """
 
     def __init__(
@@ -67,11 +69,15 @@ class TextEncoder(nn.Module):
         self.lexical = (
             nn.Embedding(lexical.shape[0], lexical.shape[1], _weight=lexical.clone()) if lexical is not None else None
         )
+        self.frozen_layers: FrozenLayers | None = None
         self._memo: tuple[tuple[int, ...], str] | None = None
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """`input_ids`, `attention_mask` (U, T) int64 -> (U, D) float32."""
-        states = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (U, T, D)
+        if self.frozen_layers is not None:
+            states = self.frozen_layers(input_ids, attention_mask)  # (U, T, D)
+        else:
+            states = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         meaning = cast(Tensor, self.pool(states, attention_mask)).float()
         if self.lexical is None:
             return meaning
