@@ -8,7 +8,7 @@ from adrec.config.training import TrainingConfig
 
 
 class DistilTerms(Config):
-    """Weights of the terms of the loss; 0 leaves a term out."""
+    """Weights of the terms of the loss; 0 leaves a term out. With `vector` alone the teacher reads each text once."""
 
     soft: float | None = Field(None, ge=0)
     """Soft targets of masked tokens. Null: 5 where the teacher has a trained masked-language-model head, else 0."""

@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 from rich.console import RenderableType
 from rich.table import Table
+from torch import nn
 
 from adrec.bundle import open_bundle
 from adrec.config.base import save_config
@@ -19,6 +20,7 @@ from adrec.data.corpus import open_corpus, ordinary_ids, texts_of
 from adrec.data.device import resolve_device
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.tables import folder_aside
+from adrec.data.vector_cache import cached_vectors
 from adrec.errors import ConfigError, DataError
 from adrec.inference.packing import ClickModel
 from adrec.models.language_model import LanguageModel, open_language_model
@@ -28,7 +30,7 @@ from adrec.stages.distill_bundle import teach, validation_auc, write_bundle
 from adrec.terminal import Terminal
 from adrec.training.loader import BatchLoader
 from adrec.training.mlm_module import JointFeed, PretrainModule
-from adrec.training.objectives.distil import Distil
+from adrec.training.objectives.distil import Distil, VectorDistil, VectorFeed
 from adrec.training.objectives.mlm import MlmFeed
 from adrec.training.trainer import FitResult, fit, open_work, total_batches, total_steps, work_folder
 
@@ -179,16 +181,24 @@ def _train(
     has_head = teacher.new_weights == 0
     if config.terms.soft and not has_head:
         raise ConfigError("terms.soft: the teacher has no trained masked-language-model head. Set it to 0 or null.")
-    distil = Distil(
-        teacher,
-        pooling=original.pooling,
-        soft=config.terms.soft if config.terms.soft is not None else 5.0 * has_head,
-        mlm=config.terms.mlm if config.terms.mlm is not None else 2.0 * has_head,
-        cosine=config.terms.cosine,
-        vector=config.terms.vector,
-        temperature=config.terms.temperature,
-    )
-    train, valid = JointFeed(feeds[:1]), JointFeed(feeds[1:])
+    terms = config.terms
+    soft = terms.soft if terms.soft is not None else 5.0 * has_head
+    mlm = terms.mlm if terms.mlm is not None else 2.0 * has_head
+    if soft or mlm or terms.cosine or original.lexical is not None:
+        distil: nn.Module = Distil(
+            teacher,
+            pooling=original.pooling,
+            soft=soft,
+            mlm=mlm,
+            cosine=terms.cosine,
+            vector=terms.vector,
+            temperature=terms.temperature,
+        )
+        train, valid = JointFeed(feeds[:1]), JointFeed(feeds[1:])
+    else:
+        vectors = _teacher_vectors(original, texts_of(path, np.arange(len(corpus))), device, terminal)
+        distil = VectorDistil(pooling=original.pooling, weight=terms.vector)
+        train, valid = (JointFeed([VectorFeed(feed, vectors)]) for feed in feeds)
     per_epoch = len(train.plan(0))
     total = total_batches(settings, per_epoch)
     module = PretrainModule(
@@ -219,6 +229,16 @@ def _train(
         units_of=lambda batch: int(batch[0].real),
     )
     return result, texts_of(path, feeds[1].rows[:_SPEED_TEXTS])
+
+
+def _teacher_vectors(teacher: TextEncoder, texts: list[str], device: str, terminal: Terminal) -> np.ndarray:
+    """Vectors of all texts, kept on disk like those of any frozen encoder."""
+    with terminal.progress("the teacher reads", len(texts), unit="texts") as advance:
+        return cached_vectors(
+            texts,
+            fingerprint=teacher.fingerprint,
+            encode=lambda some: encode_texts(teacher, some, device=device, advance=advance),
+        )
 
 
 def _write(

@@ -8,14 +8,16 @@ from torch.nn import functional
 
 from adrec.config.base import load_config
 from adrec.config.distill import DistillConfig
+from adrec.data.corpus import open_corpus, ordinary_ids, texts_of
 from adrec.errors import ConfigError
 from adrec.models.hugging_face import load_tokenizer
-from adrec.models.language_model import LanguageModel, new_language_model
+from adrec.models.language_model import LanguageModel, new_language_model, open_language_model
 from adrec.models.student import chosen_layers, layer_stack, make_student
 from adrec.models.text_encoder import TextEncoder, encode_texts, load_text_encoder
 from adrec.stages.distill import run
 from adrec.terminal import Terminal
-from adrec.training.objectives.distil import pack_vectors, soft_target_loss
+from adrec.training.objectives.distil import Distil, VectorDistil, VectorFeed, pack_vectors, soft_target_loss
+from adrec.training.objectives.mlm import MlmFeed
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,37 @@ def test_the_student_comes_close_and_its_folder_opens(world, tmp_path):
 
     assert AutoModelForMaskedLM.from_pretrained(tmp_path / "s").config.num_hidden_layers == 2
     assert list(result.render()) and result.kept is None
+
+
+def test_with_the_vector_term_alone_the_teacher_reads_each_text_once(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("ADREC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(Distil, "forward", lambda *_: pytest.fail("the teacher must not run in training"))
+    alone = ["terms.cosine=0", "terms.soft=0", "terms.mlm=0", "training.epochs=8", "training.learning_rate=0.002"]
+    result = distill(world, tmp_path / "student", *alone)
+    first, last = result.run.evaluations[0], result.run.evaluations[-1]
+    assert last["valid_loss"] < first["valid_loss"] and result.cosine > 0.9
+
+
+def test_the_vector_term_is_the_same_whether_the_teacher_runs_or_its_vectors_are_given(world):
+    prepared, folder = world
+    teacher = load_text_encoder(str(folder))
+    tokenizer = teacher.tokenizer
+    path = prepared / "corpus.parquet"
+    corpus = open_corpus(path, tokenizer, max_tokens=32, cache=prepared.parent / "cache")
+    feed = MlmFeed(
+        corpus, np.flatnonzero(corpus.held_out), mask_id=tokenizer.mask_token_id, pad_id=tokenizer.pad_token_id,
+        ordinary_ids=ordinary_ids(tokenizer), pack_tokens=64, batch_tokens=512,
+    )  # fmt: skip
+    given = VectorFeed(feed, encode_texts(teacher, texts_of(path, np.arange(len(corpus)))))
+    model = open_language_model(str(folder), tokenizer, max_tokens=32).eval()
+    student = make_student(model, 2).eval()
+    runs = Distil(model, pooling="mean", soft=0, mlm=0, cosine=0, vector=3.0)
+    kept = VectorDistil(pooling="mean", weight=3.0)
+    item, generator = feed.plan(0)[0], np.random.default_rng(0)
+    with torch.no_grad():
+        assert runs(student, feed.collate(item, generator)) == pytest.approx(
+            float(kept(student, given.collate(item, generator))), rel=1e-5
+        )
 
 
 def test_soft_targets_are_a_divergence():

@@ -6,12 +6,15 @@ vector term makes the student's text vectors those of the teacher (Reimers & Gur
 # B packs, L tokens a pack, U texts, M places, D width, V vocabulary
 """
 
+from typing import NamedTuple
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from adrec.models.language_model import LanguageModel
-from adrec.training.objectives.mlm import Mlm, MlmBatch
+from adrec.training.objectives.mlm import Mlm, MlmBatch, MlmFeed
 
 
 class Distil(nn.Module):
@@ -54,13 +57,59 @@ class Distil(nn.Module):
             real = batch.texts >= 0
             loss = loss + self.cosine * (1 - functional.cosine_similarity(states[real], wanted[real], dim=1)).mean()
             ours, theirs = (pack_vectors(side, batch.texts, batch.positions, self.pooling) for side in (states, wanted))
-            scale = theirs.pow(2).sum(dim=1).mean()
-            loss = loss + self.vector * (ours - theirs).pow(2).sum(dim=1).mean() / scale
+            loss = loss + self.vector * vector_loss(ours, theirs)
         return loss
 
     def weight(self, batch: MlmBatch) -> int:
         """Real tokens."""
         return int(batch.real)
+
+
+class VectorBatch(NamedTuple):
+    """Packs, and the teacher's vectors of their texts, in order."""
+
+    tokens: Tensor  # (B, L) int64
+    texts: Tensor  # (B, L) int64
+    positions: Tensor  # (B, L) int64
+    real: Tensor  # () int64: tokens that are not padding
+    vectors: Tensor  # (U, D) float32
+
+
+class VectorFeed:
+    """The packs of a masked feed, not masked, with vectors (N, D) of the corpus' texts that were made beforehand."""
+
+    def __init__(self, feed: MlmFeed, vectors: np.ndarray) -> None:
+        self.feed, self.vectors, self.plan = feed, vectors, feed.plan
+
+    def collate(self, numbers: np.ndarray, generator: np.random.Generator) -> VectorBatch:
+        """Pack, to tensors."""
+        rows, laid = self.feed.lay_out(numbers)
+        arrays = (laid.tokens, laid.texts, laid.positions, np.asarray((laid.texts >= 0).sum()), self.vectors[rows])
+        return VectorBatch(*(torch.from_numpy(array) for array in arrays))
+
+
+class VectorDistil(nn.Module):
+    """The vector term alone, against vectors that the teacher made once: it does not run in training."""
+
+    name = "distil"
+
+    def __init__(self, *, pooling: str, weight: float) -> None:
+        super().__init__()
+        self.pooling, self.factor = pooling, weight
+
+    def forward(self, student: LanguageModel, batch: VectorBatch) -> Tensor:
+        """The loss."""
+        states = student(batch.tokens, batch.texts, batch.positions)
+        return self.factor * vector_loss(pack_vectors(states, batch.texts, batch.positions, self.pooling), batch.vectors)
+
+    def weight(self, batch: VectorBatch) -> int:
+        """Real tokens."""
+        return int(batch.real)
+
+
+def vector_loss(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Mean squared distance of vectors (U, D), relative to the mean squared length of `theirs`."""
+    return (ours - theirs).pow(2).sum(dim=1).mean() / theirs.pow(2).sum(dim=1).mean()
 
 
 def soft_target_loss(logits: Tensor, target: Tensor, temperature: float) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from adrec.data.corpus import Corpus
 from adrec.data.masking import mask_tokens
-from adrec.data.packing import Packs, joined, pack, spans
+from adrec.data.packing import PackedTokens, Packs, joined, pack, spans
 from adrec.models.language_model import LanguageModel
 from adrec.training.loader import shuffled
 
@@ -80,11 +80,7 @@ class MlmFeed:
 
     def collate(self, numbers: np.ndarray, generator: np.random.Generator) -> MlmBatch:
         """Pack, mask, to tensors."""
-        starts = self.packs.offsets[numbers]
-        sizes = self.packs.offsets[numbers + 1] - starts
-        rows = self.rows[self.packs.rows[spans(starts, sizes)]]
-        capacity = self.pack_tokens if self.packing else int(self.corpus.lengths[rows].max())
-        laid = self.corpus.packed(rows, sizes, capacity=capacity, pad_id=self.pad_id)
+        _, laid = self.lay_out(numbers)
         masked = mask_tokens(
             laid.tokens,
             laid.words,
@@ -102,6 +98,14 @@ class MlmFeed:
             labels=torch.from_numpy(masked.labels),
             real=torch.tensor(int((laid.texts >= 0).sum())),
         )
+
+    def lay_out(self, numbers: np.ndarray) -> tuple[np.ndarray, PackedTokens]:
+        """Some packs, not masked, and the corpus rows of their texts, in order."""
+        starts = self.packs.offsets[numbers]
+        sizes = self.packs.offsets[numbers + 1] - starts
+        rows = self.rows[self.packs.rows[spans(starts, sizes)]]
+        capacity = self.pack_tokens if self.packing else int(self.corpus.lengths[rows].max())
+        return rows, self.corpus.packed(rows, sizes, capacity=capacity, pad_id=self.pad_id)
 
     def _order(self, count: int, epoch: int) -> np.ndarray:
         return shuffled(count, seed=self.seed, epoch=epoch) if self.shuffle else np.arange(count)
