@@ -25,6 +25,7 @@ from adrec.prepare.events import (
 )
 from adrec.prepare.privacy import Privacy, protect_users
 from adrec.prepare.sources import RawTable, RawTables
+from adrec.prepare.sources.malformed import set_lines_aside
 from adrec.prepare.splits import assign, refuse_time_travel
 from adrec.prepare.validate import Rejected, Staged, stage_table
 from adrec.schema import ADS, IMPRESSIONS, PREPARED_ADS, PREPARED_IMPRESSIONS, TRUE_PROBABILITY, USERS, Column, TableSpec
@@ -126,11 +127,19 @@ class Builder:
         return built
 
     def _stage(self, raw: RawTable, spec: TableSpec, label: str, extra: Sequence[str], **more: Any) -> None:
-        with readable_faults(str(raw.files[0])):
-            staged = stage_table(
+        def stage() -> Staged:
+            return stage_table(
                 self._connection, raw, spec, f"staged_{label}", extra=extra, private=self._privacy.wrap,
                 nan_is_missing=self._config.validation.nan_is_missing, **more,
             )  # fmt: skip
+
+        with readable_faults(str(raw.files[0])):
+            try:
+                staged = stage()
+            except (duckdb.InvalidInputException, duckdb.IOException):
+                if not set_lines_aside(self._connection, raw.files):
+                    raise
+                staged = stage()
             self._built.staged.append((label, staged))
             self._built.rejected += quarantine.faults_of(self._connection, raw, staged, label, hidden=self._privacy.hidden)
 

@@ -11,6 +11,7 @@ from adrec.errors import DataError
 from adrec.prepare.engine import columns_of, name, one_row, text
 from adrec.prepare.entities import write_batches
 from adrec.prepare.sources import RawTable
+from adrec.prepare.sources.malformed import LINE
 from adrec.prepare.validate import BITS, Rejected, Staged
 
 _SCHEMA = pa.schema(
@@ -30,7 +31,7 @@ def faults_of(
     """Every kind of fault in a staged table, with its first row. Values of `hidden` columns are not shown."""
     if not staged.bad_rows:
         return []
-    found = []
+    found = _unread_lines(connection, staged, label)
     known = columns_of(connection, raw.view)
     for number, check in enumerate(staged.checks):
         condition = _bit(number)
@@ -51,9 +52,22 @@ def faults_of(
     return found
 
 
+def _unread_lines(connection: duckdb.DuckDBPyConnection, staged: Staged, label: str) -> list[Rejected]:
+    if not staged.lines:
+        return []
+    kinds = connection.execute(
+        f"SELECT reason, count(*), arg_min(source_file, source_order), arg_min(source_row, source_order), "
+        f"arg_min(line, source_order) FROM {staged.lines} GROUP BY reason ORDER BY min(source_order)"
+    ).fetchall()
+    fix = "Mend that line, or allow for some (validation.max_rejected_fraction)."
+    return [Rejected(label, LINE, reason, fix, rows, file, row, None, line) for reason, rows, file, row, line in kinds]
+
+
 def refuse_too_many(faults: Sequence[Rejected], rows: int, bad_rows: int, limit: float) -> None:
     """Raise DataError listing every fault where more than `limit` (a fraction) of the rows have one."""
     if bad_rows > limit * rows:
+        if limit == 0 and all(fault.line is not None for fault in faults):  # these name the limit already
+            raise DataError("\n".join(map(str, faults)))
         share = f"{bad_rows:,} of {rows:,} rows are rejected, {bad_rows / rows:.3%}; allowed are {limit:.3%}"
         raise DataError("\n".join([*map(str, faults), f"{share} (validation.max_rejected_fraction)."]))
 
@@ -71,6 +85,12 @@ def write_rejected(
         for label, one in staged
         if one.bad_rows
         for number, check in enumerate(one.checks)
+    ]
+    parts += [
+        f'SELECT {text(label)} AS "table", source_file, source_row, {text(LINE)} AS "column", reason, source_order '
+        f"FROM {one.lines}"
+        for label, one in staged
+        if one.lines
     ]
     if earlier is not None and earlier.exists():
         old = f"read_parquet({text(str(earlier))}, file_row_number = true)"

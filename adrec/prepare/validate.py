@@ -12,6 +12,7 @@ from adrec.errors import DataError
 from adrec.prepare.convert import converted, is_text, sql_type
 from adrec.prepare.engine import columns_of, name, one_row, text
 from adrec.prepare.sources import RawTable
+from adrec.prepare.sources.malformed import lines_of
 from adrec.schema import TableSpec
 
 UNKNOWN_AD = "is no ad's ad_id"
@@ -41,11 +42,14 @@ class Rejected:
     source_file: str
     source_row: int
     value: str | None
+    line: int | None = None
+    """of the file, where the whole line is at fault"""
 
     def __str__(self) -> str:
         more = f" ({self.rows:,} rows in all)" if self.rows > 1 else ""
         shown = f"{self.value!r} " if self.value is not None else ""
-        return f"{self.source_file}: column '{self.column}', row {self.source_row:,}: {shown}{self.problem}{more}. {self.fix}"
+        where = f"column '{self.column}', row {self.source_row:,}" if self.line is None else f"line {self.line:,}"
+        return f"{self.source_file}: {where}: {shown}{self.problem}{more}. {self.fix}"
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Staged:
     rows: int
     bad_rows: int
     checks: tuple[Check, ...]
+    lines: str = ""
+    """SQL of the lines of its files that could not be read (counted in `rows` and `bad_rows`), if there are any"""
 
 
 _CHECKS: Mapping[str, tuple[str, str, str]] = {
@@ -129,9 +135,11 @@ def stage_table(
         f"FROM (SELECT {', '.join(inner)}, source_file, source_row, source_order FROM {raw.view}) typed{joined}{kept}"
     )
     counts = one_row(connection, f"SELECT count(*) AS n, count_if({_bad(checks)}) AS bad FROM {target}")
-    if counts["n"] == 0:
+    lines = lines_of(connection, raw.files)
+    unread = one_row(connection, f"SELECT count(*) AS n FROM {lines}")["n"] if lines else 0
+    if counts["n"] + unread == 0:
         raise DataError(f"{raw.files[0]}: holds no rows.")
-    return Staged(target, counts["n"], counts["bad"], tuple(checks))
+    return Staged(target, counts["n"] + unread, (counts["bad"] or 0) + unread, tuple(checks), lines)
 
 
 def _typed(column: str) -> str:

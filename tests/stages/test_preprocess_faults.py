@@ -1,5 +1,6 @@
 """Broken input: one clear line a fault, naming file, column, row and the fix; earlier output untouched; quarantine."""
 
+import gzip
 import os
 
 import pyarrow as pa
@@ -209,17 +210,77 @@ def test_earlier_output_stays_whole_after_a_fault(tmp_path, made):
     assert not list(tmp_path.glob(".prepared*"))
 
 
-def test_a_csv_row_with_too_many_cells(tmp_path, made):
-    (tmp_path / "log.csv").write_text("user_id,ad_id,shown_at\nu1,a1,2026-03-01\nu1,a1,2026-03-01,extra\n")
-    source = {
-        "format": "tables",
-        "ads": {"files": str(tmp_path / "ads.parquet")},
-        "impressions": {"files": str(tmp_path / "log.csv")},
-    }
-    line = fault(tmp_path, source=source, features={})
-    assert "log.csv" in line
-    assert "3" in line
-    assert len(line.splitlines()) == 1
+BROKEN = {
+    3: (b"u1,a1,2026-03-01,1,extra", "has too many cells"),
+    5: (b"u1,a1", "has too few cells"),
+    8: (b'"u2"x,a1,2026-03-02,1', "has a broken quote"),
+    11: (b"u\xff,a1,2026-03-01,1", "is not UTF-8 text"),
+    14: (b"u1,a1,2026-03-01,1,x,y", "has too many cells"),
+}
+
+
+def broken_log(path, lines=20, broken=BROKEN, clicks=None):
+    """A header and `lines - 1` rows, some of which are no rows."""
+    made = [b"user_id,ad_id,shown_at,click"]
+    for line in range(2, lines + 1):
+        click = (clicks or {}).get(line, 0)
+        made.append(broken[line][0] if line in broken else f"u{line},a1,2026-03-{line:02d},{click}".encode())
+    data = b"\n".join(made) + b"\n"
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def csv_source(folder, files):
+    return {"format": "tables", "ads": {"files": str(folder / "ads.parquet")}, "impressions": {"files": files}}
+
+
+@pytest.mark.parametrize("ending", ["csv", "csv.gz"])
+def test_malformed_lines_are_set_aside_with_line_and_reason(tmp_path, made, ending):
+    log = broken_log(tmp_path / f"log.{ending}", clicks={10: 7})
+    source = csv_source(tmp_path, str(log))
+    prepared, _ = prepare(tmp_path, source=source, features={}, split=SPLIT, validation={"max_rejected_fraction": 0.4})
+    assert prepared.manifest["source_rows"]["impressions"] == {"rows": 19, "rejected": 6}
+    assert sorted(rows(prepared)["user_id"].to_pylist()) == sorted(
+        f"u{line}" for line in range(2, 21) if line not in BROKEN and line != 10
+    )
+    rejected = pq.read_table(prepared.path / "rejected.parquet").to_pylist()
+    found = {row["source_row"] + 1: (row["column"], row["reason"]) for row in rejected}
+    assert found == {line: ("(line)", reason) for line, (_, reason) in BROKEN.items()} | {10: ("click", "is not 0 or 1")}
+    assert {row["source_file"] for row in rejected} == {log.name}
+
+
+def test_malformed_lines_stop_the_run_where_none_is_allowed_for(tmp_path, made):
+    (tmp_path / "logs").mkdir()
+    broken_log(tmp_path / "logs" / "1.csv", broken={})
+    broken_log(tmp_path / "logs" / "2.csv", broken={7: BROKEN[3]})
+    source = csv_source(tmp_path, str(tmp_path / "logs"))
+    assert fault(tmp_path, source=source, features={}) == (
+        "2.csv: line 7: has too many cells. Mend that line, or allow for some (validation.max_rejected_fraction)."
+    )
+    broken_log(tmp_path / "logs" / "1.csv", broken=BROKEN)
+    lines = fault(tmp_path, source=source, features={}).splitlines()
+    assert lines[0].startswith("1.csv: line 3: has too many cells (3 rows in all). Mend that line")
+    assert len(lines) == 4, "a line a kind of fault"
+
+
+def test_a_quote_that_never_ends(tmp_path, made):
+    source = csv_source(tmp_path, str(broken_log(tmp_path / "log.csv", lines=9, broken={6: (b'u1,"a1,2026-03-01,0', "")})))
+    assert fault(tmp_path, source=source, features={}).startswith("log.csv: line 6: has a broken quote.")
+
+
+def test_a_file_of_malformed_lines_only(tmp_path, made):
+    source = csv_source(tmp_path, str(broken_log(tmp_path / "log.csv", lines=3, broken=dict.fromkeys((2, 3), BROKEN[5]))))
+    assert "no row passed the checks" in fault(tmp_path, source=source, features={}, validation={"max_rejected_fraction": 1})
+
+
+def test_a_truncated_compressed_file_is_told_by_its_own_name(tmp_path, made):
+    (tmp_path / "logs").mkdir()
+    for name in ("1.csv.gz", "2.csv.gz"):
+        broken_log(tmp_path / "logs" / name, broken={})
+    whole = (tmp_path / "logs" / "2.csv.gz").read_bytes()
+    (tmp_path / "logs" / "2.csv.gz").write_bytes(whole[: len(whole) * 2 // 3])
+    line = fault(tmp_path, source=csv_source(tmp_path, str(tmp_path / "logs")), features={})
+    assert "2.csv.gz: cannot be read" in line and len(line.splitlines()) == 1
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -13,12 +13,11 @@ import pyarrow.parquet as pq
 from adrec.data.tables import parquet_schema
 from adrec.errors import DataError
 from adrec.prepare.engine import readable_faults, text
+from adrec.prepare.sources.malformed import ROWS_A_FILE, create_text_view, numbered
 
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _LONGEST_LINE = 16_000_000
-_ROWS_A_FILE = 1 << 40
-"""Rows of file n are ordered by n * 2^40 + their number."""
 
 
 def find_files(patterns: str | Sequence[str]) -> list[Path]:
@@ -74,20 +73,17 @@ def read_files(
         odd = next(file for file in table if format_of(file) != kind or kind is None)
         raise DataError(f"{odd}: the format is not plain from the ending. Set `format` in the config.")
     names = source_names(table)
-    if kind == "parquet":
-        query = _parquet(files, names, table.index(files[0]))
-    else:
-        separator = delimiter or ("\t" if kind == "tsv" else ",")
-        if kind != "jsonl" and header is None:
-            _refuse_other_headers(files, separator, quote)
-        # A file at a time: its rows are counted from 1, and files are read side by side.
-        query = " UNION ALL BY NAME ".join(
-            f"SELECT *, {text(names[file])} AS source_file, row_number() OVER () AS source_row, "
-            f"{table.index(file) * _ROWS_A_FILE} + row_number() OVER () AS source_order FROM "
-            + (_jsonl(file) if kind == "jsonl" else _delimited(file, separator, header, quote))
-            for file in files
-        )
     with readable_faults(str(files[0])):
+        if kind in {"csv", "tsv"}:
+            separator = delimiter or ("\t" if kind == "tsv" else ",")
+            columns = list(header) if header is not None else _one_header(files, separator, quote)
+            parts = [(file, names[file], table.index(file), _delimited(file, separator, header, quote)) for file in files]
+            create_text_view(connection, view, parts, columns=columns, header_lines=int(header is None))
+            return
+        if kind == "parquet":
+            query = _parquet(files, names, table.index(files[0]))
+        else:
+            query = " UNION ALL BY NAME ".join(numbered(_jsonl(file), names[file], table.index(file)) for file in files)
         connection.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS {query}")
         connection.execute(f"SELECT * FROM {view} LIMIT 1").fetchall()
 
@@ -119,7 +115,7 @@ def _parquet(files: Sequence[Path], names: dict[Path, str], first_number: int) -
     numbered = f"SELECT *, file_row_number AS adrec_row, CAST(file_index AS BIGINT) AS adrec_file FROM {read}"
     return (
         f"SELECT * EXCLUDE (adrec_row, adrec_file), [{called}][adrec_file + 1] AS source_file, adrec_row + 1 AS source_row, "
-        f"({first_number} + adrec_file) * {_ROWS_A_FILE} + adrec_row AS source_order FROM ({numbered})"
+        f"({first_number} + adrec_file) * {ROWS_A_FILE} + adrec_row AS source_order FROM ({numbered})"
     )
 
 
@@ -151,12 +147,13 @@ def _delimited(file: Path, delimiter: str, header: Sequence[str] | None, quote: 
     )
 
 
-def _refuse_other_headers(files: Sequence[Path], delimiter: str, quote: str) -> None:
-    names = set(read_header(files[0], delimiter, quote))
+def _one_header(files: Sequence[Path], delimiter: str, quote: str) -> list[str]:
+    names = read_header(files[0], delimiter, quote)
     for file in files[1:]:
-        odd = sorted(names ^ set(read_header(file, delimiter, quote)))
+        odd = sorted(set(names) ^ set(read_header(file, delimiter, quote)))
         if odd:
             raise DataError(f"{file}: its header differs from that of {files[0].name} ({', '.join(odd[:6])}).")
+    return names
 
 
 def read_header(file: Path, delimiter: str, quote: str = '"') -> list[str]:
