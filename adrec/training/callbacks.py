@@ -236,7 +236,15 @@ class Profile(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """End and write after `steps` steps."""
-        if self._profiler is None or batch_idx + 1 < self.skip + self.steps:
+        if batch_idx + 1 >= self.skip + self.steps:
+            self._write()
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Write what there is of a run that ends earlier."""
+        self._write()
+
+    def _write(self) -> None:
+        if self._profiler is None:
             return
         self._profiler.__exit__(None, None, None)
         self.folder.mkdir(parents=True, exist_ok=True)
