@@ -119,6 +119,8 @@ class EvaluateConfig(StageConfig):
     """Ad vectors written by `adrec encode` (`ad_id`, `vector`), for the diversity of lists."""
     training: ConfigPath | None = None
     """Bundle folder, for its fingerprints, learning curves and the ads' popularity in training."""
+    importance: ConfigPath | None = None
+    """Folder of `adrec explain --global`: the report draws what the model lives on."""
     tasks: list[TaskColumns] = []
     """Labels and their scores; empty: every label present, with `score` for the click and `score_<label>` for others."""
     probability_baselines: list[str] = ["smoothed_ctr", "logistic", "mlp", "lightgbm"]

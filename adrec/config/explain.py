@@ -12,7 +12,11 @@ class ExplainConfig(RowsConfig):
     """Why rows got their scores. Reads the bundle and rows; writes the folder `output`."""
 
     output: ConfigPath
-    """Folder to write: explanations.json and explanations.html."""
+    """Folder to write: explanations.json and explanations.html, or importance.json."""
+    overall: bool = False
+    """Not row by row, but which inputs the model lives on over many rows, and what a feature's value does to the score."""
+    overall_rows: Annotated[int, Field(ge=100, le=1_000_000)] = 5_000
+    """Rows looked at then, the first; they need their clicks."""
     user_id: str | None = None
     """Explain only rows of this user."""
     ad_id: str | None = None

@@ -20,6 +20,7 @@ from adrec.inference.explain.explainer import Explainer, Explanation, titles_of
 from adrec.inference.explain.sentence import sentence
 from adrec.inference.predictor import Predictor
 from adrec.inference.score_source import Source, open_source
+from adrec.stages.explain_overall import OverallResult, explain_overall
 from adrec.terminal import Terminal
 
 PAGE = Path(__file__).with_name("explain.html.j2")
@@ -61,8 +62,10 @@ class ExplainResult:
             yield f"output: {self.output}"
 
 
-def run(config: ExplainConfig, terminal: Terminal) -> ExplainResult:
-    """Explain the first rows that fit. Raises DataError where none does."""
+def run(config: ExplainConfig, terminal: Terminal) -> ExplainResult | OverallResult:
+    """Explain the first rows that fit, or the model over many. Raises DataError where none does."""
+    if config.overall:
+        return explain_overall(config, terminal)
     device = "cpu" if config.device == "auto" else config.device
     predictor = Predictor.load(config.bundle, device=device, cache=config.cache)
     source = open_source(config, predictor)

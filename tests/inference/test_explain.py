@@ -7,8 +7,10 @@ import pytest
 from worlds import TOPICS, WORDS, make_world
 
 from adrec.config.base import load_config
+from adrec.config.evaluate import EvaluateConfig
 from adrec.config.explain import ExplainConfig
 from adrec.config.finetune import FinetuneConfig
+from adrec.config.score import ScoreConfig
 from adrec.data.examples import load_examples
 from adrec.data.prepared import open_prepared
 from adrec.errors import DataError
@@ -19,8 +21,10 @@ from adrec.inference.explain.words import words_from_tokens
 from adrec.inference.predictor import Predictor
 from adrec.models.text_encoder import TextEncoder
 from adrec.models.word_vectors import WordTokenizer, WordVectors
+from adrec.stages.evaluate import run as evaluate
 from adrec.stages.explain import run as explain
 from adrec.stages.finetune import run as finetune
+from adrec.stages.score import run as score
 from adrec.terminal import Terminal
 
 QUIET = Terminal(quiet=True)
@@ -126,3 +130,33 @@ def test_the_command_writes_a_page_and_a_sentence(trained, tmp_path):
     assert "http" not in page
     with pytest.raises(DataError, match="no row of user_id=nobody"):
         explain(load_config(None, ExplainConfig, [*settings, "user_id=nobody"]), QUIET)
+
+
+def test_overall_the_inputs_that_carry_the_clicks_lose_most_and_evaluate_draws_them(trained, tmp_path):
+    root, *_ = trained
+    settings = [
+        f"bundle={root / 'bundle'}", f"prepared={root / 'prepared'}", "split=train", f"output={tmp_path / 'overall'}",
+        "overall=true", "overall_rows=3000", f"cache={root / 'cache'}",
+    ]  # fmt: skip
+    result = explain(load_config(None, ExplainConfig, settings), QUIET)
+    found = {one.name: one for one in result.importance}
+    assert found["ad text"].low > 0 and result.importance[0].name == "ad text"  # in this world only the topic tells
+    assert all(one.low <= one.increase <= one.high for one in result.importance)
+    again = explain(load_config(None, ExplainConfig, settings), QUIET)
+    assert again.importance == result.importance and again.dependence == result.dependence
+    assert all(0 <= score <= 1 for one in result.dependence for score in one.scores)
+
+    score(
+        load_config(
+            None, ScoreConfig,
+            [f"bundle={root / 'bundle'}", f"prepared={root / 'prepared'}", "split=test", f"output={tmp_path / 's.parquet'}"],
+        ),
+        QUIET,
+    )  # fmt: skip
+    judge = [f"scored={tmp_path / 's.parquet'}", f"output={tmp_path / 'judged'}", "bootstrap.replicates=10"]
+    evaluate(load_config(None, EvaluateConfig, [*judge, f"importance={tmp_path / 'overall'}"]), QUIET)
+    page = (tmp_path / "judged" / "report.html").read_text(encoding="utf-8")
+    assert "What the model lives on" in page and "Importance of inputs" in page and "ad text" in page
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(DataError, match="explain --global"):
+        evaluate(load_config(None, EvaluateConfig, [*judge, f"importance={tmp_path / 'other.json'}"]), QUIET)

@@ -27,6 +27,7 @@ from adrec.stages.evaluation.tasks import Scores
 from adrec.stages.report import plots
 from adrec.stages.report.examples import Example, best_and_worst, first_lists
 from adrec.stages.report.figures import SERIES, Plot
+from adrec.stages.report.inputs import input_plots
 
 if TYPE_CHECKING:
     from adrec.stages.evaluate import EvaluateResult
@@ -81,6 +82,7 @@ def write_report(result: "EvaluateResult", rows: Rows, ads: pa.Table | None, pat
         list_plots=_list_plots(result),
         list_examples=first_lists(rows, ads, result.config.examples),
         learning=_learning(result.config.training),
+        input_plots=input_plots(result.config.importance),
         off_policy_plots=_off_policy_plots(result),
         config=yaml.safe_dump(result.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         facts=result.facts,

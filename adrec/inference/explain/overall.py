@@ -1,0 +1,216 @@
+"""The model over many rows at once: what it would lose without each input, and what a feature's value does to the score.
+
+Permutation importance (Breiman 2001; Fisher, Rudin, Dominici 2019): an input is shuffled among the rows and the log loss rises
+by its importance; intervals come from drawing users with replacement. Partial dependence (Friedman 2001): the mean score when
+a feature has one value in every row. Both break what inputs have in common: of two that say the same, neither looks important.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from adrec.data.examples import Examples
+from adrec.data.features import FeatureSet
+from adrec.inference.predictor import Catalogs, Predictor
+from adrec.metrics.classification import auc
+
+Inputs = tuple[Examples, Catalogs]
+Floats = NDArray[np.floating]
+DRAWS = 1000
+POINTS = 7
+MOST_CATEGORIES = 8
+DEPENDENCE_ROWS = 500
+
+
+@dataclass(frozen=True)
+class Importance:
+    """What shuffling one input costs."""
+
+    name: str
+    kind: str
+    """text, history, interests, query, impression, ad or user"""
+    increase: float
+    """of the log loss"""
+    low: float
+    high: float
+    """95 % interval of `increase` over users"""
+    auc_drop: float
+
+
+@dataclass(frozen=True)
+class Dependence:
+    """The mean score by the value of one feature."""
+
+    name: str
+    kind: str
+    values: list[str]
+    scores: list[float]
+
+
+def importances(
+    predictor: Predictor,
+    catalogs: Catalogs,
+    examples: Examples,
+    *,
+    seed: int,
+    repeats: int = 3,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> list[Importance]:
+    """Of every input that varies over the rows, largest first. The rows need both clicks and misses."""
+    label = examples.labels["click"]
+    rows = np.flatnonzero(np.isfinite(label))
+    examples, label = examples.take(rows), label[rows].astype(np.float64)
+    predictor.encode(examples, catalogs)
+    rng = np.random.default_rng(seed)
+    before = predictor.score_examples(examples, catalogs, baselines=False).score
+    users, user = np.unique(examples.user_index, return_inverse=True)
+    weights = rng.multinomial(len(users), np.full(len(users), 1 / len(users)), DRAWS).astype(np.float64)
+    size = weights @ np.bincount(user, minlength=len(users))
+    found = []
+    for name, kind, shuffled in _shuffles(predictor.packed.features, examples, catalogs):
+        difference, drop = np.zeros(len(label)), 0.0
+        for _ in range(repeats):
+            after = predictor.score_examples(*shuffled(rng), baselines=False).score
+            difference += (_loss(label, after) - _loss(label, before)) / repeats
+            drop += (auc(label, before) - auc(label, after)) / repeats
+        means = weights @ np.bincount(user, difference, minlength=len(users)) / size
+        low, high = np.quantile(means, [0.025, 0.975])
+        found.append(Importance(name, kind, float(difference.mean()), float(low), float(high), float(drop)))
+        advance(1)
+    return sorted(found, key=lambda one: -one.increase)
+
+
+def dependences(
+    predictor: Predictor, catalogs: Catalogs, examples: Examples, raw: pa.Table, *, seed: int
+) -> Iterator[Dependence]:
+    """Of every feature of the impressions, and of the candidate's and the user's categories. `raw`: the rows as given."""
+    picked = np.sort(np.random.default_rng(seed).permutation(len(examples))[:DEPENDENCE_ROWS])
+    examples, raw = examples.take(picked), raw.take(pa.array(picked))
+    features = predictor.packed.features
+
+    def mean_score(changed: Inputs) -> float:
+        return float(predictor.score_examples(*changed, baselines=False).score.mean())
+
+    for place, name in enumerate(features["impressions"].numeric_names):
+        column = examples.numeric[:, place]
+        order = np.argsort(column, kind="stable")
+        rows = order[np.round(np.linspace(0.02, 0.98, POINTS) * (len(order) - 1)).astype(np.int64)]
+        rows = rows[np.unique(column[rows], return_index=True)[1]]
+        if len(rows) < 2:
+            continue
+        shown = raw[name].to_numpy(zero_copy_only=False) if name in raw.column_names else column
+        scores = []
+        for row in rows:
+            numeric = examples.numeric.copy()
+            numeric[:, place] = column[row]
+            scores.append(mean_score((replace(examples, numeric=numeric), catalogs)))
+        yield Dependence(name, "impression", [f"{float(shown[row]):.4g}" for row in rows], scores)
+    for kind, fitted, codes in (
+        ("impression", features["impressions"], examples.categorical),
+        ("ad", features["ads"], catalogs.ads.categorical[examples.ad_index]),
+        ("user", features["users"], catalogs.users.categorical[examples.user_index]),
+    ):
+        for place, name in enumerate(fitted.categorical_names):
+            values, counts = np.unique(codes[:, place], return_counts=True)
+            common = values[np.argsort(-counts, kind="stable")][:MOST_CATEGORIES]
+            if len(values) < 2:
+                continue
+            names = [_value(fitted, place, int(code)) for code in common]
+            scores = [mean_score(_with_code(kind, examples, catalogs, place, int(code))) for code in common]
+            yield Dependence(name, kind, names, scores)
+
+
+def _shuffles(
+    features: dict[str, FeatureSet], examples: Examples, catalogs: Catalogs
+) -> Iterator[tuple[str, str, Callable[[np.random.Generator], Inputs]]]:
+    """Name, kind and the shuffled rows of every input that varies."""
+    ads, users = np.unique(examples.ad_index), np.unique(examples.user_index)
+
+    def texts(rng: np.random.Generator) -> Inputs:
+        place = np.arange(len(catalogs.ads))
+        place[ads] = rng.permutation(ads)
+        vectors = None if catalogs.ads.vectors is None else catalogs.ads.vectors[place]
+        moved = replace(catalogs.ads, vectors=vectors)
+        return examples, replace(catalogs, ads=moved, ad_texts=lambda rows: catalogs.ad_texts(place[rows]))
+
+    def interests(rng: np.random.Generator) -> Inputs:
+        place = np.arange(len(catalogs.users))
+        place[users] = rng.permutation(users)
+        return examples, replace(catalogs, user_texts=lambda rows: catalogs.user_texts(place[rows]))
+
+    def histories(rng: np.random.Generator) -> Inputs:
+        place = rng.permutation(len(examples.history_offsets) - 1)
+        first = np.zeros(len(place), np.int64)
+        first[examples.history_of_row] = np.arange(len(examples))
+        other = place[examples.history_of_row].astype(np.int32)
+        return replace(examples, history_of_row=other, history_length=examples.history_length[first[other]]), catalogs
+
+    def queries(rng: np.random.Generator) -> Inputs:
+        return replace(examples, query=rng.permutation(examples.query)), catalogs
+
+    if catalogs.ads.vectors is not None and catalogs.ads.vectors.shape[1]:
+        yield "ad text", "text", texts
+    if len(examples.history_values):
+        yield "history", "history", histories
+    if catalogs.users.vectors is not None and catalogs.users.vectors.shape[1]:
+        yield "interests", "interests", interests
+    if len(examples.queries) > 1 and catalogs.queries is not None:
+        yield "query", "query", queries
+    for kind, fitted in (("impression", "impressions"), ("ad", "ads"), ("user", "users")):
+        for part, names in (("numeric", features[fitted].numeric_names), ("categorical", features[fitted].categorical_names)):
+            for place, name in enumerate(names):
+                shuffled = _column(kind, part, place, examples, catalogs, ads if kind == "ad" else users)
+                if shuffled is not None:
+                    yield name, kind, shuffled
+
+
+def _column(
+    kind: str, part: str, place: int, examples: Examples, catalogs: Catalogs, used: NDArray[np.integer]
+) -> Callable[[np.random.Generator], Inputs] | None:
+    """Shuffles one column: of the impressions among the rows, of ads or users among those that occur. None: nothing varies."""
+    table: Any = {"impression": examples, "ad": catalogs.ads, "user": catalogs.users}[kind]
+    values = getattr(table, part)
+    rows = np.arange(len(values)) if kind == "impression" else used
+    if len(np.unique(values[rows, place])) < 2:
+        return None
+
+    def shuffled(rng: np.random.Generator) -> Inputs:
+        changed = values.copy()
+        changed[rows, place] = rng.permutation(changed[rows, place])
+        return _replaced(kind, examples, catalogs, **{part: changed})
+
+    return shuffled
+
+
+def _with_code(kind: str, examples: Examples, catalogs: Catalogs, place: int, code: int) -> Inputs:
+    """Every row, candidate or user with one category. Clicks are ads too: those that are candidates change with them."""
+    table: Any = {"impression": examples, "ad": catalogs.ads, "user": catalogs.users}[kind]
+    every = {"impression": np.arange(len(examples), dtype=np.int32), "ad": examples.ad_index, "user": examples.user_index}
+    rows, changed = every[kind], table.categorical.copy()
+    changed[rows, place] = code
+    return _replaced(kind, examples, catalogs, categorical=changed)
+
+
+def _replaced(kind: str, examples: Examples, catalogs: Catalogs, **columns: Any) -> Inputs:
+    if kind == "impression":
+        return replace(examples, **columns), catalogs
+    if kind == "ad":
+        return examples, replace(catalogs, ads=replace(catalogs.ads, **columns))
+    return examples, replace(catalogs, users=replace(catalogs.users, **columns))
+
+
+def _value(fitted: FeatureSet, place: int, code: int) -> str:
+    if code == 0:
+        return "(unknown)"
+    values = getattr(fitted.categories[place], "values", None) if place < len(fitted.categories) else None
+    return str(values[code - 1]) if values is not None else f"bucket {code}"
+
+
+def _loss(label: Floats, score: Floats) -> NDArray[np.float64]:
+    chance = np.clip(score.astype(np.float64), 1e-7, 1 - 1e-7)
+    found: NDArray[np.float64] = -(label * np.log(chance) + (1 - label) * np.log(1 - chance))
+    return found
