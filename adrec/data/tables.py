@@ -21,11 +21,19 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
-def read_table(path: Path, spec: TableSpec | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read one Parquet file or a folder of them whole, checked against `spec`. Raises DataError."""
+def read_table(
+    path: Path, spec: TableSpec | None = None, columns: Sequence[str] | None = None, *, dictionaries: bool = False
+) -> pa.Table:
+    """Read one Parquet file or a folder of them whole, checked against `spec`. Raises DataError.
+
+    `dictionaries` gives strings as dictionary columns, four bytes a row, without ever holding the strings themselves.
+    """
     dataset = open_dataset(path, spec)
+    if dictionaries:
+        dataset = _with_dictionaries(dataset)
     try:
-        return dataset.to_table(columns=list(columns) if columns is not None else None)
+        table = dataset.to_table(columns=list(columns) if columns is not None else None)
+        return table.unify_dictionaries() if dictionaries else table
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as Parquet ({_first_line(error)}). Write the file again.") from None
 
@@ -90,6 +98,18 @@ def open_dataset(path: Path, spec: TableSpec | None = None) -> pyarrow.dataset.F
     dataset = pyarrow.dataset.dataset([str(file) for file in files], schema=schema, format="parquet")
     assert isinstance(dataset, pyarrow.dataset.FileSystemDataset)
     return dataset
+
+
+def _with_dictionaries(dataset: pyarrow.dataset.FileSystemDataset) -> pyarrow.dataset.FileSystemDataset:
+    strings = [field.name for field in dataset.schema if field.type == pa.string()]
+    schema = dataset.schema
+    for name in strings:
+        place = schema.get_field_index(name)
+        schema = schema.set(place, schema.field(place).with_type(pa.dictionary(pa.int32(), pa.string())))
+    reading = pyarrow.dataset.ParquetFileFormat(dictionary_columns=strings)
+    found = pyarrow.dataset.dataset(dataset.files, schema=schema, format=reading)
+    assert isinstance(found, pyarrow.dataset.FileSystemDataset)
+    return found
 
 
 def parquet_files(path: Path) -> list[Path]:

@@ -8,15 +8,17 @@ user (most metrics) or a sparse product (AUC). All measures see the same draws, 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
-from adrec.metrics.ties import ArrayLike, Floats, Ints, as_labels_and_scores, run_starts
+from adrec.metrics.ties import ArrayLike, Floats, as_labels_and_scores
 
+Codes = npt.NDArray[np.integer]
 Values = dict[str, Floats]
 Measure = Callable[[Floats], Values]
 """User weights (U, b) float64 -> {name: values (b,)}; NaN where a draw leaves a value undefined."""
 
-_WEIGHTS_AT_ONCE = 2**24
+_WEIGHTS_AT_ONCE = 2**22
 _CELLS_AT_ONCE = 2**18
 
 
@@ -51,13 +53,13 @@ def draw_weights(users: int, replicates: int, generator: np.random.Generator) ->
     """Blocks (U, b) of multinomial weights: how often each user is in each draw; every column sums to U."""
     width = int(np.clip(_WEIGHTS_AT_ONCE // max(users, 1), 1, min(replicates, 256)))
     for start in range(0, replicates, width):
-        b = min(width, replicates - start)
-        drawn = generator.integers(0, users, (b, users)) + np.arange(b)[:, None] * users
-        counts = np.bincount(drawn.ravel(), minlength=b * users).reshape(b, users)
+        counts = np.empty((min(width, replicates - start), users), dtype=np.int16)
+        for draw in counts:
+            draw[:] = np.bincount(generator.integers(0, users, users), minlength=users)
         yield np.ascontiguousarray(counts.T, dtype=np.float64)
 
 
-def of_sums(columns: Mapping[str, ArrayLike], users: Ints, count: int, combine: Callable[[Values], Values]) -> Measure:
+def of_sums(columns: Mapping[str, ArrayLike], users: Codes, count: int, combine: Callable[[Values], Values]) -> Measure:
     """A measure that is a function of sums over rows: `combine({name: sums (b,)})`.
 
     The columns (N,) are summed by user once; `users` (N,) are codes in [0, count).
@@ -74,17 +76,20 @@ def of_sums(columns: Mapping[str, ArrayLike], users: Ints, count: int, combine: 
     return measure
 
 
-def of_groups(values: Mapping[str, Floats], group_users: Ints, count: int) -> Measure:
+def of_groups(values: Mapping[str, Floats], group_users: Codes, count: int) -> Measure:
     """Means of per-group values (G,), NaN ones left out; `group_users` (G,) says whose group each is."""
     columns: dict[str, ArrayLike] = {}
+    divisor: dict[str, str] = {}  # values that leave out the same groups share their count
+    counted: dict[bytes, str] = {}
     for name, value in values.items():
         kept = ~np.isnan(value)
         columns[name] = np.where(kept, value, 0.0)
-        columns[f"{name}/groups"] = kept
-    return of_sums(columns, group_users, count, lambda sums: {n: divide(sums[n], sums[f"{n}/groups"]) for n in values})
+        divisor[name] = counted.setdefault(np.packbits(kept).tobytes(), f"{name}/groups")
+        columns.setdefault(divisor[name], kept)
+    return of_sums(columns, group_users, count, lambda sums: {n: divide(sums[n], sums[divisor[n]]) for n in values})
 
 
-def of_curve(labels: ArrayLike, scores: ArrayLike, users: Ints, count: int) -> Measure:
+def of_curve(labels: ArrayLike, scores: ArrayLike, users: Codes, count: int) -> Measure:
     """`auc` and `pr_auc` over all rows, equal to those of `classification` with rows weighted by their user's weight."""
     curve = _Curve(labels, scores, users, count)
 
@@ -121,22 +126,23 @@ class _Curve:
     merged, which is exact and makes the dense part as small as the number of distinct scores of positives.
     """
 
-    def __init__(self, labels: ArrayLike, scores: ArrayLike, users: Ints, count: int) -> None:
+    def __init__(self, labels: ArrayLike, scores: ArrayLike, users: Codes, count: int) -> None:
         y, s = as_labels_and_scores(labels, scores)
         order = np.argsort(s)[::-1]
-        starts = run_starts(s[order])
-        positive = y[order] > 0
-        user = users[order]
-        block = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(y)))
+        block = np.zeros(len(y), dtype=np.int32)
+        ordered = s[order]
+        np.cumsum(ordered[1:] != ordered[:-1], out=block[1:])
+        positive, user = y[order] > 0, users[order]
+        del order, ordered
         hit_blocks = np.unique(block[positive])
         self.size = len(hit_blocks)
         # Row q: positives of hit block q. Negatives: row 2q before block q, row 2q + 1 inside it, last row after all.
-        place = np.searchsorted(hit_blocks, block, side="left")
-        inside = np.zeros(len(y), dtype=bool)
-        valid = place < self.size
-        inside[valid] = hit_blocks[place[valid]] == block[valid]
+        place = np.searchsorted(hit_blocks, block, side="left").astype(np.int32)
         self.positive = _rows_to_users(place[positive], user[positive], self.size, count)
-        self.negative = _rows_to_users((2 * place + inside)[~positive], user[~positive], 2 * self.size + 1, count)
+        inside = hit_blocks[np.minimum(place, max(self.size - 1, 0))] == block if self.size else np.zeros(len(y), dtype=bool)
+        place *= 2
+        place += inside
+        self.negative = _rows_to_users(place[~positive], user[~positive], 2 * self.size + 1, count)
         self.misses_by_user: Floats = np.bincount(user[~positive], minlength=count).astype(np.float64)
 
     def walk(self, weights: Floats) -> Iterator[tuple[Floats, Floats, Floats]]:
@@ -152,7 +158,8 @@ class _Curve:
             above = running[-1]
 
 
-def _rows_to_users(rows: Ints, users: Ints, height: int, width: int) -> sparse.csr_matrix:
+def _rows_to_users(rows: Codes, users: Codes, height: int, width: int) -> sparse.csr_matrix:
     """CSR (height, width) counting users in each row; `rows` (N,) are sorted, so no sort is needed."""
-    pointer = np.searchsorted(rows, np.arange(height + 1))
-    return sparse.csr_matrix((np.ones(len(users)), users, pointer), shape=(height, width))
+    pointer = np.searchsorted(rows, np.arange(height + 1)).astype(np.int32)
+    ones = np.ones(len(users), dtype=np.int8)  # a product with weights is in their type
+    return sparse.csr_matrix((ones, users.astype(np.int32, copy=False), pointer), shape=(height, width))

@@ -1,6 +1,6 @@
 """`adrec evaluate`: scored or ranked rows in, metrics.json and report.html out. No model is loaded.
 
-Cost: about 10 seconds of one processor a million rows and column of predictions at 1,000 draws, and 0.8 GB a million rows.
+Cost: about 10 seconds of one processor a million rows and column of predictions at 1,000 draws. Memory: docs/evaluate.md.
 """
 
 import hashlib
@@ -112,7 +112,7 @@ def run(config: EvaluateConfig, terminal: Terminal) -> EvaluateResult:
     tasks = [build_task(rows, columns, others, config.probability_baselines) for columns in labelled]
     judged = []
     for task in tasks:
-        total = config.bootstrap.replicates
+        total = config.bootstrap.replicates * len(task.scores)
         with terminal.progress(f"judging {task.label_name}", total, unit="draws") as advance:
             judged.append(judge_task(rows, task, config, generator, advance))
     sliced = {}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from adrec.config.evaluate import EvaluateConfig
-from adrec.metrics.bootstrap import Measure, Values, bootstrap, point
+from adrec.metrics.bootstrap import Values, bootstrap, point
 from adrec.metrics.significance import Difference, Interval, adjust, difference, interval
 from adrec.stages.evaluation.measures import LOWER_IS_BETTER, NO_DIRECTION, Frame, binary_measures, regression_measures
 from adrec.stages.evaluation.rows import Rows
@@ -74,23 +74,26 @@ def judge_task(
     """Point values, intervals and paired comparisons of all runs of a task."""
     requests = None if rows.requests is None else rows.requests.codes[task.rows]
     frame = Frame.of(task.labels, rows.users.codes[task.rows], requests)
-    measures: dict[str, list[Measure]] = {}
+    values: dict[str, dict[str, float]] = {}
+    draws: dict[str, Values] = {}
     skipped: dict[str, int] = {}
+    seed = int(generator.integers(2**63))
     for scores in task.scores:
         if task.kind == "binary":
-            measures[scores.name], skipped = binary_measures(
+            measures, skipped = binary_measures(
                 frame, scores, cutoffs=config.cutoffs, threshold=config.threshold, bins=config.bins
             )
         else:
-            measures[scores.name] = regression_measures(frame, scores)
-    values = {name: point(group, frame.user_count) for name, group in measures.items()}
-    draws = bootstrap(
-        measures,
-        users=frame.user_count,
-        replicates=config.bootstrap.replicates,
-        generator=generator,
-        advance=advance,
-    )
+            measures = regression_measures(frame, scores)
+        values[scores.name] = point(measures, frame.user_count)
+        # Run by run, so that only one run's sums are in memory; the seed gives all of them the same draws.
+        draws |= bootstrap(
+            {scores.name: measures},
+            users=frame.user_count,
+            replicates=config.bootstrap.replicates,
+            generator=np.random.default_rng(seed),
+            advance=advance,
+        )
     level = config.bootstrap.level
     metrics = {
         run: {name: interval(value, draws[run][name], level, centred=name in ABSOLUTE_GAPS) for name, value in named.items()}

@@ -16,7 +16,7 @@ from adrec.metrics.ranking import RankedGroups
 from adrec.metrics.significance import Interval, interval
 from adrec.metrics.ties import Floats, Ints, group_codes, totals
 from adrec.stages.evaluation.measures import Frame, owners
-from adrec.stages.evaluation.rows import Rows, as_floats, encode, look_up
+from adrec.stages.evaluation.rows import AnyInts, Rows, as_floats, encode, look_up
 from adrec.stages.evaluation.truth import list_truth
 
 
@@ -94,13 +94,13 @@ def _top(rows: Rows, depth: int) -> Ints:
     return order[np.arange(len(order)) - first < depth]
 
 
-def _exposures(rows: Rows, listed: Ints, ads: pa.Table | None) -> Floats:
+def _exposures(rows: Rows, listed: AnyInts, ads: pa.Table | None) -> Floats:
     """Rows of each ad, zeros for those of the catalogue that no list has."""
     catalogue = ads.num_rows if ads is not None else len(rows.ads)
     return totals(listed, None, max(catalogue, len(rows.ads)))
 
 
-def _whole_table(rows: Rows, listed: Ints, ads: pa.Table | None, exposures: Floats) -> dict[str, float]:
+def _whole_table(rows: Rows, listed: AnyInts, ads: pa.Table | None, exposures: Floats) -> dict[str, float]:
     values = {"coverage": lists.coverage(listed, len(exposures)), "gini": lists.gini(exposures)}
     for column, name in (("advertiser_id", "advertiser"), ("category", "category")):
         owner = ad_column(rows, ads, column)

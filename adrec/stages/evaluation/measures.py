@@ -1,6 +1,6 @@
 """Every metric of one column of predictions, as bootstrap measures: point value and all draws come from the same code."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,9 @@ from adrec.metrics.ranking import RankedGroups
 from adrec.metrics.ties import Floats, Ints, group_codes
 from adrec.stages.evaluation.tasks import Scores
 
+Codes = npt.NDArray[np.integer]
+_ROWS_AT_ONCE = 2**20  # so that what is summed by user takes no memory a row
+
 LOWER_IS_BETTER = frozenset({"log_loss", "brier", "normalised_entropy", "ece", "mse", "rmse", "mae"})
 NO_DIRECTION = frozenset({"predicted_over_observed"})
 
@@ -22,19 +25,20 @@ class Frame:
     """Rows of a task with their users and groups, recoded so that only users with rows are drawn."""
 
     labels: Floats
-    users: Ints
+    users: Codes
     """(N,) in [0, user_count)."""
     user_count: int
-    requests: Ints | None
+    requests: Codes | None
     """(N,) dense codes; None where the table has no requests."""
 
     @classmethod
-    def of(cls, labels: Floats, users: Ints, requests: Ints | None) -> "Frame":
+    def of(cls, labels: Floats, users: Codes, requests: Codes | None) -> "Frame":
         """Recode the raw codes of some rows of a table."""
         codes, count = group_codes(users)
-        return cls(labels, codes, count, None if requests is None else group_codes(requests)[0])
+        grouped = None if requests is None else group_codes(requests)[0].astype(np.int32)
+        return cls(labels, codes.astype(np.int32), count, grouped)
 
-    def take(self, rows: Ints) -> "Frame":
+    def take(self, rows: Codes | slice) -> "Frame":
         """The given rows; users keep their codes, so that draws stay paired with those of all rows."""
         requests = None if self.requests is None else self.requests[rows]
         return Frame(self.labels[rows], self.users[rows], self.user_count, requests)
@@ -77,7 +81,6 @@ def core_measures(frame: Frame, scores: Scores) -> list[Measure]:
 
 def regression_measures(frame: Frame, scores: Scores) -> list[Measure]:
     """Squared and absolute error, and predicted over observed."""
-    error = frame.labels - scores.values
 
     def combine(sums: Values) -> Values:
         mse = divide(sums["squared"], sums["rows"])
@@ -88,14 +91,11 @@ def regression_measures(frame: Frame, scores: Scores) -> list[Measure]:
             "predicted_over_observed": divide(sums["predicted"], sums["observed"]),
         }
 
-    columns = {
-        "squared": error**2,
-        "absolute": np.abs(error),
-        "predicted": scores.values,
-        "observed": frame.labels,
-        "rows": np.ones(len(error)),
-    }
-    return [of_sums(columns, frame.users, frame.user_count, combine)]
+    def columns(y: Floats, p: npt.NDArray[np.floating]) -> Values:
+        error = y - p
+        return {"squared": error**2, "absolute": np.abs(error), "predicted": p, "observed": y, "rows": np.ones(len(y))}
+
+    return [_of_rows(frame, scores.values, columns, combine)]
 
 
 def _list_metrics(ranked: RankedGroups, cutoffs: Sequence[int]) -> dict[str, Floats]:
@@ -141,39 +141,31 @@ def _probability_measure(frame: Frame, p: npt.NDArray[np.floating]) -> Measure:
             "predicted_over_observed": divide(sums["predicted"], sums["observed"]),
         }
 
-    columns = {
-        "log_loss": log_losses(frame.labels, p),
-        "squared": (frame.labels - p) ** 2,
-        "predicted": p,
-        "observed": frame.labels,
-        "rows": np.ones(len(p)),
-    }
-    return of_sums(columns, frame.users, frame.user_count, combine)
+    def columns(y: Floats, p: npt.NDArray[np.floating]) -> Values:
+        squared = (y - p) ** 2
+        return {"log_loss": log_losses(y, p), "squared": squared, "predicted": p, "observed": y, "rows": np.ones(len(y))}
+
+    return _of_rows(frame, p, columns, combine)
 
 
 def _calibration_measure(frame: Frame, p: npt.NDArray[np.floating], bins: int) -> Measure:
     """ECE with bins fixed by the data: the sum over bins of |predicted - observed| clicks, over rows."""
-    count = frame.user_count
-    cell = bin_codes(p, bins) * count + frame.users
-    gaps = np.bincount(cell, p - frame.labels, bins * count).reshape(bins, count)
-    columns = {str(b): gaps[b] for b in range(bins)}
+
+    def columns(y: Floats, p: npt.NDArray[np.floating]) -> Values:
+        code = bin_codes(p, bins)
+        return {**{str(b): (p - y) * (code == b) for b in range(bins)}, "rows": np.ones(len(y))}
 
     def combine(sums: Values) -> Values:
-        gap = np.sum([np.abs(sums[name]) for name in columns], axis=0)
+        gap = np.sum([np.abs(sums[str(b)]) for b in range(bins)], axis=0)
         return {"ece": divide(gap, sums["rows"])}
 
-    rows = np.bincount(frame.users, minlength=count)
-    return of_sums({**columns, "rows": rows}, np.arange(count), count, combine)
+    return _of_rows(frame, p, columns, combine)
 
 
 def _decision_measure(frame: Frame, p: npt.NDArray[np.floating], threshold: float) -> Measure:
-    yes = p >= threshold
-    columns = {
-        "hit": yes * frame.labels,
-        "false_alarm": yes * (1 - frame.labels),
-        "miss": ~yes * frame.labels,
-        "rows": np.ones(len(p)),
-    }
+    def columns(y: Floats, p: npt.NDArray[np.floating]) -> Values:
+        yes = p >= threshold
+        return {"hit": yes * y, "false_alarm": yes * (1 - y), "miss": ~yes * y, "rows": np.ones(len(y))}
 
     def combine(sums: Values) -> Values:
         hit, false_alarm, miss = sums["hit"], sums["false_alarm"], sums["miss"]
@@ -184,10 +176,26 @@ def _decision_measure(frame: Frame, p: npt.NDArray[np.floating], threshold: floa
             "f1": divide(2 * hit, 2 * hit + false_alarm + miss),
         }
 
-    return of_sums(columns, frame.users, frame.user_count, combine)
+    return _of_rows(frame, p, columns, combine)
 
 
-def owners(groups: Ints, users: Ints) -> Ints:
+def _of_rows(
+    frame: Frame,
+    p: npt.NDArray[np.floating],
+    columns: Callable[[Floats, npt.NDArray[np.floating]], Values],
+    combine: Callable[[Values], Values],
+) -> Measure:
+    """A function of sums over rows of what `columns` makes of labels and predictions, some rows at a time."""
+    count = frame.user_count
+    totals: Values = {}
+    for start in range(0, max(len(p), 1), _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        for name, values in columns(frame.labels[part], p[part]).items():
+            totals[name] = totals.get(name, 0.0) + np.bincount(frame.users[part], values, count).astype(np.float64)
+    return of_sums(totals, np.arange(count), count, combine)
+
+
+def owners(groups: Codes, users: Codes) -> Ints:
     """The user of each group, (G,) in the order of sorted group codes."""
     codes, count = group_codes(groups)
     owner = np.zeros(count, dtype=np.int64)

@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 
 from adrec.config.evaluate import EvaluateConfig, SliceSettings
 from adrec.errors import DataError
-from adrec.metrics.bootstrap import Measure, bootstrap, point
+from adrec.metrics.bootstrap import Values, bootstrap, point
 from adrec.metrics.significance import Difference, Interval, adjust, difference, interval
 from adrec.stages.evaluation.judge import TaskResult
-from adrec.stages.evaluation.measures import core_measures
-from adrec.stages.evaluation.rows import Ints, Rows, encode, look_up
+from adrec.stages.evaluation.measures import Frame, core_measures
+from adrec.stages.evaluation.rows import Rows, ShortInts, encode, look_up
 from adrec.stages.evaluation.tasks import Scores
 
 ALWAYS = ("cold_ad", "cold_user", "history_length", "category", "scenario", "language", "position", "day")
@@ -32,7 +32,7 @@ class Slicing:
 
     column: str
     names: tuple[str, ...]
-    codes: Ints
+    codes: ShortInts
 
 
 @dataclass(frozen=True)
@@ -90,43 +90,61 @@ def judge_slices(
     """Core metrics of every slice with intervals, and alarms, of a binary task. Draws are shared, so gaps are paired."""
     task, frame = result.task, result.frame
     judged = [scores for scores in task.scores if scores.role in {"model", "against"}]
-    parts: dict[tuple[str, str], Ints] = {_ALL: np.arange(len(frame.labels))}
-    for cut in cuts:
-        codes = cut.codes[task.rows]
-        order = np.argsort(codes, kind="stable")
-        bounds = np.searchsorted(codes[order], np.arange(len(cut.names) + 1))
-        for index, name in enumerate(cut.names):
-            part = order[bounds[index] : bounds[index + 1]]
-            if len(part):
-                parts[cut.column, name] = part
-    measures: dict[str, list[Measure]] = {}
-    for key, part in parts.items():
+    seed = int(generator.integers(2**63))
+    values: dict[str, dict[str, float]] = {}
+    draws: dict[str, Values] = {}
+
+    def measure(key: tuple[str, str], part: ShortInts | slice) -> None:
         piece = frame.take(part)
         for scores in judged:
             taken = Scores(scores.name, scores.role, scores.values[part], scores.is_probability)
-            measures[_name(key, scores.name)] = core_measures(piece, taken)
-    draws = bootstrap(measures, users=frame.user_count, replicates=config.bootstrap.slice_replicates, generator=generator)
-    values = {name: point(group, frame.user_count) for name, group in measures.items()}
-    level, model = config.bootstrap.level, task.model.name
-    slices = []
-    for key, part in parts.items():
-        if key == _ALL:
-            continue
-        name = _name(key, model)
-        positives = int(frame.labels[part].sum())
-        least = config.slices.least_positives
-        slices.append(
-            Slice(
-                column=key[0],
-                value=key[1],
-                rows=len(part),
-                users=len(np.unique(frame.users[part])),
-                positives=positives,
-                metrics={metric: interval(value, draws[name][metric], level) for metric, value in values[name].items()},
-                small=positives < least or len(part) - positives < least,
+            measures = core_measures(piece, taken)
+            name = _name(key, scores.name)
+            values[name] = point(measures, frame.user_count)
+            draws.update(
+                bootstrap(
+                    {name: measures},
+                    users=frame.user_count,
+                    replicates=config.bootstrap.slice_replicates,
+                    generator=np.random.default_rng(seed),
+                )
             )
-        )
+
+    measure(_ALL, slice(None))
+    slices = []
+    for cut in cuts:
+        codes = cut.codes if len(task.rows) == len(cut.codes) else cut.codes[task.rows]
+        order = np.argsort(codes, kind="stable").astype(np.int32)
+        bounds = np.cumsum([(codes < 0).sum(), *np.bincount(codes[codes >= 0], minlength=len(cut.names))])
+        for index, value in enumerate(cut.names):
+            part = order[bounds[index] : bounds[index + 1]]
+            if len(part):
+                measure((cut.column, value), part)
+                found = _name((cut.column, value), task.model.name)
+                slices.append(_slice(cut.column, value, part, frame, values[found], draws[found], config))
     return SliceResult(tuple(slices), _alarms(slices, judged, values, draws, config))
+
+
+def _slice(
+    column: str,
+    value: str,
+    part: ShortInts,
+    frame: Frame,
+    values: dict[str, float],
+    draws: Values,
+    config: EvaluateConfig,
+) -> Slice:
+    positives = int(frame.labels[part].sum())
+    least = config.slices.least_positives
+    return Slice(
+        column=column,
+        value=value,
+        rows=len(part),
+        users=len(np.unique(frame.users[part])),
+        positives=positives,
+        metrics={metric: interval(found, draws[metric], config.bootstrap.level) for metric, found in values.items()},
+        small=positives < least or len(part) - positives < least,
+    )
 
 
 def _alarms(
@@ -187,9 +205,11 @@ def _values(rows: Rows, ads: pa.Table | None, users: pa.Table | None, column: st
 
 
 def _cut(column: str, values: pa.ChunkedArray, settings: SliceSettings) -> Slicing:
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
     kind = values.type
+    if pa.types.is_dictionary(kind):
+        if pa.types.is_string(kind.value_type):
+            return _cut_words(column, values, settings.most_values)
+        values, kind = values.cast(kind.value_type), kind.value_type
     if column == "history_length":
         return _cut_numbers(column, values, HISTORY_BINS[1:])
     many = pc.count_distinct(values).as_py() > settings.most_values
@@ -205,20 +225,20 @@ def _cut(column: str, values: pa.ChunkedArray, settings: SliceSettings) -> Slici
 def _cut_words(column: str, values: pa.ChunkedArray, most: int) -> Slicing:
     coded = encode(values)
     counts = np.bincount(coded.codes, minlength=len(coded))
-    named = pc.if_else(coded.values, "yes", "no") if pa.types.is_boolean(values.type) else coded.values.cast(pa.string())
+    named = pc.if_else(coded.values, "yes", "no") if pa.types.is_boolean(coded.values.type) else coded.values.cast(pa.string())
     words = pc.fill_null(named, "(none)").to_numpy(zero_copy_only=False)
     kept = np.sort(np.argsort(-counts, kind="stable")[:most])
     kept = kept[np.lexsort((words[kept].astype(str), _as_number(words[kept])))]
     place = np.full(len(words), len(kept))
     place[kept] = np.arange(len(kept))
     names = [*words[kept].tolist(), *([OTHER] if len(kept) < len(words) else [])]
-    return Slicing(column, tuple(names), place[coded.codes])
+    return Slicing(column, tuple(names), place.astype(np.int32)[coded.codes])
 
 
 def _cut_numbers(column: str, values: pa.ChunkedArray, edges: Any) -> Slicing:
     """Parts [low, high) between the edges; nulls are in none."""
     numbers = values.cast(pa.float64()).to_numpy()
-    codes = np.searchsorted(np.asarray(edges, dtype=np.float64), numbers, side="right")
+    codes = np.searchsorted(np.asarray(edges, dtype=np.float64), numbers, side="right").astype(np.int32)
     codes[np.isnan(numbers)] = -1
     whole = column == "history_length"
     names = [f"below {edges[0]:g}"]

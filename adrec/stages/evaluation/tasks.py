@@ -76,7 +76,7 @@ def build_task(
     kept = np.flatnonzero(~np.isnan(label))
     if len(kept) == 0:
         raise DataError(f"{rows.path}: column '{columns.label}' is null in every row: nothing happened that could be judged.")
-    labels = label[kept]
+    labels: Floats = label if len(kept) == len(label) else label[kept]
     binary = columns.kind == "binary"
     if binary:
         _check_binary(labels, kept, rows.path, columns.label)
@@ -99,7 +99,8 @@ def build_task(
 
 
 def _column(rows: Rows, column: str, kept: Ints, *, probability: bool) -> npt.NDArray[np.floating]:
-    values = rows.numbers(column)[kept]
+    values = rows.numbers(column)
+    values = values if len(kept) == len(values) else values[kept]  # no copy where all rows count
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         raise DataError(

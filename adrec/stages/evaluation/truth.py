@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from adrec.errors import DataError
-from adrec.stages.evaluation.rows import LABELS, Floats, Ints, Rows, codes_in, load_rows
+from adrec.stages.evaluation.rows import LABELS, AnyInts, Floats, Ints, Rows, ShortInts, codes_in, load_rows
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class ListTruth:
     relevance: Floats
     scores: Floats
     """Minus the rank; clicked ads that were not listed come last."""
-    groups: Ints
-    users: Ints
+    groups: AnyInts
+    users: AnyInts
     unlisted: int = 0
     """Requests (or users) with a click that have no list at all; they are not among the groups."""
 
@@ -90,7 +90,7 @@ def list_truth(rows: Rows, path: Path | None) -> ListTruth | None:
     return None if judged is None else replace(judged, unlisted=unlisted)
 
 
-def _with_clicks(relevance: Floats, scores: Floats, groups: Ints, users: Ints) -> ListTruth | None:
+def _with_clicks(relevance: Floats, scores: Floats, groups: AnyInts, users: AnyInts) -> ListTruth | None:
     has_click = np.bincount(groups, relevance) > 0
     kept = has_click[groups]
     if not kept.any():
@@ -104,10 +104,10 @@ def _pair_keys(rows: Rows, truth: Rows) -> tuple[Ints, Ints]:
     ads = codes_in(truth.ads, rows.ads.values)
     width = len(rows.ads)
     known = np.where((truth_groups >= 0) & (ads >= 0), truth_groups * width + ads, -1)
-    return groups * width + rows.ads.codes, known
+    return groups.astype(np.int64) * width + rows.ads.codes, known
 
 
-def _shared_groups(rows: Rows, truth: Rows) -> tuple[Ints, Ints]:
+def _shared_groups(rows: Rows, truth: Rows) -> tuple[ShortInts, Ints]:
     """Codes of requests in both tables, or of users where the tables share no request."""
     if rows.requests is not None and truth.requests is not None:
         found = codes_in(truth.requests, rows.requests.values)
