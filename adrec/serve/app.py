@@ -15,6 +15,7 @@ from fastapi import Path as UrlPath
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
+from pydantic_core import to_json
 
 from adrec import __version__
 from adrec.config.serve import ServeConfig
@@ -110,17 +111,18 @@ def create_app(config: ServeConfig, engine: Engine | None = None) -> FastAPI:
 def _model_routes(app: FastAPI, config: ServeConfig, watch: Watch, held: dict[str, Any]) -> None:
     seconds = config.batching.timeout_seconds
 
-    @app.post("/v1/score")
-    async def score(body: ScoreRequest, request: Request) -> ScoreAnswer:
+    @app.post("/v1/score", response_model=ScoreAnswer)
+    async def score(body: ScoreRequest, request: Request) -> Response:
         """Click probabilities of (user, ad) pairs."""
         _most(len(body.rows), config.intake.max_rows, "rows")
         _note(request, watch, rows=len(body.rows), user=body.rows[0].user_id)
-        answer: ScoreAnswer = await held["score"].ask(body, seconds)
-        watch.answered(_facts(request), [row.score for row in answer.rows], [row.arm for row in answer.rows])
-        return answer
+        answer = await held["score"].ask(body, seconds)
+        rows = answer["rows"]
+        watch.answered(_facts(request), [row["score"] for row in rows], [row["arm"] for row in rows])
+        return Response(to_json(answer), media_type="application/json")
 
-    @app.post("/v1/rank")
-    async def rank(body: RankRequest, request: Request) -> RankAnswer:
+    @app.post("/v1/rank", response_model=RankAnswer)
+    async def rank(body: RankRequest, request: Request) -> Response:
         """Lists for one or many users, from the whole catalogue or from given candidates."""
         _most(len(body.requests), config.intake.max_requests, "requests")
         for one in body.requests:
@@ -128,11 +130,10 @@ def _model_routes(app: FastAPI, config: ServeConfig, watch: Watch, held: dict[st
         if len({one.user_id for one in body.requests}) < len(body.requests):
             raise HTTPException(400, "A user may occur once in a call. Send further requests of a user apart.")
         _note(request, watch, rows=len(body.requests), user=body.requests[0].user_id)
-        answer: RankAnswer = await held["rank"].ask(body, seconds)
-        watch.answered(
-            _facts(request), [ad.score for ranked in answer.lists for ad in ranked.ads], [one.arm for one in answer.lists]
-        )
-        return answer
+        answer = await held["rank"].ask(body, seconds)
+        lists = answer["lists"]
+        watch.answered(_facts(request), [ad["score"] for one in lists for ad in one["ads"]], [one["arm"] for one in lists])
+        return Response(to_json(answer), media_type="application/json")
 
     @app.post("/v1/explain")
     async def explain(body: ExplainRequest, request: Request) -> ExplainAnswer:

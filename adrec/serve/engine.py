@@ -5,7 +5,6 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +12,24 @@ import numpy as np
 import pyarrow as pa
 
 from adrec.config.serve import ServeConfig
-from adrec.data.examples import combined
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.tables import read_table
 from adrec.errors import ConfigError
 from adrec.inference.explain.explainer import Explainer
 from adrec.inference.explain.sentence import sentence
 from adrec.inference.lists.past_counters import PastCounters
-from adrec.inference.lists.ranker import Block, Ranker
 from adrec.ranking.ledger import Ledger
 from adrec.schema import ADS
 from adrec.serve.arms import FIRST, SECOND, arm_of
+from adrec.serve.lists import Answer, given_ads, lists_of
 from adrec.serve.live import Histories, Live, Past
 from adrec.serve.messages import (
     AdIn,
     EventIn,
     ExplainAnswer,
     ExplainRequest,
-    RankAnswer,
-    RankedAd,
-    RankedList,
     RankRequest,
     RankUser,
-    ScoreAnswer,
-    ScoreOut,
     ScoreRequest,
     UserIn,
 )
@@ -80,12 +73,12 @@ class Engine:
 
     # ------------------------------------------------------------------------------------------- answering
 
-    def score(self, items: Sequence[ScoreRequest]) -> list[ScoreAnswer | Exception]:
+    def score(self, items: Sequence[ScoreRequest]) -> list[Answer | Exception]:
         """Scores of several requests in one pass of the model."""
         lives = self.lives
         return in_rounds(items, described_users, lambda some: self._score(lives, some))
 
-    def rank(self, items: Sequence[RankRequest]) -> list[RankAnswer | Exception]:
+    def rank(self, items: Sequence[RankRequest]) -> list[Answer | Exception]:
         """Lists of several requests in one pass of the model."""
         with self._state:
             self._catch_up()
@@ -177,12 +170,12 @@ class Engine:
         """Microseconds since 1970, UTC, by the server's clock."""
         return int(datetime.now(UTC).timestamp() * 1_000_000) + self._ahead
 
-    def _score(self, lives: dict[str, Live], items: list[ScoreRequest]) -> list[ScoreAnswer]:
+    def _score(self, lives: dict[str, Live], items: list[ScoreRequest]) -> list[Answer]:
         asked = [row for item in items for row in item.rows]
         moments = [micros(row.shown_at) or self._now() for row in asked]
         described = {user.user_id: user for item in items for user in described_users(item)}
         arms = [arm_of(row.user_id, self.config.challenger).name for row in asked]
-        out: dict[int, ScoreOut] = {}
+        out: dict[int, Answer] = {}
         for arm, live in lives.items():
             mine = [place for place, name in enumerate(arms) if name == arm]
             if not mine:
@@ -205,20 +198,20 @@ class Engine:
             for place, row, logit, score, ad_is_cold, user_is_cold in zip(
                 mine, rows, scores.logit.tolist(), scores.score.tolist(), cold_ad.tolist(), cold_user.tolist(), strict=True
             ):
-                out[place] = ScoreOut(
-                    user_id=row["user_id"], ad_id=row["ad_id"], logit=logit, score=score,
-                    cold_ad=ad_is_cold, cold_user=user_is_cold, arm=arm,
-                )  # fmt: skip
+                out[place] = {
+                    "user_id": row["user_id"], "ad_id": row["ad_id"], "logit": logit, "score": score,
+                    "cold_ad": ad_is_cold, "cold_user": user_is_cold, "arm": arm,
+                }  # fmt: skip
         bundles = {arm: live.fingerprint for arm, live in lives.items()}
         waiting = iter(range(len(asked)))
-        return [ScoreAnswer(rows=[out[next(waiting)] for _ in item.rows], bundles=bundles) for item in items]
+        return [{"rows": [out[next(waiting)] for _ in item.rows], "bundles": bundles} for item in items]
 
-    def _rank(self, lives: dict[str, Live], ledger: Ledger, items: list[RankRequest]) -> list[RankAnswer]:
+    def _rank(self, lives: dict[str, Live], ledger: Ledger, items: list[RankRequest]) -> list[Answer]:
         asked: list[RankUser] = [one for item in items for one in item.requests]
         moments = [micros(one.shown_at) or self._now() for one in asked]
         numbers = self.store.numbers(one.user_id for one in asked)
         arms = [arm_of(one.user_id, self.config.challenger) for one in asked]
-        lists: dict[int, RankedList] = {}
+        lists: dict[int, Answer] = {}
         for arm, live in lives.items():
             mine = [place for place, (name, _) in enumerate(arms) if name == arm]
             if not mine:
@@ -243,19 +236,19 @@ class Engine:
                 block = ranker.rank(
                     requests.take(pa.array(some)),
                     first=int(np.random.default_rng().integers(2**40)),  # exploration draws anew for each request
-                    given=_given_ads(live, [asked[place].candidates or [] for place in places]) if named else None,
+                    given=given_ads(live, [asked[place].candidates or [] for place in places]) if named else None,
                     # A user without events is in no count: any number of its own will do.
                     user=np.array([numbers.get(asked[place].user_id, -1 - place) for place in places]),
                     ledger=ledger.copy(),
                 )
-                for place, policy, ads in zip(places, block.policy.tolist(), _lists(ranker, block), strict=True):
-                    lists[place] = RankedList(
-                        user_id=asked[place].user_id, request_id=uuid.uuid4().hex[:16], policy=ranker.names[policy],
-                        arm=arm, arm_share=arms[place].share, ads=ads[: asked[place].top_n],
-                    )  # fmt: skip
+                for place, policy, ads in zip(places, block.policy.tolist(), lists_of(ranker, block), strict=True):
+                    lists[place] = {
+                        "user_id": asked[place].user_id, "request_id": uuid.uuid4().hex[:16], "policy": ranker.names[policy],
+                        "arm": arm, "arm_share": arms[place].share, "ads": ads[: asked[place].top_n],
+                    }  # fmt: skip
         bundles = {arm: live.fingerprint for arm, live in lives.items()}
         waiting = iter(range(len(asked)))
-        return [RankAnswer(lists=[lists[next(waiting)] for _ in item.requests], bundles=bundles) for item in items]
+        return [{"lists": [lists[next(waiting)] for _ in item.requests], "bundles": bundles} for item in items]
 
     def _histories(self, live: Live, users: list[UserIn], moments: list[int]) -> Histories:
         limit = live.predictor.packed.config.model.user.max_history
@@ -313,27 +306,6 @@ class Engine:
 
 def _bundle_of(config: ServeConfig, arm: str) -> Path:
     return config.bundle if arm == FIRST or config.challenger is None else config.challenger.bundle
-
-
-def _given_ads(live: Live, candidates: list[list[str]]) -> np.ndarray:
-    """(R, C) rows of the named ads, each once, -1 behind the last."""
-    given = np.full((len(candidates), max(map(len, candidates))), -1, np.int64)
-    for line, ids in enumerate(candidates):
-        named = [live.place(ad_id) for ad_id in dict.fromkeys(ids)]
-        given[line, : len(named)] = named
-    return given
-
-
-def _lists(ranker: Ranker, block: Block) -> list[list[RankedAd]]:
-    """The ads of each request of the block, in order."""
-    table = ranker.table(block)
-    row, _ = block.shown
-    names = ("ad_id", "rank", "score", "value", "price", "propensity", "reason")
-    columns = {name: combined(table[name]).tolist() for name in names}
-    columns["title"] = ranker.ads.titles.take(pa.array(block.ranked.ad[block.shown])).tolist()
-    ads = [RankedAd(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
-    ends = np.searchsorted(row, np.arange(len(block.requests) + 1)).tolist()
-    return [ads[start:end] for start, end in pairwise(ends)]
 
 
 def _given(prepared: Prepared | None) -> Prepared:

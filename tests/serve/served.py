@@ -52,22 +52,22 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def call(address, path, body=None):
+def call(address, path, body=None, headers=None):
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(address + path, data, {"content-type": "application/json"})
+    request = urllib.request.Request(address + path, data, {"content-type": "application/json", **(headers or {})})
     with urllib.request.urlopen(request, timeout=20) as answer:
         return json.loads(answer.read())
 
 
-def start(folder, store):
+def start(folder, store, headers=None, **settings):
     port = free_port()
     config = store.with_suffix(".yaml")
-    save_config(settings_of(folder, store, port=port), config)
+    save_config(settings_of(folder, store, port=port, **settings), config)
     server = subprocess.Popen([sys.executable, "-m", "adrec", "serve", "-c", str(config), "-q"], stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     for _ in range(600):
         try:
-            call(address, "/health/ready")
+            call(address, "/health/ready", headers=headers)
             return server, address
         except (urllib.error.URLError, ConnectionError):
             assert server.poll() is None, "the server stopped"

@@ -1,11 +1,11 @@
-"""The page in a real browser: lists, bids that move ranks, clicks, reasons; no error, no foreign request. And kill -9."""
+"""The page in a real browser: lists, bids that move ranks, clicks, reasons; no error, no foreign request."""
 
 import os
 import shutil
 import signal
 
 import pytest
-from served import call, make_bundle, start
+from served import make_bundle, start
 
 pytest.importorskip("fastapi")
 playwright = pytest.importorskip("playwright.sync_api")
@@ -66,21 +66,3 @@ def test_the_page_ranks_explains_and_changes(folder, tmp_path, width, height):
     finally:
         server.send_signal(signal.SIGTERM)
         assert server.wait(30) in (0, -signal.SIGTERM)  # uvicorn drains, then ends by the signal
-
-
-@pytest.mark.slow
-def test_kill_9_under_events_loses_none_that_was_acknowledged(folder, tmp_path):
-    acknowledged = 0
-    for _ in range(3):
-        server, address = start(folder, tmp_path / "store.sqlite")
-        for _ in range(30):
-            event = {"user_id": f"u{acknowledged % 5}", "ad_id": "a1", "kind": "click", "event_id": str(acknowledged)}
-            assert call(address, "/v1/events", {"events": [event]})["recorded"] == 1
-            acknowledged += 1
-        server.kill()
-        server.wait()
-    server, address = start(folder, tmp_path / "store.sqlite")
-    events = [{"user_id": "u1", "ad_id": "a1", "kind": "click", "event_id": str(number)} for number in range(acknowledged)]
-    assert call(address, "/v1/events", {"events": events}) == {"recorded": 0, "repeated": acknowledged}
-    server.send_signal(signal.SIGTERM)
-    assert server.wait(30) in (0, -signal.SIGTERM)

@@ -1,0 +1,35 @@
+"""Between requests and the ranker: named candidates as rows, and ranked blocks as plain values to write out."""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from adrec.data.examples import combined
+from adrec.inference.lists.ranker import Block, Ranker
+from adrec.serve.live import Live
+
+Answer = dict[str, Any]
+"""As messages.py describes it, in plain values: checking what we made ourselves would cost more than writing it out."""
+
+
+def given_ads(live: Live, candidates: list[list[str]]) -> np.ndarray:
+    """(R, C) rows of the named ads, each once, -1 behind the last."""
+    given = np.full((len(candidates), max(map(len, candidates))), -1, np.int64)
+    for line, ids in enumerate(candidates):
+        named = [live.place(ad_id) for ad_id in dict.fromkeys(ids)]
+        given[line, : len(named)] = named
+    return given
+
+
+def lists_of(ranker: Ranker, block: Block) -> list[list[Answer]]:
+    """The ads of each request of the block, in order."""
+    table = ranker.table(block)
+    row, _ = block.shown
+    names = ("ad_id", "rank", "score", "value", "price", "propensity", "reason")
+    columns = {name: combined(table[name]).tolist() for name in names}
+    columns["title"] = ranker.ads.titles.take(pa.array(block.ranked.ad[block.shown])).tolist()
+    ads = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    ends = np.searchsorted(row, np.arange(len(block.requests) + 1)).tolist()
+    return [ads[start:end] for start, end in pairwise(ends)]
