@@ -56,8 +56,10 @@ def plan_append(
     """The earlier output, if `inputs` are its inputs and more impressions. Raises CannotAppendError."""
     if manifest.get("config") != config_digest:
         raise CannotAppendError("the config has changed")
-    if not raw.can_skip or raw.ads is None:
+    if not raw.can_skip:
         raise CannotAppendError("this source is always read whole")
+    if raw.ads is None:
+        raise CannotAppendError("the impressions describe the ads, and may describe old ones anew")
     described = {*extra_users, "interests"} & set(columns_of(connection, raw.impressions.view))
     if raw.users is None and described:
         raise CannotAppendError("the impressions describe the users, and may describe old ones anew")

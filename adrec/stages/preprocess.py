@@ -40,11 +40,13 @@ class PreprocessResult:
     output: Path
     manifest: dict[str, Any]
     done: str
+    why: str = ""
+    """why an earlier output was not appended to"""
 
     def as_dict(self) -> dict[str, Any]:
         """The manifest, without the lists of files, and where it lies."""
         shown = {key: value for key, value in self.manifest.items() if key not in {"inputs", "schema", "files"}}
-        return {"output": str(self.output), "done": self.done, **shown}
+        return {"output": str(self.output), "done": self.done, "why": self.why, **shown}
 
     def render(self) -> Iterable[RenderableType]:
         """The splits, then what deserves a look."""
@@ -53,6 +55,8 @@ class PreprocessResult:
             yield "Neither the inputs nor the config have changed since the last run: nothing was done."
         elif self.done == "appended":
             yield "New files were appended to the earlier output."
+        elif self.why:
+            yield f"Everything was built anew, because {self.why}."
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class _Plan:
     """of an earlier output that is whole"""
     earlier: Earlier | None
     """what is appended to"""
+    why: str = ""
+    """why an earlier output is not appended to"""
 
 
 def run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
@@ -75,15 +81,18 @@ def run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
     plan = _plan(config, terminal)
     if plan.manifest is not None and plan.manifest["fingerprint"] == plan.fingerprint:
         return PreprocessResult(config.output, plan.manifest, "unchanged")
+    why = plan.why
     if plan.earlier is not None:
         try:
             return PreprocessResult(config.output, _write(config, plan, plan.earlier, terminal), "appended")
         except CannotAppendError as reason:
-            terminal.note(f"Everything is built anew, because {reason}.")
+            why = str(reason)
         except DataError:
             # A fault of the new files alone (they may hold no good row) need not be one of all files together.
-            terminal.note("Everything is built anew, because the new files cannot stand alone.")
-    return PreprocessResult(config.output, _write(config, plan, None, terminal), "built")
+            why = "the new files cannot stand alone"
+    if why:
+        terminal.note(f"Everything is built anew, because {why}.")
+    return PreprocessResult(config.output, _write(config, plan, None, terminal), "built", why)
 
 
 def _plan(config: PreprocessConfig, terminal: Terminal) -> _Plan:
@@ -93,15 +102,15 @@ def _plan(config: PreprocessConfig, terminal: Terminal) -> _Plan:
     with open_memory_engine() as connection, terminal.progress("fingerprinting the inputs"):
         raw = open_source(connection, config.source)
         inputs = describe_inputs(raw.files, manifest["inputs"] if manifest else ())
-        earlier = None
+        earlier, why = None, ""
         if manifest is not None:
             try:
                 earlier = plan_append(
                     connection, config, raw, inputs, config_digest=digest, manifest=manifest, extra_users=extras.users
                 )
             except CannotAppendError as reason:
-                terminal.note(f"Everything is built anew, because {reason}.")
-    return _Plan(inputs, digest, fingerprint(inputs, digest), manifest, earlier)
+                why = str(reason)
+    return _Plan(inputs, digest, fingerprint(inputs, digest), manifest, earlier, why)
 
 
 def _write(config: PreprocessConfig, plan: _Plan, earlier: Earlier | None, terminal: Terminal) -> dict[str, Any]:

@@ -192,6 +192,37 @@ def test_a_second_run_does_nothing_and_a_changed_input_builds_anew(tmp_path):
     assert fourth.done == "built", "a folder that lost a file is not taken for whole"
     _, fifth = prepare(tmp_path, history={"max_clicks": 3})
     assert fifth.done == "built"
+    assert (first.why, fifth.why) == ("", "the config has changed")
+
+
+@pytest.mark.parametrize(
+    ("split", "wide", "why"),
+    [
+        ({"method": "random"}, False, "new rows move old ones to another part of this split"),
+        ({"method": "leave_last_out"}, False, "new rows move old ones to another part of this split"),
+        ({"method": "time"}, False, "new rows move old ones to another part of this split"),
+        ({"method": "user"}, True, "the impressions describe the ads, and may describe old ones anew"),
+    ],
+)
+def test_what_cannot_be_appended_is_built_anew_and_says_why(tmp_path, split, wide, why):
+    made = tables(1)
+    log = made["impressions"]
+    if wide:
+        log = log.append_column("title", pc.binary_join_element_wise("Offer", log["ad_id"], " "))
+    source = {"format": "tables", "impressions": {"files": str(tmp_path / "log")}}
+    if not wide:
+        source["ads"] = {"files": str(write(made["ads"], tmp_path / "ads.parquet"))}
+    changes = {"source": source, "features": {}, "counters": [], "split": split}
+    half = log.num_rows // 2
+    write(log.slice(0, half), tmp_path / "log" / "a.parquet")
+    prepare(tmp_path, **changes)
+    write(log.slice(half), tmp_path / "log" / "b.parquet")
+    found, result = prepare(tmp_path, **changes)
+    assert (result.done, result.why) == ("built", why)
+    assert f"Everything was built anew, because {why}." in list(result.render())
+    assert result.as_dict()["why"] == why
+    rebuilt, _ = prepare(tmp_path, **changes, output=str(tmp_path / "rebuilt"))
+    assert rows(found).equals(rows(rebuilt))
 
 
 def test_equal_inputs_give_equal_bytes(tmp_path):
