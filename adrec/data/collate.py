@@ -19,7 +19,10 @@ LIST_PADDING = -1
 
 
 class Texts(NamedTuple):
-    """N texts, as vectors of a frozen encoder (N, D) or as tokens (N, T) for one that is trained."""
+    """N texts, as vectors of a frozen encoder (N, D) or as tokens (N, T) for one that is trained.
+
+    The interests of users come as vectors (N, P, D), one each; a zero vector is no interest.
+    """
 
     vectors: Tensor | None
     input_ids: Tensor | None = None

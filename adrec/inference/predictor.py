@@ -141,8 +141,8 @@ class Predictor:
         )
         nothing = np.zeros(0, np.int64)
         ad_rows, ad_texts = self.reader.read(ad_rows, nothing)
-        reads_interests = packed.dimensions.interests
-        user_rows, user_texts = (self.reader if reads_interests else TextReader(None)).read(user_rows, nothing)
+        interests = self.reader if packed.dimensions.interests else TextReader(None)
+        user_texts = interests.interests(user_rows, nothing, apart=packed.config.text.train == "frozen")
         return Catalogs(
             ads=ad_rows,
             users=user_rows,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from adrec.data.collate import LIST_PADDING, Batch, Entities, Texts
 from adrec.models.blocks import make_blocks
-from adrec.models.interaction import TextMatch, category_match
+from adrec.models.interaction import TextMatch, category_match, mean_interest
 from adrec.models.user_encoder import UserEncoder
 
 
@@ -158,7 +158,7 @@ class CTRModel(nn.Module):
         """One logit a row and task. `matches`: what `text_matches` gives, where it is known already."""
         ad_text = self.text_vectors(batch.ads.texts)
         ads = self.ad_encoder(batch.ads, ad_text)  # (A, D)
-        interests = self.text_vectors(batch.users.texts)
+        interests = self._interests(batch)
         users = self._users(batch, ads, interests)  # (C, D)
         candidates = ads[batch.ad]  # (B, D)
         queries = self.text_vectors(batch.queries)
@@ -192,10 +192,15 @@ class CTRModel(nn.Module):
 
     def encode_users(self, batch: Batch) -> Tensor:
         """(C, D) user vectors: the candidate-free part, whose dot product with ad vectors serves retrieval."""
-        return self._users(batch, self.encode_ads(batch.ads), self.text_vectors(batch.users.texts))
+        return self._users(batch, self.encode_ads(batch.ads), self._interests(batch))
+
+    def _interests(self, batch: Batch) -> Tensor | None:
+        """(C, P, D); an encoder that is trained reads all interests as one text."""
+        interests = self.text_vectors(batch.users.texts)
+        return interests[:, None] if interests is not None and interests.ndim == 2 else interests
 
     def _users(self, batch: Batch, ads: Tensor, interests: Tensor | None) -> Tensor:
-        profile = self.user_profile(batch.users, interests)
+        profile = self.user_profile(batch.users, mean_interest(interests) if interests is not None else None)
         users: Tensor = self.user_encoder(
             ads[batch.history],
             batch.history_mask,

@@ -116,7 +116,7 @@ class TextMatch(nn.Module):
         super().__init__()
         self.parts = parts
         self.interests, self.query, self.skipped = interests, query, skipped
-        self.out_width = len(parts) * (5 + int(interests) + int(query) + int(skipped))
+        self.out_width = len(parts) * (5 + 2 * int(interests) + int(query) + int(skipped))
 
     def forward(
         self,
@@ -132,11 +132,11 @@ class TextMatch(nn.Module):
         skipped: Tensor | None = None,
         skipped_mask: Tensor | None = None,
     ) -> Tensor:
-        """Text vectors of the ads (A, D); indices (C, H), (B,), ...; interests (C, D), queries (Q, D) → (B, out_width).
+        """Text vectors of the ads (A, D); indices (C, H), (B,), ...; interests (C, P, D), queries (Q, D) → (B, out_width).
 
         Columns: cosine to the mean click, to the mean of the newest five, to the nearest click, to the mean of the three
-        nearest, the smooth maximum log(mean(exp(s x))) / s over clicks; then interests, query, skipped where asked for. 0 where
-        there is nothing to compare with.
+        nearest, the smooth maximum log(mean(exp(s x))) / s over clicks; then to the mean interest, to the nearest interest, to
+        the query and to the mean skipped ad where asked for. 0 where there is nothing to compare with.
         """
         found = []
         for ads_part, interests_part, queries_part in zip(
@@ -187,7 +187,7 @@ class TextMatch(nn.Module):
         ]
         if self.interests:
             assert interests is not None
-            columns.append((nn.functional.normalize(interests, dim=-1)[context] * target).sum(-1))
+            columns += _interest_cosines(interests, context, target, blocks)
         if self.query:
             assert queries is not None and query is not None
             columns.append((nn.functional.normalize(queries, dim=-1)[query] * target).sum(-1))
@@ -212,6 +212,22 @@ def category_match(categorical: Tensor, history: Tensor, mask: Tensor, context: 
     past = categorical[history]  # (C, H, F)
     same = (past[context] == target[:, None, :]) & (target != 0)[:, None, :] & mask[context][:, :, None]
     return same.sum(1) / mask.sum(-1).clamp(min=1)[context][:, None]
+
+
+def mean_interest(interests: Tensor) -> Tensor:
+    """(C, P, D) → (C, D) mean of the vectors that are there (not zero); zero where there is none."""
+    count = interests.any(-1).sum(-1, keepdim=True)
+    return interests.sum(1) / count.clamp(min=1)
+
+
+def _interest_cosines(interests: Tensor, context: Tensor, target: Tensor, blocks: Blocks) -> list[Tensor]:
+    """Cosines (B,) of unit vectors `target` (B, D) to the mean of the interests (C, P, D), and to the nearest of them."""
+    unit = nn.functional.normalize(interests, dim=-1)
+    there = interests.any(-1)  # (C, P)
+    near = blocks.gather(torch.bmm(blocks.spread(target), unit[blocks.context].transpose(1, 2)))  # (B, P)
+    nearest = near.masked_fill(~there[context], -torch.inf).amax(-1)
+    mean = nn.functional.normalize(unit.sum(1), dim=-1)
+    return [(mean[context] * target).sum(-1), nearest.masked_fill(torch.isinf(nearest), 0.0)]
 
 
 def _cosine_to_mean(vectors: Tensor, mask: Tensor, context: Tensor, target: Tensor) -> Tensor:

@@ -8,14 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from adrec.data.collate import QueryInputs, TextInputs, Texts
-from adrec.data.examples import Catalog
+from adrec.data.collate import QueryInputs, TextInputs, Texts, padded
+from adrec.data.examples import Catalog, Ragged
 from adrec.data.vector_cache import cached_vectors
 from adrec.models.text_encoder import TextEncoder, encode_texts
 from adrec.terminal import Terminal
+
+MOST_PHRASES = 8
+"""Interests read apart; what a longer list has beyond them is read as one text."""
+_BETWEEN_PHRASES = r"\s*(?:[,;|，；、\n]|\[SEP\])\s*"
 
 
 class TextReader:
@@ -69,6 +74,25 @@ class TextReader:
         vectors.ensure(rows, terminal, what)
         return catalog.with_vectors(vectors.values), vectors
 
+    def interests(
+        self,
+        users: Catalog,
+        used: NDArray[np.integer] | None = None,
+        terminal: Terminal | None = None,
+        *,
+        apart: bool,
+    ) -> TextInputs:
+        """What gives the users' interests to a batch: each by itself, (N, P, D), or with `apart` false all as one text.
+
+        Someone who likes coffee and running is near to ads of either; one vector of both is far from each. A model whose
+        encoder is trained (`as_tokens`) reads them as one text, in training and afterwards.
+        """
+        if not apart or self.as_tokens:
+            return self.read(users, used, terminal, "interests")[1]
+        phrases = _Phrases(self, users.texts)
+        phrases.ensure(np.arange(len(users)) if used is None else np.asarray(used), terminal, "interests")
+        return phrases
+
     def queries(self, texts: Sequence[str], terminal: Terminal | None = None) -> QueryInputs:
         """What gives queries to a batch; those among `texts` are encoded now, others when they turn up."""
         if self.as_tokens and self.encoder is not None:
@@ -114,6 +138,25 @@ class _Vectors:
     def __call__(self, rows: NDArray[np.int64]) -> Texts:
         self.ensure(rows)
         return Texts(torch.from_numpy(self.values[rows]))
+
+
+class _Phrases:
+    """Vectors of the phrases of each text, (N, P, D) with P the most that one of the rows has; zeros fill up."""
+
+    def __init__(self, reader: TextReader, texts: pa.StringArray) -> None:
+        lists = pc.split_pattern_regex(texts, _BETWEEN_PHRASES, max_splits=MOST_PHRASES - 1)
+        phrases = pc.utf8_trim_whitespace(lists.flatten()).dictionary_encode()
+        self.distinct = _Vectors(reader, phrases.dictionary)
+        self.lists = Ragged(lists.offsets.to_numpy().astype(np.int64), phrases.indices.to_numpy())
+
+    def ensure(self, rows: NDArray[np.integer], terminal: Terminal | None = None, what: str = "texts") -> None:
+        """Encode the phrases of `rows` that are not there yet."""
+        self.distinct.ensure(self.lists.take(rows).values, terminal, what)
+
+    def __call__(self, rows: NDArray[np.int64]) -> Texts:
+        self.ensure(rows)
+        places, there = padded(self.lists.take(rows))
+        return Texts(torch.from_numpy(self.distinct.values[places] * there[..., None].astype(np.float32)))
 
 
 class _Tokens:

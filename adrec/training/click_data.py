@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from adrec.config.finetune import FinetuneConfig
-from adrec.data.collate import Collator, QueryInputs, TextInputs
+from adrec.data.collate import Collator, QueryInputs
 from adrec.data.dataset import InOrder, MemoryPlan, Sampling, StreamedPlan
 from adrec.data.examples import Catalog, Examples, catalog_from_table, load_examples
 from adrec.data.features import FeatureSet
@@ -116,8 +116,8 @@ def load_click_data(config: FinetuneConfig, prepared: Prepared, reader: TextRead
     used_users = np.union1d(train.user_index, valid.user_index) if train is not None else None
     ads, ad_texts = reader.read(ads, used_ads, terminal, "ads")
     has_interests = config.model.interests and reader.width > 0 and bool(pc.any(pc.not_equal(users.texts, "")).as_py())
-    user_texts: TextInputs
-    users, user_texts = (reader if has_interests else TextReader(None)).read(users, used_users, terminal, "interests")
+    interests = reader if has_interests else TextReader(None)
+    user_texts = interests.interests(users, used_users, terminal, apart=config.text.train == "frozen")
     query_texts: QueryInputs | None = None
     if config.model.query and queries and reader.width:
         query_texts = reader.queries(queries, terminal)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from adrec.models.blocks import make_blocks
-from adrec.models.interaction import TextMatch, category_match, interaction
+from adrec.models.interaction import TextMatch, category_match, interaction, mean_interest
 from adrec.models.multitask import sharing
 
 
@@ -113,3 +113,23 @@ def test_category_match_counts_known_equal_values():
     history, mask = torch.tensor([[0, 1, 2]]), torch.tensor([[True, True, False]])
     found = category_match(categorical, history, mask, torch.tensor([0, 0]), torch.tensor([0, 1]))
     assert found.tolist() == [[2 / 2, 0.0], [2 / 2, 1 / 2]]
+
+
+def test_interests_count_each_by_itself():
+    """A user who likes two things is as near to an ad of one of them as who likes that alone; order and padding are nothing."""
+    eye = torch.eye(3)
+    interests = torch.stack([torch.stack([eye[0], eye[1]]), torch.stack([eye[1], torch.zeros(3)]), torch.zeros(2, 3)])
+    module = TextMatch(parts=(3,), interests=True, query=False, skipped=False)
+    context, ad = torch.tensor([0, 1, 2, 0]), torch.tensor([1, 1, 1, 2])
+
+    def columns(given):
+        none = torch.zeros(3, 1, dtype=torch.int64)
+        found = module(eye, none, none.bool(), context, ad, make_blocks(context), interests=given)
+        return found[:, -2:] / TextMatch.SCALE
+
+    mean, nearest = columns(interests).T
+    torch.testing.assert_close(mean, torch.tensor([1 / 2**0.5, 1.0, 0.0, 0.0]))
+    torch.testing.assert_close(nearest, torch.tensor([1.0, 1.0, 0.0, 0.0]))
+    padded = torch.cat([interests.flip(1), torch.zeros(3, 2, 3)], 1)
+    torch.testing.assert_close(columns(padded), columns(interests))
+    torch.testing.assert_close(mean_interest(padded), torch.tensor([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))

@@ -27,7 +27,7 @@ class Continuous(NamedTuple):
     skipped: Tensor
     """(S, D)"""
     interests: Tensor
-    """(D,)"""
+    """(P, D), or (D,) where a trained encoder reads them as one text"""
     query: Tensor
     """(D,)"""
     numeric: Tensor

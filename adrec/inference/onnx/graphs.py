@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from adrec.data.collate import LIST_PADDING, Batch, Entities, Texts
 from adrec.models.ensemble import ClickNetwork
+from adrec.models.text_vectors import MOST_PHRASES
 
 AXES = {"ads": "ads", "users": "contexts", "queries": "queries"}
 """Name of the first axis by the group that an input belongs to."""
@@ -45,7 +46,7 @@ def padded_batch(batch: Batch, *, history: int, skipped: int, lists: dict[str, i
 
     return batch._replace(
         ads=batch.ads._replace(lists=widened(batch.ads.lists, "ads.")),
-        users=batch.users._replace(lists=widened(batch.users.lists, "users.")),
+        users=batch.users._replace(texts=_all_phrases(batch.users.texts), lists=widened(batch.users.lists, "users.")),
         lists=widened(batch.lists, ""),
         history=_fit(batch.history, history, 0),
         history_mask=_fit(batch.history_mask, history, False),
@@ -120,9 +121,16 @@ def _walk(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
             yield from _walk(part, f"{name}.{key}" if name else str(key))
 
 
+def _all_phrases(texts: Texts) -> Texts:
+    """Interests (N, any, D) → (N, MOST_PHRASES, D)."""
+    if texts.vectors is None or texts.vectors.ndim == 2:
+        return texts
+    return Texts(_fit(texts.vectors, MOST_PHRASES, 0.0))
+
+
 def _fit(tensor: Tensor, width: int, fill: float) -> Tensor:
-    """(N, any) → (N, width), padded or cut at the end."""
+    """(N, any, ...) → (N, width, ...), padded or cut at the end."""
     if tensor.shape[1] >= width:
         return tensor[:, :width]
-    padding = tensor.new_full((tensor.shape[0], width - tensor.shape[1]), fill)
+    padding = tensor.new_full((tensor.shape[0], width - tensor.shape[1], *tensor.shape[2:]), fill)
     return torch.cat([tensor, padding], 1)
