@@ -26,14 +26,17 @@ def read_table(
 ) -> pa.Table:
     """Read one Parquet file or a folder of them whole, checked against `spec`. Raises DataError.
 
-    `dictionaries` gives strings as dictionary columns, four bytes a row, without ever holding the strings themselves.
+    `dictionaries` gives strings as dictionary columns, four bytes a row, without ever holding the strings themselves. Then
+    one column is read after another, each into one piece, which takes little memory beyond the table's own.
     """
     dataset = open_dataset(path, spec)
-    if dictionaries:
-        dataset = _with_dictionaries(dataset)
     try:
-        table = dataset.to_table(columns=list(columns) if columns is not None else None)
-        return table.unify_dictionaries() if dictionaries else table
+        if not dictionaries:
+            return dataset.to_table(columns=list(columns) if columns is not None else None)
+        dataset = _with_dictionaries(dataset)
+        names = list(columns) if columns is not None else dataset.schema.names
+        read = {name: _column(dataset, name) for name in names}
+        return pa.table(read)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as Parquet ({_first_line(error)}). Write the file again.") from None
 
@@ -98,6 +101,11 @@ def open_dataset(path: Path, spec: TableSpec | None = None) -> pyarrow.dataset.F
     dataset = pyarrow.dataset.dataset([str(file) for file in files], schema=schema, format="parquet")
     assert isinstance(dataset, pyarrow.dataset.FileSystemDataset)
     return dataset
+
+
+def _column(dataset: pyarrow.dataset.FileSystemDataset, name: str) -> pa.ChunkedArray:
+    table = dataset.to_table(columns=[name], fragment_readahead=1, batch_readahead=2)
+    return table.unify_dictionaries().combine_chunks()[name]
 
 
 def _with_dictionaries(dataset: pyarrow.dataset.FileSystemDataset) -> pyarrow.dataset.FileSystemDataset:

@@ -1,4 +1,4 @@
-"""Curves over all thresholds: ROC, precision-recall, gain. Thinned for drawing; tied scores are one threshold."""
+"""Curves over all thresholds: ROC, precision-recall, gain, lift. Thinned for drawing; tied scores are one threshold."""
 
 from typing import NamedTuple
 
@@ -31,6 +31,17 @@ def gain(labels: ArrayLike, scores: ArrayLike, points: int = 300) -> Curve:
     """Share of rows shown (x) and share of all positives that this catches (y), best scores first, from (0, 0) to (1, 1)."""
     hits, rows = _cumulative(labels, scores)
     return _thinned(rows / max(rows[-1], 1), hits / max(hits[-1], 1), points)
+
+
+def lift(labels: ArrayLike, scores: ArrayLike, points: int = 300) -> Curve:
+    """Share of rows shown (x), best scores first, and the rate of positives among them over that of all rows (y).
+
+    >>> lift([1, 0, 0, 1], [0.9, 0.1, 0.2, 0.8]).y.tolist()  # (1/1, 2/2, 2/3, 2/4) / (2/4)
+    [2.0, 2.0, 1.3333333333333333, 1.0]
+    """
+    hits, rows = _cumulative(labels, scores)
+    share = rows[1:] / max(rows[-1], 1)
+    return _thinned(share, hits[1:] / max(hits[-1], 1) / share, points)
 
 
 def _cumulative(labels: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:

@@ -136,6 +136,8 @@ def _load(config: EvaluateConfig) -> tuple[Rows, list[tuple[str, Rows]]]:
     if config.off_policy is not None:
         settings = config.off_policy
         wanted += [name for name in (settings.policy_column, settings.expected_column, settings.propensity_column) if name]
+    if config.against:
+        wanted.append("row_id")
     rows = load_rows(config.scored, wanted)
     if config.labels is not None and not rows.is_ranked:
         rows = with_labels(rows, config.labels)

@@ -24,7 +24,7 @@ AnyInts = npt.NDArray[np.integer]
 
 LABELS = ("click", "conversion", "rating", "dwell_seconds")
 CONTEXT = (
-    "row_id", "user_id", "request_id", "ad_id", "shown_at", "position", "rank", "propensity", "scenario", "cold_ad",
+    "user_id", "request_id", "ad_id", "shown_at", "position", "rank", "propensity", "scenario", "cold_ad",
     "cold_user", "history_length", "value", "price", "bid", "reason", "category", "language", "advertiser_id",
 )  # fmt: skip
 """Columns used wherever a table has them."""
@@ -86,10 +86,6 @@ def load_rows(path: Path, wanted: Sequence[str] = ()) -> Rows:
     table = read_table(path, columns=columns, dictionaries=True)
     if table.num_rows == 0:
         raise DataError(f"{path}: the table has no rows.")
-    # In one piece, the codes below are the table's own memory.
-    for name in (name for name in ("user_id", "ad_id", "request_id") if name in columns):
-        place = table.column_names.index(name)
-        table = table.set_column(place, name, combined(table[name]))
     requests = encode(table["request_id"]) if "request_id" in columns else None
     return Rows(path, table, tuple(present), encode(table["user_id"]), encode(table["ad_id"]), requests)
 

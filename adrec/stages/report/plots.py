@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from adrec.metrics.calibration import reliability
-from adrec.metrics.curves import Curve, gain, precision_recall, roc
+from adrec.metrics.curves import Curve, gain, lift, precision_recall, roc
 from adrec.metrics.significance import Interval
 from adrec.metrics.ties import Floats
 from adrec.stages.evaluation.judge import TaskResult
@@ -18,7 +18,7 @@ from adrec.stages.report.figures import GRID, INK, MUTED, SERIES, SURFACE, Plot,
 
 
 def curves(result: TaskResult, runs: Sequence[Scores]) -> list[Plot]:
-    """ROC, precision-recall and gain of the model beside at most four other runs."""
+    """ROC, precision-recall, gain and lift of the model beside at most four other runs."""
     labels = result.frame.labels
     plots = []
     with drawing("ROC", "The higher the curve, the better clicks are told from the rest.") as plot:
@@ -39,6 +39,12 @@ def curves(result: TaskResult, runs: Sequence[Scores]) -> list[Plot]:
         plot.axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":")
         plot.axes.set(xlabel="share of impressions, best first", ylabel="share of clicks", xlim=(0, 1), ylim=(0, 1.02))
         plot.axes.legend(loc="lower right")
+    plots.append(plot)
+    with drawing("Lift", "The click rate of the best-scored share, as a multiple of showing everything.") as plot:
+        _lines(plot.axes, labels, runs, _settled_lift)
+        plot.axes.axhline(1, color=MUTED, linewidth=0.8, linestyle=":")
+        plot.axes.set(xlabel="share of impressions, best first", ylabel="times the click rate", xlim=(0, 1), ylim=(0, None))
+        plot.axes.legend(loc="upper right")
     plots.append(plot)
     return plots
 
@@ -219,10 +225,17 @@ def estimators(found: Mapping[str, Interval], logged: Interval) -> Plot:
 
 
 def _settled_precision(labels: Floats, scores: Floats) -> Curve:
-    """Precision and recall after 1 % recall: the first few rows make precision jump between 0 and 1."""
-    curve = precision_recall(labels, scores)
-    settled = curve.x >= 0.01
-    return Curve(curve.x[settled], curve.y[settled])
+    return _settled(precision_recall(labels, scores))
+
+
+def _settled_lift(labels: Floats, scores: Floats) -> Curve:
+    return _settled(lift(labels, scores))
+
+
+def _settled(curve: Curve) -> Curve:
+    """From 1 % on: the first few rows make a rate jump between 0 and 1."""
+    kept = curve.x >= 0.01
+    return Curve(curve.x[kept], curve.y[kept])
 
 
 def _lines(axes: Any, labels: Floats, runs: Sequence[Scores], make: Callable[[Any, Any], Curve]) -> list[Curve]:
