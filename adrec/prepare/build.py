@@ -1,7 +1,7 @@
 """Raw tables -> checked tables -> ordered events, inside one engine. What `adrec preprocess` does before it writes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +151,11 @@ class Builder:
         if self._raw.users is None:
             extra, spec = [*extra, *self._extras.users], _wide(spec, USERS)
         since = self._config.privacy.drop_before
+        history, reading = self._config.history, self._raw.impressions.reading
+        moments = dict.fromkeys((column for column in (history.clicked_at, history.converted_at) if column), "timestamp")
+        raw = replace(self._raw.impressions, reading=replace(reading, types=moments | dict(reading.types)))
         self._stage(
-            self._raw.impressions, spec, "impressions", extra, optional_extra=[TRUE_PROBABILITY],
+            raw, spec, "impressions", extra, optional_extra=[TRUE_PROBABILITY],
             known_ads="ads" if self._raw.ads is not None else None,
             since=f"{since:%Y-%m-%d %H:%M:%S.%f}" if since is not None else None,
         )  # fmt: skip

@@ -4,8 +4,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
-from raw_worlds import prepare, rows
+from raw_worlds import prepare, rows, tables, write
 
 from adrec.errors import AdrecError, DataError
 from adrec.prepare.engine import open_memory_engine
@@ -192,3 +194,36 @@ def test_the_source_that_the_docs_write(tmp_path):
             f"SELECT user_id, ad_id, click, source_row FROM {raw.impressions.view} ORDER BY source_order"
         ).fetchall()
     assert found == [("u1", "a", 0, 1), ("u1", "b", 1, 1), ("u2", "b", None, 2)]
+
+
+def test_many_files_and_long_lines_fit_a_small_memory(tmp_path):
+    """Every text file has a buffer from the start: sixty of them, and lines nearly as long as one."""
+    made = tables(requests=120)
+    log = made["impressions"]
+    title = pa.array(
+        [f"Offer {number % 7} " + "x" * 700_000 if number % 50 == 0 else "Offer" for number in range(log.num_rows)]
+    )
+    log = log.append_column("title", title)
+    for number, start in enumerate(range(0, log.num_rows, 5)):
+        write(log.slice(start, 5), tmp_path / "log" / f"{number:03d}.csv.gz")
+    assert len(list((tmp_path / "log").iterdir())) > 50
+    source = {"format": "tables", "impressions": {"files": str(tmp_path / "log")}}
+    prepared, _ = prepare(tmp_path, source=source, features={}, counters=[], split={"method": "user"}, memory_limit_gb=0.15)
+    assert prepared.manifest["rows"] == log.num_rows
+
+
+def test_moments_of_clicks_in_text_files_are_moments(tmp_path):
+    made = tables()
+    log = made["impressions"]
+    later = pc.add(log["shown_at"], pa.scalar(60_000_000, pa.duration("us")))
+    log = log.append_column("clicked_at", pc.if_else(pc.equal(log["click"], 1), later, pa.scalar(None, later.type)))
+    write(made["ads"], tmp_path / "ads.parquet")
+    found = []
+    for ending in ("parquet", "csv"):
+        file = write(log, tmp_path / f"log.{ending}")
+        source = {"format": "tables", "ads": {"files": str(tmp_path / "ads.parquet")}, "impressions": {"files": str(file)}}
+        prepared, _ = prepare(
+            tmp_path, source=source, features={}, history={"clicked_at": "clicked_at"}, output=str(tmp_path / ending)
+        )
+        found.append(rows(prepared))
+    assert found[0].equals(found[1])

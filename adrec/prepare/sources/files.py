@@ -17,7 +17,9 @@ from adrec.prepare.sources.malformed import ROWS_A_FILE, create_text_view, numbe
 
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-_LONGEST_LINE = 16_000_000
+_LONGEST_LINE = 4_000_000
+_TEXT_BUFFERS, _SMALLEST_BUFFER = 64_000_000, 65_536
+"""Bytes. Every text file of a table has a buffer from the start, which bounds its lines: many files, shorter lines."""
 
 
 def find_files(patterns: str | Sequence[str]) -> list[Path]:
@@ -77,7 +79,10 @@ def read_files(
         if kind in {"csv", "tsv"}:
             separator = delimiter or ("\t" if kind == "tsv" else ",")
             columns = list(header) if header is not None else _one_header(files, separator, quote)
-            parts = [(file, names[file], table.index(file), _delimited(file, separator, header, quote)) for file in files]
+            buffer = max(min(_LONGEST_LINE, _TEXT_BUFFERS // len(files)), _SMALLEST_BUFFER)
+            parts = [
+                (file, names[file], table.index(file), _delimited(file, separator, header, quote, buffer)) for file in files
+            ]
             create_text_view(connection, view, parts, columns=columns, header_lines=int(header is None))
             return
         if kind == "parquet":
@@ -137,13 +142,13 @@ def _jsonl(file: Path) -> str:
     )
 
 
-def _delimited(file: Path, delimiter: str, header: Sequence[str] | None, quote: str) -> str:
+def _delimited(file: Path, delimiter: str, header: Sequence[str] | None, quote: str, buffer: int) -> str:
     names = list(header) if header is not None else read_header(file, delimiter, quote)
     columns = ", ".join(f"{text(column)}: 'VARCHAR'" for column in names)
     return (
         f"read_csv([{text(glob.escape(str(file)))}], auto_detect = false, delim = {text(delimiter)}, quote = {text(quote)}, "
         f"escape = {text(quote)}, header = {'false' if header is not None else 'true'}, columns = {{{columns}}}, "
-        f"hive_partitioning = {_hive([file])}, max_line_size = {_LONGEST_LINE})"
+        f"hive_partitioning = {_hive([file])}, max_line_size = {buffer}, buffer_size = {buffer})"
     )
 
 
