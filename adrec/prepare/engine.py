@@ -25,6 +25,7 @@ def open_engine(folder: Path, *, memory_limit_gb: float, threads: int = 0) -> It
         "memory_limit": f"{int(memory_limit_gb * 1000)}MB",
         "threads": threads or os.cpu_count() or 1,
         "temp_directory": str(folder / "spill"),
+        "allocator_background_threads": True,
         "autoinstall_known_extensions": False,
         "preserve_insertion_order": True,
     }
@@ -41,7 +42,7 @@ def open_engine(folder: Path, *, memory_limit_gb: float, threads: int = 0) -> It
 def small_memory(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     """While the block runs the engine only streams: what it keeps for later goes to disk, which leaves memory to others."""
     limit = one_row(connection, "SELECT current_setting('memory_limit') AS now")["now"]
-    connection.execute("SET memory_limit = '256MB'")
+    connection.execute("SET memory_limit = '128MB'")
     try:
         yield
     finally:

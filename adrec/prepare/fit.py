@@ -13,6 +13,7 @@ from adrec.config.preprocess import PreprocessConfig, TokenizerSettings
 from adrec.data.features import FeatureSet, FeatureSpec
 from adrec.data.tables import iter_batches, parquet_files, parquet_schema
 from adrec.errors import DataError
+from adrec.prepare.past_spool import give_back_memory
 from adrec.prepare.tokenizer import copy_tokenizer, train_tokenizer
 
 _PIECE_ROWS = 65_536
@@ -20,6 +21,7 @@ _PIECE_ROWS = 65_536
 
 def fit_features(config: PreprocessConfig, folder: Path) -> None:
     """features.json. Ads and users count once each, and only those that training shows."""
+    give_back_memory()
     train = folder / "impressions" / "train"
     if not train.is_dir():
         raise DataError("split: the training part has no rows. Change `split` in the config.")

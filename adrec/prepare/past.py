@@ -22,13 +22,13 @@ from adrec.prepare.counters_events import EventRows, advance, impressions, join,
 from adrec.prepare.counters_keys import KeyColumns
 from adrec.prepare.counters_state import MICROSECONDS_AN_HOUR
 from adrec.prepare.past_parts import UserParts, integers, less_own
-from adrec.prepare.past_spool import REQUEST, ROW, PartWriter, moments, to_row_order, to_time_order
+from adrec.prepare.past_spool import REQUEST, ROW, PartWriter, give_back_memory, moments, to_row_order, to_time_order
 from adrec.prepare.past_state import Carried, check_later, load_state, save_overall
 from adrec.prepare.timeline import HistoryReport, read_given, spans
 
 Ints = NDArray[np.int64]
 Arrays = dict[str, NDArray[np.generic]]
-STEP_ROWS = 262_144
+STEP_ROWS = 131_072
 PARTS = 64
 _ASSEMBLED_ITEMS = 2_000_000
 
@@ -118,6 +118,7 @@ class Past:
                 writer = pa.ipc.new_stream(str(rows_file), table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4"))
             writer.write_table(table, max_chunksize=self._assembly_rows())
             at += len(time)
+            give_back_memory()
         if writer is not None:
             writer.close()
         self.carried.late = late
@@ -169,6 +170,7 @@ class Past:
                 found = parts.results(at, batch.num_rows)
                 at += batch.num_rows
                 yield self._finish(batch, found, parts)
+                give_back_memory()
 
     def _finish(self, batch: pa.RecordBatch, found: Arrays, parts: UserParts) -> pa.Table:
         time = np.asarray(batch.column("#time").to_numpy())

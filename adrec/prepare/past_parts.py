@@ -28,6 +28,8 @@ from adrec.prepare.past_state import Carried, counters_to_arrays, part_name, res
 from adrec.prepare.timeline import Events, HistoryLog
 
 Ints = NDArray[np.int64]
+_CURSOR_ROWS = 131_072
+"""Result rows in memory, over all parts."""
 
 
 class LogFile:
@@ -80,7 +82,8 @@ class UserParts:
                     shutil.copyfile(self.carried.folder / part_name(number), self.work / "state" / part_name(number))
                 continue
             path = self.work / "parts" / f"results-{number:03d}.arrow"
-            write_results(path, self._part(number, columns, with_clicks=with_clicks))
+            found = self._part(number, columns, with_clicks=with_clicks)
+            write_results(path, found, batch_rows=max(_CURSOR_ROWS // self.carried.parts, 64))
             self._cursors.append(PartCursor(path))
         self.clicks.finish()
         self.skipped.finish()

@@ -1,5 +1,6 @@
 """Scratch files of the out-of-core pass: rows in time order and back, users in parts, results put together again."""
 
+import ctypes
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -60,6 +61,14 @@ def to_row_order(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         held = held.slice(ready)
 
 
+def give_back_memory() -> None:
+    """Hand freed memory back to the system. glibc keeps the holes that large arrays leave, more of them the longer a run is."""
+    pa.default_memory_pool().release_unused()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def moments(table: pa.Table) -> Ints:
     """shown_at in microseconds, int64 (N,)."""
     return np.asarray(table["shown_at"].cast(pa.int64()).to_numpy(), dtype=np.int64)
@@ -104,11 +113,11 @@ class PartWriter:
         return self.folder / f"rows-{number:03d}.arrow"
 
 
-def write_results(path: Path, columns: Mapping[str, NDArray[np.generic]]) -> None:
-    """A part's results, `#at` ascending, in small batches for PartCursor."""
+def write_results(path: Path, columns: Mapping[str, NDArray[np.generic]], *, batch_rows: int) -> None:
+    """A part's results, `#at` ascending, in batches for PartCursor, which holds one at a time."""
     table = pa.table({name: pa.array(values) for name, values in columns.items()})
     with pa.ipc.new_stream(str(path), table.schema, options=_OPTIONS) as writer:
-        writer.write_table(table, max_chunksize=4096)
+        writer.write_table(table, max_chunksize=batch_rows)
 
 
 class PartCursor:
