@@ -117,6 +117,15 @@ def estimates(logs: Logs, *, clip: float) -> Measure:
 
     `supported` is 1 where the logs reach everything the judged policy does, and below 1 by the share they never show.
     """
+    return of_sums(_sums_by_user(logs, clip), np.arange(logs.user_count), logs.user_count, _combine)
+
+
+def left_out(logs: Logs, *, clip: float) -> Values:
+    """The same estimates (U,) of the logs without each user in turn: the jackknife."""
+    return _combine({name: values.sum() - values for name, values in _sums_by_user(logs, clip).items()})
+
+
+def _sums_by_user(logs: Logs, clip: float) -> Values:
     r, w, users = logs.reward, logs.weight, logs.users
     columns = {"wr": w * r, "cr": np.minimum(w, clip) * r, "w": w}
     if logs.predicted is not None and logs.expected_by_user is not None:
@@ -126,26 +135,26 @@ def estimates(logs: Logs, *, clip: float) -> Measure:
     by_user["total"] = logs.shown_by_user
     if logs.expected_by_user is not None:
         by_user["v"] = logs.expected_by_user
+    return by_user
 
-    def combine(sums: Values) -> Values:
-        total = sums["total"]
-        values = {
-            "ips": divide(sums["wr"], total),
-            "clipped_ips": divide(sums["cr"], total),
-            "snips": divide(sums["wr"], sums["w"]),
-            "supported": divide(sums["w"], total),
+
+def _combine(sums: Values) -> Values:
+    total = sums["total"]
+    values = {
+        "ips": divide(sums["wr"], total),
+        "clipped_ips": divide(sums["cr"], total),
+        "snips": divide(sums["wr"], sums["w"]),
+        "supported": divide(sums["w"], total),
+    }
+    if "wg" in sums:
+        direct = divide(sums["v"], total)
+        values |= {
+            "direct_method": direct,
+            "doubly_robust": direct + divide(sums["wg"], total),
+            "sn_doubly_robust": direct + divide(sums["wg"], sums["w"]),
+            "switch_doubly_robust": direct + divide(sums["sg"], total),
         }
-        if "wg" in sums:
-            direct = divide(sums["v"], total)
-            values |= {
-                "direct_method": direct,
-                "doubly_robust": direct + divide(sums["wg"], total),
-                "sn_doubly_robust": direct + divide(sums["wg"], sums["w"]),
-                "switch_doubly_robust": direct + divide(sums["sg"], total),
-            }
-        return values
-
-    return of_sums(by_user, np.arange(logs.user_count), logs.user_count, combine)
+    return values
 
 
 def refusal(

@@ -182,3 +182,18 @@ def test_false_alarms_of_the_paired_test():
         alarms += gap.p_value < 0.05
     print(f"false alarms: {alarms / runs:.2%} of {runs}")
     assert 0.03 <= alarms / runs <= 0.07
+
+
+def test_the_bca_interval_is_scipys():
+    values = np.random.default_rng(0).exponential(1.0, 60) ** 2
+    found = stats.bootstrap((values,), np.mean, n_resamples=2000, method="BCa", rng=np.random.default_rng(1))
+    without = (values.sum() - values) / (len(values) - 1)
+    ours = significance.bca_interval(float(values.mean()), found.bootstrap_distribution, without)
+    assert np.allclose([ours.low, ours.high], found.confidence_interval, rtol=1e-9)
+    plain = significance.interval(float(values.mean()), found.bootstrap_distribution)
+    assert ours.high > plain.high and ours.low > plain.low  # the tail is on the right
+
+
+def test_the_bca_interval_of_draws_on_one_side_is_the_percentile_interval():
+    draws = np.linspace(1, 2, 50)
+    assert significance.bca_interval(0.5, draws, np.array([0.4, 0.6])) == significance.interval(0.5, draws)

@@ -100,8 +100,9 @@ def test_in_a_browser(report, browser, size, scheme):
     )
     titles = {plot["title"] for plot in plots}
     assert {
-        "ROC", "Precision and recall", "Gain", "Lift", "Reliability", "Score distributions", "By day", "category", "history length",
-        "Exposure of the catalogue", "Learning: AUC", "Learning: log loss", "Overlap of the policies", "Estimated click rate",
+        "ROC", "Precision and recall", "Gain", "Lift", "Reliability", "Score distributions", "By day", "category",
+        "history length", "Exposure of the catalogue", "Learning: AUC", "Learning: log loss",
+        "Overlap of the policies", "Estimated click rate",
     } <= titles  # fmt: skip
     for plot in plots:
         assert plot["width"] > 250, plot

@@ -7,8 +7,8 @@ import numpy as np
 from adrec.config.evaluate import EvaluateConfig, OffPolicySettings
 from adrec.errors import DataError
 from adrec.metrics.bootstrap import bootstrap, point
-from adrec.metrics.off_policy import Logs, effective_sample_size, estimates, importance_weights, refusal
-from adrec.metrics.significance import Interval, interval
+from adrec.metrics.off_policy import Logs, effective_sample_size, estimates, importance_weights, left_out, refusal
+from adrec.metrics.significance import Interval, bca_interval
 from adrec.metrics.ties import Floats, Ints, group_codes, totals
 from adrec.stages.evaluation.rows import Rows, codes_in, load_rows
 
@@ -68,7 +68,6 @@ def replay(rows: Rows, config: EvaluateConfig, generator: np.random.Generator) -
 def _estimate(
     name: str, logs: Logs, config: EvaluateConfig, settings: OffPolicySettings, generator: np.random.Generator
 ) -> OffPolicyResult:
-    measure = estimates(logs, clip=settings.clip)
     ones = Logs(
         logs.reward,
         np.ones(len(logs.reward)),
@@ -76,13 +75,15 @@ def _estimate(
         logs.user_count,
         totals(logs.users, None, logs.user_count),
     )
-    measures = {"policy": [measure], "logged": [estimates(ones, clip=1.0)]}
+    cuts = {"policy": (logs, settings.clip), "logged": (ones, 1.0)}
+    measures = {run: [estimates(of, clip=clip)] for run, (of, clip) in cuts.items()}
     draws = bootstrap(measures, users=logs.user_count, replicates=config.bootstrap.replicates, generator=generator)
     level = config.bootstrap.level
-    found = {
-        run: {metric: interval(value, draws[run][metric], level) for metric, value in point(group, logs.user_count).items()}
-        for run, group in measures.items()
-    }
+    found = {}
+    for run, group in measures.items():
+        without = left_out(cuts[run][0], clip=cuts[run][1])
+        values = point(group, logs.user_count)
+        found[run] = {name: bca_interval(value, draws[run][name], without[name], level) for name, value in values.items()}
     supported = found["policy"].pop("supported")
     refused = refusal(
         logs.weight,
