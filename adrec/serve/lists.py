@@ -29,7 +29,9 @@ def lists_of(ranker: Ranker, block: Block) -> list[list[Answer]]:
     row, _ = block.shown
     names = ("ad_id", "rank", "score", "value", "price", "propensity", "reason")
     columns = {name: combined(table[name]).tolist() for name in names}
-    columns["title"] = ranker.ads.titles.take(pa.array(block.ranked.ad[block.shown])).tolist()
+    shown = block.ranked.ad[block.shown]
+    columns["title"] = ranker.ads.titles.take(pa.array(shown)).tolist()
+    columns["bid"] = pa.array(ranker.ads.bid[shown], from_pandas=True).tolist()  # NaN is no bid
     ads = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     ends = np.searchsorted(row, np.arange(len(block.requests) + 1)).tolist()
     return [ads[start:end] for start, end in pairwise(ends)]

@@ -112,6 +112,7 @@ class RankedAd(Message):
     rank: int
     score: float
     value: float
+    bid: float | None
     price: float | None
     propensity: float
     reason: str

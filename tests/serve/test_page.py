@@ -44,6 +44,16 @@ def test_the_page_ranks_explains_and_changes(folder, tmp_path, width, height):
             last.locator(".bid button").click()
             page.wait_for_selector(f'#list li:first-child[data-ad="{moved}"]')
             first = page.locator("#list li").first
+            assert first.locator(".bid input").input_value() == "40"
+            first.locator("h2").fill("guitar guitar concert")
+            with page.expect_response("**/v1/rank"):
+                first.locator("h2").press("Enter")
+            page.wait_for_selector("#message:empty", state="attached")
+            assert "guitar guitar concert" in page.locator("#list h2").all_text_contents()
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            if os.environ.get("ADREC_SCREENSHOTS"):
+                page.screenshot(path=f"{os.environ['ADREC_SCREENSHOTS']}/lists-{width}.png", full_page=True)
+            first = page.locator("#list li").first
             first.locator(".why").click()
             page.wait_for_selector("#list li .part")
             assert first.locator(".part").count() >= 1
@@ -58,6 +68,7 @@ def test_the_page_ranks_explains_and_changes(folder, tmp_path, width, height):
             assert all("guitar" in title for title in page.locator("#list h2").all_text_contents())
             page.click("#language")
             page.wait_for_selector("#ask > button:has-text('排序')")
+            page.wait_for_selector("#message:empty", state="attached")
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             if os.environ.get("ADREC_SCREENSHOTS"):
                 page.screenshot(path=f"{os.environ['ADREC_SCREENSHOTS']}/page-{width}.png", full_page=True)

@@ -5,14 +5,14 @@ const TEXTS = {
     scenario: "Scenario", query: "Search", key: "API key", rank: "Rank ads", why: "Why?", click: "Click", bid: "Bid", set: "Set",
     working: "Ranking…", none: "No ad may be shown here: the rules, budgets or caps leave none.", other: "中文",
     about: (a) => `${a.ads.toLocaleString()} ads, bundle ${Object.values(a.bundles).join(" / ")}`, score: "click probability", value: "value", price: "price per click",
-    propensity: "shown with probability", clicked: "Recorded. Later lists know of this click.", explaining: "Explaining…",
+    propensity: "shown with probability", edit: "Click to change the words", clicked: "Recorded. Later lists know of this click.", explaining: "Explaining…",
   },
   zh: {
     user: "用户", interests: "兴趣（逗号分隔；留空用已知的）", clicks: "点击过的广告（编号，逗号分隔；留空用已知的）",
     scenario: "场景", query: "搜索词", key: "API 密钥", rank: "排序", why: "为什么？", click: "点击", bid: "出价", set: "设定",
     working: "正在排序…", none: "规则、预算或频次上限之下没有可展示的广告。", other: "English",
     about: (a) => `${a.ads.toLocaleString()} 条广告，模型 ${Object.values(a.bundles).join(" / ")}`, score: "点击概率", value: "价值", price: "每次点击价格",
-    propensity: "展示概率", clicked: "已记录，之后的排序会考虑这次点击。", explaining: "正在解释…",
+    propensity: "展示概率", edit: "点击可修改文字", clicked: "已记录，之后的排序会考虑这次点击。", explaining: "正在解释…",
   },
 };
 const at = (id) => document.getElementById(id);
@@ -63,20 +63,20 @@ async function rank() {
   if (at("query").value.trim()) request.query = at("query").value.trim();
   try {
     const answer = await call("POST", "v1/rank", { requests: [request] });
-    draw(answer.lists[0].ads);
+    draw(answer.lists[0]);
     say(answer.lists[0].ads.length ? "" : text.none);
   } catch (error) {
     say(error.message, true);
   }
 }
 
-function draw(ads) {
+function draw(list) {
   const before = places;
-  places = new Map(ads.map((ad) => [ad.ad_id, ad.rank]));
-  at("list").replaceChildren(...ads.map((ad) => card(ad, before.get(ad.ad_id), before.size > 0)));
+  places = new Map(list.ads.map((ad) => [ad.ad_id, ad.rank]));
+  at("list").replaceChildren(...list.ads.map((ad) => card(list, ad, before.get(ad.ad_id), before.size > 0)));
 }
 
-function card(ad, before, moved) {
+function card(list, ad, before, moved) {
   const text = TEXTS[language];
   const node = at("card").content.cloneNode(true).firstElementChild;
   translate(node);
@@ -89,7 +89,15 @@ function card(ad, before, moved) {
     mark.textContent = before === undefined ? "●" : before > ad.rank ? `▲${before - ad.rank}` : `▼${ad.rank - before}`;
     place.append(mark);
   }
-  node.querySelector("h2").textContent = ad.title;
+  const heading = node.querySelector("h2");
+  heading.textContent = ad.title;
+  heading.title = text.edit;
+  heading.addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); heading.blur(); } });
+  heading.addEventListener("blur", () => {
+    const title = heading.textContent.trim();
+    if (title && title !== ad.title) change(ad.ad_id, { title });
+    else heading.textContent = ad.title;
+  });
   node.querySelector(".reason").textContent = ad.reason;
   const numbers = [`${text.score} ${(100 * ad.score).toFixed(1)}%`, `${text.value} ${ad.value.toFixed(4)}`];
   if (ad.price !== null) numbers.push(`${text.price} ${ad.price.toFixed(3)}`);
@@ -97,16 +105,21 @@ function card(ad, before, moved) {
   node.querySelector(".numbers").textContent = [...numbers, ad.ad_id].join(" · ");
   node.querySelector(".bar i").style.width = `${Math.min(100, 100 * ad.score)}%`;
   node.querySelector(".why").addEventListener("click", () => explain(node, ad.ad_id));
-  node.querySelector(".click").addEventListener("click", () => click(ad));
+  node.querySelector(".click").addEventListener("click", () => click(list, ad));
+  const bid = node.querySelector(".bid input");
+  bid.value = ad.bid ?? "";
   node.querySelector(".bid").addEventListener("submit", (event) => {
     event.preventDefault();
-    bid(ad.ad_id, event.target.querySelector("input").value);
+    change(ad.ad_id, { bid: bid.value === "" ? null : Number(bid.value) });
   });
   return node;
 }
 
-async function click(ad) {
-  const event = { user_id: at("user").value.trim(), ad_id: ad.ad_id, kind: "click" };
+async function click(list, ad) {
+  const event = {
+    user_id: list.user_id, ad_id: ad.ad_id, kind: "click", request_id: list.request_id, arm: list.arm,
+    position: ad.rank, score: ad.score, propensity: ad.propensity,
+  };
   if (ad.price !== null) event.price = ad.price;
   try {
     await call("POST", "v1/events", { events: [event] });
@@ -117,11 +130,10 @@ async function click(ad) {
   }
 }
 
-async function bid(id, value) {
-  if (value === "") return;
+async function change(id, fields) {
   try {
     const ad = await call("GET", `v1/ads/${encodeURIComponent(id)}`);
-    await call("PUT", `v1/ads/${encodeURIComponent(id)}`, { ...ad, bid: Number(value) });
+    await call("PUT", `v1/ads/${encodeURIComponent(id)}`, { ...ad, ...fields });
     await rank();
   } catch (error) {
     say(error.message, true);
