@@ -108,7 +108,9 @@ def test_mutated_files(tmp_path):
 
 
 @pytest.mark.slow
-def test_five_thousand_mutated_files(tmp_path):
-    whole, refused = try_mutations(tmp_path, range(60, 5060))
-    assert whole > 500
-    assert refused > 500
+@pytest.mark.parametrize("first", range(60, 5060, 500))
+def test_five_thousand_mutated_files(tmp_path, first):
+    """About an eighth of a processor second a file."""
+    whole, refused = try_mutations(tmp_path, range(first, first + 500))
+    assert whole > 50
+    assert refused > 50
