@@ -63,7 +63,7 @@ def export(predictor: Predictor, batch: Batch, folder: Path, *, int8: bool) -> E
     write_json(settings, folder / SETTINGS)
     encoder_difference = cosine = None
     if predictor.packed.encoder is not None:
-        encoder_difference, cosine = _export_encoder(predictor.packed.encoder, folder, int8)
+        encoder_difference, cosine = export_encoder(predictor.packed.encoder, folder, int8=int8)
     from adrec.inference.onnx.backend import OnnxScorer
 
     with torch.inference_mode():
@@ -72,7 +72,8 @@ def export(predictor: Predictor, batch: Batch, folder: Path, *, int8: bool) -> E
     return Exported(difference, encoder_difference, cosine, files)
 
 
-def _export_encoder(encoder: TextEncoder, folder: Path, int8: bool) -> tuple[float, float | None]:
+def export_encoder(encoder: TextEncoder, folder: Path, *, int8: bool) -> tuple[float, float | None]:
+    """The encoder alone: largest difference to torch, and the mean cosine of int8 to fp32 (None without)."""
     from adrec.inference.onnx.backend import OnnxEncoder
 
     ids, mask = encoder.tokenize(list(_EXAMPLES))
