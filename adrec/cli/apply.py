@@ -39,7 +39,8 @@ def score(
     """Give click probabilities for any number of rows; labels are not needed, ads and users may be new.
 
     Reads a bundle, and a split of a prepared folder or Parquet tables of impressions, ads and users. Writes one Parquet file:
-    the rows' own columns, logit, score, cold flags and baselines. Killed, the same command goes on behind its last part.
+    the rows' own columns, logit, score, cold flags and baselines. Killed, the same command goes on with the parts that are
+    missing; `workers` in the config shares the parts among processes and GPUs.
 
     Example: adrec score --config configs/sample/score.yaml
     """
