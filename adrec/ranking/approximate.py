@@ -33,6 +33,7 @@ class ApproximateIndex:
             lists = int(min(max(64, 4 * np.sqrt(count)), max(1, count // 39)))
             self._index = self._faiss.index_factory(width, f"IVF{lists},PQ{_subspaces(width)}", inner)
             self._index.cp.seed = seed
+            self._index.cp.niter = 10  # k-means has settled by then; twenty-five take most of the time
             sample = np.random.default_rng(seed).permutation(count)[: max(256, 64 * lists)]
             self._index.train(self._ads[sample])
         self._index.add(self._ads)
