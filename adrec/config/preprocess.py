@@ -216,7 +216,7 @@ class PreprocessConfig(StageConfig):
     features: Features = Features()
     split: Split = TimeSplit()
     privacy: PrivacySettings = PrivacySettings()
-    memory_limit_gb: float = Field(0.5, gt=0.1)
+    memory_limit_gb: float = Field(0.4, gt=0.1)
     """Memory for joins and sorts; beyond it they spill to disk beside the output."""
     threads: int = Field(0, ge=0)
     """Threads of the joins; 0 takes all cores."""

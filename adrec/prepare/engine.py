@@ -41,12 +41,15 @@ def open_engine(folder: Path, *, memory_limit_gb: float, threads: int = 0) -> It
 @contextmanager
 def small_memory(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     """While the block runs the engine only streams: what it keeps for later goes to disk, which leaves memory to others."""
-    limit = one_row(connection, "SELECT current_setting('memory_limit') AS now")["now"]
-    connection.execute("SET memory_limit = '128MB'")
+    names = ("memory_limit", "threads")
+    before = one_row(connection, f"SELECT {', '.join(f'current_setting({text(item)}) AS {item}' for item in names)}")
+    connection.execute("SET memory_limit = '96MB'")
+    connection.execute("SET threads = 1")  # each thread holds blocks of every column
     try:
         yield
     finally:
-        connection.execute(f"SET memory_limit = '{limit}'")
+        connection.execute(f"SET memory_limit = {text(str(before['memory_limit']))}")
+        connection.execute(f"SET threads = {before['threads']}")
 
 
 @contextmanager

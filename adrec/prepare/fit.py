@@ -61,7 +61,8 @@ def _needed(train: Path, spec: FeatureSpec) -> Iterator[pa.RecordBatch]:
     for file in parquet_files(train):
         known = parquet_schema(file).names
         columns = [column for column in known if any(fnmatchcase(column, pattern) for pattern in named)]
-        yield from iter_batches(file, columns=columns or known[:1], batch_rows=_PIECE_ROWS)
+        with pq.ParquetFile(file) as shard:  # a row group at a time: a dataset's reader runs ahead of what is used
+            yield from shard.iter_batches(_PIECE_ROWS, columns=columns or known[:1], use_threads=False)
 
 
 def _even(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:

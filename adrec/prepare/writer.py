@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from adrec.prepare.entities import canonical
 from adrec.schema import PREPARED_IMPRESSIONS, SPLITS
 
-_GROUP_ROWS = 131_072
+_GROUP_ROWS = 65_536
 
 
 @dataclass
