@@ -263,6 +263,27 @@ def test_malformed_lines_stop_the_run_where_none_is_allowed_for(tmp_path, made):
     assert len(lines) == 4, "a line a kind of fault"
 
 
+def test_malformed_lines_of_an_appended_file_are_those_of_a_rebuild(tmp_path, made):
+    (tmp_path / "logs").mkdir()
+    changes = {
+        "source": csv_source(tmp_path, str(tmp_path / "logs")),
+        "features": {},
+        "split": SPLIT,
+        "validation": {"max_rejected_fraction": 0.5},
+    }
+    broken_log(tmp_path / "logs" / "1.csv", broken={4: BROKEN[3]}, lines=12)
+    prepare(tmp_path, **changes)
+    log = broken_log(tmp_path / "logs" / "2.csv")
+    log.write_text(log.read_text(errors="surrogateescape").replace("2026-03", "2026-04"), errors="surrogateescape")
+    found, result = prepare(tmp_path, **changes)
+    assert result.done == "appended"
+    rebuilt, _ = prepare(tmp_path, **changes, output=str(tmp_path / "rebuilt"))
+    assert rows(found).equals(rows(rebuilt))
+    assert pq.read_table(found.path / "rejected.parquet").equals(pq.read_table(rebuilt.path / "rejected.parquet"))
+    assert found.manifest["rejected"] == rebuilt.manifest["rejected"]
+    assert found.manifest["source_rows"] == rebuilt.manifest["source_rows"]
+
+
 def test_a_quote_that_never_ends(tmp_path, made):
     source = csv_source(tmp_path, str(broken_log(tmp_path / "log.csv", lines=9, broken={6: (b'u1,"a1,2026-03-01,0', "")})))
     assert fault(tmp_path, source=source, features={}).startswith("log.csv: line 6: has a broken quote.")
