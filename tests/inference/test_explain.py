@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from worlds import TOPICS, WORDS, make_world
 
 from adrec.config.base import load_config
@@ -17,9 +18,10 @@ from adrec.errors import DataError
 from adrec.inference.explain.counterfactual import changes
 from adrec.inference.explain.explainer import Explainer, titles_of
 from adrec.inference.explain.sentence import sentence
+from adrec.inference.explain.variants import Row, token_embeddings, token_tables
 from adrec.inference.explain.words import words_from_tokens
 from adrec.inference.predictor import Predictor
-from adrec.models.text_encoder import TextEncoder
+from adrec.models.text_encoder import TextEncoder, encode_texts, load_text_encoder
 from adrec.models.word_vectors import WordTokenizer, WordVectors
 from adrec.stages.evaluate import run as evaluate
 from adrec.stages.explain import run as explain
@@ -160,3 +162,25 @@ def test_overall_the_inputs_that_carry_the_clicks_lose_most_and_evaluate_draws_t
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(DataError, match="explain --global"):
         evaluate(load_config(None, EvaluateConfig, [*judge, f"importance={tmp_path / 'other.json'}"]), QUIET)
+
+
+def test_words_of_the_lexical_part_are_attributed_too(tmp_path):
+    """A frozen transformer with its words' vectors beside its meaning: both are reached from the masked words."""
+
+    rng = np.random.default_rng(0)
+    _word_vectors(tmp_path / "words")
+    encoder = load_text_encoder(str(tmp_path / "words"))
+    rows = token_tables(encoder)[0].weight.shape[0]
+    both = encoder.with_lexical(torch.from_numpy(rng.normal(size=(rows, 5)).astype(np.float32)))
+    ids, mask = both.tokenize(["guitar concert"])
+    made = token_embeddings(both, ids)
+    assert made.shape[-1] == both.dimension == 16 + 5
+    row = Row(
+        model=None, encoder=both, batch=None, input_ids=ids, attention_mask=mask, places=None, has_text=True,
+        has_interests=False, has_query=False,
+    )  # fmt: skip
+    assert np.allclose(row.text_vector(made).detach().numpy(), encode_texts(both, ["guitar concert"]), atol=1e-6)
+    changed = made.clone()
+    changed[..., 16:] += 1.0  # only the words' own vectors
+    moved = (row.text_vector(changed) - row.text_vector(made)).abs()
+    assert moved[0, :16].max() < 1e-6 < 1e-3 < moved[0, 16:].max()

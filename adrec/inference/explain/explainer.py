@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from adrec.data.collate import Collator
 from adrec.data.examples import Catalog, Examples, combined
 from adrec.inference.explain.attribution import Attribution, attribute
-from adrec.inference.explain.variants import Continuous, Discrete, Row, take_apart, token_table
+from adrec.inference.explain.variants import Continuous, Discrete, Row, take_apart, token_embeddings
 from adrec.inference.explain.words import Word, words_from_tokens
 from adrec.inference.predictor import Catalogs, Predictor, moved
 
@@ -129,7 +129,6 @@ class Explainer:
         zero = Continuous(*(torch.zeros_like(part) for part in continuous))
         if not row.has_text:
             return zero
-        text = self.average.expand_as(continuous.text)
         encoder = self.predictor.packed.encoder
         # Word vectors have no mask, and their unknown word is the zero vector, from which a cosine has no gradient: there
         # every word starts as the average ad.
@@ -140,9 +139,13 @@ class Explainer:
             special = set(getattr(encoder.tokenizer, "all_special_ids", []))
             keep = torch.tensor([[int(token) in special for token in tokens[0][0]]], device=tokens[0].device)
             with torch.no_grad():
-                text = token_table(encoder)(torch.where(keep, tokens[0], hidden))
+                text = token_embeddings(encoder, torch.where(keep, tokens[0], hidden))
+        else:
+            text = self.average.expand_as(continuous.text)
 
         def average_where_given(part: torch.Tensor) -> torch.Tensor:
+            if part.shape[-1] == 0:  # users without texts
+                return part
             return torch.where(part.abs().sum(-1, keepdim=True) > 0, self.average.expand_as(part), part)
 
         return zero._replace(

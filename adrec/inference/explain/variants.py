@@ -6,6 +6,7 @@ own, so that each can be changed alone. `Row.logits` runs N variants of the row 
 # N variants, H clicks, S skipped ads, D text width, T tokens, E width of a token embedding
 """
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ class Continuous(NamedTuple):
     """What a straight path can lead to. A first axis of N variants (1 for the row itself) stands before each shape."""
 
     text: Tensor
-    """(T, E) token embeddings of the candidate, or (D,) its vector where there are no tokens"""
+    """(T, E) token embeddings of the candidate, those of the lexical part behind, or (D,) its vector without tokens"""
     clicks: Tensor
     """(H, D) text vectors of the clicks"""
     skipped: Tensor
@@ -93,13 +94,14 @@ class Row:
         if self.attention_mask is None or self.input_ids is None or self.encoder is None:
             return text
         mask = self.attention_mask.expand(len(text), -1)
-        table = token_table(self.encoder)
-        # The table's own output is replaced, so that any backbone can be run from embeddings.
-        handle = table.register_forward_hook(lambda module, inputs, output: text)
-        try:
+        tables = token_tables(self.encoder)
+        width = text.shape[-1] - sum(_width(table) for table in tables[1:])
+        parts = [text[..., :width], text[..., width:]][: len(tables)]
+        # The tables' own outputs are replaced, so that any backbone can be run from embeddings.
+        with ExitStack() as hooks:
+            for table, part in zip(tables, parts, strict=True):
+                hooks.callback(table.register_forward_hook(lambda module, inputs, output, part=part: part).remove)
             vectors: Tensor = self.encoder(self.input_ids.expand(len(text), -1), mask)
-        finally:
-            handle.remove()
         return vectors
 
     def _batch(self, continuous: Continuous, discrete: Discrete) -> Batch:
@@ -161,7 +163,7 @@ def take_apart(model: ClickNetwork, encoder: TextEncoder | None, batch: Batch, t
         if ad_text is not None:
             text = ad_text[batch.ad]
             if tokens is not None and encoder is not None:
-                text = token_table(encoder)(tokens[0])
+                text = token_embeddings(encoder, tokens[0])
     clicks = batch.history.shape[1]
     row = Row(
         model=model,
@@ -203,8 +205,18 @@ def _present(lists: tuple[Tensor, ...], there: Tensor) -> tuple[Tensor, ...]:
     return tuple(torch.where(there[:, number, None] > 0, codes, LIST_PADDING) for number, codes in enumerate(lists))
 
 
-def token_table(encoder: TextEncoder) -> nn.Module:
-    """The embedding table of an encoder's backbone."""
+def token_embeddings(encoder: TextEncoder, input_ids: Tensor) -> Tensor:
+    """Token ids (N, T) → (N, T, E): what the encoder knows of its tokens alone."""
+    return torch.cat([table(input_ids) for table in token_tables(encoder)], -1)
+
+
+def token_tables(encoder: TextEncoder) -> list[nn.Module]:
+    """The embedding tables that read the tokens: the backbone's, and that of a lexical part."""
     backbone: Any = encoder.backbone
     table: nn.Module = backbone.table if encoder.kind == "word_vectors" else backbone.get_input_embeddings()
-    return table
+    return [table] if encoder.lexical is None else [table, encoder.lexical]
+
+
+def _width(table: nn.Module) -> int:
+    weight: Any = table.weight
+    return int(weight.shape[1])
