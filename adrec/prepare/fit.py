@@ -31,7 +31,8 @@ def fit_features(config: PreprocessConfig, folder: Path) -> None:
         seen = np.zeros(pq.read_metadata(folder / f"{table}.parquet").num_rows, np.bool_)
         for batch in iter_batches(train, columns=[index]):
             seen[batch.column(index).to_numpy()] = True
-        fitted[table] = FeatureSet.fit(spec, _rows_where(folder / f"{table}.parquet", seen), seed=config.seed)
+        needed = _needed(folder / f"{table}.parquet", spec)
+        fitted[table] = FeatureSet.fit(spec, _rows_where(needed, seen), seed=config.seed)
     text = json.dumps({table: features.to_json() for table, features in fitted.items()}, ensure_ascii=False)
     (folder / "features.json").write_text(text + "\n", encoding="utf-8")
 
@@ -54,11 +55,11 @@ def make_tokenizer(settings: TokenizerSettings, folder: Path) -> int | None:
     )
 
 
-def _needed(train: Path, spec: FeatureSpec) -> Iterator[pa.RecordBatch]:
-    """The columns that `spec` names, a file at a time: histories are long, and no feature."""
+def _needed(path: Path, spec: FeatureSpec) -> Iterator[pa.RecordBatch]:
+    """The columns that `spec` names, a file at a time: histories and texts are long, and no feature."""
     named = [item.column for group in (spec.numeric, spec.categorical, spec.hashed, spec.lists) for item in group]
     named += [spec.calendar.column] if spec.calendar is not None else []
-    for file in parquet_files(train):
+    for file in parquet_files(path):
         known = parquet_schema(file).names
         columns = [column for column in known if any(fnmatchcase(column, pattern) for pattern in named)]
         with pq.ParquetFile(file) as shard:  # a row group at a time: a dataset's reader runs ahead of what is used
@@ -74,6 +75,7 @@ def _even(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
         rows += batch.num_rows
         if rows >= _PIECE_ROWS:
             table = pa.Table.from_batches(held)
+            give_back_memory()
             whole = rows - rows % _PIECE_ROWS
             for start in range(0, whole, _PIECE_ROWS):
                 yield table.slice(start, _PIECE_ROWS).combine_chunks()
@@ -82,8 +84,10 @@ def _even(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(held).combine_chunks()
 
 
-def _rows_where(path: Path, mask: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> Iterator[pa.RecordBatch]:
+def _rows_where(
+    batches: Iterator[pa.RecordBatch], mask: "np.ndarray[tuple[int], np.dtype[np.bool_]]"
+) -> Iterator[pa.RecordBatch]:
     start = 0
-    for batch in iter_batches(path):
+    for batch in batches:
         yield batch.filter(pa.array(mask[start : start + batch.num_rows]))
         start += batch.num_rows
