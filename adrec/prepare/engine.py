@@ -33,6 +33,7 @@ def open_engine(folder: Path, *, memory_limit_gb: float, threads: int = 0) -> It
         connection = duckdb.connect(str(folder / "work.duckdb"), config=settings)
         try:
             connection.execute("SET TimeZone = 'UTC'")
+            connection.execute("PRAGMA disable_checkpoint_on_shutdown")  # nobody opens it again
             yield connection
         finally:
             connection.close()
