@@ -51,7 +51,7 @@ def test_written_tables_keep_the_contract(tmp_path):
 
 
 def test_the_committed_copy_is_what_the_generator_writes(tmp_path):
-    generate_sample(tmp_path, impressions=60_000, seed=42)
+    generate_sample(tmp_path, impressions=95_000, seed=42)
     for name in ("ads.parquet", "users.parquet", "impressions"):
         made, kept = (ds.dataset(folder / name).to_table().to_pandas() for folder in (tmp_path, COMMITTED))
         floats = made.select_dtypes("floating").columns

@@ -15,6 +15,9 @@ REGIONS = ("cn-north", "cn-south", "us-east", "us-west", "eu-west", "sg")
 CHINESE_SHARE = (0.97, 0.97, 0.04, 0.04, 0.03, 0.5)
 """Share of each region's users who read Chinese."""
 
+BILINGUAL_SHARE = 0.5
+"""Share of the ads that repeat the topic's name in the other language, as ads in bilingual markets do."""
+
 OFFERS = ("plain", "gift", "half", "terms")
 """What the copy promises: nothing, something free, half the price, or strings attached."""
 OFFER_SHARE = (0.46, 0.2, 0.2, 0.14)

@@ -200,6 +200,7 @@ def _ad_texts(
     called = generator.integers(0, name_per, count)
     other = (called + generator.integers(1, name_per, count)) % name_per
     name, other_name = (names.take(pa.array(name_base[language, topic] + pick)) for pick in (called, other))
+    abroad = names.take(pa.array(name_base[1 - language, topic] + called))
     opener = _by_language(catalogue.OPENERS, language, generator.integers(0, 5, count))
     filler = _by_language(catalogue.FILLERS, language, generator.integers(0, 5, count))
     brand = _brands(advertiser, language)
@@ -212,7 +213,12 @@ def _ad_texts(
         ]
     ).take(pa.array((language * len(catalogue.OFFERS) + offer) * 4 + generator.integers(0, 4, count)))  # fmt: skip
     says_name = pa.array(generator.random(count) < 0.9)
+    bilingual = pa.array(generator.random(count) < catalogue.BILINGUAL_SHARE)
     chinese = pa.array(language == 1)
+    translated = pc.if_else(
+        chinese, pc.binary_join_element_wise("（", abroad, "）", ""), pc.binary_join_element_wise(" (", abroad, ")", "")
+    )  # fmt: skip
+    name = pc.if_else(bilingual, pc.binary_join_element_wise(name, translated, ""), name)
     title = pc.binary_join_element_wise(opener, word[0], tail, "")
     english_body = pc.binary_join_element_wise(word[1], " and ", word[2], " from ", brand, "", "")
     english_body = pc.if_else(
