@@ -1,0 +1,90 @@
+"""Write `commands.md` from the code: each command's help, and each setting of its config with type, default and meaning.
+
+`make docs` runs it; a test holds the committed page against it, so the page cannot drift.
+"""
+
+import inspect
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic_core import PydanticUndefined
+
+from adrec.cli.app import app
+from adrec.config.commands import ALIASES, config_models
+
+PAGE = Path(__file__).parent / "commands.md"
+_HEAD = """# Commands and their settings
+
+Made by `make docs` from the code; do not edit. Every command takes `--config FILE`, `--set dotted.key=value` (repeated),
+`--json`, `--quiet`, `--seed` and `--device auto|cpu|cuda`. `adrec config schema COMMAND` prints the same as a JSON schema.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    models = config_models()
+    parts = [_HEAD]
+    commands: dict[str, Any] = typer.main.get_group(app).commands
+    for name, command in sorted(commands.items()):
+        model = models.get(ALIASES.get(name, name))
+        if model is None or command.hidden:
+            continue
+        parts.append(f"## adrec {name}\n\n{inspect.cleandoc(command.help or '')}\n".replace("\b\n", ""))
+        rows = list(_settings(model.model_json_schema(), model.model_json_schema(), ""))
+        parts.append("| setting | type | default | meaning |\n| --- | --- | --- | --- |\n" + "\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+def _settings(schema: dict[str, Any], root: dict[str, Any], path: str) -> Iterator[str]:
+    """A table row a setting; sections are gone into, in the order of the class."""
+    for name, field in schema.get("properties", {}).items():
+        section = _section(field, root)
+        if section is None:
+            yield _row(f"{path}{name}", field, name in schema.get("required", ()), root)
+        else:
+            yield from _settings(section, root, f"{path}{name}{'[]' if field.get('type') == 'array' else ''}.")
+
+
+def _section(field: dict[str, Any], root: dict[str, Any]) -> dict[str, Any] | None:
+    """The object that a field holds (or lists), where it is one with settings of its own."""
+    reference = field.get("$ref") or field.get("items", {}).get("$ref")
+    if reference is None:
+        return None
+    found: dict[str, Any] = root["$defs"][reference.rsplit("/", 1)[-1]]
+    return found if "properties" in found else None
+
+
+def _row(path: str, field: dict[str, Any], required: bool, root: dict[str, Any]) -> str:
+    default = field.get("default", PydanticUndefined)
+    shown = "required" if required else "" if default is PydanticUndefined else f"`{json.dumps(default, ensure_ascii=False)}`"
+    meaning = " ".join(str(field.get("description", "")).split())
+    cells = (f"`{path}`", _type(field, root), shown, meaning)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _type(field: dict[str, Any], root: dict[str, Any]) -> str:
+    """In a word or two, with its bounds."""
+    if "$ref" in field:
+        return _type(root["$defs"][field["$ref"].rsplit("/", 1)[-1]], root)
+    if "const" in field:
+        return f"`{field['const']}`"
+    if "enum" in field:
+        return ", ".join(f"`{value}`" for value in field["enum"])
+    for key in ("anyOf", "oneOf"):
+        if key in field:
+            return " or ".join(dict.fromkeys(_type(option, root) for option in field[key]))
+    if field.get("type") == "array":
+        return f"list of {_type(field.get('items', {}), root)}"
+    bounds = [f"{sign} {field[key]:g}" for key, sign in _BOUNDS.items() if key in field]
+    return " ".join([str(field.get("title") if "properties" in field else field.get("type", "any")), *bounds])
+
+
+_BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"{PAGE}: written")

@@ -1,0 +1,21 @@
+"""The page of commands is what the code says."""
+
+import importlib.util
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def test_the_page_of_commands_is_up_to_date():
+    spec = importlib.util.spec_from_file_location("generate_docs", DOCS / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.page() == (DOCS / "commands.md").read_text(encoding="utf-8"), "run `make docs`"
+
+
+def test_every_command_and_nested_setting_is_on_it():
+    page = (DOCS / "commands.md").read_text(encoding="utf-8")
+    for heading in ("preprocess", "pretrain-mlm", "finetune", "evaluate", "score", "rank", "serve"):
+        assert f"## adrec {heading}\n" in page
+    assert "| `training.learning_rate` | number > 0 | `0.001` |" in page
+    assert "| `text.lexical` | integer ≥ 0 ≤ 4096 | `0` |" in page
