@@ -33,8 +33,9 @@ def page() -> str:
         if model is None or command.hidden:
             continue
         parts.append(f"## adrec {name}\n\n{inspect.cleandoc(command.help or '')}\n".replace("\b\n", ""))
-        rows = list(_settings(model.model_json_schema(), model.model_json_schema(), ""))
-        parts.append("| setting | type | default | meaning |\n| --- | --- | --- | --- |\n" + "\n".join(rows) + "\n")
+        schema = model.model_json_schema()
+        rows = "\n".join(_settings(schema, schema, ""))
+        parts.append(f"| setting | type | default | meaning |\n| --- | --- | --- | --- |\n{rows}\n")
     return "\n".join(parts)
 
 

@@ -49,6 +49,8 @@ ConfigPath = Annotated[Path, AfterValidator(_resolve)]
 """A path; relative ones are relative to the config file (to the working folder for `--set`-only runs)."""
 ConfigPattern = Annotated[str, AfterValidator(_resolve_pattern)]
 """A file, folder or glob pattern, resolved like ConfigPath."""
+Pooling = Literal["mean", "cls", "last", "attention"]
+"""How token vectors become one. Named here alone: Python keeps but one order of a Literal's values."""
 EncoderReference = Annotated[str, AfterValidator(_resolve_reference)]
 """A text encoder: a local folder, `package:module/path` inside an installed package, or a hub name."""
 

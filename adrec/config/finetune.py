@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from adrec.config.base import Config, ConfigPath, EncoderReference, StageConfig
+from adrec.config.base import Config, ConfigPath, EncoderReference, Pooling, StageConfig
 from adrec.config.baselines import HYBRID_MEMBERS, BaselinesConfig, HybridConfig
 from adrec.config.training import TrainingConfig
 
@@ -16,7 +16,7 @@ class TextEncoderSettings(Config):
 
     reference: EncoderReference | None = None
     """Local folder, `package:module/path`, hub name or word-vector folder; None: no text, features alone."""
-    pooling: Literal["mean", "cls", "attention", "last"] | None = None
+    pooling: Pooling | None = None
     """How token vectors become one; None takes what the encoder records."""
     train: Literal["frozen", "last", "lora", "full"] = "frozen"
     """frozen: vectors computed once and cached. last: upper `last_layers` are trained. lora: low-rank updates. full: all."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from adrec.config.base import Config, ConfigPath, EncoderReference, StageConfig
+from adrec.config.base import Config, ConfigPath, EncoderReference, Pooling, StageConfig
 from adrec.config.training import TrainingConfig
 
 
@@ -185,7 +185,7 @@ class PretrainConfig(StageConfig):
     """Encoder folder to write: Hugging Face files, adrec.json, metrics.json, report.html."""
     model: Model = ScratchModel()
     """What is trained."""
-    pooling: Literal["mean", "cls", "last", "attention"] | None = None
+    pooling: Pooling | None = None
     """How token vectors become one vector; null keeps what the continued encoder records, else mean."""
     objectives: Objectives = Objectives()
     """What it is trained to do."""

@@ -3,12 +3,13 @@
 # U texts, T tokens, D width
 """
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-Pooling = Literal["mean", "cls", "last", "attention"]
+from adrec.config.base import Pooling
+
 POOLINGS: tuple[str, ...] = get_args(Pooling)
 
 

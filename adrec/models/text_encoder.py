@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from adrec.config.base import Pooling
 from adrec.errors import ConfigError, DataError
 from adrec.models.frozen_layers import FrozenLayers
 from adrec.models.hugging_face import (
@@ -27,7 +28,7 @@ from adrec.models.hugging_face import (
     resolve_reference,
     token_limit,
 )
-from adrec.models.pooling import POOLINGS, Pool, Pooling
+from adrec.models.pooling import POOLINGS, Pool
 
 SETTINGS_FILE = "adrec.json"
 POOL_FILE = "pooling.safetensors"
