@@ -174,10 +174,18 @@ def _last_of_each(table: pa.Table) -> pa.Table:
 
 
 def _tables(path: Path, start: int, stop: int | None, chunk_rows: int) -> Iterator[pa.Table]:
-    """Rows `start` up to `stop`; one empty table where there are none."""
-    found = False
+    """Rows `start` up to `stop`, each table of `chunk_rows` rows but the last; one empty table where there are none."""
+    held: list[pa.RecordBatch] = []
+    rows, found = 0, False
     for batch in iter_batches(path, batch_rows=chunk_rows, start=start, stop=stop):
-        found = True
-        yield pa.Table.from_batches([batch])
-    if not found:
+        room = chunk_rows - rows
+        held.append(batch.slice(0, room))
+        rows += held[-1].num_rows
+        if rows == chunk_rows:
+            yield pa.Table.from_batches(held).combine_chunks()
+            found, rest = True, batch.slice(room)
+            held, rows = [rest] if rest.num_rows else [], rest.num_rows
+    if held:
+        yield pa.Table.from_batches(held).combine_chunks()
+    elif not found:
         yield open_dataset(path).schema.empty_table()

@@ -142,6 +142,7 @@ def test_overall_the_inputs_that_carry_the_clicks_lose_most_and_evaluate_draws_t
     ]  # fmt: skip
     result = explain(load_config(None, ExplainConfig, settings), QUIET)
     found = {one.name: one for one in result.importance}
+    assert found["interests"].increase == 0  # declared, but by words that this encoder does not know
     assert found["ad text"].low > 0 and result.importance[0].name == "ad text"  # in this world only the topic tells
     assert all(one.low <= one.increase <= one.high for one in result.importance)
     again = explain(load_config(None, ExplainConfig, settings), QUIET)

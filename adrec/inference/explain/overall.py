@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from adrec.data.examples import Examples
 from adrec.data.features import FeatureSet
 from adrec.inference.predictor import Catalogs, Predictor
-from adrec.metrics.classification import auc
+from adrec.metrics.bootstrap import Values, bootstrap, divide, of_sums
+from adrec.metrics.classification import auc, log_losses
+from adrec.metrics.significance import interval
 
 Inputs = tuple[Examples, Catalogs]
 Floats = NDArray[np.floating]
@@ -67,21 +69,34 @@ def importances(
     predictor.encode(examples, catalogs)
     rng = np.random.default_rng(seed)
     before = predictor.score_examples(examples, catalogs, baselines=False).score
-    users, user = np.unique(examples.user_index, return_inverse=True)
-    weights = rng.multinomial(len(users), np.full(len(users), 1 / len(users)), DRAWS).astype(np.float64)
-    size = weights @ np.bincount(user, minlength=len(users))
-    found = []
-    for name, kind, shuffled in _shuffles(predictor.packed.features, examples, catalogs):
-        difference, drop = np.zeros(len(label)), 0.0
+    losses, reached = log_losses(label, before), auc(label, before)
+    inputs: list[tuple[str, str, float]] = []
+    rises: dict[str, NDArray[np.float64]] = {}
+    for name, kind, shuffled in _shuffles(predictor, examples, catalogs):
+        rise, drop = np.zeros(len(label)), 0.0
         for _ in range(repeats):
             after = predictor.score_examples(*shuffled(rng), baselines=False).score
-            difference += (_loss(label, after) - _loss(label, before)) / repeats
-            drop += (auc(label, before) - auc(label, after)) / repeats
-        means = weights @ np.bincount(user, difference, minlength=len(users)) / size
-        low, high = np.quantile(means, [0.025, 0.975])
-        found.append(Importance(name, kind, float(difference.mean()), float(low), float(high), float(drop)))
+            rise += (log_losses(label, after) - losses) / repeats
+            drop += (reached - auc(label, after)) / repeats
+        rises[str(len(inputs))] = rise
+        inputs.append((name, kind, float(drop)))
         advance(1)
+    draws = _means_under_draws(rises, examples.user_index, rng)
+    found = []
+    for number, (name, kind, drop) in enumerate(inputs):
+        increase, low, high = interval(float(rises[str(number)].mean()), draws[str(number)])
+        found.append(Importance(name, kind, increase, low, high, drop))
     return sorted(found, key=lambda one: -one.increase)
+
+
+def _means_under_draws(
+    columns: dict[str, NDArray[np.float64]], user_index: NDArray[np.integer], rng: np.random.Generator
+) -> Values:
+    """The mean of each column (N,) in each of DRAWS draws of users with replacement, (DRAWS,)."""
+    users, user = np.unique(user_index, return_inverse=True)
+    sums = {**columns, "rows": np.ones(len(user))}
+    measure = of_sums(sums, user, len(users), lambda total: {name: divide(total[name], total["rows"]) for name in columns})
+    return bootstrap({"": [measure]}, users=len(users), replicates=DRAWS, generator=rng)[""]
 
 
 def dependences(
@@ -125,9 +140,10 @@ def dependences(
 
 
 def _shuffles(
-    features: dict[str, FeatureSet], examples: Examples, catalogs: Catalogs
+    predictor: Predictor, examples: Examples, catalogs: Catalogs
 ) -> Iterator[tuple[str, str, Callable[[np.random.Generator], Inputs]]]:
     """Name, kind and the shuffled rows of every input that varies."""
+    features, dimensions = predictor.packed.features, predictor.packed.dimensions
     ads, users = np.unique(examples.ad_index), np.unique(examples.user_index)
 
     def texts(rng: np.random.Generator) -> Inputs:
@@ -156,7 +172,7 @@ def _shuffles(
         yield "ad text", "text", texts
     if len(examples.history_values):
         yield "history", "history", histories
-    if catalogs.users.vectors is not None and catalogs.users.vectors.shape[1]:
+    if dimensions.interests:
         yield "interests", "interests", interests
     if len(examples.queries) > 1 and catalogs.queries is not None:
         yield "query", "query", queries
@@ -208,9 +224,3 @@ def _value(fitted: FeatureSet, place: int, code: int) -> str:
         return "(unknown)"
     values = getattr(fitted.categories[place], "values", None) if place < len(fitted.categories) else None
     return str(values[code - 1]) if values is not None else f"bucket {code}"
-
-
-def _loss(label: Floats, score: Floats) -> NDArray[np.float64]:
-    chance = np.clip(score.astype(np.float64), 1e-7, 1 - 1e-7)
-    found: NDArray[np.float64] = -(label * np.log(chance) + (1 - label) * np.log(1 - chance))
-    return found
