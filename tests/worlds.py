@@ -180,6 +180,24 @@ def topic_vectors(world: World, *, width: int = 16, noise: float = 0.1, seed: in
     return (centres[world.topic_of_ad] + rng.normal(0, noise, (len(world.topic_of_ad), width))).astype(np.float32)
 
 
+def make_bundle(folder: Path, *settings: str) -> None:
+    """A small click model without text over the world at `folder`/prepared, as `folder`/bundle; `settings` as of --set."""
+    from adrec.config.base import load_config
+    from adrec.config.finetune import FinetuneConfig
+    from adrec.stages import finetune
+    from adrec.terminal import Terminal
+
+    usual = [
+        f"prepared={folder}/prepared",
+        f"output={folder}/bundle",
+        "training.epochs=1",
+        "training.checkpoint_minutes=0",
+        "model.width=16",
+        "baselines.names=[]",
+    ]
+    finetune.run(load_config(None, FinetuneConfig, [*usual, *settings]), Terminal(quiet=True))
+
+
 def word_encoder(folder: Path, *, width: int = 12, seed: int = 0) -> Path:
     """A word-vector encoder that understands the world's titles: words of a topic lie near each other."""
     from adrec.models.text_encoder import TextEncoder

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -130,6 +130,16 @@ def parquet_files(path: Path) -> list[Path]:
     if not path.exists():
         raise DataError(f"{path}: no such file.")
     return [path]
+
+
+def file_facts(paths: Iterable[Path | None]) -> list[list[str | int]]:
+    """Name, size in bytes and moment of change of every file at `paths`: another input shows in them. None is left out."""
+    found: list[list[str | int]] = []
+    for path in paths:
+        for file in parquet_files(path) if path is not None else ():
+            facts = file.stat()
+            found.append([str(file), facts.st_size, facts.st_mtime_ns])
+    return found
 
 
 def parquet_schema(file: Path) -> pa.Schema:

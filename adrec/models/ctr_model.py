@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adrec.data.collate import LIST_PADDING, Batch, Entities, Texts
-from adrec.models.blocks import make_blocks
+from adrec.models.blocks import Blocks, make_blocks
 from adrec.models.interaction import TextMatch, category_match, mean_interest
 from adrec.models.user_encoder import UserEncoder
 
@@ -162,9 +162,10 @@ class CTRModel(nn.Module):
         users = self._users(batch, ads, interests)  # (C, D)
         candidates = ads[batch.ad]  # (B, D)
         queries = self.text_vectors(batch.queries)
+        blocks = make_blocks(batch.context)
         if matches is None:
-            matches = self.text_matches(batch, ad_text, interests, queries)
-        extra = self._extra(batch, ads, queries, matches, candidates)
+            matches = self.text_matches(batch, ad_text, interests, queries, blocks)
+        extra = self._extra(batch, ads, queries, matches, candidates, blocks)
         joint = self.interaction(users[batch.context], candidates, extra)
         towers = self.sharing(joint)
         logits = torch.cat([head(tower) for head, tower in zip(self.heads, towers, strict=True)], -1)  # (B, K)
@@ -212,7 +213,7 @@ class CTRModel(nn.Module):
         return users
 
     def text_matches(
-        self, batch: Batch, ad_text: Tensor | None, interests: Tensor | None, queries: Tensor | None
+        self, batch: Batch, ad_text: Tensor | None, interests: Tensor | None, queries: Tensor | None, blocks: Blocks
     ) -> Tensor | None:
         """(B, M) the columns of TextMatch, from no parameter of this model; None where there is nothing to match."""
         if self.text_match is None or ad_text is None:
@@ -223,7 +224,7 @@ class CTRModel(nn.Module):
             batch.history_mask,
             batch.context,
             batch.ad,
-            make_blocks(batch.context),
+            blocks,
             interests=interests,
             queries=queries,
             query=batch.query,
@@ -232,7 +233,15 @@ class CTRModel(nn.Module):
         )
         return found
 
-    def _extra(self, batch: Batch, ads: Tensor, queries: Tensor | None, matches: Tensor | None, candidates: Tensor) -> Tensor:
+    def _extra(
+        self,
+        batch: Batch,
+        ads: Tensor,
+        queries: Tensor | None,
+        matches: Tensor | None,
+        candidates: Tensor,
+        blocks: Blocks,
+    ) -> Tensor:
         """Everything beside the two vectors: features, matches, the attended history, the query. (B, E)."""
         columns = [
             self.fields(batch.numeric, batch.categorical, batch.lists),
@@ -241,7 +250,6 @@ class CTRModel(nn.Module):
         ]
         if matches is not None:
             columns.append(matches)
-        blocks = make_blocks(batch.context)
         attended = self.user_encoder.for_candidates(ads[batch.history], batch.history_mask, candidates, batch.context, blocks)
         if attended is not None:
             columns += [attended, (attended * candidates).sum(-1, keepdim=True)]

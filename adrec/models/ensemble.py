@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adrec.data.collate import Batch, Entities, Texts
+from adrec.models.blocks import make_blocks
 from adrec.models.ctr_model import CTRModel, Outputs
 
 
@@ -31,7 +32,8 @@ class Ensemble(nn.Module):
         """Mean logits (B, K), users (C, M D), ads (A, M D)."""
         first = cast(CTRModel, self.members[0])
         # The same for all members: cosines of the given vectors, and the dearest part of scoring many candidates.
-        matches = first.text_matches(batch, batch.ads.texts.vectors, batch.users.texts.vectors, batch.queries.vectors)
+        vectors = (batch.ads.texts.vectors, batch.users.texts.vectors, batch.queries.vectors)
+        matches = first.text_matches(batch, *vectors, make_blocks(batch.context))
         outputs: list[Outputs] = [member(batch, matches) for member in self.members]
         return outputs[0]._replace(
             logits=torch.stack([one.logits for one in outputs]).mean(0),

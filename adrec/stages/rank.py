@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from adrec.bundle import open_bundle
 from adrec.config.rank import Policy, RankConfig
 from adrec.data.prepared import Prepared, open_prepared
-from adrec.data.tables import iter_batches, open_dataset, parquet_files, read_table, write_aside, write_table
+from adrec.data.tables import file_facts, iter_batches, open_dataset, read_table, write_aside, write_table
 from adrec.errors import DataError
 from adrec.inference.lists.past_counters import PastCounters
 from adrec.inference.lists.ranker import Block, Ranker
@@ -210,9 +210,7 @@ def _fingerprint(config: RankConfig, prepared: Prepared | None) -> str:
     ]
     if prepared is not None:
         facts.append(prepared.fingerprint)
-    for path in (config.ads, config.users, config.requests, config.history):
-        if path is not None:
-            facts.extend([file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in parquet_files(path))
+    facts += file_facts((config.ads, config.users, config.requests, config.history))
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 

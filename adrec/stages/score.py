@@ -18,7 +18,7 @@ from rich.table import Table
 
 from adrec.bundle import open_bundle
 from adrec.config.score import ScoreConfig
-from adrec.data.tables import iter_batches, parquet_files, write_aside
+from adrec.data.tables import file_facts, iter_batches, write_aside
 from adrec.inference.ahead import ahead
 from adrec.inference.score_source import count_rows
 from adrec.inference.shards import parquet_writer, part_path, score_shards
@@ -63,7 +63,8 @@ def run(config: ScoreConfig, terminal: Terminal) -> ScoreResult:
     bundle = open_bundle(config.bundle, verify=False)  # whoever loads its weights checks it
     rows = count_rows(config)
     work = config.output.with_name(f".{config.output.name}.work")
-    _open_work(work, {"bundle": bundle.fingerprint, "rows": _fingerprint(config), "config": _identity(config)})
+    inputs = file_facts((config.prepared, config.impressions, config.ads, config.users, config.history))
+    _open_work(work, {"bundle": bundle.fingerprint, "rows": inputs, "config": _identity(config)})
     parts = [part_path(work, number) for number in range(max(1, math.ceil(rows / config.shard_rows)))]
     missing = [number for number, part in enumerate(parts) if not part.exists()]
     resumed = sum(pq.read_metadata(part).num_rows for part in parts if part.exists())
@@ -127,14 +128,3 @@ def _open_work(work: Path, identity: dict[str, Any]) -> None:
     shutil.rmtree(work, ignore_errors=True)
     with write_aside(record) as aside:
         aside.write_text(json.dumps(wanted, indent=2), encoding="utf-8")
-
-
-def _fingerprint(config: ScoreConfig) -> list[list[str | int]]:
-    """Names, sizes and times of the files that are read: another input makes another run."""
-    found: list[list[str | int]] = []
-    for path in (config.prepared, config.impressions, config.ads, config.users, config.history):
-        if path is not None:
-            for file in parquet_files(path):
-                facts = file.stat()
-                found.append([str(file), facts.st_size, facts.st_mtime_ns])
-    return found

@@ -11,13 +11,10 @@ import urllib.request
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from worlds import make_world
+import worlds
 
-from adrec.config.base import load_config, save_config
-from adrec.config.finetune import FinetuneConfig
+from adrec.config.base import save_config
 from adrec.config.serve import ServeConfig
-from adrec.stages import finetune
-from adrec.terminal import Terminal
 
 POLICIES = {
     "default": {"top_n": 5, "value": {"kind": "revenue"}, "limits": {"user_ad": 2}, "rules": {"clicked": "keep"}},
@@ -26,16 +23,12 @@ POLICIES = {
 
 
 def make_bundle(folder):
-    make_world(folder / "prepared", users=40, requests=400)
+    worlds.make_world(folder / "prepared", users=40, requests=400)
     ads = pq.read_table(folder / "prepared" / "ads.parquet")
     ads = ads.append_column("bid", pa.array(np.random.default_rng(0).choice([0.5, 1.0, 2.0], len(ads))))
     ads = ads.append_column("budget", pa.array(np.full(len(ads), 50.0)))
     pq.write_table(ads, folder / "prepared" / "ads.parquet")
-    settings = [
-        f"prepared={folder}/prepared", f"output={folder}/bundle", "training.epochs=2", "training.checkpoint_minutes=0",
-        "model.width=16", "model.user.max_history=20", "baselines.names=[]",
-    ]  # fmt: skip
-    finetune.run(load_config(None, FinetuneConfig, settings), Terminal(quiet=True))
+    worlds.make_bundle(folder, "training.epochs=2", "model.user.max_history=20")
 
 
 def settings_of(folder, store, **changes):

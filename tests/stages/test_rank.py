@@ -8,15 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from killing import survives_kills
-from worlds import make_world
+from worlds import make_bundle, make_world
 
-from adrec.config.base import load_config
-from adrec.config.finetune import FinetuneConfig
 from adrec.config.rank import RankConfig
 from adrec.data.prepared import open_prepared
 from adrec.errors import DataError
 from adrec.inference.predictor import Predictor
-from adrec.stages import finetune, rank
+from adrec.stages import rank
 from adrec.terminal import Terminal
 
 POLICIES = {
@@ -41,16 +39,7 @@ def world(tmp_path_factory):
     budgets = np.where(rng.random(len(ads)) < 0.5, 2.0, np.nan)
     ads = ads.append_column("bid", pa.array(bids)).append_column("budget", pa.array(budgets, mask=np.isnan(budgets)))
     pq.write_table(ads, folder / "prepared" / "ads.parquet")
-    settings = [
-        f"prepared={folder}/prepared",
-        f"output={folder}/bundle",
-        "training.epochs=1",
-        "training.checkpoint_minutes=0",
-        "model.width=16",
-        "model.user.max_history=20",
-        "baselines.names=[]",
-    ]
-    finetune.run(load_config(None, FinetuneConfig, settings), Terminal(quiet=True))
+    make_bundle(folder, "model.user.max_history=20")
     return folder
 
 

@@ -10,15 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from killing import run_stage, survives_kills
-from worlds import make_world
+from worlds import make_bundle, make_world
 
-from adrec.config.base import load_config
-from adrec.config.finetune import FinetuneConfig
 from adrec.config.score import ScoreConfig
 from adrec.data.prepared import open_prepared
 from adrec.errors import BundleError, DataError
 from adrec.inference.shards import part_path
-from adrec.stages import finetune, score
+from adrec.stages import score
 from adrec.terminal import Terminal
 
 
@@ -26,15 +24,7 @@ from adrec.terminal import Terminal
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
     make_world(folder / "prepared", users=40, requests=600)
-    settings = [
-        f"prepared={folder}/prepared",
-        f"output={folder}/bundle",
-        "training.epochs=1",
-        "training.checkpoint_minutes=0",
-        "model.width=16",
-        "baselines.names=[]",
-    ]
-    finetune.run(load_config(None, FinetuneConfig, settings), Terminal(quiet=True))
+    make_bundle(folder)
     return folder
 
 
