@@ -14,6 +14,8 @@ def _column_shorthand(value: Any) -> Any:
     return {"column": value} if isinstance(value, str) else value
 
 
+WORDS = "segmented"
+"""The column of words that preprocess itself makes of ads and users."""
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -55,13 +57,20 @@ class ListFeature(Config):
     """A column of lists (interests, tags): codes of a vocabulary, or hashed codes where `buckets` is given."""
 
     column: str
-    """A list column of strings or integers."""
+    """A list column of strings or integers; or of strings that `separator` splits. `segmented`: the words of the text."""
+    separator: str | None = None
+    """What stands between the items of a string, such as `|` or `,`; `segmented` is split at spaces by itself."""
     min_count: Annotated[int, Field(ge=1)] = 2
     """Rarer values go to the unknown bucket 0."""
     buckets: Annotated[int, Field(ge=2, le=2**30)] | None = None
     """Hash instead of keeping a vocabulary."""
     max_items: Annotated[int, Field(ge=1)] = 50
     """Longer lists keep their first items."""
+
+    @property
+    def splits_at(self) -> str | None:
+        """The separator in effect."""
+        return " " if self.separator is None and self.column == WORDS else self.separator
 
 
 class CalendarFeature(Config):

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from adrec.bundle import open_bundle
+from adrec.config.features import WORDS
 from adrec.data.collate import Batch, Collator, QueryInputs, TextInputs, entities
 from adrec.data.dataset import InOrder
 from adrec.data.device import resolve_device
@@ -25,6 +26,7 @@ from adrec.inference.golden import TOLERANCE, Golden, read_golden
 from adrec.inference.packing import ClickModel, unpack
 from adrec.inference.rows import History, checked_ads, checked_users, examples_from_rows, with_new_users, with_texts
 from adrec.models.baselines.base import Inputs
+from adrec.models.baselines.declared import declared_columns
 from adrec.models.baselines.suite import score_all
 from adrec.models.text_encoder import TextEncoder
 from adrec.models.text_vectors import TextReader
@@ -130,9 +132,10 @@ class Predictor:
         Texts are encoded when a row needs them, each once. Raises DataError where a table breaks the contract.
         """
         packed, text = self.packed, self.packed.text
-        ads = with_texts(checked_ads(ads, where=where), text.ad_template, text)
+        words = {name: WORDS in packed.features[name].columns for name in ("ads", "users")}
+        ads = with_texts(checked_ads(ads, where=where), text.ad_template, text, words=words["ads"])
         users = with_new_users(checked_users(users) if users is not None else None, _or_empty(wanted_users))
-        users = with_texts(users, text.user_template, text)
+        users = with_texts(users, text.user_template, text, words=words["users"])
         own = packed.config.model.identities
         seen_ads, seen_users = combined(packed.seen_ads["id"]), combined(packed.seen_users["id"])
         ad_rows = catalog_from_table(ads, packed.features["ads"], key="ad_id", seen=seen_ads if "ads" in own else None)
@@ -206,10 +209,10 @@ class Predictor:
             task.name: self._output(task.name, raw[:, number]) if task.is_binary else task.output(raw[:, number])
             for number, task in enumerate(others, start=1)
         }
-        inputs = Inputs(examples, catalogs.ads, catalogs.users, self.packed.columns)
         hybrid, wanted = self.packed.hybrid, self.packed.baselines
         if not baselines:
             wanted = {name: baseline for name, baseline in wanted.items() if name in hybrid.names}
+        inputs = self._inputs(examples, catalogs, declared=bool(wanted))
         simple = score_all(wanted, inputs)
         logit = hybrid.logit(raw[:, 0], simple, inputs)
         return Scores(logit, self._output(main.name, logit), found, simple if baselines else {})
@@ -262,6 +265,13 @@ class Predictor:
                 vectors = self.model.encode_users(batch)[batch.context]
                 parts.append(vectors.float().cpu().numpy())
         return np.concatenate(parts)
+
+    def _inputs(self, examples: Examples, catalogs: Catalogs, *, declared: bool) -> Inputs:
+        dimensions, columns = self.packed.dimensions, {}
+        if declared:
+            interests = catalogs.user_texts if dimensions.interests else None
+            columns = declared_columns(examples, catalogs.ads, interests, catalogs.queries, dimensions.text_parts)
+        return Inputs(examples, catalogs.ads, catalogs.users, self.packed.columns, columns)
 
     def _raw(self, examples: Examples, catalogs: Catalogs, batch_rows: int) -> NDArray[np.float32]:
         if len(examples) == 0:

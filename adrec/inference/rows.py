@@ -32,15 +32,21 @@ HISTORY = TableSpec(
 """A log of clicks, for rows that bring no history of their own."""
 
 
-def with_texts(table: pa.Table, template: str, settings: TextSettings) -> pa.Table:
-    """The table with its `text` and `language` columns, made by the template where it has none."""
-    if "text" in table.column_names:
+def with_texts(table: pa.Table, template: str, settings: TextSettings, *, words: bool = False) -> pa.Table:
+    """The table with `text`, `segmented` and `language`, made by the template where it has no text.
+
+    A table that has its text is left as it is, but for the `segmented` words where they are asked for.
+    """
+    has_text = "text" in table.column_names
+    if has_text and ("segmented" in table.column_names or not words):
         return table
     batch = pa.RecordBatch.from_arrays([combined(column) for column in table.columns], names=table.column_names)
-    whole, _, language = TextMaker(settings).render(template, batch)
-    if "language" not in table.column_names:
-        table = table.append_column("language", language)
-    return table.append_column("text", whole)
+    whole, segmented, language = TextMaker(settings).render("{text}" if has_text else template, batch)
+    made = {"segmented": segmented} if has_text else {"language": language, "segmented": segmented, "text": whole}
+    for name, values in made.items():
+        if name not in table.column_names:
+            table = table.append_column(name, values)
+    return table
 
 
 def checked_ads(ads: pa.Table, *, where: str = "ads") -> pa.Table:

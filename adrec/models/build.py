@@ -8,7 +8,7 @@ from torch import nn
 
 from adrec.config.finetune import ModelSettings, TaskSettings
 from adrec.data.features import FeatureSet
-from adrec.models.ctr_model import CTRModel, EntityEncoder, Fields, PositionBias
+from adrec.models.ctr_model import CTRModel, EntityEncoder, Fields, ListWeights, PositionBias
 from adrec.models.interaction import TextMatch, interaction
 from adrec.models.multitask import sharing
 from adrec.models.tasks import Task
@@ -98,6 +98,7 @@ def build_model(
         experts=settings.experts,
         dropout=settings.dropout,
     )
+    wide = settings.wide and settings.interaction != "dot"
     return CTRModel(
         text_encoder=text_encoder,
         ad_encoder=_entity(settings, d.ads, d.text, d.ad_identities),
@@ -120,7 +121,10 @@ def build_model(
         position_bias=PositionBias(slots=POSITION_SLOTS) if settings.position_bias else None,
         interest=nn.Linear(width, d.ads.cardinalities[0]) if next_category else None,
         presupposes=tuple(task.after for task in tasks),
-        wide=nn.Linear(extra, len(tasks), bias=False) if settings.wide and settings.interaction != "dot" else None,
+        wide=nn.Linear(extra, len(tasks), bias=False) if wide else None,
+        wide_lists=ListWeights(cardinalities=d.ads.list_cardinalities, tasks=len(tasks))
+        if wide and d.ads.list_cardinalities
+        else None,
     )
 
 

@@ -55,6 +55,28 @@ class Fields(nn.Module):
         return torch.cat(columns, -1)
 
 
+class ListWeights(nn.Module):
+    """What each value of an ad's lists adds to the logits by itself, a weight each, from 0; unknown values add nothing.
+
+    The wide part of Wide & Deep (Cheng et al. 2016): words that are listed as a feature speak one by one, "half price" for
+    itself, where a text's vector holds what the text is about.
+    """
+
+    def __init__(self, *, cardinalities: tuple[int, ...], tasks: int) -> None:
+        super().__init__()
+        self.tasks = tasks
+        # Flat, since vectors do not decay: a word seen a hundred times would shrink at every step that does not show it.
+        self.weights = nn.ParameterList([nn.Parameter(torch.zeros(size * tasks)) for size in cardinalities])
+
+    def forward(self, lists: tuple[Tensor, ...]) -> Tensor:
+        """Lists of codes (A, L) → (A, tasks)."""
+        added = []
+        for weights, codes in zip(self.weights, lists, strict=True):
+            table = weights.view(-1, self.tasks)
+            added.append((table[codes.clamp(min=0)] * (codes > 0)[..., None]).sum(1))
+        return torch.stack(added).sum(0)
+
+
 class EntityEncoder(nn.Module):
     """An ad or a user: its text vector, its features and (optionally) a vector of its own → (N, D).
 
@@ -116,7 +138,8 @@ class CTRModel(nn.Module):
     """See the file's head. `presupposes[k]` is the task that must happen before task k (ESMM, `chained`), or None.
 
     `wide` is a linear map from the features straight to the logits (Wide & Deep, Cheng et al. 2016): on small data the
-    counters and text matches speak through it before the deep part has learned anything.
+    counters and text matches speak through it before the deep part has learned anything. `wide_lists` does so for the values
+    of the ads' lists.
     """
 
     def __init__(
@@ -137,6 +160,7 @@ class CTRModel(nn.Module):
         interest: nn.Module | None = None,
         presupposes: tuple[int | None, ...] | None = None,
         wide: nn.Module | None = None,
+        wide_lists: ListWeights | None = None,
     ) -> None:
         super().__init__()
         self.text_encoder = text_encoder
@@ -151,7 +175,7 @@ class CTRModel(nn.Module):
         self.query = query
         self.position_bias = position_bias
         self.interest = interest
-        self.wide = wide
+        self.wide, self.wide_lists = wide, wide_lists
         self.presupposes = presupposes or (None,) * tasks
 
     def forward(self, batch: Batch, matches: Tensor | None = None) -> Outputs:
@@ -171,6 +195,8 @@ class CTRModel(nn.Module):
         logits = torch.cat([head(tower) for head, tower in zip(self.heads, towers, strict=True)], -1)  # (B, K)
         if self.wide is not None:
             logits = logits + self.wide(extra)
+        if self.wide_lists is not None:
+            logits = logits + self.wide_lists(batch.ads.lists)[batch.ad]
         bias = None
         if self.position_bias is not None and self.training:
             bias = self.position_bias(batch.position)

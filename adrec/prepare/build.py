@@ -7,7 +7,7 @@ from typing import Any
 
 import duckdb
 
-from adrec.config.features import FeatureSpec
+from adrec.config.features import WORDS, FeatureSpec
 from adrec.config.preprocess import ColumnSplit, PreprocessConfig
 from adrec.errors import ConfigError, DataError
 from adrec.prepare import quarantine
@@ -73,9 +73,9 @@ def extras_of(config: PreprocessConfig) -> Extras:
     if isinstance(config.split, ColumnSplit) and config.split.column not in SOURCE_COLUMNS:
         impressions.append(config.split.column)
     impressions += [column for column in (config.history.clicked_at, config.history.converted_at) if column is not None]
-    # An ad's language is read off its text here, and may still be a feature.
-    ads = [*config.ad_columns, *(column for column in named(config.features.ads) if column != "language")]
-    users = [*config.user_columns, *named(config.features.users)]
+    # An ad's language and words are read off its text here, and may still be features.
+    ads = [*config.ad_columns, *(column for column in named(config.features.ads) if column not in {"language", WORDS})]
+    users = [*config.user_columns, *(column for column in named(config.features.users) if column != WORDS)]
     if config.privacy.k_anonymity is not None:
         users += config.privacy.k_anonymity.columns
     reserved = sorted({*impressions, *ads, *users} & _MADE)

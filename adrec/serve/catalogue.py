@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adrec.data.examples import combined
-from adrec.inference.lists.catalogue import segment
 from adrec.inference.packing import ClickModel
 from adrec.inference.rows import with_texts
 from adrec.prepare.text import language
@@ -36,12 +35,9 @@ def with_changes(ads: pa.Table, changes: dict[str, dict[str, Any] | None], packe
 
 def completed(ads: pa.Table, packed: ClickModel) -> pa.Table:
     """With `text`, `segmented` and `language`, made where they are missing."""
-    ads = with_texts(ads, packed.text.ad_template, packed.text)
-    titles = combined(ads["title"]).cast(pa.string())
-    if "segmented" not in ads.column_names:
-        ads = ads.append_column("segmented", segment(combined(ads["text"])))
+    ads = with_texts(ads, packed.text.ad_template, packed.text, words=True)
     if "language" not in ads.column_names:
-        ads = ads.append_column("language", language(titles))
+        ads = ads.append_column("language", language(combined(ads["title"]).cast(pa.string())))
     return ads
 
 
@@ -63,10 +59,7 @@ def users_of(known: pa.Table, described: list[UserIn], packed: ClickModel) -> pa
         table = _replaced(table, name, _like(values, table.schema.field(name).type))
     if new_text:
         table = table.drop_columns([name for name in ("text", "segmented") if name in table.column_names])
-    table = with_texts(table, packed.text.user_template, packed.text)
-    if "segmented" not in table.column_names:
-        table = table.append_column("segmented", segment(combined(table["text"])))
-    return table
+    return with_texts(table, packed.text.user_template, packed.text, words=True)
 
 
 def _like(values: list[Any], kind: pa.DataType) -> pa.Array:

@@ -15,12 +15,14 @@ from rich.table import Table
 from adrec.bundle import save_bundle
 from adrec.config.finetune import FinetuneConfig
 from adrec.data.device import resolve_device
+from adrec.data.examples import Examples
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.inference.golden import draw_golden
 from adrec.inference.packing import ClickModel, pack, text_settings
 from adrec.inference.predictor import Predictor
 from adrec.metrics.classification import log_loss
 from adrec.models.baselines.base import Columns, Inputs
+from adrec.models.baselines.declared import declared_columns
 from adrec.models.baselines.suite import Suite, fit_all, score_all
 from adrec.models.calibration import Calibration
 from adrec.models.calibration import fit as fit_calibration
@@ -114,11 +116,12 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         )
         for number in range(config.seeds)
     ]
-    suite, simple = _baselines(config, data, terminal)
-    joined = [_join(config, data, run, suite, simple) for run in runs]
+    valid = _inputs(data, data.valid)
+    suite, simple = _baselines(config, data, valid, terminal)
+    joined = [_join(config, run, suite, simple, valid) for run in runs]
     best = max(joined, key=lambda one: one.quality)
     if config.ensemble:
-        best = _join(config, data, ensemble(runs), suite, simple)
+        best = _join(config, ensemble(runs), suite, simple, valid)
     calibrations = _calibrate(config, data, best)
     models = {"adrec": _own_metrics(best, calibrations, data)}
     if best.hybrid.kind != "none":
@@ -217,16 +220,23 @@ class _Joined:
         return -self.metrics[monitor] if monitor == "log_loss" else self.metrics[monitor]
 
 
+def _inputs(data: ClickData, rows: Examples) -> Inputs:
+    """Training or validation rows as the baselines read them."""
+    d, texts = data.dimensions, data.collate
+    interests, queries = texts.user_texts if d.interests else None, texts.query_texts if d.queries else None
+    declared = declared_columns(rows, data.ads, interests, queries, d.text_parts)
+    return Inputs(rows, data.ads, data.users, Columns.of(data.features), declared)
+
+
 def _join(
-    config: FinetuneConfig, data: ClickData, trained: Trained, suite: Suite, simple: dict[str, NDArray[np.float32]]
+    config: FinetuneConfig, trained: Trained, suite: Suite, simple: dict[str, NDArray[np.float32]], valid: Inputs
 ) -> _Joined:
     """The hybrid of one run, fitted on the validation rows."""
-    rows = Inputs(data.valid, data.ads, data.users, Columns.of(data.features))
     network = trained.valid.logits[:, 0]
     settings = config.hybrid
     monitor = trained.module.monitor
     hybrid, joined = fit_hybrid(
-        settings.kind, network, suite.fitted, simple, rows, metric=monitor, folds=settings.folds, seed=config.seed
+        settings.kind, network, suite.fitted, simple, valid, metric=monitor, folds=settings.folds, seed=config.seed
     )
     logits = trained.valid.logits.copy()
     logits[:, 0] = joined
@@ -250,14 +260,15 @@ def _calibrate(config: FinetuneConfig, data: ClickData, best: _Joined) -> dict[s
     return found
 
 
-def _baselines(config: FinetuneConfig, data: ClickData, terminal: Terminal) -> tuple[Suite, dict[str, NDArray[np.float32]]]:
+def _baselines(
+    config: FinetuneConfig, data: ClickData, valid: Inputs, terminal: Terminal
+) -> tuple[Suite, dict[str, NDArray[np.float32]]]:
     """Fitted on the training rows, scored on the validation rows."""
     names = config.baselines.names
     if not names:
         return Suite(), {}
-    columns = Columns.of(data.features)
     rows = data.train if data.train is not None else data.sample(config.baselines.max_rows, config.seed)
-    train, valid = Inputs(rows, data.ads, data.users, columns), Inputs(data.valid, data.ads, data.users, columns)
+    train = _inputs(data, rows)
     with terminal.progress("Baselines", len(names), unit="models") as advance:
         suite = fit_all(config.baselines, train, valid, seed=config.seed, advance=advance)
     return suite, score_all(suite.fitted, valid)

@@ -137,6 +137,19 @@ def test_lists_are_cut_coded_and_may_be_null():
     assert hashed[1][0] == hashed[1][2] > 0 and hashed[1][5] == 0
 
 
+def test_strings_may_be_split_into_lists_and_words_are():
+    table = pa.table({"tags": ["a| b|a", None, "", "|zz|a|"], "segmented": ["fast cars", "cars", "", "新款 cars"]})
+    lists = [{"column": "tags", "separator": "|"}, {"column": "segmented", "min_count": 1}]
+    features = fit(table, 2, lists=lists)
+    found = features.transform(table).lists
+    assert found["tags"][0].tolist() == [0, 3, 3, 3, 5]
+    assert found["tags"][1].tolist() == [1, 0, 1, 0, 1], "only 'a' occurs twice"
+    assert found["segmented"][0].tolist() == [0, 2, 3, 3, 5]
+    assert found["segmented"][1].tolist() == [2, 1, 1, 3, 1]
+    again = FeatureSet.from_json(json.loads(json.dumps(features.to_json())))
+    assert again.transform(table).lists["tags"][1].tolist() == [1, 0, 1, 0, 1]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.datetimes(datetime(1990, 1, 1), datetime(2037, 1, 1)), st.sampled_from(["UTC", "Asia/Shanghai", "America/New_York"]))
 def test_calendar_follows_the_zone(moment, zone):

@@ -9,10 +9,11 @@ import torch
 from worlds import make_world, topic_vectors
 
 from adrec.config.finetune import ModelSettings, UserEncoderSettings
-from adrec.data.collate import Collator, Texts
+from adrec.data.collate import LIST_PADDING, Collator, Texts
 from adrec.data.examples import catalog_from_table, load_examples
 from adrec.data.prepared import open_prepared
 from adrec.models.build import Dimensions, FeatureShape, build_model
+from adrec.models.ctr_model import ListWeights
 from adrec.models.interaction import INTERACTIONS
 from adrec.models.multitask import SHARINGS
 from adrec.models.tasks import Task
@@ -125,6 +126,16 @@ def test_other_users_do_not_change_a_user(planted, parts):
     row = batch.context == 0
     with torch.inference_mode():
         assert torch.allclose(model(batch).logits[row], model(changed).logits[row], atol=1e-6)
+
+
+def test_values_of_an_ads_lists_add_their_weights_and_unknown_ones_nothing():
+    weights = ListWeights(cardinalities=(4, 3), tasks=2)
+    assert weights((torch.tensor([[1, 2]]), torch.tensor([[1, LIST_PADDING]]))).tolist() == [[0.0, 0.0]]
+    with torch.no_grad():
+        weights.weights[0].copy_(torch.arange(8.0))  # the pair (2 code, 2 code + 1)
+        weights.weights[1].copy_(torch.tensor([9.0, 9.0, 10.0, 20.0, 30.0, 40.0]))
+    added = weights((torch.tensor([[1, 3], [0, LIST_PADDING]]), torch.tensor([[1, LIST_PADDING], [2, 0]])))
+    assert added.tolist() == [[2.0 + 6.0 + 10.0, 3.0 + 7.0 + 20.0], [30.0, 40.0]]
 
 
 def test_position_bias_speaks_in_training_only(planted):

@@ -29,13 +29,20 @@ def to_strings(column: pa.Array, name: str) -> pa.Array:
     raise DataError(f"column '{name}' is {kind}, expected strings, integers or booleans. Take it as numeric, or leave it out.")
 
 
-def to_ragged(column: pa.Array, name: str, max_items: int) -> tuple[NDArray[np.int64], pa.Array]:
-    """A list column as offsets (N + 1,) and flat strings, each list cut to its first `max_items`. Raises DataError."""
+def to_ragged(column: pa.Array, name: str, max_items: int, separator: str | None = None) -> tuple[NDArray[np.int64], pa.Array]:
+    """A list column as offsets (N + 1,) and flat strings, each list cut to its first `max_items`. Raises DataError.
+
+    Strings are split at `separator`, spaces around an item and empty items dropped.
+    """
+    if separator is not None and (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        column = _split(column.cast(pa.string()), separator)
     kind = column.type
     if pa.types.is_null(kind):
         return np.zeros(len(column) + 1, dtype=np.int64), pa.array([], pa.string())
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
-        raise DataError(f"features: column '{name}' is {kind}, expected a list. Declare it as categorical.")
+        raise DataError(
+            f"features: column '{name}' is {kind}, expected a list. Declare it as categorical, or give `separator`."
+        )
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int64)
     # flatten() leaves out null lists, whose length counts as 0 here.
     flat = to_strings(column.flatten(), name)
@@ -46,6 +53,15 @@ def to_ragged(column: pa.Array, name: str, max_items: int) -> tuple[NDArray[np.i
         return offsets, flat
     taken = np.repeat(starts[:-1] - offsets[:-1], kept) + np.arange(offsets[-1])
     return offsets, flat.take(pa.array(taken))
+
+
+def _split(column: pa.Array, separator: str) -> pa.Array:
+    """Strings as lists of their items."""
+    lists = pc.split_pattern(pc.fill_null(column, ""), separator)
+    items = pc.utf8_trim_whitespace(lists.flatten())
+    real = pc.not_equal(items, "")
+    kept = np.concatenate([np.zeros(1, np.int64), np.cumsum(real.to_numpy(zero_copy_only=False))])
+    return pa.ListArray.from_arrays(pa.array(kept[lists.offsets.to_numpy()].astype(np.int32)), items.filter(real))
 
 
 class VocabularyFitter:

@@ -107,7 +107,7 @@ class FeatureSet:
             numeric.extend(cycle.T)
         lists = {}
         for coder, declared in zip(self.lists, self.spec.lists, strict=True):
-            offsets, flat = to_ragged(_column(table, coder.name), coder.name, declared.max_items)
+            offsets, flat = to_ragged(_column(table, coder.name), coder.name, declared.max_items, declared.splits_at)
             lists[coder.name] = (offsets, coder.apply(flat))
         return FeatureArrays(
             np.stack(numeric, axis=1).astype(np.float32) if numeric else np.zeros((rows, 0), dtype=np.float32),
@@ -162,7 +162,8 @@ class _Fitters:
                 category.add(to_strings(_column(batch, category.name), category.name))
         for item, declared in zip(self.lists, self.spec.lists, strict=True):
             if isinstance(item, VocabularyFitter):
-                item.add(to_ragged(_column(batch, item.name), item.name, declared.max_items)[1])
+                column = _column(batch, item.name)
+                item.add(to_ragged(column, item.name, declared.max_items, declared.splits_at)[1])
 
     def _declared(self) -> list[str]:
         groups = (self.spec.numeric, self.spec.categorical, self.spec.hashed, self.spec.lists)

@@ -5,7 +5,7 @@ A scored table numbers its ads and users anew, so a baseline remembers identifie
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
@@ -55,6 +55,8 @@ class Inputs:
     ads: Catalog
     users: Catalog
     columns: Columns
+    declared: Mapping[str, Floats] = field(default_factory=dict)
+    """name → (N,) cosines to what the user declared and asked for (`adrec.models.baselines.declared`)"""
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -100,11 +102,15 @@ class Inputs:
             skipped_values=np.searchsorted(ads, examples.skipped_values).astype(np.int32),
             user_index=np.searchsorted(users, examples.user_index).astype(np.int32),
         )
-        return Inputs(renumbered, catalog_rows(self.ads, ads), catalog_rows(self.users, users), self.columns)
+        return replace(self, examples=renumbered, ads=catalog_rows(self.ads, ads), users=catalog_rows(self.users, users))
 
     def take(self, rows: NDArray[Any]) -> "Inputs":
         """The given rows, in non-decreasing order of request."""
-        return Inputs(self.examples.take(rows), self.ads, self.users, self.columns)
+        return replace(
+            self,
+            examples=self.examples.take(rows),
+            declared={name: values[rows] for name, values in self.declared.items()},
+        )
 
 
 def catalog_rows(catalog: Catalog, rows: NDArray[np.int64]) -> Catalog:

@@ -52,7 +52,7 @@ def design(
     names += [f"ad_{name}" for name in columns.ad_numeric] + [f"user_{name}" for name in columns.user_numeric]
     names.append("history_length")
     if similarities:
-        for name, values in {**similarity_columns(inputs), **preference_columns(inputs)}.items():
+        for name, values in {**similarity_columns(inputs), **preference_columns(inputs), **inputs.declared}.items():
             parts.append(values[:, None])
             names.append(name)
     for name, values in (extra or {}).items():

@@ -1,13 +1,16 @@
-"""Logistic regression on features, counters and similarities: scikit-learn's, kept as plain numbers."""
+"""Logistic regression on features, counters, similarities and the values of the ads' lists: scikit-learn's, kept as numbers."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from adrec.models.baselines.base import Floats, Inputs, load_state, save_state
 from adrec.models.baselines.design import Scaler, design
+from adrec.models.baselines.similarity import list_indicator
 
 _MAX_VALUES = 1000
 
@@ -21,15 +24,18 @@ class LogisticRegression:
     def __init__(
         self,
         *,
-        c: float = 0.1,
+        c: float = 0.02,
         scaler: Scaler | None = None,
         weights: NDArray[np.float64] | None = None,
         intercept: float = 0.0,
+        lists: Mapping[str, int] | None = None,
     ) -> None:
         self.c = c
         self.scaler = scaler
         self.weights = np.zeros(0) if weights is None else weights
         self.intercept = intercept
+        self.lists = dict(lists or {})
+        """codes of each list column of ads, the unknown one included"""
 
     @classmethod
     def lacks(cls, inputs: Inputs) -> str:
@@ -41,24 +47,27 @@ class LogisticRegression:
         from sklearn.linear_model import LogisticRegression as Sklearn
 
         known = inputs.labelled()
-        table = design(known)
-        self.scaler = Scaler.fit(table, max_values=_MAX_VALUES)
-        model = Sklearn(C=self.c, max_iter=300, random_state=seed).fit(self.scaler.transform(table), known.clicks.astype(int))
+        self.scaler = Scaler.fit(design(known), max_values=_MAX_VALUES)
+        self.lists = {name: int(values.values.max(initial=0)) + 1 for name, values in known.ads.lists.items()}
+        model = Sklearn(C=self.c, max_iter=300, random_state=seed).fit(self._columns(known), known.clicks.astype(int))
         self.weights = model.coef_[0].astype(np.float64)
         self.intercept = float(model.intercept_[0])
 
     def score(self, inputs: Inputs) -> Floats:
         """(N,) probabilities."""
-        if self.scaler is None:
-            raise ValueError("logistic regression is not fitted")
-        z = self.scaler.transform(design(inputs)) @ self.weights + self.intercept
+        z = self._columns(inputs) @ self.weights + self.intercept
         return np.asarray(np.exp(-np.logaddexp(0.0, -z)), dtype=np.float32)
+
+    def list_margin(self, inputs: Inputs) -> Floats:
+        """(N,) what the values of the ad's lists add to the log-odds: all their weights in one number."""
+        first = len(self.weights) - sum(self.lists.values())
+        return np.asarray(self._lists(inputs) @ self.weights[first:], dtype=np.float32)
 
     def save(self, folder: Path) -> None:
         """Scaling, weights, intercept."""
         if self.scaler is None:
             raise ValueError("logistic regression is not fitted")
-        values = {"c": self.c, "intercept": self.intercept, "scaler": self.scaler.values()}
+        values = {"c": self.c, "intercept": self.intercept, "scaler": self.scaler.values(), "lists": self.lists}
         save_state(folder, values, {"weights": self.weights})
 
     @classmethod
@@ -66,4 +75,22 @@ class LogisticRegression:
         """From `save`."""
         values, arrays = load_state(folder)
         scaler = Scaler.from_values(values["scaler"])
-        return cls(c=values["c"], scaler=scaler, weights=arrays["weights"], intercept=values["intercept"])
+        return cls(
+            c=values["c"], scaler=scaler, weights=arrays["weights"], intercept=values["intercept"], lists=values["lists"]
+        )
+
+    def _columns(self, inputs: Inputs) -> sparse.csr_matrix:
+        """(N, F + K) scaled features beside 1 for each value of the ad's lists."""
+        if self.scaler is None:
+            raise ValueError("logistic regression is not fitted")
+        scaled = self.scaler.transform(design(inputs))
+        return sparse.hstack([scaled, self._lists(inputs)], format="csr", dtype=np.float32)
+
+    def _lists(self, inputs: Inputs) -> sparse.csr_matrix:
+        """(N, K)"""
+        parts: list[Any] = [sparse.csr_matrix((len(inputs.ads), 0), dtype=np.float32)]
+        for name, width in self.lists.items():
+            known = list_indicator(inputs.ads, name)
+            known.resize((known.shape[0], width))  # these ads may hold fewer values, or (hashed) others
+            parts.append(known)
+        return sparse.hstack(parts, format="csr", dtype=np.float32)[inputs.examples.ad_index]

@@ -13,6 +13,7 @@ from adrec.errors import BundleError
 from adrec.metrics import classification, ranking
 from adrec.models.baselines.base import Floats, Inputs, load_state, save_state
 from adrec.models.baselines.design import Design, design
+from adrec.models.baselines.linear import LogisticRegression
 from adrec.models.calibration import log_loss
 
 _MAX_CATEGORIES = 64
@@ -158,9 +159,13 @@ class LightGbm:
     is_probability: ClassVar[bool] = True
     objective: ClassVar[str] = "binary"
 
-    def __init__(self, *, counters: bool = True, trees: TreeModel | None = None) -> None:
+    def __init__(
+        self, *, counters: bool = True, trees: TreeModel | None = None, linear: LogisticRegression | None = None
+    ) -> None:
         self.counters = counters
         self.trees = trees or TreeModel(objective=self.objective)
+        self.linear = linear
+        """Weighs the values of the ads' lists, hundreds of words that a tree could only ask for one by one."""
 
     @classmethod
     def lacks(cls, inputs: Inputs) -> str:
@@ -170,26 +175,37 @@ class LightGbm:
     def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
         """Grow until validation is best."""
         known = inputs.labelled()
+        if known.ads.lists:
+            self.linear = LogisticRegression()
+            self.linear.fit(known, seed=seed)
         held = None if valid is None else valid.labelled()
-        pair = None if held is None else (design(held, counters=self.counters), held)
-        self.trees.fit(design(known, counters=self.counters), known, pair, seed=seed)
+        pair = None if held is None else (self._design(held), held)
+        self.trees.fit(self._design(known), known, pair, seed=seed)
 
     def margin(self, inputs: Inputs) -> Floats:
         """(N,) sum of the leaves."""
-        return self.trees.predict(design(inputs, counters=self.counters))
+        return self.trees.predict(self._design(inputs))
+
+    def _design(self, inputs: Inputs) -> Design:
+        extra = {"list_weights": self.linear.list_margin(inputs)} if self.linear is not None else {}
+        return design(inputs, counters=self.counters, extra=extra)
 
     def score(self, inputs: Inputs) -> Floats:
         """(N,) probabilities."""
         return (1 / (1 + np.exp(-self.margin(inputs).astype(np.float64)))).astype(np.float32)
 
     def save(self, folder: Path) -> None:
-        """The trees."""
+        """The trees, and below `linear` the weights of list values."""
         self.trees.save(folder)
+        if self.linear is not None:
+            (folder / "linear").mkdir()
+            self.linear.save(folder / "linear")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """From `save`."""
-        return cls(trees=TreeModel.load(folder))
+        linear = LogisticRegression.load(folder / "linear") if (folder / "linear").exists() else None
+        return cls(trees=TreeModel.load(folder), linear=linear)
 
 
 class LightGbmRanker(LightGbm):

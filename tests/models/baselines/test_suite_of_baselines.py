@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from baseline_worlds import planted
+from baseline_worlds import catalog, genres, inputs, planted
 
 from adrec.config.baselines import BaselineName, BaselinesConfig
 from adrec.errors import BundleError
 from adrec.metrics.ranking import auc_request
 from adrec.models.baselines import BASELINES, fit_all, load_all, save_all, score_all
-from adrec.models.baselines.base import sampled_requests
+from adrec.models.baselines.base import Inputs, sampled_requests
 
 TRAIN, VALID, TEST = planted(400, seed=1), planted(150, seed=2), planted(200, seed=3)
 CONFIG = BaselinesConfig(factors=8, mlp_epochs=3)
@@ -26,6 +26,35 @@ def suite():
 def test_the_registry_and_the_config_name_the_same_baselines(suite):
     assert list(BASELINES) == list(BaselineName.__args__) == list(suite.fitted)
     assert suite.left_out == {}
+
+
+def test_words_listed_as_a_feature_speak_one_by_one(tmp_path):
+    """Clicks depend on one word of three hundred; its ads in the test rows were never seen."""
+    rng = np.random.default_rng(0)
+
+    def world(first: int) -> Inputs:
+        words = [rng.choice(np.arange(2, 301), 5, replace=False).tolist() + [1] * int(rng.random() < 0.3) for _ in range(200)]
+        ads = catalog([f"a{first + i}" for i in range(200)], lists={"words": genres(words)})
+        shown = [rng.choice(200, 5, replace=False) for _ in range(800)]
+        chance = np.array([0.6 if 1 in of_ad else 0.1 for of_ad in words])
+        rows = [(r % 50, [], [(int(ad), int(rng.random() < chance[ad])) for ad in ads_of]) for r, ads_of in enumerate(shown)]
+        return inputs(rows, ads, catalog([f"u{i}" for i in range(50)]))
+
+    train, valid, test = world(0), world(1000), world(2000)
+    suite = fit_all(BaselinesConfig(names=["logistic", "lightgbm", "lightgbm_ranker"]), train, valid)
+    ceiling = auc_request(test.clicks, np.array([1 in list(row) for row in _words(test)], float), test.examples.request)
+    for name, scores in score_all(suite.fitted, test).items():
+        assert auc_request(test.clicks, scores, test.examples.request) > ceiling - 0.03, name
+    save_all(suite.fitted, tmp_path / "baselines")
+    fewer = test.take(np.arange(10)).compact()  # rows whose ads hold fewer words than were learned
+    for name, scores in score_all(load_all(tmp_path / "baselines"), fewer).items():
+        np.testing.assert_array_equal(scores, score_all(suite.fitted, test)[name][:10], err_msg=name)
+
+
+def _words(given: Inputs) -> list[np.ndarray]:
+    """The codes of each row's ad."""
+    lists = given.ads.lists["words"].take(given.examples.ad_index)
+    return np.split(lists.values, lists.offsets[1:-1])
 
 
 @pytest.mark.parametrize("name", BASELINES)
