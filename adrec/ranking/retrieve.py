@@ -2,7 +2,8 @@
 
 Blocks of ads are multiplied with blocks of requests. A block's products are reduced to the maximum of every
 `_GROUP` ads, and only groups whose maximum beats the request's k-th best so far are opened: after the first blocks
-almost none does, so the cost is that of the matrix product. Memory: one (requests, ads) block of products.
+almost none does, so the cost is that of the matrix product. Products lie ads by requests, so that the maximum of a group is
+taken over whole rows. Memory: one (ads, requests) block of products.
 """
 
 from collections.abc import Callable
@@ -16,8 +17,8 @@ from adrec.ranking.arrays import Bools, Floats, Ints
 EligibleBlock = Callable[[slice, slice], Bools]
 """`eligible(requests, ads)` -> (r, a) bool: which ads of a block may be retrieved for which requests."""
 
-_GROUP = 32
-_CELLS, _LEAST_ADS = 1_048_576, 4_096  # products of a block: they stay in the processor's cache
+_GROUP = 64
+_CELLS, _LEAST_ADS = 1_048_576, 1_024  # products of a block: they stay in the processor's cache
 _LOWEST = float("-inf")
 
 
@@ -57,14 +58,14 @@ def exact_top_k(
         for first in range(0, len(queries), request_block):
             rows = slice(first, min(first + request_block, len(queries)))
             # Reused over the blocks of ads: allocating it anew costs a good part of the product.
-            products = torch.empty(rows.stop - rows.start, min(ad_block, len(ads)))
+            products = torch.empty(min(ad_block, len(ads)), rows.stop - rows.start)
             best = _Best(rows.stop - rows.start, k)
             for start in range(0, len(ads), ad_block):
                 columns = slice(start, min(start + ad_block, len(ads)))
-                block = products[:, : columns.stop - columns.start]
-                torch.mm(query_rows[rows], ad_rows[columns].T, out=block)
+                block = products[: columns.stop - columns.start]
+                torch.mm(ad_rows[columns], query_rows[rows].T, out=block)
                 if eligible is not None:
-                    block.masked_fill_(torch.from_numpy(~eligible(rows, columns)), _LOWEST)
+                    block.masked_fill_(torch.from_numpy(~eligible(rows, columns).T), _LOWEST)
                 best.add(block, start)
             best_ad[rows], best_similarity[rows] = best.finish()
     return Retrieved(best_ad, best_similarity)
@@ -77,22 +78,22 @@ class _Best:
         self.k = k
         self.value = np.full((requests, k), _LOWEST, dtype=np.float32)  # (R, K) best first
         self.ad = np.full((requests, k), -1, dtype=np.int32)  # (R, K)
-        self.threshold = torch.full((requests, 1), _LOWEST)  # (R, 1) the k-th value: only more than this enters
+        self.threshold = torch.full((requests,), _LOWEST)  # (R,) the k-th value: only more than this enters
         self.waiting: list[tuple[Ints, Ints, Floats]] = []
         self.waiting_count = 0
 
     def add(self, block: torch.Tensor, start: int) -> None:
-        """Take the products (R, a) of the ads `start`, `start + 1`, ..."""
+        """Take the products (a, R) of the ads `start`, `start + 1`, ..."""
         if bool((self.threshold == _LOWEST).any()):
             # No threshold yet. The block's own k-th value bounds what may enter; its equals may too (hence nextafter).
-            kth = torch.topk(block, min(self.k, block.shape[1]), dim=1).values[:, -1:]
-            bound = torch.nextafter(kth, torch.full_like(kth, _LOWEST)) if block.shape[1] >= self.k else kth.fill_(_LOWEST)
-            row, column = torch.nonzero(block > torch.maximum(bound, self.threshold), as_tuple=True)
+            kth = torch.topk(block, min(self.k, len(block)), dim=0).values[-1]
+            bound = torch.nextafter(kth, torch.full_like(kth, _LOWEST)) if len(block) >= self.k else kth.fill_(_LOWEST)
+            ad, request = torch.nonzero(block > torch.maximum(bound, self.threshold), as_tuple=True)
         else:
-            row, column = _above(block, self.threshold)
-        value = block[row, column]
-        self.waiting.append((row.numpy(), column.numpy().astype(np.int32) + start, value.numpy()))
-        self.waiting_count += len(row)
+            ad, request = _above(block, self.threshold)
+        value = block[ad, request]
+        self.waiting.append((request.numpy(), ad.numpy().astype(np.int32) + start, value.numpy()))
+        self.waiting_count += len(ad)
         if self.waiting_count > 0.25 * self.value.size or bool((self.threshold == _LOWEST).any()):
             self._merge()
 
@@ -107,7 +108,7 @@ class _Best:
             return
         row, ad, value = (np.concatenate(parts) for parts in zip(*self.waiting, strict=True))
         self.waiting, self.waiting_count = [], 0
-        order = np.argsort(row, kind="stable")  # by request; within it by ad row, since blocks come in that order
+        order = np.lexsort((ad, row))  # by request; within it by ad row
         row, ad, value = row[order], ad[order], value[order]
         place = np.arange(len(row)) - np.searchsorted(row, np.arange(len(self.ad)))[row]
         width = self.k + int(place.max()) + 1
@@ -118,21 +119,21 @@ class _Best:
         # Stable: among equals the earlier column is the earlier ad row, as every entrant comes after the held ones.
         best = np.argsort(-values, axis=1, kind="stable")[:, : self.k]
         self.value, self.ad = np.take_along_axis(values, best, axis=1), np.take_along_axis(ads, best, axis=1)
-        self.threshold = torch.from_numpy(self.value[:, -1:].copy())
+        self.threshold = torch.from_numpy(self.value[:, -1].copy())
 
 
 def _above(block: torch.Tensor, threshold: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows and columns of `block` (R, a) above the rows' thresholds (R, 1), looking first at the maxima of groups."""
-    whole = block.shape[1] - block.shape[1] % _GROUP
-    peaks = block[:, :whole].reshape(len(block), -1, _GROUP).amax(dim=2)  # (R, a / _GROUP)
-    row, group = torch.nonzero(peaks > threshold, as_tuple=True)
-    opened = block[:, :whole].reshape(len(block), -1, _GROUP)[row, group]  # (n, _GROUP)
-    which, inner = torch.nonzero(opened > threshold[row], as_tuple=True)
-    rows, columns = row[which], group[which] * _GROUP + inner
-    if whole < block.shape[1]:
-        tail_row, tail = torch.nonzero(block[:, whole:] > threshold, as_tuple=True)
-        rows, columns = torch.cat([rows, tail_row]), torch.cat([columns, tail + whole])
-    return rows, columns
+    """Ads and requests whose product in `block` (a, R) is above the request's threshold (R,), by the maxima of groups of ads."""
+    whole = len(block) - len(block) % _GROUP
+    groups = block[:whole].view(-1, _GROUP, block.shape[1])
+    group, request = torch.nonzero(groups.amax(dim=1) > threshold, as_tuple=True)
+    opened = groups[group, :, request]  # (n, _GROUP)
+    which, inner = torch.nonzero(opened > threshold[request][:, None], as_tuple=True)
+    ads, requests = group[which] * _GROUP + inner, request[which]
+    if whole < len(block):
+        tail, tail_request = torch.nonzero(block[whole:] > threshold, as_tuple=True)
+        ads, requests = torch.cat([ads, tail + whole]), torch.cat([requests, tail_request])
+    return ads, requests
 
 
 def merge_channels(channels: list[Ints], k: int) -> Ints:
