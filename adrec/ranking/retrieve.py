@@ -123,7 +123,7 @@ class _Best:
 
 
 def _above(block: torch.Tensor, threshold: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ads and requests whose product in `block` (a, R) is above the request's threshold (R,), by the maxima of groups of ads."""
+    """Ads and requests whose product in `block` (a, R) is above `threshold` (R,), looking first at the maxima of groups."""
     whole = len(block) - len(block) % _GROUP
     groups = block[:whole].view(-1, _GROUP, block.shape[1])
     group, request = torch.nonzero(groups.amax(dim=1) > threshold, as_tuple=True)
