@@ -70,6 +70,36 @@ def test_contributions_add_up_to_the_logit_that_score_gives(trained):
         assert total == pytest.approx(found.logit, abs=1e-3)
 
 
+def _small_bert(folder):
+    """A BERT of random weights that knows the world's words."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(word for topic in TOPICS for word in WORDS[topic].split())]
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=32, **shape)).save_pretrained(folder)
+
+
+def test_they_add_up_with_a_lexical_part_whose_mask_is_the_zero_vector(tmp_path):
+    make_world(tmp_path / "prepared", requests=400, users=50)
+    _small_bert(tmp_path / "bert")
+    settings = [
+        f"prepared={tmp_path / 'prepared'}", f"output={tmp_path / 'bundle'}", f"text.reference={tmp_path / 'bert'}",
+        f"text.cache={tmp_path / 'cache'}", "text.lexical=8", "model.width=16", "training.epochs=3", "baselines.names=[]",
+    ]  # fmt: skip
+    finetune(load_config(None, FinetuneConfig, settings), QUIET)
+    prepared = open_prepared(tmp_path / "prepared")
+    predictor = Predictor.load(tmp_path / "bundle", device="cpu", cache=tmp_path / "cache")
+    catalogs = predictor.catalogs(prepared.ads(), prepared.users())
+    explainer = Explainer(predictor, catalogs, titles_of(prepared.ads()))
+    examples = load_examples(prepared, "test")
+    for row in (0, 20, 50):
+        assert abs(explainer.explain(examples, row).missing) < 1e-3
+
+
 def test_every_order_of_categories_adds_up_and_seeds_repeat(trained):
     _, _, _, examples, explainer = trained
     first, again = (explainer.explain(examples, 3, seed=1) for _ in range(2))

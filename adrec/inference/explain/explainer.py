@@ -140,13 +140,20 @@ class Explainer:
             keep = torch.tensor([[int(token) in special for token in tokens[0][0]]], device=tokens[0].device)
             with torch.no_grad():
                 text = token_embeddings(encoder, torch.where(keep, tokens[0], hidden))
+                if encoder.lexical is not None:
+                    self._average_words(text, continuous.text, keep, encoder.lexical.embedding_dim)
         else:
             text = self.average.expand_as(continuous.text)
 
         def average_where_given(part: torch.Tensor) -> torch.Tensor:
             if part.shape[-1] == 0:  # users without texts
                 return part
-            return torch.where(part.abs().sum(-1, keepdim=True) > 0, self.average.expand_as(part), part)
+            # Each part of a text vector by itself: a text whose words nobody knows has meaning, and no words.
+            widths = list(encoder.parts) if encoder is not None else [part.shape[-1]]
+            pieces = zip(torch.split(part, widths, -1), torch.split(self.average, widths, -1), strict=True)
+            return torch.cat(
+                [torch.where(own.abs().sum(-1, keepdim=True) > 0, average.expand_as(own), own) for own, average in pieces], -1
+            )
 
         return zero._replace(
             text=text,
@@ -155,6 +162,16 @@ class Explainer:
             interests=average_where_given(continuous.interests) if row.has_interests else zero.interests,
             query=average_where_given(continuous.query) if row.has_query else zero.query,
         )
+
+    def _average_words(self, start: torch.Tensor, given: torch.Tensor, keep: torch.Tensor, width: int) -> None:
+        """The lexical part of masked words, the last `width` numbers of `start` (1, T, E), becomes that of the average ad.
+
+        A masked word has none, and from the zero vector a cosine jumps, which no integral sees. Together they are as long as
+        the words of `given`, so that the path turns evenly.
+        """
+        length = given[..., -width:].sum(1, keepdim=True).norm(dim=-1, keepdim=True)
+        even = torch.nn.functional.normalize(self.average[-width:], dim=-1) * length / (~keep).sum().clamp(min=1)
+        start[..., -width:] = torch.where(keep[..., None], given[..., -width:], even)
 
     def _parts(self, found: Attribution, one: Examples, row: Row, discrete: Discrete) -> list[Part]:
         ads, users, features = self.catalogs.ads, self.catalogs.users, self.predictor.packed.features
