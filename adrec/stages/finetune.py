@@ -116,7 +116,7 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         )
         for number in range(config.seeds)
     ]
-    valid = _inputs(data, data.valid)
+    valid = _inputs(config, data, data.valid)
     suite, simple = _baselines(config, data, valid, terminal)
     joined = [_join(config, run, suite, simple, valid) for run in runs]
     best = max(joined, key=lambda one: one.quality)
@@ -220,11 +220,12 @@ class _Joined:
         return -self.metrics[monitor] if monitor == "log_loss" else self.metrics[monitor]
 
 
-def _inputs(data: ClickData, rows: Examples) -> Inputs:
+def _inputs(config: FinetuneConfig, data: ClickData, rows: Examples) -> Inputs:
     """Training or validation rows as the baselines read them."""
-    d, texts = data.dimensions, data.collate
-    interests, queries = texts.user_texts if d.interests else None, texts.query_texts if d.queries else None
-    declared = declared_columns(rows, data.ads, interests, queries, d.text_parts)
+    d, texts, declared = data.dimensions, data.collate, {}
+    if config.baselines.names:
+        interests, queries = texts.user_texts if d.interests else None, texts.query_texts if d.queries else None
+        declared = declared_columns(rows, data.ads, interests, queries, d.text_parts)
     return Inputs(rows, data.ads, data.users, Columns.of(data.features), declared)
 
 
@@ -268,7 +269,7 @@ def _baselines(
     if not names:
         return Suite(), {}
     rows = data.train if data.train is not None else data.sample(config.baselines.max_rows, config.seed)
-    train = _inputs(data, rows)
+    train = _inputs(config, data, rows)
     with terminal.progress("Baselines", len(names), unit="models") as advance:
         suite = fit_all(config.baselines, train, valid, seed=config.seed, advance=advance)
     return suite, score_all(suite.fitted, valid)

@@ -27,39 +27,38 @@ def declared_columns(
     """
     if ads.vectors is None or not ads.vectors.shape[1]:
         return {}
-    found: dict[str, Floats] = {}
     pieces = [slice(end - width, end) for end, width in zip(accumulate(parts), parts, strict=True)]
-    for number, piece in enumerate(pieces):
-        unit = unit_rows(ads.vectors[:, piece])
+    units = [unit_rows(ads.vectors[:, piece]) for piece in pieces]
+    nearness = _to_interests(examples, units, pieces, interests) if interests is not None else None
+    asked = queries(examples.queries).vectors if queries is not None else None
+    found: dict[str, Floats] = {}
+    for number, (piece, unit) in enumerate(zip(pieces, units, strict=True)):
         suffix = f"_{number + 1}" if len(pieces) > 1 else ""
-        if interests is not None:
-            mean, nearest = _to_interests(examples, unit, interests, piece)
-            found |= {f"interest_mean{suffix}": mean, f"interest_nearest{suffix}": nearest}
-        if queries is not None:
-            asked = queries(examples.queries).vectors
-            assert asked is not None
+        if nearness is not None:
+            found |= {f"interest_mean{suffix}": nearness[0, number], f"interest_nearest{suffix}": nearness[1, number]}
+        if asked is not None:
             query = unit_rows(asked.numpy()[:, piece])
             found[f"query{suffix}"] = row_products(query, unit, examples.query, examples.ad_index)
     return found
 
 
-def _to_interests(examples: Examples, unit: Floats, interests: TextInputs, piece: slice) -> tuple[Floats, Floats]:
-    """(N,) cosine to the mean of the interests' unit vectors, and to the nearest of them."""
-    mean, nearest = np.zeros(len(examples), np.float32), np.zeros(len(examples), np.float32)
-    for rows in _chunks(len(examples), 8 * unit.shape[1]):
+def _to_interests(examples: Examples, units: Sequence[Floats], pieces: Sequence[slice], interests: TextInputs) -> Floats:
+    """(2, parts, N) cosine to the mean of the interests' unit vectors, and to the nearest of them."""
+    found = np.zeros((2, len(pieces), len(examples)), np.float32)
+    for rows in _chunks(len(examples), 8 * pieces[-1].stop):
         users, user = np.unique(examples.user_index[rows], return_inverse=True)
         vectors = interests(users.astype(np.int64)).vectors
         assert vectors is not None
-        told = vectors.numpy()[..., piece]
-        told = told if told.ndim == 3 else told[:, None]  # (U, P, D)
-        own = unit_rows(told.reshape(-1, told.shape[2])).reshape(told.shape)
-        there = np.linalg.norm(own, axis=2) > 0  # (U, P)
-        ad = unit[examples.ad_index[rows]]  # (n, D)
-        cosine = np.einsum("npd,nd->np", own[user], ad)
-        best = np.where(there[user], cosine, -np.inf).max(axis=1)
-        nearest[rows] = np.where(np.isfinite(best), best, 0.0)
-        mean[rows] = (unit_rows(own.sum(axis=1))[user] * ad).sum(axis=1)
-    return mean, nearest
+        told = vectors.numpy() if vectors.ndim == 3 else vectors.numpy()[:, None]  # (U, P, D)
+        for number, (piece, unit) in enumerate(zip(pieces, units, strict=True)):
+            part = told[..., piece]
+            own = unit_rows(part.reshape(-1, part.shape[2])).reshape(part.shape)
+            there = np.linalg.norm(own, axis=2) > 0  # (U, P)
+            ad = unit[examples.ad_index[rows]]  # (n, piece)
+            best = np.where(there[user], np.einsum("npd,nd->np", own[user], ad), -np.inf).max(axis=1)
+            found[0, number, rows] = (unit_rows(own.sum(axis=1))[user] * ad).sum(axis=1)
+            found[1, number, rows] = np.where(np.isfinite(best), best, 0.0)
+    return found
 
 
 def _chunks(rows: int, each: int) -> Iterator[NDArray[np.int64]]:

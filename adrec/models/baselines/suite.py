@@ -74,6 +74,7 @@ def fit_all(
     """Fit every named baseline on rows with a known click. `advance` is called after each one."""
     suite = Suite()
     rows = sampled_requests(train.labelled(), config.max_rows, np.random.default_rng(seed))
+    linear: LogisticRegression | None = None  # the trees read it too: one regression serves all
     held = None if valid is None else sampled_requests(valid.labelled(), config.max_rows, np.random.default_rng(seed))
     for name in config.names:
         reason = BASELINES[name].lacks(rows)
@@ -81,7 +82,13 @@ def fit_all(
             suite.left_out[name] = f"the data lacks {reason}"
         else:
             baseline = build_baseline(name, config)
+            if isinstance(baseline, LightGbm) and rows.ads.lists:
+                baseline.linear = linear
             baseline.fit(rows, held, seed=seed)
+            if isinstance(baseline, LogisticRegression):
+                linear = baseline
+            elif isinstance(baseline, LightGbm):
+                linear = baseline.linear
             suite.fitted[name] = baseline
         if advance is not None:
             advance()

@@ -165,7 +165,8 @@ class LightGbm:
         self.counters = counters
         self.trees = trees or TreeModel(objective=self.objective)
         self.linear = linear
-        """Weighs the values of the ads' lists, hundreds of words that a tree could only ask for one by one."""
+        """Weighs the values of the ads' lists, hundreds of words that a tree could only ask for one by one. Fitted with the
+        trees unless one that was fitted on the same rows is given."""
 
     @classmethod
     def lacks(cls, inputs: Inputs) -> str:
@@ -175,7 +176,7 @@ class LightGbm:
     def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
         """Grow until validation is best."""
         known = inputs.labelled()
-        if known.ads.lists:
+        if known.ads.lists and self.linear is None:
             self.linear = LogisticRegression()
             self.linear.fit(known, seed=seed)
         held = None if valid is None else valid.labelled()
