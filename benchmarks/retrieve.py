@@ -7,7 +7,11 @@ least of the repetitions counts. Approximate search runs on clustered vectors, l
 """
 
 import argparse
+import multiprocessing
+import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 import faiss
 import numpy as np
@@ -24,7 +28,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1_000)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--k", type=int, default=100)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--repeat", type=int, default=9)
     parser.add_argument("--ann", nargs="*", default=[], choices=["hnsw", "ivfpq"])
     options = parser.parse_args()
     size = f"{options.ads:,} ads x {options.width}, {options.requests:,} requests, top {options.k}"
@@ -35,24 +39,47 @@ def main() -> None:
 
 
 def exact(options: argparse.Namespace) -> None:
-    """adrec and faiss in turns."""
-    rng = np.random.default_rng(0)
-    queries = rng.standard_normal((options.requests, options.width), dtype=np.float32)
-    ads = rng.standard_normal((options.ads, options.width), dtype=np.float32)
-    index = faiss.IndexFlatIP(options.width)
-    index.add(ads)
-    seconds: dict[str, list[tuple[float, float]]] = {"adrec": [], "faiss flat": []}
-    for _ in range(options.repeat):
-        start = _clocks()
-        ours = exact_top_k(queries, ads, options.k)
-        seconds["adrec"].append(_since(start))
-        start = _clocks()
-        _, theirs = index.search(queries, options.k)
-        seconds["faiss flat"].append(_since(start))
+    """adrec and faiss in turns, each in its own process: in one, the threads of either library slow the other down."""
+    context = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(1, context, _make_world, (options,)) as ours,
+        ProcessPoolExecutor(1, context, _make_world, (options,)) as theirs,
+    ):
+        seconds: dict[str, list[tuple[float, float]]] = {"adrec": [], "faiss flat": []}
+        for _ in range(options.repeat):
+            our_ads, taken = ours.submit(_by_adrec, options.k).result()
+            seconds["adrec"].append(taken)
+            their_ads, taken = theirs.submit(_by_faiss, options.k).result()
+            seconds["faiss flat"].append(taken)
     for name, taken in seconds.items():
-        wall, busy = (min(one[at] for one in taken) for at in (0, 1))
-        print(f"  {name:<12} {wall:6.2f} s by the clock, {busy:6.2f} processor seconds (least of {len(taken)})")
-    print(f"  same ads found: {recall(ours.ad, theirs):.5f}")
+        wall, busy = (sorted(one[at] for one in taken) for at in (0, 1))
+        print(f"  {name:<12} {wall[0]:6.2f} s by the clock, {busy[0]:6.2f} processor seconds (least of {len(taken)});", end=" ")
+        print(f"median {statistics.median(wall):.2f} s")
+    print(f"  same ads found: {recall(our_ads, their_ads):.5f}")
+
+
+_WORLD: dict[str, Any] = {}  # of one process: the vectors, and the index once it is built
+
+
+def _make_world(options: argparse.Namespace) -> None:
+    rng = np.random.default_rng(0)
+    _WORLD["queries"] = rng.standard_normal((options.requests, options.width), dtype=np.float32)
+    _WORLD["ads"] = rng.standard_normal((options.ads, options.width), dtype=np.float32)
+
+
+def _by_adrec(k: int) -> tuple[np.ndarray, tuple[float, float]]:
+    start = _clocks()
+    found = exact_top_k(_WORLD["queries"], _WORLD["ads"], k)
+    return found.ad, _since(start)
+
+
+def _by_faiss(k: int) -> tuple[np.ndarray, tuple[float, float]]:
+    if "index" not in _WORLD:
+        _WORLD["index"] = faiss.IndexFlatIP(_WORLD["ads"].shape[1])
+        _WORLD["index"].add(_WORLD["ads"])
+    start = _clocks()
+    _, found = _WORLD["index"].search(_WORLD["queries"], k)
+    return found, _since(start)
 
 
 def approximate(options: argparse.Namespace, method: str) -> None:

@@ -12,7 +12,7 @@ from adrec.ranking.retrieve import exact_top_k
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
-    ads=st.integers(1, 400),
+    ads=st.integers(1, 1_200),
     requests=st.integers(1, 9),
     k=st.integers(1, 50),
     ad_block=st.sampled_from([7, 32, 64, 100, 4096]),
@@ -33,6 +33,16 @@ def test_equals_sorting_everything(seed, ads, requests, k, ad_block, request_blo
     assert np.array_equal(found.ad[:, :width], np.where(np.isinf(values), -1, order))
     assert np.array_equal(found.similarity[:, :width], values)
     assert (found.ad[:, width:] == -1).all()
+
+
+def test_a_sample_that_holds_all_the_best_misleads_nobody():
+    """Every 32nd ad, those that the guess is made from, is far better than the others."""
+    rng = np.random.default_rng(0)
+    ads = rng.standard_normal((6_400, 8)).astype(np.float32)
+    ads[::32] *= 10
+    queries = rng.standard_normal((20, 8)).astype(np.float32)
+    expected = np.argsort(-(queries @ ads.T), axis=1, kind="stable")[:, :150]
+    assert np.array_equal(exact_top_k(queries, ads, 150, ad_block=700).ad, expected)
 
 
 def test_wrong_shapes_are_refused():
