@@ -37,7 +37,7 @@ class Rules:
         self.admits = tuple(admits)
 
     def eligible(self, asking: Asking, requests: slice, ads: slice) -> Bools:
-        """(r, a) bool for a block of requests and a block of catalogue rows."""
+        """(r, a) bool for a block of requests and a block of catalogue rows, or every n-th row of one."""
         moment = asking.shown_at[requests, None]
         mask: Bools = self.allowed[ads] & (self.starts[ads] <= moment) & (moment < self.ends[ads])
         for admits, audience in zip(self.admits, asking.audience, strict=True):
@@ -45,10 +45,11 @@ class Rules:
         offsets = asking.clicked_offsets[requests.start : requests.stop + 1]
         clicked = asking.clicked[offsets[0] : offsets[-1]]
         row = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-        inside = (clicked >= ads.start) & (clicked < ads.stop)
-        mask[row[inside], clicked[inside] - ads.start] = False
+        place, between = np.divmod(clicked - ads.start, ads.step or 1)
+        inside = (clicked >= ads.start) & (clicked < ads.stop) & (between == 0)
+        mask[row[inside], place[inside]] = False
         if asking.matched is not None:
-            mask &= asking.matched[requests.start : requests.stop, ads.start : ads.stop].toarray() > 0
+            mask &= asking.matched[requests, ads].toarray() > 0
         return mask
 
     def pairs(self, asking: Asking, request: Ints, ad: Ints) -> Bools:

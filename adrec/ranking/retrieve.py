@@ -3,9 +3,9 @@
 Blocks of ads are multiplied with blocks of requests. A block's products are reduced to the maximum of every
 `_GROUP` ads, and only groups whose maximum beats the request's threshold are opened: almost none does, so the cost is that of
 the matrix product. The threshold is the k-th best so far; before the first block it is guessed from a sample of the ads, low
-enough that more than k ads will almost surely beat it. Where fewer do, the request is searched again without a guess, so the result is
-exact for any data. Products lie ads by requests, so that the maximum of a group is taken over whole rows. Memory: one (ads,
-requests) block of products.
+enough that more than k ads will almost surely beat it. Where fewer do, the requests are searched again without a guess, so the
+result is exact for any data. Products lie ads by requests, so that the maximum of a group is taken over whole rows. Memory:
+one (ads, requests) block of products.
 """
 
 import math
@@ -19,7 +19,7 @@ import torch
 from adrec.ranking.arrays import Bools, Floats, Ints
 
 EligibleBlock = Callable[[slice, slice], Bools]
-"""`eligible(requests, ads)` -> (r, a) bool: which ads of a block may be retrieved for which requests."""
+"""`eligible(requests, ads)` -> (r, a) bool: which ads of a block (or every n-th of one) may be retrieved for which."""
 
 _GROUP = 16
 _CELLS, _LEAST_ADS = 1_048_576, 2_048  # products of a block: they stay in the processor's cache

@@ -41,7 +41,7 @@ def test_blocks_agree_with_the_whole():
     rules, asking = world(seed=1)
     whole = rules.eligible(asking, slice(0, 7), slice(0, 40))
     for rows in (slice(0, 3), slice(3, 7)):
-        for ads in (slice(0, 15), slice(15, 40)):
+        for ads in (slice(0, 15), slice(15, 40), slice(0, 40, 3), slice(5, 37, 4)):
             assert np.array_equal(rules.eligible(asking, rows, ads), whole[rows, ads])
 
 
