@@ -6,6 +6,9 @@ the matrix product. The threshold is the k-th best so far; before the first bloc
 enough that more than k ads will almost surely beat it. Where fewer do, the requests are searched again without a guess, so the
 result is exact for any data. Products lie ads by requests, so that the maximum of a group is taken over whole rows. Memory:
 one (ads, requests) block of products.
+
+Where the processor multiplies bfloat16 (twice as fast), a block is screened in it first: what comes within the rounding error
+of the threshold is multiplied again in float32, and only that product counts.
 """
 
 import math
@@ -25,6 +28,10 @@ _GROUP = 16
 _CELLS, _LEAST_ADS = 1_048_576, 2_048  # products of a block: they stay in the processor's cache
 _SAMPLE_EVERY = 32  # the sample that guesses a threshold is every 32nd ad: 3 % more products, a third of the ads to be held
 _LOWEST = float("-inf")
+_ROUNDING = 3.1 * 2**-8
+"""Of a bfloat16 product, in units of the two norms: 2^-8 (8 bits of precision) for either factor and for the result."""
+_SCREENED_FROM = 64  # requests: for fewer, turning the ads into bfloat16 takes longer than it saves
+_SCREEN_PASSES = 64  # one in so many products may pass the screen; where more do, rounding hides the order and it is left off
 
 
 class Retrieved(NamedTuple):
@@ -76,6 +83,10 @@ class _Search:
         self.queries, self.ads, self.k, self.eligible, self.ad_block = queries, ads, k, eligible, ad_block
         # Reused over the blocks of ads: allocating it anew costs a good part of the product.
         self.products = torch.empty(min(ad_block, len(ads)), len(queries))
+        self.screens = len(queries) >= _SCREENED_FROM and _multiplies_bfloat16()
+        if self.screens:
+            self.coarse_queries, self.coarse_products = queries.bfloat16(), self.products.bfloat16()
+            self.norms = torch.linalg.vector_norm(queries, dim=1)
 
     def run(self) -> tuple[Ints, Floats]:
         """(R, K) ads and (R, K) values, best first."""
@@ -106,16 +117,40 @@ class _Search:
         """The best above `threshold` (R,)."""
         best = _Best(threshold, self.k)
         for start in range(0, len(self.ads), self.ad_block):
-            best.add(self._multiply(slice(start, min(start + self.ad_block, len(self.ads)))), start)
+            columns = slice(start, min(start + self.ad_block, len(self.ads)))
+            passed = self._screened(columns, best.threshold) if self.screens else None
+            if passed is None:
+                best.add(self._multiply(columns), start)
+            else:
+                best.enter(*passed)
         return best.finish()
+
+    def _screened(self, columns: slice, threshold: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+        """Ads, requests and products above `threshold` (R,) among the ads `columns`; None where a screen is of no use."""
+        if bool((threshold == _LOWEST).any()):
+            return None
+        ads = self.ads[columns]
+        block = torch.mm(ads.bfloat16(), self.coarse_queries.T, out=self.coarse_products[: len(ads)])
+        self._mask(block, columns)
+        rounding = _ROUNDING * torch.linalg.vector_norm(ads, dim=1).max() * self.norms
+        ad, request = _above(block, threshold - rounding)
+        if len(ad) * _SCREEN_PASSES > block.numel():
+            self.screens = False
+            return None
+        value = (ads[ad] * self.queries[request]).sum(dim=1)
+        kept = value > threshold[request]
+        return ad[kept] + columns.start, request[kept], value[kept]
 
     def _multiply(self, columns: slice) -> torch.Tensor:
         """(a, R) products of the ads `columns`, -inf where not eligible; valid until the next call."""
         ads = self.ads[columns]
         block = torch.mm(ads, self.queries.T, out=self.products[: len(ads)])
+        self._mask(block, columns)
+        return block
+
+    def _mask(self, block: torch.Tensor, columns: slice) -> None:
         if self.eligible is not None:
             block.masked_fill_(torch.from_numpy(~self.eligible(columns).T), _LOWEST)
-        return block
 
 
 class _Best:
@@ -138,8 +173,11 @@ class _Best:
             ad, request = torch.nonzero(block > torch.maximum(bound, self.threshold), as_tuple=True)
         else:
             ad, request = _above(block, self.threshold)
-        value = block[ad, request]
-        self.waiting.append((request.numpy(), ad.numpy().astype(np.int32) + start, value.numpy()))
+        self.enter(ad + start, request, block[ad, request])
+
+    def enter(self, ad: torch.Tensor, request: torch.Tensor, value: torch.Tensor) -> None:
+        """Take N ads that are above the thresholds of their requests, those of one request in order."""
+        self.waiting.append((request.numpy(), ad.numpy().astype(np.int32), value.numpy()))
         self.waiting_count += len(ad)
         if self.waiting_count > self.value.size or bool((self.threshold == _LOWEST).any()):
             self._merge()
@@ -187,6 +225,10 @@ def _true(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows and columns of what is true in `mask`: torch.nonzero, a third of its time where little is true."""
     places = torch.from_numpy(np.flatnonzero(mask.numpy()))
     return places // mask.shape[1], places % mask.shape[1]
+
+
+def _multiplies_bfloat16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # torch asks its own kernels so
 
 
 def merge_channels(channels: list[Ints], k: int) -> Ints:

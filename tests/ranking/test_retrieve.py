@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adrec.ranking import retrieve
 from adrec.ranking.approximate import ApproximateIndex, recall
 from adrec.ranking.retrieve import exact_top_k
 
@@ -33,6 +34,33 @@ def test_equals_sorting_everything(seed, ads, requests, k, ad_block, request_blo
     assert np.array_equal(found.ad[:, :width], np.where(np.isinf(values), -1, order))
     assert np.array_equal(found.similarity[:, :width], values)
     assert (found.ad[:, width:] == -1).all()
+
+
+@pytest.mark.parametrize("processor", [True, False])
+@pytest.mark.parametrize(("spread", "of_use"), [(1.0, True), (0.3, True), (0.01, False)])
+def test_many_requests_equal_sorting_everything(processor, spread, of_use, monkeypatch):
+    """Screened by rounded products or not; with a small spread rounding hides the order, and the screen is left off."""
+    searches = []
+
+    class Watched(retrieve._Search):
+        def __init__(self, *given):
+            super().__init__(*given)
+            searches.append(self)
+
+    monkeypatch.setattr(retrieve, "_multiplies_bfloat16", lambda: processor)
+    monkeypatch.setattr(retrieve, "_Search", Watched)
+    rng = np.random.default_rng(3)
+    ads = (1 + spread * rng.standard_normal((36_000, 12))).astype(np.float32)
+    queries = (1 + spread * rng.standard_normal((90, 12))).astype(np.float32)
+    mask = rng.random((90, 36_000)) < 0.8
+    found = exact_top_k(queries, ads, 8, eligible=lambda r, a: mask[r, a], ad_block=4_000)
+    products = np.where(mask, queries.astype(np.float64) @ ads.T.astype(np.float64), -np.inf)
+    expected = np.sort(products, axis=1)[:, :-9:-1]
+    assert mask[np.arange(90)[:, None], found.ad].all()
+    assert all(len(set(row)) == 8 for row in found.ad.tolist())
+    assert np.allclose(np.take_along_axis(products, found.ad.astype(np.int64), axis=1), expected, rtol=3e-7, atol=0)
+    assert np.allclose(found.similarity, expected, rtol=1e-6)
+    assert [search.screens for search in searches] == [processor and of_use]
 
 
 def test_a_sample_that_holds_all_the_best_misleads_nobody():
