@@ -2,8 +2,9 @@
 
     python benchmarks/retrieve.py --ads 1000000 --requests 1000 --k 100 [--ann hnsw ivfpq]
 
-Exact search runs on random Gaussian vectors (the hardest case: thresholds rise slowly); the two libraries take turns and the
-least of the repetitions counts. Approximate search runs on clustered vectors, like those of real titles.
+Exact search runs on random Gaussian vectors (the hardest case: thresholds rise slowly); the two libraries take turns, each in
+its own process, and the least of the repetitions counts. Approximate search runs on clustered vectors, like those of real
+titles.
 """
 
 import argparse

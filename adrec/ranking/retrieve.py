@@ -26,7 +26,7 @@ EligibleBlock = Callable[[slice, slice], Bools]
 
 _GROUP = 16
 _CELLS, _LEAST_ADS = 1_048_576, 2_048  # products of a block: they stay in the processor's cache
-_SAMPLE_EVERY = 32  # the sample that guesses a threshold is every 32nd ad: 3 % more products, a third of the ads to be held
+_SAMPLE_EVERY = 32  # the sample that guesses a threshold is every 32nd ad: 3 % more products
 _LOWEST = float("-inf")
 _ROUNDING = 3.1 * 2**-8
 """Of a bfloat16 product, in units of the two norms: 2^-8 (8 bits of precision) for either factor and for the result."""
@@ -91,9 +91,9 @@ class _Search:
     def run(self) -> tuple[Ints, Floats]:
         """(R, K) ads and (R, K) values, best first."""
         guess = self._guess()
-        ads, values = self._above(guess)
+        ads, values = self._one_pass(guess)
         short = (values[:, -1] == _LOWEST) & (guess.numpy() > _LOWEST)
-        return self._above(torch.full_like(guess, _LOWEST)) if short.any() else (ads, values)
+        return self._one_pass(torch.full_like(guess, _LOWEST)) if short.any() else (ads, values)
 
     def _guess(self) -> torch.Tensor:
         """(R,) a value that at least k ads will very likely beat; -inf where the sample is too small to say.
@@ -113,8 +113,8 @@ class _Search:
             best = torch.topk(torch.cat([best, fours]), rank, dim=0).values
         return best[-1]
 
-    def _above(self, threshold: torch.Tensor) -> tuple[Ints, Floats]:
-        """The best above `threshold` (R,)."""
+    def _one_pass(self, threshold: torch.Tensor) -> tuple[Ints, Floats]:
+        """The best above `threshold` (R,), of every ad."""
         best = _Best(threshold, self.k)
         for start in range(0, len(self.ads), self.ad_block):
             columns = slice(start, min(start + self.ad_block, len(self.ads)))
