@@ -49,8 +49,9 @@ def make_world(
     max_history: int = 20,
     shuffle_labels: bool = False,
     conversions: bool = False,
+    listed_words: bool = False,
 ) -> World:
-    """Write a prepared folder (70 % train, 15 % valid, 15 % test by time)."""
+    """Write a prepared folder (70 % train, 15 % valid, 15 % test by time). `listed_words`: words of ads are a list feature."""
     rng = np.random.default_rng(seed)
     topic = rng.integers(0, len(TOPICS), ads)
     appeal = rng.normal(0, 0.7, ads)
@@ -105,7 +106,17 @@ def make_world(
             rows["skipped_index"].append(passed[user][-5:])
         clicks[user] += [(int(ad), now) for ad in shown[click == 1]]
         passed[user] += [int(ad) for ad in shown[click == 0]]
-    return _write(path, rows, ads_table, users_table, topic, rng, shuffle_labels=shuffle_labels, conversions=conversions)
+    return _write(
+        path,
+        rows,
+        ads_table,
+        users_table,
+        topic,
+        rng,
+        shuffle_labels=shuffle_labels,
+        conversions=conversions,
+        listed_words=listed_words,
+    )
 
 
 _FLAT = {
@@ -125,7 +136,7 @@ _FLAT = {
 }
 
 
-def _write(path, rows, ads_table, users_table, topic, rng, *, shuffle_labels, conversions) -> World:
+def _write(path, rows, ads_table, users_table, topic, rng, *, shuffle_labels, conversions, listed_words) -> World:
     columns = {name: pa.array(rows[name], kind) for name, kind in _FLAT.items()}
     columns["history_index"] = pa.array(rows["history_index"], INDICES)
     columns["history_hours"] = pa.array(rows["history_hours"], pa.list_(pa.float32()))
@@ -155,7 +166,7 @@ def _write(path, rows, ads_table, users_table, topic, rng, *, shuffle_labels, co
     pq.write_table(users_table, path / "users.parquet")
     features = {
         "impressions": FeatureSet.fit(FeatureSpec(numeric=["counter_*"], categorical=["scenario"]), [splits["train"]]),
-        "ads": FeatureSet.fit(FeatureSpec(categorical=["category"]), [ads_table]),
+        "ads": FeatureSet.fit(FeatureSpec(categorical=["category"], lists=["segmented"] * listed_words), [ads_table]),
         "users": FeatureSet.fit(FeatureSpec(lists=["interests"]), [users_table]),
     }
     (path / "features.json").write_text(json.dumps({name: fitted.to_json() for name, fitted in features.items()}))

@@ -143,6 +143,8 @@ class LossSettings(Config):
     """uncertainty: learned from each task's noise (Kendall et al. 2018)."""
     next_category: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the auxiliary task: from the user alone, the category of the ad that gets clicked. 0: off."""
+    list_penalty: Annotated[float, Field(ge=0)] = 0.03
+    """Ridge on the weights that values of the ads' lists have of their own: times the mean over rows of their squares."""
 
     @model_validator(mode="after")
     def _one_sampling(self) -> "LossSettings":

@@ -99,7 +99,7 @@ def build_model(
         dropout=settings.dropout,
     )
     wide = settings.wide and settings.interaction != "dot"
-    return CTRModel(
+    model = CTRModel(
         text_encoder=text_encoder,
         ad_encoder=_entity(settings, d.ads, d.text, d.ad_identities),
         user_profile=_entity(settings, d.users, d.text if reads_interests else 0, d.user_identities),
@@ -126,6 +126,8 @@ def build_model(
         if wide and d.ads.list_cardinalities
         else None,
     )
+    model.start_at([task.start(None if task.after is None else tasks[task.after]) for task in tasks])
+    return model
 
 
 def build_tasks(settings: Sequence[TaskSettings]) -> tuple[Task, ...]:

@@ -4,7 +4,8 @@ B rows, C contexts, A ads, Q queries, H history, D width, K tasks. Ads, users an
 the number of rows that name them. Every part is given in from outside; `adrec.models.build` puts them together.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,8 @@ class Outputs(NamedTuple):
     """(B,) what the slot added to the main logit in training; None when it was off"""
     interest: Tensor | None
     """(C, number of categories) logits of the next category clicked, from the user alone; None where not learned"""
+    list_squares: Tensor | None = None
+    """(B,) in training, the squared weights that the values of the candidate's lists have of their own, summed"""
 
 
 class Fields(nn.Module):
@@ -74,6 +77,18 @@ class ListWeights(nn.Module):
         for weights, codes in zip(self.weights, lists, strict=True):
             table = weights.view(-1, self.tasks)
             added.append((table[codes.clamp(min=0)] * (codes > 0)[..., None]).sum(1))
+        return torch.stack(added).sum(0)
+
+    def squares(self, lists: tuple[Tensor, ...]) -> Tensor:
+        """Lists of codes (A, L) → (A,), the sum of the squared weights of their values, over all tasks.
+
+        Its mean over rows is a ridge that weighs a value by how often it is there: what nearly every ad says is left to the
+        intercept, and rare values are not shrunk.
+        """
+        added = []
+        for weights, codes in zip(self.weights, lists, strict=True):
+            table = weights.view(-1, self.tasks).square().sum(-1)
+            added.append((table[codes.clamp(min=0)] * (codes > 0)).sum(1))
         return torch.stack(added).sum(0)
 
 
@@ -201,8 +216,16 @@ class CTRModel(nn.Module):
         if self.position_bias is not None and self.training:
             bias = self.position_bias(batch.position)
             logits = torch.cat([logits[:, :1] + bias[:, None], logits[:, 1:]], -1)
+        squares = None
+        if self.wide_lists is not None and self.training:
+            squares = self.wide_lists.squares(batch.ads.lists)[batch.ad]
         interest = self.interest(users) if self.interest is not None else None
-        return Outputs(chained(logits, self.presupposes), users, ads, bias, interest)
+        return Outputs(chained(logits, self.presupposes), users, ads, bias, interest, squares)
+
+    def start_at(self, outputs: Sequence[float]) -> None:
+        """Set the intercept of each task: what an untrained model answers on average."""
+        for head, output in zip(self.heads, outputs, strict=True):
+            nn.init.constant_(cast(nn.Linear, head).bias, output)
 
     def text_vectors(self, texts: Texts) -> Tensor | None:
         """(N, E): given with the batch by a frozen encoder, or made here by the trained one; None where there is no text."""

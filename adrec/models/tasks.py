@@ -1,5 +1,6 @@
 """What one task learns: the scale its label is learned on, and the way back from a raw output to the user's units."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,15 +20,28 @@ class Task:
     """ESMM: number of the task that must happen first; then the output is about both."""
     log1p: bool = False
     mean: float = 0.0
+    """of the training labels; of a binary task 0 stands for unknown"""
     deviation: float = 1.0
 
     def fitted(self, labels: NDArray[np.float32]) -> "Task":
-        """The same task with mean and deviation of the known training labels (a binary one stays as it is)."""
+        """The same task with mean and deviation of the known training labels (of a binary one, the mean)."""
         known = labels[~np.isnan(labels)].astype(np.float64)
-        if self.is_binary or len(known) == 0:
+        if len(known) == 0:
             return self
         values = np.log1p(known) if self.log1p else known
-        return Task(**{**asdict(self), "mean": float(values.mean()), "deviation": float(values.std()) or 1.0})
+        deviation = 1.0 if self.is_binary else float(values.std()) or 1.0
+        return Task(**{**asdict(self), "mean": float(values.mean()), "deviation": deviation})
+
+    def start(self, parent: "Task | None" = None) -> float:
+        """Raw output that gives every row the mean of the training labels; given that `parent` happened, where there is one.
+
+        The intercept starts there, so that no weight of a feature that most rows have is spent on the base rate
+        (Lin et al. 2017, Focal loss, section 3.3).
+        """
+        if not self.is_binary:
+            return 0.0
+        rate = self.mean / parent.mean if parent is not None and parent.mean > 0 else self.mean
+        return math.log(rate) - math.log1p(-rate) if 0 < rate < 1 else 0.0
 
     def target(self, labels: ArrayLike) -> NDArray[np.float32]:
         """What the network is trained towards; NaN stays NaN."""

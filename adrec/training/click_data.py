@@ -164,9 +164,8 @@ def _survey(prepared: Prepared, config: FinetuneConfig, advance: object) -> tupl
         for name, count in counts.items():
             count.add(batch[name].to_numpy(), clicked)
         for task in build_tasks(config.tasks):
-            if not task.is_binary:
-                values = pc.cast(batch[task.name], pa.float32()).to_numpy(zero_copy_only=False)
-                labels[task.name].append(values[~np.isnan(values)])
+            values = pc.cast(batch[task.name], pa.float32()).to_numpy(zero_copy_only=False)
+            labels[task.name].append(values[~np.isnan(values)])
         if "query" in columns and len(queries) < 1_000_000:
             queries.update(dict.fromkeys(pc.unique(batch["query"]).drop_null().to_numpy(zero_copy_only=False)))
         advance(batch.num_rows)

@@ -46,13 +46,14 @@ class CTRModule(pl.LightningModule):
         learned_weights: bool,
         next_category: float,
         monitor: str,
+        list_penalty: float = 0.0,
         optimizer: Callable[[nn.Module, nn.Module | None], dict[str, Any]] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.tasks = tuple(tasks)
         self.terms = tuple(terms)
-        self.next_category = next_category
+        self.next_category, self.list_penalty = next_category, list_penalty
         self.monitor = monitor
         self.optimizer = optimizer
         self.task_weights = losses.TaskWeights(
@@ -73,6 +74,8 @@ class CTRModule(pl.LightningModule):
         total: Tensor = self.task_weights(torch.stack(self._task_losses(batch, outputs)))
         if self.next_category and outputs.interest is not None:
             total = total + self.next_category * _interest_loss(batch, outputs.interest)
+        if outputs.list_squares is not None:
+            total = total + self.list_penalty * outputs.list_squares.mean()
         return total
 
     def on_validation_epoch_start(self) -> None:

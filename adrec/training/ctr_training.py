@@ -76,6 +76,7 @@ def train_click_model(
         terms=[(term.kind, term.weight) for term in config.loss.terms],
         learned_weights=config.loss.task_weights == "uncertainty",
         next_category=config.loss.next_category,
+        list_penalty=config.loss.list_penalty,
         monitor=monitor,
         optimizer=partial(_optimizer, config, total_steps(training, plan.count)),
     )

@@ -3,9 +3,10 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
-from worlds import TOPICS, WORDS, make_world
+from worlds import TOPICS, WORDS, make_bundle, make_world
 
 from adrec.config.base import load_config
 from adrec.config.evaluate import EvaluateConfig
@@ -16,10 +17,10 @@ from adrec.data.examples import load_examples
 from adrec.data.prepared import open_prepared
 from adrec.errors import DataError
 from adrec.inference.explain.counterfactual import changes
-from adrec.inference.explain.explainer import Explainer, titles_of
+from adrec.inference.explain.explainer import Explainer, titles_of, with_listed
 from adrec.inference.explain.sentence import sentence
 from adrec.inference.explain.variants import Row, token_embeddings, token_tables
-from adrec.inference.explain.words import words_from_tokens
+from adrec.inference.explain.words import Word, words_from_tokens
 from adrec.inference.predictor import Predictor
 from adrec.models.text_encoder import TextEncoder, encode_texts, load_text_encoder
 from adrec.models.word_vectors import WordTokenizer, WordVectors
@@ -68,6 +69,31 @@ def test_contributions_add_up_to_the_logit_that_score_gives(trained):
         total = found.baseline + sum(part.contribution for part in found.all_parts)
         assert found.logit == pytest.approx(float(scored.logit[row]), abs=1e-5)
         assert total == pytest.approx(found.logit, abs=1e-3)
+
+
+def test_a_listed_word_is_given_its_own_weight_and_an_item_of_interests_its_name(tmp_path):
+    make_world(tmp_path / "prepared", requests=300, users=50, listed_words=True)
+    make_bundle(tmp_path)
+    prepared = open_prepared(tmp_path / "prepared")
+    predictor = Predictor.load(tmp_path / "bundle", device="cpu", verify=False)
+    catalogs, examples = predictor.catalogs(prepared.ads(), prepared.users()), load_examples(prepared, "test")
+    coder = predictor.packed.features["ads"].lists[0]
+    weight = predictor.model.wide_lists.weights[0].detach()
+    with torch.no_grad():  # listed words speak through their own weights alone
+        predictor.model.ad_encoder.fields.list_tables[0].weight.zero_()
+        weight.copy_(torch.linspace(0.5, 2, len(weight)))
+    found = Explainer(predictor, catalogs, titles_of(prepared.ads())).explain(examples, 11)
+    parts = {part.value: part.contribution for part in found.parts if part.name == "segmented"}
+    assert set(parts) == set(found.title.split())
+    for word, contribution in parts.items():
+        assert contribution == pytest.approx(float(weight[coder.apply(pa.array([word]))[0]]), abs=1e-5)
+    interests = [part.value for part in found.parts if part.name == "interests" and part.kind == "feature"]
+    assert interests == prepared.users()["interests"][int(examples.user_index[11])].as_py()
+    # With an encoder the words are there to be lit: what they add as items is part of them.
+    words = [Word(word, 0, 0, 0.25) for word in found.title.split()]
+    lit, rest = with_listed(words, found.parts)
+    assert [(word.listed, word.contribution) for word in lit] == [(parts[word.text], parts[word.text] + 0.25) for word in words]
+    assert not any(part.name == "segmented" for part in rest) and len(rest) == len(found.parts) - len(words)
 
 
 def _small_bert(folder):

@@ -136,6 +136,20 @@ def test_values_of_an_ads_lists_add_their_weights_and_unknown_ones_nothing():
         weights.weights[1].copy_(torch.tensor([9.0, 9.0, 10.0, 20.0, 30.0, 40.0]))
     added = weights((torch.tensor([[1, 3], [0, LIST_PADDING]]), torch.tensor([[1, LIST_PADDING], [2, 0]])))
     assert added.tolist() == [[2.0 + 6.0 + 10.0, 3.0 + 7.0 + 20.0], [30.0, 40.0]]
+    squares = weights.squares((torch.tensor([[1, 3], [0, LIST_PADDING]]), torch.tensor([[1, LIST_PADDING], [2, 0]])))
+    assert squares.tolist() == [4.0 + 9.0 + 36.0 + 49.0 + 100.0 + 400.0, 900.0 + 1600.0]
+
+
+def test_an_untrained_model_starts_at_the_base_rates(planted):
+    _, _, dimensions = planted
+    click = Task("click").fitted(np.array([1, 0, 0, 0, 0, 0, 0, 0, 1, np.nan], np.float32))
+    conversion = Task("conversion", after=0).fitted(np.array([1, 0, 0, 0, 0, 0, 0, 0, 0], np.float32))
+    dwell = Task("dwell_seconds", is_binary=False).fitted(np.array([3, 5], np.float32))
+    model = build_model(ModelSettings(), dimensions, (click, conversion, dwell), text_encoder=None, next_category=False)
+    first, given, mean = (float(head.bias.detach()) for head in model.heads)
+    assert 1 / (1 + np.exp(-first)) == pytest.approx(2 / 9) and mean == 0.0
+    assert 1 / (1 + np.exp(-given)) == pytest.approx(1 / 2)  # a conversion after the click
+    assert Task("click").start() == Task("click").fitted(np.ones(3, np.float32)).start() == 0.0  # no finite log-odds
 
 
 def test_position_bias_speaks_in_training_only(planted):

@@ -15,6 +15,7 @@ from adrec.data.hashing import hash_strings
 from adrec.errors import DataError
 
 Codes = NDArray[np.int32]
+UNKNOWN = "(unknown)"
 
 
 def to_strings(column: pa.Array, name: str) -> pa.Array:
@@ -106,6 +107,10 @@ class FittedVocabulary:
         found = pc.index_in(values, value_set=self.values, skip_nulls=True)
         return np.asarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), dtype=np.int32) + np.int32(1)
 
+    def value(self, code: int) -> str:
+        """What a code stands for, for people."""
+        return str(self.values[code - 1]) if code else UNKNOWN
+
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         return {"kind": "vocabulary", "name": self.name, "values": self.values.tolist()}
@@ -129,6 +134,10 @@ class Hashed:
         if values.null_count:
             codes[values.is_null().to_numpy(zero_copy_only=False)] = 0
         return codes
+
+    def value(self, code: int) -> str:
+        """What a code stands for, for people."""
+        return f"bucket {code}" if code else UNKNOWN
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""

@@ -48,7 +48,8 @@ class Attribution:
     """of the candidate, its part in matching the history included"""
     user_categorical: NDArray[np.float64]
     lists: NDArray[np.float64]
-    """(Fl,) list features of the impression, then of the candidate and of the user"""
+    """(L,) items of the impression's list features, one list after the other, what repeats counted where it stands first; then
+    those of the candidate (La,) and of the user (Lu,)"""
     ad_lists: NDArray[np.float64]
     user_lists: NDArray[np.float64]
     ad_identity: float
@@ -108,11 +109,11 @@ def _players(row: Row, discrete: Discrete) -> tuple[list[tuple[str, int]], Calla
         ("categorical", discrete.categorical[0]),
         ("ad_categorical", discrete.ad_categorical[0, 0]),
         ("user_categorical", discrete.user_categorical[0]),
-        ("lists", discrete.lists[0]),
-        ("ad_lists", discrete.ad_lists[0, 0]),
-        ("user_lists", discrete.user_lists[0]),
     ):
         names += [(kind, int(column)) for column in torch.nonzero(codes).flatten()]
+    items = {kind: row.first_items(kind) for kind in ("lists", "ad_lists", "user_lists")}
+    for kind, first in items.items():
+        names += [(kind, place) for place, firsts in enumerate(first) if place == firsts]
     names += [("click", place) for place in range(1, discrete.ad_categorical.shape[1])]
     if discrete.ad_identity[0, 0]:
         names.append(("ad_identity", 0))
@@ -133,7 +134,10 @@ def _players(row: Row, discrete: Discrete) -> tuple[list[tuple[str, int]], Calla
                 continue
             whole: Tensor = getattr(made, kind)
             part: Tensor = getattr(discrete, kind)
-            if kind in {"ad_categorical", "ad_lists"}:
+            if kind in items:
+                same = torch.from_numpy(items[kind] == number).to(there.device)
+                (whole[:, 0] if kind == "ad_lists" else whole)[on[:, None] & same] = 1.0
+            elif kind == "ad_categorical":
                 whole[on, 0, number] = part[0, 0, number]
             elif kind == "ad_identity":
                 whole[on, 0] = part[0, 0]
@@ -220,9 +224,9 @@ def _gather(
         categorical=columns("categorical", batch.categorical.shape[1]),
         ad_categorical=columns("ad_categorical", batch.ads.categorical.shape[1]),
         user_categorical=columns("user_categorical", batch.users.categorical.shape[1]),
-        lists=columns("lists", len(batch.lists)),
-        ad_lists=columns("ad_lists", len(batch.ads.lists)),
-        user_lists=columns("user_lists", len(batch.users.lists)),
+        lists=columns("lists", len(row.first_items("lists"))),
+        ad_lists=columns("ad_lists", len(row.first_items("ad_lists"))),
+        user_lists=columns("user_lists", len(row.first_items("user_lists"))),
         ad_identity=of.get(("ad_identity", 0), 0.0),
         user_identity=of.get(("user_identity", 0), 0.0),
         history_length=of.get(("history_length", 0), 0.0),

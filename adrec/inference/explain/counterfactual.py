@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from adrec.data.examples import Examples
-from adrec.data.features.categorical import FittedVocabulary
 from adrec.inference.predictor import Catalogs, Predictor
 
 
@@ -78,6 +77,5 @@ def _other_categories(predictor: Predictor, catalogs: Catalogs, one: Examples, m
         scores = predictor.score_examples(
             one, replace(catalogs, ads=replace(catalogs.ads, categorical=changed)), baselines=False
         )
-        name = str(coder.values[int(code) - 1]) if isinstance(coder, FittedVocabulary) else f"bucket {code}"
-        found.append(Change("category", name, float(scores.score[0]), float(scores.logit[0])))
+        found.append(Change("category", coder.value(int(code)), float(scores.score[0]), float(scores.logit[0])))
     return found

@@ -4,7 +4,7 @@ Contributions are log-odds of the network's logit; where trees are joined to it 
 exact remainder, so that the sum is the bundle's own logit.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,10 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from adrec.config.features import WORDS
 from adrec.data.collate import Collator
 from adrec.data.examples import Catalog, Examples, combined
+from adrec.data.features import FeatureSet
 from adrec.inference.explain.attribution import Attribution, attribute
 from adrec.inference.explain.variants import Continuous, Discrete, Row, take_apart, token_embeddings
 from adrec.inference.explain.words import Word, words_from_tokens
@@ -102,6 +104,7 @@ class Explainer:
             words = words_from_tokens(text, encoder.tokenizer, found.tokens, encoder.max_tokens)
         elif len(found.tokens):
             words = [Word(text, 0, len(text), float(found.tokens.sum()))]
+        words, parts = with_listed(words, parts)
         ad_id = catalogs.ads.ids[ad].as_py()
         return Explanation(
             user_id=catalogs.users.ids[user].as_py(),
@@ -185,16 +188,17 @@ class Explainer:
             parts.append(Part("interests", "interests", _text(users, int(one.user_index[0])), found.interests))
         if row.has_query:
             parts.append(Part("query", "query", one.queries[int(one.query[0])], found.query))
-        for table, numbers, codes, lists, given in (
-            ("impressions", found.numeric, found.categorical, found.lists, one.numeric[0]),
-            ("ads", found.ad_numeric, found.ad_categorical, found.ad_lists, ads.numeric[int(one.ad_index[0])]),
-            ("users", found.user_numeric, found.user_categorical, found.user_lists, users.numeric[int(one.user_index[0])]),
+        ad, user = int(one.ad_index[0]), int(one.user_index[0])
+        for table, kind, numbers, codes, lists, given in (
+            ("impressions", "lists", found.numeric, found.categorical, found.lists, one.numeric[0]),
+            ("ads", "ad_lists", found.ad_numeric, found.ad_categorical, found.ad_lists, ads.numeric[ad]),
+            ("users", "user_lists", found.user_numeric, found.user_categorical, found.user_lists, users.numeric[user]),
         ):
             fitted = features[table]
             shown = [f"{value:+.2f} sd" for value in given]
             parts += _named(fitted.numeric_names, shown, numbers)
             parts += _named(fitted.categorical_names, [""] * len(codes), codes)
-            parts += _named(tuple(fitted.list_cardinalities), [""] * len(lists), lists)
+            parts += _items(fitted, row, kind, lists)
         parts.append(Part("feature", "history_length", str(int(one.history_length[0])), found.history_length))
         parts.append(Part("feature", "this very ad", "", found.ad_identity))
         parts.append(Part("feature", "this very user", "", found.user_identity))
@@ -210,6 +214,33 @@ def titles_of(ads: pa.Table) -> dict[str, str]:
 
 def _named(names: Any, shown: list[str], values: NDArray[np.float64]) -> list[Part]:
     return [Part("feature", str(name), text, float(value)) for name, text, value in zip(names, shown, values, strict=True)]
+
+
+def _items(fitted: FeatureSet, row: Row, kind: str, values: NDArray[np.float64]) -> list[Part]:
+    """What each item of the list features adds."""
+    number, codes = row.items(kind)
+    return [
+        Part("feature", fitted.lists[number[place]].name, fitted.lists[number[place]].value(int(codes[place])), float(value))
+        for place, value in enumerate(values)
+        if value != 0.0
+    ]
+
+
+def with_listed(words: list[Word], parts: list[Part]) -> tuple[list[Word], list[Part]]:
+    """Words that also speak as items of a list feature get what they add there; of a word that repeats, each an equal share."""
+    places: dict[str, list[int]] = {}
+    for place, word in enumerate(words):
+        places.setdefault(word.text.lower(), []).append(place)
+    listed = [0.0] * len(words)
+    rest = []
+    for part in parts:
+        here = places.get(part.value, []) if part.name == WORDS else []
+        for place in here:
+            listed[place] += part.contribution / len(here)
+        if not here:
+            rest.append(part)
+    told = [replace(word, contribution=word.contribution + more, listed=more) for word, more in zip(words, listed, strict=True)]
+    return told, rest
 
 
 def _text(catalog: Catalog, row: int) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from adrec.data.examples import Examples
 from adrec.data.features import FeatureSet
+from adrec.data.features.categorical import UNKNOWN
 from adrec.inference.predictor import Catalogs, Predictor
 from adrec.metrics.bootstrap import Values, bootstrap, divide, of_sums
 from adrec.metrics.classification import auc, log_losses
@@ -220,7 +221,6 @@ def _replaced(kind: str, examples: Examples, catalogs: Catalogs, **columns: Any)
 
 
 def _value(fitted: FeatureSet, place: int, code: int) -> str:
-    if code == 0:
-        return "(unknown)"
-    values = getattr(fitted.categories[place], "values", None) if place < len(fitted.categories) else None
-    return str(values[code - 1]) if values is not None else f"bucket {code}"
+    if place < len(fitted.categories):
+        return fitted.categories[place].value(code)
+    return str(code - 1) if code else UNKNOWN  # an hour of the day, or a day of the week from Monday 0

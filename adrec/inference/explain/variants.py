@@ -10,10 +10,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from adrec.data.collate import LIST_PADDING, Batch, Entities, Texts
+from adrec.data.collate import Batch, Entities, Texts
 from adrec.models.ensemble import ClickNetwork
 from adrec.models.text_encoder import TextEncoder
 
@@ -40,7 +42,7 @@ class Continuous(NamedTuple):
 
 
 class Discrete(NamedTuple):
-    """What can only be there or not; 0 (or an empty list) is the unknown value."""
+    """What can only be known or not; 0 is the unknown value."""
 
     categorical: Tensor
     """(N, Fc) of the impression"""
@@ -55,11 +57,11 @@ class Discrete(NamedTuple):
     history_length: Tensor
     """(N,)"""
     lists: Tensor
-    """(N, Fl) 1 where the list feature of the impression is there, 0 where it is taken away"""
+    """(N, L) 1 where an item of the impression's list features is known, else 0; one list after the other"""
     ad_lists: Tensor
-    """(N, 1 + H + S, Fal)"""
+    """(N, 1 + H + S, La)"""
     user_lists: Tensor
-    """(N, Ful)"""
+    """(N, Lu)"""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,18 @@ class Row:
     def clicks(self) -> int:
         """H, clicks without padding."""
         return self.batch.history.shape[1]
+
+    def items(self, kind: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """List and code of every item of the impression's `lists`, the candidate's `ad_lists` or `user_lists`, (L,) each."""
+        lists = {"lists": self.batch.lists, "ad_lists": self.batch.ads.lists, "user_lists": self.batch.users.lists}[kind]
+        codes = item_codes(lists, self.places[:1] if kind == "ad_lists" else self.places.new_zeros(1))[0]
+        return np.repeat(np.arange(len(lists)), [part.shape[1] for part in lists]), codes.cpu().numpy()
+
+    def first_items(self, kind: str) -> NDArray[np.int64]:
+        """For every item the place where its value stands first in its list, -1 for unknown values and padding, (L,)."""
+        lists, codes = self.items(kind)
+        _, first, which = np.unique(np.stack([lists, codes]), axis=1, return_index=True, return_inverse=True)
+        return np.where(codes > 0, first[which], -1)
 
     def logits(self, continuous: Continuous, discrete: Discrete) -> Tensor:
         """(N,) main logit of each variant."""
@@ -193,16 +207,22 @@ def take_apart(model: ClickNetwork, encoder: TextEncoder | None, batch: Batch, t
         ad_identity=batch.ads.identity[places][None],
         user_identity=batch.users.identity,
         history_length=batch.history_length,
-        lists=torch.ones(1, len(batch.lists), device=places.device),
-        ad_lists=torch.ones(1, len(places), len(batch.ads.lists), device=places.device),
-        user_lists=torch.ones(1, len(batch.users.lists), device=places.device),
+        lists=torch.ones(1, *item_codes(batch.lists, places.new_zeros(1)).shape[1:], device=places.device),
+        ad_lists=torch.ones(1, *item_codes(batch.ads.lists, places).shape, device=places.device),
+        user_lists=torch.ones(1, *item_codes(batch.users.lists, places.new_zeros(1)).shape[1:], device=places.device),
     )
     return row, continuous, discrete
 
 
 def _present(lists: tuple[Tensor, ...], there: Tensor) -> tuple[Tensor, ...]:
-    """Lists (N or 1, L) each, emptied where `there` (N, number of lists) is 0."""
-    return tuple(torch.where(there[:, number, None] > 0, codes, LIST_PADDING) for number, codes in enumerate(lists))
+    """Lists (N or 1, L) each, the unknown value for the items where `there` (N, L of all lists) is 0."""
+    pieces = torch.split(there, [codes.shape[1] for codes in lists], dim=1)
+    return tuple(torch.where(piece > 0, codes, codes.clamp(max=0)) for piece, codes in zip(pieces, lists, strict=True))
+
+
+def item_codes(lists: tuple[Tensor, ...], rows: Tensor) -> Tensor:
+    """Codes of the items of all lists (A, L) of some rows (N,), one list after the other, (N, L of all)."""
+    return torch.cat([codes[rows] for codes in lists], 1) if lists else rows.new_zeros(len(rows), 0)
 
 
 def token_embeddings(encoder: TextEncoder, input_ids: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ class Word:
     start: int
     end: int
     contribution: float
+    listed: float = 0.0
+    """the part of `contribution` that the word has as an item of a list feature, whatever the text is about"""
 
 
 def words_from_tokens(text: str, tokenizer: Any, contributions: NDArray[np.float64], max_tokens: int) -> list[Word]:
