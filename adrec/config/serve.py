@@ -88,6 +88,8 @@ class ServeConfig(StoreConfig):
     """Port; 0 takes a free one."""
     clock_from: Moment | None = None
     """The server's clock starts here instead of now: to try logs whose ads have ended."""
+    threads: int = Field(1, ge=1)
+    """Processor threads of a pass of the model. One is fastest for the small steps of most bundles; the rest answer HTTP."""
     policies: dict[str, Policy] = {"default": Policy()}
     """Named policies, as for rank; a request takes the one named as its scenario, else `default`."""
     batching: Batching = Batching()

@@ -1,6 +1,7 @@
-"""Which device a config means. Apart from the trainer, so that scoring does not load Lightning (seconds) to know it."""
+"""Device and processor threads. Apart from the trainer, so that scoring does not load Lightning (seconds) to know them."""
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from adrec.errors import ResourceError
 
@@ -12,3 +13,13 @@ def resolve_device(device: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise ResourceError("device is cuda, but torch sees no GPU here. Use --device cpu, or install a CUDA build of torch.")
     return device
+
+
+def use_threads(count: int) -> None:
+    """Keep this thread's work in torch, BLAS and OpenMP to so many processor threads.
+
+    torch and OpenMP count them thread by thread, so every thread of a pool calls this. Idle BLAS threads spin: more of them
+    than are of use cost processor time, not only none gained.
+    """
+    torch.set_num_threads(count)
+    threadpool_limits(count)

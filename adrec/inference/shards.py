@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import torch
 
 from adrec.config.score import ScoreConfig
-from adrec.data.device import resolve_device
+from adrec.data.device import resolve_device, use_threads
 from adrec.data.tables import write_aside
 from adrec.errors import ResourceError
 from adrec.inference.ahead import ahead
@@ -40,7 +40,7 @@ class ShardScorer:
 
     def __init__(self, config: ScoreConfig, device: str, terminal: Terminal) -> None:
         if config.threads is not None:
-            torch.set_num_threads(config.threads)
+            use_threads(config.threads)
         self.config, self.terminal = config, terminal
         self.predictor = predictor_of(config.bundle, device=device, cache=config.cache, onnx=config.onnx, int8=config.onnx_int8)
         self.source = open_source(config, self.predictor)

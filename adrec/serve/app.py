@@ -19,6 +19,7 @@ from pydantic_core import to_json
 
 from adrec import __version__
 from adrec.config.serve import ServeConfig
+from adrec.data.device import use_threads
 from adrec.data.examples import combined
 from adrec.errors import AdrecError, BundleError, DataError
 from adrec.serve.batcher import Batcher, OverloadedError
@@ -74,7 +75,7 @@ def create_app(config: ServeConfig, engine: Engine | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        model, side = ThreadPoolExecutor(1, "model"), ThreadPoolExecutor(2, "side")
+        model, side = ThreadPoolExecutor(1, "model", use_threads, (config.threads,)), ThreadPoolExecutor(2, "side")
         loop = asyncio.get_running_loop()
         if held["engine"] is None:
             held["engine"] = await loop.run_in_executor(side, Engine, config)

@@ -60,14 +60,14 @@ def interest_words(users: pa.Table, user: NDArray[np.integer]) -> pa.Array:
 
 def reads_chinese(ads: AdColumns, requests: pa.Table, examples: Examples, interests: pa.Array) -> NDArray[np.bool_]:
     """(R,) by the query, else the interests, else the clicks."""
-    query = pc.fill_null(combined(requests["query"]).cast(pa.string()), "") if "query" in requests.column_names else None
-    spoken = language(interests)
     text = interests
-    if query is not None:
-        asked = pc.not_equal(query, "")
-        spoken, text = pc.if_else(asked, language(query), spoken), pc.if_else(asked, query, text)
-    by_text = np.asarray(pc.equal(spoken, "zh").to_numpy(zero_copy_only=False), dtype=bool)
+    if "query" in requests.column_names:
+        query = pc.fill_null(combined(requests["query"]).cast(pa.string()), "")
+        text = pc.if_else(pc.not_equal(query, ""), query, interests)
     has_text = np.asarray(pc.not_equal(text, "").to_numpy(zero_copy_only=False), dtype=bool)
+    by_text = np.zeros(len(text), dtype=bool)
+    if has_text.any():  # telling languages costs the same for none as for many
+        by_text = np.asarray(pc.equal(language(text), "zh").to_numpy(zero_copy_only=False), dtype=bool)
     lengths = np.diff(examples.history_offsets)
     total = np.concatenate([[0], np.cumsum(ads.chinese[examples.history_values])])
     chinese = total[examples.history_offsets[1:]] - total[examples.history_offsets[:-1]]

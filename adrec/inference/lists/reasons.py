@@ -5,6 +5,7 @@ like the ad; the share of the ad's category in the history; at last the click pr
 the ad, not what the network computed: `adrec explain` does that.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -43,24 +44,27 @@ class Evidence(NamedTuple):
 
 def sentences(evidence: Evidence) -> pa.Array:
     """(N,) strings."""
-    share = _percent(evidence.category_share, 0)
     similar = np.nan_to_num(evidence.similarity, nan=-1.0) >= SIMILAR_FROM
     followed = evidence.category_share >= SHARE_FROM
-    score = _percent(evidence.score, 1)
-    title = _shortened(evidence.similar_title)
-    choices = [
-        (pa.array(evidence.explored), _sentence("explored", evidence.chinese)),
-        (evidence.query_word.is_valid(), _sentence("query", evidence.chinese, evidence.query_word)),
-        (evidence.interest_word.is_valid(), _sentence("interest", evidence.chinese, evidence.interest_word)),
-        (pc.and_(pa.array(similar), title.is_valid()), _sentence("similar", evidence.chinese, title)),
+    weakest_first: list[tuple[str, pa.Array, Callable[[], tuple[pa.Array, ...]]]] = [
         (
+            "category",
             pc.and_(pa.array(followed), evidence.category.is_valid()),
-            _sentence("category", evidence.chinese, share, evidence.category),
+            lambda: (_percent(evidence.category_share, 0), evidence.category),
         ),
+        (
+            "similar",
+            pc.and_(pa.array(similar), evidence.similar_title.is_valid()),
+            lambda: (_shortened(evidence.similar_title),),
+        ),
+        ("interest", evidence.interest_word.is_valid(), lambda: (evidence.interest_word,)),
+        ("query", evidence.query_word.is_valid(), lambda: (evidence.query_word,)),
+        ("explored", pa.array(evidence.explored), lambda: ()),
     ]
-    result = _sentence("score", evidence.chinese, score)
-    for holds, text in reversed(choices):
-        result = pc.if_else(holds, text, result)
+    result = _sentence("score", evidence.chinese, _percent(evidence.score, 1))
+    for kind, holds, values in weakest_first:
+        if holds.true_count:  # a sentence that no ad needs is not written
+            result = pc.if_else(holds, _sentence(kind, evidence.chinese, *values()), result)
     return result
 
 

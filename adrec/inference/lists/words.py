@@ -34,6 +34,8 @@ class Words:
 
     def shared_word(self, bag: csr_array, ad: NDArray[np.integer]) -> pa.Array:
         """(N,) one word that row n's text and ad n share, the rarest in the catalogue; null where there is none."""
+        if not bag.nnz:
+            return pa.nulls(len(ad), pa.string())
         common = csr_array(self.ads[ad].multiply(bag))
         common.eliminate_zeros()
         frequency = np.diff(self._by_word.indptr)

@@ -57,6 +57,8 @@ class Inputs:
     columns: Columns
     declared: Mapping[str, Floats] = field(default_factory=dict)
     """name → (N,) cosines to what the user declared and asked for (`adrec.models.baselines.declared`)"""
+    made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """what one baseline made of exactly these rows and another needs too, by name"""
 
     def __len__(self) -> int:
         return len(self.examples)

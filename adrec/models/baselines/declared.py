@@ -28,8 +28,10 @@ def declared_columns(
     if ads.vectors is None or not ads.vectors.shape[1]:
         return {}
     pieces = [slice(end - width, end) for end, width in zip(accumulate(parts), parts, strict=True)]
-    units = [unit_rows(ads.vectors[:, piece]) for piece in pieces]
-    nearness = _to_interests(examples, units, pieces, interests) if interests is not None else None
+    used, ad = np.unique(examples.ad_index, return_inverse=True)  # a few of a large catalogue, where requests are ranked
+    vectors = ads.vectors[used]
+    units = [unit_rows(vectors[:, piece]) for piece in pieces]
+    nearness = _to_interests(examples, ad, units, pieces, interests) if interests is not None else None
     asked = queries(examples.queries).vectors if queries is not None else None
     found: dict[str, Floats] = {}
     for number, (piece, unit) in enumerate(zip(pieces, units, strict=True)):
@@ -38,12 +40,18 @@ def declared_columns(
             found |= {f"interest_mean{suffix}": nearness[0, number], f"interest_nearest{suffix}": nearness[1, number]}
         if asked is not None:
             query = unit_rows(asked.numpy()[:, piece])
-            found[f"query{suffix}"] = row_products(query, unit, examples.query, examples.ad_index)
+            found[f"query{suffix}"] = row_products(query, unit, examples.query, ad)
     return found
 
 
-def _to_interests(examples: Examples, units: Sequence[Floats], pieces: Sequence[slice], interests: TextInputs) -> Floats:
-    """(2, parts, N) cosine to the mean of the interests' unit vectors, and to the nearest of them."""
+def _to_interests(
+    examples: Examples,
+    candidate: NDArray[np.integer],
+    units: Sequence[Floats],
+    pieces: Sequence[slice],
+    interests: TextInputs,
+) -> Floats:
+    """(2, parts, N) cosine of the ads `candidate` (N,) to the mean of the interests' unit vectors, and to the nearest."""
     found = np.zeros((2, len(pieces), len(examples)), np.float32)
     for rows in _chunks(len(examples), 8 * pieces[-1].stop):
         users, user = np.unique(examples.user_index[rows], return_inverse=True)
@@ -54,7 +62,7 @@ def _to_interests(examples: Examples, units: Sequence[Floats], pieces: Sequence[
             part = told[..., piece]
             own = unit_rows(part.reshape(-1, part.shape[2])).reshape(part.shape)
             there = np.linalg.norm(own, axis=2) > 0  # (U, P)
-            ad = unit[examples.ad_index[rows]]  # (n, piece)
+            ad = unit[candidate[rows]]  # (n, piece)
             best = np.where(there[user], np.einsum("npd,nd->np", own[user], ad), -np.inf).max(axis=1)
             found[0, number, rows] = (unit_rows(own.sum(axis=1))[user] * ad).sum(axis=1)
             found[1, number, rows] = np.where(np.isfinite(best), best, 0.0)

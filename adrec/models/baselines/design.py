@@ -52,7 +52,9 @@ def design(
     names += [f"ad_{name}" for name in columns.ad_numeric] + [f"user_{name}" for name in columns.user_numeric]
     names.append("history_length")
     if similarities:
-        for name, values in {**similarity_columns(inputs), **preference_columns(inputs), **inputs.declared}.items():
+        if "nearness" not in inputs.made:
+            inputs.made["nearness"] = {**similarity_columns(inputs), **preference_columns(inputs)}
+        for name, values in {**inputs.made["nearness"], **inputs.declared}.items():
             parts.append(values[:, None])
             names.append(name)
     for name, values in (extra or {}).items():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from adrec.errors import BundleError
@@ -121,7 +122,12 @@ class TreeModel:
         """(N,) raw margins."""
         if self.booster is None:
             raise ValueError("the trees are not fitted")
-        margins = self.booster.predict(self._matrix(table), raw_score=True, num_iteration=self.booster.best_iteration)
+        margins = self.booster.predict(
+            self._matrix(table),
+            raw_score=True,
+            num_iteration=self.booster.best_iteration,
+            num_threads=torch.get_num_threads(),  # a worker or server that keeps torch to some threads means all of it
+        )
         return np.asarray(margins, dtype=np.float32)
 
     def save(self, folder: Path) -> None:
