@@ -1,5 +1,7 @@
 """`adrec serve`: run the HTTP interface until SIGTERM or Ctrl-C, then let running requests end."""
 
+import gc
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +11,8 @@ from rich.text import Text
 from adrec.config.serve import ServeConfig
 from adrec.errors import ResourceError
 from adrec.terminal import Terminal
+
+_SWITCH_SECONDS = 0.0005
 
 
 @dataclass
@@ -56,6 +60,10 @@ def run(config: ServeConfig, terminal: Terminal) -> ServeResult:
         timeout_graceful_shutdown=int(config.drain_seconds) or None,
         h11_max_incomplete_event_size=64_000,
     )
+    # Every time that HTTP is to be answered during a pass of the model, it waits this long for the interpreter: 5 ms is
+    # Python's default, and a request needs the interpreter several times.
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    gc.freeze()  # what is loaded stays: garbage collection need not walk it again and again
     server = uvicorn.Server(settings)
     server.run()
     if not server.started:

@@ -69,7 +69,9 @@ class ConditionalLogit:
     def score(self, inputs: Inputs) -> Floats:
         """(N,) logits."""
         own = inputs.compact()
-        total = self._scaled(own) @ self.features + np.float32(self.intercept)
+        if self.scaler is None:
+            raise ValueError("the conditional logit is not fitted")
+        total = self.scaler.product(design(own), self.features, largest=_LARGEST_FEATURE) + np.float32(self.intercept)
         if len(self.ads) and own.ads.vectors is not None:
             vectors, examples = unit_rows(own.ads.vectors), own.examples
             interest = unit_rows(mean_history(own, vectors)) * (_PRODUCT_SCALE * self.products)

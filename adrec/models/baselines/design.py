@@ -130,6 +130,14 @@ class Scaler:
             parts.append(sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, codes)), shape=(len(rows), int(width))))
         return sparse.hstack(parts, format="csr", dtype=np.float32)
 
+    def product(self, table: Design, weights: Floats, *, largest: float) -> Floats:
+        """(N,) `transform(table)`, cut at +-`largest` (1 or more), times `weights`: without laying out its many zeros."""
+        own = table.picked(self.names, self.code_names)
+        scaled = np.clip((own.dense - self.mean) / self.deviation, -largest, largest).astype(np.float32)
+        total: Floats = scaled @ weights[: scaled.shape[1]]
+        first = scaled.shape[1] + np.cumsum(self.widths) - self.widths
+        return total + weights[first + np.where(own.codes < self.widths, own.codes, 0)].sum(axis=1)
+
     def values(self) -> dict[str, Any]:
         """JSON-safe."""
         return {
