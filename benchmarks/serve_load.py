@@ -67,7 +67,7 @@ class Client:
 
     async def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
         """Status and body."""
-        if self.streams is None:
+        if self.streams is None or self.streams[0].at_eof():  # the server closes what has been idle for long
             self.streams = await asyncio.open_connection(self.host, self.port)
         reader, writer = self.streams
         head = f"{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"

@@ -134,9 +134,10 @@ class Scaler:
         """(N,) `transform(table)`, cut at +-`largest` (1 or more), times `weights`: without laying out its many zeros."""
         own = table.picked(self.names, self.code_names)
         scaled = np.clip((own.dense - self.mean) / self.deviation, -largest, largest).astype(np.float32)
-        total: Floats = scaled @ weights[: scaled.shape[1]]
         first = scaled.shape[1] + np.cumsum(self.widths) - self.widths
-        return total + weights[first + np.where(own.codes < self.widths, own.codes, 0)].sum(axis=1)
+        coded = weights[first + np.where(own.codes < self.widths, own.codes, 0)].sum(axis=1)
+        total: Floats = scaled @ weights[: scaled.shape[1]] + coded
+        return total
 
     def values(self) -> dict[str, Any]:
         """JSON-safe."""
