@@ -9,7 +9,8 @@ import pytest
 import torch
 from worlds import make_world, word_encoder
 
-from adrec.config.finetune import FinetuneConfig
+from adrec.config.evaluate import EvaluateConfig
+from adrec.config.finetune import FinetuneConfig, TaskSettings
 from adrec.config.score import ScoreConfig
 from adrec.data.examples import load_examples
 from adrec.data.prepared import open_prepared
@@ -17,7 +18,7 @@ from adrec.errors import BundleError, DataError
 from adrec.inference.predictor import Predictor
 from adrec.metrics.classification import auc
 from adrec.models.text_encoder import load_text_encoder
-from adrec.stages import encode, finetune, score
+from adrec.stages import encode, evaluate, finetune, score
 from adrec.terminal import Terminal
 
 SMALL = {"width": 32, "hidden": [32], "user": {"parts": ["soft", "target"], "max_history": 15}}
@@ -60,6 +61,28 @@ def test_the_model_lands_near_the_oracle(planted, tmp_path):
     conversion = table["score_conversion"].to_numpy()
     assert auc(table["conversion"].to_numpy(), conversion) > 0.6
     assert {"baseline_popularity", "baseline_logistic", "category", "true_probability", "request_id"} <= set(table.column_names)
+
+
+def test_another_label_than_click_can_be_the_main_task(planted, tmp_path):
+    world, config, _ = planted
+    tasks = [TaskSettings(name="conversion")]
+    alone = config.model_copy(update={"output": tmp_path / "alone", "tasks": tasks})
+    finetune.run(alone, Terminal(quiet=True))
+    table, _ = _score(alone, tmp_path, prepared=world.path, split="test")
+    assert "score_conversion" not in table.column_names
+    happened = table["conversion"].to_numpy()
+    assert auc(happened, table["score"].to_numpy()) > 0.6 and auc(happened, table["baseline_logistic"].to_numpy()) > 0.55
+    judged = evaluate.run(
+        EvaluateConfig(
+            scored=tmp_path / "scored.parquet",
+            output=tmp_path / "judged",
+            tasks=[{"label": "conversion", "score": "score"}],
+            bootstrap={"replicates": 50},
+        ),
+        Terminal(quiet=True),
+    )
+    found = judged.as_dict()["tasks"]["conversion"]["runs"]["model"]["metrics"]["auc"]["value"]
+    assert found == pytest.approx(auc(happened, table["score"].to_numpy()))
 
 
 def test_the_text_carries_it(planted, tmp_path):

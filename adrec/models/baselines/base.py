@@ -65,8 +65,8 @@ class Inputs:
 
     @property
     def clicks(self) -> Floats:
-        """(N,) click labels; NaN where unknown."""
-        return self.examples.labels["click"]
+        """(N,) labels of the main task, clicks unless the config's first task is another; NaN where unknown."""
+        return next(iter(self.examples.labels.values()))
 
     @property
     def user_of_history(self) -> NDArray[np.int64]:
