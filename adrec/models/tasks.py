@@ -23,14 +23,19 @@ class Task:
     """of the training labels; of a binary task 0 stands for unknown"""
     deviation: float = 1.0
 
-    def fitted(self, labels: NDArray[np.float32]) -> "Task":
-        """The same task with mean and deviation of the known training labels (of a binary one, the mean)."""
-        known = labels[~np.isnan(labels)].astype(np.float64)
+    def fitted(self, labels: NDArray[np.float32], counts: NDArray[np.integer] | None = None) -> "Task":
+        """The same task with mean and deviation of the known training labels (of a binary one, the mean).
+
+        `counts`: how often each of `labels` occurs, once unless given.
+        """
+        there = ~np.isnan(labels)
+        known, weights = labels[there].astype(np.float64), None if counts is None else counts[there]
         if len(known) == 0:
             return self
         values = np.log1p(known) if self.log1p else known
-        deviation = 1.0 if self.is_binary else float(values.std()) or 1.0
-        return Task(**{**asdict(self), "mean": float(values.mean()), "deviation": deviation})
+        mean = float(np.average(values, weights=weights))
+        deviation = 1.0 if self.is_binary else float(np.sqrt(np.average((values - mean) ** 2, weights=weights))) or 1.0
+        return Task(**{**asdict(self), "mean": mean, "deviation": deviation})
 
     def start(self, parent: "Task | None" = None) -> float:
         """Raw output that gives every row the mean of the training labels; given that `parent` happened, where there is one.

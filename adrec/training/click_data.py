@@ -157,20 +157,22 @@ def _survey(prepared: Prepared, config: FinetuneConfig, advance: object) -> tupl
     names = [task.name for task in config.tasks]
     columns = ["ad_index", "user_index", *names, *(["query"] if "query" in prepared.columns else [])]
     counts = {"ad_index": _Counts(), "user_index": _Counts()}
-    labels: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
+    tasks = build_tasks(config.tasks)
+    # Distinct labels and their counts, batch by batch: the labels of all rows would not fit for the largest logs.
+    labels: dict[str, list[tuple[NDArray[np.float32], NDArray[np.intp]]]] = {name: [] for name in names}
     queries: dict[str, None] = {}
     for batch in prepared.iter("train", columns, 262_144):
         clicked = np.nan_to_num(pc.cast(batch[names[0]], pa.float32()).to_numpy(zero_copy_only=False)) > 0
         for name, count in counts.items():
             count.add(batch[name].to_numpy(), clicked)
-        for task in build_tasks(config.tasks):
-            values = pc.cast(batch[task.name], pa.float32()).to_numpy(zero_copy_only=False)
-            labels[task.name].append(values[~np.isnan(values)])
+        for name, found in labels.items():
+            values = pc.cast(batch[name], pa.float32()).to_numpy(zero_copy_only=False)
+            found.append(np.unique(values, return_counts=True))
         if "query" in columns and len(queries) < 1_000_000:
             queries.update(dict.fromkeys(pc.unique(batch["query"]).drop_null().to_numpy(zero_copy_only=False)))
         advance(batch.num_rows)
     fitted = tuple(
-        task.fitted(np.concatenate(labels[task.name])) if labels[task.name] else task for task in build_tasks(config.tasks)
+        task.fitted(*map(np.concatenate, zip(*labels[task.name], strict=True))) if labels[task.name] else task for task in tasks
     )
     ads = counts["ad_index"].seen(prepared.ads()["ad_id"])
     users = counts["user_index"].seen(prepared.users()["user_id"])
