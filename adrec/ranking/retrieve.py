@@ -85,6 +85,11 @@ class ExactIndex:
         """The ads in int8, made when few requests first search a catalogue of some size."""
         return _Rounded.of(self.ads)
 
+    @property
+    def screens_few(self) -> bool:
+        """Whether a few requests are screened in int8."""
+        return self.ads.shape[1] >= _SCREENED_WIDTH and _multiplies_int8()
+
     def search(
         self,
         queries: Floats,
@@ -158,7 +163,7 @@ class _Search:
         if len(self.queries) > _FEW_REQUESTS:
             return None
         enough = len(self.products) // _GROUP >= _GROUPS_FOR_EACH * self.k
-        return "int8" if enough and self.ads.shape[1] >= _SCREENED_WIDTH and _multiplies_int8() else None
+        return "int8" if enough and self.index.screens_few else None
 
     def run(self) -> tuple[Ints, Floats]:
         """(R, K) ads and (R, K) values, best first."""

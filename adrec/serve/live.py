@@ -99,6 +99,7 @@ class Live:
         ranker = Ranker(predictor, catalogs, table, users.slice(0, 1), config.policies, counters=counters, seed=config.seed)
         for rules, _ in ranker.finder.rules:
             rules.allowed[gone] = False
+        ranker.finder.prepare()  # aside, before a request needs it
         ids = ranker.ads.ids.tolist()
         live = cls(
             predictor=predictor,

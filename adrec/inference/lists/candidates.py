@@ -51,6 +51,15 @@ class Finder:
         self.recall: dict[str, float] = {}
         """Recall that approximate search reached when it was tuned, by method."""
 
+    def prepare(self) -> None:
+        """Round the vectors that policies search exactly, which else the first few requests would wait for."""
+        for policy in self.policies:
+            exact = {"text", "model"} if method_for(policy.retrieval, len(self.ads)) == "exact" else {"text"}
+            for channel in exact.intersection(policy.retrieval.channels):
+                index = self._exact(channel)
+                if index.screens_few:
+                    _ = index.rounded
+
     def find(self, requests: pa.Table, examples: Examples, vectors: Floats, policy: Ints, given: Ints | None = None) -> Found:
         """Candidates of each of R requests under its policy. vectors: (R, D) users; given: (R, C) what to choose from."""
         width = max(one.retrieval.candidates for one in self.policies) if given is None else given.shape[1]
