@@ -71,7 +71,7 @@ def load_config(path: Path | None, model: type[ModelT], overrides: Sequence[str]
     try:
         return model.model_validate(raw, context={"base": base})
     except ValidationError as error:
-        lines = [f"{where}: {_describe(fault, model)}" for fault in error.errors()]
+        lines = [f"{where}: {_describe(fault, model, raw)}" for fault in error.errors()]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
 
 
@@ -162,10 +162,10 @@ def _list_item(items: list[Any], key: str, override: str) -> Any:
     return items[int(key)]
 
 
-def _describe(fault: Mapping[str, Any], model: type[BaseModel]) -> str:
+def _describe(fault: Mapping[str, Any], model: type[BaseModel], raw: Any) -> str:
     """One pydantic fault as `dotted.path: what is wrong. fix`."""
     location = list(fault["loc"])
-    path = ".".join(str(part) for part in location) or "(top)"
+    path = ".".join(_keys_of(location, raw, also_last=fault["type"] == "missing")) or "(top)"
     if fault["type"] == "extra_forbidden":
         known = _keys_at(model, location[:-1])
         near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
@@ -173,10 +173,25 @@ def _describe(fault: Mapping[str, Any], model: type[BaseModel]) -> str:
         return f"{path}: unknown key. {hint}"
     if fault["type"] == "missing":
         return f"{path}: required and missing."
+    if fault["type"] == "union_tag_not_found":
+        tag = fault["ctx"]["discriminator"].strip("'")
+        return f"{path}.{tag}: required and missing. It says which other keys there are."
     message = str(fault["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     found = fault.get("input")
     shown = "" if isinstance(found, dict | list) and len(str(found)) > 60 else f", found {found!r}"
     return f"{path}: {message[:1].lower()}{message[1:]}{shown}."
+
+
+def _keys_of(location: Sequence[str | int], raw: Any, *, also_last: bool) -> list[str]:
+    """The parts of a pydantic location that the user wrote as keys or list items; the others name branches of a union."""
+    kept: list[str] = []
+    for number, part in enumerate(location):
+        is_key = (isinstance(raw, dict) and part in raw) or (isinstance(raw, list) and isinstance(part, int))
+        if is_key:
+            raw = raw[part]
+        if is_key or (also_last and number == len(location) - 1):
+            kept.append(str(part))
+    return kept
 
 
 def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
@@ -189,9 +204,16 @@ def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]
                 field = option.model_fields.get(str(part))
                 if field is not None:
                     reached.append(field.annotation)
-        # List indices, dict keys and union tags do not change which models may follow.
+        if not reached:  # the branch of a union narrows it; list indices and dict keys do not change which models may follow
+            options = [option for candidate in candidates for option in _models_in(candidate)]
+            reached = [option for option in options if _is_branch(option, part)]
         candidates = reached or candidates
     return sorted({name for candidate in candidates for option in _models_in(candidate) for name in option.model_fields})
+
+
+def _is_branch(model: type[BaseModel], tag: str | int) -> bool:
+    """Whether `tag` names this model among the branches of a union (its `kind` or `format`)."""
+    return any(tag in getattr(field.annotation, "__args__", ()) for field in model.model_fields.values())
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -101,9 +101,16 @@ def test_a_key_like_no_other_lists_the_known_ones(tmp_path):
     assert "Known keys: learning_rate, warmup_fraction." in line
 
 
+def test_a_key_of_another_branch_of_a_union_is_unknown_and_no_branch_stands_in_the_path(tmp_path):
+    (line,) = faults(write(tmp_path, "output: x\nshape: {kind: circle, side: 2, radius: 1}"))
+    assert ": shape.side: unknown key." in line and "'side'" not in line
+    (line,) = faults(write(tmp_path, "output: x\nshape: {side: 2}"))
+    assert "shape.kind: required and missing" in line
+
+
 def test_nearest_key_inside_unions_and_dictionaries(tmp_path):
     lines = faults(write(tmp_path, "output: x\nshape: {kind: square, sid: 2}\nnamed: {a: {warmup_fractio: 0.1}}"))
-    assert any("sid: unknown key. Did you mean 'side'?" in line for line in lines)
+    assert any("shape.sid: unknown key. Did you mean 'side'?" in line for line in lines)
     assert any("warmup_fractio: unknown key. Did you mean 'warmup_fraction'?" in line for line in lines)
 
 
