@@ -6,11 +6,11 @@
 
 Both arms of a seed share its start, its finetuning config and its order of rows; only pretraining lies between them. Prints
 the AUC per request of each arm and seed, and the paired difference of the means with two intervals: users drawn, and users and
-seeds drawn (the second also says what another start would have given). Encoders of an earlier run are used again.
+seeds drawn (the second also says what another start would have given). Encoders and bundles of an earlier run
+in `--work` are used again: give changed settings another folder or `--name`.
 """
 
 import argparse
-import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -69,9 +69,7 @@ def one(options: argparse.Namespace, seed: int, arm: str) -> tuple[np.ndarray, n
         alone = [f"seed={seed}", "seeds=1", "ensemble=false", "hybrid.kind=none", "baselines.names=[]"]
         finetune.run(load_config(options.finetune, FinetuneConfig, [*changes, *alone, *options.set_finetune]), terminal)
     output = bundle.with_suffix(f".{options.split}.parquet")
-    with contextlib.redirect_stderr(None):
-        config = ScoreConfig(bundle=bundle, prepared=options.prepared, split=options.split, output=output)
-        score.run(config, terminal)
+    score.run(ScoreConfig(bundle=bundle, prepared=options.prepared, split=options.split, output=output), terminal)
     rows = pq.read_table(output, columns=["click", "score", "request_id", "user_id"])
     _, first, of_row = np.unique(rows["request_id"].to_numpy(), return_index=True, return_inverse=True)
     users = np.unique(rows["user_id"].to_numpy()[first], return_inverse=True)[1]
