@@ -1,10 +1,10 @@
 """Declarations of fitted features, point-in-time counters and history. Sections of the preprocess config."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from adrec.config.base import Config
 
@@ -123,7 +123,7 @@ class CounterSpec(Config):
 
     by: list[str] = []
     """`user`, `ad`, `advertiser`, `category`, or any column of impressions, ads or users; empty: all rows together."""
-    measures: Annotated[list[Measure | HistoryMeasure], Field(min_length=1)] = ["impressions", "clicks", "rate"]
+    measures: Annotated[list[Literal[Measure, HistoryMeasure]], Field(min_length=1)] = ["impressions", "clicks", "rate"]
     """impressions, clicks, conversions: counts. rate, conversion_rate: smoothed towards the overall rate so far.
     hours_since_first: hours since the first such impression (missing before it).
     history_count, history_share: clicks (share of clicks) in the user's attached history whose ad agrees on `by`."""
@@ -157,6 +157,22 @@ class HistoryConfig(Config):
     """Column with the moment of the click, where it is later than shown_at: the click counts from then on."""
     converted_at: str | None = None
     """Column with the moment of the conversion: it counts from then on. Without it conversions count from shown_at."""
+
+
+CounterItem = Annotated[
+    Annotated[CounterSpec, Tag("spec")] | Annotated[Literal["usual"], Tag("word")],
+    Discriminator(lambda value: "word" if isinstance(value, str) else "spec"),
+]
+Counters = Annotated[list[CounterItem], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+"""`usual` stands for `usual_counters` of the tables at hand; `counters: usual` is short for a list of that word."""
+
+
+def resolve_counters(declared: Sequence[CounterSpec | Literal["usual"]], columns: Collection[str]) -> list[CounterSpec]:
+    """The counters that `declared` stands for where the tables have these `columns` (names of all three together)."""
+    resolved: list[CounterSpec] = []
+    for item in declared:
+        resolved += usual_counters(columns) if item == "usual" else [item]
+    return resolved
 
 
 def usual_counters(columns: Collection[str]) -> list[CounterSpec]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from adrec.config.base import Config, ConfigPath, EncoderReference, StageConfig
-from adrec.config.features import CounterSpec, FeatureSpec, HistoryConfig
+from adrec.config.features import Counters, FeatureSpec, HistoryConfig
 from adrec.config.sources import Source
 
 
@@ -211,8 +211,8 @@ class PreprocessConfig(StageConfig):
     text: TextSettings = TextSettings()
     tokenizer: TokenizerSettings = TokenizerSettings()
     history: HistoryConfig = HistoryConfig()
-    counters: list[CounterSpec] | Literal["usual"] = []
-    """Point-in-time counters; `usual` takes the customary ones as far as their columns exist."""
+    counters: Counters = []
+    """Point-in-time counters; `usual`, alone or in the list, stands for the customary ones as far as their columns exist."""
     features: Features = Features()
     split: Split = TimeSplit()
     privacy: PrivacySettings = PrivacySettings()

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adrec.config.features import CounterSpec, usual_counters
+from adrec.config.features import CounterSpec, resolve_counters
 from adrec.config.preprocess import PreprocessConfig
 from adrec.errors import DataError
+from adrec.prepare.counters import counter_names
 from adrec.prepare.engine import columns_of, fetch, name, one_row, stream
 from adrec.prepare.past import PARTS, Past
 from adrec.prepare.writer import SplitWriter
@@ -21,12 +22,23 @@ _PART_ROWS, _MOST_PARTS = 32_768, 320
 
 
 def counters_of(connection: duckdb.DuckDBPyConnection, config: PreprocessConfig) -> list[CounterSpec]:
-    """The declared counters, or the usual ones as far as the tables have their columns."""
-    if config.counters != "usual":
-        return list(config.counters)
+    """The declared counters, the usual ones as far as the tables have their columns.
+
+    Raises DataError for one that is declared twice in different ways.
+    """
     tables = ("events", "ads", "users")
     known = {column for table in tables for column in columns_of(connection, table)}
-    return usual_counters(known - {"user_index", "ad_index", "part", "request"})
+    counters = resolve_counters(config.counters, known - {"user_index", "ad_index", "part", "request"})
+    settings: dict[str, tuple[float, bool]] = {}
+    for spec in counters:
+        wanted = (spec.prior_strength, spec.log1p)
+        for column in counter_names([spec]):
+            if settings.setdefault(column, wanted) != wanted:
+                raise DataError(
+                    f"counters: '{column}' is declared twice, with another prior_strength or log1p. Leave one out, or write "
+                    "the list without `usual`, which may hold it."
+                )
+    return counters
 
 
 def open_past(connection: duckdb.DuckDBPyConnection, config: PreprocessConfig, work: Path, carried: Path | None = None) -> Past:

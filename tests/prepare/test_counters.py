@@ -19,11 +19,19 @@ from point_in_time_reference import (
     to_table,
     worlds,
 )  # fmt: skip
+from pydantic import ValidationError
 
-from adrec.config.features import CounterSpec, HistoryConfig, usual_counters
+from adrec.config.base import Config
+from adrec.config.features import Counters, CounterSpec, HistoryConfig, resolve_counters, usual_counters
 from adrec.errors import DataError
 from adrec.prepare.counters import counter_names
 from adrec.prepare.counters_state import NO_KEY, KeyedSums
+
+
+class CountersOnly(Config):
+    """The counters section of a config."""
+
+    counters: Counters
 
 
 def assert_counters(out, rows, specs):
@@ -122,6 +130,14 @@ def test_usual_counters_take_what_is_there():
         names
     )
     assert len(names) == len(set(names))
+
+
+def test_own_counters_stand_beside_the_usual_ones():
+    own = CounterSpec(by=["age_band", "category"], measures=["rate"])
+    assert resolve_counters([own, "usual"], {"category"}) == [own, *usual_counters({"category"})]
+    assert CountersOnly.model_validate({"counters": "usual"}).counters == ["usual"]
+    with pytest.raises(ValidationError, match="Input should be 'usual'"):
+        CountersOnly.model_validate({"counters": "usaul"})
 
 
 def test_unknown_clicks_count_as_shown_but_not_in_rates():

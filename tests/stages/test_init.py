@@ -12,8 +12,10 @@ import pytest
 
 from adrec.config.base import load_config
 from adrec.config.commands import config_model
+from adrec.config.features import resolve_counters
 from adrec.config.init import InitConfig
 from adrec.errors import ConfigError, DataError, ResourceError
+from adrec.prepare.counters import counter_names
 from adrec.prepare.guess import guess, look_at
 from adrec.stages import init, preprocess
 from adrec.terminal import Terminal
@@ -209,6 +211,13 @@ def test_missing_and_empty_files_and_a_full_folder(tmp_path):
 def test_no_data_named(tmp_path):
     with pytest.raises(ConfigError, match="data"):
         load_config(None, InitConfig, [f"output={tmp_path}", "data=[]"])
+
+
+def test_user_segments_are_counted_by_category(tmp_path):
+    run(tmp_path, Path(__file__).resolve().parents[2] / "data" / "sample")
+    config = load_config(tmp_path / "configs/mine/preprocess.yaml", config_model("preprocess"))
+    names = counter_names(resolve_counters(config.counters, {"category"}))
+    assert {"counter_age_band_x_category_rate", "counter_region_x_category_rate", "counter_ad_rate"} <= set(names)
 
 
 def test_the_sample_is_guessed_whole():

@@ -313,6 +313,8 @@ def test_a_read_only_output(tmp_path, made):
 
 def test_unknown_counter_columns_and_reserved_names(tmp_path, made):
     assert "column 'brand' is neither" in fault(tmp_path, counters=[{"by": ["brand"], "measures": ["clicks"]}], features={})
+    twice = ["usual", {"by": ["ad"], "measures": ["rate"], "prior_strength": 3}]
+    assert "'counter_ad_rate' is declared twice" in fault(tmp_path, counters=twice, features={})
     with pytest.raises(ConfigError, match="made by preprocess itself"):
         prepare(tmp_path, keep=["row_id"])
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from adrec.config.features import CounterSpec, usual_counters
+from adrec.config.features import CounterSpec, resolve_counters
 from adrec.data.examples import Examples
 from adrec.data.prepared import Prepared
 from adrec.prepare.counters import counter_name, make_key
@@ -159,9 +159,7 @@ def _measured(specs: list[CounterSpec], columns: list[str], *, history: bool) ->
 
 def _specs(prepared: Prepared, ads: pa.Table, users: pa.Table) -> list[CounterSpec]:
     declared = prepared.config.counters if prepared.config is not None else []
-    if declared == "usual":
-        return usual_counters({*prepared.columns, *ads.column_names, *users.column_names})
-    return list(declared)
+    return resolve_counters(declared, {*prepared.columns, *ads.column_names, *users.column_names})
 
 
 def _read(prepared: Prepared, columns: list[str]) -> pa.Table:

@@ -9,6 +9,7 @@ from adrec.prepare.guess.columns import Guess
 from adrec.prepare.guess.look import Table
 
 COMMANDS = ("preprocess", "pretrain", "finetune", "score", "evaluate", "rank")
+_MOST_SEGMENTS = 3
 _CANONICAL_LISTS = {"history", "interests"}
 
 
@@ -79,10 +80,7 @@ def _preprocess(found: Guess | None, source: dict[str, Any] | None, run: _Paths,
         *_converted_at(found),
     ]
     if has_time:
-        lines += [
-            "# Counts of what happened before each impression: clicks and rates of ad, user, category, ...",
-            "counters: usual",
-        ]
+        lines += _counters(found)
     lines += _features(found, has_time)
     lines += [
         "privacy:",
@@ -176,6 +174,20 @@ def _template(found: Guess | None) -> str:
         return "{title} [SEP] {description} [SEP] {category}"
     names = {name for role in found.names.values() for name in role}
     return " [SEP] ".join(f"{{{name}}}" for name in ("title", "description", "category") if name in names or name == "title")
+
+
+def _counters(found: Guess | None) -> list[str]:
+    lines = ["# Counts of what happened before each impression: clicks and rates of ad, user, category, ..."]
+    segments = found.features.get("users", {}).get("categorical", [])[:_MOST_SEGMENTS] if found is not None else []
+    if found is None or not segments or not any("category" in names for names in found.names.values()):
+        return [*lines, "counters: usual"]
+    lines += [
+        "counters:",
+        "  - usual",
+        "  # What one kind of user likes another may not: their click rates in the ad's category.",
+    ]
+    rates = "measures: [rate], prior_strength: 100"
+    return [*lines, *(f"  - {{by: [{_quoted(segment)}, category], {rates}}}" for segment in segments)]
 
 
 def _features(found: Guess | None, has_time: bool) -> list[str]:
