@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from adrec.cli.output_lock import writing_alone
 from adrec.errors import AdrecError
 
 if TYPE_CHECKING:
@@ -56,8 +57,9 @@ def run_stage(
         shorthands = {"seed": seed, "device": device, **(options or {})}
         given = [f"{key}={_as_yaml(value)}" for key, value in shorthands.items() if value is not None]
         loaded = load_config(config, model, [*(overrides or ()), *given])
-        run = importlib.import_module(f"adrec.stages.{stage}").run
-        terminal.show(run(loaded, terminal))
+        with writing_alone(getattr(loaded, "output", getattr(loaded, "out", None))):
+            run = importlib.import_module(f"adrec.stages.{stage}").run
+            terminal.show(run(loaded, terminal))
 
 
 class faults_shown:
