@@ -222,6 +222,7 @@ def folder_aside(path: Path) -> Iterator[Path]:
     with _writing(path) as aside:
         aside.mkdir()
         yield aside
+        _give_folder_rights(aside)
         if path.exists():
             _exchange(aside, path)
         else:
@@ -247,8 +248,16 @@ def _writing(path: Path) -> Iterator[Path]:
         _remove(aside)
 
 
+def _give_folder_rights(folder: Path) -> None:
+    """Whoever may read the folder may read its files: safetensors writes for the owner alone, and servers run as others."""
+    rights = folder.stat().st_mode & 0o666
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            file.chmod(rights)
+
+
 def _remove_leftovers(path: Path) -> None:
-    """Delete what killed runs left beside `path`. Two runs writing one output at once is not supported."""
+    """Delete what killed runs left beside `path`. Two runs at once are refused earlier, by the command line."""
     for leftover in path.parent.glob(f".{path.name}.*.aside"):
         _remove(leftover)
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from adrec.data.tables import folder_aside, iter_batches, parquet_files, read_table, write_aside, write_table
 from adrec.errors import DataError, ResourceError
@@ -25,6 +26,16 @@ ADS_TABLE = pa.table({"ad_id": ["a", "b"], "title": ["one", "two"]})
 
 def leftovers(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if path.name.endswith(".aside")]
+
+
+def test_files_of_a_new_folder_are_as_readable_as_the_folder(tmp_path):
+    with folder_aside(tmp_path / "bundle") as folder:
+        save_file({"x": np.zeros(2, np.float32)}, folder / "model.safetensors")
+        (folder / "part").mkdir()
+        (folder / "part" / "secret").touch(mode=0o600)
+    rights = (tmp_path / "bundle").stat().st_mode & 0o666
+    for name in ("model.safetensors", "part/secret"):
+        assert (tmp_path / "bundle" / name).stat().st_mode & 0o777 == rights
 
 
 def test_written_table_reads_back(tmp_path):
