@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from adrec.data.moments import Moments
+
 
 @dataclass(frozen=True)
 class Task:
@@ -23,19 +25,17 @@ class Task:
     """of the training labels; of a binary task 0 stands for unknown"""
     deviation: float = 1.0
 
-    def fitted(self, labels: NDArray[np.float32], counts: NDArray[np.integer] | None = None) -> "Task":
-        """The same task with mean and deviation of the known training labels (of a binary one, the mean).
+    def scaled(self, labels: ArrayLike) -> NDArray[np.float64]:
+        """Labels on the scale that is standardised: their log1p where the task says so. NaN stays NaN."""
+        values = np.asarray(labels, np.float64)
+        return np.log1p(values) if self.log1p else values
 
-        `counts`: how often each of `labels` occurs, once unless given.
-        """
-        there = ~np.isnan(labels)
-        known, weights = labels[there].astype(np.float64), None if counts is None else counts[there]
-        if len(known) == 0:
+    def fitted(self, moments: Moments) -> "Task":
+        """The same task with mean and deviation (of a binary one, the mean) of the known training labels, `scaled`."""
+        if not moments.count:
             return self
-        values = np.log1p(known) if self.log1p else known
-        mean = float(np.average(values, weights=weights))
-        deviation = 1.0 if self.is_binary else float(np.sqrt(np.average((values - mean) ** 2, weights=weights))) or 1.0
-        return Task(**{**asdict(self), "mean": mean, "deviation": deviation})
+        deviation = 1.0 if self.is_binary else math.sqrt(moments.squares / moments.count) or 1.0
+        return Task(**{**asdict(self), "mean": moments.total / moments.count, "deviation": deviation})
 
     def start(self, parent: "Task | None" = None) -> float:
         """Raw output that gives every row the mean of the training labels; given that `parent` happened, where there is one.

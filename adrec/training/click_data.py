@@ -13,6 +13,7 @@ from adrec.data.collate import Collator, QueryInputs
 from adrec.data.dataset import InOrder, MemoryPlan, Sampling, StreamedPlan
 from adrec.data.examples import Catalog, Examples, catalog_from_table, load_examples
 from adrec.data.features import FeatureSet
+from adrec.data.moments import Moments
 from adrec.data.prepared import Prepared
 from adrec.errors import DataError
 from adrec.models.build import Dimensions, FeatureShape, build_tasks
@@ -158,22 +159,18 @@ def _survey(prepared: Prepared, config: FinetuneConfig, advance: object) -> tupl
     columns = ["ad_index", "user_index", *names, *(["query"] if "query" in prepared.columns else [])]
     counts = {"ad_index": _Counts(), "user_index": _Counts()}
     tasks = build_tasks(config.tasks)
-    # Distinct labels and their counts, batch by batch: the labels of all rows would not fit for the largest logs.
-    labels: dict[str, list[tuple[NDArray[np.float32], NDArray[np.intp]]]] = {name: [] for name in names}
+    moments: dict[str, Moments] = {name: Moments() for name in names}
     queries: dict[str, None] = {}
     for batch in prepared.iter("train", columns, 262_144):
         clicked = np.nan_to_num(pc.cast(batch[names[0]], pa.float32()).to_numpy(zero_copy_only=False)) > 0
         for name, count in counts.items():
             count.add(batch[name].to_numpy(), clicked)
-        for name, found in labels.items():
-            values = pc.cast(batch[name], pa.float32()).to_numpy(zero_copy_only=False)
-            found.append(np.unique(values, return_counts=True))
+        for task in tasks:
+            moments[task.name].add(task.scaled(pc.cast(batch[task.name], pa.float32()).to_numpy(zero_copy_only=False)))
         if "query" in columns and len(queries) < 1_000_000:
             queries.update(dict.fromkeys(pc.unique(batch["query"]).drop_null().to_numpy(zero_copy_only=False)))
         advance(batch.num_rows)
-    fitted = tuple(
-        task.fitted(*map(np.concatenate, zip(*labels[task.name], strict=True))) if labels[task.name] else task for task in tasks
-    )
+    fitted = tuple(task.fitted(moments[task.name]) for task in tasks)
     ads = counts["ad_index"].seen(prepared.ads()["ad_id"])
     users = counts["user_index"].seen(prepared.users()["user_id"])
     return ads, users, fitted, list(queries)

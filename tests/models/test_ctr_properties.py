@@ -11,6 +11,7 @@ from worlds import make_world, topic_vectors
 from adrec.config.finetune import ModelSettings, UserEncoderSettings
 from adrec.data.collate import LIST_PADDING, Collator, Texts
 from adrec.data.examples import catalog_from_table, load_examples
+from adrec.data.moments import Moments
 from adrec.data.prepared import open_prepared
 from adrec.models.build import Dimensions, FeatureShape, build_model
 from adrec.models.ctr_model import ListWeights
@@ -140,16 +141,22 @@ def test_values_of_an_ads_lists_add_their_weights_and_unknown_ones_nothing():
     assert squares.tolist() == [4.0 + 9.0 + 36.0 + 49.0 + 100.0 + 400.0, 900.0 + 1600.0]
 
 
+def moments_of(labels):
+    moments = Moments()
+    moments.add(np.array(labels, np.float64))
+    return moments
+
+
 def test_an_untrained_model_starts_at_the_base_rates(planted):
     _, _, dimensions = planted
-    click = Task("click").fitted(np.array([1, 0, 0, 0, 0, 0, 0, 0, 1, np.nan], np.float32))
-    conversion = Task("conversion", after=0).fitted(np.array([1, 0, 0, 0, 0, 0, 0, 0, 0], np.float32))
-    dwell = Task("dwell_seconds", is_binary=False).fitted(np.array([3, 5], np.float32))
+    click = Task("click").fitted(moments_of([1, 0, 0, 0, 0, 0, 0, 0, 1, np.nan]))
+    conversion = Task("conversion", after=0).fitted(moments_of([1, 0, 0, 0, 0, 0, 0, 0, 0]))
+    dwell = Task("dwell_seconds", is_binary=False).fitted(moments_of([3, 5]))
     model = build_model(ModelSettings(), dimensions, (click, conversion, dwell), text_encoder=None, next_category=False)
     first, given, mean = (float(head.bias.detach()) for head in model.heads)
     assert 1 / (1 + np.exp(-first)) == pytest.approx(2 / 9) and mean == 0.0
     assert 1 / (1 + np.exp(-given)) == pytest.approx(1 / 2)  # a conversion after the click
-    assert Task("click").start() == Task("click").fitted(np.ones(3, np.float32)).start() == 0.0  # no finite log-odds
+    assert Task("click").start() == Task("click").fitted(moments_of([1, 1, 1])).start() == 0.0  # no finite log-odds
 
 
 def test_position_bias_speaks_in_training_only(planted):

@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from adrec.config.features import NumericFeature
+from adrec.data.moments import Moments
 from adrec.errors import DataError
 
 SAMPLE_ROWS = 200_000
@@ -40,16 +41,13 @@ def signed_log1p(values: Floats) -> Floats:
 class NumericFitter:
     """Sees training batches, ends as a FittedNumeric.
 
-    Moments are merged by Chan, Golub and LeVeque (1979): exact to rounding for any batch sizes. The quantile sample
-    is the `SAMPLE_ROWS` rows of smallest random priority (one draw a row, so batch sizes do not matter either).
+    The quantile sample is the `SAMPLE_ROWS` rows of smallest random priority (one draw a row, so batch sizes do not matter).
     """
 
     spec: NumericFeature
     name: str
     seed: int
-    count: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
+    moments: Moments = field(default_factory=Moments)
     _sample: Floats = field(default_factory=lambda: np.zeros(0))
     _priority: Floats = field(default_factory=lambda: np.zeros(0))
 
@@ -61,18 +59,7 @@ class NumericFitter:
         if self.spec.transform in {"quantile", "normal"}:
             self._add_to_sample(values)
             return
-        known = values[~np.isnan(values)]
-        if self.spec.transform == "log1p":
-            known = signed_log1p(known)
-        if not len(known):
-            return
-        mean = float(known.mean())
-        squares = float(np.square(known - mean).sum())
-        total = self.count + len(known)
-        gap = mean - self.mean
-        self.squares += squares + gap * gap * self.count * len(known) / total
-        self.mean += gap * len(known) / total
-        self.count = total
+        self.moments.add(signed_log1p(values) if self.spec.transform == "log1p" else values)
 
     def _add_to_sample(self, values: Floats) -> None:
         priority = self._random.random(len(values))
@@ -92,16 +79,17 @@ class NumericFitter:
             if len(self._sample):
                 at = np.linspace(0.0, 1.0, min(self.spec.quantiles, max(2, len(self._sample))))
                 landmarks = [float(value) for value in np.quantile(self._sample, at)]
-        elif self.count:
-            variance = self.squares / self.count
+        elif count := self.moments.count:
+            variance = self.moments.squares / count
             # scikit-learn's rule: a spread that is only rounding noise counts as none, and none is scaled by one.
-            noise = self.count * np.finfo(np.float64).eps * variance + (self.count * self.mean * np.finfo(np.float64).eps) ** 2
+            precision = float(np.finfo(np.float64).eps)
+            noise = count * precision * variance + (count * self.moments.mean * precision) ** 2
             scale = 1.0 if variance <= noise else float(np.sqrt(variance))
         return FittedNumeric(
             name=self.name,
             transform=self.spec.transform,
             missing_indicator=self.spec.missing_indicator,
-            mean=self.mean if self.spec.transform != "none" else 0.0,
+            mean=self.moments.mean if self.spec.transform != "none" else 0.0,
             scale=scale if self.spec.transform != "none" else 1.0,
             landmarks=landmarks,
         )
