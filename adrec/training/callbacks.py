@@ -9,12 +9,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_model, save_model
 
 from adrec.data.tables import write_aside
 from adrec.errors import AdrecError
 from adrec.terminal import Advance, Terminal
 from adrec.training.loader import BatchLoader, random_state, set_random_state
+from adrec.training.sharding import whole_weights
 
 LAST_CHECKPOINT = "last.ckpt"
 
@@ -56,12 +58,16 @@ class ExactResume(pl.Callback):
             self._save(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """The random state now."""
-        return random_state()
+        """The random state of each process now; all of them ask at the same time."""
+        states: list[Any] = [random_state()]
+        if dist.is_initialized():
+            states *= dist.get_world_size()
+            dist.all_gather_object(states, random_state())
+        return {"processes": states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the random state for the first step."""
-        self._random = state_dict
+        """Keep this process's random state for the first step."""
+        self._random = state_dict["processes"][dist.get_rank() if dist.is_initialized() else 0]
 
     def _save(self, trainer: pl.Trainer) -> None:
         aside = self.folder / f".{LAST_CHECKPOINT}.aside"
@@ -74,8 +80,9 @@ class ExactResume(pl.Callback):
 class KeepBest(pl.Callback):
     """Keep the weights of the best evaluation, and stop after `patience` evaluations without a better one."""
 
-    def __init__(self, folder: Path, *, monitor: str, mode: str, patience: int | None) -> None:
-        self.folder, self.monitor, self.patience = folder, monitor, patience
+    def __init__(self, folder: Path, module: pl.LightningModule, *, monitor: str, mode: str, patience: int | None) -> None:
+        """`module` is the one whose weights are wanted: the trained one, or the unsharded copy of it."""
+        self.folder, self.module, self.monitor, self.patience = folder, module, monitor, patience
         self.sign = 1.0 if mode == "max" else -1.0
         self.best: float | None = None
         self.best_step = 0
@@ -89,19 +96,20 @@ class KeepBest(pl.Callback):
         value = float(trainer.callback_metrics[self.monitor])
         if math.isfinite(value) and (self.best is None or self.sign * value > self.sign * self.best):
             self.best, self.best_step, self.waited = value, trainer.global_step, 0
+            weights = whole_weights(module, self.module)  # every rank takes part
             if trainer.is_global_zero:
                 with write_aside(self._path(self.best_step)) as aside:
-                    save_model(module, str(aside))
+                    save_model(weights, str(aside))
                 self._prune()
             return
         self.waited += 1
         if self.patience is not None and self.waited >= self.patience:
             trainer.should_stop = self.stopped_early = True
 
-    def restore(self, module: pl.LightningModule) -> None:
+    def restore(self) -> None:
         """Put the best weights back into the module."""
         if self.best is not None:
-            load_model(module, str(self._path(self.best_step)))
+            load_model(self.module, str(self._path(self.best_step)))
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know."""

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from adrec.models.ctr_model import Outputs
 from adrec.models.ensemble import ClickNetwork
 from adrec.models.tasks import Task
 from adrec.training import losses
+from adrec.training.sharding import ShardableModule
 
 Term = Literal["bce", "listwise", "bpr", "in_batch"]
 
@@ -30,7 +30,7 @@ class Raw(NamedTuple):
     """(N,)"""
 
 
-class CTRModule(pl.LightningModule):
+class CTRModule(ShardableModule):
     """Trains `model` on the losses of its tasks. The main task's loss is the weighted sum of `terms`.
 
     `optimizer(module, text_encoder)` gives what Lightning's `configure_optimizers` returns; the text encoder is None where

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
-import pytorch_lightning as pl
 from torch import Tensor, nn
 
 from adrec.models.language_model import LanguageModel
 from adrec.training.optimizer import configure_adamw
+from adrec.training.sharding import ShardableModule
 
 
 class Feed(Protocol):
@@ -44,7 +44,7 @@ class JointFeed:
         return tuple(feed.collate(item, generator) for feed, item in zip(self.feeds, items, strict=True))
 
 
-class PretrainModule(pl.LightningModule):
+class PretrainModule(ShardableModule):
     """Weighted sum of objectives. `optimiser` are the keyword arguments of `configure_adamw` beside the parts."""
 
     def __init__(

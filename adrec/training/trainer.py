@@ -4,6 +4,7 @@ A run is one pass over a BatchLoader that holds all its epochs. Its work folder 
 has finished: `last.ckpt` (to resume), the best weights so far, logs, and `run.json`, which says what run it belongs to.
 """
 
+import copy
 import json
 import logging
 import math
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import Strategy
 
 from adrec.config.training import TrainingConfig
 from adrec.data.device import resolve_device
@@ -26,6 +28,7 @@ from adrec.errors import ConfigError, ResourceError
 from adrec.terminal import Terminal
 from adrec.training.callbacks import LAST_CHECKPOINT, Bar, Curve, ExactResume, KeepBest, Profile
 from adrec.training.loader import BatchLoader
+from adrec.training.sharding import sharded_strategy, whole_weights
 
 RUN_FILE = "run.json"
 
@@ -125,7 +128,9 @@ def fit(
     """
     per_epoch = max(1, train.batches_per_epoch // config.devices)
     evaluate_every = min(train.total // config.devices, max(1, math.ceil(per_epoch / config.evaluations_per_epoch)))
-    keep = KeepBest(work, monitor=monitor, mode=mode, patience=config.patience)
+    # A sharded module cannot be put together again in place: a copy is trained, and its weights are brought back.
+    trained = copy.deepcopy(module) if config.strategy == "fsdp" else module
+    keep = KeepBest(work, module, monitor=monitor, mode=mode, patience=config.patience)
     curve = Curve()
     resume = ExactResume(
         work, train, evaluate_every=evaluate_every, minutes=config.checkpoint_minutes, steps=config.checkpoint_steps
@@ -144,16 +149,17 @@ def fit(
         terminal.note(f"resuming at step {resumed}")
     try:
         with quiet_lightning():
-            trainer.fit(module, train, valid, ckpt_path=str(last) if resumed else None, weights_only=True if resumed else None)
+            trainer.fit(trained, train, valid, ckpt_path=str(last) if resumed else None, weights_only=True if resumed else None)
     except SystemExit:  # Lightning's answer to Ctrl-C
         if trainer.interrupted:
             raise KeyboardInterrupt from None
         raise
+    whole_weights(trained, module)
     if not trainer.is_global_zero:
         raise SystemExit(0)  # the first process alone writes the output
     curve.state_dict()
     if valid is not None:
-        keep.restore(module)
+        keep.restore()
     return FitResult(
         best=keep.best if keep.best is not None else math.nan,
         best_step=keep.best_step,
@@ -175,7 +181,9 @@ def build_trainer(
     if on_gpu and config.devices > torch.cuda.device_count():
         raise ResourceError(f"training.devices is {config.devices}; this machine has {torch.cuda.device_count()} GPUs.")
     bf16 = config.precision == "bf16" or (config.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
-    strategy = config.strategy if config.strategy != "auto" or config.devices == 1 else "ddp"
+    strategy: str | Strategy = config.strategy if config.strategy != "auto" or config.devices == 1 else "ddp"
+    if strategy == "fsdp":
+        strategy = sharded_strategy(config.devices)
     with quiet_lightning():
         return pl.Trainer(
             accelerator="gpu" if on_gpu else "cpu",

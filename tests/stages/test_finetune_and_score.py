@@ -1,16 +1,22 @@
 """Finetune and score on a planted world: near the oracle, chance on shuffled labels, and what a bundle promises."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.numpy import load_file
 from worlds import make_world, word_encoder
 
+from adrec.config.base import save_config
+from adrec.config.baselines import BaselinesConfig
 from adrec.config.evaluate import EvaluateConfig
-from adrec.config.finetune import FinetuneConfig, TaskSettings
+from adrec.config.finetune import FinetuneConfig, FinetuneTraining, TaskSettings
 from adrec.config.score import ScoreConfig
 from adrec.data.examples import load_examples
 from adrec.data.prepared import open_prepared
@@ -314,3 +320,23 @@ def test_an_ensemble_is_the_mean_of_its_networks(planted, tmp_path):
     assert not np.allclose(parts[0], parts[1], atol=1e-3)
     ads, users = predictor.ad_vectors(catalogs), predictor.user_vectors(examples, catalogs)
     assert ads.shape[1] == users.shape[1] == 2 * 32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_learn_as_one_with_two_batches_a_step(planted, tmp_path, strategy):
+    _, config, _ = planted
+    shape = config.model.model_copy(update={"dropout": 0.0, "identities": []})
+    both = {"epochs": 1, "batch_rows": 128, "loggers": []}
+    bundles = {}
+    for name, more in {"one": {"accumulate": 2}, "two": {"devices": 2, "strategy": strategy}}.items():
+        training = FinetuneTraining(**both, **more)
+        changed = config.model_copy(
+            update={"output": tmp_path / name, "model": shape, "training": training, "device": "cpu",
+                    "baselines": BaselinesConfig(names=[])}
+        )  # fmt: skip
+        save_config(changed, tmp_path / f"{name}.yaml")
+        command = [sys.executable, "-m", "adrec", "finetune", "--quiet", "--config", str(tmp_path / f"{name}.yaml")]
+        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        bundles[name] = load_file(tmp_path / name / "model.safetensors")
+    assert all(np.allclose(bundles["one"][name], bundles["two"][name], atol=1e-5) for name in bundles["one"])

@@ -67,7 +67,8 @@ def test_the_profile_is_a_table_and_a_trace(prepared, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_learn_as_one_with_two_batches_a_step(prepared, tmp_path):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_learn_as_one_with_two_batches_a_step(prepared, tmp_path, strategy):
     common = [
         "objectives.contrastive=null",
         "training.max_steps=20",
@@ -76,7 +77,8 @@ def test_two_processes_learn_as_one_with_two_batches_a_step(prepared, tmp_path):
         "model.dropout=0",
     ]
     alone = pretrain(prepared, tmp_path / "one", *common, "training.accumulate=2")
-    given = [f"--set={one}" for one in settings(prepared, tmp_path / "two", *common, "training.devices=2", "device=cpu")]
+    two = ["training.devices=2", f"training.strategy={strategy}", "device=cpu"]
+    given = [f"--set={one}" for one in settings(prepared, tmp_path / "two", *common, *two)]
     subprocess.run(
         [sys.executable, "-m", "adrec", "pretrain-mlm", "--quiet", *given],
         check=True,
