@@ -41,6 +41,9 @@ def configure_adamw(
 ) -> dict[str, Any]:
     """What a LightningModule's `configure_optimizers` returns: AdamW over `parts` and its schedule by step."""
     optimizer = AdamW(parameter_groups(parts, weight_decay=weight_decay), betas=betas, fused=True)
+    # A fused step can undo a gradient scaler's factor by itself, and Lightning then refuses to clip under mixed precision.
+    # bf16 has no scaler: gradients are clipped as they are.
+    optimizer._step_supports_amp_scaling = False
     scheduler = warmup_schedule(optimizer, total_steps=total_steps, schedule=schedule, warmup_fraction=warmup_fraction)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -322,6 +322,16 @@ def test_an_ensemble_is_the_mean_of_its_networks(planted, tmp_path):
     assert ads.shape[1] == users.shape[1] == 2 * 32
 
 
+def test_mixed_precision_learns_the_same(planted, tmp_path):
+    world, config, _ = planted
+    training = FinetuneTraining(**TRAINING, precision="bf16")
+    half = config.model_copy(update={"output": tmp_path / "half", "training": training, "device": "cpu"})
+    finetune.run(half, Terminal(quiet=True))
+    found = [_score(one, tmp_path, prepared=world.path, split="test")[0]["score"].to_numpy() for one in (config, half)]
+    aucs = [auc(world.labels["test"], scores) for scores in found]
+    assert aucs[1] == pytest.approx(aucs[0], abs=0.02)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_learn_as_one_with_two_batches_a_step(planted, tmp_path, strategy):

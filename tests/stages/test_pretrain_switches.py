@@ -66,6 +66,18 @@ def test_the_profile_is_a_table_and_a_trace(prepared, tmp_path):
     assert json.loads((tmp_path / "e" / "profile" / "trace.json").read_text())["traceEvents"]
 
 
+def test_mixed_precision_clips_and_learns_the_same(prepared, plain, tmp_path):
+    """What a GPU with bfloat16 does by default; here by autocast on the CPU."""
+    half = pretrain(prepared, tmp_path / "bf16", "training.precision=bf16")
+    assert half.scores["all"]["after"].loss == pytest.approx(plain.scores["all"]["after"].loss, abs=0.05)
+
+
+@pytest.mark.slow
+def test_a_compiled_encoder_learns_the_same(prepared, plain, tmp_path):
+    compiled = pretrain(prepared, tmp_path / "compiled", "training.compile=true")
+    assert compiled.scores["all"]["after"].loss == pytest.approx(plain.scores["all"]["after"].loss, abs=0.1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_learn_as_one_with_two_batches_a_step(prepared, tmp_path, strategy):
