@@ -154,7 +154,8 @@ def fit(
         if trainer.interrupted:
             raise KeyboardInterrupt from None
         raise
-    whole_weights(trained, module)
+    if keep.best is None:  # no evaluation kept any: the last weights stand
+        whole_weights(trained, module)
     if not trainer.is_global_zero:
         raise SystemExit(0)  # the first process alone writes the output
     curve.state_dict()
