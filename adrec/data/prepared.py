@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from adrec.config.base import load_config
+from adrec.config.features import CounterSpec, resolve_counters
 from adrec.config.preprocess import PreprocessConfig
 from adrec.data.features import FeatureSet
 from adrec.data.tables import iter_batches, parquet_schema, read_table
@@ -75,6 +76,13 @@ class Prepared:
     def users(self) -> pa.Table:
         """All users, PREPARED_USERS and declared columns; the row number is the `user_index`."""
         return read_table(self.path / "users.parquet", PREPARED_USERS)
+
+    def counters(self) -> list[CounterSpec]:
+        """The point-in-time counters of the folder, `usual` resolved; none where it does not say what it was made with."""
+        if self.config is None:
+            return []
+        tables = (parquet_schema(self.path / name).names for name in ("ads.parquet", "users.parquet"))
+        return resolve_counters(self.config.counters, set(self.columns).union(*tables))
 
     def split_files(self, split: str) -> list[Path]:
         """Impression shards of train, valid or test, in order; empty where the split has no rows."""

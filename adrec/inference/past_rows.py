@@ -4,7 +4,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adrec.config.features import resolve_counters
 from adrec.data.prepared import Prepared
 from adrec.prepare.past_reader import PastReader
 
@@ -22,10 +21,9 @@ def open_past(
     if config is None or not config.counters or not folder.is_dir():
         return None
     own_ads, own_users = prepared.ads(), prepared.users()
-    columns = {*prepared.columns, *own_ads.column_names, *own_users.column_names}
     return PastReader(
         folder,
-        counters=resolve_counters(config.counters, columns),
+        counters=prepared.counters(),
         history=config.history,
         ads=_in_order(ads, "ad_id", ad_ids),
         users=_in_order(users if users is not None else own_users, "user_id", user_ids),

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from adrec.config.features import CounterSpec, resolve_counters
+from adrec.config.features import CounterSpec
 from adrec.data.examples import Examples
 from adrec.data.prepared import Prepared
 from adrec.prepare.counters import counter_name, make_key
@@ -32,7 +32,7 @@ class PastCounters:
         self.columns = [name for name in prepared.columns if name.startswith(COUNTER_PREFIX)]
         self._ads, self._users = ads.num_rows, users.num_rows
         self._user_ids = users["user_id"].combine_chunks()
-        specs = [spec for spec in _specs(prepared, ads, users) if not _BEFORE_THE_LIST & set(spec.by)]
+        specs = [spec for spec in prepared.counters() if not _BEFORE_THE_LIST & set(spec.by)]
         self._history_specs = [(spec, name) for spec, _, name in _measured(specs, self.columns, history=True)]
         names = {"ad", *(name for spec in specs for name in spec.by)}
         self._keys = KeyColumns(names, ads, users, {})
@@ -155,11 +155,6 @@ def _measured(specs: list[CounterSpec], columns: list[str], *, history: bool) ->
                 if name in columns:
                     found.append((spec, half_life, name))
     return found
-
-
-def _specs(prepared: Prepared, ads: pa.Table, users: pa.Table) -> list[CounterSpec]:
-    declared = prepared.config.counters if prepared.config is not None else []
-    return resolve_counters(declared, {*prepared.columns, *ads.column_names, *users.column_names})
 
 
 def _read(prepared: Prepared, columns: list[str]) -> pa.Table:
