@@ -58,8 +58,9 @@ class ListFeature(Config):
 
     column: str
     """A list column of strings or integers; or of strings that `separator` splits. `segmented`: the words of the text."""
-    separator: str | None = None
-    """What stands between the items of a string, such as `|` or `,`; `segmented` is split at spaces by itself."""
+    separator: str | list[str] | None = None
+    """What stands between the items of a string, such as `|`, or any of several: `[",", "，"]` makes phrases of a title.
+    `segmented` is split at spaces by itself."""
     min_count: Annotated[int, Field(ge=1)] = 2
     """Rarer values go to the unknown bucket 0."""
     buckets: Annotated[int, Field(ge=2, le=2**30)] | None = None
@@ -68,9 +69,18 @@ class ListFeature(Config):
     """Longer lists keep their first items."""
 
     @property
-    def splits_at(self) -> str | None:
-        """The separator in effect."""
-        return " " if self.separator is None and self.column == WORDS else self.separator
+    def splits_at(self) -> tuple[str, ...]:
+        """The separators in effect; none: the column holds lists."""
+        if self.separator is None:
+            return (" ",) if self.column == WORDS else ()
+        return (self.separator,) if isinstance(self.separator, str) else tuple(self.separator)
+
+    @field_validator("separator")
+    @classmethod
+    def _separates(cls, separator: str | list[str] | None) -> str | list[str] | None:
+        if separator is not None and (not separator or "" in list(separator)):
+            raise ValueError("is empty; name what stands between the items, or leave it out for a column of lists")
+        return separator
 
 
 class CalendarFeature(Config):

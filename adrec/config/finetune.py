@@ -199,6 +199,9 @@ class FinetuneConfig(StageConfig):
     """Train so many times, with seeds `seed`, `seed + 1`, ...; the bundle keeps the best, the result reports all."""
     ensemble: bool = False
     """Keep the networks of all seeds and score by the mean of their logits, rather than the best one alone."""
+    refit: bool = False
+    """When all is chosen, train network and baselines once more on training and validation rows together, for as long as was
+    best: the newest days are learned too. What validation chose stays: steps, trees, hybrid, calibration, and the metrics."""
 
     @model_validator(mode="after")
     def _tasks_fit(self) -> "FinetuneConfig":

@@ -72,7 +72,7 @@ class Piece(NamedTuple):
 
 
 class StreamedPlan:
-    """Epochs over a split that is read from disk: a chunk of row groups, drawn from anywhere, is shuffled together.
+    """Epochs over splits that are read from disk: a chunk of row groups, drawn from anywhere, is shuffled together.
 
     Only one chunk is in memory. A request that lies across two row groups counts as two where they fall into different chunks.
     """
@@ -80,7 +80,7 @@ class StreamedPlan:
     def __init__(
         self,
         prepared: Prepared,
-        split: str,
+        splits: Sequence[str],
         make: MakeBatch,
         *,
         sampling: Sampling,
@@ -95,7 +95,7 @@ class StreamedPlan:
         self.labels = tuple(labels)
         self.columns = columns_to_read(prepared, labels)
         self.features = prepared.features()["impressions"]
-        files = prepared.split_files(split)
+        files = [file for split in splits for file in prepared.split_files(split)]
         self.places = [(file, group) for file in files for group in range(pq.read_metadata(file).num_row_groups)]
         self.group_rows, self.group_draws = self._measure()
         self.rows = float(self.group_draws.sum())

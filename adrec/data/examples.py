@@ -6,6 +6,7 @@ makes a million impressions with fifty clicks each fit in memory.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -172,22 +173,25 @@ class Catalog:
 
 
 def load_examples(
-    prepared: Prepared, split: str, *, max_history: int = 50, labels: Sequence[str] = LABELS, rows: int | None = None
+    prepared: Prepared, *splits: str, max_history: int = 50, labels: Sequence[str] = LABELS, rows: int | None = None
 ) -> Examples:
-    """A whole split in memory; `rows` keeps only the first whole requests within so many rows (at least one request).
+    """Whole splits in memory, one after the other; `rows` keeps only the first whole requests within so many rows (at least
+    one request).
 
-    Raises DataError where the split has no rows.
+    Raises DataError where they have no rows.
     """
     columns = columns_to_read(prepared, labels)
     chunks: list[pa.RecordBatch] = []
     read = 0
-    for batch in prepared.iter(split, columns, 262_144):
+    for batch in chain.from_iterable(prepared.iter(split, columns, 262_144) for split in splits):
         chunks.append(batch)
         read += batch.num_rows
         if rows is not None and read > rows:
             break
     if read == 0:
-        raise DataError(f"{prepared.path}: the split '{split}' has no rows. Change the split in the preprocess config.")
+        raise DataError(
+            f"{prepared.path}: the split '{' + '.join(splits)}' has no rows. Change the split in the preprocess config."
+        )
     table = pa.Table.from_batches(chunks)
     if rows is not None and read > rows:
         codes = run_codes(table["request_id"])

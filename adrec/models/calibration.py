@@ -5,7 +5,7 @@ Negative down-sampling is undone exactly, in odds, before the method is fitted. 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -51,6 +51,10 @@ class Calibration:
         outside = np.minimum(x - knot_x[0], 0.0) + np.maximum(x - knot_x[-1], 0.0)
         return np.asarray(inside + self.slope * outside)
 
+    def shifted(self, shift: float) -> "Calibration":
+        """The same map with `shift` added to every calibrated logit."""
+        return replace(self, intercept=self.intercept + shift, knots=tuple((x, y + shift) for x, y in self.knots))
+
     def to_json(self) -> dict[str, Any]:
         """JSON-safe values; `from_json` reads them back."""
         return {**asdict(self), "knots": [list(knot) for knot in self.knots], "log_loss": dict(self.log_loss)}
@@ -86,13 +90,39 @@ def fit(
     known = ~np.isnan(y)
     x, y = np.asarray(logits, dtype=np.float64)[known] + offset, y[known]
     clicks = int(y.sum())
-    if min(clicks, len(y) - clicks) < _MIN_OF_EACH_LABEL:
+    if not _has_both(y):
         return Calibration(offset=offset, rows=len(y), clicks=clicks)
     fold = _folds(len(y), None if groups is None else np.asarray(groups)[known], folds, seed)
     tried: tuple[Method, ...] = METHODS if method == "auto" else (method,)
     losses = {name: _cross_fitted_loss(name, x, y, fold) for name in tried}
     best = min(tried, key=lambda name: losses[name])
     return Calibration(**{**_FITTERS[best](x, y), "offset": offset, "log_loss": losses, "rows": len(y), "clicks": clicks})
+
+
+def level_shift(logits: npt.ArrayLike, labels: npt.ArrayLike, is_recent: npt.ArrayLike) -> float:
+    """What to add to calibrated logits so that predicted clicks equal observed ones, for a model that learned all these rows.
+
+    `logits` (N,), `labels` (N,) of 0 and 1, `is_recent` (N,) bool; rows with a NaN label are left out. The level of the recent
+    rows is nearer to what comes next, that of all rows less noisy. The shift is that of all rows, moved towards the recent
+    one's by the share of their difference d that chance does not explain, max(0, 1 - se^2 / d^2): the positive-part shrinkage
+    of James and Stein (1961). 0 where fewer than 5 rows have either label.
+    """
+    y = np.asarray(labels, dtype=np.float64)
+    known = ~np.isnan(y)
+    x, y, recent = np.asarray(logits, dtype=np.float64)[known], y[known], np.asarray(is_recent, dtype=bool)[known]
+    if not _has_both(y):
+        return 0.0
+    overall = _match_mean(x, float(y.mean()))
+    if not (_has_both(y[recent]) and _has_both(y[~recent])):
+        return overall
+    levels, variances = [], []
+    for rows in (recent, ~recent):
+        levels.append(_match_mean(x[rows], float(y[rows].mean())))
+        p = _sigmoid(x[rows] + levels[-1])
+        variances.append(1.0 / float(np.sum(p * (1.0 - p))))
+    difference = levels[0] - levels[1]
+    trust = max(0.0, 1.0 - sum(variances) / difference**2) if difference else 0.0
+    return overall + trust * (levels[0] - overall)
 
 
 def sampling_offset(negative_rate: float) -> float:
@@ -110,6 +140,10 @@ def log_loss(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """Mean of log(1 + exp(x)) - y x, in nats; exact for logits of any size."""
     x, y = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     return float(np.mean(np.logaddexp(0.0, x) - y * x))
+
+
+def _has_both(y: Floats) -> bool:
+    return bool(min(y.sum(), len(y) - y.sum()) >= _MIN_OF_EACH_LABEL)
 
 
 def _sigmoid(x: Floats) -> Floats:

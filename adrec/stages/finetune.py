@@ -1,22 +1,19 @@
 """`adrec finetune`: prepared folder + text encoder → bundle, with every baseline beside it."""
 
 import shutil
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any, cast
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
-from rich.console import RenderableType
-from rich.table import Table
 
 from adrec.bundle import save_bundle
 from adrec.config.finetune import FinetuneConfig
-from adrec.data.device import resolve_device
 from adrec.data.examples import Examples
-from adrec.data.prepared import Prepared, open_prepared
+from adrec.data.prepared import open_prepared
 from adrec.inference.golden import draw_golden
 from adrec.inference.packing import ClickModel, pack, text_settings
 from adrec.inference.predictor import Predictor
@@ -24,84 +21,25 @@ from adrec.metrics.classification import log_loss
 from adrec.models.baselines.base import Columns, Inputs
 from adrec.models.baselines.declared import declared_columns
 from adrec.models.baselines.suite import Suite, fit_all, score_all
-from adrec.models.calibration import Calibration
+from adrec.models.calibration import Calibration, level_shift
 from adrec.models.calibration import fit as fit_calibration
-from adrec.models.encoder_training import merged, trainable_copy
+from adrec.models.encoder_training import merged
 from adrec.models.hybrid import Hybrid, fit_hybrid
-from adrec.models.lexical import fit_lexical
-from adrec.models.text_encoder import TextEncoder, load_text_encoder
-from adrec.models.text_vectors import TextReader
+from adrec.models.text_encoder import TextEncoder
+from adrec.stages.finetune_result import FinetuneResult
 from adrec.terminal import Terminal
 from adrec.training.click_data import ClickData, Seen, load_click_data
+from adrec.training.click_encoder import open_text_encoder, text_reader, trained_encoder
 from adrec.training.ctr_module import Raw, main_metrics
-from adrec.training.ctr_training import Trained, ensemble, train_click_model
+from adrec.training.ctr_training import Trained, best_run, best_share, ensemble, raw_outputs, train_again, train_click_model
 from adrec.training.trainer import work_folder
-
-HEADLINE = ("auc", "auc_request", "mrr", "ndcg@5", "ndcg@10", "log_loss")
-
-
-@dataclass(frozen=True)
-class FinetuneResult:
-    """What was trained, and how it and the baselines do on the validation rows."""
-
-    output: str
-    rows: int
-    valid_rows: int
-    seeds: list[int]
-    best_seed: int
-    epochs: float
-    seconds: float
-    rows_per_second: float
-    models: dict[str, dict[str, float]]
-    """name → validation metrics; `adrec` is the network, the others are baselines"""
-    deviations: dict[str, float]
-    """standard deviation over seeds of each of the network's metrics; empty with one seed"""
-    calibration: str
-    left_out: dict[str, str] = field(default_factory=dict)
-    hybrid: str = "none"
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-safe values."""
-        return vars(self)
-
-    def render(self) -> Iterable[RenderableType]:
-        """The validation table, and a line on the run."""
-        table = Table(title=f"Validation, {self.valid_rows:,} rows", title_justify="left")
-        table.add_column("model")
-        for name in HEADLINE:
-            table.add_column(name, justify="right")
-        best = {name: _best(name, self.models.values()) for name in HEADLINE}
-        for model, metrics in self.models.items():
-            cells = [
-                _cell(metrics.get(name), best[name], self.deviations.get(name) if model == "adrec" else None)
-                for name in HEADLINE
-            ]
-            table.add_row(model, *cells)
-        yield table
-        extra = {name: value for name, value in self.models["adrec"].items() if name not in HEADLINE}
-        if extra:
-            yield "Other tasks: " + ", ".join(f"{name} {value:.4f}" for name, value in extra.items())
-        yield (
-            f"{self.rows:,} training rows, {self.epochs:.1f} epochs in {self.seconds:.0f} s"
-            f" ({self.rows_per_second:,.0f} rows/s); calibration: {self.calibration}; hybrid: {self.hybrid}"
-        )
-        for name, reason in self.left_out.items():
-            yield f"left out {name}: {reason}"
-        yield f"bundle: {self.output}"
 
 
 def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     """Train, calibrate, compare, and write the bundle. A killed run goes on from its last checkpoint."""
     prepared = open_prepared(config.prepared)
-    device = resolve_device(config.device)
     encoder = open_text_encoder(config, prepared)
-    reader = TextReader(
-        encoder,
-        as_tokens=config.text.train != "frozen",
-        device=device,
-        batch_tokens=config.text.batch_tokens,
-        cache=config.text.cache,
-    )
+    reader = text_reader(config, encoder)
     data = load_click_data(config, prepared, reader, terminal)
     work = work_folder(config.output)
     runs = [
@@ -111,47 +49,65 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
             seed=config.seed + number,
             work=work / f"seed{config.seed + number}",
             terminal=terminal,
-            text_encoder=_trained_encoder(config, encoder),
+            text_encoder=trained_encoder(config, encoder),
             description="Training" if config.seeds == 1 else f"Training {number + 1}/{config.seeds}",
+            is_last=number == config.seeds - 1 and not config.refit,
         )
         for number in range(config.seeds)
     ]
+    kept = runs if config.ensemble else [best_run(runs)]
+    again: _Again | None = None
+    if config.refit:
+        both = load_click_data(config, prepared, reader, terminal, splits=("train", "valid"))
+        share = best_share(config, data, runs)
+        encoders = partial(trained_encoder, config, encoder)
+        networks = train_again(config, both, kept, share=share, work=work, terminal=terminal, text_encoders=encoders)
+        again = _Again(both, share, _one(networks))
     valid = _inputs(config, data, data.valid)
     suite, simple = _baselines(config, data, valid, terminal)
     joined = [_join(config, run, suite, simple, valid) for run in runs]
-    best = max(joined, key=lambda one: one.quality)
-    if config.ensemble:
-        best = _join(config, ensemble(runs), suite, simple, valid)
+    best = (
+        _join(config, _one(kept), suite, simple, valid)
+        if config.ensemble
+        else next(one for one in joined if one.trained is kept[0])
+    )
     calibrations = _calibrate(config, data, best)
     models = {"adrec": _own_metrics(best, calibrations, data)}
     if best.hybrid.kind != "none":
         models["network"] = _simple_metrics(best.trained.valid.logits[:, 0], False, data)
     models |= {name: _simple_metrics(score, suite.fitted[name].is_probability, data) for name, score in simple.items()}
-    trained_encoder = best.trained.module.model.text_encoder
+    shipped, trained, fitted = data, best.trained, suite
+    if again is not None:
+        shipped, trained = again.data, again.trained
+        fitted = _baselines_again(config, again.data, suite, terminal)
+        calibrations = _levelled(config, data, again, best.hybrid, fitted, calibrations)
+    own_encoder = trained.module.model.text_encoder
     packed = ClickModel(
         config=config,
-        features=data.features,
-        dimensions=data.dimensions,
-        tasks=data.tasks,
-        model=best.trained.module.model.cpu(),
-        encoder=merged(cast(TextEncoder, trained_encoder)) if trained_encoder is not None else encoder,
+        features=shipped.features,
+        dimensions=shipped.dimensions,
+        tasks=shipped.tasks,
+        model=trained.module.model.cpu(),
+        encoder=merged(cast(TextEncoder, own_encoder)) if own_encoder is not None else encoder,
         calibrations=calibrations,
-        seen_ads=_seen_table(data.seen_ads),
-        seen_users=_seen_table(data.seen_users),
+        seen_ads=_seen_table(shipped.seen_ads),
+        seen_users=_seen_table(shipped.seen_users),
         text=text_settings(prepared),
-        baselines=suite.fitted,
+        baselines=fitted.fitted,
         hybrid=best.hybrid,
     )
     deviations = _deviations(joined)
+    refit = again.as_dict(best.trained) if again is not None else None
     metrics = {
         "split": "valid",
         "models": models,
         "seeds": {str(one.trained.seed): one.metrics for one in joined},
         "deviations": deviations,
         "training": best.trained.run.as_dict(),
-        "calibration": {name: fitted.to_json() for name, fitted in calibrations.items()},
+        "calibration": {name: found.to_json() for name, found in calibrations.items()},
         "baselines_left_out": suite.left_out,
         "hybrid": {"kind": best.hybrid.kind, "quality": dict(best.hybrid.quality)},
+        "refit": refit,
     }
     with save_bundle(
         config.output, data_fingerprint=prepared.fingerprint, seed=best.trained.seed, kind="click_model"
@@ -167,7 +123,7 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         valid_rows=len(data.valid),
         seeds=[run.seed for run in runs],
         best_seed=best.trained.seed,
-        epochs=best.trained.run.steps * config.training.accumulate / per_epoch,
+        epochs=best.trained.run.steps * config.training.accumulate * config.training.devices / per_epoch,
         seconds=best.trained.run.seconds,
         rows_per_second=best.trained.run.units_per_second,
         models=models,
@@ -175,29 +131,29 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         calibration=calibrations[data.tasks[0].name].method,
         left_out=suite.left_out,
         hybrid=best.hybrid.kind,
+        refit=refit,
     )
 
 
-def open_text_encoder(config: FinetuneConfig, prepared: Prepared) -> TextEncoder | None:
-    """The encoder that the config names, with its lexical part fitted on the prepared ads; None without text."""
-    text = config.text
-    if text.reference is None:
-        return None
-    encoder = load_text_encoder(text.reference, pooling=text.pooling, max_tokens=text.max_tokens)
-    if text.lexical and encoder.lexical is None:
-        words = fit_lexical(encoder, prepared.ads()["text"].to_numpy().tolist(), text.lexical)
-        encoder = encoder.with_lexical(torch.from_numpy(words))
-    return encoder
+@dataclass(frozen=True)
+class _Again:
+    """The networks trained once more, on training and validation rows."""
+
+    data: ClickData
+    share: float
+    trained: Trained
+
+    def as_dict(self, chosen: Trained) -> dict[str, float]:
+        """Rows, steps, and how alike the network and the chosen one order the validation rows (Spearman's correlation)."""
+        from scipy.stats import spearmanr
+
+        agreement = spearmanr(chosen.valid.logits[:, 0], self.trained.valid.logits[:, 0]).statistic
+        rows = sum(self.data.prepared.rows(split) for split in self.data.splits)
+        return {"rows": rows, "share": self.share, "steps": self.trained.run.steps, "agreement": float(agreement)}
 
 
-def _trained_encoder(config: FinetuneConfig, encoder: TextEncoder | None) -> TextEncoder | None:
-    """A copy of the encoder for one run to train; None where it is frozen."""
-    text = config.text
-    if encoder is None or text.train == "frozen":
-        return None
-    return trainable_copy(
-        encoder, text.train, last_layers=text.last_layers, lora_rank=text.lora_rank, lora_alpha=text.lora_alpha
-    )
+def _one(runs: Sequence[Trained]) -> Trained:
+    return runs[0] if len(runs) == 1 else ensemble(runs)
 
 
 @dataclass(frozen=True)
@@ -212,12 +168,6 @@ class _Joined:
     @property
     def metrics(self) -> dict[str, float]:
         return self.trained.module.metrics(self.valid)
-
-    @property
-    def quality(self) -> float:
-        """The monitored metric, higher is better."""
-        monitor = self.trained.module.monitor
-        return -self.metrics[monitor] if monitor == "log_loss" else self.metrics[monitor]
 
 
 def _inputs(config: FinetuneConfig, data: ClickData, rows: Examples) -> Inputs:
@@ -261,6 +211,32 @@ def _calibrate(config: FinetuneConfig, data: ClickData, best: _Joined) -> dict[s
     return found
 
 
+def _levelled(
+    config: FinetuneConfig,
+    data: ClickData,
+    again: _Again,
+    hybrid: Hybrid,
+    suite: Suite,
+    calibrations: dict[str, Calibration],
+) -> dict[str, Calibration]:
+    """The maps that validation rows chose, moved to the level of the model that has learned those rows too."""
+    parts = [_baseline_rows(config, data), data.valid]
+    members = {name: model for name, model in suite.fitted.items() if name in hybrid.names}
+    raw = [raw_outputs(again.trained.module, again.data.batches(rows), config.device) for rows in parts]
+    for found, rows in zip(raw, parts, strict=True):
+        inputs = _inputs(config, again.data, rows)
+        found.logits[:, 0] = hybrid.logit(found.logits[:, 0], score_all(members, inputs), inputs)
+    logits, labels = (np.concatenate([getattr(found, name) for found in raw]) for name in ("logits", "labels"))
+    is_recent = np.repeat([False, True], [len(rows) for rows in parts])
+    moved = {}
+    for number, task in enumerate(again.data.tasks):
+        if task.is_binary:
+            calibrated = calibrations[task.name]
+            shift = level_shift(calibrated.logit(logits[:, number]), labels[:, number], is_recent)
+            moved[task.name] = calibrated.shifted(shift)
+    return moved
+
+
 def _baselines(
     config: FinetuneConfig, data: ClickData, valid: Inputs, terminal: Terminal
 ) -> tuple[Suite, dict[str, NDArray[np.float32]]]:
@@ -268,11 +244,23 @@ def _baselines(
     names = config.baselines.names
     if not names:
         return Suite(), {}
-    rows = data.train if data.train is not None else data.sample(config.baselines.max_rows, config.seed)
-    train = _inputs(config, data, rows)
+    train = _inputs(config, data, _baseline_rows(config, data))
     with terminal.progress("Baselines", len(names), unit="models") as advance:
         suite = fit_all(config.baselines, train, valid, seed=config.seed, advance=advance)
     return suite, score_all(suite.fitted, valid)
+
+
+def _baselines_again(config: FinetuneConfig, data: ClickData, chosen: Suite, terminal: Terminal) -> Suite:
+    """The same baselines, fitted on all rows of `data`."""
+    if not chosen.fitted:
+        return chosen
+    train = _inputs(config, data, _baseline_rows(config, data))
+    with terminal.progress("Baselines on all rows", len(chosen.fitted), unit="models") as advance:
+        return fit_all(config.baselines, train, seed=config.seed, like=chosen.fitted, advance=advance)
+
+
+def _baseline_rows(config: FinetuneConfig, data: ClickData) -> Examples:
+    return data.train if data.train is not None else data.sample(config.baselines.max_rows, config.seed)
 
 
 def _own_metrics(best: _Joined, calibrations: dict[str, Calibration], data: ClickData) -> dict[str, float]:
@@ -299,15 +287,3 @@ def _simple_metrics(score: NDArray[np.float32], is_probability: bool, data: Clic
     known = ~np.isnan(labels)
     metrics.pop("log_loss")
     return {**metrics, "log_loss": log_loss(labels[known], score[known])} if is_probability else metrics
-
-
-def _best(name: str, rows: Iterable[dict[str, float]]) -> float:
-    values = [row[name] for row in rows if name in row and np.isfinite(row[name])]
-    return (min if name == "log_loss" else max)(values, default=float("nan"))
-
-
-def _cell(value: float | None, best: float, deviation: float | None) -> str:
-    if value is None or not np.isfinite(value):
-        return "–"
-    shown = f"{value:.4f}" + (f" ± {deviation:.4f}" if deviation is not None else "")
-    return f"[bold]{shown}[/bold]" if value == best else shown

@@ -16,16 +16,15 @@ from rich.table import Table
 from adrec.config.base import load_config, save_config
 from adrec.config.finetune import FinetuneConfig
 from adrec.config.tune import TuneConfig
-from adrec.data.device import resolve_device
 from adrec.data.prepared import open_prepared
 from adrec.data.tables import folder_aside
 from adrec.errors import ConfigError
-from adrec.models.text_encoder import TextEncoder, load_text_encoder
-from adrec.models.text_vectors import TextReader
+from adrec.models.text_encoder import TextEncoder
 from adrec.stages.tuning.report import plot, write_trials
 from adrec.stages.tuning.study import Report, Study
 from adrec.terminal import Terminal
 from adrec.training.click_data import ClickData, load_click_data
+from adrec.training.click_encoder import open_text_encoder, text_reader, trained_encoder
 from adrec.training.ctr_training import monitored_metric, train_click_model
 from adrec.training.trainer import RUN_FILE, open_work, work_folder
 
@@ -98,8 +97,8 @@ def run(config: TuneConfig, terminal: Terminal) -> TuneResult:
 
 
 def with_values(config: TuneConfig, values: Mapping[str, Any]) -> FinetuneConfig:
-    """The base finetune config with `values` at their dotted keys. Raises ConfigError."""
-    fixed = {"seed": config.seed, "device": config.device, "seeds": 1}
+    """The base finetune config with `values` at their dotted keys, as one trial on one device. Raises ConfigError."""
+    fixed = {"seed": config.seed, "device": config.device, "seeds": 1, "training.devices": 1, "training.strategy": "auto"}
     settings = [f"{key}={json.dumps(value)}" for key, value in {**fixed, **values}.items()]
     return load_config(config.base, FinetuneConfig, settings)
 
@@ -167,13 +166,10 @@ def _trial(config: TuneConfig, metric: str, work: Path, terminal: Terminal, valu
 
 def _load(config: FinetuneConfig, terminal: Terminal) -> tuple[ClickData, TextEncoder | None]:
     """What training reads, and the text encoder where it is trained too."""
-    text, encoder = config.text, None
-    if text.reference is not None:
-        encoder = load_text_encoder(text.reference, pooling=text.pooling, max_tokens=text.max_tokens)
-    is_trained = text.train != "frozen"
-    device = resolve_device(config.device)
-    reader = TextReader(encoder, as_tokens=is_trained, device=device, batch_tokens=text.batch_tokens, cache=text.cache)
-    return load_click_data(config, open_prepared(config.prepared), reader, terminal), encoder if is_trained else None
+    prepared = open_prepared(config.prepared)
+    encoder = open_text_encoder(config, prepared)
+    data = load_click_data(config, prepared, text_reader(config, encoder), terminal)
+    return data, trained_encoder(config, encoder)
 
 
 def _open(work: Path, output: Path, identity: dict[str, Any]) -> None:

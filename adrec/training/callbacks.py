@@ -93,7 +93,8 @@ class KeepBest(pl.Callback):
         """Compare, and save the weights under their step's name."""
         if trainer.sanity_checking:
             return
-        value = float(trainer.callback_metrics[self.monitor])
+        # Devices may differ in the last digit: the first one's word holds, or some would stop and others wait for them.
+        value = float(trainer.strategy.broadcast(trainer.callback_metrics[self.monitor]))
         if math.isfinite(value) and (self.best is None or self.sign * value > self.sign * self.best):
             self.best, self.best_step, self.waited = value, trainer.global_step, 0
             weights = whole_weights(module, self.module)  # every rank takes part

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +40,8 @@ class ClickData:
     """One prepared folder, read for one model."""
 
     prepared: Prepared
+    splits: tuple[str, ...]
+    """What is trained on: train, or train and valid."""
     features: dict[str, FeatureSet]
     tasks: tuple[Task, ...]
     dimensions: Dimensions
@@ -62,7 +65,7 @@ class ClickData:
         else:
             plan = StreamedPlan(
                 self.prepared,
-                "train",
+                self.splits,
                 self.collate,
                 sampling=self.sampling,
                 batch_rows=config.training.batch_rows,
@@ -80,7 +83,7 @@ class ClickData:
         """About `rows` training rows of row groups drawn at random, for models that need them in memory."""
         source = StreamedPlan(
             self.prepared,
-            "train",
+            self.splits,
             self.collate,
             sampling=Sampling(self.sampling.label),
             batch_rows=rows,
@@ -96,19 +99,30 @@ class ClickData:
         return InOrder(examples, self.collate, EVALUATION_ROWS)
 
 
-def load_click_data(config: FinetuneConfig, prepared: Prepared, reader: TextReader, terminal: Terminal) -> ClickData:
-    """Read the training and validation rows, encode the texts they use. Raises DataError where labels or rows are missing."""
+def load_click_data(
+    config: FinetuneConfig,
+    prepared: Prepared,
+    reader: TextReader,
+    terminal: Terminal,
+    *,
+    splits: tuple[str, ...] = ("train",),
+) -> ClickData:
+    """Read the rows of `splits` to train on and the validation rows, encode the texts they use.
+
+    Raises DataError where labels or rows are missing.
+    """
     features = prepared.features()
     labels = [task.name for task in config.tasks]
     missing = [label for label in labels if label not in prepared.columns]
     if missing:
         raise DataError(f"{prepared.path}: the impressions have no '{missing[0]}' column to learn. Change `tasks`.")
     history = config.model.user.max_history
-    with terminal.progress("Reading impressions", prepared.rows("train"), unit="rows") as advance:
+    total = sum(prepared.rows(split) for split in splits)
+    with terminal.progress("Reading impressions", total, unit="rows") as advance:
         valid = load_examples(prepared, "valid", max_history=history, labels=labels, rows=config.training.valid_rows)
-        in_memory = prepared.rows("train") <= config.training.in_memory_rows
-        train = load_examples(prepared, "train", max_history=history, labels=labels) if in_memory else None
-        seen_ads, seen_users, fitted, queries = _survey(prepared, config, advance)
+        in_memory = total <= config.training.in_memory_rows
+        train = load_examples(prepared, *splits, max_history=history, labels=labels) if in_memory else None
+        seen_ads, seen_users, fitted, queries = _survey(prepared, splits, config, advance)
     ads_table, users_table = prepared.ads(), prepared.users()
     own = config.model.identities
     ads = catalog_from_table(ads_table, features["ads"], key="ad_id", seen=seen_ads.ids if "ads" in own else None)
@@ -137,6 +151,7 @@ def load_click_data(config: FinetuneConfig, prepared: Prepared, reader: TextRead
     sampling = Sampling(labels[0], config.loss.negatives, config.loss.negative_rate)
     return ClickData(
         prepared=prepared,
+        splits=splits,
         features=features,
         tasks=fitted,
         dimensions=dimensions,
@@ -152,7 +167,9 @@ def load_click_data(config: FinetuneConfig, prepared: Prepared, reader: TextRead
     )
 
 
-def _survey(prepared: Prepared, config: FinetuneConfig, advance: object) -> tuple[Seen, Seen, tuple[Task, ...], Sequence[str]]:
+def _survey(
+    prepared: Prepared, splits: tuple[str, ...], config: FinetuneConfig, advance: object
+) -> tuple[Seen, Seen, tuple[Task, ...], Sequence[str]]:
     """One pass over the training rows: how often ads and users occur, the scale of each label, the distinct queries."""
     assert callable(advance)
     names = [task.name for task in config.tasks]
@@ -161,7 +178,7 @@ def _survey(prepared: Prepared, config: FinetuneConfig, advance: object) -> tupl
     tasks = build_tasks(config.tasks)
     moments: dict[str, Moments] = {name: Moments() for name in names}
     queries: dict[str, None] = {}
-    for batch in prepared.iter("train", columns, 262_144):
+    for batch in chain.from_iterable(prepared.iter(split, columns, 262_144) for split in splits):
         clicked = np.nan_to_num(pc.cast(batch[names[0]], pa.float32()).to_numpy(zero_copy_only=False)) > 0
         for name, count in counts.items():
             count.add(batch[name].to_numpy(), clicked)

@@ -1,6 +1,6 @@
 """Train one click model on `ClickData`, and score rows with it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,10 +51,13 @@ def train_click_model(
     text_encoder: nn.Module | None = None,
     description: str = "Training",
     callbacks: Sequence[pl.Callback] = (),
+    share: float | None = None,
+    is_last: bool = True,
 ) -> Trained:
     """Train to the best validation metric. `text_encoder` is the one that is trained with the model, None where frozen.
 
-    `work` holds checkpoints until the caller deletes it; a run killed half way goes on from there.
+    `work` holds checkpoints until the caller deletes it; a run killed half way goes on from there. With `share` nothing is
+    evaluated: training ends at that share of the scheduled steps, and the last weights stand. `is_last`: see `fit`.
     """
     torch.manual_seed(seed)
     plan = data.plan(config, seed)
@@ -67,9 +70,11 @@ def train_click_model(
         next_category=config.loss.next_category > 0,
     )
     training = config.training
-    loader = BatchLoader(
-        plan.plan, plan.collate, total=total_batches(training, plan.count), seed=seed, workers=training.workers
-    )
+    steps = total_steps(training, plan.count)
+    total = total_batches(training, plan.count)
+    if share is not None:
+        total = min(total, max(1, round(share * steps)) * training.accumulate * training.devices)
+    loader = BatchLoader(plan.plan, plan.collate, total=total, seed=seed, workers=training.workers)
     module = CTRModule(
         model=model,
         tasks=data.tasks,
@@ -78,28 +83,79 @@ def train_click_model(
         next_category=config.loss.next_category,
         list_penalty=config.loss.list_penalty,
         monitor=monitor,
-        optimizer=partial(_optimizer, config, total_steps(training, plan.count)),
+        optimizer=partial(_optimizer, config, steps),
     )
-    identity = {"config": config.model_dump(mode="json"), "data": data.prepared.fingerprint, "seed": seed}
+    identity = {
+        "config": config.model_dump(mode="json"),
+        "data": data.prepared.fingerprint,
+        "splits": data.splits,
+        "seed": seed,
+        "share": share,
+    }
     open_work(work, identity, resume=training.resume)
     run = fit(
         module,
         loader,
-        data.batches(data.valid),
+        data.batches(data.valid) if share is None else None,
         config=training,
         seed=seed,
         device=config.device,
         work=work,
         terminal=terminal,
         description=description,
-        total_units=plan.rows * total_batches(training, plan.count) / plan.count,
+        total_units=plan.rows * total / plan.count,
         unit="rows",
         units_of=_rows,
         monitor=f"valid_{monitor}",
         mode="min" if monitor == "log_loss" else "max",
         callbacks=callbacks,
+        is_last=is_last,
     )
     return Trained(module, run, seed, raw_outputs(module, data.batches(data.valid), config.device))
+
+
+def train_again(
+    config: FinetuneConfig,
+    data: ClickData,
+    chosen: Sequence[Trained],
+    *,
+    share: float,
+    work: Path,
+    terminal: Terminal,
+    text_encoders: Callable[[], nn.Module | None],
+) -> list[Trained]:
+    """The chosen networks anew, from their seeds, on the rows of `data`: those they were trained on and those that judged them.
+
+    Each ends at `share` of its schedule, where the chosen ones were best (`best_share`). What is chosen by validation rows and
+    then fitted to all rows is the usual last step of model selection (Hastie, Tibshirani and Friedman 2009, section 7.10); in a
+    log it is the newest days that are won. `valid` of the result is no measure: these rows were learned.
+    """
+    return [
+        train_click_model(
+            config,
+            data,
+            seed=run.seed,
+            work=work / f"again{run.seed}",
+            terminal=terminal,
+            text_encoder=text_encoders(),
+            description="Training on all rows" if len(chosen) == 1 else f"Training on all rows {number}/{len(chosen)}",
+            share=share,
+            is_last=number == len(chosen),
+        )
+        for number, run in enumerate(chosen, start=1)
+    ]
+
+
+def best_run(runs: Sequence[Trained]) -> Trained:
+    """The run whose monitored metric went highest (log loss: lowest). All processes of a distributed run agree on it."""
+    sign = -1.0 if runs[0].module.monitor == "log_loss" else 1.0
+    return max(runs, key=lambda run: sign * run.run.best)
+
+
+def best_share(config: FinetuneConfig, data: ClickData, runs: Sequence[Trained]) -> float:
+    """At what share of the scheduled steps the runs were best, the mean over them: one run's best step is mostly chance."""
+    steps = total_steps(config.training, data.plan(config, config.seed).count)
+    return float(np.mean([min(run.run.best_step / steps, 1.0) for run in runs]))
 
 
 def ensemble(runs: Sequence[Trained]) -> Trained:

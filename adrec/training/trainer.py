@@ -19,6 +19,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from pytorch_lightning.strategies import Strategy
 
 from adrec.config.training import TrainingConfig
@@ -117,13 +118,15 @@ def fit(
     monitor: str = "valid_loss",
     mode: str = "min",
     callbacks: Sequence[pl.Callback] = (),
+    is_last: bool = True,
 ) -> FitResult:
     """Train `module` on `train`, evaluating on `valid`, and leave the best weights in it.
 
     `module.training_step` returns the loss; `validation_step` logs `monitor` (and other `valid_*`). `units_of(batch)` counts
     what the bar shows (tokens, rows) of `total_units`. `callbacks` run after the trainer's own. `work` comes from
     `open_work`; the caller deletes it once its output stands. With a CPU and one seed, a run that was killed and resumed ends
-    with the same weights as one that was not.
+    with the same weights as one that was not. Helper processes of a distributed run end here, unless more trainings follow
+    (`is_last` is False): every process has to take part in each of them. Only the first one's module holds the best weights.
     Raises AdrecError where the loss is not finite.
     """
     per_epoch = max(1, train.batches_per_epoch // config.devices)
@@ -143,6 +146,8 @@ def fit(
     torch.manual_seed(seed)
     trainer = build_trainer(config, device=device, work=work, callbacks=every, evaluate_every=evaluate_every)
     train.shard(trainer.global_rank, trainer.world_size)
+    if dist.is_initialized():  # a second training of the same processes: the first one may still clear the work folder
+        dist.barrier()
     last = work / LAST_CHECKPOINT
     resumed = _step_of(last) if last.exists() else 0
     if resumed:
@@ -157,10 +162,11 @@ def fit(
     if keep.best is None:  # no evaluation kept any: the last weights stand
         whole_weights(trained, module)
     if not trainer.is_global_zero:
-        raise SystemExit(0)  # the first process alone writes the output
-    curve.state_dict()
-    if valid is not None:
+        if is_last:
+            raise SystemExit(0)  # the first process alone writes the output
+    elif valid is not None:
         keep.restore()
+    curve.state_dict()
     return FitResult(
         best=keep.best if keep.best is not None else math.nan,
         best_step=keep.best_step,

@@ -150,6 +150,22 @@ def test_strings_may_be_split_into_lists_and_words_are():
     assert again.transform(table).lists["tags"][1].tolist() == [1, 0, 1, 0, 1]
 
 
+def test_a_title_is_cut_into_phrases_at_any_of_several_marks():
+    table = pa.table({"title": ["Mugs, half price", "杯子，半价", "Tea, half price", None, "碗，半价 , half price"]})
+    features = fit(table, 2, lists=[{"column": "title", "separator": [",", "，"]}])
+    coder = features.lists[0]
+    assert [coder.value(code) for code in (1, 2)] == ["half price", "半价"]
+    found = FeatureSet.from_json(json.loads(json.dumps(features.to_json()))).transform(table).lists["title"]
+    assert found[0].tolist() == [0, 2, 4, 6, 6, 9]
+    assert found[1].tolist() == [0, 1, 0, 2, 0, 1, 0, 2, 1]
+
+
+@pytest.mark.parametrize("separator", ["", [], ["|", ""]])
+def test_a_separator_that_separates_nothing_is_refused(separator):
+    with pytest.raises(ValueError, match="is empty; name what stands between"):
+        FeatureSpec.model_validate({"lists": [{"column": "tags", "separator": separator}]})
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.datetimes(datetime(1990, 1, 1), datetime(2037, 1, 1)), st.sampled_from(["UTC", "Asia/Shanghai", "America/New_York"]))
 def test_calendar_follows_the_zone(moment, zone):

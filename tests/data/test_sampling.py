@@ -89,8 +89,8 @@ def test_streaming_draws_as_much_as_memory_and_repeats_itself(tmp_path, sampling
 
     memory = MemoryPlan(examples, make, sampling=sampling, batch_rows=64, seed=3)
     settings = {"sampling": sampling, "batch_rows": 64, "seed": 3, "max_history": 5, "labels": ("click",)}
-    streamed = StreamedPlan(prepared, "train", make, shuffle_rows=700, **settings)
-    again = StreamedPlan(prepared, "train", make, shuffle_rows=700, **settings)
+    streamed = StreamedPlan(prepared, ("train",), make, shuffle_rows=700, **settings)
+    again = StreamedPlan(prepared, ("train",), make, shuffle_rows=700, **settings)
     assert streamed.count == memory.count
     rows = []
     for epoch in range(3):

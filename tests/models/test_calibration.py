@@ -170,3 +170,41 @@ def test_json_round_trip_and_order(method, logits, seed, rate):
 def test_unknown_method_in_a_file_is_refused():
     with pytest.raises(ValueError, match="unknown calibration method"):
         Calibration.from_json({"method": "magic", "knots": []})
+
+
+def test_a_shifted_map_moves_every_logit_by_as_much():
+    logits, labels, _ = planted(4000, DISTORTIONS["isotonic"])
+    for method in METHODS:
+        fitted = fit(logits, labels, method=method)
+        np.testing.assert_allclose(fitted.shifted(0.3).logit(logits), fitted.logit(logits) + 0.3, atol=1e-12)
+
+
+def test_the_level_of_all_rows_is_found_where_recent_ones_are_like_the_others():
+    logits, labels, _ = planted(40_000, lambda x: x + 0.4)
+    labels[:50] = np.nan
+    shift = calibration.level_shift(logits, labels, np.arange(40_000) >= 36_000)
+    assert expit(logits[50:] + shift).mean() / labels[50:].mean() == pytest.approx(1, abs=0.01)
+    assert shift == pytest.approx(-0.4, abs=0.04)
+    assert calibration.level_shift(logits, labels, np.ones(40_000, bool)) == pytest.approx(shift, abs=0.03)
+    assert calibration.level_shift(logits[:60], labels[:60] * 0, np.ones(60, bool)) == 0.0, "no click says nothing"
+
+
+def test_recent_rows_win_where_the_level_has_truly_moved():
+    true = np.random.default_rng(3).normal(-2.0, 1.0, 40_000)
+    recent = np.arange(40_000) >= 30_000
+    labels = (np.random.default_rng(4).random(40_000) < expit(true + 0.8 * recent)).astype(float)
+    assert calibration.level_shift(true, labels, recent) == pytest.approx(0.8, abs=0.06)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(20, 380), st.floats(-2, 2))
+def test_the_level_lies_between_that_of_all_and_that_of_the_recent(seed, old, moved):
+    rng = np.random.default_rng(seed)
+    true = rng.normal(-1.0, 1.0, 400)
+    recent = np.arange(400) >= old
+    labels = (rng.random(400) < expit(true + moved * recent)).astype(float)
+    found = calibration.level_shift(true, labels, recent)
+    none = np.zeros(400, bool)
+    ends = [calibration.level_shift(true[rows], labels[rows], none[rows]) for rows in (slice(None), recent)]
+    if 5 <= labels[recent].sum() <= recent.sum() - 5:
+        assert min(ends) - 1e-9 <= found <= max(ends) + 1e-9

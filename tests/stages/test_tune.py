@@ -5,6 +5,7 @@ import json
 import pytest
 import yaml
 from raw_worlds import prepare, world
+from worlds import word_encoder
 
 from adrec.config.base import load_config
 from adrec.config.finetune import FinetuneConfig
@@ -96,3 +97,17 @@ def test_a_key_that_finetune_does_not_have_is_named(folder):
 def test_a_base_outside_the_space_is_not_tried(folder):
     chosen = config(folder, "outside", space={"training.learning_rate": {"low": 1e-5, "high": 1e-4, "log": True}})
     assert tune.base_values(chosen, tune.with_values(chosen, {})) is None
+
+
+def test_a_trial_trains_what_finetune_trains(folder, tmp_path):
+    """The text's words beside the encoder, only the layers that are to be trained, one device."""
+    base = yaml.safe_load((folder / "finetune.yaml").read_text(encoding="utf-8"))
+    base["text"] = {"reference": str(word_encoder(tmp_path / "words")), "lexical": 4, "train": "full"}
+    base["training"] |= {"devices": 2}
+    (folder / "deep.yaml").write_text(yaml.safe_dump(base), encoding="utf-8")
+    chosen = tune.with_values(config(folder, "deep_search", base="deep.yaml"), {})
+    assert chosen.training.devices == 1
+    data, encoder = tune._load(chosen, Terminal(quiet=True))
+    assert encoder is not None and encoder.parts[1] == 4 and data.dimensions.text_parts == encoder.parts
+    frozen = chosen.model_copy(update={"text": chosen.text.model_copy(update={"train": "frozen"})})
+    assert tune._load(frozen, Terminal(quiet=True))[1] is None

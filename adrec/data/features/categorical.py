@@ -30,13 +30,15 @@ def to_strings(column: pa.Array, name: str) -> pa.Array:
     raise DataError(f"column '{name}' is {kind}, expected strings, integers or booleans. Take it as numeric, or leave it out.")
 
 
-def to_ragged(column: pa.Array, name: str, max_items: int, separator: str | None = None) -> tuple[NDArray[np.int64], pa.Array]:
+def to_ragged(
+    column: pa.Array, name: str, max_items: int, separators: tuple[str, ...] = ()
+) -> tuple[NDArray[np.int64], pa.Array]:
     """A list column as offsets (N + 1,) and flat strings, each list cut to its first `max_items`. Raises DataError.
 
-    Strings are split at `separator`, spaces around an item and empty items dropped.
+    Strings are split at any of `separators`, spaces around an item and empty items dropped.
     """
-    if separator is not None and (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        column = _split(column.cast(pa.string()), separator)
+    if separators and (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        column = _split(column.cast(pa.string()), separators)
     kind = column.type
     if pa.types.is_null(kind):
         return np.zeros(len(column) + 1, dtype=np.int64), pa.array([], pa.string())
@@ -56,9 +58,13 @@ def to_ragged(column: pa.Array, name: str, max_items: int, separator: str | None
     return offsets, flat.take(pa.array(taken))
 
 
-def _split(column: pa.Array, separator: str) -> pa.Array:
+def _split(column: pa.Array, separators: tuple[str, ...]) -> pa.Array:
     """Strings as lists of their items."""
-    lists = pc.split_pattern(pc.fill_null(column, ""), separator)
+    first, *others = separators
+    text = pc.fill_null(column, "")
+    for other in others:
+        text = pc.replace_substring(text, other, first)
+    lists = pc.split_pattern(text, first)
     items = pc.utf8_trim_whitespace(lists.flatten())
     real = pc.not_equal(items, "")
     kept = np.concatenate([np.zeros(1, np.int64), np.cumsum(real.to_numpy(zero_copy_only=False))])

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -69,14 +70,18 @@ def fit_all(
     valid: Inputs | None = None,
     *,
     seed: int = 0,
+    like: Mapping[str, Baseline] | None = None,
     advance: Callable[[], None] | None = None,
 ) -> Suite:
-    """Fit every named baseline on rows with a known click. `advance` is called after each one."""
+    """Fit every named baseline on rows with a known click. `advance` is called after each one.
+
+    `like` are baselines of the same names that validation rows have judged: only those are fitted, with as many trees.
+    """
     suite = Suite()
     rows = sampled_requests(train.labelled(), config.max_rows, np.random.default_rng(seed))
     linear: LogisticRegression | None = None  # the trees read it too: one regression serves all
     held = None if valid is None else sampled_requests(valid.labelled(), config.max_rows, np.random.default_rng(seed))
-    for name in config.names:
+    for name in config.names if like is None else like:
         reason = BASELINES[name].lacks(rows)
         if reason:
             suite.left_out[name] = f"the data lacks {reason}"
@@ -84,6 +89,8 @@ def fit_all(
             baseline = build_baseline(name, config)
             if isinstance(baseline, LightGbm) and rows.ads.lists:
                 baseline.linear = linear
+            if isinstance(baseline, LightGbm) and like is not None:
+                baseline.trees.rounds = cast(LightGbm, like[name]).trees.count
             baseline.fit(rows, held, seed=seed)
             if isinstance(baseline, LogisticRegression):
                 linear = baseline

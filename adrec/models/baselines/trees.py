@@ -18,6 +18,7 @@ from adrec.models.baselines.linear import LogisticRegression
 from adrec.models.calibration import log_loss
 
 _MAX_CATEGORIES = 64
+_MOST_ROUNDS, _BLIND_ROUNDS = 1000, 100
 PARAMETERS: dict[str, Any] = {
     "learning_rate": 0.05,
     "num_leaves": 15,
@@ -39,7 +40,7 @@ class TreeModel:
         *,
         objective: str,
         parameters: dict[str, Any] | None = None,
-        rounds: int = 1000,
+        rounds: int | None = None,
         patience: int = 50,
         names: tuple[str, ...] = (),
         code_names: tuple[str, ...] = (),
@@ -64,8 +65,8 @@ class TreeModel:
     ) -> None:
         """Grow trees on rows that all have a click label; stop where the validation AUC has not risen for `patience` trees.
 
-        The AUC is the mean over requests for a ranker, and over all rows otherwise. Without validation rows at most 100 trees
-        are grown. `start` (N,) are margins to improve on; `predict` does not include them.
+        The AUC is the mean over requests for a ranker, and over all rows otherwise. At most `rounds` trees are grown: 1000
+        unless given, 100 without validation rows. `start` (N,) are margins to improve on; `predict` does not include them.
         """
         import lightgbm
 
@@ -95,7 +96,7 @@ class TreeModel:
             "verbose": -1,
         }
         if valid is None:
-            self.booster = lightgbm.train(settings, data, min(self.rounds, 100))
+            self.booster = lightgbm.train(settings, data, _BLIND_ROUNDS if self.rounds is None else self.rounds)
             return
         valid_table, valid_inputs = valid
         held = lightgbm.Dataset(
@@ -112,11 +113,16 @@ class TreeModel:
         self.booster = lightgbm.train(
             settings,
             data,
-            self.rounds,
+            _MOST_ROUNDS if self.rounds is None else self.rounds,
             valid_sets=[held],
             feval=validation_auc,
             callbacks=[lightgbm.early_stopping(self.patience, verbose=False)],
         )
+
+    @property
+    def count(self) -> int:
+        """Trees that `predict` adds up."""
+        return int(self.booster.best_iteration if self.booster.best_iteration > 0 else self.booster.current_iteration())
 
     def predict(self, table: Design) -> Floats:
         """(N,) raw margins."""

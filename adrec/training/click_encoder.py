@@ -1,0 +1,45 @@
+"""The text encoder of a click model as its config asks for it: opened, read, and copied where it is trained along."""
+
+import torch
+
+from adrec.config.finetune import FinetuneConfig
+from adrec.data.device import resolve_device
+from adrec.data.prepared import Prepared
+from adrec.models.encoder_training import trainable_copy
+from adrec.models.lexical import fit_lexical
+from adrec.models.text_encoder import TextEncoder, load_text_encoder
+from adrec.models.text_vectors import TextReader
+
+
+def open_text_encoder(config: FinetuneConfig, prepared: Prepared) -> TextEncoder | None:
+    """The encoder that the config names, with its lexical part fitted on the prepared ads; None without text."""
+    text = config.text
+    if text.reference is None:
+        return None
+    encoder = load_text_encoder(text.reference, pooling=text.pooling, max_tokens=text.max_tokens)
+    if text.lexical and encoder.lexical is None:
+        words = fit_lexical(encoder, prepared.ads()["text"].to_numpy().tolist(), text.lexical)
+        encoder = encoder.with_lexical(torch.from_numpy(words))
+    return encoder
+
+
+def text_reader(config: FinetuneConfig, encoder: TextEncoder | None) -> TextReader:
+    """Vectors of a frozen encoder, from the cache where they are known; tokens where the encoder is trained."""
+    text = config.text
+    return TextReader(
+        encoder,
+        as_tokens=text.train != "frozen",
+        device=resolve_device(config.device),
+        batch_tokens=text.batch_tokens,
+        cache=text.cache,
+    )
+
+
+def trained_encoder(config: FinetuneConfig, encoder: TextEncoder | None) -> TextEncoder | None:
+    """A copy of the encoder for one run to train; None where it is frozen."""
+    text = config.text
+    if encoder is None or text.train == "frozen":
+        return None
+    return trainable_copy(
+        encoder, text.train, last_layers=text.last_layers, lora_rank=text.lora_rank, lora_alpha=text.lora_alpha
+    )
