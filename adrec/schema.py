@@ -113,12 +113,16 @@ PREPARED_ADS = TableSpec(
     key="ad_id",
 )
 
+USER_LANGUAGE = "user_language"
+"""Not `language`, which is the ad's: a counter by both has to tell them apart."""
+
 PREPARED_USERS = TableSpec(
     "users",
     (
         *USERS.columns,
         Column("text", pa.string(), True, "interests as text, empty where none"),
         Column("segmented", pa.string(), True, "interests as words joined by a space"),
+        Column(USER_LANGUAGE, pa.string(), False, "language of the interests: zh, en, other; null without any"),
     ),
     key="user_id",
 )

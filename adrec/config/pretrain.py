@@ -106,14 +106,21 @@ class DaeObjective(Config):
     """Texts a batch."""
 
 
+CLICKED = frozenset({"clicks", "queries", "interests"})
+"""Kinds of pairs that clicks of the training rows make. A click model trained on the same rows finds its labels in them."""
+
+
 class ContrastiveObjective(Config):
     """Pull two views of a text together, push the other texts of the batch away."""
 
     weight: float = Field(1.0, gt=0)
     """Factor of its loss in the sum."""
-    positives: list[Literal["dropout", "clicks", "queries", "interests", "categories"]] = Field(["dropout"], min_length=1)
-    """`dropout`: the same text twice (SimCSE, Gao et al., 2021); stands alone. The others pair a clicked ad of the training
-    rows with an ad clicked before it, with the query, or with the user's interests; or any ad with its category's name."""
+    positives: list[Literal["dropout", "parts", "categories", "clicks", "queries", "interests"]] = Field(
+        ["dropout"], min_length=1
+    )
+    """`dropout`: the same text twice (SimCSE, Gao et al., 2021); stands alone. `parts`: an ad's title and the rest of its text.
+    `categories`: an ad and its category's name. The others pair a clicked ad of the training rows with an ad clicked before
+    it, with the query, or with the user's interests: a click model of the same rows then finds its labels in the vectors."""
     window: int = Field(1, ge=1)
     """For clicks: how many clicks apart two ads of one user may lie to be a pair."""
     temperature: float = Field(0.05, gt=0)
@@ -147,6 +154,12 @@ class Objectives(Config):
         if not any((self.mlm, self.nsp, self.dae, self.contrastive)):
             raise ValueError("at least one objective is needed")
         return self
+
+    @property
+    def read_clicks(self) -> bool:
+        """Whether clicks of the training rows make any of the pairs."""
+        paired = self.contrastive is not None and bool(CLICKED & set(self.contrastive.positives))
+        return paired or (self.nsp is not None and self.nsp.pairs == "clicks")
 
 
 class Batches(Config):

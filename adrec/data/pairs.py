@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from adrec.config.pretrain import CLICKED
 from adrec.data.prepared import Prepared
 from adrec.errors import DataError
 
@@ -52,25 +53,20 @@ class Pairs:
 
 def part_pairs(prepared: Prepared) -> Pairs:
     """Each ad's title, and the rest of its text. Raises DataError where ads have a title only."""
-    texts = prepared.ads().column("text").combine_chunks()
-    halves = pc.split_pattern(texts, SEPARATOR.strip(), max_splits=1)
-    whole = pc.equal(pc.list_value_length(halves), 2)
-    halves = pc.filter(halves, whole)
-    if not len(halves):
+    first, second = _parts(prepared)
+    if not len(first):
         raise DataError(
             "objective nsp, pairs 'parts': no ad has text beyond its title. Use pairs: clicks, or add a description."
         )
-    first = pc.utf8_trim_whitespace(pc.list_element(halves, 0))
-    second = pc.utf8_trim_whitespace(pc.list_element(halves, 1))
     return _pairs(first, second)
 
 
-def click_pairs(prepared: Prepared, kinds: frozenset[str], *, window: int = 1) -> Pairs:
-    """Distinct pairs ending in a clicked ad, of training rows and the histories in them alone.
+def text_pairs(prepared: Prepared, kinds: frozenset[str], *, window: int = 1) -> Pairs:
+    """Distinct pairs: `parts` (the title of an ad and the rest of its text) and `categories` (an ad and its category's name) of
+    all ads, clicked or not; the others end in a clicked ad, of training rows and the histories in them alone.
 
-    `kinds`: `clicks` (two ads that one user clicked, at most `window` clicks apart), `queries` (what was searched before a
-    click), `interests` (of the user who clicked), `categories` (of any ad, clicked or not, with its category's name).
-    Raises DataError where the folder has none.
+    `clicks` (two ads that one user clicked, at most `window` clicks apart), `queries` (what was searched before a click),
+    `interests` (of the user who clicked). Raises DataError where the folder has none.
     """
     columns = ["click", "ad_index", "user_index", "history_index"]
     if "queries" in kinds and "query" in prepared.columns:
@@ -86,7 +82,7 @@ def click_pairs(prepared: Prepared, kinds: frozenset[str], *, window: int = 1) -
         lefts.append(pc.filter(left, real))
         rights.append(pc.filter(right, real))
 
-    for batch in prepared.iter("train", columns) if kinds - {"categories"} else ():
+    for batch in prepared.iter("train", columns) if kinds & CLICKED else ():
         clicked = batch.filter(pc.equal(pc.fill_null(batch.column("click"), 0), 1))
         ad_text = ads.take(clicked.column("ad_index"))
         if "clicks" in kinds:
@@ -100,9 +96,18 @@ def click_pairs(prepared: Prepared, kinds: frozenset[str], *, window: int = 1) -
         add(ads.take(pa.array(together // len(ads))), ads.take(pa.array(together % len(ads))))
     if "categories" in kinds and "category" in prepared.ads().column_names:
         add(ads, prepared.ads().column("category").combine_chunks())
+    if "parts" in kinds:
+        add(*_parts(prepared))
     if not sum(map(len, lefts)):
         raise DataError(f"{prepared.path}: no pairs of kind {', '.join(sorted(kinds))} in the training rows.")
     return _pairs(pa.concat_arrays(lefts), pa.concat_arrays(rights))
+
+
+def _parts(prepared: Prepared) -> tuple[pa.Array, pa.Array]:
+    """Titles, and the rest of the texts, of the ads that have both."""
+    halves = pc.split_pattern(prepared.ads().column("text").combine_chunks(), SEPARATOR.strip(), max_splits=1)
+    halves = pc.filter(halves, pc.equal(pc.list_value_length(halves), 2))
+    return tuple(pc.utf8_trim_whitespace(pc.list_element(halves, place)) for place in (0, 1))
 
 
 def _clicked_together(history: pa.ListArray, ad: pa.Array, window: int) -> tuple[np.ndarray, np.ndarray]:

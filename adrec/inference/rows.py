@@ -14,9 +14,9 @@ from adrec.data.examples import Examples, combined, examples_from_table
 from adrec.data.features import FeatureSet
 from adrec.data.tables import check_schema
 from adrec.errors import DataError
-from adrec.prepare.entities import TextMaker
+from adrec.prepare.entities import TextMaker, spoken
 from adrec.prepare.past_reader import PastReader
-from adrec.schema import ADS, IMPRESSIONS, USERS, Column, TableSpec
+from adrec.schema import ADS, IMPRESSIONS, USER_LANGUAGE, USERS, Column, TableSpec
 
 _READ = ("user_id", "ad_id", "shown_at", "request_id", "query", "history")
 SCORABLE = TableSpec("impressions", tuple(column for column in IMPRESSIONS.columns if column.name in _READ))
@@ -33,16 +33,18 @@ HISTORY = TableSpec(
 
 
 def with_texts(table: pa.Table, template: str, settings: TextSettings, *, words: bool = False) -> pa.Table:
-    """The table with `text`, `segmented` and `language`, made by the template where it has no text.
+    """Ads or users with `text`, `segmented` and `language` (`user_language`), made by the template where there is no text.
 
     A table that has its text is left as it is, but for the `segmented` words where they are asked for.
     """
     has_text = "text" in table.column_names
     if has_text and ("segmented" in table.column_names or not words):
         return table
+    of_users = "ad_id" not in table.column_names
     batch = pa.RecordBatch.from_arrays([combined(column) for column in table.columns], names=table.column_names)
     whole, segmented, language = TextMaker(settings).render("{text}" if has_text else template, batch)
-    made = {"segmented": segmented} if has_text else {"language": language, "segmented": segmented, "text": whole}
+    tongue = {USER_LANGUAGE: spoken(whole, language)} if of_users else {"language": language}
+    made = {"segmented": segmented} if has_text else {**tongue, "segmented": segmented, "text": whole}
     for name, values in made.items():
         if name not in table.column_names:
             table = table.append_column(name, values)

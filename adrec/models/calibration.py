@@ -17,6 +17,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 Floats = npt.NDArray[np.float64]
 _MIN_SLOPE = 1e-3
 _MIN_OF_EACH_LABEL = 5
+_MOST_PERIODS = 30
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,14 @@ def fit(
     return Calibration(**{**_FITTERS[best](x, y), "offset": offset, "log_loss": losses, "rows": len(y), "clicks": clicks})
 
 
-def level_shift(logits: npt.ArrayLike, labels: npt.ArrayLike, is_recent: npt.ArrayLike) -> float:
+def level_shift(logits: npt.ArrayLike, labels: npt.ArrayLike, times: npt.ArrayLike, is_recent: npt.ArrayLike) -> float:
     """What to add to calibrated logits so that predicted clicks equal observed ones, for a model that learned all these rows.
 
-    `logits` (N,), `labels` (N,) of 0 and 1, `is_recent` (N,) bool; rows with a NaN label are left out. The level of the recent
-    rows is nearer to what comes next, that of all rows less noisy. The shift is that of all rows, moved towards the recent
-    one's by the share of their difference d that chance does not explain, max(0, 1 - se^2 / d^2): the positive-part shrinkage
-    of James and Stein (1961). 0 where fewer than 5 rows have either label.
+    `logits` (N,), `labels` (N,) of 0 and 1, `times` (N,) in any unit, `is_recent` (N,) bool; rows with a NaN label are left
+    out. The level of the recent rows is nearer to what comes next, that of all rows less noisy. The shift is that of all rows,
+    moved towards the recent one's by tau^2 / (tau^2 + var), where tau^2 is how much levels truly vary between periods as
+    long as the recent one (DerSimonian and Laird 1986) and var the recent level's own variance. 0 with fewer than 5 rows of a
+    label.
     """
     y = np.asarray(labels, dtype=np.float64)
     known = ~np.isnan(y)
@@ -113,16 +115,25 @@ def level_shift(logits: npt.ArrayLike, labels: npt.ArrayLike, is_recent: npt.Arr
     if not _has_both(y):
         return 0.0
     overall = _match_mean(x, float(y.mean()))
-    if not (_has_both(y[recent]) and _has_both(y[~recent])):
+    old = np.flatnonzero(~recent)
+    if not (_has_both(y[recent]) and _has_both(y[old])):
         return overall
-    levels, variances = [], []
-    for rows in (recent, ~recent):
-        levels.append(_match_mean(x[rows], float(y[rows].mean())))
-        p = _sigmoid(x[rows] + levels[-1])
-        variances.append(1.0 / float(np.sum(p * (1.0 - p))))
-    difference = levels[0] - levels[1]
-    trust = max(0.0, 1.0 - sum(variances) / difference**2) if difference else 0.0
-    return overall + trust * (levels[0] - overall)
+    old = old[np.argsort(np.asarray(times)[known][old], kind="stable")]
+    count = int(np.clip(round(len(old) / recent.sum()), 1, _MOST_PERIODS))
+    periods = [np.flatnonzero(recent), *(rows for rows in np.array_split(old, count) if _has_both(y[rows]))]
+    levels = np.array([_match_mean(x[rows], float(y[rows].mean())) for rows in periods])
+    p = [_sigmoid(x[rows] + level) for rows, level in zip(periods, levels, strict=True)]
+    variances = np.array([1.0 / float(np.sum(q * (1.0 - q))) for q in p])
+    between = _variance_between(levels, variances)
+    return float(overall + between / (between + variances[0]) * (levels[0] - overall))
+
+
+def _variance_between(values: Floats, variances: Floats) -> float:
+    """tau^2, the variance of the true values behind K estimates of known variances (DerSimonian and Laird 1986); 0 or more."""
+    weights = 1.0 / variances
+    mean = float(weights @ values) / weights.sum()
+    excess = float(weights @ (values - mean) ** 2) - (len(values) - 1)
+    return max(0.0, excess / float(weights.sum() - (weights**2).sum() / weights.sum())) if len(values) > 1 else 0.0
 
 
 def sampling_offset(negative_rate: float) -> float:

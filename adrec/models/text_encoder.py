@@ -40,7 +40,8 @@ class TextEncoder(nn.Module):
     """A tokenizer, a backbone that gives token vectors, and a pooling.
 
     Attributes: `tokenizer`, `dimension` D (the sum of `parts`: the encoder's own width and, where there is one, that of the
-    lexical part), `max_tokens` (longer texts are cut), `pooling`, `template` (how ad columns were joined into the text it was
+    lexical part), `max_tokens` (longer texts are cut), `pooling`, `clicks_of` (fingerprint of the prepared folder whose
+    training clicks it learned from, None where it saw texts alone), `template` (how ad columns were joined into the text it was
     trained on, None where unknown), `fingerprint` (changes with anything that changes a vector), `frozen_layers` (set while
     only upper layers are trained).
     """
@@ -55,8 +56,10 @@ class TextEncoder(nn.Module):
         max_tokens: int = 512,
         template: str | None = None,
         lexical: Tensor | None = None,
+        clicks_of: str | None = None,
     ) -> None:
         super().__init__()
+        self.clicks_of = clicks_of
         if pooling not in POOLINGS:
             raise ConfigError(f"pooling is '{pooling}'; allowed: {', '.join(POOLINGS)}.")
         self.backbone = backbone
@@ -95,6 +98,7 @@ class TextEncoder(nn.Module):
             max_tokens=self.max_tokens,
             template=self.template,
             lexical=table,
+            clicks_of=self.clicks_of,
         )
         made.pool = self.pool
         return made.eval()
@@ -155,7 +159,14 @@ class TextEncoder(nn.Module):
             save_file({name: tensor.contiguous() for name, tensor in self.pool.state_dict().items()}, folder / POOL_FILE)
         if self.lexical is not None:
             save_file({"table": self.lexical.weight.detach().cpu().contiguous()}, folder / LEXICAL_FILE)
-        write_settings(folder, pooling=self.pooling, template=self.template, max_tokens=self.max_tokens, kind=self.kind)
+        write_settings(
+            folder,
+            pooling=self.pooling,
+            template=self.template,
+            max_tokens=self.max_tokens,
+            kind=self.kind,
+            clicks_of=self.clicks_of,
+        )
 
     @property
     def kind(self) -> str:
@@ -202,6 +213,7 @@ def load_text_encoder(reference: str, *, pooling: str | None = None, max_tokens:
         pooling=pooling or settings.get("pooling") or "mean",
         max_tokens=max_tokens or limit,
         template=settings.get("template"),
+        clicks_of=settings.get("clicks_of"),
     )
     if isinstance(where, Path) and encoder.pooling == "attention" and (where / POOL_FILE).exists():
         from safetensors.torch import load_file
@@ -274,9 +286,19 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def write_settings(folder: Path, *, pooling: str, template: str | None, max_tokens: int, kind: str = "transformer") -> None:
+def write_settings(
+    folder: Path,
+    *,
+    pooling: str,
+    template: str | None,
+    max_tokens: int,
+    kind: str = "transformer",
+    clicks_of: str | None = None,
+) -> None:
     """Write `adrec.json`: what Hugging Face's own files cannot say about an encoder."""
     settings = {"kind": kind, "pooling": pooling, "template": template, "max_tokens": max_tokens}
+    if clicks_of is not None:
+        settings["clicks_of"] = clicks_of
     (folder / SETTINGS_FILE).write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 

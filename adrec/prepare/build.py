@@ -28,7 +28,17 @@ from adrec.prepare.sources import RawTable, RawTables
 from adrec.prepare.sources.malformed import set_lines_aside
 from adrec.prepare.splits import assign, refuse_time_travel
 from adrec.prepare.validate import Rejected, Staged, stage_table
-from adrec.schema import ADS, IMPRESSIONS, PREPARED_ADS, PREPARED_IMPRESSIONS, TRUE_PROBABILITY, USERS, Column, TableSpec
+from adrec.schema import (
+    ADS,
+    IMPRESSIONS,
+    PREPARED_ADS,
+    PREPARED_IMPRESSIONS,
+    TRUE_PROBABILITY,
+    USER_LANGUAGE,
+    USERS,
+    Column,
+    TableSpec,
+)
 from adrec.terminal import Advance
 
 _MADE = {"part", "request", "candidate", *PREPARED_IMPRESSIONS.names, *PREPARED_ADS.names} - {*IMPRESSIONS.names, *ADS.names}
@@ -73,9 +83,9 @@ def extras_of(config: PreprocessConfig) -> Extras:
     if isinstance(config.split, ColumnSplit) and config.split.column not in SOURCE_COLUMNS:
         impressions.append(config.split.column)
     impressions += [column for column in (config.history.clicked_at, config.history.converted_at) if column is not None]
-    # An ad's language and words are read off its text here, and may still be features.
+    # Languages and words are read off the texts here, and may still be features. A log may have its users' language itself.
     ads = [*config.ad_columns, *(column for column in named(config.features.ads) if column not in {"language", WORDS})]
-    users = [*config.user_columns, *(column for column in named(config.features.users) if column != WORDS)]
+    users = [*config.user_columns, *(column for column in named(config.features.users) if column not in {USER_LANGUAGE, WORDS})]
     if config.privacy.k_anonymity is not None:
         users += config.privacy.k_anonymity.columns
     reserved = sorted({*impressions, *ads, *users} & _MADE)

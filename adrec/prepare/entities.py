@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from adrec.config.preprocess import TextSettings
 from adrec.prepare.engine import columns_of, name, stream, text
 from adrec.prepare.text import fill_template, gentle, language, load_stop_words, segmented, template_columns
-from adrec.schema import ADS, PREPARED_ADS, PREPARED_USERS, USERS, TableSpec
+from adrec.schema import ADS, PREPARED_ADS, PREPARED_USERS, USER_LANGUAGE, USERS, TableSpec
 
 _TEXTS = pa.schema([("kind", pa.string()), ("text", pa.string()), ("segmented", pa.string()), ("language", pa.string())])
 
@@ -40,6 +40,11 @@ class TextMaker:
     def clean(self, values: pa.Array) -> pa.Array:
         """The gentle rendering of one column."""
         return gentle(values, max_characters=self.settings.max_characters)
+
+
+def spoken(texts: pa.Array, tongue: pa.Array) -> pa.Array:
+    """The language of what users write of themselves, null where they write nothing."""
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), tongue)
 
 
 def write_ads(connection: duckdb.DuckDBPyConnection, folder: Path, maker: TextMaker) -> int:
@@ -121,13 +126,16 @@ def _write(
     index = f"{(raw.key or '').removesuffix('_id')}_index"
     columns = [column for column in columns_of(connection, table) if column != index]
     query = f"SELECT {', '.join(name(column) for column in columns)} FROM {table} ORDER BY {index}"
-    tongued = "language" in prepared
 
     def batches() -> Iterator[pa.RecordBatch]:
         for batch in stream(connection.cursor(), query):
             whole, words, tongue = maker.render(template, batch)
             _insert_texts(connection, kind, whole, words, tongue)
-            made = {"text": whole, "segmented": words} | ({"language": tongue} if tongued else {})
+            made = {"text": whole, "segmented": words}
+            if USER_LANGUAGE not in prepared:
+                made["language"] = tongue
+            elif USER_LANGUAGE not in batch.schema.names:  # else the log itself knows better
+                made[USER_LANGUAGE] = spoken(whole, tongue)
             kept = {column: batch.column(column) for column in batch.schema.names if column not in made}
             yield canonical(pa.RecordBatch.from_pydict(kept | made), prepared)
 

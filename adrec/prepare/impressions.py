@@ -1,18 +1,20 @@
 """Events in order, with all that was known before each of them, into shards by split."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from adrec.config.features import CounterSpec, resolve_counters
 from adrec.config.preprocess import PreprocessConfig
+from adrec.data.tables import parquet_schema
 from adrec.errors import DataError
 from adrec.prepare.counters import counter_names
-from adrec.prepare.engine import columns_of, fetch, name, one_row, stream
+from adrec.prepare.engine import columns_of, fetch, one_row, stream
 from adrec.prepare.past import PARTS, Past
 from adrec.prepare.writer import SplitWriter
 from adrec.terminal import Advance, Terminal
@@ -41,17 +43,30 @@ def counters_of(connection: duckdb.DuckDBPyConnection, config: PreprocessConfig)
     return counters
 
 
-def open_past(connection: duckdb.DuckDBPyConnection, config: PreprocessConfig, work: Path, carried: Path | None = None) -> Past:
-    """What attaches histories and counters, on the tables of the engine. Raises DataError for an unknown column."""
+def open_past(
+    connection: duckdb.DuckDBPyConnection, config: PreprocessConfig, folder: Path, work: Path, carried: Path | None = None
+) -> Past:
+    """What attaches histories and counters: the events of the engine, the ads and users written to `folder`.
+
+    Raises DataError for an unknown column.
+    """
     counters = counters_of(connection, config)
     by = {{"advertiser": "advertiser_id"}.get(key, key) for spec in counters for key in spec.by} - {"user", "ad"}
-    _refuse_unknown(connection, by)
-    ads = _keyed(connection, "ads", "ad_index", {"ad_id", *by})
-    users = _keyed(connection, "users", "user_index", by)
+    ads, users = folder / "ads.parquet", folder / "users.parquet"
+    known = {*columns_of(connection, "events"), *parquet_schema(ads).names, *parquet_schema(users).names}
+    _refuse_unknown(by - known)
     # A part of the users is worked on whole: more rows, more parts. Each part is an open file, hence the cap.
     rows = int(one_row(connection, "SELECT count(*) AS n FROM events")["n"])
     parts = min(max(rows // _PART_ROWS, PARTS), _MOST_PARTS)
-    return Past(ads=ads, users=users, history=config.history, counters=counters, work=work, carried=carried, parts=parts)
+    return Past(
+        ads=_keyed(ads, "ad_id", by),
+        users=_keyed(users, "user_id", by),
+        history=config.history,
+        counters=counters,
+        work=work,
+        carried=carried,
+        parts=parts,
+    )
 
 
 def write_impressions(
@@ -123,23 +138,20 @@ class _Finisher:
         return pa.RecordBatch.from_pydict(made)
 
 
-def _refuse_unknown(connection: duckdb.DuckDBPyConnection, wanted: Iterable[str]) -> None:
-    known = {column: table for table in ("users", "ads", "events") for column in columns_of(connection, table)}
-    missing = sorted(set(wanted) - set(known))
+def _refuse_unknown(missing: Collection[str]) -> None:
     if missing:
         raise DataError(
             "\n".join(
                 f"counters: column '{column}' is neither of the impressions, the ads nor the users. "
                 "Declare it (keep, ad_columns, user_columns), or leave the counter out."
-                for column in missing
+                for column in sorted(missing)
             )
         )
 
 
-def _keyed(connection: duckdb.DuckDBPyConnection, table: str, index: str, wanted: Iterable[str]) -> pa.Table:
-    """The index (dropped by nobody, so that there is always a column) and the wanted columns, in index order."""
-    columns = [index, *sorted(set(wanted) & set(columns_of(connection, table)))]
-    return fetch(connection, f"SELECT {', '.join(map(name, columns))} FROM {table} ORDER BY {index}")
+def _keyed(path: Path, key: str, wanted: Collection[str]) -> pa.Table:
+    """The key and those of the wanted columns that there are, row by row as they were written: in index order."""
+    return pq.read_table(path, columns=[key, *sorted(set(wanted) & set(parquet_schema(path).names) - {key})])
 
 
 def _strings(connection: duckdb.DuckDBPyConnection, table: str, column: str, index: str) -> pa.Array:

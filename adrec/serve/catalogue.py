@@ -10,7 +10,7 @@ from adrec.data.examples import combined
 from adrec.inference.packing import ClickModel
 from adrec.inference.rows import with_texts
 from adrec.prepare.text import language
-from adrec.schema import ADS, STRINGS
+from adrec.schema import ADS, STRINGS, USER_LANGUAGE
 from adrec.serve.messages import UserIn
 
 
@@ -57,9 +57,13 @@ def users_of(known: pa.Table, described: list[UserIn], packed: ClickModel) -> pa
         old = combined(table[name]).tolist()
         values = [user.features.get(name, before) for user, before in zip(described, old, strict=True)]
         table = _replaced(table, name, _like(values, table.schema.field(name).type))
+    before = table[USER_LANGUAGE] if USER_LANGUAGE in table.column_names else None
     if new_text:
-        table = table.drop_columns([name for name in ("text", "segmented") if name in table.column_names])
-    return with_texts(table, packed.text.user_template, packed.text, words=True)
+        table = table.drop_columns([name for name in ("text", "segmented", USER_LANGUAGE) if name in table.column_names])
+    table = with_texts(table, packed.text.user_template, packed.text, words=True)
+    if new_text and before is not None:
+        table = _replaced(table, USER_LANGUAGE, pc.coalesce(before, table[USER_LANGUAGE]))
+    return table
 
 
 def _like(values: list[Any], kind: pa.DataType) -> pa.Array:

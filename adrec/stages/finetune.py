@@ -39,6 +39,11 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     """Train, calibrate, compare, and write the bundle. A killed run goes on from its last checkpoint."""
     prepared = open_prepared(config.prepared)
     encoder = open_text_encoder(config, prepared)
+    if encoder is not None and encoder.clicks_of == prepared.fingerprint:
+        terminal.warn(
+            f"{config.text.reference} learned from the clicks of these training rows: likeness looks better there than it"
+            " is, and what reads it trusts it too much. Pretrain with `positives: [parts, categories]`, or compare the two."
+        )
     reader = text_reader(config, encoder)
     data = load_click_data(config, prepared, reader, terminal)
     work = work_folder(config.output)
@@ -227,12 +232,13 @@ def _levelled(
         inputs = _inputs(config, again.data, rows)
         found.logits[:, 0] = hybrid.logit(found.logits[:, 0], score_all(members, inputs), inputs)
     logits, labels = (np.concatenate([getattr(found, name) for found in raw]) for name in ("logits", "labels"))
+    times = np.concatenate([rows.shown_at for rows in parts])
     is_recent = np.repeat([False, True], [len(rows) for rows in parts])
     moved = {}
     for number, task in enumerate(again.data.tasks):
         if task.is_binary:
             calibrated = calibrations[task.name]
-            shift = level_shift(calibrated.logit(logits[:, number]), labels[:, number], is_recent)
+            shift = level_shift(calibrated.logit(logits[:, number]), labels[:, number], times, is_recent)
             moved[task.name] = calibrated.shifted(shift)
     return moved
 

@@ -148,7 +148,8 @@ def _prepare(
     old = earlier.manifest if earlier is not None else {}
     if earlier is not None:
         link_shards(earlier, folder)
-    past = open_past(connection, config, work_folder(folder) / "past", earlier.state if earlier is not None else None)
+    carried = earlier.state if earlier is not None else None
+    past = open_past(connection, config, folder, work_folder(folder) / "past", carried)
     writer = SplitWriter(folder, rows_per_shard=config.rows_per_shard, earlier=old.get("splits"))
     with small_memory(connection):
         write_impressions(connection, past, writer, terminal, first_row=old.get("rows", 0))

@@ -112,6 +112,7 @@ def _run_language_model(config: PretrainConfig, prepared: Prepared, terminal: Te
         pooling=_pooling(config),
         max_tokens=config.batches.max_tokens,
         template=prepared.manifest.get("text_template"),
+        clicks_of=prepared.fingerprint if config.objectives.read_clicks else None,
     )
     ads = texts_of(prepared.path / "corpus.parquet", np.flatnonzero(corpus.kind == "ad")[:NEIGHBOUR_TEXTS])
     with terminal.progress("measuring the start", unit="texts"):

@@ -9,7 +9,7 @@ from torch import nn
 
 from adrec.config.pretrain import ContrastiveObjective, DaeObjective, NspObjective, PretrainConfig
 from adrec.data.corpus import Corpus, ordinary_ids
-from adrec.data.pairs import Pairs, click_pairs, part_pairs
+from adrec.data.pairs import Pairs, part_pairs, text_pairs
 from adrec.data.prepared import Prepared
 from adrec.errors import DataError
 from adrec.models.language_model import LanguageModel
@@ -111,7 +111,7 @@ def _usable(corpus: Corpus) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _add_nsp(made: Objectives, settings: NspObjective, source: _Source) -> None:
-    pairs = part_pairs(source.prepared) if settings.pairs == "parts" else click_pairs(source.prepared, frozenset({"clicks"}))
+    pairs = part_pairs(source.prepared) if settings.pairs == "parts" else text_pairs(source.prepared, frozenset({"clicks"}))
     tokens = source.tokens(pairs.texts)
     seed = source.config.seed
     feeds = [
@@ -153,7 +153,7 @@ def _add_contrastive(made: Objectives, settings: ContrastiveObjective, source: _
         share = np.full(len(texts), 1 / len(texts))
         train, valid = (Pairs(texts, rows, rows, share) for rows in _usable(source.corpus))
     else:
-        pairs = click_pairs(source.prepared, kinds, window=settings.window)
+        pairs = text_pairs(source.prepared, kinds, window=settings.window)
         texts = pairs.texts
         train, valid = pairs.split(HELD_OUT_PAIRS, most=MOST_HELD_OUT_PAIRS, seed=seed)
     tokens = source.tokens(texts)

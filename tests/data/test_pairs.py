@@ -1,12 +1,14 @@
 """Pairs of texts read off a prepared folder, against a plain loop over its rows."""
 
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from corpora import make_corpus
 
-from adrec.data.pairs import Pairs, click_pairs
+from adrec.data.pairs import Pairs, text_pairs
 from adrec.data.prepared import open_prepared
 from adrec.errors import DataError
 from adrec.schema import INDICES
@@ -42,18 +44,33 @@ def test_clicks_of_one_user_at_most_so_many_apart(prepared, window):
             for place, earlier in enumerate(clicks):
                 expected |= {(texts[earlier], texts[later]) for later in clicks[place + 1 : place + 1 + window]}
     expected = {pair for pair in expected if pair[0] != pair[1]}
-    pairs = click_pairs(prepared, frozenset({"clicks"}), window=window)
+    pairs = text_pairs(prepared, frozenset({"clicks"}), window=window)
     assert found(pairs) == expected and len(pairs) == len(expected)
 
 
 def test_categories_of_all_ads_that_have_one(prepared):
     ads = prepared.ads().to_pylist()
-    pairs = click_pairs(prepared, frozenset({"categories"}))
+    pairs = text_pairs(prepared, frozenset({"categories"}))
     assert found(pairs) == {(ad["text"], ad["category"]) for ad in ads if ad["category"]}
 
 
+def test_parts_are_title_and_rest_and_no_click_is_read(prepared, tmp_path):
+    folder = shutil.copytree(prepared.path, tmp_path / "parts")
+    shutil.rmtree(folder / "impressions" / "train")  # parts and categories need no log at all
+    ads = pq.read_table(folder / "ads.parquet")
+    texts = [
+        None if row == 3 else "only a title" if row == 4 else f"title {row} [SEP] rest {row} [SEP] more" for row in range(60)
+    ]
+    pq.write_table(ads.set_column(ads.column_names.index("text"), "text", pa.array(texts)), folder / "ads.parquet")
+    expected = {(f"title {row}", f"rest {row} [SEP] more") for row in range(60) if row not in {3, 4}}
+    opened = open_prepared(folder)
+    assert found(text_pairs(opened, frozenset({"parts"}))) == expected
+    both = found(text_pairs(opened, frozenset({"parts", "categories"})))
+    assert expected < both and ("only a title", "topic 1") in both
+
+
 def test_share_is_how_often_each_text_is_drawn_on_the_right(prepared):
-    pairs = click_pairs(prepared, frozenset({"clicks", "categories"}), window=3)
+    pairs = text_pairs(prepared, frozenset({"clicks", "categories"}), window=3)
     drawn = np.bincount(pairs.right, minlength=len(pairs.texts))
     assert np.allclose(pairs.share, drawn / drawn.sum())
 
@@ -70,4 +87,4 @@ def test_held_out_pairs_are_a_share_or_the_most_allowed():
 def test_a_folder_without_pairs_says_so(prepared, tmp_path):
     folder = make_corpus(tmp_path / "prepared", count=20)
     with pytest.raises(DataError, match="no pairs of kind categories"):
-        click_pairs(open_prepared(folder), frozenset({"categories"}))
+        text_pairs(open_prepared(folder), frozenset({"categories"}))

@@ -182,18 +182,21 @@ def test_a_shifted_map_moves_every_logit_by_as_much():
 def test_the_level_of_all_rows_is_found_where_recent_ones_are_like_the_others():
     logits, labels, _ = planted(40_000, lambda x: x + 0.4)
     labels[:50] = np.nan
-    shift = calibration.level_shift(logits, labels, np.arange(40_000) >= 36_000)
+    times = np.random.default_rng(1).permutation(40_000)
+    shift = calibration.level_shift(logits, labels, times, times >= 36_000)
     assert expit(logits[50:] + shift).mean() / labels[50:].mean() == pytest.approx(1, abs=0.01)
     assert shift == pytest.approx(-0.4, abs=0.04)
-    assert calibration.level_shift(logits, labels, np.ones(40_000, bool)) == pytest.approx(shift, abs=0.03)
-    assert calibration.level_shift(logits[:60], labels[:60] * 0, np.ones(60, bool)) == 0.0, "no click says nothing"
+    everything = np.ones(40_000, bool)
+    assert calibration.level_shift(logits, labels, times, everything) == pytest.approx(shift, abs=0.03)
+    no_click = calibration.level_shift(logits[:60], np.zeros(60), times[:60], everything[:60])
+    assert no_click == 0.0, "it says nothing"
 
 
 def test_recent_rows_win_where_the_level_has_truly_moved():
     true = np.random.default_rng(3).normal(-2.0, 1.0, 40_000)
     recent = np.arange(40_000) >= 30_000
     labels = (np.random.default_rng(4).random(40_000) < expit(true + 0.8 * recent)).astype(float)
-    assert calibration.level_shift(true, labels, recent) == pytest.approx(0.8, abs=0.06)
+    assert calibration.level_shift(true, labels, np.arange(40_000), recent) == pytest.approx(0.8, abs=0.06)
 
 
 @settings(max_examples=40, deadline=None)
@@ -203,8 +206,20 @@ def test_the_level_lies_between_that_of_all_and_that_of_the_recent(seed, old, mo
     true = rng.normal(-1.0, 1.0, 400)
     recent = np.arange(400) >= old
     labels = (rng.random(400) < expit(true + moved * recent)).astype(float)
-    found = calibration.level_shift(true, labels, recent)
-    none = np.zeros(400, bool)
-    ends = [calibration.level_shift(true[rows], labels[rows], none[rows]) for rows in (slice(None), recent)]
+    times, none = np.arange(400), np.zeros(400, bool)
+    found = calibration.level_shift(true, labels, times, recent)
+    ends = [calibration.level_shift(true[rows], labels[rows], times[rows], none[rows]) for rows in (slice(None), recent)]
     if 5 <= labels[recent].sum() <= recent.sum() - 5:
         assert min(ends) - 1e-9 <= found <= max(ends) + 1e-9
+
+
+def test_the_variance_between_periods_is_that_of_the_textbook():
+    """The beta-blocker trials' first five log odds ratios and variances, tau^2 worked out by the formula's other form."""
+    values = np.array([0.028, -0.741, -0.541, -0.246, 0.069])
+    variances = np.array([0.723, 0.233, 0.318, 0.019, 0.079])
+    w = 1 / variances
+    q = np.sum(w * values**2) - np.sum(w * values) ** 2 / np.sum(w)
+    expected = max(0.0, (q - 4) / (np.sum(w) - np.sum(w**2) / np.sum(w)))
+    assert calibration._variance_between(values, variances) == pytest.approx(expected)
+    spread = np.array([-1.0, 1.0, -1.0, 1.0])
+    assert calibration._variance_between(spread, np.full(4, 0.01)) == pytest.approx(4 / 3 - 0.01)

@@ -294,6 +294,21 @@ def test_a_trained_encoder_travels_in_the_bundle(planted, tmp_path):
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
+def test_an_encoder_that_learned_from_these_clicks_is_warned_of(planted, tmp_path, capsys):
+    world, config, _ = planted
+    encoder = load_text_encoder(config.text.reference)
+    encoder.clicks_of = open_prepared(world.path).fingerprint
+    encoder.save(tmp_path / "leaky")
+    assert load_text_encoder(str(tmp_path / "leaky")).clicks_of == encoder.clicks_of
+    short = config.training.model_copy(update={"epochs": 1})
+    update = {"output": tmp_path / "out", "training": short, "baselines": BaselinesConfig(names=[])}
+    finetune.run(config.model_copy(update=update), Terminal())
+    assert "learned from the clicks" not in capsys.readouterr().err
+    update["text"] = config.text.model_copy(update={"reference": str(tmp_path / "leaky")})
+    finetune.run(config.model_copy(update=update), Terminal())
+    assert "learned from the clicks of these training rows" in " ".join(capsys.readouterr().err.split())
+
+
 def test_an_ensemble_is_the_mean_of_its_networks(planted, tmp_path):
     world, config, _ = planted
     together = config.model_copy(

@@ -9,6 +9,7 @@ from corpora import make_corpus
 
 from adrec.config.base import load_config
 from adrec.config.pretrain import PretrainConfig
+from adrec.data.prepared import open_prepared
 from adrec.errors import AdrecError, ConfigError, DataError
 from adrec.models.text_encoder import encode_texts, load_text_encoder
 from adrec.stages.pretrain import run
@@ -137,6 +138,7 @@ def test_killed_and_run_again_it_ends_as_if_uninterrupted(prepared, tmp_path, mo
         ["objectives.mlm=null", "objectives.dae.weight=1", "pooling=attention"],
         ["objectives.mlm=null", "objectives.contrastive.weight=1"],
         ["objectives.mlm=null", "objectives.contrastive.positives=[clicks,queries,interests]"],
+        ["objectives.mlm=null", "objectives.contrastive.positives=[parts]"],
         ["objectives.mlm.whole_words=false", "batches.packing=false"],
     ],
 )
@@ -150,7 +152,10 @@ def test_each_objective_learns(prepared, tmp_path, objectives):
     )
     losses = result.run.losses
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
-    assert load_text_encoder(str(tmp_path / "e")).dimension == 128
+    encoder = load_text_encoder(str(tmp_path / "e"))
+    assert encoder.dimension == 128
+    read_clicks = any("clicks" in setting for setting in objectives)
+    assert encoder.clicks_of == (open_prepared(prepared).fingerprint if read_clicks else None)
 
 
 def test_continuing_keeps_tokenizer_and_pooling_and_goes_on_learning(prepared, trained, tmp_path):
