@@ -124,6 +124,7 @@ def test_three_tables_with_chinese_headers(tmp_path):
     assert found["users", "兴趣"] == "interests"
     config = load_config(tmp_path / "configs/mine/preprocess.yaml", config_model("preprocess"))
     assert config.source.users.list_separator == "|"
+    assert [(item.column, item.splits_at) for item in config.features.ads.lists] == [("title", (",", "，", "|"))]
     preprocess.run(config, QUIET)
     assert "revenue" in (tmp_path / "configs/mine/rank.yaml").read_text()
 

@@ -10,6 +10,7 @@ from adrec.prepare.guess.look import Table
 
 COMMANDS = ("preprocess", "pretrain", "finetune", "score", "evaluate", "rank")
 _MOST_SEGMENTS = 3
+_PHRASES = '{column: title, separator: [",", "，", "|"], min_count: 10}'
 _CANONICAL_LISTS = {"history", "interests"}
 
 
@@ -193,6 +194,7 @@ def _counters(found: Guess | None) -> list[str]:
 def _features(found: Guess | None, has_time: bool) -> list[str]:
     lines = ["# Inputs of the models beside text and history; statistics come from the training rows alone.", "features:"]
     counters = ['      - {column: "counter_*"}', "      - {column: history_length, transform: log1p}"] if has_time else []
+    has_titles = found is not None and any("title" in names for names in found.names.values())
     for role in ("impressions", "ads", "users"):
         kinds = found.features.get(role, {}) if found is not None else {"categorical": ["category"] if role == "ads" else []}
         numeric = [f"      - {{column: {_quoted(name)}, missing_indicator: true}}" for name in kinds.get("numeric", [])]
@@ -201,6 +203,10 @@ def _features(found: Guess | None, has_time: bool) -> list[str]:
         for kind in ("categorical", "lists"):
             if kinds.get(kind):
                 body.append(f"    {kind}: [{', '.join(map(_quoted, kinds[kind]))}]")
+        if role == "ads" and has_titles:
+            body = [line for line in body if not line.startswith("    lists:")]
+            lists = ", ".join([*map(_quoted, kinds.get("lists", [])), _PHRASES])
+            body.append(f"    lists: [{lists}]  # what titles say between commas, such as an offer")
         if role == "impressions" and has_time:
             body.append("    calendar: {time_zone: UTC}  # of your audience, such as Asia/Shanghai")
         if body:
@@ -227,6 +233,7 @@ def _finetune(found: Guess | None, run: _Paths, has_text: bool, has_time: bool) 
     monitor = "" if found is None or "request_id" in found.names["impressions"] else "  monitor: auc\n"
     return f"""# Trains the click model, calibrates it, and trains every baseline beside it.
 # Every key: adrec config schema finetune
+# `refit: true` trains what was chosen once more on training and validation rows: the newest days are learned too.
 prepared: {run("prepared")}
 output: {run("bundle")}
 text:
