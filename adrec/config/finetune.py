@@ -203,6 +203,11 @@ class FinetuneConfig(StageConfig):
     """When all is chosen, train network and baselines once more on training and validation rows together, for as long as was
     best: the newest days are learned too. What validation chose stays: steps, trees, hybrid, calibration, and the metrics."""
 
+    @property
+    def learned_splits(self) -> tuple[str, ...]:
+        """What the model in the bundle has learned from."""
+        return ("train", "valid") if self.refit else ("train",)
+
     @model_validator(mode="after")
     def _tasks_fit(self) -> "FinetuneConfig":
         names = [task.name for task in self.tasks]

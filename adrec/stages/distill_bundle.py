@@ -36,7 +36,8 @@ def teach(
     readers = [
         TextReader(side, as_tokens=not frozen, device=device, batch_tokens=text.batch_tokens) for side in (before, encoder)
     ]
-    data = [load_click_data(packed.config, prepared, reader, terminal) for reader in readers]
+    splits = packed.config.learned_splits  # as the teacher: its own vectors of ads are numbered by what it learned from
+    data = [load_click_data(packed.config, prepared, reader, terminal, splits=splits) for reader in readers]
     network, student, _ = teach_clicks(
         cast(ClickTerms, config.click),
         packed.config,

@@ -63,7 +63,7 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     kept = runs if config.ensemble else [best_run(runs)]
     again: _Again | None = None
     if config.refit:
-        both = load_click_data(config, prepared, reader, terminal, splits=("train", "valid"))
+        both = load_click_data(config, prepared, reader, terminal, splits=config.learned_splits)
         share = best_share(config, data, runs)
         encoders = partial(trained_encoder, config, encoder)
         networks = train_again(config, both, kept, share=share, work=work, terminal=terminal, text_encoders=encoders)

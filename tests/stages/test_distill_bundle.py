@@ -17,7 +17,7 @@ from adrec.inference.predictor import Predictor
 from adrec.models.hugging_face import load_tokenizer
 from adrec.models.text_encoder import TextEncoder
 from adrec.prepare.tokenizer import train_tokenizer
-from adrec.stages import distill, finetune
+from adrec.stages import distill, distill_bundle, finetune
 from adrec.terminal import Terminal
 from adrec.training.click_distillation import binary_soft_loss
 
@@ -55,15 +55,16 @@ def world(tmp_path_factory):
     return made, base
 
 
-def bundle(world, name, **text):
+def bundle(world, name, *, refit=False, **text):
     made, base = world
     config = FinetuneConfig(
         prepared=made.path,
         output=base / name,
         text={"reference": str(base / "teacher"), "cache": base / "cache", **text},
-        model={"width": 16, "hidden": [16], "user": {"max_history": 8}},
+        model={"width": 16, "hidden": [16], "user": {"max_history": 8}, "identities": ["ads"] if refit else []},
         training={"epochs": 3, "batch_rows": 256, "learning_rate": 4e-3, "loggers": []},
         baselines={"names": []},
+        refit=refit,
     )
     if not (base / name).exists():
         finetune.run(config, QUIET)
@@ -98,6 +99,22 @@ def test_the_student_learns_the_click_task_and_its_bundle_scores(world, tmp_path
     )
     for name in ("plain", "taught"):  # its golden requests get the logits that the new bundle records
         assert Predictor.load(tmp_path / name, device="cpu").checked
+
+
+def test_a_refitted_teacher_numbers_its_ads_as_it_learned_them(world, tmp_path, monkeypatch):
+    teacher = bundle(world, "refitted", refit=True)
+    given, teach = [], distill_bundle.teach_clicks
+
+    def seen(*args, **kwargs):
+        given.append(kwargs["teacher_data"])
+        return teach(*args, **kwargs)
+
+    monkeypatch.setattr(distill_bundle, "teach_clicks", seen)
+    taught = run(world, teacher, tmp_path / "taught", click={"epochs": 1}, training={"max_steps": 20, "loggers": []})
+    packed = unpack(open_bundle(teacher))
+    assert given[0].seen_ads.ids.to_pylist() == packed.seen_ads["id"].to_pylist()
+    assert given[0].dimensions == packed.dimensions and given[0].splits == ("train", "valid")
+    assert Predictor.load(tmp_path / "taught", device="cpu").checked and taught.student_auc > 0.55
 
 
 def test_soft_targets_are_the_cross_entropy_of_softened_probabilities():
