@@ -114,8 +114,13 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         "hybrid": {"kind": best.hybrid.kind, "quality": dict(best.hybrid.quality)},
         "refit": refit,
     }
+    learned = list(config.learned_splits)
     with save_bundle(
-        config.output, data_fingerprint=prepared.fingerprint, seed=best.trained.seed, kind="click_model"
+        config.output,
+        data_fingerprint=prepared.fingerprint,
+        learned_splits=learned,
+        seed=best.trained.seed,
+        kind="click_model",
     ) as folder:
         pack(folder, packed, metrics)
         golden = draw_golden(prepared, data.features, seed=config.seed)

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 from rich.console import RenderableType
 from rich.table import Table
 
-from adrec.bundle import open_bundle
+from adrec.bundle import Bundle, open_bundle
 from adrec.config.score import ScoreConfig
+from adrec.data.prepared import open_prepared
 from adrec.data.tables import file_facts, iter_batches, write_aside
 from adrec.inference.ahead import ahead
 from adrec.inference.score_source import count_rows
@@ -62,6 +63,8 @@ def run(config: ScoreConfig, terminal: Terminal) -> ScoreResult:
     began = time.monotonic()
     bundle = open_bundle(config.bundle, verify=False)  # whoever loads its weights checks it
     rows = count_rows(config)
+    if _learned(config, bundle):
+        terminal.warn(f"{config.bundle} has learned the rows of '{config.split}': its figures there flatter it.")
     work = config.output.with_name(f".{config.output.name}.work")
     inputs = file_facts((config.prepared, config.impressions, config.ads, config.users, config.history))
     _open_work(work, {"bundle": bundle.fingerprint, "rows": inputs, "config": _identity(config)})
@@ -75,6 +78,13 @@ def run(config: ScoreConfig, terminal: Terminal) -> ScoreResult:
     facts = _join(parts, config.output)
     shutil.rmtree(work, ignore_errors=True)
     return ScoreResult(output=str(config.output), seconds=time.monotonic() - began, resumed_rows=resumed, **facts)
+
+
+def _learned(config: ScoreConfig, bundle: Bundle) -> bool:
+    """Whether the rows to score are among those that the bundle was trained on."""
+    if config.prepared is None or config.split not in bundle.manifest.get("learned_splits", ("train",)):
+        return False
+    return open_prepared(config.prepared).fingerprint == bundle.manifest.get("data_fingerprint")
 
 
 def _join(parts: list[Path], output: Path) -> dict[str, Any]:

@@ -69,6 +69,17 @@ def test_all_rows_are_learned_for_as_long_as_was_best(once):
     assert "trained again on" in "".join(str(part) for part in result.render())
 
 
+def test_rows_that_a_bundle_has_learned_flatter_it(once, tmp_path, capsys):
+    world, config, again, _, _ = once
+    warned = {}
+    for one in (config, again):
+        for split in ("train", "valid", "test"):
+            settings = ScoreConfig(bundle=one.output, prepared=world.path, split=split, output=tmp_path / "scored.parquet")
+            score.run(settings, Terminal())
+            warned[one.refit, split] = "flatter" in " ".join(capsys.readouterr().err.split())
+    assert {key for key, is_warned in warned.items() if is_warned} == {(False, "train"), (True, "train"), (True, "valid")}
+
+
 def test_predicted_clicks_are_those_of_the_rows_it_learned(once, tmp_path):
     world, _, again, _, _ = once
     predicted = observed = 0.0
