@@ -64,12 +64,13 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     again: _Again | None = None
     if config.refit:
         both = load_click_data(config, prepared, reader, terminal, splits=config.learned_splits)
-        share = best_share(config, data, runs)
+        share = best_share(config, runs)
         encoders = partial(trained_encoder, config, encoder)
         networks = train_again(config, both, kept, share=share, work=work, terminal=terminal, text_encoders=encoders)
         again = _Again(both, share, _one(networks))
     valid = _inputs(config, data, data.valid)
-    suite, simple = _baselines(config, data, valid, terminal)
+    train = _inputs(config, data, _baseline_rows(config, data)) if config.baselines.names or config.refit else None
+    suite, simple = _baselines(config, train, valid, terminal)
     joined = [_join(config, run, suite, simple, valid) for run in runs]
     best = (
         _join(config, _one(kept), suite, simple, valid)
@@ -83,9 +84,10 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     models |= {name: _simple_metrics(score, suite.fitted[name].is_probability, data) for name, score in simple.items()}
     shipped, trained, fitted = data, best.trained, suite
     if again is not None:
+        assert train is not None
         shipped, trained = again.data, again.trained
         fitted = _baselines_again(config, again.data, suite, terminal)
-        calibrations = _levelled(config, data, again, best.hybrid, fitted, calibrations)
+        calibrations = _levelled(config, again, best.hybrid, fitted, [train, valid], calibrations)
     own_encoder = trained.module.model.text_encoder
     packed = ClickModel(
         config=config,
@@ -126,14 +128,13 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         golden = draw_golden(prepared, data.features, seed=config.seed)
         golden.save(folder, Predictor(packed, cache=config.text.cache).golden_logits(golden))
     shutil.rmtree(work, ignore_errors=True)
-    per_epoch = max(1, round(data.plan(config, config.seed).count))
     return FinetuneResult(
         output=str(config.output),
-        rows=prepared.rows("train"),
+        rows=data.rows,
         valid_rows=len(data.valid),
         seeds=[run.seed for run in runs],
         best_seed=best.trained.seed,
-        epochs=best.trained.run.steps * config.training.accumulate * config.training.devices / per_epoch,
+        epochs=best.trained.run.steps * config.training.accumulate * config.training.devices / best.trained.batches_per_epoch,
         seconds=best.trained.run.seconds,
         rows_per_second=best.trained.run.units_per_second,
         models=models,
@@ -158,8 +159,7 @@ class _Again:
         from scipy.stats import spearmanr
 
         agreement = spearmanr(chosen.valid.logits[:, 0], self.trained.valid.logits[:, 0]).statistic
-        rows = sum(self.data.prepared.rows(split) for split in self.data.splits)
-        return {"rows": rows, "share": self.share, "steps": self.trained.run.steps, "agreement": float(agreement)}
+        return {"rows": self.data.rows, "share": self.share, "steps": self.trained.run.steps, "agreement": float(agreement)}
 
 
 def _one(runs: Sequence[Trained]) -> Trained:
@@ -223,22 +223,23 @@ def _calibrate(config: FinetuneConfig, data: ClickData, best: _Joined) -> dict[s
 
 def _levelled(
     config: FinetuneConfig,
-    data: ClickData,
     again: _Again,
     hybrid: Hybrid,
     suite: Suite,
+    parts: list[Inputs],
     calibrations: dict[str, Calibration],
 ) -> dict[str, Calibration]:
-    """The maps that validation rows chose, moved to the level of the model that has learned those rows too."""
-    parts = [_baseline_rows(config, data), data.valid]
+    """The maps that validation rows chose, moved to the level of the model that has learned those rows too.
+
+    `parts` are training and validation rows.
+    """
     members = {name: model for name, model in suite.fitted.items() if name in hybrid.names}
-    raw = [raw_outputs(again.trained.module, again.data.batches(rows), config.device) for rows in parts]
-    for found, rows in zip(raw, parts, strict=True):
-        inputs = _inputs(config, again.data, rows)
+    raw = [raw_outputs(again.trained.module, again.data.batches(part.examples), config.device) for part in parts]
+    for found, inputs in zip(raw, parts, strict=True):
         found.logits[:, 0] = hybrid.logit(found.logits[:, 0], score_all(members, inputs), inputs)
     logits, labels = (np.concatenate([getattr(found, name) for found in raw]) for name in ("logits", "labels"))
-    times = np.concatenate([rows.shown_at for rows in parts])
-    is_recent = np.repeat([False, True], [len(rows) for rows in parts])
+    times = np.concatenate([part.examples.shown_at for part in parts])
+    is_recent = np.repeat([False, True], [len(part) for part in parts])
     moved = {}
     for number, task in enumerate(again.data.tasks):
         if task.is_binary:
@@ -249,13 +250,12 @@ def _levelled(
 
 
 def _baselines(
-    config: FinetuneConfig, data: ClickData, valid: Inputs, terminal: Terminal
+    config: FinetuneConfig, train: Inputs | None, valid: Inputs, terminal: Terminal
 ) -> tuple[Suite, dict[str, NDArray[np.float32]]]:
     """Fitted on the training rows, scored on the validation rows."""
     names = config.baselines.names
-    if not names:
+    if not names or train is None:
         return Suite(), {}
-    train = _inputs(config, data, _baseline_rows(config, data))
     with terminal.progress("Baselines", len(names), unit="models") as advance:
         suite = fit_all(config.baselines, train, valid, seed=config.seed, advance=advance)
     return suite, score_all(suite.fitted, valid)

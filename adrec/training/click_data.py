@@ -56,6 +56,11 @@ class ClickData:
     seen_users: Seen
     max_history: int
 
+    @property
+    def rows(self) -> int:
+        """Rows to train on."""
+        return sum(self.prepared.rows(split) for split in self.splits)
+
     def plan(self, config: FinetuneConfig, seed: int) -> MemoryPlan | StreamedPlan:
         """The epochs of a run. Raises DataError where nothing can be learned."""
         if self.train is not None:

@@ -34,6 +34,7 @@ class Trained:
     run: FitResult
     seed: int
     valid: Raw
+    batches_per_epoch: int
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -111,7 +112,7 @@ def train_click_model(
         callbacks=callbacks,
         is_last=is_last,
     )
-    return Trained(module, run, seed, raw_outputs(module, data.batches(data.valid), config.device))
+    return Trained(module, run, seed, raw_outputs(module, data.batches(data.valid), config.device), plan.count)
 
 
 def train_again(
@@ -152,10 +153,10 @@ def best_run(runs: Sequence[Trained]) -> Trained:
     return max(runs, key=lambda run: sign * run.run.best)
 
 
-def best_share(config: FinetuneConfig, data: ClickData, runs: Sequence[Trained]) -> float:
+def best_share(config: FinetuneConfig, runs: Sequence[Trained]) -> float:
     """At what share of the scheduled steps the runs were best, the mean over them: one run's best step is mostly chance."""
-    steps = total_steps(config.training, data.plan(config, config.seed).count)
-    return float(np.mean([min(run.run.best_step / steps, 1.0) for run in runs]))
+    shares = [run.run.best_step / total_steps(config.training, run.batches_per_epoch) for run in runs]
+    return float(np.mean(np.minimum(shares, 1.0)))
 
 
 def ensemble(runs: Sequence[Trained]) -> Trained:
@@ -171,7 +172,7 @@ def ensemble(runs: Sequence[Trained]) -> Trained:
         monitor=first.monitor,
     )
     valid = runs[0].valid._replace(logits=np.mean([run.valid.logits for run in runs], axis=0))
-    return Trained(module, runs[0].run, runs[0].seed, valid)
+    return Trained(module, runs[0].run, runs[0].seed, valid, runs[0].batches_per_epoch)
 
 
 def raw_outputs(module: CTRModule, batches: Iterable[Batch], device: str) -> Raw:
