@@ -22,8 +22,8 @@ from adrec.metrics import classification, ranking
 from adrec.models.baselines import BASELINES, Baseline, Columns, Inputs
 from adrec.models.baselines.suite import build_baseline
 from adrec.models.baselines.trees import LightGbmRanker
-from adrec.models.text_encoder import load_text_encoder
-from adrec.models.text_vectors import TextReader
+from adrec.models.text.text_encoder import load_text_encoder
+from adrec.models.text.text_vectors import TextReader
 
 
 def main() -> None:

@@ -97,8 +97,8 @@ def write_world(folder: Path, rows: int, users: int) -> None:
 
 def with_past(folder: Path) -> None:
     """Read, attach history and the usual counters, write."""
+    from adrec.asof.attach import Past
     from adrec.config.features import HistoryConfig, usual_counters
-    from adrec.prepare.past import Past
 
     ads = pq.read_table(folder / "ads.parquet")
     counters = usual_counters([*ads.column_names, "position"])

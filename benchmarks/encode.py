@@ -17,8 +17,8 @@ import torch
 
 from adrec.inference.onnx.backend import OnnxEncoder
 from adrec.inference.onnx.exporting import ENCODER, ENCODER_INT8, export_encoder
-from adrec.models.hugging_face import resolve_reference
-from adrec.models.text_encoder import TextEncoder, encode_texts, load_text_encoder
+from adrec.models.text.hugging_face import resolve_reference
+from adrec.models.text.text_encoder import TextEncoder, encode_texts, load_text_encoder
 
 
 def main() -> None:

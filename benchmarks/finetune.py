@@ -17,8 +17,8 @@ import torch
 from adrec.config.finetune import FinetuneConfig
 from adrec.data.prepared import open_prepared
 from adrec.models.build import build_model
-from adrec.models.text_encoder import load_text_encoder
-from adrec.models.text_vectors import TextReader
+from adrec.models.text.text_encoder import load_text_encoder
+from adrec.models.text.text_vectors import TextReader
 from adrec.terminal import Terminal
 from adrec.training.click_data import ClickData, load_click_data
 from adrec.training.ctr_module import CTRModule

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from adrec.data.corpus import open_corpus, ordinary_ids
-from adrec.models.hugging_face import load_tokenizer
-from adrec.models.language_model import new_language_model
+from adrec.data.text.corpus import open_corpus, ordinary_ids
+from adrec.models.text.hugging_face import load_tokenizer
+from adrec.models.text.language_model import new_language_model
 from adrec.training.objectives.mlm import Mlm, MlmFeed
 
 
@@ -99,7 +99,7 @@ def random_world(folder: Path, count: int) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from adrec.prepare.tokenizer import train_tokenizer
+    from adrec.prepare.text.tokenizer import train_tokenizer
 
     rng = np.random.default_rng(0)
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))

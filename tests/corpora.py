@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adrec.prepare.tokenizer import train_tokenizer
+from adrec.prepare.text.tokenizer import train_tokenizer
 from adrec.schema import INDICES
 
 ENGLISH = {

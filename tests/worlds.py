@@ -211,8 +211,8 @@ def make_bundle(folder: Path, *settings: str) -> None:
 
 def word_encoder(folder: Path, *, width: int = 12, seed: int = 0) -> Path:
     """A word-vector encoder that understands the world's titles: words of a topic lie near each other."""
-    from adrec.models.text_encoder import TextEncoder
-    from adrec.models.word_vectors import WordTokenizer, WordVectors
+    from adrec.models.text.text_encoder import TextEncoder
+    from adrec.models.text.word_vectors import WordTokenizer, WordVectors
 
     rng = np.random.default_rng(seed)
     words, vectors = [], []

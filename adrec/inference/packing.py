@@ -19,12 +19,12 @@ from adrec.data.tables import read_table, write_table
 from adrec.errors import BundleError
 from adrec.models.baselines.base import Baseline, Columns
 from adrec.models.baselines.suite import load_all, save_all
+from adrec.models.blend.calibration import Calibration
+from adrec.models.blend.hybrid import Hybrid
 from adrec.models.build import Dimensions, build_model
-from adrec.models.calibration import Calibration
-from adrec.models.ensemble import ClickNetwork, Ensemble
-from adrec.models.hybrid import Hybrid
-from adrec.models.tasks import Task
-from adrec.models.text_encoder import TextEncoder, load_text_encoder
+from adrec.models.net.ensemble import ClickNetwork, Ensemble
+from adrec.models.net.tasks import Task
+from adrec.models.text.text_encoder import TextEncoder, load_text_encoder
 
 ENCODER = "encoder"
 BASELINES = "baselines"

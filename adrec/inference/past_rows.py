@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from adrec.asof.reader import PastReader
 from adrec.data.prepared import Prepared
-from adrec.prepare.past_reader import PastReader
 
 
 def open_past(

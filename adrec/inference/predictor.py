@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from adrec.asof.reader import PastReader
 from adrec.bundle import open_bundle
 from adrec.config.features import WORDS
 from adrec.data.collate import Batch, Collator, QueryInputs, TextInputs, entities
@@ -28,9 +29,8 @@ from adrec.inference.rows import History, checked_ads, checked_users, examples_f
 from adrec.models.baselines.base import Inputs
 from adrec.models.baselines.declared import declared_columns
 from adrec.models.baselines.suite import score_all
-from adrec.models.text_encoder import TextEncoder
-from adrec.models.text_vectors import TextReader
-from adrec.prepare.past_reader import PastReader
+from adrec.models.text.text_encoder import TextEncoder
+from adrec.models.text.text_vectors import TextReader
 from adrec.schema import BASELINE_PREFIX
 from adrec.terminal import Terminal
 

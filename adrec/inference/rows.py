@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from adrec.asof.reader import PastReader
 from adrec.config.preprocess import TextSettings
 from adrec.data.examples import Examples, combined, examples_from_table
 from adrec.data.features import FeatureSet
 from adrec.data.tables import check_schema
 from adrec.errors import DataError
-from adrec.prepare.entities import TextMaker, spoken
-from adrec.prepare.past_reader import PastReader
+from adrec.prepare.output.entities import TextMaker, spoken
 from adrec.schema import ADS, IMPRESSIONS, USER_LANGUAGE, USERS, Column, TableSpec
 
 _READ = ("user_id", "ad_id", "shown_at", "request_id", "query", "history")

@@ -8,11 +8,11 @@ from torch import nn
 
 from adrec.config.finetune import ModelSettings, TaskSettings
 from adrec.data.features import FeatureSet
-from adrec.models.ctr_model import CTRModel, EntityEncoder, Fields, ListWeights, PositionBias
-from adrec.models.interaction import TextMatch, interaction
-from adrec.models.multitask import sharing
-from adrec.models.tasks import Task
-from adrec.models.user_encoder import UserEncoder
+from adrec.models.net.ctr_model import CTRModel, EntityEncoder, Fields, ListWeights, PositionBias
+from adrec.models.net.interaction import TextMatch, interaction
+from adrec.models.net.multitask import sharing
+from adrec.models.net.tasks import Task
+from adrec.models.net.user_encoder import UserEncoder
 
 POSITION_SLOTS = 50
 

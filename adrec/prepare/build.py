@@ -9,11 +9,10 @@ import duckdb
 
 from adrec.config.features import WORDS, FeatureSpec
 from adrec.config.preprocess import ColumnSplit, PreprocessConfig
+from adrec.data.engine import columns_of, one_row, readable_faults
 from adrec.errors import ConfigError, DataError
-from adrec.prepare import quarantine
-from adrec.prepare.append import Earlier, add_earlier_users, check_ads, check_events, check_users
-from adrec.prepare.engine import columns_of, one_row, readable_faults
-from adrec.prepare.events import (
+from adrec.prepare.log.append import Earlier, add_earlier_users, check_ads, check_events, check_users
+from adrec.prepare.log.events import (
     SOURCE_COLUMNS,
     add_unlisted_users,
     build_events,
@@ -23,11 +22,12 @@ from adrec.prepare.events import (
     good,
     plain_columns,
 )
-from adrec.prepare.privacy import Privacy, protect_users
+from adrec.prepare.log.splits import assign, refuse_time_travel
 from adrec.prepare.sources import RawTable, RawTables
 from adrec.prepare.sources.malformed import set_lines_aside
-from adrec.prepare.splits import assign, refuse_time_travel
-from adrec.prepare.validate import Rejected, Staged, stage_table
+from adrec.prepare.staging import quarantine
+from adrec.prepare.staging.privacy import Privacy, protect_users
+from adrec.prepare.staging.validate import Rejected, Staged, stage_table
 from adrec.schema import (
     ADS,
     IMPRESSIONS,

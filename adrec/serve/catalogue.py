@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from adrec.data.examples import combined
 from adrec.inference.packing import ClickModel
 from adrec.inference.rows import with_texts
-from adrec.prepare.text import language
+from adrec.prepare.text.clean import language
 from adrec.schema import ADS, STRINGS, USER_LANGUAGE
 from adrec.serve.messages import UserIn
 

@@ -16,17 +16,17 @@ from torch import nn
 from adrec.bundle import open_bundle
 from adrec.config.base import save_config
 from adrec.config.distill import DistillConfig
-from adrec.data.corpus import open_corpus, ordinary_ids, texts_of
 from adrec.data.device import resolve_device
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.tables import folder_aside
+from adrec.data.text.corpus import open_corpus, ordinary_ids, texts_of
 from adrec.data.vector_cache import cached_vectors
 from adrec.errors import ConfigError, DataError
 from adrec.inference.packing import ClickModel
-from adrec.models.language_model import LanguageModel, open_language_model
-from adrec.models.student import make_student
-from adrec.models.text_encoder import TextEncoder, encode_texts, load_text_encoder
-from adrec.stages.distill_bundle import teach, validation_auc, write_bundle
+from adrec.models.text.language_model import LanguageModel, open_language_model
+from adrec.models.text.student import make_student
+from adrec.models.text.text_encoder import TextEncoder, encode_texts, load_text_encoder
+from adrec.stages.pretraining.distill_bundle import teach, validation_auc, write_bundle
 from adrec.terminal import Terminal
 from adrec.training.loader import BatchLoader
 from adrec.training.mlm_module import JointFeed, PretrainModule

@@ -20,7 +20,7 @@ from adrec.inference.explain.explainer import Explainer, Explanation, titles_of
 from adrec.inference.explain.sentence import sentence
 from adrec.inference.predictor import Predictor
 from adrec.inference.score_source import Source, open_source
-from adrec.stages.explain_overall import OverallResult, explain_overall
+from adrec.stages.results.explain_overall import OverallResult, explain_overall
 from adrec.terminal import Terminal
 
 PAGE = Path(__file__).with_name("explain.html.j2")

@@ -21,12 +21,12 @@ from adrec.metrics.classification import log_loss
 from adrec.models.baselines.base import Columns, Inputs
 from adrec.models.baselines.declared import declared_columns
 from adrec.models.baselines.suite import Suite, fit_all, score_all
-from adrec.models.calibration import Calibration, level_shift
-from adrec.models.calibration import fit as fit_calibration
-from adrec.models.encoder_training import merged
-from adrec.models.hybrid import Hybrid, fit_hybrid
-from adrec.models.text_encoder import TextEncoder
-from adrec.stages.finetune_result import FinetuneResult
+from adrec.models.blend.calibration import Calibration, level_shift
+from adrec.models.blend.calibration import fit as fit_calibration
+from adrec.models.blend.hybrid import Hybrid, fit_hybrid
+from adrec.models.text.encoder_training import merged
+from adrec.models.text.text_encoder import TextEncoder
+from adrec.stages.results.finetune import FinetuneResult
 from adrec.terminal import Terminal
 from adrec.training.click_data import ClickData, Seen, load_click_data
 from adrec.training.click_encoder import open_text_encoder, text_reader, trained_encoder

@@ -15,7 +15,7 @@ from adrec.config.commands import config_model
 from adrec.config.init import InitConfig
 from adrec.data.tables import folder_aside
 from adrec.errors import DataError, ResourceError
-from adrec.prepare.guess import Finding, guess, look_at, write_configs
+from adrec.explore import Finding, guess, look_at, write_configs
 from adrec.terminal import Terminal
 
 

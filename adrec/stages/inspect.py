@@ -13,11 +13,11 @@ from rich.table import Table
 
 from adrec.bundle import open_bundle
 from adrec.config.inspect import InspectConfig
+from adrec.data.engine import columns_of, open_memory_engine, readable_faults, text
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.tables import write_aside
 from adrec.errors import DataError
-from adrec.prepare.engine import columns_of, open_memory_engine, readable_faults, text
-from adrec.prepare.profile import (
+from adrec.explore.profile import (
     ColumnProfile,
     clicks_by_day,
     count_rows,
@@ -26,7 +26,7 @@ from adrec.prepare.profile import (
     profile_columns,
     profile_texts,
 )
-from adrec.prepare.report import render_manifest
+from adrec.prepare.output.report import render_manifest
 from adrec.prepare.sources.files import find_files, read_files
 from adrec.schema import SPLITS
 from adrec.terminal import Terminal
@@ -93,7 +93,7 @@ def run(config: InspectConfig, terminal: Terminal) -> InspectResult:
             result = InspectResult(path, "table", {}, [_table(connection, "inspected", path.name, config.rows)])
     if config.html is None:
         return result
-    from adrec.stages.inspect_page import page_of
+    from adrec.stages.results.inspect_page import page_of
 
     with write_aside(config.html) as aside:
         aside.write_text(page_of(result), encoding="utf-8")

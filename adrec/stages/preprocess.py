@@ -14,21 +14,21 @@ from rich.console import RenderableType
 from adrec import __version__
 from adrec.config.base import save_config
 from adrec.config.preprocess import PreprocessConfig
+from adrec.data.engine import open_engine, open_memory_engine, small_memory
 from adrec.data.prepared import FORMAT
 from adrec.data.tables import folder_aside
 from adrec.errors import AdrecError, DataError
-from adrec.prepare import quarantine
-from adrec.prepare.append import CannotAppendError, Earlier, link_shards, plan_append
 from adrec.prepare.build import Built, build, extras_of, work_folder
-from adrec.prepare.engine import open_engine, open_memory_engine, small_memory
-from adrec.prepare.entities import TextMaker, add_queries, prepare_texts, write_ads, write_corpus, write_users
-from adrec.prepare.fingerprint import config_digest, describe_inputs, fingerprint
-from adrec.prepare.fit import fit_features, make_tokenizer
-from adrec.prepare.impressions import open_past, write_impressions
-from adrec.prepare.report import render_manifest
+from adrec.prepare.log.append import CannotAppendError, Earlier, link_shards, plan_append
+from adrec.prepare.log.impressions import open_past, write_impressions
+from adrec.prepare.output.entities import TextMaker, add_queries, prepare_texts, write_ads, write_corpus, write_users
+from adrec.prepare.output.fingerprint import config_digest, describe_inputs, fingerprint
+from adrec.prepare.output.fit import fit_features, make_tokenizer
+from adrec.prepare.output.report import render_manifest
+from adrec.prepare.output.summary import add_people, added, totals
+from adrec.prepare.output.writer import SplitWriter
 from adrec.prepare.sources import open_source
-from adrec.prepare.summary import add_people, added, totals
-from adrec.prepare.writer import SplitWriter
+from adrec.prepare.staging import quarantine
 from adrec.schema import SPLITS
 from adrec.terminal import Terminal
 

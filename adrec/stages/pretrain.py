@@ -13,14 +13,14 @@ from rich.table import Table
 
 from adrec.config.base import save_config
 from adrec.config.pretrain import AutoencoderModel, ContinuedModel, PretrainConfig, ScratchModel
-from adrec.data.corpus import Corpus, open_corpus, texts_of
 from adrec.data.device import resolve_device
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.tables import folder_aside
-from adrec.models.language_model import LanguageModel, new_language_model, open_language_model
-from adrec.models.text_encoder import TextEncoder, read_settings
-from adrec.stages.pretrain_objectives import build_objectives, mlm_feed
-from adrec.stages.pretrain_report import Neighbours, neighbours, write_report
+from adrec.data.text.corpus import Corpus, open_corpus, texts_of
+from adrec.models.text.language_model import LanguageModel, new_language_model, open_language_model
+from adrec.models.text.text_encoder import TextEncoder, read_settings
+from adrec.stages.pretraining.objectives import build_objectives, mlm_feed
+from adrec.stages.pretraining.report import Neighbours, neighbours, write_report
 from adrec.terminal import Terminal
 from adrec.training.mlm_module import JointFeed, PretrainModule
 from adrec.training.objectives.mlm import MlmFeed, MlmScore, score_mlm, score_unigram
@@ -77,11 +77,11 @@ def run(config: PretrainConfig, terminal: Terminal) -> Any:
     """Train what `config.model` names and write its folder. Raises AdrecError for bad input before any training."""
     prepared = open_prepared(config.prepared)
     if isinstance(config.model, AutoencoderModel):
-        from adrec.stages.pretrain_autoencoder import run_autoencoder
+        from adrec.stages.pretraining.autoencoder import run_autoencoder
 
         return run_autoencoder(config, prepared, terminal)
     if not isinstance(config.model, ScratchModel | ContinuedModel):
-        from adrec.stages.pretrain_words import run_word_vectors
+        from adrec.stages.pretraining.words import run_word_vectors
 
         return run_word_vectors(config, prepared, terminal)
     return _run_language_model(config, prepared, terminal)
@@ -241,7 +241,7 @@ def _held_out_rows(corpus: Corpus) -> dict[str, np.ndarray]:
 
 
 def _open_model(config: PretrainConfig, prepared: Prepared) -> tuple[LanguageModel, Any]:
-    from adrec.models.hugging_face import load_tokenizer, resolve_reference
+    from adrec.models.text.hugging_face import load_tokenizer, resolve_reference
 
     if isinstance(config.model, ContinuedModel):
         tokenizer = load_tokenizer(resolve_reference(config.model.reference))
@@ -253,7 +253,7 @@ def _open_model(config: PretrainConfig, prepared: Prepared) -> tuple[LanguageMod
 
 
 def _pooling(config: PretrainConfig) -> str:
-    from adrec.models.hugging_face import resolve_reference
+    from adrec.models.text.hugging_face import resolve_reference
 
     if config.pooling is not None:
         return config.pooling

@@ -11,7 +11,7 @@ from rich.table import Table
 from adrec.config.base import save_config
 from adrec.config.sample import SampleConfig
 from adrec.data.tables import folder_aside
-from adrec.prepare.sample import SampleSummary, generate_sample
+from adrec.sample import SampleSummary, generate_sample
 from adrec.terminal import Terminal
 
 

@@ -19,7 +19,7 @@ from adrec.config.tune import TuneConfig
 from adrec.data.prepared import open_prepared
 from adrec.data.tables import folder_aside
 from adrec.errors import ConfigError
-from adrec.models.text_encoder import TextEncoder
+from adrec.models.text.text_encoder import TextEncoder
 from adrec.stages.tuning.report import plot, write_trials
 from adrec.stages.tuning.study import Report, Study
 from adrec.terminal import Terminal

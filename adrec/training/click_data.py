@@ -18,8 +18,8 @@ from adrec.data.moments import Moments
 from adrec.data.prepared import Prepared
 from adrec.errors import DataError
 from adrec.models.build import Dimensions, FeatureShape, build_tasks
-from adrec.models.tasks import Task
-from adrec.models.text_vectors import TextReader
+from adrec.models.net.tasks import Task
+from adrec.models.text.text_vectors import TextReader
 from adrec.terminal import Terminal
 
 EVALUATION_ROWS = 4096

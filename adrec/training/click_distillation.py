@@ -19,10 +19,10 @@ from adrec.data.collate import Batch
 from adrec.data.dataset import MemoryPlan
 from adrec.data.sampling import Draw
 from adrec.errors import ConfigError
-from adrec.models.ctr_model import CTRModel
-from adrec.models.encoder_training import Mode, trainable_copy
-from adrec.models.ensemble import ClickNetwork
-from adrec.models.text_encoder import TextEncoder
+from adrec.models.net.ctr_model import CTRModel
+from adrec.models.net.ensemble import ClickNetwork
+from adrec.models.text.encoder_training import Mode, trainable_copy
+from adrec.models.text.text_encoder import TextEncoder
 from adrec.terminal import Terminal
 from adrec.training.click_data import ClickData
 from adrec.training.ctr_module import CTRModule

@@ -5,10 +5,10 @@ import torch
 from adrec.config.finetune import FinetuneConfig
 from adrec.data.device import resolve_device
 from adrec.data.prepared import Prepared
-from adrec.models.encoder_training import trainable_copy
-from adrec.models.lexical import fit_lexical
-from adrec.models.text_encoder import TextEncoder, load_text_encoder
-from adrec.models.text_vectors import TextReader
+from adrec.models.text.encoder_training import trainable_copy
+from adrec.models.text.lexical import fit_lexical
+from adrec.models.text.text_encoder import TextEncoder, load_text_encoder
+from adrec.models.text.text_vectors import TextReader
 
 
 def open_text_encoder(config: FinetuneConfig, prepared: Prepared) -> TextEncoder | None:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from adrec.data.collate import Batch
 from adrec.metrics import classification, ranking
-from adrec.models.ctr_model import Outputs
-from adrec.models.ensemble import ClickNetwork
-from adrec.models.tasks import Task
+from adrec.models.net.ctr_model import Outputs
+from adrec.models.net.ensemble import ClickNetwork
+from adrec.models.net.tasks import Task
 from adrec.training import losses
 from adrec.training.sharding import ShardableModule
 

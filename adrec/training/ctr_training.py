@@ -16,8 +16,8 @@ from adrec.data.collate import Batch
 from adrec.data.device import resolve_device
 from adrec.data.examples import Examples
 from adrec.models.build import build_model
-from adrec.models.ctr_model import CTRModel
-from adrec.models.ensemble import Ensemble
+from adrec.models.net.ctr_model import CTRModel
+from adrec.models.net.ensemble import Ensemble
 from adrec.terminal import Terminal
 from adrec.training.click_data import ClickData
 from adrec.training.ctr_module import CTRModule, Raw, gathered

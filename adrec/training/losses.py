@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from adrec.models.attention import masked_softmax
+from adrec.models.net.attention import masked_softmax
 
 
 def binary(logits: Tensor, labels: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 from torch import Tensor, nn
 
-from adrec.models.language_model import LanguageModel
+from adrec.models.text.language_model import LanguageModel
 from adrec.training.optimizer import configure_adamw
 from adrec.training.sharding import ShardableModule
 

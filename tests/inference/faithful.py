@@ -8,7 +8,7 @@ import pyarrow as pa
 from adrec.config.features import WORDS
 from adrec.data.examples import Ragged
 from adrec.inference.explain.counterfactual import changes
-from adrec.prepare.sample.catalogue import TAILS, topics
+from adrec.sample.catalogue import TAILS, topics
 
 LEAST_WORDS, LEAST_CLICKS = 4, 4
 

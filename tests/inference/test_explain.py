@@ -22,8 +22,8 @@ from adrec.inference.explain.sentence import sentence
 from adrec.inference.explain.variants import Row, token_embeddings, token_tables
 from adrec.inference.explain.words import Word, words_from_tokens
 from adrec.inference.predictor import Predictor
-from adrec.models.text_encoder import TextEncoder, encode_texts, load_text_encoder
-from adrec.models.word_vectors import WordTokenizer, WordVectors
+from adrec.models.text.text_encoder import TextEncoder, encode_texts, load_text_encoder
+from adrec.models.text.word_vectors import WordTokenizer, WordVectors
 from adrec.stages.evaluate import run as evaluate
 from adrec.stages.explain import run as explain
 from adrec.stages.finetune import run as finetune

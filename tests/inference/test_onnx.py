@@ -13,7 +13,7 @@ from adrec.errors import DataError
 from adrec.inference.onnx.backend import OnnxScorer
 from adrec.inference.onnx.graphs import Scorer, flat, padded_batch
 from adrec.models.build import Dimensions, FeatureShape, build_model
-from adrec.models.tasks import Task
+from adrec.models.net.tasks import Task
 
 pytest.importorskip("onnxruntime")
 TASKS = (Task("click"), Task("conversion", after=0))

@@ -11,7 +11,7 @@ from adrec.config.preprocess import PreprocessConfig
 from adrec.data.prepared import open_prepared
 from adrec.inference.past_rows import open_past
 from adrec.inference.rows import examples_from_rows
-from adrec.prepare.sample import generate_sample
+from adrec.sample import generate_sample
 from adrec.stages.preprocess import run
 from adrec.terminal import Terminal
 

@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 import pytest
 from raw_worlds import prepare, rows, tables, write
 
+from adrec.data.engine import open_memory_engine
 from adrec.errors import AdrecError, DataError
-from adrec.prepare.engine import open_memory_engine
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 PLAIN = {"counters": [], "features": {}, "split": {"method": "time", "valid_fraction": 0, "test_fraction": 0.3}}

@@ -8,12 +8,12 @@ from torch.nn import functional
 
 from adrec.config.base import load_config
 from adrec.config.distill import DistillConfig
-from adrec.data.corpus import open_corpus, ordinary_ids, texts_of
+from adrec.data.text.corpus import open_corpus, ordinary_ids, texts_of
 from adrec.errors import ConfigError
-from adrec.models.hugging_face import load_tokenizer
-from adrec.models.language_model import LanguageModel, new_language_model, open_language_model
-from adrec.models.student import chosen_layers, layer_stack, make_student
-from adrec.models.text_encoder import TextEncoder, encode_texts, load_text_encoder
+from adrec.models.text.hugging_face import load_tokenizer
+from adrec.models.text.language_model import LanguageModel, new_language_model, open_language_model
+from adrec.models.text.student import chosen_layers, layer_stack, make_student
+from adrec.models.text.text_encoder import TextEncoder, encode_texts, load_text_encoder
 from adrec.stages.distill import run
 from adrec.terminal import Terminal
 from adrec.training.objectives.distil import Distil, VectorDistil, VectorFeed, pack_vectors, soft_target_loss

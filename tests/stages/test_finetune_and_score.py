@@ -23,7 +23,7 @@ from adrec.data.prepared import open_prepared
 from adrec.errors import BundleError, DataError
 from adrec.inference.predictor import Predictor
 from adrec.metrics.classification import auc
-from adrec.models.text_encoder import load_text_encoder
+from adrec.models.text.text_encoder import load_text_encoder
 from adrec.stages import encode, evaluate, finetune, score
 from adrec.terminal import Terminal
 

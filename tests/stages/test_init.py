@@ -10,13 +10,13 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
+from adrec.asof.spec import counter_names
 from adrec.config.base import load_config
 from adrec.config.commands import config_model
 from adrec.config.features import resolve_counters
 from adrec.config.init import InitConfig
 from adrec.errors import ConfigError, DataError, ResourceError
-from adrec.prepare.counters import counter_names
-from adrec.prepare.guess import guess, look_at
+from adrec.explore import guess, look_at
 from adrec.stages import init, preprocess
 from adrec.terminal import Terminal
 

@@ -11,7 +11,7 @@ from adrec.config.base import load_config
 from adrec.config.pretrain import PretrainConfig
 from adrec.data.prepared import open_prepared
 from adrec.errors import AdrecError, ConfigError, DataError
-from adrec.models.text_encoder import encode_texts, load_text_encoder
+from adrec.models.text.text_encoder import encode_texts, load_text_encoder
 from adrec.stages.pretrain import run
 from adrec.terminal import Terminal
 from adrec.training.mlm_module import PretrainModule

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from adrec.config.base import load_config
 from adrec.config.commands import config_model
-from adrec.prepare.sample import generate_sample
+from adrec.sample import generate_sample
 from adrec.stages import finetune, preprocess, pretrain, score
 from adrec.terminal import Terminal
 

@@ -6,9 +6,9 @@ import torch
 from corpora import make_corpus
 from torch.nn import functional
 
-from adrec.data.corpus import open_corpus, ordinary_ids
-from adrec.models.hugging_face import load_tokenizer
-from adrec.models.language_model import LanguageModel, open_language_model
+from adrec.data.text.corpus import open_corpus, ordinary_ids
+from adrec.models.text.hugging_face import load_tokenizer
+from adrec.models.text.language_model import LanguageModel, open_language_model
 from adrec.training.objectives.mlm import Mlm, MlmFeed, score_mlm, score_unigram
 
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from corpora import make_corpus, texts
 
-from adrec.data.pairs import Pairs
-from adrec.models.hugging_face import load_tokenizer
-from adrec.models.language_model import new_language_model
-from adrec.models.pooling import Pool
+from adrec.data.text.pairs import Pairs
+from adrec.models.text.hugging_face import load_tokenizer
+from adrec.models.text.language_model import new_language_model
+from adrec.models.text.pooling import Pool
 from adrec.training.objectives.contrastive import Contrastive, ContrastiveFeed
 from adrec.training.objectives.dae import DaeFeed
 from adrec.training.objectives.nsp import NspFeed

@@ -5,9 +5,9 @@ import pytest
 import torch
 from corpora import make_corpus, texts
 
-from adrec.models.hugging_face import load_tokenizer
-from adrec.models.language_model import new_language_model
-from adrec.models.pooling import Pool
+from adrec.models.text.hugging_face import load_tokenizer
+from adrec.models.text.language_model import new_language_model
+from adrec.models.text.pooling import Pool
 from adrec.training.objectives.texts import TokenTable, text_vectors
 
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adrec.data.collate import Batch, Entities, Texts
-from adrec.models.ensemble import ClickNetwork
-from adrec.models.text_encoder import TextEncoder
+from adrec.models.net.ensemble import ClickNetwork
+from adrec.models.text.text_encoder import TextEncoder
 
 
 class Continuous(NamedTuple):

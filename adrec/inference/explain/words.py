@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adrec.data.segmenter import chinese_segmenter
+from adrec.data.text.segmenter import chinese_segmenter
 
 
 @dataclass(frozen=True)

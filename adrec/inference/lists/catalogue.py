@@ -11,7 +11,7 @@ from adrec.config.rank import Policy
 from adrec.data.examples import combined
 from adrec.errors import DataError
 from adrec.inference.lists.words import Words
-from adrec.prepare.text import language, load_stop_words, segmented
+from adrec.prepare.text.clean import language, load_stop_words, segmented
 from adrec.ranking.auction import budget_in_micros
 from adrec.ranking.constraints import Rules
 

@@ -10,7 +10,7 @@ from adrec.inference.lists.candidates import query_words
 from adrec.inference.lists.catalogue import AdColumns, segment
 from adrec.inference.lists.reasons import Evidence, sentences
 from adrec.inference.lists.vectors import nearest_click
-from adrec.prepare.text import language
+from adrec.prepare.text.clean import language
 from adrec.ranking.policy import Candidates, Ranked
 
 

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from adrec.asof.keys import KeyColumns
+from adrec.asof.spec import counter_name, make_key
+from adrec.asof.sums import MICROSECONDS_AN_HOUR
 from adrec.config.features import CounterSpec
 from adrec.data.examples import Examples
 from adrec.data.prepared import Prepared
-from adrec.prepare.counters import counter_name, make_key
-from adrec.prepare.counters_keys import KeyColumns
-from adrec.prepare.counters_state import MICROSECONDS_AN_HOUR
 from adrec.schema import COUNTER_PREFIX, SPLITS
 
 Ints = NDArray[np.int64]

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from adrec.asof.sums import MICROSECONDS_AN_HOUR
 from adrec.data.examples import combined, run_codes
 from adrec.data.prepared import Prepared
 from adrec.data.tables import iter_batches
 from adrec.errors import DataError
-from adrec.prepare.counters_state import MICROSECONDS_AN_HOUR
 from adrec.schema import IMPRESSIONS, SPLITS, TIMESTAMP, TableSpec
 
 REQUESTS = TableSpec(

@@ -14,7 +14,7 @@ from adrec.errors import DataError, ResourceError
 from adrec.inference.onnx.graphs import flat, padded_batch
 from adrec.inference.packing import ClickModel, unpack
 from adrec.inference.predictor import Predictor
-from adrec.models.text_encoder import TextEncoder
+from adrec.models.text.text_encoder import TextEncoder
 
 
 def onnx_predictor(packed: ClickModel, folder: Path, *, int8: bool = False, cache: Path | None = None) -> Predictor:

@@ -20,7 +20,7 @@ from adrec.data.collate import Batch
 from adrec.errors import ResourceError
 from adrec.inference.onnx.graphs import Scorer, first_axis, flat, padded_batch
 from adrec.inference.predictor import Predictor
-from adrec.models.text_encoder import TextEncoder
+from adrec.models.text.text_encoder import TextEncoder
 
 ENCODER, ENCODER_INT8, SCORER, SETTINGS = "encoder.onnx", "encoder.int8.onnx", "scorer.onnx", "onnx.json"
 FORMAT = 1

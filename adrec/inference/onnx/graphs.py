@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from adrec.data.collate import LIST_PADDING, Batch, Entities, Texts
-from adrec.models.ensemble import ClickNetwork
-from adrec.models.text_vectors import MOST_PHRASES
+from adrec.models.net.ensemble import ClickNetwork
+from adrec.models.text.text_vectors import MOST_PHRASES
 
 AXES = {"ads": "ads", "users": "contexts", "queries": "queries"}
 """Name of the first axis by the group that an input belongs to."""

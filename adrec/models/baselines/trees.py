@@ -15,7 +15,7 @@ from adrec.metrics import classification, ranking
 from adrec.models.baselines.base import Floats, Inputs, load_state, save_state
 from adrec.models.baselines.design import Design, design
 from adrec.models.baselines.linear import LogisticRegression
-from adrec.models.calibration import log_loss
+from adrec.models.blend.calibration import log_loss
 
 _MAX_CATEGORIES = 64
 _MOST_ROUNDS, _BLIND_ROUNDS = 1000, 100

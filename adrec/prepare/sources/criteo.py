@@ -3,8 +3,8 @@
 import duckdb
 
 from adrec.config.sources import CriteoSource
+from adrec.data.engine import name
 from adrec.errors import ConfigError
-from adrec.prepare.engine import name
 from adrec.prepare.sources.base import RawTable, RawTables, Reading
 from adrec.prepare.sources.files import find_files, read_files
 

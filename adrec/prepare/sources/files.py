@@ -10,9 +10,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from adrec.data.engine import readable_faults, text
 from adrec.data.tables import parquet_schema
 from adrec.errors import DataError
-from adrec.prepare.engine import readable_faults, text
 from adrec.prepare.sources.malformed import ROWS_A_FILE, create_text_view, numbered
 
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}

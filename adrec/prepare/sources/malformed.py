@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from duckdb.func import PythonUDFType
 
-from adrec.prepare.engine import fetch, name, one_row, readable_faults, text
+from adrec.data.engine import fetch, name, one_row, readable_faults, text
 
 ROWS_A_FILE = 1 << 40
 """Rows of file n are ordered by n * 2^40 + their number."""

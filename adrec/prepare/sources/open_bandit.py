@@ -3,8 +3,8 @@
 import duckdb
 
 from adrec.config.sources import OpenBanditSource
+from adrec.data.engine import columns_of, name
 from adrec.errors import DataError
-from adrec.prepare.engine import columns_of, name
 from adrec.prepare.sources.base import RawTable, RawTables, Reading
 from adrec.prepare.sources.files import find_files, read_files
 

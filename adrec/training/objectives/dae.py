@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adrec.models.language_model import LanguageModel
-from adrec.models.pooling import Pool
+from adrec.models.text.language_model import LanguageModel
+from adrec.models.text.pooling import Pool
 from adrec.training.loader import shuffled
 from adrec.training.objectives.texts import PackedTexts, Texts, TokenTable, text_vectors
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from adrec.models.language_model import LanguageModel
+from adrec.models.text.language_model import LanguageModel
 from adrec.training.objectives.mlm import Mlm, MlmBatch, MlmFeed
 
 

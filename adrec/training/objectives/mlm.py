@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adrec.data.corpus import Corpus
-from adrec.data.masking import mask_tokens
-from adrec.data.packing import PackedTokens, Packs, joined, pack, spans
-from adrec.models.language_model import LanguageModel
+from adrec.data.text.corpus import Corpus
+from adrec.data.text.masking import mask_tokens
+from adrec.data.text.packing import PackedTokens, Packs, joined, pack, spans
+from adrec.models.text.language_model import LanguageModel
 from adrec.training.loader import shuffled
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adrec.data.pairs import Pairs
-from adrec.models.language_model import LanguageModel
+from adrec.data.text.pairs import Pairs
+from adrec.models.text.language_model import LanguageModel
 from adrec.training.loader import shuffled
 from adrec.training.objectives.texts import Texts, TokenTable
 

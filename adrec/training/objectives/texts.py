@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adrec.data.packing import lay_out, pack
-from adrec.models.language_model import LanguageModel
-from adrec.models.pooling import Pool
+from adrec.data.text.packing import lay_out, pack
+from adrec.models.text.language_model import LanguageModel
+from adrec.models.text.pooling import Pool
 
 
 class Texts(NamedTuple):

@@ -9,7 +9,7 @@ from baseline_worlds import planted
 from adrec.config.baselines import BaselinesConfig, HybridConfig
 from adrec.metrics.ranking import auc_request
 from adrec.models.baselines import fit_all, score_all
-from adrec.models.hybrid import KINDS, Hybrid, fit_hybrid
+from adrec.models.blend.hybrid import KINDS, Hybrid, fit_hybrid
 
 TRAIN, VALID, TEST = planted(400, seed=1), planted(400, seed=2), planted(400, seed=3)
 

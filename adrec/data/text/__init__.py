@@ -1,0 +1,1 @@
+"""Texts as tokens: the corpus, packing, masking, pairs."""

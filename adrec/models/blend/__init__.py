@@ -1,0 +1,1 @@
+"""What stands above the models: calibration and the hybrid of network and trees."""

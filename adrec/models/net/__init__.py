@@ -1,0 +1,1 @@
+"""The click network: modules built from plain keyword arguments."""

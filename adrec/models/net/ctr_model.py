@@ -1,0 +1,327 @@
+"""The click model, composed: text → ad vectors → user vectors → interaction → a logit a task.
+
+B rows, C contexts, A ads, Q queries, H history, D width, K tasks. Ads, users and queries are encoded once a batch, whatever
+the number of rows that name them. Every part is given in from outside; `adrec.models.build` puts them together.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from adrec.data.collate import LIST_PADDING, Batch, Entities, Texts
+from adrec.models.net.blocks import Blocks, make_blocks
+from adrec.models.net.interaction import TextMatch, category_match, mean_interest
+from adrec.models.net.user_encoder import UserEncoder
+
+
+class Outputs(NamedTuple):
+    """What a forward pass gives."""
+
+    logits: Tensor
+    """(B, K) one raw output a task; the first is the main task"""
+    users: Tensor
+    """(C, D) user vectors"""
+    ads: Tensor
+    """(A, D) ad vectors"""
+    position_bias: Tensor | None
+    """(B,) what the slot added to the main logit in training; None when it was off"""
+    interest: Tensor | None
+    """(C, number of categories) logits of the next category clicked, from the user alone; None where not learned"""
+    list_squares: Tensor | None = None
+    """(B,) in training, the squared weights that the values of the candidate's lists have of their own, summed"""
+
+
+class Fields(nn.Module):
+    """Numeric, categorical and list features → one vector: embeddings beside the numbers."""
+
+    def __init__(
+        self, *, numeric: int, cardinalities: tuple[int, ...], list_cardinalities: tuple[int, ...], width: int
+    ) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList([nn.Embedding(size, width) for size in cardinalities])
+        self.list_tables = nn.ModuleList([nn.Embedding(size, width) for size in list_cardinalities])
+        for table in [*self.tables, *self.list_tables]:
+            assert isinstance(table, nn.Embedding)
+            nn.init.normal_(table.weight, std=0.05)
+        self.out_width = numeric + width * (len(cardinalities) + len(list_cardinalities))
+
+    def forward(self, numeric: Tensor, categorical: Tensor, lists: tuple[Tensor, ...]) -> Tensor:
+        """(N, Fn), (N, Fc), lists of (N, L) → (N, out_width)."""
+        columns = [numeric]
+        columns += [table(categorical[:, index]) for index, table in enumerate(self.tables)]
+        for table, codes in zip(self.list_tables, lists, strict=True):
+            real = (codes != LIST_PADDING).to(numeric.dtype)  # (N, L)
+            vectors = table(codes.clamp(min=0))
+            columns.append(torch.einsum("nl,nld->nd", real / real.sum(-1, keepdim=True).clamp(min=1), vectors))
+        return torch.cat(columns, -1)
+
+
+class ListWeights(nn.Module):
+    """What each value of an ad's lists adds to the logits by itself, a weight each, from 0; unknown values add nothing.
+
+    The wide part of Wide & Deep (Cheng et al. 2016): words that are listed as a feature speak one by one, "half price" for
+    itself, where a text's vector holds what the text is about.
+    """
+
+    def __init__(self, *, cardinalities: tuple[int, ...], tasks: int) -> None:
+        super().__init__()
+        self.tasks = tasks
+        # Flat, since vectors do not decay: a word seen a hundred times would shrink at every step that does not show it.
+        self.weights = nn.ParameterList([nn.Parameter(torch.zeros(size * tasks)) for size in cardinalities])
+
+    def forward(self, lists: tuple[Tensor, ...]) -> Tensor:
+        """Lists of codes (A, L) → (A, tasks)."""
+        added = []
+        for weights, codes in zip(self.weights, lists, strict=True):
+            table = weights.view(-1, self.tasks)
+            added.append((table[codes.clamp(min=0)] * (codes > 0)[..., None]).sum(1))
+        return torch.stack(added).sum(0)
+
+    def squares(self, lists: tuple[Tensor, ...]) -> Tensor:
+        """Lists of codes (A, L) → (A,), the sum of the squared weights of their values, over all tasks.
+
+        Its mean over rows is a ridge that weighs a value by how often it is there: what nearly every ad says is left to the
+        intercept, and rare values are not shrunk.
+        """
+        added = []
+        for weights, codes in zip(self.weights, lists, strict=True):
+            table = weights.view(-1, self.tasks).square().sum(-1)
+            added.append((table[codes.clamp(min=0)] * (codes > 0)).sum(1))
+        return torch.stack(added).sum(0)
+
+
+class EntityEncoder(nn.Module):
+    """An ad or a user: its text vector, its features and (optionally) a vector of its own → (N, D).
+
+    The own vector is dropped with probability `identity_dropout` in training, in favour of the vector of whatever is unseen:
+    so that one is trained, and an ad or user never seen before meets a model that knows the case (Volkovs et al. 2017).
+    """
+
+    def __init__(
+        self, *, text_width: int, fields: Fields, width: int, identities: int, identity_dropout: float, dropout: float
+    ):
+        super().__init__()
+        self.fields = fields
+        self.text = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, width)) if text_width else None
+        self.identity = nn.Embedding(identities + 1, width) if identities else None
+        if self.identity is not None:
+            nn.init.normal_(self.identity.weight, std=0.02)
+        self.identity_dropout = identity_dropout
+        self.features = nn.Linear(fields.out_width, width) if fields.out_width else None
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Sequential(nn.ReLU(), nn.Linear(width, width))
+        self.start = nn.Parameter(torch.zeros(width))
+
+    def forward(self, entities: Entities, text: Tensor | None) -> Tensor:
+        """N entities with text vectors (N, E) → (N, D)."""
+        total = self.start.expand(len(entities.identity), -1)
+        if self.text is not None:
+            assert text is not None
+            total = total + self.dropout(self.text(text))
+        if self.features is not None:
+            total = total + self.features(self.fields(entities.numeric, entities.categorical, entities.lists))
+        if self.identity is not None:
+            codes = entities.identity
+            if self.training:
+                codes = codes.masked_fill(torch.rand(codes.shape, device=codes.device) < self.identity_dropout, 0)
+            total = total + self.identity(codes)
+        vectors: Tensor = total + self.out(total)
+        return vectors
+
+
+class PositionBias(nn.Module):
+    """What a slot adds to the click logit, learned in training and left out in scoring (Zhao et al. 2019, shallow tower).
+
+    Slots beyond `slots` share the last value; an unknown slot (0) adds nothing.
+    """
+
+    def __init__(self, *, slots: int) -> None:
+        super().__init__()
+        self.slots = slots
+        self.bias = nn.Embedding(slots + 1, 1)
+        nn.init.zeros_(self.bias.weight)
+
+    def forward(self, position: Tensor) -> Tensor:
+        """(B,) → (B,)."""
+        added: Tensor = self.bias(position.clamp(0, self.slots)).squeeze(-1)
+        return added * (position > 0)
+
+
+class CTRModel(nn.Module):
+    """See the file's head. `presupposes[k]` is the task that must happen before task k (ESMM, `chained`), or None.
+
+    `wide` is a linear map from the features straight to the logits (Wide & Deep, Cheng et al. 2016): on small data the
+    counters and text matches speak through it before the deep part has learned anything. `wide_lists` does so for the values
+    of the ads' lists.
+    """
+
+    def __init__(
+        self,
+        *,
+        text_encoder: nn.Module | None,
+        ad_encoder: EntityEncoder,
+        user_profile: EntityEncoder,
+        user_encoder: UserEncoder,
+        fields: Fields,
+        text_match: TextMatch | None,
+        interaction: nn.Module,
+        sharing: nn.Module,
+        sharing_width: int,
+        tasks: int,
+        query: nn.Module | None = None,
+        position_bias: PositionBias | None = None,
+        interest: nn.Module | None = None,
+        presupposes: tuple[int | None, ...] | None = None,
+        wide: nn.Module | None = None,
+        wide_lists: ListWeights | None = None,
+    ) -> None:
+        super().__init__()
+        self.text_encoder = text_encoder
+        self.ad_encoder = ad_encoder
+        self.user_profile = user_profile
+        self.user_encoder = user_encoder
+        self.fields = fields
+        self.text_match = text_match
+        self.interaction = interaction
+        self.sharing = sharing
+        self.heads = nn.ModuleList([nn.Linear(sharing_width, 1) for _ in range(tasks)])
+        self.query = query
+        self.position_bias = position_bias
+        self.interest = interest
+        self.wide, self.wide_lists = wide, wide_lists
+        self.presupposes = presupposes or (None,) * tasks
+
+    def forward(self, batch: Batch, matches: Tensor | None = None) -> Outputs:
+        """One logit a row and task. `matches`: what `text_matches` gives, where it is known already."""
+        ad_text = self.text_vectors(batch.ads.texts)
+        ads = self.ad_encoder(batch.ads, ad_text)  # (A, D)
+        interests = self._interests(batch)
+        users = self._users(batch, ads, interests)  # (C, D)
+        candidates = ads[batch.ad]  # (B, D)
+        queries = self.text_vectors(batch.queries)
+        blocks = make_blocks(batch.context)
+        if matches is None:
+            matches = self.text_matches(batch, ad_text, interests, queries, blocks)
+        extra = self._extra(batch, ads, queries, matches, candidates, blocks)
+        joint = self.interaction(users[batch.context], candidates, extra)
+        towers = self.sharing(joint)
+        logits = torch.cat([head(tower) for head, tower in zip(self.heads, towers, strict=True)], -1)  # (B, K)
+        if self.wide is not None:
+            logits = logits + self.wide(extra)
+        if self.wide_lists is not None:
+            logits = logits + self.wide_lists(batch.ads.lists)[batch.ad]
+        bias = None
+        if self.position_bias is not None and self.training:
+            bias = self.position_bias(batch.position)
+            logits = torch.cat([logits[:, :1] + bias[:, None], logits[:, 1:]], -1)
+        squares = None
+        if self.wide_lists is not None and self.training:
+            squares = self.wide_lists.squares(batch.ads.lists)[batch.ad]
+        interest = self.interest(users) if self.interest is not None else None
+        return Outputs(chained(logits, self.presupposes), users, ads, bias, interest, squares)
+
+    def start_at(self, outputs: Sequence[float]) -> None:
+        """Set the intercept of each task: what an untrained model answers on average."""
+        for head, output in zip(self.heads, outputs, strict=True):
+            nn.init.constant_(cast(nn.Linear, head).bias, output)
+
+    def text_vectors(self, texts: Texts) -> Tensor | None:
+        """(N, E): given with the batch by a frozen encoder, or made here by the trained one; None where there is no text."""
+        if texts.input_ids is None:
+            return texts.vectors
+        assert self.text_encoder is not None
+        vectors: Tensor = self.text_encoder(texts.input_ids, texts.attention_mask)
+        return vectors
+
+    def encode_ads(self, ads: Entities) -> Tensor:
+        """(A, D) ad vectors."""
+        vectors: Tensor = self.ad_encoder(ads, self.text_vectors(ads.texts))
+        return vectors
+
+    def encode_users(self, batch: Batch) -> Tensor:
+        """(C, D) user vectors: the candidate-free part, whose dot product with ad vectors serves retrieval."""
+        return self._users(batch, self.encode_ads(batch.ads), self._interests(batch))
+
+    def _interests(self, batch: Batch) -> Tensor | None:
+        """(C, P, D); an encoder that is trained reads all interests as one text."""
+        interests = self.text_vectors(batch.users.texts)
+        return interests[:, None] if interests is not None and interests.ndim == 2 else interests
+
+    def _users(self, batch: Batch, ads: Tensor, interests: Tensor | None) -> Tensor:
+        profile = self.user_profile(batch.users, mean_interest(interests) if interests is not None else None)
+        users: Tensor = self.user_encoder(
+            ads[batch.history],
+            batch.history_mask,
+            batch.history_hours,
+            profile,
+            ads[batch.skipped],
+            batch.skipped_mask,
+        )
+        return users
+
+    def text_matches(
+        self, batch: Batch, ad_text: Tensor | None, interests: Tensor | None, queries: Tensor | None, blocks: Blocks
+    ) -> Tensor | None:
+        """(B, M) the columns of TextMatch, from no parameter of this model; None where there is nothing to match."""
+        if self.text_match is None or ad_text is None:
+            return None
+        found: Tensor = self.text_match(
+            ad_text,
+            batch.history,
+            batch.history_mask,
+            batch.context,
+            batch.ad,
+            blocks,
+            interests=interests,
+            queries=queries,
+            query=batch.query,
+            skipped=batch.skipped,
+            skipped_mask=batch.skipped_mask,
+        )
+        return found
+
+    def _extra(
+        self,
+        batch: Batch,
+        ads: Tensor,
+        queries: Tensor | None,
+        matches: Tensor | None,
+        candidates: Tensor,
+        blocks: Blocks,
+    ) -> Tensor:
+        """Everything beside the two vectors: features, matches, the attended history, the query. (B, E)."""
+        columns = [
+            self.fields(batch.numeric, batch.categorical, batch.lists),
+            torch.log1p(batch.history_length)[batch.context][:, None] / 5,
+            category_match(batch.ads.categorical, batch.history, batch.history_mask, batch.context, batch.ad),
+        ]
+        if matches is not None:
+            columns.append(matches)
+        attended = self.user_encoder.for_candidates(ads[batch.history], batch.history_mask, candidates, batch.context, blocks)
+        if attended is not None:
+            columns += [attended, (attended * candidates).sum(-1, keepdim=True)]
+        if self.query is not None:
+            asked = self.query(queries)[batch.query]  # (B, D)
+            columns += [asked, (asked * candidates).sum(-1, keepdim=True)]
+        return torch.cat(columns, -1)
+
+
+def chained(logits: Tensor, presupposes: tuple[int | None, ...]) -> Tensor:
+    """A task that presupposes another gets log-odds of the product of both probabilities (ESMM, Ma et al. 2018, eq. 1).
+
+    p(click and conversion) = p(click) p(conversion | click), so conversion is learned from every impression, not only from
+    clicked ones. Computed in log space: log p = logsigmoid(a) + logsigmoid(b). (B, K) → (B, K).
+    """
+    if not any(parent is not None for parent in presupposes):
+        return logits
+    columns = []
+    for task, parent in enumerate(presupposes):
+        if parent is None:
+            columns.append(logits[:, task])
+            continue
+        log_p = nn.functional.logsigmoid(logits[:, task]) + nn.functional.logsigmoid(logits[:, parent])
+        # log(p / (1 - p)) with 1 - p = -expm1(log p), exact where p is near 1 or 0.
+        columns.append(log_p - torch.log((-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)))
+    return torch.stack(columns, -1)

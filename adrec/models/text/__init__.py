@@ -1,0 +1,1 @@
+"""Text encoders, how their vectors are pooled, read and trained."""

@@ -1,0 +1,311 @@
+"""Texts to vectors: one object for every pretrained encoder, wherever its weights live.
+
+A reference is a local Hugging Face folder or GGUF file, a hub name, `package:<module>/<path>` for weights that ship inside an
+installed package, or a folder of word vectors (`adrec.models.text.word_vectors`). What a folder cannot say in Hugging Face's
+own files (pooling, text template) stands in its `adrec.json`.
+
+# U texts, T tokens, D width
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from adrec.config.base import Pooling
+from adrec.errors import ConfigError, DataError
+from adrec.models.text.frozen_layers import FrozenLayers
+from adrec.models.text.hugging_face import (
+    is_decoder,
+    load_backbone,
+    load_tokenizer,
+    quiet_transformers,
+    resolve_reference,
+    token_limit,
+)
+from adrec.models.text.pooling import POOLINGS, Pool
+
+SETTINGS_FILE = "adrec.json"
+POOL_FILE = "pooling.safetensors"
+LEXICAL_FILE = "lexical.safetensors"
+WORD_VECTORS = "word_vectors"
+
+
+class TextEncoder(nn.Module):
+    """A tokenizer, a backbone that gives token vectors, and a pooling.
+
+    Attributes: `tokenizer`, `dimension` D (the sum of `parts`: the encoder's own width and, where there is one, that of the
+    lexical part), `max_tokens` (longer texts are cut), `pooling`, `clicks_of` (fingerprint of the prepared folder whose
+    training clicks it learned from, None where it saw texts alone), `template` (how ad columns were joined into the text it was
+    trained on, None where unknown), `fingerprint` (changes with anything that changes a vector), `frozen_layers` (set while
+    only upper layers are trained).
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        tokenizer: Any,
+        dimension: int,
+        pooling: str = "mean",
+        max_tokens: int = 512,
+        template: str | None = None,
+        lexical: Tensor | None = None,
+        clicks_of: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.clicks_of = clicks_of
+        if pooling not in POOLINGS:
+            raise ConfigError(f"pooling is '{pooling}'; allowed: {', '.join(POOLINGS)}.")
+        self.backbone = backbone
+        self.tokenizer = tokenizer
+        self.parts = (dimension,) if lexical is None else (dimension, lexical.shape[1])
+        self.dimension = sum(self.parts)
+        self.pooling = pooling
+        self.max_tokens = max_tokens
+        self.template = template
+        self.pool = Pool(cast(Pooling, pooling), dimension)
+        self.lexical = (
+            nn.Embedding(lexical.shape[0], lexical.shape[1], _weight=lexical.clone()) if lexical is not None else None
+        )
+        self.frozen_layers: FrozenLayers | None = None
+        self._memo: tuple[tuple[int, ...], str] | None = None
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """`input_ids`, `attention_mask` (U, T) int64 -> (U, D) float32."""
+        if self.frozen_layers is not None:
+            states = self.frozen_layers(input_ids, attention_mask)  # (U, T, D)
+        else:
+            states = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        meaning = cast(Tensor, self.pool(states, attention_mask)).float()
+        if self.lexical is None:
+            return meaning
+        words = (self.lexical(input_ids) * attention_mask[..., None]).sum(1)
+        return torch.cat([nn.functional.normalize(meaning, dim=-1), nn.functional.normalize(words, dim=-1)], -1)
+
+    def with_lexical(self, table: Tensor) -> "TextEncoder":
+        """The same encoder with a vector of its words beside each text's vector (`adrec.models.text.lexical`); table (V, K)."""
+        made = TextEncoder(
+            backbone=self.backbone,
+            tokenizer=self.tokenizer,
+            dimension=self.parts[0],
+            pooling=self.pooling,
+            max_tokens=self.max_tokens,
+            template=self.template,
+            lexical=table,
+            clicks_of=self.clicks_of,
+        )
+        made.pool = self.pool
+        return made.eval()
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text with its special tokens, cut at `max_tokens`, not padded."""
+        encoded = self.tokenizer(
+            list(texts),
+            truncation=True,
+            max_length=self.max_tokens,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        return cast(list[list[int]], encoded["input_ids"])
+
+    def pad(self, token_ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Lists of token ids to `(input_ids, attention_mask)`, both (U, T) int64, padded on the right to the longest."""
+        lengths = np.fromiter((len(ids) for ids in token_ids), np.int64, len(token_ids))
+        mask = np.arange(max(1, lengths.max(initial=1))) < lengths[:, None]  # (U, T)
+        padded = np.full(mask.shape, self.tokenizer.pad_token_id, np.int64)
+        padded[mask] = np.concatenate([np.asarray(ids, np.int64) for ids in token_ids])
+        return torch.from_numpy(padded), torch.from_numpy(mask.astype(np.int64))
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Texts to `(input_ids, attention_mask)`, both (U, T) int64 on the CPU, padded to the longest."""
+        return self.pad(self.token_ids(texts))
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hex digits over weights, tokenizer, pooling, token limit and template. Memoised until a weight changes."""
+        tensors = dict(self.state_dict())
+        versions = tuple(number for tensor in tensors.values() for number in (tensor.data_ptr(), tensor._version))
+        if self._memo is None or self._memo[0] != versions:
+            digest = hashlib.sha256()
+            digest.update(_tokenizer_text(self.tokenizer).encode())
+            digest.update(json.dumps([self.pooling, self.max_tokens, self.template]).encode())
+            for name in sorted(tensors):
+                tensor = tensors[name].detach().cpu().contiguous()
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(memoryview(tensor.view(-1).view(torch.uint8).numpy()))
+            self._memo = (versions, digest.hexdigest()[:32])
+        return self._memo[1]
+
+    def save(self, folder: Path) -> None:
+        """Write weights, tokenizer and `adrec.json` into an existing or new `folder`; `load_text_encoder` opens it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with quiet_transformers():
+            cast(Any, self.backbone).save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        self.save_settings(folder)
+
+    def save_settings(self, folder: Path) -> None:
+        """Write only what Hugging Face's own files cannot say: pooling and its weights, template, token limit."""
+        from safetensors.torch import save_file
+
+        if self.pooling == "attention":
+            save_file({name: tensor.contiguous() for name, tensor in self.pool.state_dict().items()}, folder / POOL_FILE)
+        if self.lexical is not None:
+            save_file({"table": self.lexical.weight.detach().cpu().contiguous()}, folder / LEXICAL_FILE)
+        write_settings(
+            folder,
+            pooling=self.pooling,
+            template=self.template,
+            max_tokens=self.max_tokens,
+            kind=self.kind,
+            clicks_of=self.clicks_of,
+        )
+
+    @property
+    def kind(self) -> str:
+        """`transformer` or `word_vectors`."""
+        return cast(str, getattr(self.backbone, "kind", "transformer"))
+
+
+def load_text_encoder(reference: str, *, pooling: str | None = None, max_tokens: int | None = None) -> TextEncoder:
+    """Open an encoder by reference, in float32, in evaluation mode.
+
+    `pooling` None takes what the folder records (`adrec.json`, then sentence-transformers' `1_Pooling`), else `last` for a
+    decoder and `mean` for an encoder.
+    `max_tokens` lowers the limit that the folder records.
+    Raises DataError where nothing usable is found, ResourceError where a hub cannot be reached.
+    """
+    where = resolve_reference(reference)
+    settings = read_settings(where) if isinstance(where, Path) else {}
+    if settings.get("kind") == WORD_VECTORS:
+        from adrec.models.text.word_vectors import WordTokenizer, WordVectors
+
+        assert isinstance(where, Path)
+        tokenizer: Any = WordTokenizer.load(where)
+        backbone: nn.Module = WordVectors.load(where)
+        dimension, limit = cast(WordVectors, backbone).dimension, settings.get("max_tokens", 512)
+    else:
+        tokenizer = load_tokenizer(where)
+        backbone = load_backbone(where, tokenizer=tokenizer)
+        dimension = int(cast(Any, backbone).config.hidden_size)
+        limit = token_limit(where, tokenizer, cast(Any, backbone).config)
+        limit = min(limit, settings.get("max_tokens") or limit)
+        settings.setdefault("pooling", "last" if is_decoder(cast(Any, backbone).config) else "mean")
+    if max_tokens is not None and max_tokens > limit:
+        raise ConfigError(f"max_tokens is {max_tokens}, but {reference} reads at most {limit} tokens.")
+    lexical = None
+    if isinstance(where, Path) and (where / LEXICAL_FILE).exists():
+        from safetensors.torch import load_file
+
+        lexical = load_file(where / LEXICAL_FILE)["table"]
+    encoder = TextEncoder(
+        backbone=backbone,
+        tokenizer=tokenizer,
+        lexical=lexical,
+        dimension=dimension,
+        pooling=pooling or settings.get("pooling") or "mean",
+        max_tokens=max_tokens or limit,
+        template=settings.get("template"),
+        clicks_of=settings.get("clicks_of"),
+    )
+    if isinstance(where, Path) and encoder.pooling == "attention" and (where / POOL_FILE).exists():
+        from safetensors.torch import load_file
+
+        encoder.pool.load_state_dict(load_file(where / POOL_FILE))
+    return encoder.eval()
+
+
+def encode_texts(
+    encoder: TextEncoder,
+    texts: Sequence[str],
+    *,
+    device: str | torch.device = "cpu",
+    batch_tokens: int = 8192,
+    advance: Callable[..., None] | None = None,
+) -> np.ndarray:
+    """Vectors of `texts`, (N, D) float32, in their order.
+
+    Each distinct text runs once; texts are sorted by length, so a batch (at most `batch_tokens` tokens, padding included)
+    holds almost no padding. `advance(n)` is called with the number of texts done. The encoder is left in the mode it was in.
+    """
+    distinct = list(dict.fromkeys(texts))
+    if not distinct:
+        return np.empty((0, encoder.dimension), np.float32)
+    row_of = {text: row for row, text in enumerate(distinct)}
+    vectors = np.empty((len(distinct), encoder.dimension), np.float32)
+    was_training = encoder.training
+    encoder.eval().to(device)
+    try:
+        with torch.inference_mode():
+            for rows, ids in _batches(encoder, distinct, batch_tokens):
+                input_ids, mask = encoder.pad(ids)
+                vectors[rows] = encoder(input_ids.to(device), mask.to(device)).float().cpu().numpy()
+                if advance is not None:
+                    advance(len(rows))
+    finally:
+        encoder.train(was_training)
+    if len(distinct) == len(texts):
+        return vectors
+    return cast(np.ndarray, vectors[np.fromiter((row_of[text] for text in texts), np.int64, len(texts))])
+
+
+def _batches(encoder: TextEncoder, texts: list[str], batch_tokens: int) -> Any:
+    """Rows and token ids of batches of like length, longest first (memory trouble shows at once)."""
+    token_ids = encoder.token_ids(texts)
+    lengths = np.fromiter((len(ids) for ids in token_ids), np.int64, len(token_ids))
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        size = max(1, batch_tokens // max(1, int(lengths[order[start]])))
+        rows = order[start : start + size]
+        yield rows, [token_ids[row] for row in rows]
+        start += size
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Pooling, template, max_tokens and kind of an encoder folder, from `adrec.json` or sentence-transformers' files."""
+    own = folder / SETTINGS_FILE
+    if own.exists():
+        try:
+            return cast(dict[str, Any], json.loads(own.read_text(encoding="utf-8")))
+        except ValueError:
+            raise DataError(f"{own}: not valid JSON. Copy the encoder folder again.") from None
+    settings: dict[str, Any] = {}
+    pooling = folder / "1_Pooling" / "config.json"
+    if pooling.exists():
+        modes = json.loads(pooling.read_text(encoding="utf-8"))
+        keys = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_lasttoken": "last"}
+        settings["pooling"] = next((ours for theirs, ours in keys.items() if modes.get(theirs)), "mean")
+    return settings
+
+
+def write_settings(
+    folder: Path,
+    *,
+    pooling: str,
+    template: str | None,
+    max_tokens: int,
+    kind: str = "transformer",
+    clicks_of: str | None = None,
+) -> None:
+    """Write `adrec.json`: what Hugging Face's own files cannot say about an encoder."""
+    settings = {"kind": kind, "pooling": pooling, "template": template, "max_tokens": max_tokens}
+    if clicks_of is not None:
+        settings["clicks_of"] = clicks_of
+    (folder / SETTINGS_FILE).write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _tokenizer_text(tokenizer: Any) -> str:
+    """The tokenizer as text, without the padding and truncation that calls leave behind in it."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    state = json.loads(backend.to_str())
+    return json.dumps({key: value for key, value in state.items() if key not in {"padding", "truncation"}}, sort_keys=True)

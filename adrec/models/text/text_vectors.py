@@ -1,0 +1,174 @@
+"""Texts as the click model reads them: vectors of a frozen encoder, each distinct text encoded once and cached, or tokens.
+
+`TextReader` is made once a command; it turns a catalog, or queries, into what `adrec.data.collate` asks for.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+
+from adrec.data.collate import QueryInputs, TextInputs, Texts, padded
+from adrec.data.examples import Catalog, Ragged
+from adrec.data.vector_cache import cached_vectors
+from adrec.models.text.text_encoder import TextEncoder, encode_texts
+from adrec.terminal import Terminal
+
+MOST_PHRASES = 8
+"""Interests read apart; what a longer list has beyond them is read as one text."""
+_BETWEEN_PHRASES = r"\s*(?:[,;|，；、\n]|\[SEP\])\s*"
+
+
+class TextReader:
+    """`encoder` None: no text at all. `as_tokens`: the encoder is part of the model and is trained."""
+
+    def __init__(
+        self,
+        encoder: TextEncoder | None,
+        *,
+        as_tokens: bool = False,
+        device: str | torch.device = "cpu",
+        batch_tokens: int = 8192,
+        cache: Path | None = None,
+        use_cache: bool = True,
+    ) -> None:
+        self.encoder, self.as_tokens = encoder, as_tokens
+        self.device, self.batch_tokens, self.cache, self.use_cache = device, batch_tokens, cache, use_cache
+
+    @property
+    def width(self) -> int:
+        """Width of the vectors; 0 without text."""
+        return self.encoder.dimension if self.encoder is not None else 0
+
+    def vectors(self, texts: Sequence[str], terminal: Terminal | None = None, what: str = "texts") -> NDArray[np.float32]:
+        """(N, D) float32; (N, 0) without an encoder. An empty text is the zero vector: nothing is known."""
+        found = np.zeros((len(texts), self.width), np.float32)
+        rows = np.flatnonzero(np.fromiter((bool(text) for text in texts), bool, len(texts)))
+        if self.encoder is None or len(rows) == 0:
+            return found
+        named = [text for text in texts if text]
+        if self.use_cache:
+            fingerprint = self.encoder.fingerprint
+            found[rows] = cached_vectors(
+                named, fingerprint=fingerprint, encode=lambda missing: self._encode(missing, terminal, what), folder=self.cache
+            )
+        else:
+            found[rows] = self._encode(named, terminal, what)
+        return found
+
+    def read(
+        self, catalog: Catalog, used: NDArray[np.integer] | None = None, terminal: Terminal | None = None, what: str = "ads"
+    ) -> tuple[Catalog, TextInputs]:
+        """The catalog with its vectors (where frozen), and what gives its rows to a batch.
+
+        Rows `used` (all where None) are read now, others when a batch asks for them.
+        """
+        rows = np.arange(len(catalog)) if used is None else np.asarray(used)
+        if self.as_tokens and self.encoder is not None:
+            return catalog, _Tokens(self, catalog.texts)
+        vectors = _Vectors(self, catalog.texts)
+        vectors.ensure(rows, terminal, what)
+        return catalog.with_vectors(vectors.values), vectors
+
+    def interests(
+        self,
+        users: Catalog,
+        used: NDArray[np.integer] | None = None,
+        terminal: Terminal | None = None,
+        *,
+        apart: bool,
+    ) -> TextInputs:
+        """What gives the users' interests to a batch: each by itself, (N, P, D), or with `apart` false all as one text.
+
+        Someone who likes coffee and running is near to ads of either; one vector of both is far from each. A model whose
+        encoder is trained (`as_tokens`) reads them as one text, in training and afterwards.
+        """
+        if not apart or self.as_tokens:
+            return self.read(users, used, terminal, "interests")[1]
+        phrases = _Phrases(self, users.texts)
+        phrases.ensure(np.arange(len(users)) if used is None else np.asarray(used), terminal, "interests")
+        return phrases
+
+    def queries(self, texts: Sequence[str], terminal: Terminal | None = None) -> QueryInputs:
+        """What gives queries to a batch; those among `texts` are encoded now, others when they turn up."""
+        if self.as_tokens and self.encoder is not None:
+            encoder = self.encoder
+            return lambda asked: Texts(None, *encoder.tokenize(asked))
+        known = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        vectors = self.vectors(list(known), terminal, "queries")
+
+        def give(asked: Sequence[str]) -> Texts:
+            nonlocal vectors
+            new = [text for text in dict.fromkeys(asked) if text not in known]
+            if new:
+                vectors = np.concatenate([vectors, self.vectors(new)])
+                known.update({text: len(known) + number for number, text in enumerate(new)})
+            return Texts(torch.from_numpy(vectors[[known[text] for text in asked]]))
+
+        return give
+
+    def _encode(self, texts: list[str], terminal: Terminal | None, what: str) -> NDArray[np.float32]:
+        assert self.encoder is not None
+        if terminal is None:
+            return encode_texts(self.encoder, texts, device=self.device, batch_tokens=self.batch_tokens)
+        with terminal.progress(f"Encoding {what}", len(texts), unit="texts") as advance:
+            return encode_texts(self.encoder, texts, device=self.device, batch_tokens=self.batch_tokens, advance=advance)
+
+
+class _Vectors:
+    """Vectors of a catalog's texts, made where a row is asked for the first time. Rows never asked for cost no memory."""
+
+    def __init__(self, reader: TextReader, texts: pa.StringArray) -> None:
+        self.reader, self.texts = reader, texts
+        self.values = np.zeros((len(texts), reader.width), np.float32)
+        self.known = np.zeros(len(texts), bool)
+
+    def ensure(self, rows: NDArray[np.integer], terminal: Terminal | None = None, what: str = "texts") -> None:
+        """Encode those of `rows` that are not there yet."""
+        new = np.unique(rows[~self.known[rows]])
+        if len(new) == 0:
+            return
+        self.values[new] = self.reader.vectors(_strings(self.texts.take(pa.array(new))), terminal, what)
+        self.known[new] = True
+
+    def __call__(self, rows: NDArray[np.int64]) -> Texts:
+        self.ensure(rows)
+        return Texts(torch.from_numpy(self.values[rows]))
+
+
+class _Phrases:
+    """Vectors of the phrases of each text, (N, P, D) with P the most that one of the rows has; zeros fill up."""
+
+    def __init__(self, reader: TextReader, texts: pa.StringArray) -> None:
+        lists = pc.split_pattern_regex(texts, _BETWEEN_PHRASES, max_splits=MOST_PHRASES - 1)
+        phrases = pc.utf8_trim_whitespace(lists.flatten()).dictionary_encode()
+        self.distinct = _Vectors(reader, phrases.dictionary)
+        self.lists = Ragged(lists.offsets.to_numpy().astype(np.int64), phrases.indices.to_numpy())
+
+    def ensure(self, rows: NDArray[np.integer], terminal: Terminal | None = None, what: str = "texts") -> None:
+        """Encode the phrases of `rows` that are not there yet."""
+        self.distinct.ensure(self.lists.take(rows).values, terminal, what)
+
+    def __call__(self, rows: NDArray[np.int64]) -> Texts:
+        self.ensure(rows)
+        places, there = padded(self.lists.take(rows))
+        return Texts(torch.from_numpy(self.distinct.values[places] * there[..., None].astype(np.float32)))
+
+
+class _Tokens:
+    """Token ids of a catalog's texts, padded with the tokenizer's own padding id."""
+
+    def __init__(self, reader: TextReader, texts: pa.StringArray) -> None:
+        assert reader.encoder is not None
+        self.encoder, self.texts = reader.encoder, texts
+
+    def __call__(self, rows: NDArray[np.int64]) -> Texts:
+        return Texts(None, *self.encoder.tokenize(_strings(self.texts.take(pa.array(rows)))))
+
+
+def _strings(texts: pa.Array) -> list[str]:
+    return [str(text) for text in texts.to_numpy(zero_copy_only=False)]

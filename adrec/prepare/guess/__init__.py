@@ -1,7 +1,0 @@
-"""A first look at somebody's files: what each table is, what each column is, and the configs that follow from it."""
-
-from adrec.prepare.guess.columns import Finding, Guess, guess
-from adrec.prepare.guess.look import Look, look_at
-from adrec.prepare.guess.starter import write_configs
-
-__all__ = ["Finding", "Guess", "Look", "guess", "look_at", "write_configs"]

@@ -1,0 +1,1 @@
+"""Checked rows to events in order: requests, splits, appended days."""

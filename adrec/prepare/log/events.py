@@ -1,0 +1,126 @@
+"""Typed impressions -> `users`, `requests` and `events`, in the one order everything else relies on.
+
+Order: requests by their first moment (ties in source order), inside a request by shown_at, then source order.
+`events.rowid` is the row number over the whole prepared folder. All of it spills to disk when it must.
+"""
+
+from collections.abc import Sequence
+
+import duckdb
+
+from adrec.data.engine import columns_of, name, one_row
+from adrec.errors import DataError
+
+SOURCE_COLUMNS = ("source_file", "source_row", "source_order")
+
+
+def good(connection: duckdb.DuckDBPyConnection, table: str) -> str:
+    """SQL condition that holds for the rows of a staged table that passed every check."""
+    masks = [column for column in columns_of(connection, table) if column.startswith("faults_")]
+    return " AND ".join(f"{mask} = 0" for mask in masks)
+
+
+def plain_columns(connection: duckdb.DuckDBPyConnection, table: str) -> list[str]:
+    """Columns of a staged table that are data, not bookkeeping."""
+    return [
+        column
+        for column in columns_of(connection, table)
+        if not column.startswith("faults_") and column not in SOURCE_COLUMNS and column not in {"ad_index"}
+    ]
+
+
+def build_keyed(connection: duckdb.DuckDBPyConnection, staged: str, key: str, target: str) -> None:
+    """Table `target` with one row a key in source order, `<x>_index` counted from 0. Duplicate keys are a fault."""
+    index = f"{key.removesuffix('_id')}_index"
+    columns = ", ".join(name(column) for column in plain_columns(connection, staged))
+    number = f"CAST(row_number() OVER (ORDER BY source_order) - 1 AS INTEGER) AS {index}"
+    connection.execute(
+        f"CREATE OR REPLACE TABLE {target} AS SELECT {number}, {columns} FROM {staged} "
+        f"WHERE {good(connection, staged)} ORDER BY source_order"
+    )
+    twice = connection.execute(
+        f"SELECT {key}, count(*), min(source_row), max(source_row), min(source_file), max(source_file) FROM {staged} "
+        f"WHERE {good(connection, staged)} GROUP BY 1 HAVING count(*) > 1 ORDER BY 3 LIMIT 5"
+    ).fetchall()
+    if twice:
+        raise DataError(
+            "\n".join(
+                f"{first}: column '{key}', row {row:,}: {value!r} occurs again in row {again:,} of {last} "
+                f"({count:,} times in all). Keep one row an {key.removesuffix('_id')}."
+                for value, count, row, again, first, last in twice
+            )
+        )
+
+
+def first_values(
+    connection: duckdb.DuckDBPyConnection, staged: str, key: str, columns: Sequence[str], target: str, *, order: str
+) -> None:
+    """Table `target` of the distinct keys of the impressions, each with its first known value of `columns`.
+
+    Keys are numbered by their first appearance in `order`.
+    """
+    index = f"{key.removesuffix('_id')}_index"
+    firsts = ", ".join(f"arg_min({name(column)}, source_order) AS {name(column)}" for column in columns)
+    connection.execute(
+        f"CREATE OR REPLACE TABLE {target} AS SELECT CAST(row_number() OVER (ORDER BY first) - 1 AS INTEGER) AS {index}, "
+        f"* EXCLUDE (first) FROM (SELECT {key}, {firsts + ', ' if firsts else ''}min({order}) AS first FROM {staged} "
+        f"WHERE {good(connection, staged)} GROUP BY 1) ORDER BY first"
+    )
+
+
+def add_unlisted_users(connection: duckdb.DuckDBPyConnection, staged: str) -> int:
+    """Users of the impressions that the users table lacks go behind it, by first appearance. Returns how many."""
+    before = int(one_row(connection, "SELECT count(*) AS n FROM users")["n"])
+    connection.execute(
+        f"INSERT INTO users BY NAME SELECT CAST({before} + row_number() OVER (ORDER BY first) - 1 AS INTEGER) AS user_index, "
+        f"user_id FROM (SELECT user_id, min((shown_at, source_order)) AS first FROM {staged} "
+        f"WHERE {good(connection, staged)} AND user_id NOT IN (SELECT user_id FROM users) GROUP BY 1) ORDER BY first"
+    )
+    return int(one_row(connection, "SELECT count(*) AS n FROM users")["n"]) - before
+
+
+def build_requests(connection: duckdb.DuckDBPyConnection, staged: str) -> None:
+    """Table `requests`: key, started, first row, number of rows; its rowid is the request's number in time order."""
+    given = "request_id" in columns_of(connection, staged)
+    key = "coalesce(request_id, user_id || '@' || epoch_us(shown_at))" if given else "user_id, shown_at"
+    grouped = "key" if given else "user_id, shown_at"
+    selected = (
+        f"{key} AS key, min(user_id) AS user_id, max(user_id) AS other_user, min(shown_at) AS started"
+        if given
+        else "user_id, shown_at, user_id AS other_user, shown_at AS started"
+    )
+    connection.execute(
+        f"CREATE OR REPLACE TABLE requests AS SELECT * FROM (SELECT {selected}, "
+        f"min(source_order) AS first, count(*) AS rows FROM {staged} WHERE {good(connection, staged)} GROUP BY {grouped}) "
+        f"ORDER BY started, first"
+    )
+    if not given:
+        return
+    shared = one_row(connection, "SELECT min(key) AS key, count(*) AS n FROM requests WHERE user_id <> other_user")
+    if shared["n"]:
+        raise DataError(
+            f"impressions: column 'request_id': {shared['key']!r} belongs to more than one user ({shared['n']:,} such "
+            "requests). Leave request_id unmapped, or make it unique."
+        )
+
+
+def build_events(
+    connection: duckdb.DuckDBPyConnection, staged: str, split: str, carried: Sequence[str], joins: str = ""
+) -> None:
+    """Table `events` in final order with request, user_index, ad_index, part (0 train, 1 valid, 2 test).
+
+    `split` is SQL of the part over the aliases s (staged), r (requests), u (users) and what `joins` adds.
+    """
+    given = "request_id" in columns_of(connection, staged)
+    on = (
+        "r.key = coalesce(s.request_id, s.user_id || '@' || epoch_us(s.shown_at))"
+        if given
+        else "r.user_id = s.user_id AND r.shown_at = s.shown_at"
+    )
+    columns = "".join(f", s.{name(column)}" for column in carried)
+    passed = " AND ".join(f"s.{condition}" for condition in good(connection, staged).split(" AND "))
+    connection.execute(
+        f"CREATE OR REPLACE TABLE events AS SELECT CAST(r.rowid AS INTEGER) AS request, u.user_index, s.ad_index, s.shown_at"
+        f"{columns}, CAST({split} AS UTINYINT) AS part FROM {staged} s JOIN requests r ON {on} "
+        f"JOIN users u ON u.user_id = s.user_id {joins} WHERE {passed} ORDER BY request, s.shown_at, s.source_order"
+    )

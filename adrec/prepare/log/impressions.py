@@ -1,0 +1,162 @@
+"""Events in order, with all that was known before each of them, into shards by split."""
+
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from adrec.asof.attach import PARTS, Past
+from adrec.asof.spec import counter_names
+from adrec.config.features import CounterSpec, resolve_counters
+from adrec.config.preprocess import PreprocessConfig
+from adrec.data.engine import columns_of, fetch, one_row, stream
+from adrec.data.tables import parquet_schema
+from adrec.errors import DataError
+from adrec.prepare.output.writer import SplitWriter
+from adrec.terminal import Advance, Terminal
+
+_BATCH_ROWS = 65_536
+_PART_ROWS, _MOST_PARTS = 32_768, 320
+
+
+def counters_of(connection: duckdb.DuckDBPyConnection, config: PreprocessConfig) -> list[CounterSpec]:
+    """The declared counters, the usual ones as far as the tables have their columns.
+
+    Raises DataError for one that is declared twice in different ways.
+    """
+    tables = ("events", "ads", "users")
+    known = {column for table in tables for column in columns_of(connection, table)}
+    counters = resolve_counters(config.counters, known - {"user_index", "ad_index", "part", "request"})
+    settings: dict[str, tuple[float, bool]] = {}
+    for spec in counters:
+        wanted = (spec.prior_strength, spec.log1p)
+        for column in counter_names([spec]):
+            if settings.setdefault(column, wanted) != wanted:
+                raise DataError(
+                    f"counters: '{column}' is declared twice, with another prior_strength or log1p. Leave one out, or write "
+                    "the list without `usual`, which may hold it."
+                )
+    return counters
+
+
+def open_past(
+    connection: duckdb.DuckDBPyConnection, config: PreprocessConfig, folder: Path, work: Path, carried: Path | None = None
+) -> Past:
+    """What attaches histories and counters: the events of the engine, the ads and users written to `folder`.
+
+    Raises DataError for an unknown column.
+    """
+    counters = counters_of(connection, config)
+    by = {{"advertiser": "advertiser_id"}.get(key, key) for spec in counters for key in spec.by} - {"user", "ad"}
+    ads, users = folder / "ads.parquet", folder / "users.parquet"
+    known = {*columns_of(connection, "events"), *parquet_schema(ads).names, *parquet_schema(users).names}
+    _refuse_unknown(by - known)
+    # A part of the users is worked on whole: more rows, more parts. Each part is an open file, hence the cap.
+    rows = int(one_row(connection, "SELECT count(*) AS n FROM events")["n"])
+    parts = min(max(rows // _PART_ROWS, PARTS), _MOST_PARTS)
+    return Past(
+        ads=_keyed(ads, "ad_id", by),
+        users=_keyed(users, "user_id", by),
+        history=config.history,
+        counters=counters,
+        work=work,
+        carried=carried,
+        parts=parts,
+    )
+
+
+def write_impressions(
+    connection: duckdb.DuckDBPyConnection,
+    past: Past,
+    writer: SplitWriter,
+    terminal: Terminal,
+    *,
+    first_row: int = 0,
+) -> None:
+    """Every row of table `events`, numbered from `first_row`, with history and counters, to `writer`."""
+    finisher = _Finisher(connection, first_row)
+    total = one_row(connection, "SELECT count(*) AS n FROM events")["n"]
+    with (
+        terminal.progress("counting the past", total) as advance,
+        terminal.progress("histories, part by part", past.parts, unit="parts") as part_done,
+    ):
+        attached = past.attach(_counted(_events(connection), advance), part_done)
+        first = next(attached, None)
+    with terminal.progress("writing impressions", total) as advance:
+        for batch in _chained(first, attached):
+            for start in range(0, batch.num_rows, _BATCH_ROWS):
+                piece = batch.slice(start, _BATCH_ROWS)
+                writer.add(finisher.finish(piece), piece.column("part").to_numpy())
+                advance(piece.num_rows)
+
+
+def _events(connection: duckdb.DuckDBPyConnection) -> Iterator[pa.RecordBatch]:
+    yield from stream(connection.cursor(), "SELECT * FROM events", batch_rows=_BATCH_ROWS)
+
+
+def _counted(batches: Iterable[pa.RecordBatch], advance: Advance) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        yield batch
+        advance(batch.num_rows)
+
+
+def _chained(first: pa.RecordBatch | None, rest: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    if first is not None:
+        yield first
+    yield from rest
+
+
+class _Finisher:
+    """Adds row numbers and identifiers, and the cleaned query."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, first_row: int) -> None:
+        self._row = first_row
+        self._ads = _strings(connection, "ads", "ad_id", "ad_index")
+        self._users = _strings(connection, "users", "user_id", "user_index")
+        self._queries: tuple[pa.Array, pa.Array] | None = None
+        if "query" in columns_of(connection, "events"):
+            table = fetch(connection, "SELECT query, text FROM queries").combine_chunks()
+            self._queries = (_array(table["query"]), _array(table["text"]))
+
+    def finish(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The batch with its last columns; `part` is gone, `request` stays for the writer."""
+        made = {column: batch.column(column) for column in batch.schema.names if column != "part"}
+        made["row_id"] = pa.array(np.arange(self._row, self._row + batch.num_rows))
+        self._row += batch.num_rows
+        made["user_id"] = self._users.take(batch.column("user_index"))
+        made["ad_id"] = self._ads.take(batch.column("ad_index"))
+        moment = pc.cast(pc.cast(batch.column("shown_at"), pa.int64()), pa.string())
+        default = pc.binary_join_element_wise(made["user_id"], moment, "@")
+        made["request_id"] = pc.coalesce(made["request_id"], default) if "request_id" in made else default
+        if self._queries is not None:
+            raw, cleaned = self._queries
+            made["query"] = cleaned.take(pc.index_in(batch.column("query"), value_set=raw))
+        return pa.RecordBatch.from_pydict(made)
+
+
+def _refuse_unknown(missing: Collection[str]) -> None:
+    if missing:
+        raise DataError(
+            "\n".join(
+                f"counters: column '{column}' is neither of the impressions, the ads nor the users. "
+                "Declare it (keep, ad_columns, user_columns), or leave the counter out."
+                for column in sorted(missing)
+            )
+        )
+
+
+def _keyed(path: Path, key: str, wanted: Collection[str]) -> pa.Table:
+    """The key and those of the wanted columns that there are, row by row as they were written: in index order."""
+    return pq.read_table(path, columns=[key, *sorted(set(wanted) & set(parquet_schema(path).names) - {key})])
+
+
+def _strings(connection: duckdb.DuckDBPyConnection, table: str, column: str, index: str) -> pa.Array:
+    return _array(fetch(connection, f"SELECT {column} FROM {table} ORDER BY {index}")[column])
+
+
+def _array(column: pa.ChunkedArray) -> pa.Array:
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)

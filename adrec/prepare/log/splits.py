@@ -1,0 +1,155 @@
+"""Which part a row belongs to: 0 train, 1 valid, 2 test. One function a method; each gives SQL.
+
+The SQL is over the aliases of `events.build_events`: s (staged impression), r (its request), u (its user).
+"""
+
+from dataclasses import dataclass
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from adrec.config.preprocess import ColdSplit, ColumnSplit, RandomSplit, Split, TimeSplit, UserSplit
+from adrec.data.engine import name, one_row, text
+from adrec.errors import DataError
+from adrec.prepare.log.events import good
+
+TRAIN, VALID, TEST = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """SQL of a row's part, and the joins that the SQL needs."""
+
+    part: str
+    joins: str = ""
+
+
+def assign(connection: duckdb.DuckDBPyConnection, staged: str, split: Split, *, seed: int) -> Assignment:
+    """The split of `staged` (with `requests` and `users` built). Raises DataError where it cannot be made."""
+    if isinstance(split, TimeSplit):
+        return _by_time(connection, split)
+    if isinstance(split, RandomSplit):
+        return _at_random(connection, staged, split, seed)
+    if isinstance(split, UserSplit):
+        return Assignment(_by_hash("u.user_id", split.valid_fraction, split.test_fraction, seed))
+    if isinstance(split, ColdSplit):
+        key = "s.ad_id" if split.method == "cold_ad" else "u.user_id"
+        return Assignment(_by_hash(key, split.valid_fraction, split.test_fraction, seed))
+    if isinstance(split, ColumnSplit):
+        return _by_column(connection, staged, split)
+    return _leave_last_out(connection)
+
+
+def _by_time(connection: duckdb.DuckDBPyConnection, split: TimeSplit) -> Assignment:
+    """By the first moment of the request, so that a request never straddles. Fractions are of rows."""
+    valid, test = split.valid_from, split.test_from
+    if test is not None:
+        later = f"TIMESTAMP {text(f'{test:%Y-%m-%d %H:%M:%S.%f}')}"
+        middle = f"TIMESTAMP {text(f'{valid:%Y-%m-%d %H:%M:%S.%f}')}" if valid is not None else later
+        return Assignment(f"CASE WHEN r.started >= {later} THEN 2 WHEN r.started >= {middle} THEN 1 ELSE 0 END")
+    keep = 1.0 - split.valid_fraction - split.test_fraction
+    if keep <= 0:
+        raise DataError("split: valid_fraction and test_fraction leave nothing for training. Lower them.")
+    # The first moment at which the earlier rows make up the share; rows of one moment stay together.
+    bounds = []
+    for share in (keep, 1.0 - split.test_fraction):
+        query = (
+            "SELECT min(started) AS bound FROM (SELECT started, sum(sum(rows)) OVER (ORDER BY started) - sum(rows) AS earlier, "
+            f"sum(sum(rows)) OVER () AS n FROM requests GROUP BY started) WHERE earlier >= {share!r} * n"
+        )
+        bounds.append(one_row(connection, query)["bound"])
+    middle, later = (f"TIMESTAMP {text(str(bound))}" if bound is not None else "TIMESTAMP '9999-01-01'" for bound in bounds)
+    return Assignment(f"CASE WHEN r.started >= {later} THEN 2 WHEN r.started >= {middle} THEN 1 ELSE 0 END")
+
+
+def _at_random(connection: duckdb.DuckDBPyConnection, staged: str, split: RandomSplit, seed: int) -> Assignment:
+    """scikit-learn's train_test_split(test_size, random_state=seed): the rows (or requests) in source order."""
+    if split.unit == "request":
+        count = one_row(connection, "SELECT count(*) AS n FROM requests")["n"]
+        parts = random_parts(count, split.valid_fraction, split.test_fraction, seed)
+        _table_of(connection, "drawn", parts)
+        return Assignment("d.part", "JOIN drawn d ON d.number = r.rowid")
+    passed = good(connection, staged)
+    connection.execute(
+        f"CREATE OR REPLACE TABLE source_rows AS SELECT source_order FROM {staged} WHERE {passed} ORDER BY source_order"
+    )
+    count = one_row(connection, "SELECT count(*) AS n FROM source_rows")["n"]
+    _table_of(connection, "drawn_rows", random_parts(count, split.valid_fraction, split.test_fraction, seed))
+    connection.execute(
+        "CREATE OR REPLACE TABLE drawn AS SELECT o.source_order, d.part FROM source_rows o POSITIONAL JOIN drawn_rows d"
+    )
+    return Assignment("d.part", "JOIN drawn d ON d.source_order = s.source_order")
+
+
+def random_parts(
+    count: int, valid_fraction: float, test_fraction: float, seed: int
+) -> "np.ndarray[tuple[int], np.dtype[np.uint8]]":
+    """Parts of `count` rows, (count,) uint8: the test is ShuffleSplit's, the validation a second draw from the rest."""
+    parts = np.zeros(count, np.uint8)
+    tests = int(np.ceil(test_fraction * count))
+    order = np.random.RandomState(seed).permutation(count)
+    parts[order[:tests]] = TEST
+    rest = np.sort(order[tests:]) if valid_fraction else order[tests:]
+    valid = min(int(np.ceil(valid_fraction * count)), len(rest))
+    if valid:
+        parts[rest[np.random.RandomState(seed).permutation(len(rest))[:valid]]] = VALID
+    return parts
+
+
+def _table_of(connection: duckdb.DuckDBPyConnection, target: str, parts: "np.ndarray[tuple[int], np.dtype[np.uint8]]") -> None:
+    arrow = pa.table({"number": np.arange(len(parts)), "part": parts})
+    connection.register("drawn_arrow", arrow)
+    connection.execute(f"CREATE OR REPLACE TABLE {target} AS SELECT * FROM drawn_arrow")
+    connection.unregister("drawn_arrow")
+
+
+def _by_hash(key: str, valid_fraction: float, test_fraction: float, seed: int) -> str:
+    """A stable hash of an id decides: adding rows moves nobody. MD5, since it is the same everywhere and always."""
+    share = f"(md5_number_lower({text(f'{seed}:')} || {key}) % 1000000007) / 1000000007.0"
+    return f"CASE WHEN {share} < {test_fraction!r} THEN 2 WHEN {share} < {test_fraction + valid_fraction!r} THEN 1 ELSE 0 END"
+
+
+def _by_column(connection: duckdb.DuckDBPyConnection, staged: str, split: ColumnSplit) -> Assignment:
+    cell = f"s.{name(split.column)}"
+    named = [*split.train, *split.valid, *split.test]
+    found = connection.execute(
+        f"SELECT CAST({name(split.column)} AS VARCHAR) AS value, min(source_row), count(*) FROM {staged} GROUP BY 1 ORDER BY 2"
+    ).fetchall()
+    odd = [row for row in found if row[0] not in named]
+    if odd:
+        value, row, count = odd[0]
+        raise DataError(
+            f"impressions: column '{split.column}', row {row:,}: {value!r} names no part ({count:,} rows). "
+            "List it under split.train, split.valid or split.test."
+        )
+    lists = [", ".join(text(value) for value in values) or "NULL" for values in (split.test, split.valid)]
+    value = f"CAST({cell} AS VARCHAR)"
+    return Assignment(f"CASE WHEN {value} IN ({lists[0]}) THEN 2 WHEN {value} IN ({lists[1]}) THEN 1 ELSE 0 END")
+
+
+def _leave_last_out(connection: duckdb.DuckDBPyConnection) -> Assignment:
+    part = "CASE WHEN total < 3 THEN 0 WHEN back = 1 THEN 2 WHEN back = 2 THEN 1 ELSE 0 END"
+    windows = (
+        "count(*) OVER (PARTITION BY user_id) AS total, row_number() OVER (PARTITION BY user_id ORDER BY rowid DESC) AS back"
+    )
+    ranked = f"SELECT rowid AS number, {windows} FROM requests"
+    connection.execute(f"CREATE OR REPLACE TABLE drawn AS SELECT number, {part} AS part FROM ({ranked})")
+    return Assignment("d.part", "JOIN drawn d ON d.number = r.rowid")
+
+
+def refuse_time_travel(connection: duckdb.DuckDBPyConnection, split: Split) -> None:
+    """Raise DataError where a split that claims time order has a training row after a test row."""
+    claims = isinstance(split, TimeSplit) or (isinstance(split, ColumnSplit) and split.in_time_order)
+    if not claims:
+        return
+    ends = one_row(
+        connection,
+        "SELECT max(shown_at) FILTER (part = 0) AS trained, min(shown_at) FILTER (part = 2) AS tested, "
+        "count(*) FILTER (part = 0 AND shown_at > (SELECT min(shown_at) FROM events WHERE part = 2)) AS later FROM events",
+    )
+    if isinstance(split, ColumnSplit) and ends["later"]:
+        raise DataError(
+            f"split: {ends['later']:,} training rows lie after the first test row ({ends['tested']}), up to {ends['trained']}: "
+            "the model would see the future. Split by time, or set split.in_time_order to false if that is meant."
+        )

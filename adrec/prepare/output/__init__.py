@@ -1,0 +1,1 @@
+"""What a prepared folder holds, written."""

@@ -1,0 +1,169 @@
+"""Ads and users with their texts, written in batches; the distinct texts of everything become the corpus."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from adrec.config.preprocess import TextSettings
+from adrec.data.engine import columns_of, name, stream, text
+from adrec.prepare.text.clean import fill_template, gentle, language, load_stop_words, segmented, template_columns
+from adrec.schema import ADS, PREPARED_ADS, PREPARED_USERS, USER_LANGUAGE, USERS, TableSpec
+
+_TEXTS = pa.schema([("kind", pa.string()), ("text", pa.string()), ("segmented", pa.string()), ("language", pa.string())])
+
+
+class TextMaker:
+    """Cleans and renders texts as the config says."""
+
+    def __init__(self, settings: TextSettings) -> None:
+        self.settings = settings
+        self.stop_words = load_stop_words(settings.stop_words, settings.extra_stop_words)
+
+    def render(self, template: str, batch: pa.RecordBatch) -> tuple[pa.Array, pa.Array, pa.Array]:
+        """Gentle text, segmented text and language of each row, (rows,) strings without null."""
+        columns = {}
+        for column in template_columns(template):
+            if column in batch.schema.names:
+                values = batch.column(column)
+                columns[column] = self.clean(values) if pa.types.is_string(values.type) else values
+        whole = pc.fill_null(fill_template(template, columns, batch.num_rows), "")
+        if self.settings.lowercase:
+            whole = pc.utf8_lower(whole)
+        encoded = whole.dictionary_encode()
+        words = segmented(encoded.dictionary, stop_words=self.stop_words, user_dictionary=self.settings.user_dictionary)
+        return whole, words.take(encoded.indices), language(encoded.dictionary).take(encoded.indices)
+
+    def clean(self, values: pa.Array) -> pa.Array:
+        """The gentle rendering of one column."""
+        return gentle(values, max_characters=self.settings.max_characters)
+
+
+def spoken(texts: pa.Array, tongue: pa.Array) -> pa.Array:
+    """The language of what users write of themselves, null where they write nothing."""
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), tongue)
+
+
+def write_ads(connection: duckdb.DuckDBPyConnection, folder: Path, maker: TextMaker) -> int:
+    """ads.parquet from table `ads`. Returns the number of ads."""
+    return _write(connection, folder / "ads.parquet", "ads", ADS, PREPARED_ADS, maker, maker.settings.ad_template, "ad")
+
+
+def write_users(connection: duckdb.DuckDBPyConnection, folder: Path, maker: TextMaker) -> int:
+    """users.parquet from table `users`. Returns the number of users."""
+    template = maker.settings.user_template
+    return _write(connection, folder / "users.parquet", "users", USERS, PREPARED_USERS, maker, template, "interests")
+
+
+def add_queries(connection: duckdb.DuckDBPyConnection, maker: TextMaker) -> None:
+    """Table `queries`: distinct raw query, its text; the texts join the corpus. Nothing where there are no queries."""
+    if "query" not in columns_of(connection, "events"):
+        return
+    connection.execute("CREATE OR REPLACE TABLE queries (query VARCHAR, text VARCHAR)")
+    found = "SELECT query FROM events WHERE query IS NOT NULL GROUP BY query ORDER BY query"
+    for batch in stream(connection.cursor(), found):
+        whole, words, tongue = maker.render(maker.settings.query_template, batch)
+        _insert(connection, "queries", pa.table({"query": batch.column("query"), "text": whole}))
+        _insert_texts(connection, "query", whole, words, tongue)
+
+
+def write_corpus(connection: duckdb.DuckDBPyConnection, folder: Path, earlier: Path | None = None) -> int:
+    """corpus.parquet: each distinct text once, ads before interests before queries; about 5 % are held out, by their hash.
+
+    `earlier` is the corpus of the output that is appended to: its queries stay. Returns the number of texts.
+    """
+    path = folder / "corpus.parquet"
+    if earlier is not None:
+        old = f"SELECT kind, text, segmented, language FROM read_parquet({text(str(earlier))}) WHERE kind = 'query'"
+        connection.execute(f"INSERT INTO texts {old}")
+    # Queries go by their text, so that those of a new day fall into the places that a rebuild gives them.
+    merged = (
+        "SELECT text, first(segmented ORDER BY rowid) AS segmented, first(language ORDER BY rowid) AS language, "
+        "first(kind ORDER BY rowid) AS kind, md5_number_lower(text) % 20 = 0 AS held_out, min(rowid) AS place "
+        "FROM texts WHERE text <> '' GROUP BY text"
+    )
+    order = "kind = 'query', CASE WHEN kind = 'query' THEN 0 ELSE place END, text"
+    connection.execute(
+        f"COPY (SELECT * EXCLUDE (place) FROM ({merged}) ORDER BY {order}) "
+        f"TO {text(str(path))} (FORMAT parquet, COMPRESSION zstd)"
+    )
+    return int(pq.read_metadata(path).num_rows)
+
+
+def prepare_texts(connection: duckdb.DuckDBPyConnection) -> None:
+    """The table that collects texts for the corpus."""
+    connection.execute("CREATE OR REPLACE TABLE texts (kind VARCHAR, text VARCHAR, segmented VARCHAR, language VARCHAR)")
+
+
+def canonical(batch: pa.RecordBatch, spec: TableSpec) -> pa.RecordBatch:
+    """Contract columns first and of contract type, extra ones behind; naive UTC timestamps become aware."""
+    names = [column for column in spec.names if column in batch.schema.names]
+    names += [column for column in batch.schema.names if column not in names]
+    arrays = []
+    for column in names:
+        values = batch.column(column)
+        if column in spec:
+            values = values.cast(spec[column].type)
+        elif pa.types.is_timestamp(values.type):
+            values = values.cast(pa.timestamp("us", tz="UTC"))
+        arrays.append(values)
+    return pa.RecordBatch.from_arrays(arrays, names=names)
+
+
+def _write(
+    connection: duckdb.DuckDBPyConnection,
+    path: Path,
+    table: str,
+    raw: TableSpec,
+    prepared: TableSpec,
+    maker: TextMaker,
+    template: str,
+    kind: str,
+) -> int:
+    index = f"{(raw.key or '').removesuffix('_id')}_index"
+    columns = [column for column in columns_of(connection, table) if column != index]
+    query = f"SELECT {', '.join(name(column) for column in columns)} FROM {table} ORDER BY {index}"
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in stream(connection.cursor(), query):
+            whole, words, tongue = maker.render(template, batch)
+            _insert_texts(connection, kind, whole, words, tongue)
+            made = {"text": whole, "segmented": words}
+            if USER_LANGUAGE not in prepared:
+                made["language"] = tongue
+            elif USER_LANGUAGE not in batch.schema.names:  # else the log itself knows better
+                made[USER_LANGUAGE] = spoken(whole, tongue)
+            kept = {column: batch.column(column) for column in batch.schema.names if column not in made}
+            yield canonical(pa.RecordBatch.from_pydict(kept | made), prepared)
+
+    return write_batches(path, batches())
+
+
+def write_batches(path: Path, batches: Iterator[pa.RecordBatch], *, on_rows: Callable[[int], None] | None = None) -> int:
+    """One Parquet file from batches of one schema. Returns the rows."""
+    writer, rows = None, 0
+    try:
+        for batch in batches:
+            writer = writer or pq.ParquetWriter(path, batch.schema, compression="zstd")
+            writer.write_batch(batch)
+            rows += batch.num_rows
+            if on_rows is not None:
+                on_rows(batch.num_rows)
+    finally:
+        if writer is not None:
+            writer.close()
+    return rows
+
+
+def _insert_texts(connection: duckdb.DuckDBPyConnection, kind: str, whole: pa.Array, words: pa.Array, tongue: pa.Array) -> None:
+    kinds = pa.array([kind]).take(pa.array([0] * len(whole), pa.int8()))
+    _insert(connection, "texts", pa.Table.from_arrays([kinds, whole, words, tongue], schema=_TEXTS))
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> None:
+    connection.register("inserted_rows", rows)
+    connection.execute(f"INSERT INTO {table} SELECT * FROM inserted_rows")
+    connection.unregister("inserted_rows")

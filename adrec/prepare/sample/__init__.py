@@ -1,8 +1,0 @@
-"""The built-in sample: a seeded world of bilingual ads, users and clicks whose true click probability is known.
-
-`docs/sample.md` has the formulas and what the world is good for.
-"""
-
-from adrec.prepare.sample.generate import SampleSummary, generate_sample
-
-__all__ = ["SampleSummary", "generate_sample"]

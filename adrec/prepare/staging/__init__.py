@@ -1,0 +1,1 @@
+"""Raw rows to typed, checked rows; what fails is set aside with its reason."""

@@ -1,0 +1,143 @@
+"""What of a person may reach the output: pseudonyms, masked contacts, k-anonymous users.
+
+Pseudonyms are HMAC-SHA256 (RFC 2104), computed inside the engine so that raw ids are never stored. Without the key they
+can neither be reversed nor be recomputed from a list of known ids.
+"""
+
+import hashlib
+import os
+from typing import Any
+
+import duckdb
+
+from adrec.config.preprocess import PrivacySettings, Quasi
+from adrec.data.engine import columns_of, name, one_row, text
+from adrec.errors import ConfigError, DataError
+
+PSEUDONYMS = ("user_id", "request_id")
+_SHORTEST_KEY = 16
+_BLOCK = 64
+_EMAIL = r"[A-Za-z0-9._%+\-]+@[A-Za-z0-9.\-]+\.[A-Za-z]{2,}"
+_PHONE = (
+    r"(?:\+\d{1,3}[ .\-]?)?(?:\(\d{2,4}\)[ .\-]?)?\b\d{2,4}(?:[ .\-]\d{3,4}){2,3}\b"  # +1 415-555-2671, 010 6552 9988
+    r"|\(\d{2,4}\)[ .\-]?\d{3,4}[ .\-]?\d{4}\b"  # (010) 65529988
+    r"|(?:\+86[ \-]?)?\b1[3-9]\d{9}\b|\+\d{8,15}\b"  # 13812345678, +4915112345678
+)
+_NOT_FREE_TEXT = {"user_id", "ad_id", "request_id", "advertiser_id", "image", "scenario", "source_file"}
+
+
+class Privacy:
+    """Wraps the SQL of a cell while it is read."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, settings: PrivacySettings) -> None:
+        """Raises ConfigError where a key is needed and there is none."""
+        self._settings = settings
+        if settings.pseudonymise:
+            key = load_key(settings)
+            key = hashlib.sha256(key).digest() if len(key) > _BLOCK else key
+            padded = key.ljust(_BLOCK, b"\0")
+            # Variables, not literals: the text of a query may end up in a message.
+            connection.execute("SET VARIABLE adrec_inner = ?", [bytes(byte ^ 0x36 for byte in padded)])
+            connection.execute("SET VARIABLE adrec_outer = ?", [bytes(byte ^ 0x5C for byte in padded)])
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Columns whose values no message may show."""
+        return PSEUDONYMS if self._settings.pseudonymise else ()
+
+    def wrap(self, column: str, sql: str, kind: str) -> str:
+        """SQL of the value that may be kept. Null stays null."""
+        if column in PSEUDONYMS and self._settings.pseudonymise:
+            inner = f"unhex(sha256(getvariable('adrec_inner') || encode({sql})))"
+            return f"sha256(getvariable('adrec_outer') || {inner})"
+        if not self._settings.mask_contacts or column in _NOT_FREE_TEXT:
+            return sql
+        if kind == "VARCHAR":
+            return _masked(sql)
+        if kind == "VARCHAR[]" and column != "history":
+            return f"list_transform({sql}, lambda item: {_masked('item')})"
+        return sql
+
+
+def load_key(settings: PrivacySettings) -> bytes:
+    """The key from the file or the environment. Raises ConfigError where it is missing or short; never shows it."""
+    if settings.key_file is not None:
+        try:
+            key = settings.key_file.read_bytes().strip()
+        except OSError as error:
+            raise ConfigError(f"privacy.key_file: {settings.key_file} cannot be read ({error.strerror}).") from None
+        where = f"privacy.key_file {settings.key_file}"
+    else:
+        key = os.environ.get(settings.key_variable, "").encode()
+        where = f"environment variable {settings.key_variable}"
+    if len(key) < _SHORTEST_KEY:
+        raise ConfigError(
+            f"privacy: the {where} holds {len(key)} bytes, at least {_SHORTEST_KEY} are needed. "
+            "Make a key with: openssl rand -hex 32"
+        )
+    return key
+
+
+def protect_users(connection: duckdb.DuckDBPyConnection, quasi: Quasi) -> dict[str, Any]:
+    """Make table `users` k-anonymous in `quasi.columns` (null is a value). Returns what was measured, before and after.
+
+    Raises DataError where there are fewer users than k.
+    """
+    unknown = [column for column in quasi.columns if column not in columns_of(connection, "users")]
+    if unknown:
+        raise DataError(f"privacy.k_anonymity: the users have no column '{unknown[0]}'. Name columns of the users table.")
+    before = _measure(connection, quasi)
+    report = {"k": quasi.k, "columns": list(quasi.columns), "enforce": quasi.enforce, "before": before}
+    if quasi.enforce == "measure" or before["smallest"] >= quasi.k:
+        return report | {"after": before}
+    if before["users"] < quasi.k:
+        raise DataError(f"privacy.k_anonymity: {before['users']} users can never be in groups of {quasi.k}. Lower k.")
+    hidden = list(reversed(quasi.columns)) if quasi.enforce == "generalise" else []
+    for column in hidden:
+        _empty(connection, quasi, [column])
+    while _measure(connection, quasi)["smallest"] < quasi.k:
+        _empty(connection, quasi, quasi.columns)
+        if _measure(connection, quasi)["smallest"] < quasi.k:
+            _join_smallest(connection, quasi)
+    return report | {"after": _measure(connection, quasi)}
+
+
+def _measure(connection: duckdb.DuckDBPyConnection, quasi: Quasi) -> dict[str, int]:
+    groups = f"SELECT count(*) AS n FROM users GROUP BY {_listed(quasi)}"
+    found = one_row(
+        connection,
+        "SELECT min(n) AS smallest, count(*) AS groups, sum(n) AS users, "
+        f"coalesce(sum(n) FILTER (n < {quasi.k}), 0) AS exposed FROM ({groups})",
+    )
+    values = " + ".join(f"count({name(column)})" for column in quasi.columns)
+    return {key: int(value or 0) for key, value in found.items()} | {
+        "values": int(one_row(connection, f"SELECT {values} AS n FROM users")["n"])
+    }
+
+
+def _empty(connection: duckdb.DuckDBPyConnection, quasi: Quasi, columns: list[str]) -> None:
+    """Empty `columns` in groups that are too small."""
+    emptied = ", ".join(f"{name(column)} = NULL" for column in columns)
+    connection.execute(
+        f"UPDATE users SET {emptied} WHERE user_index IN (SELECT user_index FROM "
+        f"(SELECT user_index, count(*) OVER (PARTITION BY {_listed(quasi)}) AS n FROM users) WHERE n < {quasi.k})"
+    )
+
+
+def _join_smallest(connection: duckdb.DuckDBPyConnection, quasi: Quasi) -> None:
+    """Users without any value are too few: the smallest other group joins them."""
+    some = " OR ".join(f"{name(column)} IS NOT NULL" for column in quasi.columns)
+    emptied = ", ".join(f"{name(column)} = NULL" for column in quasi.columns)
+    matches = " AND ".join(f"users.{name(column)} IS NOT DISTINCT FROM g.{name(column)}" for column in quasi.columns)
+    connection.execute(
+        f"UPDATE users SET {emptied} FROM (SELECT {_listed(quasi)}, count(*) AS n FROM users WHERE {some} "
+        f"GROUP BY {_listed(quasi)} ORDER BY n, {_listed(quasi)} LIMIT 1) g WHERE {matches}"
+    )
+
+
+def _listed(quasi: Quasi) -> str:
+    return ", ".join(name(column) for column in quasi.columns)
+
+
+def _masked(sql: str) -> str:
+    return f"regexp_replace(regexp_replace({sql}, {text(_EMAIL)}, '[EMAIL]', 'g'), {text(_PHONE)}, '[PHONE]', 'g')"

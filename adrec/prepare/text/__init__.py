@@ -1,0 +1,1 @@
+"""Texts cleaned and segmented; the tokenizer."""

@@ -1,0 +1,137 @@
+"""The sample's click model: who would click what, and what happens after the click. `docs/sample.md` has the formulas.
+
+A position-based model (Richardson, Dominowska and Ragno 2007): a click needs the slot to be looked at and the ad to please.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adrec.sample import catalogue
+from adrec.sample.world import Ads, Floats, Integers, Users
+
+SCENARIOS = ("social", "search", "email", "vertical")
+SCENARIO_SHARE = (0.45, 0.3, 0.1, 0.15)
+SLOTS = np.array([4, 5, 1, 3])
+"""Ads a request shows."""
+DISCOUNT = np.array([0.35, 0.55, 0.0, 0.25])
+"""Slot k is looked at with probability k ** -DISCOUNT of its scenario; the first always."""
+
+# Terms of the click logit.
+INTERCEPT = -2.85
+SCENARIO_EFFECT = np.array([0.0, 0.2, 0.3, 0.1])
+INTEREST_WEIGHT = np.array([2.3, 1.1, 2.3, 2.0])
+QUERY_WEIGHT = 1.7
+OFFER_EFFECT = np.array([0.0, 0.35, 0.8, -0.7])
+TOPIC_SPREAD = 0.15
+AGE_WEIGHT = 0.25
+REGION_WEIGHT = 0.1
+PRICE_WEIGHT = -0.1
+FOREIGN_LANGUAGE = -1.5
+QUALITY_SPREAD = 0.05
+USER_SPREAD = 0.05
+EVENING_EFFECT = 0.2
+
+# Terms of the conversion logit, given a click.
+CONVERSION_INTERCEPT = -3.2
+CONVERSION_INTEREST = 1.4
+CONVERSION_PRICE = -0.6
+CONVERSION_HALF_PRICE = 0.5
+ADVERTISER_SPREAD = 0.5
+DELAY_MEDIAN_HOURS = 8.0
+DELAY_SPREAD = 1.2
+DELAY_LIMIT_HOURS = 168.0
+
+
+@dataclass(frozen=True)
+class Effects:
+    """Effects drawn once a world: `topic` (T,) and `advertiser` (V,) in logits, `policy_noise` (6, T)."""
+
+    topic: Floats
+    advertiser: Floats
+    policy_noise: Floats
+
+
+def draw_effects(advertisers: int, generator: np.random.Generator) -> Effects:
+    """Draw the world's effects."""
+    topics = len(catalogue.topics())
+    return Effects(
+        TOPIC_SPREAD * generator.normal(size=topics),
+        ADVERTISER_SPREAD * generator.normal(size=advertisers),
+        generator.normal(size=(6, topics)) / 6**0.5,
+    )
+
+
+def affinity(users: Users, user: Integers, topic: Integers) -> Floats:
+    """How much each user likes each topic, in [0, 1]; (N,) from (N,) and (N,)."""
+    matches = users.liked[user] == topic[:, None]
+    return np.asarray((matches * users.strength[user]).sum(axis=1), np.float64)
+
+
+def examination(scenario: Integers, position: Integers) -> Floats:
+    """Probability that the slot is looked at, in (0, 1]; (N,)."""
+    return np.asarray(position ** -DISCOUNT[scenario], np.float64)
+
+
+def attraction(
+    ads: Ads, users: Users, effects: Effects,
+    *, user: Integers, ad: Integers, scenario: Integers, query_topic: Integers, hour: Integers,
+) -> Floats:  # fmt: skip
+    """Probability of a click on an ad that is looked at, in (0, 1); (N,)."""
+    topic, category = ads.topic[ad], ads.category[ad]
+    groups = len(catalogue.categories())
+    age_wave = np.cos(2 * np.pi * (users.age[user] / len(catalogue.AGE_BANDS) - category / groups))
+    region_wave = np.sin(2 * np.pi * (users.region[user] / len(catalogue.REGIONS) + category / groups))
+    logit = (
+        INTERCEPT
+        + SCENARIO_EFFECT[scenario]
+        + INTEREST_WEIGHT[scenario] * affinity(users, user, topic)
+        + QUERY_WEIGHT * (query_topic == topic)
+        + effects.topic[topic]
+        + OFFER_EFFECT[ads.offer[ad]]
+        + AGE_WEIGHT * age_wave
+        + REGION_WEIGHT * region_wave
+        + PRICE_WEIGHT * ads.price_z[ad]
+        + FOREIGN_LANGUAGE * (users.language[user] != ads.language[ad])
+        + QUALITY_SPREAD * ads.quality[ad]
+        + USER_SPREAD * users.bias[user]
+        + EVENING_EFFECT * (hour >= 18)
+    )
+    return sigmoid(logit)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What followed the impressions; (N,). Delay (hours) and dwell (seconds) are NaN where nothing happened."""
+
+    click: NDArray[np.bool_]
+    conversion: NDArray[np.bool_]
+    delay_hours: Floats
+    dwell_seconds: Floats
+
+
+def draw_outcome(
+    probability: Floats, ads: Ads, users: Users, effects: Effects,
+    *, user: Integers, ad: Integers, generator: np.random.Generator,
+) -> Outcome:  # fmt: skip
+    """Draw click, conversion, its delay and the time spent, for impressions with click probability `probability`."""
+    count = len(probability)
+    click = generator.random(count) < probability
+    match = affinity(users, user, ads.topic[ad])
+    logit = (
+        CONVERSION_INTERCEPT
+        + CONVERSION_INTEREST * match
+        + CONVERSION_PRICE * ads.price_z[ad]
+        + CONVERSION_HALF_PRICE * (ads.offer[ad] == catalogue.OFFERS.index("half"))
+        + effects.advertiser[ads.advertiser[ad]]
+    )
+    conversion = click & (generator.random(count) < sigmoid(logit))
+    delay = np.minimum(DELAY_MEDIAN_HOURS * np.exp(DELAY_SPREAD * generator.normal(size=count)), DELAY_LIMIT_HOURS)
+    dwell = np.exp(np.log(15.0) + 0.9 * match + 0.7 * generator.normal(size=count))
+    return Outcome(click, conversion, np.where(conversion, delay, np.nan), np.where(click, np.round(dwell, 1), np.nan))
+
+
+def sigmoid(logit: Floats) -> Floats:
+    """1 / (1 + exp(-x))."""
+    return np.asarray(1 / (1 + np.exp(-logit)), np.float64)
