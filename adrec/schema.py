@@ -5,12 +5,18 @@ user's earlier clicks, newest last.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import pyarrow as pa
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 STRINGS = pa.list_(pa.string())
 INDICES = pa.list_(pa.int32())
+
+
+Role = Literal["id", "person", "category", "text", "number", "moment", "flag", "ids"]
+"""How a cell is read: `id` is kept letter for letter, `person` too unless it is pseudonymised, `category` is one of a few
+values, `text` is written by people (contacts may be masked in it), `flag` is 0 or 1, `ids` is a list of ids."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,9 @@ class Column:
     type: pa.DataType
     required: bool = False
     meaning: str = ""
+    role: Role = "text"
+    outcome: bool = False
+    """whether it is known only after the ad was shown: a label, never a feature"""
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,11 @@ class TableSpec:
         return tuple(column.name for column in self.columns if column.required)
 
     @property
+    def outcomes(self) -> tuple[str, ...]:
+        """Names of the columns that are known only after the ad was shown."""
+        return tuple(column.name for column in self.columns if column.outcome)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Names of all contract columns, in order."""
         return tuple(column.name for column in self.columns)
@@ -54,16 +68,16 @@ class TableSpec:
 ADS = TableSpec(
     "ads",
     (
-        Column("ad_id", pa.string(), True, "identifier, unique"),
+        Column("ad_id", pa.string(), True, "identifier, unique", "id"),
         Column("title", pa.string(), True, "headline"),
         Column("description", pa.string(), False, "body copy"),
-        Column("category", pa.string(), False, "topic or product class"),
-        Column("advertiser_id", pa.string(), False, "who pays"),
-        Column("starts_at", TIMESTAMP, False, "first moment it may be shown"),
-        Column("ends_at", TIMESTAMP, False, "first moment it may no longer be shown"),
-        Column("bid", pa.float64(), False, "price offered for a click, in the account's currency, >= 0"),
-        Column("budget", pa.float64(), False, "most that may be spent, >= 0"),
-        Column("image", pa.string(), False, "path or address of the creative"),
+        Column("category", pa.string(), False, "topic or product class", "category"),
+        Column("advertiser_id", pa.string(), False, "who pays", "id"),
+        Column("starts_at", TIMESTAMP, False, "first moment it may be shown", "moment"),
+        Column("ends_at", TIMESTAMP, False, "first moment it may no longer be shown", "moment"),
+        Column("bid", pa.float64(), False, "price offered for a click, in the account's currency, >= 0", "number"),
+        Column("budget", pa.float64(), False, "most that may be spent, >= 0", "number"),
+        Column("image", pa.string(), False, "path or address of the creative", "id"),
     ),
     key="ad_id",
 )
@@ -71,7 +85,7 @@ ADS = TableSpec(
 USERS = TableSpec(
     "users",
     (
-        Column("user_id", pa.string(), True, "identifier, unique"),
+        Column("user_id", pa.string(), True, "identifier, unique", "person"),
         Column("interests", STRINGS, False, "declared interests, words or phrases"),
     ),
     key="user_id",
@@ -80,19 +94,19 @@ USERS = TableSpec(
 IMPRESSIONS = TableSpec(
     "impressions",
     (
-        Column("user_id", pa.string(), True, "who saw it"),
-        Column("ad_id", pa.string(), True, "what was shown"),
-        Column("shown_at", TIMESTAMP, True, "when"),
-        Column("request_id", pa.string(), False, "groups the impressions shown together"),
-        Column("click", pa.int8(), False, "1 clicked, 0 not"),
-        Column("position", pa.int32(), False, "slot, 1 is the first"),
-        Column("propensity", pa.float64(), False, "probability with which the logging policy showed it, in (0, 1]"),
-        Column("conversion", pa.int8(), False, "1 converted, 0 not"),
-        Column("rating", pa.float64(), False, "explicit rating"),
-        Column("dwell_seconds", pa.float64(), False, "time spent after the click"),
-        Column("scenario", pa.string(), False, "social, search, email, ..."),
+        Column("user_id", pa.string(), True, "who saw it", "person"),
+        Column("ad_id", pa.string(), True, "what was shown", "id"),
+        Column("shown_at", TIMESTAMP, True, "when", "moment"),
+        Column("request_id", pa.string(), False, "groups the impressions shown together", "person"),
+        Column("click", pa.int8(), False, "1 clicked, 0 not", "flag", outcome=True),
+        Column("position", pa.int32(), False, "slot, 1 is the first", "number"),
+        Column("propensity", pa.float64(), False, "probability with which the logging policy showed it, in (0, 1]", "number"),
+        Column("conversion", pa.int8(), False, "1 converted, 0 not", "flag", outcome=True),
+        Column("rating", pa.float64(), False, "explicit rating", "number", outcome=True),
+        Column("dwell_seconds", pa.float64(), False, "time spent after the click", "number", outcome=True),
+        Column("scenario", pa.string(), False, "social, search, email, ...", "category"),
         Column("query", pa.string(), False, "what the user searched for"),
-        Column("history", STRINGS, False, "ad ids clicked earlier, newest last"),
+        Column("history", STRINGS, False, "ad ids clicked earlier, newest last", "ids"),
     ),
 )
 
@@ -108,7 +122,7 @@ PREPARED_ADS = TableSpec(
         *ADS.columns,
         Column("text", pa.string(), True, "the ad's text by the template, gently cleaned, for subword encoders"),
         Column("segmented", pa.string(), True, "words joined by a space, lower case, no stop words or punctuation"),
-        Column("language", pa.string(), True, "zh, en or other"),
+        Column("language", pa.string(), True, "zh, en or other", "category"),
     ),
     key="ad_id",
 )
@@ -122,7 +136,7 @@ PREPARED_USERS = TableSpec(
         *USERS.columns,
         Column("text", pa.string(), True, "interests as text, empty where none"),
         Column("segmented", pa.string(), True, "interests as words joined by a space"),
-        Column(USER_LANGUAGE, pa.string(), False, "language of the interests: zh, en, other; null without any"),
+        Column(USER_LANGUAGE, pa.string(), False, "language of the interests: zh, en, other; null without any", "category"),
     ),
     key="user_id",
 )
@@ -130,15 +144,15 @@ PREPARED_USERS = TableSpec(
 PREPARED_IMPRESSIONS = TableSpec(
     "impressions",
     (
-        Column("row_id", pa.int64(), True, "number of the row over the whole prepared folder, in time order"),
+        Column("row_id", pa.int64(), True, "number of the row over the whole prepared folder, in time order", "number"),
         *(column for column in IMPRESSIONS.columns if column.name not in {"history", "request_id"}),
-        Column("request_id", pa.string(), True, "as given, or one per (user, moment)"),
-        Column("ad_index", pa.int32(), True, "row of the ad in ads.parquet"),
-        Column("user_index", pa.int32(), True, "row of the user in users.parquet"),
-        Column("history_index", INDICES, True, "rows of earlier clicked ads, oldest first, newest last, at most H"),
-        Column("history_hours", pa.list_(pa.float32()), False, "age of each of those clicks at shown_at, in hours"),
-        Column("skipped_index", INDICES, False, "rows of ads shown earlier and not clicked, newest last"),
-        Column("history_length", pa.int32(), True, "clicks the user had before, not cut at H"),
+        Column("request_id", pa.string(), True, "as given, or one per (user, moment)", "person"),
+        Column("ad_index", pa.int32(), True, "row of the ad in ads.parquet", "number"),
+        Column("user_index", pa.int32(), True, "row of the user in users.parquet", "number"),
+        Column("history_index", INDICES, True, "rows of earlier clicked ads, oldest first, newest last, at most H", "ids"),
+        Column("history_hours", pa.list_(pa.float32()), False, "age of each of those clicks at shown_at, in hours", "number"),
+        Column("skipped_index", INDICES, False, "rows of ads shown earlier and not clicked, newest last", "ids"),
+        Column("history_length", pa.int32(), True, "clicks the user had before, not cut at H", "number"),
     ),
 )
 COUNTER_PREFIX = "counter_"
@@ -148,13 +162,13 @@ COUNTER_PREFIX = "counter_"
 SCORED = TableSpec(
     "scored",
     (
-        Column("user_id", pa.string(), True, "who"),
-        Column("ad_id", pa.string(), True, "what"),
-        Column("logit", pa.float32(), True, "raw output of the model"),
-        Column("score", pa.float32(), True, "calibrated click probability, in [0, 1]"),
-        Column("cold_ad", pa.bool_(), False, "the ad had no impression in training"),
-        Column("cold_user", pa.bool_(), False, "the user had no impression in training"),
-        Column("history_length", pa.int32(), False, "clicks known before shown_at"),
+        Column("user_id", pa.string(), True, "who", "person"),
+        Column("ad_id", pa.string(), True, "what", "id"),
+        Column("logit", pa.float32(), True, "raw output of the model", "number"),
+        Column("score", pa.float32(), True, "calibrated click probability, in [0, 1]", "number"),
+        Column("cold_ad", pa.bool_(), False, "the ad had no impression in training", "flag"),
+        Column("cold_user", pa.bool_(), False, "the user had no impression in training", "flag"),
+        Column("history_length", pa.int32(), False, "clicks known before shown_at", "number"),
     ),
 )
 BASELINE_PREFIX = "baseline_"
@@ -163,14 +177,16 @@ BASELINE_PREFIX = "baseline_"
 RANKED = TableSpec(
     "ranked",
     (
-        Column("user_id", pa.string(), True, "for whom"),
-        Column("request_id", pa.string(), True, "for which request (the user id where users are ranked)"),
-        Column("ad_id", pa.string(), True, "what to show"),
-        Column("rank", pa.int32(), True, "1-based within the request"),
-        Column("score", pa.float32(), True, "calibrated click probability"),
-        Column("value", pa.float64(), True, "what the ranking orders by: score, score x bid, or a weighted sum of tasks"),
-        Column("price", pa.float64(), False, "second price per click"),
-        Column("propensity", pa.float64(), False, "probability with which the policy showed this ad here"),
+        Column("user_id", pa.string(), True, "for whom", "person"),
+        Column("request_id", pa.string(), True, "for which request (the user id where users are ranked)", "person"),
+        Column("ad_id", pa.string(), True, "what to show", "id"),
+        Column("rank", pa.int32(), True, "1-based within the request", "number"),
+        Column("score", pa.float32(), True, "calibrated click probability", "number"),
+        Column(
+            "value", pa.float64(), True, "what the ranking orders by: score, score x bid, or a weighted sum of tasks", "number"
+        ),
+        Column("price", pa.float64(), False, "second price per click", "number"),
+        Column("propensity", pa.float64(), False, "probability with which the policy showed this ad here", "number"),
         Column("reason", pa.string(), True, "one plain sentence"),
     ),
 )

@@ -36,7 +36,6 @@ from adrec.schema import (
     TRUE_PROBABILITY,
     USER_LANGUAGE,
     USERS,
-    Column,
     TableSpec,
 )
 from adrec.terminal import Advance
@@ -225,7 +224,7 @@ def build(
 
 def _wide(spec: TableSpec, other: TableSpec) -> TableSpec:
     """`spec` with the columns of `other`, none of which a row must have."""
-    added = (Column(column.name, column.type, False, column.meaning) for column in other.columns if column.name not in spec)
+    added = (replace(column, required=False) for column in other.columns if column.name not in spec)
     return TableSpec(spec.name, (*spec.columns, *added), spec.key)
 
 
