@@ -80,4 +80,5 @@ def wilson_interval(rate: Floats, rows: Ints, level: float = 0.95) -> tuple[Floa
     scale = 1 + z**2 / rows
     centre = (rate + z**2 / (2 * rows)) / scale
     half = z * np.sqrt(rate * (1 - rate) / rows + z**2 / (4 * rows**2)) / scale
-    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
+    # At a rate of 0 or 1 an end is the rate itself, which rounding may put on the wrong side of it.
+    return np.clip(np.minimum(centre - half, rate), 0, 1), np.clip(np.maximum(centre + half, rate), 0, 1)

@@ -19,8 +19,9 @@ from rich.console import RenderableType
 from adrec import __version__
 from adrec.config.base import save_config
 from adrec.config.evaluate import EvaluateConfig
-from adrec.data.tables import folder_aside, parquet_files, read_table
+from adrec.data.tables import folder_aside, parquet_files, read_table, write_aside
 from adrec.errors import DataError
+from adrec.metrics.calibration import reliability
 from adrec.metrics.significance import Interval
 from adrec.stages.evaluation import show
 from adrec.stages.evaluation.align import aligned
@@ -29,8 +30,9 @@ from adrec.stages.evaluation.lists import ListResult, judge_lists
 from adrec.stages.evaluation.replay import OffPolicyResult, replay
 from adrec.stages.evaluation.rows import Rows, load_rows
 from adrec.stages.evaluation.slices import SliceResult, judge_slices, slicings
-from adrec.stages.evaluation.tasks import build_task, resolve_tasks
+from adrec.stages.evaluation.tasks import Scores, build_task, resolve_tasks
 from adrec.stages.evaluation.truth import with_labels
+from adrec.stages.report.inputs import read_importance
 from adrec.terminal import Terminal
 
 
@@ -69,7 +71,7 @@ class EvaluateResult:
             "kind": result.task.kind,
             "counts": result.counts(),
             "runs": {
-                scores.name: {"role": scores.role, "metrics": _plain(result.metrics[scores.name])}
+                scores.name: {"role": scores.role, "metrics": _plain(result.metrics[scores.name])} | self._bins(result, scores)
                 for scores in result.task.scores
             },
             "comparisons": [
@@ -83,6 +85,13 @@ class EvaluateResult:
             found |= {"slices": [_plain(asdict(part)) for part in sliced.slices]}
             found |= {"alarms": [_plain(asdict(alarm)) for alarm in sliced.alarms]}
         return found
+
+    def _bins(self, result: TaskResult, scores: Scores) -> dict[str, Any]:
+        """The points of the reliability diagram, which the report draws."""
+        if not scores.is_probability:
+            return {}
+        table = reliability(result.frame.labels, scores.values, self.config.bins)
+        return {"reliability": {name: values.tolist() for name, values in table._asdict().items()}}
 
     def _off_policy(self, result: OffPolicyResult) -> dict[str, Any]:
         return {
@@ -99,6 +108,8 @@ class EvaluateResult:
 
 def run(config: EvaluateConfig, terminal: Terminal) -> EvaluateResult:
     """Judge the rows and write the output folder in one step. Raises DataError naming file, column and row."""
+    if config.importance is not None:
+        read_importance(config.importance)  # a wrong path is told before the work, not after it
     rows, others = _load(config)
     ads = _table(config.ads, "ads", "ad_id")
     users = _table(config.users, "users", "user_id")
@@ -219,11 +230,14 @@ def _write(result: EvaluateResult, rows: Rows, ads: pa.Table | None, terminal: T
         text = json.dumps(show.finite(result.as_dict()), ensure_ascii=False, indent=2)
         (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
         save_config(result.config, folder / "config.yaml")
-        if result.config.report:
-            from adrec.stages.report.page import write_report
+    if result.config.report:
+        from adrec.stages.report.page import write_report
 
-            with terminal.progress("drawing the report"):
-                write_report(result, rows, ads, folder / "report.html")
+        # The figures are on disk by now: whatever happens to the pictures, they stay.
+        with terminal.progress("drawing the report"), write_aside(result.output / "report.html") as aside:
+            failed = write_report(result, rows, ads, aside)
+        for line in failed:
+            terminal.warn(f"report.html: a picture could not be drawn and is left out ({line}).")
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from scored_world import scored_columns, write_ads, write_scored
@@ -13,6 +14,7 @@ from adrec.config.base import load_config
 from adrec.config.evaluate import EvaluateConfig
 from adrec.errors import DataError
 from adrec.metrics import ranking
+from adrec.metrics.calibration import wilson_interval
 from adrec.stages.evaluate import run
 from adrec.terminal import Terminal
 
@@ -308,3 +310,76 @@ def test_the_command_line(tmp_path):
     missing = CliRunner().invoke(app, ["evaluate", str(tmp_path / "nowhere.parquet")])
     assert missing.exit_code == 1
     assert "no such file" in missing.stderr
+
+
+def test_bins_of_one_class_are_drawn(tmp_path):
+    """Wilson's ends cross a rate of 0 or 1 by rounding; matplotlib refuses the negative bar (seen on 9 of 15 real logs)."""
+    ends = {}
+    for rows in range(1, 400):
+        count = np.full(2, rows)
+        low, high = wilson_interval(np.array([0.0, 1.0]), count)
+        ends[rows] = (low[0], high[1], bool((low <= [0, 1]).all() and (high >= [0, 1]).all()))
+    assert all(fine for *_, fine in ends.values())
+    score = np.linspace(0.01, 0.99, 45)
+    table = {"user_id": [f"u{i % 9}" for i in range(45)], "ad_id": [f"a{i % 9}" for i in range(45)], "score": score}
+    pq.write_table(pa.table({**table, "click": (score > 0.5).astype(np.int8)}), tmp_path / "s.parquet")
+    found = judged(tmp_path, tmp_path / "s.parquet", report=True)
+    assert "Reliability" in (tmp_path / "out" / "report.html").read_text()
+    bins = found["tasks"]["click"]["runs"]["model"]["reliability"]
+    assert 0.0 in bins["observed"]
+    assert 1.0 in bins["observed"]
+    assert sum(bins["rows"]) == 45
+    assert all(low <= rate <= high for low, rate, high in zip(bins["low"], bins["observed"], bins["high"], strict=True))
+
+
+def test_a_picture_that_fails_takes_no_number_with_it(tmp_path, monkeypatch, capsys):
+    def broken(*_):
+        assert (tmp_path / "out" / "metrics.json").exists()
+        raise ValueError("'yerr' must not contain negative values")
+
+    monkeypatch.setattr("adrec.stages.report.plots.reliability_plot", broken)
+    found = judged(tmp_path, write_scored(tmp_path / "s.parquet"), report=True)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Score distributions" in page
+    assert ">Reliability<" not in page
+    assert "picture could not be drawn" in capsys.readouterr().err
+    assert found["tasks"]["click"]["runs"]["model"]["metrics"]["auc"]["value"] > 0.5
+
+
+def test_figures_stay_where_the_page_cannot_be_written(tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("adrec.stages.report.page.write_report", killed)
+    with pytest.raises(KeyboardInterrupt):
+        judged(tmp_path, write_scored(tmp_path / "s.parquet"), report=True)
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["tasks"]["click"]
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_rows_without_a_request_are_no_request(tmp_path, timed):
+    """Grouped by user and moment where these are known, as preprocess does; else in no figure per request, and counted."""
+    columns = scored_columns(requests=100)
+    known = np.array([int(name[1:]) < 50 for name in columns["request_id"]])
+    names = pa.array(np.where(known, columns["request_id"], "x"), mask=~known)
+    without = () if timed else ("shown_at",)
+    found = judged(tmp_path, write_scored(tmp_path / "s.parquet", requests=100, request_id=names, without=without))
+    whole = judged(tmp_path, write_scored(tmp_path / "s.parquet", requests=100))["tasks"]["click"]
+    half = {name: pc.filter(pa.array(values), pa.array(known)) for name, values in columns.items()}
+    pq.write_table(pa.table(half), tmp_path / "half.parquet")
+    half = judged(tmp_path, tmp_path / "half.parquet")["tasks"]["click"]
+    counts, expected = found["tasks"]["click"]["counts"], (whole if timed else half)
+    assert counts["requests"] == expected["counts"]["requests"]
+    assert counts["requests_of_one_class"] == expected["counts"]["requests_of_one_class"]
+    assert counts.get("rows_without_request", 0) == (0 if timed else (~known).sum())
+    for name in ("auc_request", "mrr", "ndcg@5", "precision@5"):
+        value = found["tasks"]["click"]["runs"]["model"]["metrics"][name]["value"]
+        assert value == pytest.approx(expected["runs"]["model"]["metrics"][name]["value"]), name
+    assert found["lists"]["lists"] == (100 if timed else 50)
+
+
+def test_names_with_dollar_signs_are_drawn(tmp_path):
+    columns = scored_columns()
+    scenario = np.where(columns["scenario"] == "social", r"$\frac", "5$ to 10$ [red]")
+    judged(tmp_path, write_scored(tmp_path / "s.parquet", scenario=scenario), report=True)
+    assert r"$\frac" in (tmp_path / "out" / "report.html").read_text()

@@ -43,8 +43,9 @@ def _take(rows: Rows, order: Ints) -> Rows:
         return replace(codes, codes=codes.codes[order])
 
     requests = None if rows.requests is None else taken(rows.requests)
+    lone = None if rows.lone is None else rows.lone[order]
     return replace(
-        rows, table=rows.table.take(pa.array(order)), users=taken(rows.users), ads=taken(rows.ads), requests=requests
+        rows, table=rows.table.take(pa.array(order)), users=taken(rows.users), ads=taken(rows.ads), requests=requests, lone=lone
     )
 
 

@@ -60,7 +60,9 @@ class TaskResult:
         labels, requests = self.frame.labels, self.frame.requests
         counts: dict[str, Any] = {"rows": len(labels), "users": self.frame.user_count}
         if requests is not None:
-            counts["requests"] = int(requests.max(initial=-1)) + 1
+            counts["requests"] = int(requests.max(initial=-1)) + 1 - self.frame.lone
+            if self.frame.lone:
+                counts["rows_without_request"] = self.frame.lone
         if self.task.kind == "binary":
             counts |= {"positives": int(labels.sum()), "rate": float(labels.mean())}
         else:
@@ -73,7 +75,8 @@ def judge_task(
 ) -> TaskResult:
     """Point values, intervals and paired comparisons of all runs of a task."""
     requests = None if rows.requests is None else rows.requests.codes[task.rows]
-    frame = Frame.of(task.labels, rows.users.codes[task.rows], requests)
+    lone = 0 if rows.lone is None else int(rows.lone[task.rows].sum())
+    frame = Frame.of(task.labels, rows.users.codes[task.rows], requests, lone)
     values: dict[str, dict[str, float]] = {}
     draws: dict[str, Values] = {}
     skipped: dict[str, int] = {}

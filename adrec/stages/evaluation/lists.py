@@ -87,8 +87,10 @@ def _with_intervals(
 
 
 def _top(rows: Rows, depth: int) -> Ints:
-    """Row numbers of the `depth` best of each request; equal scores in file order."""
+    """Row numbers of the `depth` best of each request; equal scores in file order. Rows of no request are in no list."""
     order = np.lexsort((-rows.numbers("score"), rows.group.codes))
+    if rows.lone is not None:
+        order = order[~rows.lone[order]]
     codes = rows.group.codes[order]
     first = np.searchsorted(codes, codes, side="left")
     return order[np.arange(len(order)) - first < depth]

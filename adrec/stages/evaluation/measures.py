@@ -30,13 +30,15 @@ class Frame:
     user_count: int
     requests: Codes | None
     """(N,) dense codes; None where the table has no requests."""
+    lone: int = 0
+    """Rows of no request. Each has a code of its own, so means over requests leave it out as one of a single class."""
 
     @classmethod
-    def of(cls, labels: Floats, users: Codes, requests: Codes | None) -> "Frame":
+    def of(cls, labels: Floats, users: Codes, requests: Codes | None, lone: int = 0) -> "Frame":
         """Recode the raw codes of some rows of a table."""
         codes, count = group_codes(users)
         grouped = None if requests is None else group_codes(requests)[0].astype(np.int32)
-        return cls(labels, codes.astype(np.int32), count, grouped)
+        return cls(labels, codes.astype(np.int32), count, grouped, lone)
 
     def take(self, rows: Codes | slice) -> "Frame":
         """The given rows; users keep their codes, so that draws stay paired with those of all rows."""
@@ -58,7 +60,7 @@ def binary_measures(
     if frame.requests is not None and frame.has_lists:
         ranked = RankedGroups(frame.labels, scores.values, frame.requests)
         measures.append(of_groups(_list_metrics(ranked, cutoffs), owners(frame.requests, frame.users), frame.user_count))
-        skipped["requests_of_one_class"] = ranked.skipped
+        skipped["requests_of_one_class"] = ranked.skipped - frame.lone
     by_user = RankedGroups(frame.labels, scores.values, frame.users)
     measures.append(_user_measure(by_user, frame))
     skipped["users_of_one_class"] = by_user.skipped

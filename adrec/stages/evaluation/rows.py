@@ -52,6 +52,8 @@ class Rows:
     users: Codes
     ads: Codes
     requests: Codes | None
+    lone: npt.NDArray[np.bool_] | None = None
+    """(N,) rows of no known request, where there are any: each has a request code of its own, whose value is null."""
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -86,8 +88,39 @@ def load_rows(path: Path, wanted: Sequence[str] = ()) -> Rows:
     table = read_table(path, columns=columns, dictionaries=True)
     if table.num_rows == 0:
         raise DataError(f"{path}: the table has no rows.")
-    requests = encode(table["request_id"]) if "request_id" in columns else None
-    return Rows(path, table, tuple(present), encode(table["user_id"]), encode(table["ad_id"]), requests)
+    users = encode(table["user_id"])
+    requests, lone = _requests(table, users) if "request_id" in columns else (None, None)
+    return Rows(path, table, tuple(present), users, encode(table["ad_id"]), requests, lone)
+
+
+def _requests(table: pa.Table, users: Codes) -> tuple[Codes, npt.NDArray[np.bool_] | None]:
+    """The rows' requests, and which rows have none.
+
+    As preprocess does, a row without a request id (null or empty) belongs with the rows of its user and moment. Where these
+    are not known either the row stands alone, and no metric of requests counts it.
+    """
+    known = encode(table["request_id"])
+    names = known.values.cast(pa.string())
+    is_absent = pc.fill_null(pc.equal(names, ""), True).to_numpy(zero_copy_only=False)
+    if not is_absent.any():
+        return known, None
+    codes = (np.cumsum(~is_absent) - 1)[known.codes]
+    absent = np.flatnonzero(is_absent[known.codes])
+    owner = users.values.cast(pa.string()).take(pa.array(users.codes[absent]))
+    moment = pa.nulls(len(absent), pa.int64())
+    if "shown_at" in table.column_names and pa.types.is_timestamp(table["shown_at"].type):
+        moment = combined(table["shown_at"]).cast(pa.timestamp("us", "UTC")).cast(pa.int64()).take(pa.array(absent))
+    visits = encode(pa.chunked_array([pc.binary_join_element_wise(owner, moment.cast(pa.string()), "@")]))
+    is_lone = visits.values.is_null().to_numpy(zero_copy_only=False)[visits.codes]
+    names = names.filter(pa.array(~is_absent))
+    named = visits.values.drop_null()
+    # Where null is a value of its own, the codes behind it move up.
+    place = (np.cumsum(visits.values.is_valid().to_numpy(zero_copy_only=False)) - 1)[visits.codes]
+    codes[absent] = len(names) + np.where(is_lone, len(named) + np.cumsum(is_lone) - 1, place)
+    values = pa.concat_arrays([names, named, pa.nulls(int(is_lone.sum()), pa.string())])
+    lone = np.zeros(len(codes), dtype=bool)
+    lone[absent] = is_lone
+    return Codes(codes.astype(np.int32), values), lone if is_lone.any() else None
 
 
 def encode(column: pa.ChunkedArray) -> Codes:
@@ -126,6 +159,7 @@ def look_up(keys: pa.Array, table: pa.Table, key: str, columns: Sequence[str], *
 
 
 def codes_in(codes: Codes, values: pa.Array) -> Ints:
-    """The rows' identifiers as positions in `values`, -1 where they are not there."""
-    place = pc.fill_null(pc.index_in(codes.values.cast(values.type), value_set=values), -1).to_numpy(zero_copy_only=False)
+    """The rows' identifiers as positions in `values`, -1 where they are not there; null is nowhere."""
+    found = pc.index_in(codes.values.cast(values.type), value_set=values, skip_nulls=True)
+    place = pc.fill_null(found, -1).to_numpy(zero_copy_only=False)
     return np.asarray(place, dtype=np.int64)[codes.codes]

@@ -137,6 +137,8 @@ def _headline(result: "EvaluateResult", task: TaskResult) -> Table:
     counts = task.counts()
     what = ", ".join(f"{counts[name]:,} {name}" for name in ("rows", "requests", "users") if name in counts)
     rate = f", rate {counts['rate']:.4f}" if "rate" in counts else ""
+    lone = counts.get("rows_without_request", 0)
+    rate += f"; {lone:,} rows of no known request are in no figure per request" if lone else ""
     table = Table(
         title=f"{result.name}: {task.task.label_name} ({what}{rate})",
         caption=f"± half of the {result.config.bootstrap.level:.0%} interval (bootstrap over users)",
@@ -155,7 +157,8 @@ def _headline(result: "EvaluateResult", task: TaskResult) -> Table:
         cells = []
         for metric in metrics:
             value = task.metrics[scores.name].get(metric)
-            half = "" if value is None or scores.role != "model" else f"\n±{(value.high - value.low) / 2:.3f}"
+            known = value is not None and scores.role == "model" and math.isfinite(value.high - value.low)
+            half = f"\n±{(value.high - value.low) / 2:.3f}" if value is not None and known else ""
             cells.append("–" if value is None else number(value.value) + half)
         last = following is None or _ORDER[following.role] // 2 != _ORDER[scores.role] // 2 or following.role == "oracle"
         style = "bold" if scores.role == "model" else "dim" if scores.role == "oracle" else ""

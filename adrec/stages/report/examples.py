@@ -59,7 +59,8 @@ def best_and_worst(result: TaskResult, rows: Rows, ads: pa.Table | None, count: 
         kept = np.flatnonzero((place < MOST_ADS) | (clicked & (np.cumsum(clicked) <= MOST_CLICKED)))
         shown = tuple(_shown(rows, titles, categories, task.rows[inside[i]], int(i) + 1, result, inside[i]) for i in kept)
         first = task.rows[inside[0]]
-        name = str(rows.table["request_id"][int(first)])
+        assert rows.requests is not None
+        name = str(rows.requests.values[int(rows.requests.codes[first])])
         return Example(name, str(rows.table["user_id"][int(first)]), float(auc[request]), shown, len(inside) - len(kept))
 
     return [example(int(r)) for r in best[: min(count, len(best) - len(best) // 2)]], [example(int(r)) for r in worst]

@@ -24,6 +24,7 @@ _VARIABLES = {
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "adrec",
+    "text.parse_math": False,  # a name out of the data may hold dollar signs
     "font.size": 8.5,
     "text.color": INK,
     "axes.edgecolor": MUTED,

@@ -18,13 +18,19 @@ def input_plots(path: Path | None) -> list[Plot]:
     """Importances with their intervals, and the features that move the score most. Raises DataError on another file."""
     if path is None:
         return []
+    read = read_importance(path)
+    important, dependent = read["importance"], read["dependence"]
+    drawn = [_importance(important[:MOST_INPUTS], read["rows"])] if important else []
+    moving = sorted(dependent, key=lambda one: min(one["scores"]) - max(one["scores"]))
+    return drawn + [_dependence(one) for one in moving[:MOST_FEATURES]]
+
+
+def read_importance(path: Path) -> dict[str, Any]:
+    """What `adrec explain --global` wrote at `path`, a folder or the file in it. Raises DataError on anything else."""
     file = path / FILE if path.is_dir() else path
     try:
         read = json.loads(file.read_text(encoding="utf-8"))
-        important, dependent = read["importance"], read["dependence"]
-        drawn = [_importance(important[:MOST_INPUTS], read["rows"])] if important else []
-        moving = sorted(dependent, key=lambda one: min(one["scores"]) - max(one["scores"]))
-        return drawn + [_dependence(one) for one in moving[:MOST_FEATURES]]
+        return {key: read[key] for key in ("importance", "dependence", "rows")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file}: not what 'adrec explain --global' wrote ({type(error).__name__}). Run it again.") from None
 

@@ -1,7 +1,7 @@
 """report.html: one self-contained page from an evaluation. No script, no network, light and dark, phone and desktop."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -62,8 +62,25 @@ class Section:
     worst: tuple[Example, ...]
 
 
-def write_report(result: "EvaluateResult", rows: Rows, ads: pa.Table | None, path: Path) -> None:
-    """Write the page to `path`."""
+class Pictures:
+    """Draws, and notes what could not be drawn: a page without one picture says more than no page."""
+
+    def __init__(self) -> None:
+        self.failed: list[str] = []
+
+    def draw(self, function: Callable[..., Plot | Iterable[Plot] | None], *given: Any) -> list[Plot]:
+        """The plots that `function(*given)` makes; none, and a line in `failed`, where it fails."""
+        try:
+            drawn = function(*given)
+            return [] if drawn is None else [drawn] if isinstance(drawn, Plot) else list(drawn)
+        except Exception as error:  # whatever a drawing library may raise: the figures are on disk already
+            name = function.__name__.strip("_").replace("_", " ")
+            self.failed.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            return []
+
+
+def write_report(result: "EvaluateResult", rows: Rows, ads: pa.Table | None, path: Path) -> list[str]:
+    """Write the page to `path`; gives a line for each picture that could not be drawn and is left out."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -75,22 +92,24 @@ def write_report(result: "EvaluateResult", rows: Rows, ads: pa.Table | None, pat
         "thousands": lambda n: f"{n:,}",
     }
     environment.globals |= {"difference_cells": difference_cells, "best_of": _best}
+    pictures = Pictures()
     template = environment.from_string((files("adrec.stages.report") / "page.html.j2").read_text(encoding="utf-8"))
     page = template.render(
         result=result,
-        sections=[_section(task, result, rows, ads) for task in result.tasks],
-        list_plots=_list_plots(result),
+        sections=[_section(task, result, rows, ads, pictures) for task in result.tasks],
+        list_plots=_list_plots(result, pictures),
         list_examples=first_lists(rows, ads, result.config.examples),
-        learning=_learning(result.config.training),
-        input_plots=input_plots(result.config.importance),
-        off_policy_plots=_off_policy_plots(result),
+        learning=pictures.draw(_learning, result.config.training),
+        input_plots=pictures.draw(input_plots, result.config.importance),
+        off_policy_plots=_off_policy_plots(result, pictures),
         config=yaml.safe_dump(result.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         facts=result.facts,
     )
     path.write_text(page, encoding="utf-8")
+    return pictures.failed
 
 
-def _section(task: TaskResult, result: "EvaluateResult", rows: Rows, ads: pa.Table | None) -> Section:
+def _section(task: TaskResult, result: "EvaluateResult", rows: Rows, ads: pa.Table | None, pictures: Pictures) -> Section:
     config = result.config
     metrics = headline_metrics(task, config.cutoffs)
     every = dict.fromkeys(name for named in task.metrics.values() for name in named)
@@ -102,16 +121,17 @@ def _section(task: TaskResult, result: "EvaluateResult", rows: Rows, ads: pa.Tab
     worst: list[Example] = []
     if task.task.kind == "binary":
         few = [*[scores for scores in runs if scores.role != "oracle"][: len(SERIES) - 1], *_oracle(runs)]
-        drawn += plots.curves(task, few)
-        drawn.append(plots.reliability_plot(task, [s for s in few if s.is_probability and s.role != "oracle"], config.bins))
-        drawn.append(plots.distributions(task, task.task.model))
+        for curve in plots.CURVES:
+            drawn += pictures.draw(curve, task, few)
+        probable = [scores for scores in few if scores.is_probability and scores.role != "oracle"]
+        drawn += pictures.draw(plots.reliability_plot, task, probable, config.bins)
+        drawn += pictures.draw(plots.distributions, task, task.task.model)
         best, worst = best_and_worst(task, rows, ads, config.examples)
     if sliced is not None:
-        day = plots.by_day(sliced.slices)
-        drawn += [day] if day is not None else []
+        drawn += pictures.draw(plots.by_day, sliced.slices)
         flagged = {(alarm.column, alarm.value) for alarm in sliced.alarms if alarm.kind != "calibration"}
         overall = task.metrics[task.task.model.name]["auc"].value
-        sliced_plots = plots.slice_plots(sliced.slices, overall, flagged)
+        sliced_plots = pictures.draw(plots.slice_plots, sliced.slices, overall, flagged)
     return Section(
         result=task,
         counts=_counts(task),
@@ -151,6 +171,8 @@ def _counts(task: TaskResult) -> str:
     for name, value in counts.items():
         if name.endswith("of_one_class") and value:
             said.append(f"{value:,} {name.replace('_', ' ')} left out of their means")
+    if "rows_without_request" in counts:
+        said.append(f"{counts['rows_without_request']:,} rows of no known request left out of figures per request")
     if counts["unlabelled_rows"]:
         said.append(f"{counts['unlabelled_rows']:,} rows without the label left out")
     return ", ".join(said)
@@ -208,18 +230,19 @@ def _learning(training: Path | None) -> list[Plot]:
     return plots.learning_curves(evaluations) if len(evaluations) > 1 else []
 
 
-def _list_plots(result: "EvaluateResult") -> list[Plot]:
+def _list_plots(result: "EvaluateResult", pictures: Pictures) -> list[Plot]:
     if result.lists is None:
         return []
-    against = plots.rates_by_cutoff(result.lists.metrics)
-    return [plots.exposure(result.lists.exposures), *([against] if against is not None else [])]
+    exposure = pictures.draw(plots.exposure, result.lists.exposures)
+    return exposure + pictures.draw(plots.rates_by_cutoff, result.lists.metrics)
 
 
-def _off_policy_plots(result: "EvaluateResult") -> list[Plot]:
+def _off_policy_plots(result: "EvaluateResult", pictures: Pictures) -> list[Plot]:
     found = result.off_policy
     if found is None:
         return []
-    drawn = [plots.overlap(found.weights)] if found.matched else []
+    drawn = pictures.draw(plots.overlap, found.weights) if found.matched else []
     if found.estimates:
-        drawn.append(plots.estimators({name: Interval(*value) for name, value in found.estimates.items()}, found.logged))
+        named = {name: Interval(*value) for name, value in found.estimates.items()}
+        drawn += pictures.draw(plots.estimators, named, found.logged)
     return drawn

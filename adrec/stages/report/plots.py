@@ -17,36 +17,49 @@ from adrec.stages.evaluation.tasks import Scores
 from adrec.stages.report.figures import GRID, INK, MUTED, SERIES, SURFACE, Plot, drawing
 
 
-def curves(result: TaskResult, runs: Sequence[Scores]) -> list[Plot]:
-    """ROC, precision-recall, gain and lift of the model beside at most four other runs."""
-    labels = result.frame.labels
-    plots = []
+def roc_plot(result: TaskResult, runs: Sequence[Scores]) -> Plot:
+    """ROC of the model beside at most four other runs."""
     with drawing("ROC", "The higher the curve, the better clicks are told from the rest.") as plot:
-        _lines(plot.axes, labels, runs, roc)
+        _lines(plot.axes, result.frame.labels, runs, roc)
         plot.axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":")
         plot.axes.set(xlabel="share of non-clicks let through", ylabel="share of clicks caught", xlim=(0, 1), ylim=(0, 1.02))
         plot.axes.legend(loc="lower right")
-    plots.append(plot)
+    return plot
+
+
+def precision_plot(result: TaskResult, runs: Sequence[Scores]) -> Plot:
+    """Precision by recall."""
+    labels = result.frame.labels
     with drawing("Precision and recall", "The dotted line is the click rate: what showing everything gives.") as plot:
         found = _lines(plot.axes, labels, runs, _settled_precision)
         top = max(float(curve.y.max(initial=0)) for curve in found)
         plot.axes.axhline(labels.mean(), color=MUTED, linewidth=0.8, linestyle=":")
         plot.axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, min(1.02, 1.1 * top)))
         plot.axes.legend(loc="upper right")
-    plots.append(plot)
+    return plot
+
+
+def gain_plot(result: TaskResult, runs: Sequence[Scores]) -> Plot:
+    """Share of clicks kept by share of impressions shown."""
     with drawing("Gain", "Show only the best-scored share of ads: how many of the clicks are kept.") as plot:
-        _lines(plot.axes, labels, runs, gain)
+        _lines(plot.axes, result.frame.labels, runs, gain)
         plot.axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":")
         plot.axes.set(xlabel="share of impressions, best first", ylabel="share of clicks", xlim=(0, 1), ylim=(0, 1.02))
         plot.axes.legend(loc="lower right")
-    plots.append(plot)
+    return plot
+
+
+def lift_plot(result: TaskResult, runs: Sequence[Scores]) -> Plot:
+    """Click rate of the best-scored share, as a multiple of the overall rate."""
     with drawing("Lift", "The click rate of the best-scored share, as a multiple of showing everything.") as plot:
-        _lines(plot.axes, labels, runs, _settled_lift)
+        _lines(plot.axes, result.frame.labels, runs, _settled_lift)
         plot.axes.axhline(1, color=MUTED, linewidth=0.8, linestyle=":")
         plot.axes.set(xlabel="share of impressions, best first", ylabel="times the click rate", xlim=(0, 1), ylim=(0, None))
         plot.axes.legend(loc="upper right")
-    plots.append(plot)
-    return plots
+    return plot
+
+
+CURVES = (roc_plot, precision_plot, gain_plot, lift_plot)
 
 
 def reliability_plot(result: TaskResult, runs: Sequence[Scores], bins: int) -> Plot:
@@ -57,7 +70,7 @@ def reliability_plot(result: TaskResult, runs: Sequence[Scores], bins: int) -> P
             table = reliability(result.frame.labels, scores.values, bins)
             colour = SERIES[number]
             if number == 0:
-                error = [table.observed - table.low, table.high - table.observed]
+                error = _bars(table.observed, table.low, table.high)
                 plot.axes.errorbar(
                     table.predicted, table.observed, error, color=colour, linewidth=1.4, elinewidth=1, marker="o",
                     markersize=4, label=scores.name, zorder=3,
@@ -190,7 +203,7 @@ def rates_by_cutoff(metrics: Mapping[str, Interval]) -> Plot | None:
             k = np.array([cutoff for cutoff, _ in found])
             value, low, high = (np.array([getattr(item, end) for _, item in found]) for end in ("value", "low", "high"))
             label = title(f"{name}@k").removesuffix("@k")
-            error = [value - low, high - value]
+            error = _bars(value, low, high)
             plot.axes.errorbar(k, value, error, color=SERIES[number], marker="o", markersize=4, elinewidth=1, label=label)
         plot.axes.set(xlabel="k", ylim=(0, None), xticks=k)
         plot.axes.legend()
@@ -253,6 +266,11 @@ def _lines(axes: Any, labels: Floats, runs: Sequence[Scores], make: Callable[[An
         )
         found.append(curve)
     return found
+
+
+def _bars(value: Floats, low: Floats, high: Floats) -> list[Floats]:
+    """Lengths of error bars (K,) below and above. An end on the wrong side of the value is no bar; matplotlib refuses it."""
+    return [np.maximum(value - low, 0), np.maximum(high - value, 0)]
 
 
 def _whisker(axes: Any, value: Interval, place: int, colour: str) -> None:
