@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adrec.config.baselines import BaselinesConfig
-from adrec.data.examples import catalog_from_table, combined, load_examples
+from adrec.data.arrays import combined
+from adrec.data.examples import catalog_from_table, load_examples
 from adrec.data.prepared import open_prepared
 from adrec.metrics import classification, ranking
 from adrec.models.baselines import BASELINES, Baseline, Columns, Inputs

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adrec.data.examples import Catalog, Examples, Longs, Ragged, ranges
+from adrec.data.arrays import Longs, ranges
+from adrec.data.examples import Catalog, Examples, Ragged
 
 LIST_PADDING = -1
 

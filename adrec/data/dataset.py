@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from adrec.data.arrays import Longs
 from adrec.data.collate import Batch
-from adrec.data.examples import Examples, Longs, columns_to_read, examples_from_table, run_codes
+from adrec.data.examples import Examples, columns_to_read, examples_from_table, run_codes
 from adrec.data.prepared import Prepared
 from adrec.data.sampling import Draw, down_sampled, drawn_rows, every_row, positives_with_negatives, split_into
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from adrec.data.arrays import Longs, combined, ends, integers, lengths_of, newest, places, ranges
 from adrec.data.features import FeatureArrays, FeatureSet
 from adrec.data.prepared import Prepared
 from adrec.errors import DataError
@@ -23,7 +24,6 @@ LABELS = ("click", "conversion", "rating", "dwell_seconds")
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
-Longs = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Ragged:
     def take(self, rows: NDArray[Any]) -> "Ragged":
         """The lists of `rows`, in that order."""
         starts, lengths = self.offsets[rows], self.lengths[rows]
-        return Ragged(_ends(lengths), self.values[ranges(starts, lengths)])
+        return Ragged(ends(lengths), self.values[ranges(starts, lengths)])
 
 
 @dataclass(frozen=True)
@@ -223,35 +223,36 @@ def examples_from_table(
     """Prepared impressions (any subset of rows in order) as arrays."""
     arrays = features.transform(table)
     request = run_codes(table["request_id"])
-    user_index = integers(table["user_index"])
+    user_index = integers(table["user_index"], 0, np.int32)
     history, hours = ragged(table["history_index"]), None
     if "history_hours" in table.column_names:
         hours = _values(table["history_hours"]).astype(np.float32)
     skipped = ragged(table["skipped_index"]) if "skipped_index" in table.column_names else _empty_lists(len(table))
     history_of_row, first_rows = _distinct_histories(request, user_index, history, skipped)
-    kept = _newest(history, first_rows, max_history)
-    kept_skipped = _newest(skipped, first_rows, max_history)
+    history_offsets, kept = newest(history.offsets, max_history, first_rows)
+    skipped_offsets, kept_skipped = newest(skipped.offsets, max_history, first_rows)
     query, queries = _query_codes(table)
+    no_position = np.zeros(len(table), np.int32)
     return Examples(
         row_id=table["row_id"].to_numpy() if "row_id" in table.column_names else np.arange(len(table), dtype=np.int64),
         request=request,
         user_index=user_index,
-        ad_index=integers(table["ad_index"]),
+        ad_index=integers(table["ad_index"], 0, np.int32),
         shown_at=pc.cast(table["shown_at"], pa.int64()).to_numpy(),
-        position=integers(table["position"]) if "position" in table.column_names else np.zeros(len(table), np.int32),
+        position=integers(table["position"], 0, np.int32) if "position" in table.column_names else no_position,
         labels={name: _label(table[name]) for name in labels if name in table.column_names},
         numeric=arrays.numeric,
         categorical=arrays.categorical,
         lists={name: Ragged(offsets, values) for name, (offsets, values) in arrays.lists.items()},
         query=query,
         queries=queries,
-        history_length=integers(table["history_length"]),
+        history_length=integers(table["history_length"], 0, np.int32),
         history_of_row=history_of_row,
-        history_offsets=_ends(kept.lengths),
-        history_values=history.values[kept.positions],
-        history_hours=hours[kept.positions] if hours is not None else np.full(len(kept.positions), np.nan, np.float32),
-        skipped_offsets=_ends(kept_skipped.lengths),
-        skipped_values=skipped.values[kept_skipped.positions],
+        history_offsets=history_offsets,
+        history_values=history.values[kept],
+        history_hours=hours[kept] if hours is not None else np.full(len(kept), np.nan, np.float32),
+        skipped_offsets=skipped_offsets,
+        skipped_values=skipped.values[kept_skipped],
     )
 
 
@@ -261,9 +262,7 @@ def catalog_from_table(
     """Ads or users as arrays. `seen` lists the identifiers that have a trained embedding, row 1 first."""
     arrays: FeatureArrays = features.transform(table)
     ids = combined(table[key]).cast(pa.string())
-    identity = np.zeros(len(ids), np.int32)
-    if seen is not None and len(seen):
-        identity = pc.add(pc.fill_null(pc.index_in(ids, value_set=seen), -1), 1).to_numpy(zero_copy_only=False).astype(np.int32)
+    identity = np.zeros(len(ids), np.int32) if seen is None else (places(ids, seen) + 1).astype(np.int32)
     return Catalog(
         ids=ids,
         texts=combined(pc.fill_null(table[text], "")).cast(pa.string()),
@@ -277,36 +276,13 @@ def catalog_from_table(
 # ------------------------------------------------------------------------------------------- arrow → numpy
 
 
-def combined(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """One contiguous array."""
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-
-
-def integers(column: pa.ChunkedArray) -> Ints:
-    """int32, 0 where null."""
-    return np.asarray(pc.fill_null(column, 0).to_numpy(), np.int32)
-
-
 def ragged(column: pa.ChunkedArray) -> Ragged:
     """A list column as offsets and values; null is an empty list."""
-    lengths = np.asarray(pc.fill_null(pc.list_value_length(column), 0).to_numpy(), np.int64)
-    return Ragged(_ends(lengths), _values(column).astype(np.int32, copy=False))
-
-
-def ranges(starts: NDArray[Any], lengths: NDArray[Any]) -> Longs:
-    """`concatenate([arange(s, s + n) for s, n in zip(starts, lengths)])` without the loop."""
-    ends = np.cumsum(lengths)
-    total = int(ends[-1]) if len(ends) else 0
-    shift = np.asarray(starts, np.int64) - (ends - lengths)
-    return np.asarray(np.arange(total, dtype=np.int64) + np.repeat(shift, lengths))
+    return Ragged(ends(lengths_of(column)), _values(column).astype(np.int32, copy=False))
 
 
 def _values(column: pa.ChunkedArray) -> NDArray[Any]:
     return np.asarray(combined(pc.list_flatten(column)).to_numpy(zero_copy_only=False))
-
-
-def _ends(lengths: NDArray[Any]) -> Longs:
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def _empty_lists(count: int) -> Ragged:
@@ -362,20 +338,8 @@ def _equal_to_previous(lists: Ragged) -> NDArray[np.bool_]:
     equal[1:] = lengths[1:] == lengths[:-1]
     earlier = np.arange(len(lists.values)) - np.repeat(np.where(equal, lengths, 0), lengths)
     differs = lists.values != lists.values[earlier]
-    count = np.concatenate([[0], np.cumsum(differs)])
+    count = ends(differs)
     return np.asarray(equal & (count[lists.offsets[1:]] == count[lists.offsets[:-1]]))
-
-
-@dataclass(frozen=True)
-class _Kept:
-    lengths: Longs
-    positions: Longs
-
-
-def _newest(lists: Ragged, rows: Longs, limit: int) -> _Kept:
-    """Positions of the last `limit` values of the lists of `rows`."""
-    lengths = np.minimum(lists.lengths[rows], limit)
-    return _Kept(lengths, ranges(lists.offsets[rows + 1] - lengths, lengths))
 
 
 def columns_to_read(prepared: Prepared, labels: Sequence[str]) -> list[str]:

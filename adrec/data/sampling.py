@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from adrec.data.examples import Longs, ranges
+from adrec.data.arrays import Longs, ranges
 
 
 class Draw(NamedTuple):

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from adrec.bundle import Bundle
-from adrec.data.examples import columns_to_read, combined, integers
+from adrec.data.arrays import combined, ends, integers, lengths_of, newest
+from adrec.data.examples import columns_to_read
 from adrec.data.features import FeatureSet
 from adrec.data.prepared import Prepared
 from adrec.data.tables import read_table, write_table
@@ -56,7 +57,7 @@ def draw_golden(prepared: Prepared, features: dict[str, FeatureSet], *, seed: in
         rows = rows.set_column(rows.column_names.index(name), name, source[name])
     lists = [name for name in ("history_index", "skipped_index") if name in rows.column_names]
     for name in [*lists, *(["history_hours"] if "history_hours" in rows.column_names else [])]:
-        rows = rows.set_column(rows.column_names.index(name), name, _newest(rows[name]))
+        rows = rows.set_column(rows.column_names.index(name), name, _cut(rows[name]))
     indices = [integers(rows["ad_index"]), *(combined(pc.list_flatten(rows[name])).to_numpy() for name in lists)]
     used = np.unique(np.concatenate(indices))
     numbers = pa.array(used, pa.int32())
@@ -88,15 +89,11 @@ def read_golden(bundle: Bundle) -> Golden | None:
     return Golden(impressions.drop_columns(["golden_logit"]), ads, users, logits)
 
 
-def _newest(column: pa.ChunkedArray) -> pa.Array:
+def _cut(column: pa.ChunkedArray) -> pa.Array:
     """The last CLICKS values of each list; null is empty."""
-    lists = combined(column)
-    lengths = np.asarray(pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False), np.int64)
-    flat, owner = lists.flatten(), np.repeat(np.arange(len(lengths)), lengths)
-    from_end = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(owner))
-    kept = np.minimum(lengths, CLICKS)
-    offsets = np.concatenate([[0], np.cumsum(kept)])
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat.filter(pa.array(from_end <= CLICKS)))
+    offsets, kept = newest(ends(lengths_of(column)), CLICKS)
+    values = combined(pc.list_flatten(column)).take(pa.array(kept))
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
 
 
 def _kept(table: pa.Table, names: set[str]) -> pa.Table:

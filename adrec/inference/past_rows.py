@@ -1,10 +1,10 @@
 """Point-in-time counters for the user's own rows, from what preprocess carried over in the prepared folder."""
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from adrec.asof.reader import PastReader
+from adrec.data.arrays import places
 from adrec.data.prepared import Prepared
 
 
@@ -27,8 +27,8 @@ def open_past(
         history=config.history,
         ads=_in_order(ads, "ad_id", ad_ids),
         users=_in_order(users if users is not None else own_users, "user_id", user_ids),
-        known_ads=_places(own_ads["ad_id"], ad_ids),
-        known_users=_places(own_users["user_id"], user_ids),
+        known_ads=places(ad_ids, own_ads["ad_id"]),
+        known_users=places(user_ids, own_users["user_id"]),
     )
 
 
@@ -36,9 +36,3 @@ def _in_order(table: pa.Table, key: str, ids: pa.Array) -> pa.Table:
     """The rows of `ids`; all null where the table lacks one."""
     found = pc.index_in(ids.cast(pa.string()), value_set=table[key].cast(pa.string()).combine_chunks())
     return table.take(found).set_column(table.column_names.index(key), key, ids.cast(pa.string()))
-
-
-def _places(known: pa.ChunkedArray, ids: pa.Array) -> np.ndarray:
-    """Row of each of `ids` in `known`, -1 where it is not there."""
-    found = pc.index_in(ids.cast(pa.string()), value_set=known.cast(pa.string()).combine_chunks())
-    return np.asarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), dtype=np.int64)

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from adrec.asof.reader import PastReader
 from adrec.bundle import open_bundle
 from adrec.config.features import WORDS
+from adrec.data.arrays import combined
 from adrec.data.collate import Batch, Collator, QueryInputs, TextInputs, entities
 from adrec.data.dataset import InOrder
 from adrec.data.device import resolve_device
-from adrec.data.examples import Catalog, Examples, catalog_from_table, combined, examples_from_table
+from adrec.data.examples import Catalog, Examples, catalog_from_table, examples_from_table
 from adrec.errors import BundleError
 from adrec.inference.ahead import ahead
 from adrec.inference.golden import TOLERANCE, Golden, read_golden

@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 
 from adrec.asof.reader import PastReader
 from adrec.config.preprocess import TextSettings
-from adrec.data.examples import Examples, combined, examples_from_table
+from adrec.data.arrays import combined, ends, lengths_of, places, ranges
+from adrec.data.examples import Examples, examples_from_table
 from adrec.data.features import FeatureSet
 from adrec.data.tables import check_schema
 from adrec.errors import DataError
@@ -86,7 +87,7 @@ class History:
         check_schema(table.schema, HISTORY, where=where)
         if "click" in table.column_names:
             table = table.filter(pc.fill_null(pc.equal(table["click"], 1), False))
-        ad, user = _places(table["ad_id"], ads), _places(table["user_id"], users)
+        ad, user = places(table["ad_id"], ads), places(table["user_id"], users)
         time = pc.cast(table["shown_at"], pa.int64()).to_numpy()
         known = (ad >= 0) & (user >= 0)
         ad, user, time = ad[known], user[known], time[known]
@@ -107,8 +108,7 @@ class History:
         count = end - first
         start = np.maximum(first, end - limit)
         lengths = end - start
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        place = np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], lengths)
+        offsets, place = ends(lengths), ranges(start, lengths)
         hours = (np.repeat(time, lengths) - self.time[place]) / 3.6e9
         lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(self.ad[place], pa.int32()))
         ages = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(hours.astype(np.float32)))
@@ -134,7 +134,7 @@ def examples_from_rows(
     Raises DataError naming the row of an unknown ad.
     """
     check_schema(impressions.schema, SCORABLE, where=where)
-    ad, user = _places(impressions["ad_id"], ads), _places(impressions["user_id"], users)
+    ad, user = places(impressions["ad_id"], ads), places(impressions["user_id"], users)
     unknown = np.flatnonzero(ad < 0)
     if len(unknown):
         row = int(unknown[0])
@@ -180,18 +180,9 @@ def _checked(table: pa.Table, spec: TableSpec, where: str) -> pa.Table:
     return table
 
 
-def _places(column: pa.ChunkedArray, ids: pa.Array) -> np.ndarray:
-    """Row number of each identifier in `ids`, -1 where it is not there."""
-    found = pc.index_in(combined(column).cast(pa.string()), value_set=ids)
-    return np.asarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), np.int64)
-
-
 def _known_lists(column: pa.ChunkedArray, ads: pa.Array) -> pa.Array:
     """Lists of ad ids as lists of row numbers, unknown ads left out."""
-    lists = combined(column).cast(pa.list_(pa.string()))
-    place = pc.fill_null(pc.index_in(pc.list_flatten(lists), value_set=ads), -1).to_numpy(zero_copy_only=False)
-    lengths = np.asarray(pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False), np.int64)
+    place, lengths = places(pc.list_flatten(column), ads), lengths_of(column)
     owner = np.repeat(np.arange(len(lengths)), lengths)
     kept = np.bincount(owner[place >= 0], minlength=len(lengths))
-    offsets = np.concatenate([[0], np.cumsum(kept)])
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(place[place >= 0], pa.int32()))
+    return pa.ListArray.from_arrays(pa.array(ends(kept), pa.int32()), pa.array(place[place >= 0], pa.int32()))

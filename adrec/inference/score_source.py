@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from adrec.config.score import RowsConfig
-from adrec.data.examples import Examples, combined, examples_from_table, ragged
+from adrec.data.arrays import combined
+from adrec.data.examples import Examples, examples_from_table, ragged
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.tables import check_schema, iter_batches, open_dataset, parquet_files, parquet_schema, read_table
 from adrec.errors import DataError

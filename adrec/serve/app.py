@@ -19,8 +19,8 @@ from pydantic_core import to_json
 
 from adrec import __version__
 from adrec.config.serve import ServeConfig
+from adrec.data.arrays import combined
 from adrec.data.device import use_threads
-from adrec.data.examples import combined
 from adrec.errors import AdrecError, BundleError, DataError
 from adrec.serve.batcher import Batcher, OverloadedError
 from adrec.serve.engine import Engine

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adrec.data.examples import combined
+from adrec.data.arrays import combined, places
 from adrec.inference.packing import ClickModel
 from adrec.inference.rows import with_texts
 from adrec.prepare.text.clean import language
@@ -22,7 +22,7 @@ def with_changes(ads: pa.Table, changes: dict[str, dict[str, Any] | None], packe
     place = np.arange(len(ads))
     if kept:
         added = completed(_table(kept, ads.schema), packed)
-        old = pc.fill_null(pc.index_in(pa.array(list(kept), pa.string()), value_set=ids), -1).to_numpy()
+        old = places(pa.array(list(kept), pa.string()), ids)
         rows = len(ads) + np.arange(len(kept))
         place[old[old >= 0]] = rows[old >= 0]
         place = np.concatenate([place, rows[old < 0]])

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from adrec.data.examples import combined
+from adrec.data.arrays import combined
 from adrec.inference.lists.ranker import Block, Ranker
 from adrec.serve.live import Live
 

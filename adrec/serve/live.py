@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 
 from adrec.bundle import open_bundle
 from adrec.config.serve import ServeConfig
-from adrec.data.examples import Examples, combined, examples_from_table
+from adrec.data.arrays import combined, ends
+from adrec.data.examples import Examples, examples_from_table
 from adrec.data.prepared import Prepared
 from adrec.errors import BundleError, DataError
 from adrec.inference.lists.past_counters import PastCounters
@@ -166,11 +167,11 @@ class Live:
         kinds = {"shown_at": pa.int64(), "user_index": pa.int32(), "ad_index": pa.int32()}
         columns = {name: _column([row.get(name) for row in rows], kinds.get(name)) for name in names}
         columns["shown_at"] = columns["shown_at"].cast(TIMESTAMP)
-        offsets = np.concatenate([[0], np.cumsum([len(ads) for ads in histories.ads])]).astype(np.int32)
+        offsets = ends(np.array([len(ads) for ads in histories.ads], np.int64))
         flat = np.concatenate([np.zeros(0, np.int64), *histories.ads]).astype(np.int32)
         hours = np.concatenate([np.zeros(0), *histories.hours]).astype(np.float32)
-        columns["history_index"] = pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))
-        columns["history_hours"] = pa.ListArray.from_arrays(pa.array(offsets), pa.array(hours))
+        columns["history_index"] = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat))
+        columns["history_hours"] = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(hours))
         columns["history_length"] = pa.array(histories.length, pa.int32())
         if "request_id" not in columns:
             columns["request_id"] = pa.array([str(number) for number in range(len(rows))])

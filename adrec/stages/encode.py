@@ -12,8 +12,8 @@ from rich.console import RenderableType
 
 from adrec.config.base import save_config
 from adrec.config.encode import EncodeConfig
+from adrec.data.arrays import combined
 from adrec.data.device import resolve_device
-from adrec.data.examples import combined
 from adrec.data.prepared import open_prepared
 from adrec.data.tables import folder_aside, read_table, write_table
 from adrec.errors import ConfigError

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from adrec.config.finetune import FinetuneConfig
+from adrec.data.arrays import places
 from adrec.data.collate import Collator, QueryInputs
 from adrec.data.dataset import InOrder, MemoryPlan, Sampling, StreamedPlan
 from adrec.data.examples import Catalog, Examples, catalog_from_table, load_examples
@@ -218,6 +219,6 @@ class _Counts:
 
 def _log_frequency(ids: pa.StringArray, seen: Seen) -> NDArray[np.float32]:
     """log of each ad's share of the clicks, which is how often it turns up as an in-batch negative; never seen: as once."""
-    place = pc.fill_null(pc.index_in(ids, value_set=seen.ids), -1).to_numpy(zero_copy_only=False)
+    place = places(ids, seen.ids)
     clicks = np.where(place >= 0, seen.clicks[np.maximum(place, 0)] if len(seen.ids) else 0, 0)
     return np.log(np.maximum(clicks, 1) / max(int(seen.clicks.sum()), 1)).astype(np.float32)

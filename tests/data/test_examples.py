@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from worlds import make_world
 
 from adrec.data.collate import padded
-from adrec.data.examples import Ragged, examples_from_table, iter_examples, load_examples, ranges
+from adrec.data.examples import Ragged, examples_from_table, iter_examples, load_examples
 from adrec.data.features import FeatureSet, FeatureSpec
 from adrec.data.prepared import open_prepared
 from adrec.errors import DataError
@@ -120,8 +120,7 @@ def test_queries_are_coded_with_the_empty_one_first(prepared):
         assert len(set(examples.queries)) == len(examples.queries)
 
 
-def test_ranges_and_padding():
-    assert ranges(np.array([5, 0, 9]), np.array([2, 0, 3])).tolist() == [5, 6, 9, 10, 11]
+def test_padding():
     matrix, mask = padded(Ragged(np.array([0, 2, 2, 3]), np.array([7, 8, 9])), fill=4)
     assert matrix.tolist() == [[7, 8], [4, 4], [9, 4]]
     assert mask.tolist() == [[True, True], [False, False], [True, False]]

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from adrec.data.arrays import ends, lengths_of, ranges
 from adrec.data.hashing import hash_strings
 from adrec.errors import DataError
 
@@ -46,16 +47,14 @@ def to_ragged(
         raise DataError(
             f"features: column '{name}' is {kind}, expected a list. Declare it as categorical, or give `separator`."
         )
-    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    starts = ends(lengths_of(column))
     # flatten() leaves out null lists, whose length counts as 0 here.
     flat = to_strings(column.flatten(), name)
-    starts = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
-    kept = np.minimum(lengths, max_items)
-    offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(kept)])
+    kept = np.minimum(np.diff(starts), max_items)
+    offsets = ends(kept)
     if offsets[-1] == starts[-1]:
         return offsets, flat
-    taken = np.repeat(starts[:-1] - offsets[:-1], kept) + np.arange(offsets[-1])
-    return offsets, flat.take(pa.array(taken))
+    return offsets, flat.take(pa.array(ranges(starts[:-1], kept)))
 
 
 def _split(column: pa.Array, separators: tuple[str, ...]) -> pa.Array:
@@ -67,7 +66,7 @@ def _split(column: pa.Array, separators: tuple[str, ...]) -> pa.Array:
     lists = pc.split_pattern(text, first)
     items = pc.utf8_trim_whitespace(lists.flatten())
     real = pc.not_equal(items, "")
-    kept = np.concatenate([np.zeros(1, np.int64), np.cumsum(real.to_numpy(zero_copy_only=False))])
+    kept = ends(real.to_numpy(zero_copy_only=False))
     return pa.ListArray.from_arrays(pa.array(kept[lists.offsets.to_numpy()].astype(np.int32)), items.filter(real))
 
 

@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from adrec.data.arrays import ends, ranges
 from adrec.data.tables import check_schema, parquet_files, parquet_schema
-from adrec.data.text.packing import PackedTokens, lay_out, spans
+from adrec.data.text.packing import PackedTokens, lay_out
 from adrec.data.text.segmenter import chinese_segmenter
 from adrec.errors import DataError
 from adrec.schema import Column, TableSpec
@@ -91,7 +92,7 @@ class StreamedTokens:
         self.tokenizer, self.max_tokens, self.chunk = tokenizer, max_tokens, chunk
         self.groups = [(file, group) for file in files for group in range(pq.read_metadata(file).num_row_groups)]
         sizes = [pq.read_metadata(file).row_group(group).num_rows for file, group in self.groups]
-        self.bounds = np.concatenate([[0], np.cumsum(sizes)])
+        self.bounds = ends(np.array(sizes, np.int64))
         self._kept: tuple[int, np.ndarray, np.ndarray, np.ndarray] | None = None  # chunk, tokens, words, offsets
 
     def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -104,7 +105,7 @@ class StreamedTokens:
             return np.empty(0, np.int64), np.empty(0, np.int64)
         tokens, words, offsets = self.read(int(chunks[0]))
         starts = offsets[rows - chunks[0] * self.chunk]
-        places = spans(starts, offsets[rows - chunks[0] * self.chunk + 1] - starts)
+        places = ranges(starts, offsets[rows - chunks[0] * self.chunk + 1] - starts)
         return tokens[places].astype(np.int64), words[places].astype(np.int64)
 
     def read(self, chunk: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -114,7 +115,7 @@ class StreamedTokens:
             made = tokenise(texts, self.tokenizer, max_tokens=self.max_tokens)
             lengths = np.fromiter(map(len, made["tokens"]), np.int64, len(texts))
             flat = np.concatenate(made["tokens"]), np.concatenate(made["words"])
-            self._kept = (chunk, *flat, np.concatenate([[0], np.cumsum(lengths)]))
+            self._kept = (chunk, *flat, ends(lengths))
         return self._kept[1:]
 
     def column(self, name: str, chunk: int) -> pa.Array:

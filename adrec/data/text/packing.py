@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from adrec.data.arrays import ends, ranges
+
 
 class Packs(NamedTuple):
     """Which texts lie in which pack: pack p holds `rows[offsets[p]:offsets[p + 1]]`."""
@@ -43,7 +45,7 @@ def pack(lengths: np.ndarray, capacity: int, *, seed: int) -> Packs:
     shuffled = generator.permutation(len(lengths))
     by_length = shuffled[np.argsort(lengths[shuffled], kind="stable")]
     counts = np.bincount(lengths, minlength=capacity + 1)
-    next_of = np.concatenate([[0], np.cumsum(counts)])[: capacity + 1]  # where each length's texts begin in by_length
+    next_of = ends(counts)[: capacity + 1]  # where each length's texts begin in by_length
     blocks = []
     for repeats, parts in _strategies(counts, capacity):
         block = np.empty((repeats, len(parts)), np.int64)
@@ -54,15 +56,15 @@ def pack(lengths: np.ndarray, capacity: int, *, seed: int) -> Packs:
         blocks.append(block)
     sizes = np.concatenate([np.full(len(block), block.shape[1]) for block in blocks]) if blocks else np.empty(0, np.int64)
     rows = np.concatenate([block.ravel() for block in blocks]) if blocks else np.empty(0, np.int64)
-    starts = np.concatenate([[0], np.cumsum(sizes)])
+    starts = ends(sizes)
     order = generator.permutation(len(sizes))
-    offsets = np.concatenate([[0], np.cumsum(sizes[order])]).astype(np.int64)
-    return Packs(rows[spans(starts[:-1][order], sizes[order])], offsets)
+    offsets = ends(sizes[order])
+    return Packs(rows[ranges(starts[:-1][order], sizes[order])], offsets)
 
 
 def joined(parts: Sequence[Packs]) -> Packs:
     """Packs of several runs of texts, one after the other."""
-    texts = np.concatenate([[0], np.cumsum([len(part.rows) for part in parts])])
+    texts = ends(np.array([len(part.rows) for part in parts], np.int64))
     return Packs(
         np.concatenate([part.rows + first for part, first in zip(parts, texts[:-1], strict=True)]),
         np.concatenate([[0], *(part.offsets[1:] + first for part, first in zip(parts, texts[:-1], strict=True))]),
@@ -119,10 +121,3 @@ def lay_out(
     laid.texts.ravel()[place] = text_of_token - np.repeat(first_text, sizes)[text_of_token]
     laid.positions.ravel()[place] = positions
     return laid
-
-
-def spans(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Indices start, start + 1, ... of several spans, one after the other, (sum of sizes,) int64."""
-    ends = np.cumsum(sizes)
-    counted: np.ndarray = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - sizes), sizes)
-    return counted

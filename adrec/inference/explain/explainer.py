@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from adrec.config.features import WORDS
+from adrec.data.arrays import combined
 from adrec.data.collate import Collator
-from adrec.data.examples import Catalog, Examples, combined
+from adrec.data.examples import Catalog, Examples
 from adrec.data.features import FeatureSet
 from adrec.inference.explain.attribution import Attribution, attribute
 from adrec.inference.explain.variants import Continuous, Discrete, Row, take_apart, token_embeddings

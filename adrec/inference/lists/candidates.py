@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adrec.config.rank import Policy, Retrieval
-from adrec.data.examples import Examples, combined
+from adrec.data.arrays import combined
+from adrec.data.examples import Examples
 from adrec.errors import DataError
 from adrec.inference.lists.catalogue import AdColumns, segment
 from adrec.inference.lists.vectors import mean_of_history

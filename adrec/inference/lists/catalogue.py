@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from adrec.config.rank import Policy
-from adrec.data.examples import combined
+from adrec.data.arrays import combined
 from adrec.errors import DataError
 from adrec.inference.lists.words import Words
 from adrec.prepare.text.clean import language, load_stop_words, segmented

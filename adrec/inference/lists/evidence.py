@@ -5,7 +5,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from adrec.data.examples import Examples, combined
+from adrec.data.arrays import combined
+from adrec.data.examples import Examples
 from adrec.inference.lists.candidates import query_words
 from adrec.inference.lists.catalogue import AdColumns, segment
 from adrec.inference.lists.reasons import Evidence, sentences

@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from adrec.data.examples import Examples, Ragged, combined
+from adrec.data.arrays import combined
+from adrec.data.examples import Examples, Ragged
 from adrec.data.features import FeatureArrays
 from adrec.inference.lists.catalogue import AdColumns
 from adrec.inference.predictor import Predictor

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adrec.config.rank import Policy
-from adrec.data.examples import Examples, combined, examples_from_table
+from adrec.data.arrays import combined
+from adrec.data.examples import Examples, examples_from_table
 from adrec.errors import ConfigError
 from adrec.inference.lists.candidates import Finder
 from adrec.inference.lists.catalogue import AdColumns

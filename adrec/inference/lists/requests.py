@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adrec.asof.sums import MICROSECONDS_AN_HOUR
-from adrec.data.examples import combined, run_codes
+from adrec.data.arrays import combined
+from adrec.data.examples import run_codes
 from adrec.data.prepared import Prepared
 from adrec.data.tables import iter_batches
 from adrec.errors import DataError

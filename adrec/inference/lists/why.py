@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.table import Table as RichTable
 
-from adrec.data.examples import combined
+from adrec.data.arrays import combined
 from adrec.errors import DataError
 from adrec.inference.lists.candidates import query_words
 from adrec.inference.lists.ranker import Block, Ranker

@@ -11,10 +11,10 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from adrec.data.examples import Catalog, Examples, ranges
+from adrec.data.arrays import Longs, places, ranges
+from adrec.data.examples import Catalog, Examples
 from adrec.data.features import FeatureSet
 from adrec.errors import BundleError
 
@@ -191,12 +191,9 @@ def text_array(ids: pa.Array) -> NDArray[np.str_]:
     return np.asarray(ids.to_numpy(zero_copy_only=False), dtype=np.str_)
 
 
-def positions(ids: pa.Array, known: NDArray[np.str_]) -> NDArray[np.int64]:
-    """(A,) place of each identifier in `known`, -1 where it is new."""
-    if len(known) == 0:
-        return np.full(len(ids), -1, np.int64)
-    found = pc.index_in(ids, value_set=pa.array(known.astype(object), pa.string()))
-    return np.asarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
+def positions(ids: pa.Array, known: NDArray[np.str_]) -> Longs:
+    """(A,) place of each identifier in `known`, which `text_array` made, -1 where it is new."""
+    return places(ids, pa.array(known.astype(object), pa.string()))
 
 
 def looked_up(values: NDArray[Any], place: NDArray[np.int64], default: float) -> Floats:

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from adrec.data.examples import Ragged, ranges
+from adrec.data.arrays import ranges
+from adrec.data.examples import Ragged
 from adrec.models.baselines.base import Floats, Inputs
 from adrec.models.baselines.similarity import STATISTICS, history_similarities, picked_cells
 

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from adrec.data.examples import Catalog, ranges
+from adrec.data.arrays import ranges
+from adrec.data.examples import Catalog
 from adrec.models.baselines.base import Floats, Inputs
 
 _BLOCK_CELLS = 4_000_000

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from adrec.data.arrays import ends, lengths_of
 from adrec.data.text.segmenter import chinese_segmenter
 from adrec.errors import ConfigError
 
@@ -43,9 +44,8 @@ def segmented(texts: pa.Array, *, stop_words: frozenset[str] = frozenset(), user
     kept = pc.not_equal(flat, "")
     if stop_words:
         kept = pc.and_(kept, pc.invert(pc.is_in(flat, value_set=pa.array(sorted(stop_words), pa.string()))))
-    counts = np.concatenate([[0], np.cumsum(kept.to_numpy(zero_copy_only=False))])
-    ends = np.concatenate([[0], np.cumsum(pc.list_value_length(words).to_numpy(zero_copy_only=False))]).astype(np.int64)
-    lists = pa.ListArray.from_arrays(pa.array(counts[ends].astype(np.int32)), pc.filter(flat, kept))
+    kept_before = ends(kept.to_numpy(zero_copy_only=False))
+    lists = pa.ListArray.from_arrays(pa.array(kept_before[ends(lengths_of(words))], pa.int32()), pc.filter(flat, kept))
     return pc.binary_join(lists, " ")
 
 

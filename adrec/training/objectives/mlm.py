@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from adrec.data.arrays import ends, ranges
 from adrec.data.text.corpus import Corpus
 from adrec.data.text.masking import mask_tokens
-from adrec.data.text.packing import PackedTokens, Packs, joined, pack, spans
+from adrec.data.text.packing import PackedTokens, Packs, joined, pack
 from adrec.models.text.language_model import LanguageModel
 from adrec.training.loader import shuffled
 
@@ -61,7 +62,7 @@ class MlmFeed:
             for start, stop in pairwise(bounds)
         ]
         self.packs = joined(parts)
-        self.chunks = np.concatenate([[0], np.cumsum([len(part) for part in parts])])  # pack numbers where each chunk begins
+        self.chunks = ends(np.array([len(part) for part in parts], np.int64))  # pack numbers where each chunk begins
         self.packs_per_batch = max(1, batch_tokens // (pack_tokens if packing else max(1, round(float(lengths.mean())))))
 
     @property
@@ -103,7 +104,7 @@ class MlmFeed:
         """Some packs, not masked, and the corpus rows of their texts, in order."""
         starts = self.packs.offsets[numbers]
         sizes = self.packs.offsets[numbers + 1] - starts
-        rows = self.rows[self.packs.rows[spans(starts, sizes)]]
+        rows = self.rows[self.packs.rows[ranges(starts, sizes)]]
         capacity = self.pack_tokens if self.packing else int(self.corpus.lengths[rows].max())
         return rows, self.corpus.packed(rows, sizes, capacity=capacity, pad_id=self.pad_id)
 

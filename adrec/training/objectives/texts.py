@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adrec.data.arrays import ends
 from adrec.data.text.packing import lay_out, pack
 from adrec.models.text.language_model import LanguageModel
 from adrec.models.text.pooling import Pool
@@ -39,7 +40,7 @@ class TokenTable:
     def __init__(self, texts: Sequence[str], tokenizer: Any, *, max_tokens: int) -> None:
         encoded = tokenizer(list(texts), add_special_tokens=False, truncation=True, max_length=max_tokens - 2)["input_ids"]
         lengths = np.fromiter((len(ids) for ids in encoded), np.int64, len(encoded))
-        self.offsets = np.concatenate([[0], np.cumsum(lengths)])
+        self.offsets = ends(lengths)
         self.flat = np.concatenate([np.asarray(ids, np.int64) for ids in encoded]) if encoded else np.empty(0, np.int64)
         self.cls, self.sep, self.pad = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id
         self.max_tokens = max_tokens

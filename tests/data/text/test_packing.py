@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adrec.data.text.packing import lay_out, pack, spans
+from adrec.data.text.packing import lay_out, pack
 
 LENGTHS = st.lists(st.integers(1, 32), min_size=1, max_size=300).map(np.array)
 
@@ -65,7 +65,3 @@ def test_the_layout_gives_every_text_back(lengths, seed):
             assert not seen_words & set(found.tolist()), "words of different texts share a number"
             seen_words |= set(found.tolist())
     assert (laid.tokens[laid.texts < 0] == 0).all()
-
-
-def test_spans():
-    assert spans(np.array([5, 0, 9]), np.array([2, 0, 3])).tolist() == [5, 6, 9, 10, 11]

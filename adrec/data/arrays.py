@@ -1,0 +1,57 @@
+"""Arrow columns as numpy arrays, and index arithmetic over lists that lie end to end. All vectorised; nothing is copied twice.
+
+N rows, V values of all lists; list i of `offsets` (N + 1,) is `values[offsets[i]:offsets[i + 1]]`
+"""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import DTypeLike, NDArray
+
+Longs = NDArray[np.int64]
+
+
+def combined(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """One contiguous array."""
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def integers(column: pa.ChunkedArray | pa.Array, missing: int | None = None, dtype: DTypeLike = np.int64) -> NDArray[Any]:
+    """A column of numbers as whole numbers (N,), `missing` where null. Without `missing` the column has no null."""
+    values = column if missing is None else pc.fill_null(column, missing)
+    return np.asarray(combined(values).to_numpy(zero_copy_only=False), dtype)
+
+
+def places(column: pa.ChunkedArray | pa.Array, ids: pa.ChunkedArray | pa.Array) -> Longs:
+    """(N,) the row of `ids` that holds each cell of `column`, -1 where none does and where the cell is null."""
+    cells, known = combined(column), combined(ids)
+    if cells.type != known.type:  # an identifier is the same as text and as a whole number
+        cells, known = cells.cast(pa.string()), known.cast(pa.string())
+    return integers(pc.index_in(cells, value_set=known, skip_nulls=True), missing=-1)
+
+
+def lengths_of(lists: pa.ChunkedArray | pa.Array) -> Longs:
+    """(N,) values in each list of a list column; a null list has none."""
+    return integers(pc.list_value_length(lists), missing=0)
+
+
+def ends(lengths: NDArray[Any]) -> Longs:
+    """(N + 1,) the offsets of lists of these lengths: 0, then where each list ends."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def ranges(starts: NDArray[Any], lengths: NDArray[Any]) -> Longs:
+    """`concatenate([arange(s, s + n) for s, n in zip(starts, lengths)])` without the loop."""
+    offsets = ends(lengths)
+    return np.arange(offsets[-1], dtype=np.int64) + np.repeat(np.asarray(starts, np.int64) - offsets[:-1], lengths)
+
+
+def newest(offsets: NDArray[Any], limit: int, rows: NDArray[Any] | slice = slice(None)) -> tuple[Longs, Longs]:
+    """The last `limit` values of each list of `rows`: their offsets (R + 1,), and their places among the values."""
+    last = offsets[1:][rows]
+    lengths = np.minimum(last - offsets[:-1][rows], limit)
+    return ends(lengths), ranges(last - lengths, lengths)
