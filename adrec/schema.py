@@ -33,12 +33,48 @@ class Column:
 
 
 @dataclass(frozen=True)
+class TextSpec:
+    """How rows become texts: the template is a setting of the config, the texts join the corpus under `kind`."""
+
+    template: str
+    """name of a field of config.preprocess.TextSettings"""
+    kind: str
+    language: str
+    """column that says the text's language"""
+
+
+@dataclass(frozen=True)
 class TableSpec:
-    """A named table. Columns beyond these are allowed where `extra` says so (declared features, the user's own)."""
+    """A named table. Columns beyond these are allowed: declared features, the user's own.
+
+    Of a table in `TABLES` everything else follows: it may be given as input, its rows are checked and typed, and
+    preprocess writes it to `file` of the prepared folder, in the order of the source.
+    """
 
     name: str
     columns: tuple[Column, ...]
     key: str | None = None
+    """column whose values are unique; None for tables without one"""
+    meaning: str = ""
+    prepared: "TableSpec | None" = None
+    """what preprocess makes of it; None: the same columns"""
+    text: TextSpec | None = None
+    """where its rows are texts that encoders read"""
+
+    @property
+    def stored(self) -> "TableSpec":
+        """The table as it lies in the prepared folder."""
+        return self.prepared or self
+
+    @property
+    def file(self) -> str:
+        """Its name in the prepared folder. (The impressions are a folder of shards instead.)"""
+        return f"{self.name}.parquet"
+
+    @property
+    def index(self) -> str:
+        """The row number that other tables may hold of it."""
+        return f"{(self.key or self.name).removesuffix('_id')}_index"
 
     def __getitem__(self, name: str) -> Column:
         for column in self.columns:
@@ -65,61 +101,24 @@ class TableSpec:
         return tuple(column.name for column in self.columns)
 
 
-ADS = TableSpec(
-    "ads",
-    (
-        Column("ad_id", pa.string(), True, "identifier, unique", "id"),
-        Column("title", pa.string(), True, "headline"),
-        Column("description", pa.string(), False, "body copy"),
-        Column("category", pa.string(), False, "topic or product class", "category"),
-        Column("advertiser_id", pa.string(), False, "who pays", "id"),
-        Column("starts_at", TIMESTAMP, False, "first moment it may be shown", "moment"),
-        Column("ends_at", TIMESTAMP, False, "first moment it may no longer be shown", "moment"),
-        Column("bid", pa.float64(), False, "price offered for a click, in the account's currency, >= 0", "number"),
-        Column("budget", pa.float64(), False, "most that may be spent, >= 0", "number"),
-        Column("image", pa.string(), False, "path or address of the creative", "id"),
-    ),
-    key="ad_id",
+# Columns of the raw tables, and what preprocess makes of each. Index columns are row numbers of ads.parquet and users.parquet.
+
+_ADS = (
+    Column("ad_id", pa.string(), True, "identifier, unique", "id"),
+    Column("title", pa.string(), True, "headline"),
+    Column("description", pa.string(), False, "body copy"),
+    Column("category", pa.string(), False, "topic or product class", "category"),
+    Column("advertiser_id", pa.string(), False, "who pays", "id"),
+    Column("starts_at", TIMESTAMP, False, "first moment it may be shown", "moment"),
+    Column("ends_at", TIMESTAMP, False, "first moment it may no longer be shown", "moment"),
+    Column("bid", pa.float64(), False, "price offered for a click, in the account's currency, >= 0", "number"),
+    Column("budget", pa.float64(), False, "most that may be spent, >= 0", "number"),
+    Column("image", pa.string(), False, "path or address of the creative", "id"),
 )
-
-USERS = TableSpec(
-    "users",
-    (
-        Column("user_id", pa.string(), True, "identifier, unique", "person"),
-        Column("interests", STRINGS, False, "declared interests, words or phrases"),
-    ),
-    key="user_id",
-)
-
-IMPRESSIONS = TableSpec(
-    "impressions",
-    (
-        Column("user_id", pa.string(), True, "who saw it", "person"),
-        Column("ad_id", pa.string(), True, "what was shown", "id"),
-        Column("shown_at", TIMESTAMP, True, "when", "moment"),
-        Column("request_id", pa.string(), False, "groups the impressions shown together", "person"),
-        Column("click", pa.int8(), False, "1 clicked, 0 not", "flag", outcome=True),
-        Column("position", pa.int32(), False, "slot, 1 is the first", "number"),
-        Column("propensity", pa.float64(), False, "probability with which the logging policy showed it, in (0, 1]", "number"),
-        Column("conversion", pa.int8(), False, "1 converted, 0 not", "flag", outcome=True),
-        Column("rating", pa.float64(), False, "explicit rating", "number", outcome=True),
-        Column("dwell_seconds", pa.float64(), False, "time spent after the click", "number", outcome=True),
-        Column("scenario", pa.string(), False, "social, search, email, ...", "category"),
-        Column("query", pa.string(), False, "what the user searched for"),
-        Column("history", STRINGS, False, "ad ids clicked earlier, newest last", "ids"),
-    ),
-)
-
-TRUE_PROBABILITY = "true_probability"
-"""The sample generator's click probability. Kept beside the data for measuring; no model or feature may read it."""
-
-SPLITS = ("train", "valid", "test")
-
-# What preprocess adds. Index columns are row numbers of the prepared folder's ads.parquet and users.parquet.
 PREPARED_ADS = TableSpec(
     "ads",
     (
-        *ADS.columns,
+        *_ADS,
         Column("text", pa.string(), True, "the ad's text by the template, gently cleaned, for subword encoders"),
         Column("segmented", pa.string(), True, "words joined by a space, lower case, no stop words or punctuation"),
         Column("language", pa.string(), True, "zh, en or other", "category"),
@@ -130,10 +129,14 @@ PREPARED_ADS = TableSpec(
 USER_LANGUAGE = "user_language"
 """Not `language`, which is the ad's: a counter by both has to tell them apart."""
 
+_USERS = (
+    Column("user_id", pa.string(), True, "identifier, unique", "person"),
+    Column("interests", STRINGS, False, "declared interests, words or phrases"),
+)
 PREPARED_USERS = TableSpec(
     "users",
     (
-        *USERS.columns,
+        *_USERS,
         Column("text", pa.string(), True, "interests as text, empty where none"),
         Column("segmented", pa.string(), True, "interests as words joined by a space"),
         Column(USER_LANGUAGE, pa.string(), False, "language of the interests: zh, en, other; null without any", "category"),
@@ -141,11 +144,26 @@ PREPARED_USERS = TableSpec(
     key="user_id",
 )
 
+_IMPRESSIONS = (
+    Column("user_id", pa.string(), True, "who saw it", "person"),
+    Column("ad_id", pa.string(), True, "what was shown", "id"),
+    Column("shown_at", TIMESTAMP, True, "when", "moment"),
+    Column("request_id", pa.string(), False, "groups the impressions shown together", "person"),
+    Column("click", pa.int8(), False, "1 clicked, 0 not", "flag", outcome=True),
+    Column("position", pa.int32(), False, "slot, 1 is the first", "number"),
+    Column("propensity", pa.float64(), False, "probability with which the logging policy showed it, in (0, 1]", "number"),
+    Column("conversion", pa.int8(), False, "1 converted, 0 not", "flag", outcome=True),
+    Column("rating", pa.float64(), False, "explicit rating", "number", outcome=True),
+    Column("dwell_seconds", pa.float64(), False, "time spent after the click", "number", outcome=True),
+    Column("scenario", pa.string(), False, "social, search, email, ...", "category"),
+    Column("query", pa.string(), False, "what the user searched for"),
+    Column("history", STRINGS, False, "ad ids clicked earlier, newest last", "ids"),
+)
 PREPARED_IMPRESSIONS = TableSpec(
     "impressions",
     (
         Column("row_id", pa.int64(), True, "number of the row over the whole prepared folder, in time order", "number"),
-        *(column for column in IMPRESSIONS.columns if column.name not in {"history", "request_id"}),
+        *(column for column in _IMPRESSIONS if column.name not in {"history", "request_id"}),
         Column("request_id", pa.string(), True, "as given, or one per (user, moment)", "person"),
         Column("ad_index", pa.int32(), True, "row of the ad in ads.parquet", "number"),
         Column("user_index", pa.int32(), True, "row of the user in users.parquet", "number"),
@@ -155,6 +173,39 @@ PREPARED_IMPRESSIONS = TableSpec(
         Column("history_length", pa.int32(), True, "clicks the user had before, not cut at H", "number"),
     ),
 )
+
+ADS = TableSpec(
+    "ads",
+    _ADS,
+    key="ad_id",
+    meaning="One row an ad that may be shown.",
+    prepared=PREPARED_ADS,
+    text=TextSpec(template="ad_template", kind="ad", language="language"),
+)
+USERS = TableSpec(
+    "users",
+    _USERS,
+    key="user_id",
+    meaning="One row a user, where more is known of users than their clicks.",
+    prepared=PREPARED_USERS,
+    text=TextSpec(template="user_template", kind="interests", language=USER_LANGUAGE),
+)
+IMPRESSIONS = TableSpec("impressions", _IMPRESSIONS, meaning="One row an ad shown once.", prepared=PREPARED_IMPRESSIONS)
+
+TABLES: tuple[TableSpec, ...] = (ADS, USERS, IMPRESSIONS)
+"""Every table that a source may give, in the order in which they are read. A new one is a line here: see docs/data.md."""
+
+
+def entity_tables() -> tuple[TableSpec, ...]:
+    """The tables beside the impressions: each is one file of the prepared folder."""
+    return tuple(spec for spec in TABLES if spec.name != IMPRESSIONS.name)
+
+
+TRUE_PROBABILITY = "true_probability"
+"""The sample generator's click probability. Kept beside the data for measuring; no model or feature may read it."""
+
+SPLITS = ("train", "valid", "test")
+
 COUNTER_PREFIX = "counter_"
 """Point-in-time counters are float32 columns of the prepared impressions named `counter_<what>`."""
 

@@ -3,8 +3,9 @@
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
+from adrec import schema
 from adrec.config.base import Config, ConfigPath, ConfigPattern
 
 
@@ -53,10 +54,21 @@ class TablesSource(Config):
     """One row an ad; None takes the ads from the impressions."""
     users: TableInput | None = None
     """One row a user; None takes the users from the impressions."""
+    tables: dict[str, TableInput] = {}
+    """Further tables of the data contract, by name (docs/data.md)."""
     ad_columns: list[str] = []
     """Wide table only: declared columns of the impressions that belong to the ad."""
     user_columns: list[str] = []
     """Wide table only: declared columns of the impressions that belong to the user."""
+
+    @field_validator("tables")
+    @classmethod
+    def _in_the_contract(cls, tables: dict[str, TableInput]) -> dict[str, TableInput]:
+        further = [spec.name for spec in schema.TABLES if spec.name not in cls.model_fields]
+        for name in tables:
+            if name not in further:
+                raise ValueError(f"{name!r} is no further table of the data contract: {', '.join(further) or 'there is none'}")
+        return tables
 
 
 class MindSource(Config):

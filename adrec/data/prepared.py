@@ -14,7 +14,7 @@ from adrec.config.preprocess import PreprocessConfig
 from adrec.data.features import FeatureSet
 from adrec.data.tables import iter_batches, parquet_schema, read_table
 from adrec.errors import ConfigError, DataError
-from adrec.schema import PREPARED_ADS, PREPARED_IMPRESSIONS, PREPARED_USERS, SPLITS, TableSpec
+from adrec.schema import ADS, PREPARED_IMPRESSIONS, SPLITS, USERS, TableSpec, entity_tables
 
 FORMAT = 1
 _RUN = "Run 'adrec preprocess' first."
@@ -24,7 +24,7 @@ def open_prepared(path: Path) -> "Prepared":
     """Open a prepared folder. Raises DataError where it is missing, half of one, or of another format version."""
     if not path.is_dir():
         raise DataError(f"{path}: no such prepared folder. {_RUN}")
-    for needed in ("manifest.json", "ads.parquet", "users.parquet"):
+    for needed in ("manifest.json", ADS.file, USERS.file):
         if not (path / needed).is_file():
             raise DataError(f"{path}: not a prepared folder, it has no {needed}. {_RUN}")
     prepared = Prepared(path)
@@ -69,19 +69,27 @@ class Prepared:
                 return list(parquet_schema(file).names)
         raise DataError(f"{self.path}: holds no impressions. {_RUN}")
 
+    def tables(self) -> tuple[TableSpec, ...]:
+        """The specs of the tables beside the impressions that the folder holds."""
+        return tuple(spec for spec in entity_tables() if (self.path / spec.file).is_file())
+
+    def table(self, spec: TableSpec) -> pa.Table:
+        """A table beside the impressions, whole: `spec.stored` and declared columns. Raises DataError where there is none."""
+        return read_table(self.path / spec.file, spec.stored)
+
     def ads(self) -> pa.Table:
         """All ads, PREPARED_ADS and declared columns; the row number is the `ad_index`."""
-        return read_table(self.path / "ads.parquet", PREPARED_ADS)
+        return self.table(ADS)
 
     def users(self) -> pa.Table:
         """All users, PREPARED_USERS and declared columns; the row number is the `user_index`."""
-        return read_table(self.path / "users.parquet", PREPARED_USERS)
+        return self.table(USERS)
 
     def counters(self) -> list[CounterSpec]:
         """The point-in-time counters of the folder, `usual` resolved; none where it does not say what it was made with."""
         if self.config is None:
             return []
-        tables = (parquet_schema(self.path / name).names for name in ("ads.parquet", "users.parquet"))
+        tables = (parquet_schema(self.path / spec.file).names for spec in (ADS, USERS))
         return resolve_counters(self.config.counters, set(self.columns).union(*tables))
 
     def split_files(self, split: str) -> list[Path]:

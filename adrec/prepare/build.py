@@ -16,8 +16,8 @@ from adrec.prepare.log.events import (
     SOURCE_COLUMNS,
     add_unlisted_users,
     build_events,
-    build_keyed,
     build_requests,
+    build_table,
     first_values,
     good,
     plain_columns,
@@ -37,6 +37,7 @@ from adrec.schema import (
     USER_LANGUAGE,
     USERS,
     TableSpec,
+    entity_tables,
 )
 from adrec.terminal import Advance
 
@@ -69,6 +70,11 @@ class Extras:
     impressions: tuple[str, ...]
     ads: tuple[str, ...]
     users: tuple[str, ...]
+
+    def of(self, table: str) -> tuple[str, ...]:
+        """None for tables that have but their contract."""
+        named: dict[str, tuple[str, ...]] = vars(self)
+        return named.get(table, ())
 
 
 def extras_of(config: PreprocessConfig) -> Extras:
@@ -112,14 +118,11 @@ class Builder:
     def build(self) -> Built:
         """Check and type every table, order the events, assign the split. Raises DataError listing every fault."""
         connection, config, built = self._connection, self._config, self._built
-        if self._raw.ads is not None:
-            self._step(note="reading the ads")
-            self._stage(self._raw.ads, ADS, "ads", self._extras.ads)
-            build_keyed(connection, "staged_ads", "ad_id", "ads")
-        if self._raw.users is not None:
-            self._step(note="reading the users")
-            self._stage(self._raw.users, USERS, "users", self._extras.users)
-            build_keyed(connection, "staged_users", "user_id", "users")
+        for spec in entity_tables():
+            if (raw := self._raw.tables.get(spec.name)) is not None:
+                self._step(note=f"reading the {spec.name}")
+                self._stage(raw, spec, spec.name, self._extras.of(spec.name))
+                build_table(connection, f"staged_{spec.name}", spec)
         self._step(note="reading the impressions")
         self._stage_impressions()
         self._refuse_faults()
@@ -138,7 +141,7 @@ class Builder:
     def _stage(self, raw: RawTable, spec: TableSpec, label: str, extra: Sequence[str], **more: Any) -> None:
         def stage() -> Staged:
             return stage_table(
-                self._connection, raw, spec, f"staged_{label}", extra=extra, private=self._privacy.wrap,
+                self._connection, raw, spec, f"staged_{label}", extra=extra, private=self._privacy.wrapper(spec),
                 nan_is_missing=self._config.validation.nan_is_missing, **more,
             )  # fmt: skip
 
@@ -150,7 +153,9 @@ class Builder:
                     raise
                 staged = stage()
             self._built.staged.append((label, staged))
-            self._built.rejected += quarantine.faults_of(self._connection, raw, staged, label, hidden=self._privacy.hidden)
+            self._built.rejected += quarantine.faults_of(
+                self._connection, raw, staged, label, hidden=self._privacy.hidden(spec)
+            )
 
     def _stage_impressions(self) -> None:
         """A wide table brings the columns of ads and users along."""

@@ -104,11 +104,8 @@ def _prepared(connection: duckdb.DuckDBPyConnection, prepared: Prepared, config:
     files = [str(file) for split in SPLITS for file in prepared.split_files(split)]
     if not files:
         raise DataError(f"{prepared.path}: holds no impressions. Run 'adrec preprocess' first.")
-    relations = {
-        "impressions": f"read_parquet([{', '.join(map(text, files))}])",
-        "ads": f"read_parquet({text(str(prepared.path / 'ads.parquet'))})",
-        "users": f"read_parquet({text(str(prepared.path / 'users.parquet'))})",
-    }
+    relations = {"impressions": f"read_parquet([{', '.join(map(text, files))}])"}
+    relations |= {spec.name: f"read_parquet({text(str(prepared.path / spec.file))})" for spec in prepared.tables()}
     tables = []
     for label, relation in relations.items():
         connection.execute(f"CREATE OR REPLACE TEMP VIEW {label} AS SELECT * FROM {relation}")

@@ -21,7 +21,7 @@ from adrec.errors import AdrecError, DataError
 from adrec.prepare.build import Built, build, extras_of, work_folder
 from adrec.prepare.log.append import CannotAppendError, Earlier, link_shards, plan_append
 from adrec.prepare.log.impressions import open_past, write_impressions
-from adrec.prepare.output.entities import TextMaker, add_queries, prepare_texts, write_ads, write_corpus, write_users
+from adrec.prepare.output.entities import TextMaker, add_queries, prepare_texts, write_corpus, write_tables
 from adrec.prepare.output.fingerprint import config_digest, describe_inputs, fingerprint
 from adrec.prepare.output.fit import fit_features, make_tokenizer
 from adrec.prepare.output.report import render_manifest
@@ -29,7 +29,7 @@ from adrec.prepare.output.summary import add_people, added, totals
 from adrec.prepare.output.writer import SplitWriter
 from adrec.prepare.sources import open_source
 from adrec.prepare.staging import quarantine
-from adrec.schema import SPLITS
+from adrec.schema import SPLITS, entity_tables
 from adrec.terminal import Terminal
 
 
@@ -139,10 +139,7 @@ def _prepare(
         step(note="rendering texts")
         maker = TextMaker(config.text)
         prepare_texts(connection)
-        counts: dict[str, int | None] = {
-            "ads": write_ads(connection, folder, maker),
-            "users": write_users(connection, folder, maker),
-        }
+        counts: dict[str, int | None] = {**write_tables(connection, folder, maker)}
         add_queries(connection, maker)
         counts["texts"] = write_corpus(connection, folder, earlier.folder / "corpus.parquet" if earlier is not None else None)
     old = earlier.manifest if earlier is not None else {}
@@ -210,7 +207,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _schemas(folder: Path) -> dict[str, dict[str, str]]:
-    files = {"ads": folder / "ads.parquet", "users": folder / "users.parquet"}
+    files = {spec.name: file for spec in entity_tables() if (file := folder / spec.file).exists()}
     for split in SPLITS:
         for file in sorted((folder / "impressions" / split).glob("*.parquet"))[:1]:
             files.setdefault("impressions", file)

@@ -10,6 +10,7 @@ import duckdb
 
 from adrec.data.engine import columns_of, name, one_row
 from adrec.errors import DataError
+from adrec.schema import TableSpec
 
 SOURCE_COLUMNS = ("source_file", "source_row", "source_order")
 
@@ -29,15 +30,17 @@ def plain_columns(connection: duckdb.DuckDBPyConnection, table: str) -> list[str
     ]
 
 
-def build_keyed(connection: duckdb.DuckDBPyConnection, staged: str, key: str, target: str) -> None:
-    """Table `target` with one row a key in source order, `<x>_index` counted from 0. Duplicate keys are a fault."""
-    index = f"{key.removesuffix('_id')}_index"
+def build_table(connection: duckdb.DuckDBPyConnection, staged: str, spec: TableSpec) -> None:
+    """Table `spec.name` of the good rows in source order, `spec.index` counted from 0. Duplicate keys are a fault."""
+    key, index, target = spec.key, spec.index, spec.name
     columns = ", ".join(name(column) for column in plain_columns(connection, staged))
     number = f"CAST(row_number() OVER (ORDER BY source_order) - 1 AS INTEGER) AS {index}"
     connection.execute(
         f"CREATE OR REPLACE TABLE {target} AS SELECT {number}, {columns} FROM {staged} "
         f"WHERE {good(connection, staged)} ORDER BY source_order"
     )
+    if key is None:
+        return
     twice = connection.execute(
         f"SELECT {key}, count(*), min(source_row), max(source_row), min(source_file), max(source_file) FROM {staged} "
         f"WHERE {good(connection, staged)} GROUP BY 1 HAVING count(*) > 1 ORDER BY 3 LIMIT 5"

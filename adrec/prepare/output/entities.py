@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from adrec.config.preprocess import TextSettings
 from adrec.data.engine import columns_of, name, stream, text
 from adrec.prepare.text.clean import fill_template, gentle, language, load_stop_words, segmented, template_columns
-from adrec.schema import ADS, PREPARED_ADS, PREPARED_USERS, USER_LANGUAGE, USERS, TableSpec
+from adrec.schema import TableSpec, TextSpec, entity_tables
 
 _TEXTS = pa.schema([("kind", pa.string()), ("text", pa.string()), ("segmented", pa.string()), ("language", pa.string())])
 
@@ -47,15 +47,10 @@ def spoken(texts: pa.Array, tongue: pa.Array) -> pa.Array:
     return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), tongue)
 
 
-def write_ads(connection: duckdb.DuckDBPyConnection, folder: Path, maker: TextMaker) -> int:
-    """ads.parquet from table `ads`. Returns the number of ads."""
-    return _write(connection, folder / "ads.parquet", "ads", ADS, PREPARED_ADS, maker, maker.settings.ad_template, "ad")
-
-
-def write_users(connection: duckdb.DuckDBPyConnection, folder: Path, maker: TextMaker) -> int:
-    """users.parquet from table `users`. Returns the number of users."""
-    template = maker.settings.user_template
-    return _write(connection, folder / "users.parquet", "users", USERS, PREPARED_USERS, maker, template, "interests")
+def write_tables(connection: duckdb.DuckDBPyConnection, folder: Path, maker: TextMaker) -> dict[str, int]:
+    """A file of the prepared folder for each table beside the impressions that there is. Returns their rows."""
+    present = {table for (table,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+    return {spec.name: _write(connection, folder, spec, maker) for spec in entity_tables() if spec.name in present}
 
 
 def add_queries(connection: duckdb.DuckDBPyConnection, maker: TextMaker) -> None:
@@ -113,33 +108,31 @@ def canonical(batch: pa.RecordBatch, spec: TableSpec) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, names=names)
 
 
-def _write(
-    connection: duckdb.DuckDBPyConnection,
-    path: Path,
-    table: str,
-    raw: TableSpec,
-    prepared: TableSpec,
-    maker: TextMaker,
-    template: str,
-    kind: str,
-) -> int:
-    index = f"{(raw.key or '').removesuffix('_id')}_index"
-    columns = [column for column in columns_of(connection, table) if column != index]
-    query = f"SELECT {', '.join(name(column) for column in columns)} FROM {table} ORDER BY {index}"
+def _write(connection: duckdb.DuckDBPyConnection, folder: Path, spec: TableSpec, maker: TextMaker) -> int:
+    columns = [column for column in columns_of(connection, spec.name) if column != spec.index]
+    query = f"SELECT {', '.join(name(column) for column in columns)} FROM {spec.name} ORDER BY {spec.index}"
 
     def batches() -> Iterator[pa.RecordBatch]:
         for batch in stream(connection.cursor(), query):
-            whole, words, tongue = maker.render(template, batch)
-            _insert_texts(connection, kind, whole, words, tongue)
-            made = {"text": whole, "segmented": words}
-            if USER_LANGUAGE not in prepared:
-                made["language"] = tongue
-            elif USER_LANGUAGE not in batch.schema.names:  # else the log itself knows better
-                made[USER_LANGUAGE] = spoken(whole, tongue)
+            made = _texts(connection, spec.stored, spec.text, maker, batch) if spec.text is not None else {}
             kept = {column: batch.column(column) for column in batch.schema.names if column not in made}
-            yield canonical(pa.RecordBatch.from_pydict(kept | made), prepared)
+            yield canonical(pa.RecordBatch.from_pydict(kept | made), spec.stored)
 
-    return write_batches(path, batches())
+    return write_batches(folder / spec.file, batches())
+
+
+def _texts(
+    connection: duckdb.DuckDBPyConnection, stored: TableSpec, spec: TextSpec, maker: TextMaker, batch: pa.RecordBatch
+) -> dict[str, pa.Array]:
+    """Text, words and language of the rows by column; the texts join the corpus."""
+    whole, words, tongue = maker.render(getattr(maker.settings, spec.template), batch)
+    _insert_texts(connection, spec.kind, whole, words, tongue)
+    made = {"text": whole, "segmented": words}
+    if stored[spec.language].required:
+        made[spec.language] = tongue
+    elif spec.language not in batch.schema.names:  # else the log itself knows better
+        made[spec.language] = spoken(whole, tongue)
+    return made
 
 
 def write_batches(path: Path, batches: Iterator[pa.RecordBatch], *, on_rows: Callable[[int], None] | None = None) -> int:

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from adrec import schema
 from adrec.config.sources import Scalar
+from adrec.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -40,20 +42,40 @@ class RawTable:
         return not plain.endswith((".parquet", ".jsonl", ".ndjson", ".json"))
 
 
-@dataclass(frozen=True)
 class RawTables:
-    """The tables of a source. `ads` or `users` None: they are taken from the impressions.
+    """The tables of a source, by their name in `schema.TABLES`. Ads or users that are not there come from the impressions."""
 
-    `can_skip`: the source can be opened without its first files of impressions, so that new days may be appended.
-    """
+    def __init__(self, *, can_skip: bool = False, **tables: RawTable | None) -> None:
+        """`can_skip`: the source can be opened without its first files of impressions, so that new days may be appended.
 
-    impressions: RawTable
-    ads: RawTable | None = None
-    users: RawTable | None = None
-    can_skip: bool = False
+        Raises DataError where there are no impressions, or a table that no spec describes.
+        """
+        known = {spec.name for spec in schema.TABLES}
+        unknown = [table for table in tables if table not in known]
+        if unknown or tables.get("impressions") is None:
+            what = f"gives a table '{unknown[0]}'" if unknown else "gives no impressions"
+            raise DataError(f"source: {what}. Tables: {', '.join(sorted(known))}.")
+        self.can_skip = can_skip
+        self.tables: dict[str, RawTable] = {
+            spec.name: table for spec in schema.TABLES if (table := tables.get(spec.name)) is not None
+        }
+
+    @property
+    def impressions(self) -> RawTable:
+        """The log."""
+        return self.tables["impressions"]
+
+    @property
+    def ads(self) -> RawTable | None:
+        """None: the impressions carry the ads."""
+        return self.tables.get("ads")
+
+    @property
+    def users(self) -> RawTable | None:
+        """None: the impressions carry the users."""
+        return self.tables.get("users")
 
     @property
     def files(self) -> dict[str, tuple[Path, ...]]:
         """Every input file by table, for fingerprints."""
-        tables = {"ads": self.ads, "users": self.users, "impressions": self.impressions}
-        return {label: table.files for label, table in tables.items() if table is not None}
+        return {label: table.files for label, table in self.tables.items()}

@@ -11,12 +11,10 @@ from adrec.prepare.sources.files import find_files, read_files
 
 def open_tables(connection: duckdb.DuckDBPyConnection, config: TablesSource, skip: int = 0) -> RawTables:
     """Views over the tables of `config`. Raises DataError for files or mapped columns that are not there."""
-    return RawTables(
-        impressions=open_table(connection, "raw_impressions", config.impressions, skip),
-        ads=open_table(connection, "raw_ads", config.ads) if config.ads is not None else None,
-        users=open_table(connection, "raw_users", config.users) if config.users is not None else None,
-        can_skip=True,
-    )
+    named = {"ads": config.ads, "users": config.users, **config.tables}
+    others = {label: open_table(connection, f"raw_{label}", table) for label, table in named.items() if table is not None}
+    impressions = open_table(connection, "raw_impressions", config.impressions, skip)
+    return RawTables(impressions=impressions, **others, can_skip=True)
 
 
 def open_table(connection: duckdb.DuckDBPyConnection, view: str, table: TableInput, skip: int = 0) -> RawTable:

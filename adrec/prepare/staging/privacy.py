@@ -6,6 +6,7 @@ can neither be reversed nor be recomputed from a list of known ids.
 
 import hashlib
 import os
+from collections.abc import Callable
 from typing import Any
 
 import duckdb
@@ -13,8 +14,8 @@ import duckdb
 from adrec.config.preprocess import PrivacySettings, Quasi
 from adrec.data.engine import columns_of, name, one_row, text
 from adrec.errors import ConfigError, DataError
+from adrec.schema import Role, TableSpec
 
-PSEUDONYMS = ("user_id", "request_id")
 _SHORTEST_KEY = 16
 _BLOCK = 64
 _EMAIL = r"[A-Za-z0-9._%+\-]+@[A-Za-z0-9.\-]+\.[A-Za-z]{2,}"
@@ -23,7 +24,6 @@ _PHONE = (
     r"|\(\d{2,4}\)[ .\-]?\d{3,4}[ .\-]?\d{4}\b"  # (010) 65529988
     r"|(?:\+86[ \-]?)?\b1[3-9]\d{9}\b|\+\d{8,15}\b"  # 13812345678, +4915112345678
 )
-_NOT_FREE_TEXT = {"user_id", "ad_id", "request_id", "advertiser_id", "image", "scenario", "source_file"}
 
 
 class Privacy:
@@ -40,23 +40,24 @@ class Privacy:
             connection.execute("SET VARIABLE adrec_inner = ?", [bytes(byte ^ 0x36 for byte in padded)])
             connection.execute("SET VARIABLE adrec_outer = ?", [bytes(byte ^ 0x5C for byte in padded)])
 
-    @property
-    def hidden(self) -> tuple[str, ...]:
-        """Columns whose values no message may show."""
-        return PSEUDONYMS if self._settings.pseudonymise else ()
+    def hidden(self, spec: TableSpec) -> tuple[str, ...]:
+        """Columns of a table whose values no message may show."""
+        return tuple(column.name for column in spec.columns if column.role == "person" and self._settings.pseudonymise)
 
-    def wrap(self, column: str, sql: str, kind: str) -> str:
-        """SQL of the value that may be kept. Null stays null."""
-        if column in PSEUDONYMS and self._settings.pseudonymise:
+    def wrapper(self, spec: TableSpec) -> Callable[[str, str, str], str]:
+        """`wrap(column, sql, type)`: SQL of the value of a table's column that may be kept. Null stays null."""
+        roles: dict[str, Role] = {column.name: column.role for column in spec.columns} | {"source_file": "id"}
+        return lambda column, sql, kind: self._wrapped(roles.get(column, "text"), sql, kind)
+
+    def _wrapped(self, role: Role, sql: str, kind: str) -> str:
+        if role == "person" and self._settings.pseudonymise:
             inner = f"unhex(sha256(getvariable('adrec_inner') || encode({sql})))"
             return f"sha256(getvariable('adrec_outer') || {inner})"
-        if not self._settings.mask_contacts or column in _NOT_FREE_TEXT:
+        if role != "text" or not self._settings.mask_contacts:
             return sql
         if kind == "VARCHAR":
             return _masked(sql)
-        if kind == "VARCHAR[]" and column != "history":
-            return f"list_transform({sql}, lambda item: {_masked('item')})"
-        return sql
+        return f"list_transform({sql}, lambda item: {_masked('item')})" if kind == "VARCHAR[]" else sql
 
 
 def load_key(settings: PrivacySettings) -> bytes:

@@ -13,6 +13,7 @@ from raw_worlds import prepare, rows, tables, world, write
 from adrec.config.preprocess import PrivacySettings, Quasi
 from adrec.errors import ConfigError, DataError
 from adrec.prepare.staging.privacy import Privacy, protect_users
+from adrec.schema import USERS
 
 KEY = "correct horse battery staple"
 
@@ -77,7 +78,7 @@ def test_hmac_is_the_standard_one(tmp_path, key):
     file.write_text(key + "\n")
     with duckdb.connect() as connection:
         privacy = Privacy(connection, PrivacySettings(pseudonymise=True, key_file=file))
-        sql = privacy.wrap("user_id", "v", "VARCHAR")
+        sql = privacy.wrapper(USERS)("user_id", "v", "VARCHAR")
         found = connection.execute(f"SELECT v, {sql} FROM (VALUES ('u1'), ('用户'), (''), (NULL)) t(v)").fetchall()
     for value, pseudonym in found:
         expected = None if value is None else hmac.new(key.encode(), value.encode(), hashlib.sha256).hexdigest()

@@ -1,0 +1,113 @@
+"""A table beside the three comes from its spec alone: input, checks, privacy, prepared folder, inspect."""
+
+import pyarrow as pa
+import pytest
+from pydantic import ValidationError
+from raw_worlds import config, prepare, world, write
+
+from adrec import schema
+from adrec.config.inspect import InspectConfig
+from adrec.errors import DataError
+from adrec.schema import Column, TableSpec, TextSpec
+from adrec.stages.inspect import run as inspect
+from adrec.terminal import Terminal
+
+ENTITIES = TableSpec(
+    "entities",
+    (
+        Column("entity_id", pa.string(), True, "identifier, unique", "id"),
+        Column("name", pa.string(), True, "what people call it"),
+        Column("owner_id", pa.string(), False, "who keeps it", "person"),
+        Column("founded_at", schema.TIMESTAMP, False, "when it began", "moment"),
+        Column("followers", pa.int32(), False, "people who follow it", "number"),
+    ),
+    key="entity_id",
+    meaning="One row a company, place or person that texts speak of.",
+)
+ROWS = pa.table(
+    {
+        "entity_id": ["007", "2024-01-02T10:00:00", "320_50"],
+        "label": ["Café, Ltd.", "write to b@x.org", "跑鞋"],
+        "owner_id": ["o1", None, "o1"],
+        "founded_at": pa.array([0, None, 86_400_000_000], schema.TIMESTAMP),
+        "followers": [12, None, 0],
+    }
+)
+
+
+@pytest.fixture
+def entities(tmp_path, monkeypatch):
+    """Config of a source that gives entities too, as CSV."""
+    monkeypatch.setattr(schema, "TABLES", (*schema.TABLES, ENTITIES))
+    world(tmp_path)
+    write(ROWS, tmp_path / "entities.csv")
+    source = config(tmp_path).source.model_dump(mode="json")
+    return {**source, "tables": {"entities": {"files": "entities.csv", "columns": {"name": "label"}}}}
+
+
+def test_from_csv_to_the_prepared_folder_and_inspect(tmp_path, entities):
+    prepared, result = prepare(tmp_path, source=entities)
+    table = prepared.table(ENTITIES)
+    assert table.schema.names == list(ENTITIES.names)
+    assert table["entity_id"].to_pylist() == ROWS["entity_id"].to_pylist()
+    assert table["name"].to_pylist() == ROWS["label"].to_pylist()
+    assert [table.schema.field(column.name).type for column in ENTITIES.columns] == [column.type for column in ENTITIES.columns]
+    assert table["founded_at"].to_pylist() == ROWS["founded_at"].to_pylist()
+    assert result.manifest["entities"] == 3
+    assert result.manifest["source_rows"]["entities"] == {"rows": 3, "rejected": 0}
+    assert set(result.manifest["schema"]["entities"]) == set(ENTITIES.names)
+    assert {item["table"] for item in result.manifest["inputs"]} == {"ads", "users", "impressions", "entities"}
+    views = {view.name: view for view in inspect(InspectConfig(path=prepared.path), Terminal(quiet=True)).tables}
+    assert views["entities"].rows == 3
+    assert [column.name for column in views["entities"].columns] == list(ENTITIES.names)
+
+
+def test_privacy_goes_by_role(tmp_path, entities, monkeypatch):
+    monkeypatch.setenv("ADREC_PRIVACY_KEY", "k" * 16)
+    prepared, _ = prepare(tmp_path, source=entities, privacy={"pseudonymise": True, "mask_contacts": True})
+    table = prepared.table(ENTITIES)
+    first, missing, third = table["owner_id"].to_pylist()
+    assert missing is None
+    assert first == third
+    assert len(first) == 64
+    assert table["entity_id"].to_pylist() == ROWS["entity_id"].to_pylist()
+    assert table["name"].to_pylist()[1] == "write to [EMAIL]"
+
+
+def test_its_texts_join_the_corpus_where_it_says_so(tmp_path, entities, monkeypatch):
+    made = (Column("text", pa.string(), True), Column("segmented", pa.string(), True), Column("tongue", pa.string(), True))
+    spec = TableSpec(
+        "entities", ENTITIES.columns, "entity_id", text=TextSpec("ad_template", "entity", "tongue"),
+        prepared=TableSpec("entities", (*ENTITIES.columns, *made), "entity_id"),
+    )  # fmt: skip
+    monkeypatch.setattr(schema, "TABLES", (*schema.TABLES[:3], spec))
+    prepared, _ = prepare(tmp_path, source=entities, text={"ad_template": "{title}{name}"})
+    assert prepared.table(spec)["text"].to_pylist() == ROWS["label"].to_pylist()
+    assert prepared.table(spec)["tongue"].to_pylist() == ["en", "en", "zh"]
+    corpus = prepared.corpus()
+    assert set(corpus.filter(pa.compute.equal(corpus["kind"], "entity"))["text"].to_pylist()) == set(ROWS["label"].to_pylist())
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        ({"entity_id": ["a", "b", "a"]}, "entities.csv: column 'entity_id', row 1: 'a' occurs again in row 3"),
+        ({"founded_at": ["1", "x", "2"]}, "entities.csv: column 'founded_at', row 2: 'x' is not a timestamp"),
+        ({"followers": ["1", "2", "3.5"]}, "entities.csv: column 'followers', row 3: '3.5' is not a number of its range"),
+    ],
+)
+def test_its_faults_are_told_like_those_of_the_others(tmp_path, entities, cells, words):
+    table = ROWS
+    for column, values in cells.items():
+        table = table.set_column(table.column_names.index(column), column, pa.array(values))
+    write(table, tmp_path / "entities.csv")
+    with pytest.raises(DataError) as fault:
+        prepare(tmp_path, source=entities)
+    assert words in str(fault.value)
+
+
+def test_a_table_without_a_spec_is_refused(tmp_path):
+    world(tmp_path)
+    source = config(tmp_path).source.model_dump(mode="json")
+    with pytest.raises(ValidationError, match="'entities' is no further table of the data contract"):
+        config(tmp_path, source={**source, "tables": {"entities": {"files": "entities.csv"}}})
