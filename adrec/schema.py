@@ -5,6 +5,7 @@ user's earlier clicks, newest last.
 """
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 import pyarrow as pa
@@ -30,6 +31,8 @@ class Column:
     role: Role = "text"
     outcome: bool = False
     """whether it is known only after the ad was shown: a label, never a feature"""
+    bounds: tuple[float, float] | None = None
+    """least and greatest value of a number that a command writes"""
 
 
 @dataclass(frozen=True)
@@ -216,10 +219,10 @@ SCORED = TableSpec(
         Column("user_id", pa.string(), True, "who", "person"),
         Column("ad_id", pa.string(), True, "what", "id"),
         Column("logit", pa.float32(), True, "raw output of the model", "number"),
-        Column("score", pa.float32(), True, "calibrated click probability, in [0, 1]", "number"),
+        Column("score", pa.float32(), True, "calibrated click probability, in [0, 1]", "number", bounds=(0, 1)),
         Column("cold_ad", pa.bool_(), False, "the ad had no impression in training", "flag"),
         Column("cold_user", pa.bool_(), False, "the user had no impression in training", "flag"),
-        Column("history_length", pa.int32(), False, "clicks known before shown_at", "number"),
+        Column("history_length", pa.int32(), False, "clicks known before shown_at", "number", bounds=(0, inf)),
     ),
 )
 BASELINE_PREFIX = "baseline_"
@@ -231,13 +234,13 @@ RANKED = TableSpec(
         Column("user_id", pa.string(), True, "for whom", "person"),
         Column("request_id", pa.string(), True, "for which request (the user id where users are ranked)", "person"),
         Column("ad_id", pa.string(), True, "what to show", "id"),
-        Column("rank", pa.int32(), True, "1-based within the request", "number"),
-        Column("score", pa.float32(), True, "calibrated click probability", "number"),
+        Column("rank", pa.int32(), True, "1-based within the request", "number", bounds=(1, inf)),
+        Column("score", pa.float32(), True, "calibrated click probability, in [0, 1]", "number", bounds=(0, 1)),
         Column(
             "value", pa.float64(), True, "what the ranking orders by: score, score x bid, or a weighted sum of tasks", "number"
         ),
         Column("price", pa.float64(), False, "second price per click", "number"),
-        Column("propensity", pa.float64(), False, "probability with which the policy showed this ad here", "number"),
+        Column("propensity", pa.float64(), False, "probability with which the policy showed it here", "number", bounds=(0, 1)),
         Column("reason", pa.string(), True, "one plain sentence"),
     ),
 )

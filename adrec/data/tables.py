@@ -152,7 +152,7 @@ def parquet_schema(file: Path) -> pa.Schema:
         raise DataError(f"{file}: not a whole Parquet file ({_first_line(error)}). Write the file again.") from None
 
 
-def check_schema(schema: pa.Schema, spec: TableSpec, *, where: str) -> None:
+def check_schema(schema: pa.Schema, spec: TableSpec, *, where: str, cure: str = "Run 'adrec preprocess' first.") -> None:
     """Raise DataError listing every missing column and wrong type of `schema` against `spec`, a line each."""
     faults = []
     for column in spec.columns:
@@ -164,10 +164,7 @@ def check_schema(schema: pa.Schema, spec: TableSpec, *, where: str) -> None:
             continue
         found = schema.field(index).type
         if not _same_type(found, column.type):
-            faults.append(
-                f"{where}: column '{column.name}' is {_type_name(found)}, expected {_type_name(column.type)}."
-                " Run 'adrec preprocess' first."
-            )
+            faults.append(f"{where}: column '{column.name}' is {_type_name(found)}, expected {_type_name(column.type)}. {cure}")
     if faults:
         raise DataError("\n".join(faults))
 

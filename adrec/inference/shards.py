@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import torch
 
 from adrec.config.score import ScoreConfig
+from adrec.data.checks import check_rows
 from adrec.data.device import resolve_device, use_threads
 from adrec.data.tables import write_aside
 from adrec.errors import ResourceError
@@ -27,7 +28,10 @@ from adrec.inference.ahead import ahead
 from adrec.inference.onnx.backend import predictor_of
 from adrec.inference.predictor import with_scores
 from adrec.inference.score_source import open_source
+from adrec.schema import SCORED
 from adrec.terminal import Terminal
+
+_CURE = "The bundle gives that: nothing was written. Look at the row's inputs, or train again with 'adrec finetune'."
 
 
 def part_path(work: Path, number: int) -> Path:
@@ -53,6 +57,8 @@ class ShardScorer:
             with parquet_writer(aside, first.schema) as writer:
                 table: pa.Table | None = first
                 while table is not None:
+                    first_row = number * self.config.shard_rows + rows
+                    check_rows(table, SCORED, where=str(self.config.output), cure=_CURE, first_row=first_row)
                     writer.write_table(table)
                     rows += table.num_rows
                     table = next(tables, None)

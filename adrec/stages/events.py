@@ -11,9 +11,10 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from adrec.config.serve import EventsConfig
+from adrec.data.checks import check_rows
 from adrec.data.tables import write_aside, write_table
 from adrec.errors import DataError
-from adrec.schema import TIMESTAMP
+from adrec.schema import SCORED, TIMESTAMP
 from adrec.serve.store import Event, Store, open_store
 from adrec.terminal import Terminal
 
@@ -95,6 +96,7 @@ def run(config: EventsConfig, terminal: Terminal) -> EventsResult:
             "arm": pc.fill_null(rows["arm"], "a"),
         }
     )
+    check_rows(table, SCORED, where=str(config.output), cure="The server recorded that: send scores as /v1/rank tells them.")
     with write_aside(config.output) as aside:
         write_table(table, aside)
     by_arm = table.group_by("arm").aggregate([("click", "count"), ("click", "sum")]).sort_by("arm")

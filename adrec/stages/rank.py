@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from adrec.bundle import open_bundle
 from adrec.config.rank import Policy, RankConfig
+from adrec.data.checks import check_rows
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.tables import file_facts, iter_batches, open_dataset, read_table, write_aside, write_table
 from adrec.errors import DataError
@@ -31,8 +32,12 @@ from adrec.inference.lists.requests import REQUESTS, blocks, split_requests, tab
 from adrec.inference.lists.why import Told, tell
 from adrec.inference.predictor import Catalogs, Predictor
 from adrec.inference.rows import History, with_new_users
-from adrec.schema import ADS, SPLITS, USERS
+from adrec.schema import ADS, RANKED, SPLITS, USERS
 from adrec.terminal import Terminal
+
+_CURE = (
+    "The ranking gives that: nothing more was written. Look at the ad's bid and inputs, or train again with 'adrec finetune'."
+)
 
 
 @dataclass
@@ -108,6 +113,7 @@ def run(config: RankConfig, terminal: Terminal) -> "RankResult | Told":
         parts = _parts(_blocks(config, prepared, skip=done), config, ranker, done, total, advance, result)
         for number, (table, count) in enumerate(parts, start=_finished(work)):
             done += count
+            check_rows(table, RANKED, where=str(config.output), cure=_CURE, first_row=result.shown - table.num_rows)
             _save_part(work, number, table, ranker, done, result)
     _assemble(work, config.output, result)
     result.recall = ranker.finder.recall

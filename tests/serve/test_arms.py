@@ -18,6 +18,7 @@ from adrec.config.serve import Challenger, EventsConfig
 from adrec.errors import DataError
 from adrec.serve.app import create_app
 from adrec.serve.arms import arm_of
+from adrec.serve.store import Event, open_store
 from adrec.stages import evaluate, events, finetune
 from adrec.terminal import Terminal
 
@@ -124,6 +125,16 @@ def test_arms_answer_by_their_own_bundle_and_evaluate_reads_what_was_served(fold
 def test_events_without_what_the_list_said_are_told(tmp_path):
     with pytest.raises(DataError, match="no impression carries the request_id"):
         events.run(EventsConfig(store=tmp_path / "store.sqlite", output=tmp_path / "served.parquet"), QUIET)
+
+
+def test_a_recorded_score_that_is_no_probability_is_told(tmp_path):
+    config = EventsConfig(store=tmp_path / "store.sqlite", output=tmp_path / "served.parquet")
+    store = open_store(config)
+    store.record([Event("u1", "a1", "impression", 10, request_id="r1", position=1, score=1.5)])
+    store.close()
+    with pytest.raises(DataError, match=r"served.parquet: column 'score', row 1: 1.5 is not from 0 to 1. The server recorded"):
+        events.run(config, QUIET)
+    assert not config.output.exists()
 
 
 def test_a_challenger_that_is_no_bundle_stops_the_start(folder, tmp_path):

@@ -13,6 +13,7 @@ from worlds import make_bundle, make_world
 from adrec.config.rank import RankConfig
 from adrec.data.prepared import open_prepared
 from adrec.errors import DataError
+from adrec.inference.lists.ranker import Ranker
 from adrec.inference.predictor import Predictor
 from adrec.stages import rank
 from adrec.terminal import Terminal
@@ -165,6 +166,22 @@ def test_a_table_of_requests_gives_the_same_lists(world, ranked, tmp_path):
     again = pl.read_parquet(tmp_path / "out.parquet")
     assert again["ad_id"].equals(ranked[0]["ad_id"])
     assert np.allclose(again["score"], ranked[0]["score"], atol=1e-6)
+
+
+def test_a_value_that_is_none_is_one_line_and_no_file(world, tmp_path, monkeypatch):
+    whole = Ranker.table
+
+    def poisoned(self, block):
+        table = whole(self, block)
+        return table.set_column(table.column_names.index("value"), "value", pa.array(np.full(len(table), np.inf)))
+
+    monkeypatch.setattr(Ranker, "table", poisoned)
+    output = tmp_path / "ranked.parquet"
+    with pytest.raises(DataError) as fault:
+        rank.run(config_of(world, output), Terminal(quiet=True))
+    assert str(fault.value).startswith(f"{output}: column 'value', row 1: inf is not a finite number. The ranking gives that")
+    assert "\n" not in str(fault.value)
+    assert not output.exists()
 
 
 def test_requests_out_of_order_are_refused(world, tmp_path):

@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +16,7 @@ from worlds import make_bundle, make_world
 from adrec.config.score import ScoreConfig
 from adrec.data.prepared import open_prepared
 from adrec.errors import BundleError, DataError
+from adrec.inference.predictor import with_scores
 from adrec.inference.shards import part_path
 from adrec.stages import score
 from adrec.terminal import Terminal
@@ -44,6 +46,23 @@ def test_several_workers_give_what_one_gives(world, expected, tmp_path):
     assert result.rows == expected.num_rows
     assert (tmp_path / "s.parquet").read_bytes() == (world / "scored.parquet").read_bytes()
     assert [file.name for file in tmp_path.iterdir()] == ["s.parquet"]
+
+
+def test_a_score_that_is_none_is_one_line_and_no_file(world, tmp_path, monkeypatch):
+    """Row 200 of the split, which is in the second shard."""
+
+    def poisoned(table, *others):
+        logit = (table := with_scores(table, *others))["logit"].to_numpy().copy()
+        logit[table["row_id"].to_numpy() == 199] = np.nan
+        return table.set_column(table.column_names.index("logit"), "logit", pa.array(logit))
+
+    monkeypatch.setattr("adrec.inference.shards.with_scores", poisoned)
+    output = tmp_path / "s.parquet"
+    with pytest.raises(DataError) as fault:
+        score.run(config_of(world, output), Terminal(quiet=True))
+    assert str(fault.value).startswith(f"{output}: column 'logit', row 200: nan is not a finite number. The bundle gives that")
+    assert "\n" not in str(fault.value)
+    assert not output.exists()
 
 
 @pytest.mark.slow
