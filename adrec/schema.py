@@ -207,6 +207,18 @@ def entity_tables() -> tuple[TableSpec, ...]:
 TRUE_PROBABILITY = "true_probability"
 """The sample generator's click probability. Kept beside the data for measuring; no model or feature may read it."""
 
+ROW_NAMES = ("row_id", "source_row", "source_order", "request_id")
+"""Columns that name a row or a request: they say nothing about the next one, and may give its place in the log away."""
+
+OUTCOMES = (
+    *IMPRESSIONS.outcomes,
+    *("clicked_at", "converted_at", "impressions", "clicks", "conversions"),
+    *ROW_NAMES,
+    TRUE_PROBABILITY,
+)
+"""Columns of the impressions that no feature, calendar or counter's `by` may read: what happened after the ad was shown, by
+its usual names (also the counts of a log of counts), and names of rows."""
+
 SPLITS = ("train", "valid", "test")
 
 COUNTER_PREFIX = "counter_"

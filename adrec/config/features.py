@@ -1,12 +1,14 @@
 """Declarations of fitted features, point-in-time counters and history. Sections of the preprocess config."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from fnmatch import filter as matching
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from adrec.config.base import Config
+from adrec.schema import TRUE_PROBABILITY
 
 
 def _column_shorthand(value: Any) -> Any:
@@ -116,12 +118,45 @@ class FeatureSpec(Config):
     calendar: CalendarFeature | None = None
     """Calendar inputs from a timestamp."""
 
+    @property
+    def columns(self) -> list[tuple[str, str]]:
+        """Every declared column or pattern, with the key that declares it."""
+        groups: dict[str, list[Any]] = {
+            "numeric": self.numeric,
+            "categorical": self.categorical,
+            "hashed": self.hashed,
+            "lists": self.lists,
+        }
+        named = [(key, item.column) for key, items in groups.items() for item in items]
+        return named + ([("calendar", self.calendar.column)] if self.calendar is not None else [])
+
+    def refused(self, outcomes: Collection[str]) -> Iterator[str]:
+        """A line for each declaration that would read one of `outcomes`."""
+        for key, column in self.columns:
+            if column in outcomes:
+                yield f"{key}: '{column}' {NOT_A_FEATURE}"
+            elif key == "numeric" and is_pattern(column) and (taken := matching(sorted(outcomes), column)):
+                yield (
+                    f"{key}: the pattern '{column}' would take {', '.join(taken)}, known only after the ad was shown or naming "
+                    "a row; write a narrower one, such as counter_*"
+                )
+
     @model_validator(mode="after")
     def _no_oracle(self) -> "FeatureSpec":
-        named = [item.column for group in (self.numeric, self.categorical, self.hashed, self.lists) for item in group]
-        if "true_probability" in named:
-            raise ValueError("true_probability is the sample's oracle and may not be a feature")
+        if TRUE_PROBABILITY in {column for _, column in self.columns}:
+            raise ValueError(f"{TRUE_PROBABILITY} is the sample's oracle and may not be a feature")
         return self
+
+
+NOT_A_FEATURE = (
+    "is known only after the ad was shown, or names a row: it may not be a feature. Leave it out; if your column means "
+    "something else, give it another name with `columns` in the source"
+)
+
+
+def is_pattern(column: str) -> bool:
+    """Whether a declared column stands for every matching one."""
+    return any(sign in column for sign in "*?[")
 
 
 Measure = Literal["impressions", "clicks", "rate", "conversions", "conversion_rate", "hours_since_first"]

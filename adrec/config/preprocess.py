@@ -3,11 +3,12 @@
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from adrec.config.base import Config, ConfigPath, EncoderReference, StageConfig
-from adrec.config.features import Counters, FeatureSpec, HistoryConfig
-from adrec.config.sources import Source
+from adrec.config.features import NOT_A_FEATURE, Counters, FeatureSpec, HistoryConfig
+from adrec.config.sources import Source, TablesSource
+from adrec.schema import OUTCOMES
 
 
 def _in_utc(moment: datetime) -> datetime:
@@ -222,3 +223,50 @@ class PreprocessConfig(StageConfig):
     """Threads of the joins; 0 takes all cores."""
     rows_per_shard: int = Field(1_000_000, ge=1)
     """Rows of an output file; it ends with a whole request."""
+
+    # Fields are checked in their order: what these read stands above.
+    @field_validator("ad_columns", "user_columns")
+    @classmethod
+    def _describes_the_ad(cls, columns: list[str], info: ValidationInfo) -> list[str]:
+        table = str(info.field_name).removesuffix("_columns") + "s"
+        found = sorted(set(columns) & set(OUTCOMES)) if _from_impressions(info, table) else []
+        if found:
+            raise ValueError(f"'{found[0]}' {NOT_A_FEATURE}")
+        return columns
+
+    @field_validator("counters")
+    @classmethod
+    def _counts_by_what_is_known(cls, counters: Counters, info: ValidationInfo) -> Counters:
+        outcomes = _outcomes(info)
+        for number, spec in enumerate(counters):
+            found = [column for column in spec.by if column in outcomes] if spec != "usual" else []
+            if found:
+                raise ValueError(f"counter {number + 1}, by: '{found[0]}' {NOT_A_FEATURE}")
+        return counters
+
+    @field_validator("features")
+    @classmethod
+    def _known_when_shown(cls, features: Features, info: ValidationInfo) -> Features:
+        outcomes = _outcomes(info)
+        tables = {"impressions": features.impressions, "ads": features.ads, "users": features.users}
+        faults = [
+            f"{table}.{fault}"
+            for table, spec in tables.items()
+            if table == "impressions" or _from_impressions(info, table)
+            for fault in spec.refused(outcomes)
+        ]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return features
+
+
+def _outcomes(info: ValidationInfo) -> set[str]:
+    """OUTCOMES, and the columns that hold the moments of outcomes in this log."""
+    history = info.data.get("history") or HistoryConfig()
+    return {*OUTCOMES, *(column for column in (history.clicked_at, history.converted_at) if column is not None)}
+
+
+def _from_impressions(info: ValidationInfo, table: str) -> bool:
+    """Whether `ads` or `users` are taken from the impressions, so that an outcome could get into them."""
+    source = info.data.get("source")
+    return isinstance(source, TablesSource) and getattr(source, table) is None

@@ -22,7 +22,7 @@ from adrec.prepare.log.events import (
     good,
     plain_columns,
 )
-from adrec.prepare.log.splits import assign, refuse_time_travel
+from adrec.prepare.log.splits import assign, refuse_empty, refuse_time_travel
 from adrec.prepare.sources import RawTable, RawTables
 from adrec.prepare.sources.malformed import set_lines_aside
 from adrec.prepare.staging import quarantine
@@ -133,6 +133,8 @@ class Builder:
         build_events(connection, "staged_impressions", assignment.part, self._carried(), assignment.joins)
         if not built.bad_rows("impressions"):
             connection.execute("DROP TABLE staged_impressions")
+        before = self._earlier.manifest["splits"] if self._earlier is not None else {}
+        refuse_empty(connection, config.split, {name: counts["rows"] for name, counts in before.items()})
         refuse_time_travel(connection, config.split)
         if self._earlier is not None:
             check_events(connection, self._earlier)

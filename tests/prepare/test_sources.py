@@ -13,6 +13,7 @@ from adrec.data.engine import open_memory_engine
 from adrec.errors import AdrecError, DataError
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
+ALL = {"method": "time", "valid_fraction": 0, "test_fraction": 0}
 PLAIN = {"counters": [], "features": {}, "split": {"method": "time", "valid_fraction": 0, "test_fraction": 0.3}}
 
 
@@ -68,7 +69,7 @@ def test_recbole_atomic_files(tmp_path):
     prepared, _ = prepare(
         tmp_path,
         source=source,
-        **{**PLAIN, "features": {"users": {"numeric": ["age"], "categorical": ["gender"]}}},
+        **{**PLAIN, "split": ALL, "features": {"users": {"numeric": ["age"], "categorical": ["gender"]}}},
         ad_columns=["release_year"],
     )
     table = rows(prepared)
@@ -89,7 +90,11 @@ def test_open_bandit_files(tmp_path):
     (tmp_path / "all.csv").write_text("\n".join(log) + "\n")
     items = [",item_id,item_feature_0,item_feature_1", "0,0,-0.5,red", "1,1,0.7,blue"]
     (tmp_path / "item_context.csv").write_text("\n".join(items) + "\n")
-    prepared, _ = prepare(tmp_path, source={"format": "open_bandit", "folder": str(tmp_path)}, **PLAIN, keep=["user_feature_3"])
+    prepared, _ = prepare(
+        tmp_path,
+        source={"format": "open_bandit", "folder": str(tmp_path)},
+        **{**PLAIN, "split": ALL, "keep": ["user_feature_3"]},
+    )
     table = rows(prepared)
     assert table["propensity"].to_pylist() == [0.0125, 0.25, 0.5]
     assert table["position"].to_pylist() == [3, 1, 2]
@@ -208,7 +213,9 @@ def test_many_files_and_long_lines_fit_a_small_memory(tmp_path):
         write(log.slice(start, 5), tmp_path / "log" / f"{number:03d}.csv.gz")
     assert len(list((tmp_path / "log").iterdir())) > 50
     source = {"format": "tables", "impressions": {"files": str(tmp_path / "log")}}
-    prepared, _ = prepare(tmp_path, source=source, features={}, counters=[], split={"method": "user"}, memory_limit_gb=0.15)
+    prepared, _ = prepare(
+        tmp_path, source=source, features={}, counters=[], split={"method": "user", "test_fraction": 0.4}, memory_limit_gb=0.15
+    )
     assert prepared.manifest["rows"] == log.num_rows
 
 

@@ -201,7 +201,7 @@ def test_a_second_run_does_nothing_and_a_changed_input_builds_anew(tmp_path):
         ({"method": "random"}, False, "new rows move old ones to another part of this split"),
         ({"method": "leave_last_out"}, False, "new rows move old ones to another part of this split"),
         ({"method": "time"}, False, "new rows move old ones to another part of this split"),
-        ({"method": "user"}, True, "the impressions describe the ads, and may describe old ones anew"),
+        ({"method": "user", "test_fraction": 0.4}, True, "the impressions describe the ads, and may describe old ones anew"),
     ],
 )
 def test_what_cannot_be_appended_is_built_anew_and_says_why(tmp_path, split, wide, why):
@@ -246,7 +246,11 @@ def split_by_day(made, folder, days):
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(
-    "split", [{"method": "time", "valid_from": "2026-03-02", "test_from": "2026-03-03"}, {"method": "user"}]
+    "split",
+    [
+        {"method": "time", "valid_from": "2026-03-01 12:00", "test_from": "2026-03-02"},
+        {"method": "user", "test_fraction": 0.4},
+    ],
 )
 def test_appending_a_day_equals_a_rebuild(tmp_path, seed, split):
     made = tables(seed, requests=90)
@@ -332,7 +336,7 @@ def test_earlier_rows_in_a_new_file_build_anew(tmp_path):
         "ads": {"files": str(tmp_path / "ads.parquet")},
         "impressions": {"files": str(tmp_path / "log")},
     }
-    changes = {"source": source, "features": {}, "split": {"method": "user"}}
+    changes = {"source": source, "features": {}, "split": {"method": "user", "test_fraction": 0.4}}
     write(made["impressions"].slice(half), tmp_path / "log" / "a.parquet")
     prepare(tmp_path, **changes)
     write(made["impressions"].slice(0, half), tmp_path / "log" / "b.parquet")
@@ -352,7 +356,11 @@ def test_an_appended_fault_counts_with_the_earlier_rows(tmp_path):
         "users": {"files": str(tmp_path / "users.parquet")},
         "impressions": {"files": str(tmp_path / "log")},
     }
-    changes = {"source": source, "split": {"method": "user"}, "validation": {"max_rejected_fraction": 0.02}}
+    changes = {
+        "source": source,
+        "split": {"method": "user", "test_fraction": 0.4},
+        "validation": {"max_rejected_fraction": 0.02},
+    }
     for day in range(2):
         shutil.copytree(tmp_path / "all" / f"day={day}", tmp_path / "log" / f"day={day}")
     prepare(tmp_path, **changes)
@@ -411,7 +419,13 @@ def test_a_column_that_changes_its_type_is_not_appended(tmp_path):
         "ads": {"files": str(tmp_path / "ads.parquet")},
         "impressions": {"files": str(tmp_path / "log")},
     }
-    changes = {"source": source, "counters": [], "features": {}, "split": {"method": "user"}, "keep": ["depth"]}
+    changes = {
+        "source": source,
+        "counters": [],
+        "features": {},
+        "split": {"method": "user", "test_fraction": 0.4},
+        "keep": ["depth"],
+    }
     log = made["impressions"].drop_columns(["price_seen"])
     half = log.num_rows // 2
     while (
@@ -436,7 +450,7 @@ def test_a_new_file_without_a_good_row_is_no_fault_of_all_files(tmp_path):
         "ads": {"files": str(tmp_path / "ads.parquet")},
         "impressions": {"files": str(tmp_path / "log")},
     }
-    changes = {"source": source, "features": {}, "split": {"method": "user"}}
+    changes = {"source": source, "features": {}, "split": {"method": "user", "test_fraction": 0.4}}
     first, _ = prepare(tmp_path, **changes)
     header = (tmp_path / "log" / "a.csv").read_text().partition("\n")[0]
     (tmp_path / "log" / "b.csv").write_text(header + "\n")

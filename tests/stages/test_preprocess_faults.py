@@ -12,7 +12,7 @@ from raw_worlds import prepare, rows, world, write
 from adrec.data.prepared import open_prepared
 from adrec.errors import AdrecError, ConfigError, DataError
 
-SPLIT = {"method": "user"}
+SPLIT = {"method": "user", "test_fraction": 0.4}
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def try_mutations(folder, seeds):
                 with pa.output_stream(str(path), compression={"gz": "gzip", "zst": "zstd"}[ending.partition(".")[2]]) as handle:
                     handle.write(mutated(clean[name, ending.partition(".")[0]], rng))
         source = {"format": "tables", **{name: {"files": str(work / f"{name}.{ending}")} for name in made}}
-        changes = {"counters": [{"by": ["ad"], "measures": ["rate"]}], "split": {"method": "user"}}
+        changes = {"counters": [{"by": ["ad"], "measures": ["rate"]}], "split": {"method": "user", "test_fraction": 0}}
         try:
             prepared, _ = prepare(work, source=source, **changes, validation={"max_rejected_fraction": 0.5 * (seed % 2)})
         except AdrecError as error:

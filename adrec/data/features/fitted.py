@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from adrec.config.features import CategoricalFeature, FeatureSpec, HashedFeature, ListFeature, NumericFeature
+from adrec.config.features import CategoricalFeature, FeatureSpec, HashedFeature, ListFeature, NumericFeature, is_pattern
 from adrec.data.features.calendar import calendar_cardinalities, calendar_numeric_names, calendar_parts
 from adrec.data.features.categorical import FittedVocabulary, Hashed, VocabularyFitter, coder_from_json, to_ragged, to_strings
 from adrec.data.features.numeric import FittedNumeric, NumericFitter, to_floats
@@ -183,7 +183,7 @@ def _expand(declared: list[NumericFeature], schema: pa.Schema) -> Iterator[Numer
     """Patterns become the matching columns that are not named by themselves. A pattern may match nothing."""
     named = {item.column for item in declared}
     for item in declared:
-        if not any(sign in item.column for sign in "*?["):
+        if not is_pattern(item.column):
             yield item
             continue
         for name in fnmatch.filter(schema.names, item.column):

@@ -3,16 +3,18 @@
 The SQL is over the aliases of `events.build_events`: s (staged impression), r (its request), u (its user).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
-from adrec.config.preprocess import ColdSplit, ColumnSplit, RandomSplit, Split, TimeSplit, UserSplit
+from adrec.config.preprocess import ColdSplit, ColumnSplit, LeaveLastOutSplit, RandomSplit, Split, TimeSplit, UserSplit
 from adrec.data.engine import name, one_row, text
 from adrec.errors import DataError
 from adrec.prepare.log.events import good
+from adrec.schema import SPLITS
 
 TRAIN, VALID, TEST = 0, 1, 2
 
@@ -136,6 +138,42 @@ def _leave_last_out(connection: duckdb.DuckDBPyConnection) -> Assignment:
     ranked = f"SELECT rowid AS number, {windows} FROM requests"
     connection.execute(f"CREATE OR REPLACE TABLE drawn AS SELECT number, {part} AS part FROM ({ranked})")
     return Assignment("d.part", "JOIN drawn d ON d.number = r.rowid")
+
+
+def wants_test(split: Split) -> bool:
+    """Whether the config asks for a test part."""
+    if isinstance(split, TimeSplit):
+        return split.test_from is not None or split.test_fraction > 0
+    if isinstance(split, ColumnSplit):
+        return bool(split.test)
+    return isinstance(split, LeaveLastOutSplit) or split.test_fraction > 0
+
+
+def refuse_empty(connection: duckdb.DuckDBPyConnection, split: Split, before: Mapping[str, int]) -> None:
+    """Raise DataError where training, or a test that is wanted, gets no row of table `events`.
+
+    `before`: rows that the splits of an output that is appended to hold already.
+    """
+    found = dict(connection.execute("SELECT part, count(*) FROM events GROUP BY part").fetchall())
+    rows = {part: found.get(number, 0) + before.get(part, 0) for number, part in enumerate(SPLITS)}
+    for part in ("train", *(["test"] if wants_test(split) else [])):
+        if not rows[part]:
+            counts = ", ".join(f"{label} {count:,}" for label, count in rows.items())
+            raise DataError(f"split: the {part} part has no rows ({counts}). Change {_key(split, part)} in the config.")
+
+
+def _key(split: Split, part: str) -> str:
+    """The setting that makes a part larger."""
+    if isinstance(split, ColumnSplit):
+        return f"split.column ('{split.column}') or split.{part} ({', '.join(getattr(split, part)) or 'empty'})"
+    if isinstance(split, LeaveLastOutSplit):
+        return "split.method: no user has the three requests that leave_last_out needs"
+    if isinstance(split, TimeSplit) and split.test_from is not None:
+        moment = (split.valid_from or split.test_from) if part == "train" else split.test_from
+        return f"split.{'valid_from' if part == 'train' and split.valid_from else 'test_from'} ({moment:%Y-%m-%d %H:%M} UTC)"
+    if part == "train":
+        return "split.valid_fraction and split.test_fraction"
+    return "split.test_fraction"
 
 
 def refuse_time_travel(connection: duckdb.DuckDBPyConnection, split: Split) -> None:

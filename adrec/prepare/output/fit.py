@@ -13,7 +13,6 @@ from adrec.asof.spool import give_back_memory
 from adrec.config.preprocess import PreprocessConfig, TokenizerSettings
 from adrec.data.features import FeatureSet, FeatureSpec
 from adrec.data.tables import iter_batches, parquet_files, parquet_schema
-from adrec.errors import DataError
 from adrec.prepare.text.tokenizer import copy_tokenizer, train_tokenizer
 
 _PIECE_ROWS = 65_536
@@ -23,8 +22,6 @@ def fit_features(config: PreprocessConfig, folder: Path) -> None:
     """features.json. Ads and users count once each, and only those that training shows."""
     give_back_memory()
     train = folder / "impressions" / "train"
-    if not train.is_dir():
-        raise DataError("split: the training part has no rows. Change `split` in the config.")
     read = _even(_needed(train, config.features.impressions))
     fitted = {"impressions": FeatureSet.fit(config.features.impressions, read, seed=config.seed)}
     for table, spec, index in (("ads", config.features.ads, "ad_index"), ("users", config.features.users, "user_index")):
@@ -57,8 +54,7 @@ def make_tokenizer(settings: TokenizerSettings, folder: Path) -> int | None:
 
 def _needed(path: Path, spec: FeatureSpec) -> Iterator[pa.RecordBatch]:
     """The columns that `spec` names, a file at a time: histories and texts are long, and no feature."""
-    named = [item.column for group in (spec.numeric, spec.categorical, spec.hashed, spec.lists) for item in group]
-    named += [spec.calendar.column] if spec.calendar is not None else []
+    named = [column for _, column in spec.columns]
     for file in parquet_files(path):
         known = parquet_schema(file).names
         columns = [column for column in known if any(fnmatchcase(column, pattern) for pattern in named)]

@@ -1,5 +1,6 @@
 """Splits: scikit-learn's draw row for row, time without straddling, hashes that move nobody, leave-last-out."""
 
+import re
 from collections import defaultdict
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from adrec.errors import ConfigError, DataError
 from adrec.prepare.log.splits import random_parts
+from adrec.stages import preprocess
 
 
 @given(st.integers(2, 400), st.integers(0, 2**31), st.floats(0.05, 0.9))
@@ -160,6 +162,32 @@ def test_shared_and_cold_figures_are_those_of_sets(tmp_path):
 def test_a_split_without_training_rows_is_refused(tmp_path):
     made = tables(0)
     world(tmp_path)
-    with pytest.raises(DataError, match="training part has no rows"):
+    with pytest.raises(DataError, match="train part has no rows"):
         prepare(tmp_path, split={"method": "time", "test_from": "2020-01-01"})
     assert made
+
+
+@pytest.mark.parametrize(
+    ("split", "counts", "key"),
+    [
+        ({"method": "time", "test_from": "2020-01-01"}, "train 0, valid 0, test", "split.test_from (2020-01-01 00:00 UTC)"),
+        ({"method": "time", "test_from": "2031-01-01"}, "valid 0, test 0", "split.test_from (2031-01-01 00:00 UTC)"),
+        ({"method": "user", "test_fraction": 1e-6}, "test 0", "split.test_fraction"),
+        ({"method": "column", "column": "side", "train": ["a", "b"]}, "test 0", "split.column ('side') or split.test (test)"),
+    ],
+)
+def test_an_empty_part_is_refused_before_any_work(tmp_path, monkeypatch, split, counts, key):
+    made = world(tmp_path)
+    side = pa.array(["ab"[at % 2] for at in range(made["impressions"].num_rows)])
+    write(made["impressions"].append_column("side", side), tmp_path / "impressions.parquet")
+    monkeypatch.setattr(preprocess, "prepare_texts", lambda connection: pytest.fail("texts were begun"))
+    with pytest.raises(DataError, match=re.escape(counts)) as caught:
+        prepare(tmp_path, split=split)
+    assert key in str(caught.value)
+    assert not (tmp_path / "prepared").exists()
+
+
+def test_a_config_may_want_no_test(tmp_path):
+    world(tmp_path)
+    for split in ({"method": "time", "test_fraction": 0}, {"method": "user", "test_fraction": 0}):
+        assert "test" not in prepare(tmp_path, split=split)[0].manifest["splits"]

@@ -142,12 +142,12 @@ def test_undeclared_columns_are_dropped(tmp_path):
 
 def test_retention_leaves_earlier_rows_out_everywhere(tmp_path):
     made = world(tmp_path)
-    prepared, _ = prepare(tmp_path, privacy={"drop_before": "2026-03-03"}, split={"method": "user"})
+    prepared, _ = prepare(tmp_path, privacy={"drop_before": "2026-03-03"}, split={"method": "user", "test_fraction": 0.4})
     late = made["impressions"].filter(pa.array([moment.day >= 3 for moment in made["impressions"]["shown_at"].to_pylist()]))
     write(late, tmp_path / "late" / "impressions.parquet")
     for name in ("ads", "users"):
         write(made[name], tmp_path / "late" / f"{name}.parquet")
-    expected, _ = prepare(tmp_path / "late", split={"method": "user"})
+    expected, _ = prepare(tmp_path / "late", split={"method": "user", "test_fraction": 0.4})
     assert rows(prepared).equals(rows(expected))
 
 
