@@ -71,8 +71,19 @@ def load_config(path: Path | None, model: type[ModelT], overrides: Sequence[str]
     try:
         return model.model_validate(raw, context={"base": base})
     except ValidationError as error:
-        lines = [f"{where}: {_describe(fault, model, raw)}" for fault in error.errors()]
-        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+        raise ConfigError("\n".join(f"{where}: {line}" for line in describe(error, model, raw))) from None
+
+
+def describe(error: ValidationError, model: type[BaseModel], raw: Any) -> list[str]:
+    """Every fault of `raw` against `model` once, a line each: dotted path, what is wrong, the fix."""
+    lines: list[str] = []
+    for fault in error.errors():
+        if fault["type"] == "faults_below":  # told already by the model of another package
+            path = ".".join(_keys_of(fault["loc"], raw, also_last=False))
+            lines += [f"{path}.{line}" for line in fault["ctx"]["lines"]]
+        else:
+            lines.append(_describe(fault, model, raw))
+    return list(dict.fromkeys(lines))
 
 
 def save_config(config: Config, path: Path) -> None:

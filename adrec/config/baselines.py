@@ -1,10 +1,11 @@
 """Which simple models train beside the neural one, and how trees and network are joined. Sections of the finetune config."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
 from adrec.config.base import Config
+from adrec.config.plugins import names_of, own_names
 
 BaselineName = Literal[
     "popularity",
@@ -25,6 +26,12 @@ BaselineName = Literal[
 ]
 
 
+OWN_BASELINES: tuple[str, ...] = get_args(BaselineName)
+
+
+AnyBaseline = Annotated[str, names_of(OWN_BASELINES, "adrec.baselines", "baseline"), own_names(OWN_BASELINES)]
+"""One of ours, or one that an installed package names under `adrec.baselines`."""
+
 HYBRID_MEMBERS = frozenset({"lightgbm", "lightgbm_ranker", "conditional_logit"})
 """Baselines strong enough to score beside the network."""
 
@@ -32,7 +39,7 @@ HYBRID_MEMBERS = frozenset({"lightgbm", "lightgbm_ranker", "conditional_logit"})
 class BaselinesConfig(Config):
     """Simple models that are trained, saved in the bundle and scored beside the neural one."""
 
-    names: list[BaselineName] = [
+    names: list[AnyBaseline] = [
         "popularity",
         "smoothed_ctr",
         "item_rate",
@@ -49,7 +56,8 @@ class BaselinesConfig(Config):
         "lightgbm",
         "lightgbm_ranker",
     ]
-    """Which ones; those whose inputs the data lacks are left out with a note. [] for none."""
+    """Which ones; those whose inputs the data lacks are left out with a note. [] for none. Those of other packages
+    go by the name of their entry point."""
     max_rows: Annotated[int, Field(ge=1000)] = 1_000_000
     """Above this many training rows the baselines learn from a random sample of whole requests."""
     content_weights: dict[str, Annotated[float, Field(ge=0)]] | None = None

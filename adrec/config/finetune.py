@@ -6,8 +6,13 @@ from pydantic import Field, field_validator, model_validator
 
 from adrec.config.base import Config, ConfigPath, EncoderReference, Pooling, StageConfig
 from adrec.config.baselines import HYBRID_MEMBERS, BaselinesConfig, HybridConfig
+from adrec.config.plugins import names_of, own_names
 from adrec.config.training import TrainingConfig
 
+_INTERACTIONS = ("dot", "mlp", "dcn", "fm", "deepfm")
+_USER_PARTS = ("mean", "soft", "global", "local", "gru", "target")
+Interaction = Annotated[str, names_of(_INTERACTIONS, "adrec.models", "interaction"), own_names(_INTERACTIONS)]
+UserPart = Annotated[str, names_of(_USER_PARTS, "adrec.models", "user part"), own_names(_USER_PARTS)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -42,9 +47,9 @@ class TextEncoderSettings(Config):
 class UserEncoderSettings(Config):
     """How the history becomes a user vector."""
 
-    parts: list[Literal["mean", "soft", "global", "local", "gru", "target"]] = ["soft"]
+    parts: list[UserPart] = ["soft"]
     """Any of: mean; soft (additive attention); global (self-attention, NRMS); local (newest `window` clicks with their time
-    gaps); gru; target (the history as this candidate sees it, DIN)."""
+    gaps); gru; target (the history as this candidate sees it, DIN); those of other packages."""
     max_history: Annotated[int, Field(ge=1, le=10_000)] = 50
     """Newest clicks read."""
     heads: Annotated[int, Field(ge=1)] = 4
@@ -69,8 +74,9 @@ class ModelSettings(Config):
     """Width of ad and user vectors."""
     user: UserEncoderSettings = UserEncoderSettings()
     """User encoder."""
-    interaction: Literal["dot", "mlp", "dcn", "fm", "deepfm"] = "mlp"
-    """How user, ad and features meet; `dot` lets nothing but the two vectors speak (for retrieval)."""
+    interaction: Interaction = "mlp"
+    """How user, ad and features meet; `dot` lets nothing but the two vectors speak (for retrieval).
+    Those of other packages go by the name of their entry point."""
     cross_layers: Annotated[int, Field(ge=1)] = 2
     """Cross layers of dcn."""
     cross_rank: Annotated[int, Field(ge=1)] = 32

@@ -3,10 +3,22 @@
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    SerializeAsAny,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from adrec import schema
-from adrec.config.base import Config, ConfigPath, ConfigPattern
+from adrec.config.base import Config, ConfigPath, ConfigPattern, describe
+from adrec.config.plugins import SourceFormat, check_name, load
+from adrec.errors import ConfigError
 
 
 def _moment_as_text(value: Any) -> Any:
@@ -117,4 +129,44 @@ class CriteoSource(Config):
     """The rows are in time order but carry no time: shown_at advances by this much a row."""
 
 
-Source = Annotated[TablesSource | MindSource | RecboleSource | OpenBanditSource | CriteoSource, Field(discriminator="format")]
+_BuiltIn = Annotated[TablesSource | MindSource | RecboleSource | OpenBanditSource | CriteoSource, Field(discriminator="format")]
+FORMATS = ("tables", "mind", "recbole", "open_bandit", "criteo")
+
+
+class SourceConfig(Config):
+    """Base of the config of another package's source: its keys stand beside `format`."""
+
+    format: str
+    """Name of the entry point."""
+
+
+def _of_a_package(value: Any, info: ValidationInfo) -> SourceConfig:
+    """Checked by the model that the package brings; its faults are told like ours."""
+    if isinstance(value, SourceConfig):
+        return value
+    try:
+        check_name(value["format"], "adrec.sources", FORMATS, "source")
+        model = load(value["format"], "adrec.sources", SourceFormat, "source").config
+    except (ConfigError, ValueError) as error:
+        raise _faults([f"format: {str(error).removesuffix('.')}."]) from None
+    try:
+        checked: SourceConfig = model.model_validate(value, context=info.context)
+    except ValidationError as error:
+        raise _faults(describe(error, model, value)) from None
+    return checked
+
+
+def _faults(lines: list[str]) -> PydanticCustomError:
+    return PydanticCustomError("faults_below", "{text}", {"lines": lines, "text": "; ".join(lines)})
+
+
+def _branch(value: Any) -> str:
+    named = value.get("format") if isinstance(value, dict) else None
+    is_other = isinstance(value, SourceConfig) or (isinstance(named, str) and named not in FORMATS)
+    return "package" if is_other else "adrec"
+
+
+Source = Annotated[
+    Annotated[_BuiltIn, Tag("adrec")] | Annotated[SerializeAsAny[SourceConfig], BeforeValidator(_of_a_package), Tag("package")],
+    Discriminator(_branch),
+]

@@ -7,12 +7,14 @@ from typing import Any
 from torch import nn
 
 from adrec.config.finetune import ModelSettings, TaskSettings
+from adrec.config.plugins import ModelPart, load
 from adrec.data.features import FeatureSet
+from adrec.errors import ConfigError
 from adrec.models.net.ctr_model import CTRModel, EntityEncoder, Fields, ListWeights, PositionBias
-from adrec.models.net.interaction import TextMatch, interaction
+from adrec.models.net.interaction import INTERACTIONS, TextMatch, interaction
 from adrec.models.net.multitask import sharing
 from adrec.models.net.tasks import Task
-from adrec.models.net.user_encoder import UserEncoder
+from adrec.models.net.user_encoder import PARTS, Part, UserEncoder
 
 POSITION_SLOTS = 50
 
@@ -87,12 +89,10 @@ def build_model(
         )
     extra = fields.out_width + 1 + len(d.ads.cardinalities) + (match.out_width if match else 0)
     extra += (width + 1) * (int("target" in settings.user.parts) + int(reads_query))
-    joined = interaction(
-        settings.interaction, width=width, extra=extra, cross_layers=settings.cross_layers, cross_rank=settings.cross_rank
-    )
+    joined, joined_width = _interaction(settings, extra)
     towers = sharing(
         settings.sharing,
-        in_width=joined.out_width,
+        in_width=joined_width,
         hidden=[] if settings.interaction == "dot" else settings.hidden,
         tasks=len(tasks),
         experts=settings.experts,
@@ -105,7 +105,7 @@ def build_model(
         user_profile=_entity(settings, d.users, d.text if reads_interests else 0, d.user_identities),
         user_encoder=UserEncoder(
             width=width,
-            parts=settings.user.parts,
+            parts=[_user_part(name, width) for name in settings.user.parts],
             heads=settings.user.heads,
             window=settings.user.window,
             skipped=settings.user.skipped,
@@ -143,6 +143,39 @@ def build_tasks(settings: Sequence[TaskSettings]) -> tuple[Task, ...]:
         )
         for task in settings
     )
+
+
+def _interaction(settings: ModelSettings, extra: int) -> tuple[nn.Module, int]:
+    """One of ours, or of an installed package; and the width of its result."""
+    if settings.interaction in INTERACTIONS:
+        own = interaction(
+            settings.interaction,
+            width=settings.width,
+            extra=extra,
+            cross_layers=settings.cross_layers,
+            cross_rank=settings.cross_rank,
+        )
+        return own, own.out_width
+    built = _of_a_package(settings.interaction, "interaction", width=settings.width, extra=extra)
+    width = getattr(built, "out_width", None)
+    if not isinstance(width, int):
+        raise ConfigError(f"interaction '{settings.interaction}': its module says no out_width, the width of its result.")
+    return built, width
+
+
+def _user_part(name: str, width: int) -> Part | nn.Module:
+    """The name of one of ours, or the module of an installed package."""
+    return name if name in PARTS else _of_a_package(name, "user part", width=width)
+
+
+def _of_a_package(name: str, kind: str, **sizes: int) -> nn.Module:
+    plugin: ModelPart = load(name, "adrec.models", ModelPart, kind)
+    if plugin.kind != kind:
+        raise ConfigError(f"{kind} '{name}': the package names it a {plugin.kind}.")
+    built = plugin.build(**sizes)
+    if not isinstance(built, nn.Module):
+        raise ConfigError(f"{kind} '{name}': the package builds a {type(built).__name__}, not a torch module.")
+    return built
 
 
 def _fields(shape: FeatureShape, width: int) -> Fields:

@@ -1,7 +1,6 @@
 """Sources: MIND, RecBole, Open Bandit and Criteo files as they are given, on small files made here, and on real ones."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -186,15 +185,14 @@ def test_the_source_that_the_docs_write(tmp_path):
     """docs/sources.md shows how to write a source: the code there works."""
     page = (Path(__file__).resolve().parents[2] / "docs" / "sources.md").read_text()
     code = page.partition("```python\n")[2].partition("```")[0]
-    own = "from adrec.config.sources import SessionsSource\n"
-    assert own in code
-    names = {"SessionsSource": object}
-    exec(code.replace(own, ""), names)
+    names: dict = {}
+    exec(code, names)
     (tmp_path / "ads.csv").write_text("ad_id,title\na,One\nb,Two\n")
     (tmp_path / "sessions.csv").write_text("u1;1770000000000;a b;b\nu2;1770000001000;b;\n")
-    config = SimpleNamespace(sessions=str(tmp_path / "sessions.csv"), ads=str(tmp_path / "ads.csv"))
+    values = {"format": "sessions", "sessions": "sessions.csv", "ads": "ads.csv"}
+    config = names["sessions"].config.model_validate(values, context={"base": tmp_path})
     with open_memory_engine() as connection:
-        raw = names["open_sessions"](connection, config)
+        raw = names["sessions"].open(connection, config)
         found = connection.execute(
             f"SELECT user_id, ad_id, click, source_row FROM {raw.impressions.view} ORDER BY source_order"
         ).fetchall()

@@ -9,7 +9,8 @@ from typing import cast
 import numpy as np
 
 from adrec.config.baselines import BaselinesConfig
-from adrec.errors import BundleError
+from adrec.config.plugins import load
+from adrec.errors import BundleError, ConfigError
 from adrec.models.baselines.base import Baseline, Floats, Inputs, sampled_requests
 from adrec.models.baselines.choice import ConditionalLogit
 from adrec.models.baselines.collaborative import ItemCf, UserCf
@@ -49,6 +50,17 @@ class Suite:
     left_out: dict[str, str] = field(default_factory=dict)
 
 
+def baseline_class(name: str) -> type[Baseline]:
+    """One of ours, or of an installed package. Raises ConfigError where there is none of that name."""
+    if name in BASELINES:
+        return BASELINES[name]
+    found: type[Baseline] = load(name, "adrec.baselines", type, "baseline")
+    lacking = [member for member in ("is_probability", "lacks", "fit", "score", "save", "load") if not hasattr(found, member)]
+    if lacking:
+        raise ConfigError(f"baseline '{name}': its class has no {', '.join(lacking)}. See models.baselines.base.Baseline.")
+    return found
+
+
 def build_baseline(name: str, config: BaselinesConfig) -> Baseline:
     """An unfitted baseline with the config's settings."""
     if name == UserCf.name:
@@ -61,7 +73,7 @@ def build_baseline(name: str, config: BaselinesConfig) -> Baseline:
         return ConditionalLogit(penalty=config.text_penalty)
     if name == ClassicMlp.name:
         return ClassicMlp(epochs=config.mlp_epochs)
-    return BASELINES[name]()
+    return baseline_class(name)()
 
 
 def fit_all(
@@ -82,7 +94,7 @@ def fit_all(
     linear: LogisticRegression | None = None  # the trees read it too: one regression serves all
     held = None if valid is None else sampled_requests(valid.labelled(), config.max_rows, np.random.default_rng(seed))
     for name in config.names if like is None else like:
-        reason = BASELINES[name].lacks(rows)
+        reason = baseline_class(name).lacks(rows)
         if reason:
             suite.left_out[name] = f"the data lacks {reason}"
         else:
@@ -114,8 +126,8 @@ def save_all(fitted: Mapping[str, Baseline], folder: Path) -> None:
     """One folder a baseline, and `baselines.json` that lists them."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, baseline in fitted.items():
-        (folder / name).mkdir()
-        baseline.save(folder / name)
+        (folder / _folder(name)).mkdir()
+        baseline.save(folder / _folder(name))
     (folder / "baselines.json").write_text(json.dumps({"names": list(fitted)}, indent=1), encoding="utf-8")
 
 
@@ -125,9 +137,16 @@ def load_all(folder: Path) -> dict[str, Baseline]:
         return {}
     try:
         names = json.loads((folder / "baselines.json").read_text(encoding="utf-8"))["names"]
-        return {name: BASELINES[name].load(folder / name) for name in names}
+        return {name: baseline_class(name).load(folder / _folder(name)) for name in names}
+    except ConfigError as error:
+        raise BundleError(f"{folder}: {error} Install the package that the bundle was trained with.") from None
     except (OSError, ValueError, KeyError) as error:
         raise BundleError(f"{folder}: the baselines cannot be read ({error!r}). Run 'adrec finetune' again.") from None
+
+
+def _folder(name: str) -> str:
+    """Systems differ in what a file's name may hold: `package:name` becomes `package.name`."""
+    return name.replace(":", ".")
 
 
 def _lacks_to_score(baseline: Baseline, inputs: Inputs) -> bool:

@@ -108,6 +108,7 @@ class GruHistory(nn.Module):
 class UserEncoder(nn.Module):
     """Clicked (and skipped) ads, interests text and profile → one vector a context, and one more a row for `target`.
 
+    A part is a name of ours or a module like them, (C, H, D), (C, H), (C, H) → (C, D).
     An empty history is a learned vector. The parts are concatenated with the profile vector and projected to `width`.
     """
 
@@ -115,7 +116,7 @@ class UserEncoder(nn.Module):
         self,
         *,
         width: int,
-        parts: Sequence[Part] = ("soft",),
+        parts: Sequence[Part | nn.Module] = ("soft",),
         heads: int = 4,
         window: int = 10,
         skipped: bool = False,
@@ -150,7 +151,9 @@ class UserEncoder(nn.Module):
         return torch.where(mask.any(-1)[context][:, None], attended, self.empty)
 
 
-def _part(part: Part, *, width: int, heads: int, window: int, dropout: float) -> nn.Module:
+def _part(part: Part | nn.Module, *, width: int, heads: int, window: int, dropout: float) -> nn.Module:
+    if isinstance(part, nn.Module):
+        return part
     match part:
         case "mean":
             return MeanHistory()

@@ -1,8 +1,13 @@
 """One adapter a format. Each gives views with canonical column names; everything after it is the same for all."""
 
+from collections.abc import Callable
+from typing import Any
+
 import duckdb
 
-from adrec.config.sources import CriteoSource, MindSource, OpenBanditSource, RecboleSource, Source
+from adrec.config.plugins import SourceFormat, load
+from adrec.config.sources import CriteoSource, MindSource, OpenBanditSource, RecboleSource, Source, TablesSource
+from adrec.errors import DataError
 from adrec.prepare.sources.base import RawTable, RawTables, Reading
 from adrec.prepare.sources.criteo import open_criteo
 from adrec.prepare.sources.mind import open_mind
@@ -12,15 +17,20 @@ from adrec.prepare.sources.tables import open_tables
 
 __all__ = ["RawTable", "RawTables", "Reading", "open_source"]
 
+_OPENERS: dict[type[Any], Callable[..., RawTables]] = {
+    TablesSource: open_tables,
+    MindSource: open_mind,
+    RecboleSource: open_recbole,
+    OpenBanditSource: open_open_bandit,
+    CriteoSource: open_criteo,
+}
+
 
 def open_source(connection: duckdb.DuckDBPyConnection, config: Source, *, skip: int = 0) -> RawTables:
     """The raw tables of any source. `skip` leaves out the first files of impressions, where the source can do that."""
-    if isinstance(config, MindSource):
-        return open_mind(connection, config, skip)
-    if isinstance(config, RecboleSource):
-        return open_recbole(connection, config)
-    if isinstance(config, OpenBanditSource):
-        return open_open_bandit(connection, config)
-    if isinstance(config, CriteoSource):
-        return open_criteo(connection, config)
-    return open_tables(connection, config, skip)
+    own = _OPENERS.get(type(config))
+    opened = own if own is not None else load(config.format, "adrec.sources", SourceFormat, "source").open
+    tables = opened(connection, config, skip)
+    if not isinstance(tables, RawTables):
+        raise DataError(f"source '{config.format}': gives a {type(tables).__name__}, not RawTables. Mend its package.")
+    return tables

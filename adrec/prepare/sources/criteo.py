@@ -12,7 +12,7 @@ INTEGERS = tuple(f"I{number}" for number in range(1, 14))
 CATEGORIES = tuple(f"C{number}" for number in range(1, 27))
 
 
-def open_criteo(connection: duckdb.DuckDBPyConnection, config: CriteoSource) -> RawTables:
+def open_criteo(connection: duckdb.DuckDBPyConnection, config: CriteoSource, skip: int = 0) -> RawTables:
     """Rows are in time order without a time: shown_at advances by `seconds_per_row` from 1970 on, over all files.
 
     The set names neither ads nor users: the hashed columns that the config chooses stand for them.

@@ -11,7 +11,7 @@ from adrec.prepare.sources.files import find_files, read_files
 _NEEDED = ("timestamp", "item_id", "position", "click", "propensity_score")
 
 
-def open_open_bandit(connection: duckdb.DuckDBPyConnection, config: OpenBanditSource) -> RawTables:
+def open_open_bandit(connection: duckdb.DuckDBPyConnection, config: OpenBanditSource, skip: int = 0) -> RawTables:
     """The set names no users: those with equal user features count as one, as in the features' own resolution.
 
     Positions are slots 1 to 3. Items have no text: their features stand for a title.

@@ -20,7 +20,7 @@ _GUESSES = {
 _TYPES = {"token": "string", "token_seq": "list", "float": "number", "float_seq": "list"}
 
 
-def open_recbole(connection: duckdb.DuckDBPyConnection, config: RecboleSource) -> RawTables:
+def open_recbole(connection: duckdb.DuckDBPyConnection, config: RecboleSource, skip: int = 0) -> RawTables:
     """Without a label, a rating of at least `positive_rating` is a click. The first of several classes is the category."""
     inter = _open(connection, config, "inter", "raw_impressions", ("user_id", "ad_id", "shown_at", "click", "rating"))
     item = _open(connection, config, "item", "raw_ads", ("ad_id", "title", "category"))
