@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from adrec import __version__
-from adrec.data.tables import folder_aside
+from adrec.data.outputs import BUNDLE
+from adrec.data.writing import folder_aside
 from adrec.errors import BundleError
 
 FORMAT_VERSION = 1
@@ -57,7 +58,7 @@ def save_bundle(path: Path, **facts: Any) -> Iterator[Path]:
 
     `facts` (data_fingerprint, seed, ...) are stored in the manifest. A failure leaves an earlier bundle untouched.
     """
-    with folder_aside(path) as folder:
+    with folder_aside(path, BUNDLE) as folder:
         yield folder
         files = {
             file.relative_to(folder).as_posix(): {"sha256": _digest(file), "bytes": file.stat().st_size}

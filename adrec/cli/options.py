@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adrec.cli.output_lock import writing_alone
 from adrec.errors import AdrecError
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def run_stage(
         shorthands = {"seed": seed, "device": device, **(options or {})}
         given = [f"{key}={_as_yaml(value)}" for key, value in shorthands.items() if value is not None]
         loaded = load_config(config, model, [*(overrides or ()), *given])
-        with writing_alone(getattr(loaded, "output", getattr(loaded, "out", None))):
+        with importlib.import_module("adrec.stages.writing").writing(loaded, terminal):
             run = importlib.import_module(f"adrec.stages.{stage}").run
             terminal.show(run(loaded, terminal))
 

@@ -19,10 +19,15 @@ def config_models() -> dict[str, type[StageConfig]]:
     found: dict[str, type[StageConfig]] = {}
     for module_info in pkgutil.iter_modules(adrec.config.__path__):
         module = importlib.import_module(f"adrec.config.{module_info.name}")
-        for name, value in vars(module).items():
+        for value in vars(module).values():
             if isinstance(value, type) and issubclass(value, StageConfig) and value is not StageConfig:
-                found[re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name.removesuffix("Config")).lower()] = value
+                found[command_of(value)] = value
     return {name: model for name, model in sorted(found.items()) if not model.__subclasses__()}
+
+
+def command_of(model: type[StageConfig]) -> str:
+    """The command whose config this class is."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", model.__name__.removesuffix("Config")).lower()
 
 
 def config_model(command: str) -> type[StageConfig]:

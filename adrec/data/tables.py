@@ -1,24 +1,15 @@
-"""Read Parquet with errors a user can act on; write aside and rename, so that a kill leaves the earlier output whole."""
+"""Read Parquet with errors a user can act on; write it aside, so that a kill leaves an earlier file whole."""
 
-import ctypes
-import errno
-import os
-import shutil
-import sys
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 
-from adrec.errors import DataError, ResourceError
+from adrec.data.writing import write_aside
+from adrec.errors import DataError
 from adrec.schema import TableSpec
-
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
 
 
 def read_table(
@@ -187,96 +178,7 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
-# ---------------------------------------------------------------------------------------------------- writing
-
-
 def write_table(table: pa.Table, path: Path) -> None:
     """Write one Parquet file (zstd) aside, then rename it over `path`."""
     with write_aside(path) as aside:
         pq.write_table(table, aside, compression="zstd")
-
-
-@contextmanager
-def write_aside(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` for a file; on success it replaces `path`, on failure it is removed.
-
-    Raises ResourceError when the folder cannot be written or the disk is full.
-    """
-    with _writing(path) as aside:
-        yield aside
-        with open(aside, "rb+") as handle:
-            os.fsync(handle.fileno())
-        os.replace(aside, path)
-
-
-@contextmanager
-def folder_aside(path: Path) -> Iterator[Path]:
-    """Yield a new empty folder beside `path`; on success it takes the place of `path` in one step.
-
-    An earlier folder at `path` stays whole and readable until then, and after any failure or kill.
-    Raises ResourceError when the parent cannot be written or the disk is full.
-    """
-    with _writing(path) as aside:
-        aside.mkdir()
-        yield aside
-        _give_folder_rights(aside)
-        if path.exists():
-            _exchange(aside, path)
-        else:
-            os.rename(aside, path)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[Path]:
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.aside")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
-        yield aside
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise ResourceError(f"{path}: the disk is full. Free some space and run the same command again.") from None
-        if error.errno in {errno.EACCES, errno.EROFS, errno.EPERM}:
-            raise ResourceError(f"{path}: cannot be written ({error.strerror}). Choose another output.") from None
-        if error.errno in {errno.ENOTDIR, errno.EEXIST}:
-            raise ResourceError(f"{path}: a file stands where a folder is needed. Choose another output.") from None
-        raise
-    finally:
-        _remove(aside)
-
-
-def _give_folder_rights(folder: Path) -> None:
-    """Whoever may read the folder may read its files: safetensors writes for the owner alone, and servers run as others."""
-    rights = folder.stat().st_mode & 0o666
-    for file in folder.rglob("*"):
-        if file.is_file() and not file.is_symlink():
-            file.chmod(rights)
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Delete what killed runs left beside `path`. Two runs at once are refused earlier, by the command line."""
-    for leftover in path.parent.glob(f".{path.name}.*.aside"):
-        _remove(leftover)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        # What cannot be removed (a file stands where its folder should be) was never written.
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-
-
-def _exchange(aside: Path, path: Path) -> None:
-    """Swap two folders in one step (renameat2 on Linux); elsewhere by two renames, a moment apart."""
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if hasattr(libc, "renameat2"):
-            done = libc.renameat2(_AT_FDCWD, os.fsencode(aside), _AT_FDCWD, os.fsencode(path), _RENAME_EXCHANGE)
-            if done == 0:
-                return
-    previous = path.with_name(f".{path.name}.previous.aside")
-    os.rename(path, previous)
-    os.rename(aside, path)
-    _remove(previous)

@@ -22,7 +22,8 @@ import torch
 from adrec.config.score import ScoreConfig
 from adrec.data.checks import check_rows
 from adrec.data.device import resolve_device, use_threads
-from adrec.data.tables import write_aside
+from adrec.data.outputs import marked
+from adrec.data.writing import write_aside
 from adrec.errors import ResourceError
 from adrec.inference.ahead import ahead
 from adrec.inference.onnx.backend import predictor_of
@@ -81,7 +82,7 @@ class ShardScorer:
 def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     """Dictionaries for strings alone: numbers rarely repeat enough to pay for looking."""
     strings = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
-    return pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=strings)
+    return pq.ParquetWriter(path, marked(schema, "scored"), compression="zstd", use_dictionary=strings)
 
 
 def score_shards(config: ScoreConfig, numbers: Sequence[int], work: Path, terminal: Terminal) -> Iterator[int]:

@@ -12,7 +12,8 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from adrec.config.compare import CompareConfig
-from adrec.data.tables import write_aside
+from adrec.data.outputs import COMPARISON
+from adrec.data.writing import write_aside
 from adrec.errors import DataError
 from adrec.stages.evaluation.judge import direction
 from adrec.stages.evaluation.show import finite, number, title
@@ -104,7 +105,7 @@ def run(config: CompareConfig, terminal: Terminal) -> CompareResult:
         terminal.warn(warning)
     result = CompareResult(task, metrics, tuple(runs), _differing(runs), warnings)
     if config.output is not None:
-        with write_aside(config.output) as aside:
+        with write_aside(config.output, COMPARISON) as aside:
             aside.write_text(json.dumps(finite(result.as_dict()), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     return result
 

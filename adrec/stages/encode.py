@@ -14,8 +14,10 @@ from adrec.config.base import save_config
 from adrec.config.encode import EncodeConfig
 from adrec.data.arrays import combined
 from adrec.data.device import resolve_device
+from adrec.data.outputs import VECTORS
 from adrec.data.prepared import open_prepared
-from adrec.data.tables import folder_aside, read_table, write_table
+from adrec.data.tables import read_table, write_table
+from adrec.data.writing import folder_aside
 from adrec.errors import ConfigError
 from adrec.inference.predictor import Catalogs, Predictor
 from adrec.inference.rows import History
@@ -62,7 +64,7 @@ def run(config: EncodeConfig, terminal: Terminal) -> EncodeResult:
             history = prepared_history(prepared, catalogs.ads.ids, catalogs.users.ids)
         user_vectors = _users(predictor, catalogs, history)
         advance(len(user_vectors))
-    with folder_aside(config.output) as folder:
+    with folder_aside(config.output, VECTORS) as folder:
         _write(folder, "ads", "ad_id", catalogs.ads.ids, ad_vectors)
         if users is not None:
             _write(folder, "users", "user_id", catalogs.users.ids, user_vectors)

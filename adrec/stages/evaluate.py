@@ -19,7 +19,9 @@ from rich.console import RenderableType
 from adrec import __version__
 from adrec.config.base import save_config
 from adrec.config.evaluate import EvaluateConfig
-from adrec.data.tables import folder_aside, parquet_files, read_table, write_aside
+from adrec.data.outputs import EVALUATION
+from adrec.data.tables import parquet_files, read_table
+from adrec.data.writing import folder_aside, write_aside
 from adrec.errors import DataError
 from adrec.metrics.calibration import reliability
 from adrec.metrics.significance import Interval
@@ -33,6 +35,7 @@ from adrec.stages.evaluation.slices import SliceResult, judge_slices, slicings
 from adrec.stages.evaluation.tasks import Scores, build_task, resolve_tasks
 from adrec.stages.evaluation.truth import with_labels
 from adrec.stages.report.inputs import read_importance
+from adrec.stages.writing import evaluation_folder
 from adrec.terminal import Terminal
 
 
@@ -134,7 +137,7 @@ def run(config: EvaluateConfig, terminal: Terminal) -> EvaluateResult:
                 sliced[done.task.label_name] = judge_slices(done, cuts, config, generator)
     lists = judge_lists(rows, ads, _popularity(config.training), config, generator)
     off_policy = replay(rows, config, generator) if config.off_policy is not None else None
-    output = config.output or config.scored.with_name(f"{config.scored.stem}_evaluation")
+    output = config.output or evaluation_folder(config.scored)
     result = EvaluateResult(
         output, config.name or config.scored.stem, _facts(config), tuple(judged), sliced, lists, off_policy, config
     )
@@ -226,7 +229,7 @@ def _digest(path: Path) -> str:
 
 
 def _write(result: EvaluateResult, rows: Rows, ads: pa.Table | None, terminal: Terminal) -> None:
-    with folder_aside(result.output) as folder:
+    with folder_aside(result.output, EVALUATION) as folder:
         text = json.dumps(show.finite(result.as_dict()), ensure_ascii=False, indent=2)
         (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
         save_config(result.config, folder / "config.yaml")

@@ -12,7 +12,9 @@ from rich.table import Table
 
 from adrec.config.serve import EventsConfig
 from adrec.data.checks import check_rows
-from adrec.data.tables import write_aside, write_table
+from adrec.data.outputs import SCORES, marked
+from adrec.data.tables import write_table
+from adrec.data.writing import write_aside
 from adrec.errors import DataError
 from adrec.schema import SCORED, TIMESTAMP
 from adrec.serve.store import Event, Store, open_store
@@ -97,8 +99,8 @@ def run(config: EventsConfig, terminal: Terminal) -> EventsResult:
         }
     )
     check_rows(table, SCORED, where=str(config.output), cure="The server recorded that: send scores as /v1/rank tells them.")
-    with write_aside(config.output) as aside:
-        write_table(table, aside)
+    with write_aside(config.output, SCORES) as aside:
+        write_table(table.replace_schema_metadata(marked(table.schema, "scored").metadata), aside)
     by_arm = table.group_by("arm").aggregate([("click", "count"), ("click", "sum")]).sort_by("arm")
     arms = zip(*(by_arm[name].to_numpy().tolist() for name in ("arm", "click_count", "click_sum")), strict=True)
     clicks = int(pc.sum(click).as_py())

@@ -13,7 +13,8 @@ from rich.text import Text
 
 from adrec.config.base import save_config
 from adrec.config.explain import ExplainConfig
-from adrec.data.tables import folder_aside
+from adrec.data.outputs import EXPLANATION
+from adrec.data.writing import folder_aside
 from adrec.errors import DataError
 from adrec.inference.explain.counterfactual import Change, changes
 from adrec.inference.explain.explainer import Explainer, Explanation, titles_of
@@ -81,7 +82,7 @@ def run(config: ExplainConfig, terminal: Terminal) -> ExplainResult | OverallRes
     if not explanations:
         raise DataError(f"no row of user_id={config.user_id or 'any'} and ad_id={config.ad_id or 'any'} among the rows given.")
     result = ExplainResult(explanations, [sentence(item) for item in explanations], changed, str(config.output))
-    with folder_aside(config.output) as folder:
+    with folder_aside(config.output, EXPLANATION) as folder:
         (folder / "explanations.json").write_text(json.dumps(result.as_dict(), ensure_ascii=False, indent=1), encoding="utf-8")
         (folder / "explanations.html").write_text(_page(result), encoding="utf-8")
         save_config(config, folder / "config.yaml")

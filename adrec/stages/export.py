@@ -13,7 +13,8 @@ from adrec.bundle import open_bundle
 from adrec.config.base import save_config
 from adrec.config.export import ExportConfig
 from adrec.data.collate import Collator
-from adrec.data.tables import folder_aside
+from adrec.data.outputs import EXPORT
+from adrec.data.writing import folder_aside
 from adrec.errors import DataError
 from adrec.inference.onnx.backend import onnx_predictor
 from adrec.inference.onnx.exporting import Exported, export
@@ -68,7 +69,7 @@ def run(config: ExportConfig, terminal: Terminal) -> ExportResult:
     collate = Collator(catalogs.ads, catalogs.users, catalogs.ad_texts, catalogs.user_texts, catalogs.queries, tasks=())
     batch = collate(examples, np.arange(len(examples)))
     expected = predictor.score_examples(examples, catalogs, baselines=False).score
-    with folder_aside(config.output) as folder, terminal.progress("Exporting", unit="files"):
+    with folder_aside(config.output, EXPORT) as folder, terminal.progress("Exporting", unit="files"):
         exported = export(predictor, batch, folder, int8=config.int8)
         differences = []
         for int8 in (False, True) if config.int8 else (False,):

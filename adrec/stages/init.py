@@ -13,7 +13,8 @@ from rich.text import Text
 from adrec.config.base import load_config
 from adrec.config.commands import config_model
 from adrec.config.init import InitConfig
-from adrec.data.tables import folder_aside
+from adrec.data.outputs import CONFIGS
+from adrec.data.writing import folder_aside
 from adrec.errors import DataError, ResourceError
 from adrec.explore import Finding, guess, look_at, write_configs
 from adrec.terminal import Terminal
@@ -63,7 +64,7 @@ def run(config: InitConfig, terminal: Terminal) -> InitResult:
         look = look_at(config.data)
     found = guess(look.tables) if look.source is None else None
     runs = config.runs or Path.cwd() / "runs" / config.output.name
-    with folder_aside(config.output) as folder:
+    with folder_aside(config.output, CONFIGS) as folder:
         names = write_configs(folder, runs=runs, final=config.output, found=found, source=look.source)
     for name in names:
         load_config(config.output / f"{name}.yaml", config_model(name))

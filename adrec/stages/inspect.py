@@ -14,8 +14,9 @@ from rich.table import Table
 from adrec.bundle import open_bundle
 from adrec.config.inspect import InspectConfig
 from adrec.data.engine import columns_of, open_memory_engine, readable_faults, text
+from adrec.data.outputs import PAGE
 from adrec.data.prepared import Prepared, open_prepared
-from adrec.data.tables import write_aside
+from adrec.data.writing import write_aside
 from adrec.errors import DataError
 from adrec.explore.profile import (
     ColumnProfile,
@@ -95,7 +96,7 @@ def run(config: InspectConfig, terminal: Terminal) -> InspectResult:
         return result
     from adrec.stages.results.inspect_page import page_of
 
-    with write_aside(config.html) as aside:
+    with write_aside(config.html, PAGE) as aside:
         aside.write_text(page_of(result), encoding="utf-8")
     return InspectResult(result.path, result.kind, result.about, result.tables, config.html)
 

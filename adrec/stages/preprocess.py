@@ -15,8 +15,9 @@ from adrec import __version__
 from adrec.config.base import save_config
 from adrec.config.preprocess import PreprocessConfig
 from adrec.data.engine import open_engine, open_memory_engine, small_memory
+from adrec.data.outputs import PREPARED, files_of
 from adrec.data.prepared import FORMAT
-from adrec.data.tables import folder_aside
+from adrec.data.writing import folder_aside
 from adrec.errors import AdrecError, DataError
 from adrec.prepare.build import Built, build, extras_of, work_folder
 from adrec.prepare.log.append import CannotAppendError, Earlier, link_shards, plan_append
@@ -114,7 +115,7 @@ def _plan(config: PreprocessConfig, terminal: Terminal) -> _Plan:
 
 
 def _write(config: PreprocessConfig, plan: _Plan, earlier: Earlier | None, terminal: Terminal) -> dict[str, Any]:
-    with folder_aside(config.output) as folder:
+    with folder_aside(config.output, PREPARED) as folder:
         work = work_folder(folder)
         with open_engine(work, memory_limit_gb=config.memory_limit_gb, threads=config.threads) as connection:
             manifest = _prepare(connection, config, plan, earlier, folder, terminal)
@@ -203,7 +204,7 @@ def _whole_manifest(output: Path) -> dict[str, Any] | None:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.is_file() and file.name != "manifest.json")
+    return [file for file in files_of(folder) if file.name != "manifest.json"]
 
 
 def _schemas(folder: Path) -> dict[str, dict[str, str]]:

@@ -23,8 +23,10 @@ from safetensors.numpy import load_file, save_file
 from adrec.bundle import open_bundle
 from adrec.config.rank import Policy, RankConfig
 from adrec.data.checks import check_rows
+from adrec.data.outputs import LISTS, marked
 from adrec.data.prepared import Prepared, open_prepared
-from adrec.data.tables import file_facts, iter_batches, open_dataset, read_table, write_aside, write_table
+from adrec.data.tables import file_facts, iter_batches, open_dataset, read_table, write_table
+from adrec.data.writing import write_aside
 from adrec.errors import DataError
 from adrec.inference.lists.past_counters import PastCounters
 from adrec.inference.lists.ranker import Block, Ranker
@@ -200,7 +202,8 @@ def _assemble(work: Path, output: Path, result: RankResult) -> None:
     if not files:
         raise DataError(f"{output}: there are no requests to rank. Check 'split', or the requests table.")
     seen: set[str] = set()
-    with write_aside(output) as aside, pq.ParquetWriter(aside, pq.read_schema(files[0]), compression="zstd") as writer:
+    schema = marked(pq.read_schema(files[0]), "ranked")
+    with write_aside(output, LISTS) as aside, pq.ParquetWriter(aside, schema, compression="zstd") as writer:
         for file in files:
             for batch in iter_batches(file):
                 writer.write_batch(batch)

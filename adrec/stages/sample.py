@@ -10,7 +10,8 @@ from rich.table import Table
 
 from adrec.config.base import save_config
 from adrec.config.sample import SampleConfig
-from adrec.data.tables import folder_aside
+from adrec.data.outputs import SAMPLE
+from adrec.data.writing import folder_aside
 from adrec.sample import SampleSummary, generate_sample
 from adrec.terminal import Terminal
 
@@ -41,7 +42,7 @@ class SampleResult:
 
 def run(config: SampleConfig, terminal: Terminal) -> SampleResult:
     """Write the sample aside and swap it into place."""
-    with folder_aside(config.out) as folder, terminal.progress("Sample", config.impressions) as advance:
+    with folder_aside(config.out, SAMPLE) as folder, terminal.progress("Sample", config.impressions) as advance:
         summary = generate_sample(
             folder,
             impressions=config.impressions,

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Iterable
@@ -18,8 +17,10 @@ from rich.table import Table
 
 from adrec.bundle import Bundle, open_bundle
 from adrec.config.score import ScoreConfig
+from adrec.data.outputs import SCORES
 from adrec.data.prepared import open_prepared
-from adrec.data.tables import file_facts, iter_batches, write_aside
+from adrec.data.tables import file_facts, iter_batches
+from adrec.data.writing import put_file, write_aside
 from adrec.inference.ahead import ahead
 from adrec.inference.score_source import count_rows
 from adrec.inference.shards import parquet_writer, part_path, score_shards
@@ -91,9 +92,9 @@ def _join(parts: list[Path], output: Path) -> dict[str, Any]:
     """Put the parts end to end, row group by row group (one part is the output as it stands), and sum up what they hold."""
     facts = _facts(parts)
     if len(parts) == 1:
-        os.replace(parts[0], output)
+        put_file(parts[0], output, SCORES)
         return facts
-    with write_aside(output) as aside, parquet_writer(aside, pq.read_schema(parts[0])) as writer:
+    with write_aside(output, SCORES) as aside, parquet_writer(aside, pq.read_schema(parts[0])) as writer:
         for part in parts:
             file = pq.ParquetFile(part)
             for table in ahead(file.read_row_group(group) for group in range(file.num_row_groups)):

@@ -16,8 +16,9 @@ from rich.table import Table
 from adrec.config.base import load_config, save_config
 from adrec.config.finetune import FinetuneConfig
 from adrec.config.tune import TuneConfig
+from adrec.data.outputs import SEARCH
 from adrec.data.prepared import open_prepared
-from adrec.data.tables import folder_aside
+from adrec.data.writing import folder_aside
 from adrec.errors import ConfigError
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.stages.tuning.report import plot, write_trials
@@ -190,7 +191,7 @@ def _finish(config: TuneConfig, study: Study, metric: str, maximise: bool, work:
     """Write the folder and remove the work folder."""
     best_value, best = study.best()
     rows, importance = study.rows(), study.importance()
-    with folder_aside(config.output) as folder:
+    with folder_aside(config.output, SEARCH) as folder:
         shutil.copyfile(work / STUDY, folder / STUDY)
         shutil.copyfile(work / RUN_FILE, folder / IDENTITY)
         save_config(config, folder / "config.yaml")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from adrec.cli.output_lock import writing_alone
+from adrec.data.lock import output_lock
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "transformers", "pytorch_lightning", "lightning", "sklearn", "duckdb", "pyarrow", "pandas", "lightgbm")
@@ -206,10 +206,10 @@ def test_interrupt_exits_130(capsys):
 
 def test_two_commands_do_not_write_one_output(tmp_path):
     held = tmp_path / "out"
-    with writing_alone(held):
+    with output_lock(held):
         second = adrec("sample", "--out", str(held), "--impressions", "3000")
         assert second.returncode == 1
-        assert second.stderr.startswith(f"error: {held}: another adrec command is writing there.")
+        assert second.stderr.startswith(f"error: {held}: another adrec command is writing there")
         assert len(second.stderr.splitlines()) == 1 and not held.exists()
         assert adrec("sample", "--out", str(tmp_path / "other"), "--impressions", "3000").returncode == 0
     assert adrec("sample", "--out", str(held), "--impressions", "3000").returncode == 0

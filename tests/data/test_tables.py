@@ -17,10 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from adrec.data.tables import folder_aside, iter_batches, parquet_files, read_table, write_aside, write_table
+from adrec.data.outputs import OutputKind
+from adrec.data.tables import iter_batches, parquet_files, read_table, write_table
+from adrec.data.writing import folder_aside, write_aside
 from adrec.errors import DataError, ResourceError
 from adrec.schema import ADS, IMPRESSIONS, TIMESTAMP
 
+ANY = OutputKind("any folder", lambda folder: True)
 ADS_TABLE = pa.table({"ad_id": ["a", "b"], "title": ["one", "two"]})
 
 
@@ -29,7 +32,7 @@ def leftovers(folder: Path) -> list[str]:
 
 
 def test_files_of_a_new_folder_are_as_readable_as_the_folder(tmp_path):
-    with folder_aside(tmp_path / "bundle") as folder:
+    with folder_aside(tmp_path / "bundle", ANY) as folder:
         save_file({"x": np.zeros(2, np.float32)}, folder / "model.safetensors")
         (folder / "part").mkdir()
         (folder / "part" / "secret").touch(mode=0o600)
@@ -56,9 +59,9 @@ def test_a_failing_writer_leaves_the_earlier_file(tmp_path):
 
 def test_a_failing_writer_leaves_the_earlier_folder(tmp_path):
     path = tmp_path / "out"
-    with folder_aside(path) as folder:
+    with folder_aside(path, ANY) as folder:
         (folder / "a").write_text("first")
-    with pytest.raises(RuntimeError), folder_aside(path) as folder:
+    with pytest.raises(RuntimeError), folder_aside(path, ANY) as folder:
         (folder / "a").write_text("second")
         raise RuntimeError
     assert (path / "a").read_text() == "first"
@@ -68,7 +71,7 @@ def test_a_failing_writer_leaves_the_earlier_folder(tmp_path):
 def test_a_new_folder_replaces_the_old_wholly(tmp_path):
     path = tmp_path / "out"
     for name in ("a", "b"):
-        with folder_aside(path) as folder:
+        with folder_aside(path, ANY) as folder:
             (folder / name).write_text(name)
     assert [file.name for file in path.iterdir()] == ["b"]
     assert leftovers(tmp_path) == []
@@ -77,12 +80,14 @@ def test_a_new_folder_replaces_the_old_wholly(tmp_path):
 WRITER = """
     import sys
     from pathlib import Path
-    from adrec.data.tables import folder_aside, write_aside
+    from adrec.data.outputs import OutputKind
+    from adrec.data.writing import folder_aside, write_aside
+    ANY = OutputKind("any folder", lambda folder: True)
     root, number = Path(sys.argv[1]), 0
     print("ready", flush=True)
     while True:
         number += 1
-        with folder_aside(root / "folder") as folder:
+        with folder_aside(root / "folder", ANY) as folder:
             for part in range(5):
                 (folder / f"part-{part}").write_text(str(number) * 2000)
         with write_aside(root / "file") as aside:
@@ -109,7 +114,7 @@ def test_kill_9_at_any_moment_leaves_a_whole_output(tmp_path):
         number = body[: len(body) // 20000]
         assert body == number * 20000
     # The next run clears what the killed ones left.
-    with folder_aside(tmp_path / "folder") as folder:
+    with folder_aside(tmp_path / "folder", ANY) as folder:
         (folder / "part-0").write_text("last")
     with write_aside(tmp_path / "file") as aside:
         aside.write_text("last")

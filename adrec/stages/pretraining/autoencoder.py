@@ -16,9 +16,11 @@ from safetensors.torch import save_file
 from adrec.config.base import save_config
 from adrec.config.pretrain import AutoencoderModel, PretrainConfig
 from adrec.data.device import resolve_device
+from adrec.data.outputs import ENCODER
 from adrec.data.prepared import Prepared
-from adrec.data.tables import folder_aside, write_table
+from adrec.data.tables import write_table
 from adrec.data.vector_cache import cached_vectors
+from adrec.data.writing import folder_aside
 from adrec.errors import AdrecError, DataError
 from adrec.models.text.autoencoder import AdAutoencoder, AdErrors, AdInputs, code_loss
 from adrec.models.text.text_encoder import encode_texts, load_text_encoder
@@ -95,7 +97,7 @@ def run_autoencoder(config: PretrainConfig, prepared: Prepared, terminal: Termin
         recall=_recall(codes, text, held_out),
         pca_recall=_recall((_unit(text) - mean) @ directions.T, text, held_out),
     )
-    with folder_aside(config.output) as folder:
+    with folder_aside(config.output, ENCODER) as folder:
         save_file(
             {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}, folder / "autoencoder.safetensors"
         )

@@ -12,8 +12,10 @@ from rich.table import Table
 
 from adrec.config.base import save_config
 from adrec.config.pretrain import PretrainConfig, VectorFileModel, Word2VecModel
+from adrec.data.outputs import ENCODER
 from adrec.data.prepared import Prepared
-from adrec.data.tables import folder_aside, read_table
+from adrec.data.tables import read_table
+from adrec.data.writing import folder_aside
 from adrec.errors import DataError
 from adrec.models.text.hugging_face import resolve_file
 from adrec.models.text.text_encoder import TextEncoder
@@ -74,7 +76,7 @@ def run_word_vectors(config: PretrainConfig, prepared: Prepared, terminal: Termi
         coverage=float(np.mean(seen)) if seen else 0.0,
         near=_nearest(words, vectors),
     )
-    with folder_aside(config.output) as folder:
+    with folder_aside(config.output, ENCODER) as folder:
         encoder.save(folder)
         save_config(config, folder / "config.yaml")
         (folder / "metrics.json").write_text(json.dumps(result.as_dict(), ensure_ascii=False, indent=2), encoding="utf-8")

@@ -12,7 +12,8 @@ from rich.table import Table
 
 from adrec.config.base import save_config
 from adrec.config.explain import ExplainConfig
-from adrec.data.tables import folder_aside
+from adrec.data.outputs import EXPLANATION
+from adrec.data.writing import folder_aside
 from adrec.errors import DataError
 from adrec.inference.explain.overall import Dependence, Importance, dependences, importances
 from adrec.inference.predictor import Predictor
@@ -76,7 +77,7 @@ def explain_overall(config: ExplainConfig, terminal: Terminal) -> OverallResult:
             found.append(one)
             advance(1)
     result = OverallResult(len(rows), important, found, str(config.output))
-    with folder_aside(config.output) as folder:
+    with folder_aside(config.output, EXPLANATION) as folder:
         text = json.dumps(result.as_dict(), ensure_ascii=False, indent=1)
         (folder / FILE).write_text(text + "\n", encoding="utf-8")
         save_config(config, folder / "config.yaml")

@@ -1,0 +1,112 @@
+"""What every command writes, and the one gate before it: outputs are looked at, locked and restored before any work begins."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from adrec.config.base import StageConfig
+from adrec.config.commands import command_of
+from adrec.data import outputs
+from adrec.data.lock import output_lock
+from adrec.data.outputs import OutputKind
+from adrec.data.writing import restore
+from adrec.terminal import Terminal
+
+KINDS: dict[str, tuple[str, OutputKind | Callable[[Any], OutputKind]]] = {
+    "compare": ("output", outputs.COMPARISON),
+    "distill": ("output", lambda config: outputs.ENCODER if config.bundle is None else outputs.BUNDLE),
+    "encode": ("output", outputs.VECTORS),
+    "evaluate": ("output", outputs.EVALUATION),
+    "events": ("output", outputs.SCORES),
+    "explain": ("output", outputs.EXPLANATION),
+    "export": ("output", outputs.EXPORT),
+    "finetune": ("output", outputs.BUNDLE),
+    "init": ("output", outputs.CONFIGS),
+    "inspect": ("html", outputs.PAGE),
+    "preprocess": ("output", outputs.PREPARED),
+    "pretrain": ("output", outputs.ENCODER),
+    "rank": ("output", outputs.LISTS),
+    "sample": ("out", outputs.SAMPLE),
+    "score": ("output", outputs.SCORES),
+    "serve": ("store", outputs.STORE),
+    "tune": ("output", outputs.SEARCH),
+}
+"""Command -> the config key of its output, and what it writes there."""
+
+_SHARED = frozenset({"serve"})
+"""Commands that may write one output at once: several servers share a store."""
+
+
+@contextmanager
+def writing(config: StageConfig, terminal: Terminal) -> Iterator[None]:
+    """Run a command in this block. Raises ResourceError before any work where its output is not its to replace, or is taken.
+
+    What an earlier run that was killed left half renamed is put back first.
+    """
+    command = command_of(type(config))
+    entry = KINDS.get(command)
+    path = None if entry is None else _path(config, entry[0])
+    if entry is None or path is None or os.environ.get("LOCAL_RANK", "0") != "0":  # the other processes of one DDP run
+        yield
+        return
+    key, kind = entry[0], entry[1] if isinstance(entry[1], OutputKind) else entry[1](config)
+    target = outputs.guard_place(path)
+    with ExitStack() as held:
+        if command not in _SHARED:
+            held.enter_context(output_lock(target))
+            restore(target)
+        outputs.guard_output(path, kind, inputs_of(config, except_key=key))
+        if target != path:
+            terminal.note(f"{path} is a link: {target} is written, and the link stays.")
+        yield
+
+
+def inputs_of(config: StageConfig, *, except_key: str) -> list[Path]:
+    """Every existing file and folder that the config names, links resolved; of a pattern, the files it matches."""
+    found: dict[Path, None] = {}
+    for text in _paths(config.model_dump(mode="python", exclude={except_key})):
+        for path in _matches(text):
+            found.setdefault(path.resolve())
+    return list(found)
+
+
+def _path(config: Any, key: str) -> Path | None:
+    if command_of(type(config)) == "evaluate":
+        return config.output or evaluation_folder(config.scored)
+    if command_of(type(config)) == "serve" and config.redis is not None:
+        return None
+    value: Path | None = getattr(config, key)
+    return value
+
+
+def evaluation_folder(scored: Path) -> Path:
+    """Where `adrec evaluate` writes when it is not told."""
+    return scored.with_name(f"{scored.stem}_evaluation")
+
+
+def _paths(value: Any) -> Iterator[str]:
+    """Paths, and strings that may be one: patterns and encoders are kept as strings, made absolute when they were read."""
+    if isinstance(value, Path):
+        yield str(value)
+    elif isinstance(value, str) and value.startswith("/"):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _paths(item)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for item in value:
+            yield from _paths(item)
+
+
+def _matches(text: str) -> Iterator[Path]:
+    path = Path(text)
+    try:
+        if path.exists():
+            yield path
+        elif re.search(r"[*?\[]", text):
+            yield from Path("/").glob(text.lstrip("/"))
+    except (OSError, ValueError):  # no path at all: a template that begins with a slash
+        return
