@@ -38,7 +38,7 @@ format: $(STAMP) ## Format the code
 bench: $(STAMP) ## Run the benchmarks (side by side ratios)
 	$(BIN)/python benchmarks
 
-docs: $(STAMP) ## Write docs/commands.md from the code
+docs: $(STAMP) ## Write docs/commands.md and the tables of docs/data.md from the code
 	$(BIN)/python docs/generate.py
 
 preprocess: $(STAMP) ## raw logs -> prepared folder (CONFIGS=configs/sample)

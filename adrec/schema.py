@@ -108,14 +108,14 @@ class TableSpec:
 
 _ADS = (
     Column("ad_id", pa.string(), True, "identifier, unique", "id"),
-    Column("title", pa.string(), True, "headline"),
+    Column("title", pa.string(), True, "headline; where there is none, map another column to it"),
     Column("description", pa.string(), False, "body copy"),
     Column("category", pa.string(), False, "topic or product class", "category"),
     Column("advertiser_id", pa.string(), False, "who pays", "id"),
     Column("starts_at", TIMESTAMP, False, "first moment it may be shown", "moment"),
     Column("ends_at", TIMESTAMP, False, "first moment it may no longer be shown", "moment"),
-    Column("bid", pa.float64(), False, "price offered for a click, in the account's currency, >= 0", "number"),
-    Column("budget", pa.float64(), False, "most that may be spent, >= 0", "number"),
+    Column("bid", pa.float64(), False, "price offered for a click, in the account's currency, 0 or more", "number"),
+    Column("budget", pa.float64(), False, "most that may be spent, 0 or more", "number"),
     Column("image", pa.string(), False, "path or address of the creative", "id"),
 )
 PREPARED_ADS = TableSpec(
@@ -149,18 +149,43 @@ PREPARED_USERS = TableSpec(
 
 _IMPRESSIONS = (
     Column("user_id", pa.string(), True, "who saw it", "person"),
-    Column("ad_id", pa.string(), True, "what was shown", "id"),
-    Column("shown_at", TIMESTAMP, True, "when", "moment"),
-    Column("request_id", pa.string(), False, "groups the impressions shown together", "person"),
-    Column("click", pa.int8(), False, "1 clicked, 0 not", "flag", outcome=True),
+    Column("ad_id", pa.string(), True, "what was shown, an ad of the ads table", "id"),
+    Column("shown_at", TIMESTAMP, True, "when: see [moments](#moments)", "moment"),
+    Column(
+        "request_id",
+        pa.string(),
+        False,
+        "groups the impressions shown together, of one user; without it rows of one user at one moment are one request",
+        "person",
+    ),
+    Column(
+        "click",
+        pa.int8(),
+        False,
+        "empty where unknown: such rows count as shown, not as tried",
+        "flag",
+        outcome=True,
+    ),
     Column("position", pa.int32(), False, "slot, 1 is the first", "number"),
-    Column("propensity", pa.float64(), False, "probability with which the logging policy showed it, in (0, 1]", "number"),
-    Column("conversion", pa.int8(), False, "1 converted, 0 not", "flag", outcome=True),
+    Column(
+        "propensity",
+        pa.float64(),
+        False,
+        "probability with which the logging policy showed it, in (0, 1]",
+        "number",
+    ),
+    Column("conversion", pa.int8(), False, "what followed the click", "flag", outcome=True),
     Column("rating", pa.float64(), False, "explicit rating", "number", outcome=True),
-    Column("dwell_seconds", pa.float64(), False, "time spent after the click", "number", outcome=True),
+    Column("dwell_seconds", pa.float64(), False, "time spent after the click, 0 or more", "number", outcome=True),
     Column("scenario", pa.string(), False, "social, search, email, ...", "category"),
     Column("query", pa.string(), False, "what the user searched for"),
-    Column("history", STRINGS, False, "ad ids clicked earlier, newest last", "ids"),
+    Column(
+        "history",
+        STRINGS,
+        False,
+        "ads clicked before, newest last; ids of no ad are dropped and counted",
+        "ids",
+    ),
 )
 PREPARED_IMPRESSIONS = TableSpec(
     "impressions",
@@ -170,10 +195,16 @@ PREPARED_IMPRESSIONS = TableSpec(
         Column("request_id", pa.string(), True, "as given, or one per (user, moment)", "person"),
         Column("ad_index", pa.int32(), True, "row of the ad in ads.parquet", "number"),
         Column("user_index", pa.int32(), True, "row of the user in users.parquet", "number"),
-        Column("history_index", INDICES, True, "rows of earlier clicked ads, oldest first, newest last, at most H", "ids"),
+        Column("history_index", INDICES, True, "rows of ads clicked before, newest last, `history.max_clicks` at most", "ids"),
         Column("history_hours", pa.list_(pa.float32()), False, "age of each of those clicks at shown_at, in hours", "number"),
-        Column("skipped_index", INDICES, False, "rows of ads shown earlier and not clicked, newest last", "ids"),
-        Column("history_length", pa.int32(), True, "clicks the user had before, not cut at H", "number"),
+        Column(
+            "skipped_index",
+            INDICES,
+            False,
+            "rows of ads shown before and not clicked (`history.max_skipped`)",
+            "ids",
+        ),
+        Column("history_length", pa.int32(), True, "clicks the user had before, not cut", "number"),
     ),
 )
 

@@ -1,6 +1,6 @@
-"""Write `commands.md` from the code: each command's help, and each setting of its config with type, default and meaning.
+"""Write from the code: `commands.md` (each command's help, each setting of its config) and the tables of `data.md`.
 
-`make docs` runs it; a test holds the committed page against it, so the page cannot drift.
+`make docs` runs it; a test holds the committed pages against it, so they cannot drift.
 """
 
 import inspect
@@ -9,13 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import typer
 from pydantic_core import PydanticUndefined
 
 from adrec.cli.app import app
 from adrec.config.commands import ALIASES, config_models
+from adrec.schema import RANKED, SCORED, TABLES, Column, TableSpec
 
 PAGE = Path(__file__).parent / "commands.md"
+DATA = Path(__file__).parent / "data.md"
+_BEGIN, _END = "<!-- columns of {} -->", "<!-- end of columns -->"
 _HEAD = """# Commands and their settings
 
 Made by `make docs` from the code; do not edit. Every command takes `--config FILE`, `--set dotted.key=value` (repeated),
@@ -37,6 +41,48 @@ def page() -> str:
         rows = "\n".join(_settings(schema, schema, ""))
         parts.append(f"| setting | type | default | meaning |\n| --- | --- | --- | --- |\n{rows}\n")
     return "\n".join(parts)
+
+
+def data_page(page: str) -> str:
+    """`page` with every table of columns as `adrec/schema.py` has it now. A table without a place on the page is a fault."""
+    specs = {spec.name: spec for spec in (*TABLES, SCORED, RANKED)}
+    added = {f"prepared {spec.name}": _only_new(spec) for spec in TABLES}
+    for name, spec in {**specs, **added}.items():
+        if not spec.columns:
+            continue
+        before, begin, rest = page.partition(_BEGIN.format(name))
+        _, end, after = rest.partition(_END)
+        if not begin or not end:
+            raise SystemExit(f"{DATA}: has no '{_BEGIN.format(name)}' and '{_END}' behind it. Say there what the table is.")
+        page = f"{before}{begin}\n{_columns(spec)}\n{end}{after}"
+    return page
+
+
+def _only_new(spec: TableSpec) -> TableSpec:
+    """What preprocess adds to a table, or says otherwise."""
+    return TableSpec(spec.name, tuple(column for column in spec.stored.columns if column not in spec.columns))
+
+
+def _columns(spec: TableSpec) -> str:
+    rows = ["| column | type | |", "| --- | --- | --- |"]
+    for column in spec.columns:
+        notes = ". Required" * (column.required and spec in TABLES) + ". An outcome: a label, never a feature" * column.outcome
+        rows.append(f"| `{column.name}` | {_kind(column)} | {column.meaning}{notes} |")
+    return "\n".join(rows)
+
+
+def _kind(column: Column) -> str:
+    """A type as people say it."""
+    if pa.types.is_list(column.type):
+        items = {"ids": "ids", "text": "text"} if pa.types.is_string(column.type.value_type) else {"ids": "rows"}
+        return f"list of {items.get(column.role, 'numbers')}"
+    if column.role == "flag":
+        return "true or false" if pa.types.is_boolean(column.type) else "0 or 1"
+    if pa.types.is_timestamp(column.type):
+        return "moment"
+    if pa.types.is_integer(column.type):
+        return "whole number"
+    return "number" if pa.types.is_floating(column.type) else "text"
 
 
 def _settings(schema: dict[str, Any], root: dict[str, Any], path: str) -> Iterator[str]:
@@ -88,4 +134,5 @@ _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusi
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
-    print(f"{PAGE}: written")
+    DATA.write_text(data_page(DATA.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"{PAGE}, {DATA}: written")
