@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from adrec import __version__
+from adrec.data.formats import other_format
 from adrec.data.outputs import BUNDLE
 from adrec.data.writing import folder_aside
 from adrec.errors import BundleError
@@ -83,9 +84,9 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{manifest_path}: cannot be read ({type(error).__name__}). {_FIX}") from None
     if version != FORMAT_VERSION:
-        raise BundleError(
-            f"{path}: bundle format {version}, but this adrec reads {FORMAT_VERSION}. Use the adrec that made it."
-        )
+        is_student = "distilled_from" in manifest  # its config is that of the training it stands for
+        command, config = ("adrec distill", None) if is_student else ("adrec finetune", path / "config.yaml")
+        raise BundleError(other_format(path, found=version, ours=FORMAT_VERSION, command=command, config=config))
     for name, facts in files.items():
         _check_file(path, name, facts, verify=verify)
     return Bundle(path, manifest)

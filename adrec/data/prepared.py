@@ -12,6 +12,7 @@ from adrec.config.base import load_config
 from adrec.config.features import CounterSpec, resolve_counters
 from adrec.config.preprocess import PreprocessConfig
 from adrec.data.features import FeatureSet
+from adrec.data.formats import other_format
 from adrec.data.tables import iter_batches, parquet_schema, read_table
 from adrec.errors import ConfigError, DataError
 from adrec.schema import ADS, PREPARED_IMPRESSIONS, SPLITS, USERS, TableSpec, entity_tables
@@ -24,12 +25,13 @@ def open_prepared(path: Path) -> "Prepared":
     """Open a prepared folder. Raises DataError where it is missing, half of one, or of another format version."""
     if not path.is_dir():
         raise DataError(f"{path}: no such prepared folder. {_RUN}")
+    prepared = Prepared(path)
+    if (path / "manifest.json").is_file() and (found := prepared.manifest.get("format")) != FORMAT:
+        config = path / "config.yaml"
+        raise DataError(other_format(path, found=found, ours=FORMAT, command="adrec preprocess", config=config))
     for needed in ("manifest.json", ADS.file, USERS.file):
         if not (path / needed).is_file():
             raise DataError(f"{path}: not a prepared folder, it has no {needed}. {_RUN}")
-    prepared = Prepared(path)
-    if prepared.manifest.get("format") != FORMAT:
-        raise DataError(f"{path}: prepared by another version (format {prepared.manifest.get('format')}, not {FORMAT}). {_RUN}")
     return prepared
 
 
