@@ -57,10 +57,11 @@ EncoderReference = Annotated[str, AfterValidator(_resolve_reference)]
 ModelT = TypeVar("ModelT", bound=Config)
 
 
-def load_config(path: Path | None, model: type[ModelT], overrides: Sequence[str] = ()) -> ModelT:
+def load_config(path: Path | None, model: type[ModelT], overrides: Sequence[str] = (), *, of_an_output: bool = False) -> ModelT:
     """Read `path` (YAML), apply `dotted.key=value` overrides (values are YAML), validate as `model`.
 
-    `path` None starts from the overrides alone, relative to the working folder.
+    `path` None starts from the overrides alone, relative to the working folder. `of_an_output`: the config says how a folder
+    was made, and what it names need not be here any more.
     Raises ConfigError with one line a fault: dotted path, what was found, what is allowed, the nearest known key.
     """
     raw = _read_yaml(path) if path is not None else {}
@@ -69,7 +70,7 @@ def load_config(path: Path | None, model: type[ModelT], overrides: Sequence[str]
         _apply_override(raw, override)
     base = path.resolve().parent if path is not None else Path.cwd()
     try:
-        return model.model_validate(raw, context={"base": base})
+        return model.model_validate(raw, context={"base": base, "of_an_output": of_an_output})
     except ValidationError as error:
         raise ConfigError("\n".join(f"{where}: {line}" for line in describe(error, model, raw))) from None
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
+    ConfigDict,
     Discriminator,
     Field,
     SerializeAsAny,
@@ -17,7 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from adrec import schema
 from adrec.config.base import Config, ConfigPath, ConfigPattern, describe
-from adrec.config.plugins import SourceFormat, check_name, load
+from adrec.config.plugins import SourceFormat, check_name, installed, load
 from adrec.errors import ConfigError
 
 
@@ -140,10 +141,18 @@ class SourceConfig(Config):
     """Name of the entry point."""
 
 
+class AbsentSource(SourceConfig):
+    """How a folder was made that came from elsewhere: its source's package is not installed here."""
+
+    model_config = ConfigDict(extra="allow")
+
+
 def _of_a_package(value: Any, info: ValidationInfo) -> SourceConfig:
     """Checked by the model that the package brings; its faults are told like ours."""
     if isinstance(value, SourceConfig):
         return value
+    if (info.context or {}).get("of_an_output") and value["format"] not in installed("adrec.sources"):
+        return AbsentSource.model_validate(value)
     try:
         check_name(value["format"], "adrec.sources", FORMATS, "source")
         model = load(value["format"], "adrec.sources", SourceFormat, "source").config

@@ -53,7 +53,7 @@ class Prepared:
         if not file.is_file():
             return None
         try:
-            return load_config(file, PreprocessConfig)
+            return load_config(file, PreprocessConfig, of_an_output=True)
         except ConfigError as error:
             reason = str(error).splitlines()[0].removeprefix(f"{file}: ").rstrip(".")
             raise DataError(f"{file}: made by another version ({reason}). Run 'adrec preprocess' again.") from None

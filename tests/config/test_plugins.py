@@ -141,7 +141,7 @@ def config_file(folder, source):
 
 
 @pytest.mark.parametrize("name", ["sessions", "ad_shop:sessions"])
-def test_a_source(shop, name):
+def test_a_source(shop, name, monkeypatch):
     (shop / "log.txt").write_text("u1;1700000000;a1 007 a3;007\nu2;1700000100;007;\n")
     file = config_file(shop, f"source:\n  format: {name}\n  sessions: log.txt\n")
     config = load_config(file, PreprocessConfig)
@@ -153,6 +153,11 @@ def test_a_source(shop, name):
     assert table["click"].to_pylist() == [0, 1, 0, None]
     assert prepared.config == config  # what was saved beside the output loads again
     assert preprocess.run(config, QUIET).done == "unchanged"
+    # Who reads the folder elsewhere need not have the package; who makes it again does.
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if "site_ad_shop" not in entry])
+    assert open_prepared(config.output).config.tokenizer == config.tokenizer
+    with pytest.raises(ConfigError, match="no source .*installed under adrec.sources: none"):
+        load_config(config.output / "config.yaml", PreprocessConfig)
 
 
 @pytest.mark.parametrize(
