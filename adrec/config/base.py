@@ -7,21 +7,39 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from adrec.errors import ConfigError
+
+_MOST = 1e15
+_DEEPEST = 50
+"""Levels of nesting that a config may have; the deepest of adrec's own has 8."""
+_MOST_VALUES = 100_000
+"""Values of a config, those that aliases repeat counted as often as they stand there."""
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095
+"""Bytes that file systems allow."""
 
 
 class Config(BaseModel):
     """Base of every config section: unknown keys are refused, values cannot be changed after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    @field_validator("*")
+    @classmethod
+    def _conceivable(cls, value: Any) -> Any:
+        """Whatever a number counts, there are not so many of it: a slip is told, and not left to the memory of the machine."""
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) > _MOST:
+            raise ValueError(f"is more than anything that could be meant ({_MOST:g})")
+        return value
 
 
 class StageConfig(Config):
     """What every command's config has."""
 
-    seed: int = 42
+    seed: int = Field(42, ge=0, le=2**32 - 1)
     """Seeds every random choice of the command."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where tensors live; `auto` takes a GPU when there is one."""
@@ -29,7 +47,14 @@ class StageConfig(Config):
 
 def _resolve(path: Path, info: ValidationInfo) -> Path:
     base = (info.context or {}).get("base", Path.cwd())
-    return Path(os.path.normpath(base / path.expanduser()))
+    try:
+        found = Path(os.path.normpath(base / path.expanduser()))
+    except RuntimeError:
+        raise ValueError("names the home folder of a user whom this machine does not know") from None
+    longest = max((len(os.fsencode(name)) for name in found.parts), default=0)
+    if longest > _LONGEST_NAME or len(os.fsencode(found)) > _LONGEST_PATH:
+        raise ValueError(f"a path has at most {_LONGEST_PATH} bytes, and each name in it {_LONGEST_NAME}")
+    return found
 
 
 def _resolve_pattern(pattern: str, info: ValidationInfo) -> str:
@@ -68,6 +93,7 @@ def load_config(path: Path | None, model: type[ModelT], overrides: Sequence[str]
     where = str(path) if path is not None else "--set"
     for override in overrides:
         _apply_override(raw, override)
+    _check_characters(raw, where)
     base = path.resolve().parent if path is not None else Path.cwd()
     try:
         return model.model_validate(raw, context={"base": base, "of_an_output": of_an_output})
@@ -115,6 +141,7 @@ def _parse_yaml(text: str, *, where: str, below: str = "") -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
+        _check_size(node, where)
         faults = [
             f"{where}: {path}: given twice, in line {first} and in line {again}. Keep one."
             for path, first, again in _repeated_keys(node, below, set())
@@ -122,6 +149,10 @@ def _parse_yaml(text: str, *, where: str, below: str = "") -> Any:
         if faults:
             raise ConfigError("\n".join(faults))
         return loader.construct_document(node)
+    except RecursionError:
+        raise ConfigError(f"{where}: nested deeper than {_DEEPEST} levels. No config of adrec is.") from None
+    except ValueError as error:  # a date that does not exist, a number of thousands of digits
+        raise ConfigError(f"{where}: a value cannot be read ({error}). Put it in quotes if it is text.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
     finally:
@@ -147,6 +178,41 @@ def _repeated_keys(node: yaml.Node, path: str, seen: set[int]) -> Iterator[tuple
             yield from _repeated_keys(value, inner, seen)
 
 
+def _check_size(root: yaml.Node, where: str) -> None:
+    """Refuse what only looks small: deep nesting, aliases of aliases that grow a thousandfold, a value inside itself."""
+    sizes: dict[int, int] = {}
+    open_nodes: set[int] = set()
+
+    def size(node: yaml.Node, depth: int) -> int:
+        if depth > _DEEPEST:
+            raise RecursionError
+        if id(node) in open_nodes:
+            raise ConfigError(f"{where}: line {node.start_mark.line + 1}: an alias stands inside what it repeats.")
+        if id(node) not in sizes:
+            open_nodes.add(id(node))
+            below = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+            sizes[id(node)] = 1 if isinstance(below, str) else 1 + sum(size(part, depth + 1) for part in below)
+            open_nodes.remove(id(node))
+        if sizes[id(node)] > _MOST_VALUES:
+            raise ConfigError(f"{where}: aliases (`*name`) repeat more than {_MOST_VALUES:,} values. Write the config out.")
+        return sizes[id(node)]
+
+    size(root, 0)
+
+
+def _check_characters(raw: Any, where: str, path: str = "") -> None:
+    """Refuse NUL in keys and values: no path, column or text of a table can hold it."""
+    if isinstance(raw, str) and "\0" in raw:
+        raise ConfigError(f"{where}: {path or '(top)'}: holds the character NUL. Take it out.")
+    if isinstance(raw, dict):
+        for key, value in raw.items():
+            _check_characters(str(key), where, f"{path}.{key}".lstrip(".").replace("\0", "\\0"))
+            _check_characters(value, where, f"{path}.{key}".lstrip("."))
+    elif isinstance(raw, list):
+        for number, value in enumerate(raw):
+            _check_characters(value, where, f"{path}.{number}".lstrip("."))
+
+
 def _apply_override(raw: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
@@ -154,6 +220,8 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     value = _parse_yaml(text, where=f"--set {override}", below=key)
     node: Any = raw
     *parents, last = key.split(".")
+    if len(parents) > _DEEPEST:
+        raise ConfigError(f"--set {key[:40]}...: nested deeper than {_DEEPEST} levels. No config of adrec is.")
     for parent in parents:
         if isinstance(node, list):
             node = _list_item(node, parent, override)
@@ -190,7 +258,7 @@ def _describe(fault: Mapping[str, Any], model: type[BaseModel], raw: Any) -> str
         return f"{path}.{tag}: required and missing. It says which other keys there are."
     message = str(fault["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     found = fault.get("input")
-    shown = "" if isinstance(found, dict | list) and len(str(found)) > 60 else f", found {found!r}"
+    shown = "" if isinstance(found, dict | list) and len(str(found)) > 60 else f", found {_short(repr(found))}"
     return f"{path}: {message[:1].lower()}{message[1:]}{shown}."
 
 
@@ -235,3 +303,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     for argument in getattr(annotation, "__args__", ()):
         found.extend(_models_in(argument))
     return found
+
+
+def _short(text: str, most: int = 120) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."

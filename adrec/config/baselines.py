@@ -58,17 +58,17 @@ class BaselinesConfig(Config):
     ]
     """Which ones; those whose inputs the data lacks are left out with a note. [] for none. Those of other packages
     go by the name of their entry point."""
-    max_rows: Annotated[int, Field(ge=1000)] = 1_000_000
+    max_rows: Annotated[int, Field(ge=1000, le=1_000_000_000)] = 1_000_000
     """Above this many training rows the baselines learn from a random sample of whole requests."""
     content_weights: dict[str, Annotated[float, Field(ge=0)]] | None = None
     """Weight of each cosine of the content score (text, vector, category, ...); null learns them."""
-    neighbours: Annotated[int, Field(ge=1)] = 200
+    neighbours: Annotated[int, Field(ge=1, le=1_000_000)] = 200
     """Users that user-based collaborative filtering asks."""
     factors: Annotated[int, Field(ge=1, le=1024)] = 32
     """Width of matrix factorisation."""
     text_penalty: Annotated[float, Field(ge=0)] = 0.01
     """L2 strength of the conditional logit's text weights; the features' own is 0.001."""
-    mlp_epochs: Annotated[int, Field(ge=1)] = 10
+    mlp_epochs: Annotated[int, Field(ge=1, le=100_000)] = 10
     """Passes of the classic MLP."""
 
 

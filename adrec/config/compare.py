@@ -14,7 +14,14 @@ class CompareConfig(StageConfig):
     """Evaluation or bundle folders, their metrics.json, or folders with any of them below."""
     task: str | None = None
     """Which label; None: the first one that all runs have."""
-    metrics: list[str] = ["auc", "auc_request", "auc_user", "ndcg@10", "log_loss", "predicted_over_observed"]
+    metrics: Annotated[list[str], Field(min_length=1)] = [
+        "auc",
+        "auc_request",
+        "auc_user",
+        "ndcg@10",
+        "log_loss",
+        "predicted_over_observed",
+    ]
     """Columns; those that no run has are left out."""
     sort: str | None = None
     """Metric to sort by, best first; None: the first column."""

@@ -29,9 +29,9 @@ class ClickTerms(Config):
     """Share of the teacher's soft targets in the loss; the rest are the clicks."""
     temperature: float = Field(2.0, gt=0)
     """Softens both sides of the soft targets."""
-    epochs: int = Field(1, ge=1)
+    epochs: int = Field(1, ge=1, le=100_000)
     """Passes over the training rows."""
-    learning_rate: float = Field(5e-4, gt=0)
+    learning_rate: float = Field(5e-4, gt=0, le=1_000)
     """Peak learning rate of AdamW for all but the text encoder, which keeps the bundle's own."""
 
 
@@ -46,7 +46,7 @@ class DistillConfig(StageConfig):
     """Encoder to imitate: local folder, `package:module/path` or hub name."""
     bundle: ConfigPath | None = None
     """Bundle whose text encoder is replaced by a student; all else of it stays, calibration included."""
-    layers: int | None = Field(None, ge=1)
+    layers: int | None = Field(None, ge=1, le=1_000)
     """Layers of the student, copied from the teacher, spread evenly; null is half."""
     terms: DistilTerms = DistilTerms()
     """What the student imitates."""

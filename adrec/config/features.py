@@ -67,7 +67,7 @@ class ListFeature(Config):
     """Rarer values go to the unknown bucket 0."""
     buckets: Annotated[int, Field(ge=2, le=2**30)] | None = None
     """Hash instead of keeping a vocabulary."""
-    max_items: Annotated[int, Field(ge=1)] = 50
+    max_items: Annotated[int, Field(ge=1, le=1_000_000)] = 50
     """Longer lists keep their first items."""
 
     @property
@@ -92,7 +92,12 @@ class CalendarFeature(Config):
     """A timestamp column."""
     time_zone: str = "UTC"
     """IANA name, such as Asia/Shanghai."""
-    parts: list[Literal["hour", "weekday", "weekend", "cycle"]] = ["hour", "weekday", "weekend", "cycle"]
+    parts: Annotated[list[Literal["hour", "weekday", "weekend", "cycle"]], Field(min_length=1)] = [
+        "hour",
+        "weekday",
+        "weekend",
+        "cycle",
+    ]
     """hour (24 values), weekday (7) and weekend (2) are categories; cycle gives sine and cosine of hour and weekday."""
 
     @field_validator("time_zone")

@@ -25,20 +25,20 @@ class TextEncoderSettings(Config):
     """How token vectors become one; None takes what the encoder records."""
     train: Literal["frozen", "last", "lora", "full"] = "frozen"
     """frozen: vectors computed once and cached. last: upper `last_layers` are trained. lora: low-rank updates. full: all."""
-    last_layers: Annotated[int, Field(ge=1)] = 2
+    last_layers: Annotated[int, Field(ge=1, le=1_000)] = 2
     """How many upper layers `last` trains."""
-    lora_rank: Annotated[int, Field(ge=1)] = 8
+    lora_rank: Annotated[int, Field(ge=1, le=65_536)] = 8
     """Rank of the LoRA updates."""
     lora_alpha: Annotated[int, Field(ge=1)] = 16
     """Scale of the LoRA updates (alpha / rank)."""
     lexical: Annotated[int, Field(ge=0, le=4096)] = 0
     """Width of a vector of the text's words (latent semantic analysis of the ads) beside the encoder's; 0: none. It helps
     where the encoder is small or was trained on little text."""
-    max_tokens: Annotated[int, Field(ge=4)] | None = None
+    max_tokens: Annotated[int, Field(ge=4, le=1_000_000)] | None = None
     """Longer texts are cut; None takes the encoder's own limit."""
-    batch_tokens: Annotated[int, Field(ge=64)] = 8192
+    batch_tokens: Annotated[int, Field(ge=64, le=100_000_000)] = 8192
     """Tokens encoded at once, padding included."""
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    learning_rate: Annotated[float, Field(gt=0, le=1_000)] = 2e-5
     """Peak learning rate of the encoder's trained weights."""
     cache: ConfigPath | None = None
     """Folder of cached vectors; None is the user's cache folder."""
@@ -47,14 +47,14 @@ class TextEncoderSettings(Config):
 class UserEncoderSettings(Config):
     """How the history becomes a user vector."""
 
-    parts: list[UserPart] = ["soft"]
+    parts: Annotated[list[UserPart], Field(min_length=1)] = ["soft"]
     """Any of: mean; soft (additive attention); global (self-attention, NRMS); local (newest `window` clicks with their time
     gaps); gru; target (the history as this candidate sees it, DIN); those of other packages."""
     max_history: Annotated[int, Field(ge=1, le=10_000)] = 50
     """Newest clicks read."""
-    heads: Annotated[int, Field(ge=1)] = 4
+    heads: Annotated[int, Field(ge=1, le=1_024)] = 4
     """Attention heads of global and local."""
-    window: Annotated[int, Field(ge=1)] = 10
+    window: Annotated[int, Field(ge=1, le=1_000_000)] = 10
     """Clicks that local reads."""
     skipped: bool = False
     """Read ads that were shown earlier and not clicked (needs `history.max_skipped` in preprocess)."""
@@ -70,24 +70,24 @@ class UserEncoderSettings(Config):
 class ModelSettings(Config):
     """The model's shape."""
 
-    width: Annotated[int, Field(ge=4)] = 128
+    width: Annotated[int, Field(ge=4, le=65_536)] = 128
     """Width of ad and user vectors."""
     user: UserEncoderSettings = UserEncoderSettings()
     """User encoder."""
     interaction: Interaction = "mlp"
     """How user, ad and features meet; `dot` lets nothing but the two vectors speak (for retrieval).
     Those of other packages go by the name of their entry point."""
-    cross_layers: Annotated[int, Field(ge=1)] = 2
+    cross_layers: Annotated[int, Field(ge=1, le=100)] = 2
     """Cross layers of dcn."""
-    cross_rank: Annotated[int, Field(ge=1)] = 32
+    cross_rank: Annotated[int, Field(ge=1, le=65_536)] = 32
     """Rank of dcn's cross matrices."""
     sharing: Literal["shared", "separate", "mmoe", "ple"] = "shared"
     """What the tasks share above the interaction."""
-    experts: Annotated[int, Field(ge=1)] = 4
+    experts: Annotated[int, Field(ge=1, le=1_024)] = 4
     """Experts of mmoe; experts of each task and common ones of ple."""
-    hidden: list[Annotated[int, Field(ge=1)]] = [128, 64]
+    hidden: list[Annotated[int, Field(ge=1, le=65_536)]] = [128, 64]
     """Widths of the layers between interaction and output."""
-    feature_width: Annotated[int, Field(ge=1)] = 16
+    feature_width: Annotated[int, Field(ge=1, le=65_536)] = 16
     """Width of the embeddings of categorical and list features."""
     text_match: bool = True
     """Give the scorer the cosines between the candidate's text and history, interests and query."""
@@ -162,11 +162,11 @@ class LossSettings(Config):
 class FinetuneTraining(TrainingConfig):
     """The shared training settings, with what only a click model needs."""
 
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, le=1_000)] = 1e-3
     """Peak learning rate of AdamW for all but the text encoder."""
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
     """What follows the warm-up."""
-    batch_rows: Annotated[int, Field(ge=1)] = 1024
+    batch_rows: Annotated[int, Field(ge=1, le=100_000_000)] = 1024
     """Rows a batch, about: whole groups are kept together."""
     monitor: Literal["auto", "auc", "auc_request", "log_loss"] = "auto"
     """Validation metric that picks the best weights; auto: auc_request where requests have several ads, else auc."""
@@ -174,7 +174,7 @@ class FinetuneTraining(TrainingConfig):
     """Most validation rows looked at (the first requests)."""
     in_memory_rows: Annotated[int, Field(ge=0)] = 2_000_000
     """Training splits of more rows are streamed in constant memory."""
-    shuffle_rows: Annotated[int, Field(ge=1)] = 524_288
+    shuffle_rows: Annotated[int, Field(ge=1, le=1_000_000_000)] = 524_288
     """Rows shuffled together when streaming; row groups are drawn from anywhere in the split."""
 
 

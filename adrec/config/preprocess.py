@@ -45,7 +45,7 @@ class TextSettings(Config):
     """The user's own stop words, a line each."""
     user_dictionary: ConfigPath | None = None
     """jieba user dictionary: `word frequency tag`, a line each."""
-    max_characters: int = Field(4000, ge=1)
+    max_characters: int = Field(4000, ge=1, le=100_000_000)
     """Longer texts are cut."""
 
 
@@ -56,7 +56,7 @@ class TokenizerSettings(Config):
     """`existing` copies the tokenizer of `reference`; `none` leaves the folder out."""
     reference: EncoderReference | None = None
     """Local folder, `package:module/path` or hub name of the existing tokenizer."""
-    vocab_size: int = Field(16_000, ge=100)
+    vocab_size: int = Field(16_000, ge=100, le=10_000_000)
     """Most entries, special tokens included."""
     min_frequency: int = Field(2, ge=1)
     """Rarer pieces are not learnt."""
@@ -64,7 +64,7 @@ class TokenizerSettings(Config):
     """Tokenise in lower case."""
     special_tokens: list[str] = []
     """Tokens beside [PAD] [UNK] [CLS] [SEP] [MASK]."""
-    max_tokens: int = Field(512, ge=8)
+    max_tokens: int = Field(512, ge=8, le=1_000_000)
     """`model_max_length` of the tokenizer."""
 
     @model_validator(mode="after")
@@ -130,11 +130,11 @@ class ColumnSplit(Config):
     method: Literal["column"]
     column: str = "split"
     """Name of the column; `source_file` is the name of the file that a row came from."""
-    train: list[str] = ["train"]
+    train: list[str] = Field(["train"], min_length=1)
     """Its values that mean training."""
     valid: list[str] = ["valid", "validation", "dev"]
     """Its values that mean validation."""
-    test: list[str] = ["test"]
+    test: list[str] = Field(["test"], min_length=1)
     """Its values that mean test."""
     in_time_order: bool = True
     """Refuse a split whose training rows lie after its test rows."""
@@ -158,7 +158,7 @@ Split = Annotated[
 class Quasi(Config):
     """k-anonymity of the users table (Samarati and Sweeney 1998): every combination occurs at least k times."""
 
-    columns: list[str]
+    columns: list[str] = Field(min_length=1)
     """Quasi-identifiers of the users table, most useful first."""
     k: int = Field(5, ge=2)
     """Smallest group allowed."""
@@ -217,11 +217,11 @@ class PreprocessConfig(StageConfig):
     features: Features = Features()
     split: Split = TimeSplit()
     privacy: PrivacySettings = PrivacySettings()
-    memory_limit_gb: float = Field(0.4, gt=0.1)
+    memory_limit_gb: float = Field(0.4, gt=0.1, le=1_000_000)
     """Memory for joins and sorts; beyond it they spill to disk beside the output."""
-    threads: int = Field(0, ge=0)
+    threads: int = Field(0, ge=0, le=4_096)
     """Threads of the joins; 0 takes all cores."""
-    rows_per_shard: int = Field(1_000_000, ge=1)
+    rows_per_shard: int = Field(1_000_000, ge=1, le=1_000_000_000)
     """Rows of an output file; it ends with a whole request."""
 
     # Fields are checked in their order: what these read stands above.

@@ -30,13 +30,13 @@ class Word2VecModel(Config):
     """Word vectors trained on the corpus: skip-gram with negative sampling (Mikolov et al., 2013)."""
 
     kind: Literal["word2vec"]
-    dimension: int = Field(100, ge=2)
+    dimension: int = Field(100, ge=2, le=65_536)
     """Width of the vectors."""
-    window: int = Field(5, ge=1)
+    window: int = Field(5, ge=1, le=1_000_000)
     """Words to each side that count as context."""
     min_count: int = Field(2, ge=1)
     """Rarer words get no vector."""
-    epochs: int = Field(10, ge=1)
+    epochs: int = Field(10, ge=1, le=100_000)
     """Passes over the corpus."""
 
 
@@ -56,11 +56,11 @@ class AutoencoderModel(Config):
     kind: Literal["autoencoder"]
     reference: EncoderReference
     """Text encoder that reads the ads."""
-    width: int = Field(32, ge=2)
+    width: int = Field(32, ge=2, le=65_536)
     """Numbers in a code."""
-    hidden: int = Field(128, ge=4)
+    hidden: int = Field(128, ge=4, le=65_536)
     """Width of the layers between."""
-    batch_ads: int = Field(128, ge=2)
+    batch_ads: int = Field(128, ge=2, le=100_000_000)
     """Ads a step."""
     neighbour_weight: float = Field(100.0, ge=0)
     """Weight of keeping the cosines between ads, beside the reconstruction errors."""
@@ -89,7 +89,7 @@ class NspObjective(Config):
     """Factor of its loss in the sum."""
     pairs: Literal["parts", "clicks"] = "parts"
     """`parts`: the title of an ad and the rest of its text. `clicks`: two ads that one user clicked one after the other."""
-    batch_texts: int = Field(32, ge=2)
+    batch_texts: int = Field(32, ge=2, le=1_000_000)
     """Pairs a batch."""
 
 
@@ -100,9 +100,9 @@ class DaeObjective(Config):
     """Factor of its loss in the sum."""
     delete_rate: float = Field(0.6, gt=0, lt=1)
     """Share of tokens deleted from what the encoder sees."""
-    decoder_layers: int = Field(1, ge=1)
+    decoder_layers: int = Field(1, ge=1, le=100)
     """Layers of the decoder, which is thrown away afterwards."""
-    batch_texts: int = Field(32, ge=2)
+    batch_texts: int = Field(32, ge=2, le=1_000_000)
     """Texts a batch."""
 
 
@@ -121,13 +121,13 @@ class ContrastiveObjective(Config):
     """`dropout`: the same text twice (SimCSE, Gao et al., 2021); stands alone. `parts`: an ad's title and the rest of its text.
     `categories`: an ad and its category's name. The others pair a clicked ad of the training rows with an ad clicked before
     it, with the query, or with the user's interests: a click model of the same rows then finds its labels in the vectors."""
-    window: int = Field(1, ge=1)
+    window: int = Field(1, ge=1, le=1_000_000)
     """For clicks: how many clicks apart two ads of one user may lie to be a pair."""
     temperature: float = Field(0.05, gt=0)
     """Divides the cosines."""
     log_q: bool = True
     """For clicks: correct for popular ads being negatives more often (Yi et al., 2019)."""
-    batch_texts: int = Field(64, ge=2)
+    batch_texts: int = Field(64, ge=2, le=1_000_000)
     """Pairs a batch; each has all others as negatives."""
 
     @model_validator(mode="after")
@@ -165,13 +165,13 @@ class Objectives(Config):
 class Batches(Config):
     """How texts become batches."""
 
-    max_tokens: int = Field(64, ge=4)
+    max_tokens: int = Field(64, ge=4, le=1_000_000)
     """Longer texts are cut; also the number of positions of a model from scratch."""
-    batch_tokens: int = Field(2048, ge=32)
+    batch_tokens: int = Field(2048, ge=32, le=100_000_000)
     """Tokens a batch, padding included."""
     packing: bool = True
     """Several texts in a row, attention inside each, hardly any padding. False gives each text a row of its own."""
-    pack_tokens: int = Field(128, ge=8)
+    pack_tokens: int = Field(128, ge=8, le=1_000_000)
     """Tokens a row holds when packing."""
     limit_texts: int | None = Field(None, ge=2)
     """Only the first so many texts of the corpus."""
@@ -179,7 +179,7 @@ class Batches(Config):
     streamed: bool = False
     """Keep no tokens on disk: count them in one pass, and make them anew whenever a batch needs them. For corpora whose tokens
     the disk cannot hold; the batches are the same."""
-    chunk_texts: int = Field(131_072, ge=1)
+    chunk_texts: int = Field(131_072, ge=1, le=1_000_000_000)
     """Texts that are packed and shuffled together. When streaming, so many are in memory at once."""
 
     @model_validator(mode="after")

@@ -197,7 +197,7 @@ class RankConfig(StageConfig):
     """Rank every request by this policy, whatever its scenario."""
     request_block: int = Field(256, ge=1, le=65_536)
     """Requests ranked at a time; also the step at which `pacing: even` releases budget."""
-    part_requests: int = Field(4_096, ge=1)
+    part_requests: int = Field(4_096, ge=1, le=100_000_000)
     """Requests per finished part: what a killed run does not have to repeat."""
     why: Why | None = None
     """Tell what happened to one ad for one user."""

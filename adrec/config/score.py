@@ -30,11 +30,11 @@ class RowsConfig(StageConfig):
     """Folder made by `adrec export` from this bundle: score by onnxruntime in place of torch."""
     onnx_int8: bool = False
     """Take the int8 encoder of `onnx`."""
-    batch_rows: Annotated[int, Field(ge=1)] = 4096
+    batch_rows: Annotated[int, Field(ge=1, le=100_000_000)] = 4096
     """Rows given to the network at once. Changes no score."""
-    chunk_rows: Annotated[int, Field(ge=1)] = 65_536
+    chunk_rows: Annotated[int, Field(ge=1, le=1_000_000_000)] = 65_536
     """Rows in memory at once."""
-    threads: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1, le=4_096)] | None = None
     """CPU threads; None leaves the choice to torch."""
 
     @model_validator(mode="after")
@@ -55,8 +55,8 @@ class ScoreConfig(RowsConfig):
     """Parquet file to write: the rows' own columns, and logit, score, cold flags, baselines."""
     baselines: bool = True
     """Add the scores of the bundle's baselines as `baseline_*`."""
-    shard_rows: Annotated[int, Field(ge=1)] = 524_288
+    shard_rows: Annotated[int, Field(ge=1, le=1_000_000_000)] = 524_288
     """Rows of a finished part, which a killed run keeps; what workers share out."""
-    workers: Annotated[int, Field(ge=1)] = 1
+    workers: Annotated[int, Field(ge=1, le=1_024)] = 1
     """Processes, each with the model and the catalogue, that share the parts; one GPU each where there are several. The
     output does not depend on it."""

@@ -15,7 +15,7 @@ class Batching(Config):
     """Most requests in one pass."""
     max_wait_ms: float = Field(2.0, ge=0, le=1_000)
     """Longest wait of the first request of a pass for others, in milliseconds."""
-    max_queue: int = Field(512, ge=1)
+    max_queue: int = Field(512, ge=1, le=10_000_000)
     """Requests that may wait; beyond them the server answers 503 with Retry-After."""
     timeout_seconds: float = Field(10.0, gt=0)
     """After this a waiting request is answered 504."""
@@ -26,13 +26,13 @@ class Intake(Config):
 
     max_body_bytes: int = Field(1_000_000, ge=1_000)
     """Larger bodies are answered 413."""
-    max_rows: int = Field(1_000, ge=1)
+    max_rows: int = Field(1_000, ge=1, le=1_000_000_000)
     """Most rows of /v1/score."""
-    max_requests: int = Field(64, ge=1)
+    max_requests: int = Field(64, ge=1, le=1_000_000)
     """Most users of one /v1/rank."""
-    max_candidates: int = Field(1_000, ge=1)
+    max_candidates: int = Field(1_000, ge=1, le=100_000_000)
     """Most candidates given with a request."""
-    max_events: int = Field(10_000, ge=1)
+    max_events: int = Field(10_000, ge=1, le=100_000_000)
     """Most events of one /v1/events."""
 
 
@@ -88,7 +88,7 @@ class ServeConfig(StoreConfig):
     """Port; 0 takes a free one."""
     clock_from: Moment | None = None
     """The server's clock starts here instead of now: to try logs whose ads have ended."""
-    threads: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1, le=4_096)
     """Processor threads of a pass of the model. One is fastest for the small steps of most bundles; the rest answer HTTP."""
     policies: dict[str, Policy] = {"default": Policy()}
     """Named policies, as for rank; a request takes the one named as its scenario, else `default`."""

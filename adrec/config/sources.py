@@ -4,6 +4,7 @@ from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Discriminator,
@@ -27,17 +28,23 @@ def _moment_as_text(value: Any) -> Any:
     return value.isoformat() if isinstance(value, date) else value
 
 
+def _is_delimiter(value: str) -> str:
+    if len(value) != 1 or value in '"\r\n':
+        raise ValueError('is no delimiter: one character, and no quote or line end (a tab is written "\\t", in double quotes)')
+    return value
+
+
 Scalar = Annotated[str | int | float | bool, BeforeValidator(_moment_as_text)]
 
 
 class TableInput(Config):
     """One table: which files, in which format, and which of their columns is which."""
 
-    files: ConfigPattern | list[ConfigPattern]
+    files: ConfigPattern | Annotated[list[ConfigPattern], Field(min_length=1)]
     """A file, a folder (also partitioned by `key=value` folders), a glob, or a list of these."""
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet"] = "auto"
     """`auto` goes by the ending: .csv .tsv .jsonl .ndjson .json .parquet, with .gz or .zst behind it."""
-    delimiter: str | None = None
+    delimiter: Annotated[str, AfterValidator(_is_delimiter)] | None = None
     """Field separator of text files; None takes the comma for csv and the tab for tsv."""
     columns: dict[str, str] = {}
     """Canonical name -> name in the file, for columns that are called otherwise there."""
@@ -53,7 +60,7 @@ class TableInput(Config):
     """Unit of timestamps that are numbers (since 1970)."""
     time_zone: str = "UTC"
     """Zone of timestamps that name none."""
-    list_separator: str = "|"
+    list_separator: Annotated[str, Field(min_length=1)] = "|"
     """Separates the items of list columns that are text."""
 
 
@@ -88,7 +95,7 @@ class MindSource(Config):
     """Microsoft's MIND in its official files."""
 
     format: Literal["mind"]
-    behaviors: ConfigPattern | list[ConfigPattern]
+    behaviors: ConfigPattern | Annotated[list[ConfigPattern], Field(min_length=1)]
     """behaviors.tsv, one or several."""
     news: ConfigPattern
     """news.tsv: the official 8 columns."""
@@ -120,7 +127,7 @@ class CriteoSource(Config):
     """Criteo's display advertising logs: label, 13 integers, 26 hashed categories, tab separated, no header."""
 
     format: Literal["criteo"]
-    files: ConfigPattern | list[ConfigPattern]
+    files: ConfigPattern | Annotated[list[ConfigPattern], Field(min_length=1)]
     """train.txt, day_0.gz, ..."""
     ad_column: str = "C3"
     """Which hashed column stands for the ad, since the set names none."""

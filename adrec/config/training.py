@@ -1,6 +1,6 @@
 """How a model is trained: shared by pretrain-mlm, finetune and distill."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -10,15 +10,15 @@ from adrec.config.base import Config
 class TrainingConfig(Config):
     """Optimiser, schedule, precision, checkpoints and logs."""
 
-    epochs: int = Field(10, ge=1)
+    epochs: int = Field(10, ge=1, le=100_000)
     """Passes over the training data."""
     max_steps: int | None = Field(None, ge=1)
     """Stop after this many optimiser steps, though epochs remain. Schedules end there too."""
-    learning_rate: float = Field(5e-4, gt=0)
+    learning_rate: float = Field(5e-4, gt=0, le=1_000)
     """Peak learning rate of AdamW."""
     weight_decay: float = Field(0.01, ge=0)
     """Decoupled weight decay of matrices; biases, norms and other vectors never decay."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """Decay rates of AdamW's two moments."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """What follows the warm-up: down to 0 in a line or half a cosine, or no change."""
@@ -26,9 +26,9 @@ class TrainingConfig(Config):
     """Share of the steps in which the rate rises from 0."""
     clip_norm: float = Field(1.0, ge=0)
     """Largest gradient norm; 0 turns clipping off."""
-    accumulate: int = Field(1, ge=1)
+    accumulate: int = Field(1, ge=1, le=1_000_000)
     """Batches whose gradients are summed into one step."""
-    evaluations_per_epoch: int = Field(1, ge=1)
+    evaluations_per_epoch: int = Field(1, ge=1, le=1_000_000)
     """Evaluations on held-out data in each epoch; one more comes at the end."""
     patience: int | None = Field(3, ge=1)
     """Stop after this many evaluations without a better held-out result; null never stops early."""
@@ -38,11 +38,11 @@ class TrainingConfig(Config):
     """Recompute activations of the encoder in the backward pass: less memory, about a third more time."""
     compile: bool = False
     """torch.compile the encoder. Gains on GPUs and long runs; on small CPU runs it costs more than it saves."""
-    devices: int = Field(1, ge=1)
+    devices: int = Field(1, ge=1, le=1_024)
     """GPUs (or CPU processes) to train on."""
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     """`auto` is one device, or DDP where `devices` is more; FSDP shards the weights too."""
-    workers: int = Field(0, ge=0)
+    workers: int = Field(0, ge=0, le=1_024)
     """Processes that make batches beside the training; 0 makes them in line."""
     checkpoint_minutes: float = Field(5.0, ge=0)
     """Minutes between checkpoints to resume from."""

@@ -54,7 +54,7 @@ class TuneConfig(StageConfig):
     """Folder for the trials, the best config and the plot."""
     space: Annotated[dict[str, Dimension], Field(min_length=1)]
     """Dotted finetune key → its values, such as `training.learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}`."""
-    trials: Annotated[int, Field(ge=1)] = 20
+    trials: Annotated[int, Field(ge=1, le=1_000_000)] = 20
     """Finished trials to reach, pruned ones included; a later run with more goes on from there."""
     timeout_minutes: Annotated[float, Field(gt=0)] | None = None
     """Start no trial after so many minutes of this run."""

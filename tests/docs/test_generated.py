@@ -34,5 +34,5 @@ def test_every_command_and_nested_setting_is_on_it():
     page = (DOCS / "commands.md").read_text(encoding="utf-8")
     for heading in ("preprocess", "pretrain-mlm", "finetune", "evaluate", "score", "rank", "serve"):
         assert f"## adrec {heading}\n" in page
-    assert "| `training.learning_rate` | number > 0 | `0.001` |" in page
+    assert "| `training.learning_rate` | number > 0 ≤ 1000 | `0.001` |" in page
     assert "| `text.lexical` | integer ≥ 0 ≤ 4096 | `0` |" in page
