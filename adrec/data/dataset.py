@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from adrec.data.arrays import Longs
 from adrec.data.collate import Batch
 from adrec.data.examples import Examples, columns_to_read, examples_from_table, run_codes
+from adrec.data.labels import LabelCut, labels_as_of
 from adrec.data.prepared import Prepared
 from adrec.data.sampling import Draw, down_sampled, drawn_rows, every_row, positives_with_negatives, split_into
 
@@ -90,11 +91,13 @@ class StreamedPlan:
         shuffle_rows: int,
         max_history: int,
         labels: Sequence[str],
+        cut: LabelCut | None = None,
     ) -> None:
+        """`cut`: labels as they were known then."""
         self.make, self.sampling, self.seed = make, sampling, seed
         self.batch_rows, self.shuffle_rows, self.max_history = batch_rows, shuffle_rows, max_history
-        self.labels = tuple(labels)
-        self.columns = columns_to_read(prepared, labels)
+        self.labels, self.cut = tuple(labels), cut
+        self.columns = columns_to_read(prepared, labels, cut)
         self.features = prepared.features()["impressions"]
         files = [file for split in splits for file in prepared.split_files(split)]
         self.places = [(file, group) for file in files for group in range(pq.read_metadata(file).num_row_groups)]
@@ -134,13 +137,16 @@ class StreamedPlan:
         for number in piece.groups:
             file, group = self.places[number]
             tables.append(pq.ParquetFile(file).read_row_group(group, columns=self.columns))
-        return examples_from_table(pa.concat_tables(tables), self.features, max_history=self.max_history, labels=self.labels)
+        table = labels_as_of(pa.concat_tables(tables), self.cut)
+        return examples_from_table(table, self.features, max_history=self.max_history, labels=self.labels)
 
     def _measure(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows of each row group, and rows that a pass draws from it."""
         rows, draws = [], []
         for file, group in self.places:
-            table = pq.ParquetFile(file).read_row_group(group, columns=["request_id", self.sampling.label])
+            moment = self.cut.columns.get(self.sampling.label) if self.cut is not None else None
+            columns = ["request_id", self.sampling.label, *([moment] if moment is not None else [])]
+            table = labels_as_of(pq.ParquetFile(file).read_row_group(group, columns=columns), self.cut)
             label = np.asarray(pc.cast(table[self.sampling.label], pa.float32()).to_numpy(), np.float32)
             rows.append(table.num_rows)
             draws.append(self.sampling.rows(run_codes(table["request_id"]), label))

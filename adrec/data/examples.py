@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from adrec.data.arrays import Longs, combined, ends, integers, lengths_of, newest, places, ranges
 from adrec.data.features import FeatureArrays, FeatureSet
+from adrec.data.labels import LabelCut, labels_as_of
 from adrec.data.prepared import Prepared
 from adrec.errors import DataError
 
@@ -173,14 +174,19 @@ class Catalog:
 
 
 def load_examples(
-    prepared: Prepared, *splits: str, max_history: int = 50, labels: Sequence[str] = LABELS, rows: int | None = None
+    prepared: Prepared,
+    *splits: str,
+    max_history: int = 50,
+    labels: Sequence[str] = LABELS,
+    rows: int | None = None,
+    cut: LabelCut | None = None,
 ) -> Examples:
     """Whole splits in memory, one after the other; `rows` keeps only the first whole requests within so many rows (at least
-    one request).
+    one request). `cut`: labels as they were known then (`Prepared.label_cut`).
 
     Raises DataError where they have no rows.
     """
-    columns = columns_to_read(prepared, labels)
+    columns = columns_to_read(prepared, labels, cut)
     chunks: list[pa.RecordBatch] = []
     read = 0
     for batch in chain.from_iterable(prepared.iter(split, columns, 262_144) for split in splits):
@@ -192,7 +198,7 @@ def load_examples(
         raise DataError(
             f"{prepared.path}: the split '{' + '.join(splits)}' has no rows. Change the split in the preprocess config."
         )
-    table = pa.Table.from_batches(chunks)
+    table = labels_as_of(pa.Table.from_batches(chunks), cut)
     if rows is not None and read > rows:
         codes = run_codes(table["request_id"])
         table = table.slice(0, max(int(np.searchsorted(codes, codes[rows])), int(np.searchsorted(codes, 1))))
@@ -342,12 +348,13 @@ def _equal_to_previous(lists: Ragged) -> NDArray[np.bool_]:
     return np.asarray(equal & (count[lists.offsets[1:]] == count[lists.offsets[:-1]]))
 
 
-def columns_to_read(prepared: Prepared, labels: Sequence[str]) -> list[str]:
-    """The columns of the impressions that training reads, among those the folder has."""
+def columns_to_read(prepared: Prepared, labels: Sequence[str], cut: LabelCut | None = None) -> list[str]:
+    """The columns of the impressions that training reads, among those the folder has; for a `cut`, the labels' moments too."""
     wanted = {
         *("row_id", "request_id", "user_index", "ad_index", "shown_at", "position", "query", "history_index"),
         *("history_hours", "skipped_index", "history_length"),
         *labels,
+        *(column for label, column in (cut.columns.items() if cut is not None else ()) if label in labels),
         *prepared.features()["impressions"].columns,
     }
     return [name for name in prepared.columns if name in wanted]

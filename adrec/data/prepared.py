@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from adrec.config.features import CounterSpec, resolve_counters
 from adrec.config.preprocess import PreprocessConfig
 from adrec.data.features import FeatureSet
 from adrec.data.formats import other_format
+from adrec.data.labels import LabelCut
 from adrec.data.tables import iter_batches, parquet_schema, read_table
 from adrec.errors import ConfigError, DataError
 from adrec.schema import ADS, PREPARED_IMPRESSIONS, SPLITS, USERS, TableSpec, entity_tables
@@ -105,6 +107,16 @@ class Prepared:
         spec = PREPARED_IMPRESSIONS if columns is None else _only(columns)
         for file in self.split_files(split):
             yield from iter_batches(file, spec, columns, batch_rows=batch_rows)
+
+    def label_cut(self, splits: Sequence[str]) -> LabelCut | None:
+        """What training on `splits` may know of labels: what happened before the next part begins.
+
+        None where nothing follows, where the split is not in time order, or where no label has a moment of its own.
+        """
+        cuts = self.manifest.get("cuts", {})
+        later = [cuts[split] for split in SPLITS if split in cuts and split not in splits]
+        moments = self.manifest.get("label_moments", {})
+        return LabelCut(datetime.fromisoformat(min(later)), moments) if later and moments else None
 
     def rows(self, split: str) -> int:
         """Number of impressions of a split."""

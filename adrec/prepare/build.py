@@ -1,7 +1,8 @@
 """Raw tables -> checked tables -> ordered events, inside one engine. What `adrec preprocess` does before it writes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import duckdb
 from adrec.config.features import WORDS, FeatureSpec
 from adrec.config.preprocess import ColumnSplit, PreprocessConfig
 from adrec.data.engine import columns_of, one_row, readable_faults
+from adrec.data.labels import LabelCut
 from adrec.errors import ConfigError, DataError
 from adrec.prepare.log.append import Earlier, add_earlier_users, check_ads, check_events, check_users
 from adrec.prepare.log.events import (
@@ -22,7 +24,9 @@ from adrec.prepare.log.events import (
     good,
     plain_columns,
 )
+from adrec.prepare.log.gate import cuts_of, findings_of, immature_labels, merged, moments_of, sum_counts
 from adrec.prepare.log.splits import assign, refuse_empty, refuse_time_travel
+from adrec.prepare.output.leaks import LEAK
 from adrec.prepare.sources import RawTable, RawTables
 from adrec.prepare.sources.malformed import set_lines_aside
 from adrec.prepare.staging import quarantine
@@ -53,6 +57,16 @@ class Built:
     unlisted_users: int = 0
     """users of the impressions that the users table lacks"""
     privacy: dict[str, Any] = field(default_factory=dict)
+    cuts: dict[str, datetime] = field(default_factory=dict)
+    """when validation and test begin, where the split is in time order"""
+    gate: dict[str, Any] = field(default_factory=dict)
+    """for the manifest: cuts, labels' moments, labels that came after the cut, findings"""
+
+    @property
+    def label_cut(self) -> LabelCut | None:
+        """What of the labels training rows may know."""
+        moments = self.gate.get("label_moments", {})
+        return LabelCut(min(self.cuts.values()), moments) if self.cuts and moments else None
 
     def rows(self, label: str) -> int:
         """Source rows of a table that were read."""
@@ -138,7 +152,22 @@ class Builder:
         refuse_time_travel(connection, config.split)
         if self._earlier is not None:
             check_events(connection, self._earlier)
+        self._step(note="looking for leaks")
+        self._pass_gate(before)
         return built
+
+    def _pass_gate(self, before: Mapping[str, Any]) -> None:
+        connection, split = self._connection, self._config.split
+        cuts = self._built.cuts = cuts_of(connection, split, before)
+        moments = moments_of(connection, self._config.history)
+        old = self._earlier.manifest if self._earlier is not None else {}
+        kept = [finding for finding in old.get("findings", []) if finding["kind"] != LEAK]  # features are looked at anew
+        self._built.gate = {
+            "cuts": {part: moment.isoformat() for part, moment in cuts.items()},
+            "label_moments": moments,
+            "immature": sum_counts(old.get("immature", {}), immature_labels(connection, cuts, moments)),
+            "findings": merged(kept, [found.as_dict() for found in findings_of(connection, split)]),
+        }
 
     def _stage(self, raw: RawTable, spec: TableSpec, label: str, extra: Sequence[str], **more: Any) -> None:
         def stage() -> Staged:

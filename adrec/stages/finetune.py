@@ -38,6 +38,8 @@ from adrec.training.trainer import work_folder
 def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     """Train, calibrate, compare, and write the bundle. A killed run goes on from its last checkpoint."""
     prepared = open_prepared(config.prepared)
+    for finding in prepared.manifest.get("findings", []):
+        terminal.warn(finding["message"])
     encoder = open_text_encoder(config, prepared)
     if encoder is not None and encoder.clicks_of == prepared.fingerprint:
         terminal.warn(

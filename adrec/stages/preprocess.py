@@ -25,6 +25,7 @@ from adrec.prepare.log.impressions import open_past, write_impressions
 from adrec.prepare.output.entities import TextMaker, add_queries, prepare_texts, write_corpus, write_tables
 from adrec.prepare.output.fingerprint import config_digest, describe_inputs, fingerprint
 from adrec.prepare.output.fit import fit_features, make_tokenizer
+from adrec.prepare.output.leaks import leaking_features
 from adrec.prepare.output.report import render_manifest
 from adrec.prepare.output.summary import add_people, added, totals
 from adrec.prepare.output.writer import SplitWriter
@@ -79,6 +80,13 @@ def run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
     Nothing is done where neither inputs nor config have changed. New files of impressions are appended where that
     gives the same as building everything (docs/preprocess.md says when).
     """
+    result = _run(config, terminal)
+    for finding in result.manifest["findings"]:
+        terminal.warn(finding["message"])
+    return result
+
+
+def _run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
     plan = _plan(config, terminal)
     if plan.manifest is not None and plan.manifest["fingerprint"] == plan.fingerprint:
         return PreprocessResult(config.output, plan.manifest, "unchanged")
@@ -159,6 +167,8 @@ def _prepare(
         counts["vocabulary"] = make_tokenizer(config.tokenizer, folder)
     with terminal.progress("fitting features"):
         fit_features(config, folder)
+    with terminal.progress("looking for features that know the click"):
+        built.gate["findings"] += leaking_features(folder, config.features, built.label_cut)
     lines = quarantine.write_rejected(
         connection, built.staged, folder / "rejected.parquet", earlier.folder / "rejected.parquet" if earlier else None
     )
@@ -174,6 +184,7 @@ def _prepare(
         "text_template": config.text.ad_template,
         "split": config.split.method,
         "splits": splits,
+        **built.gate,
         "history": added(old["history"], history) if old else history,
         "source_rows": _source_rows(built, earlier),
         "rejected": {"lines": lines, "reasons": quarantine.as_dict(built.rejected, old.get("rejected", {}).get("reasons", []))},

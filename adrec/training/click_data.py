@@ -15,6 +15,7 @@ from adrec.data.collate import Collator, QueryInputs
 from adrec.data.dataset import InOrder, MemoryPlan, Sampling, StreamedPlan
 from adrec.data.examples import Catalog, Examples, catalog_from_table, load_examples
 from adrec.data.features import FeatureSet
+from adrec.data.labels import labels_as_of
 from adrec.data.moments import Moments
 from adrec.data.prepared import Prepared
 from adrec.errors import DataError
@@ -79,6 +80,7 @@ class ClickData:
                 shuffle_rows=config.training.shuffle_rows,
                 max_history=self.max_history,
                 labels=[task.name for task in self.tasks],
+                cut=self.prepared.label_cut(self.splits),
             )
         if plan.rows == 0:
             hint = " With `loss.negatives` a request must hold both a click and a miss." if config.loss.negatives else ""
@@ -97,6 +99,7 @@ class ClickData:
             shuffle_rows=rows,
             max_history=self.max_history,
             labels=[task.name for task in self.tasks],
+            cut=self.prepared.label_cut(self.splits),
         )
         return source.chunk(source.plan(0)[0])
 
@@ -125,9 +128,12 @@ def load_click_data(
     history = config.model.user.max_history
     total = sum(prepared.rows(split) for split in splits)
     with terminal.progress("Reading impressions", total, unit="rows") as advance:
-        valid = load_examples(prepared, "valid", max_history=history, labels=labels, rows=config.training.valid_rows)
+        # What chooses and calibrates is done before the test begins; what trains, before the first part it has not learned.
+        known = prepared.label_cut(("train", "valid"))
+        valid = load_examples(prepared, "valid", max_history=history, labels=labels, rows=config.training.valid_rows, cut=known)
         in_memory = total <= config.training.in_memory_rows
-        train = load_examples(prepared, *splits, max_history=history, labels=labels) if in_memory else None
+        cut = prepared.label_cut(splits)
+        train = load_examples(prepared, *splits, max_history=history, labels=labels, cut=cut) if in_memory else None
         seen_ads, seen_users, fitted, queries = _survey(prepared, splits, config, advance)
     ads_table, users_table = prepared.ads(), prepared.users()
     own = config.model.identities
@@ -179,12 +185,15 @@ def _survey(
     """One pass over the training rows: how often ads and users occur, the scale of each label, the distinct queries."""
     assert callable(advance)
     names = [task.name for task in config.tasks]
+    cut = prepared.label_cut(splits)
     columns = ["ad_index", "user_index", *names, *(["query"] if "query" in prepared.columns else [])]
+    columns += [moment for label, moment in (cut.columns.items() if cut is not None else ()) if label in names]
     counts = {"ad_index": _Counts(), "user_index": _Counts()}
     tasks = build_tasks(config.tasks)
     moments: dict[str, Moments] = {name: Moments() for name in names}
     queries: dict[str, None] = {}
     for batch in chain.from_iterable(prepared.iter(split, columns, 262_144) for split in splits):
+        batch = labels_as_of(batch, cut)
         clicked = np.nan_to_num(pc.cast(batch[names[0]], pa.float32()).to_numpy(zero_copy_only=False)) > 0
         for name, count in counts.items():
             count.add(batch[name].to_numpy(), clicked)

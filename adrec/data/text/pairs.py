@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adrec.config.pretrain import CLICKED
+from adrec.data.labels import labels_as_of
 from adrec.data.prepared import Prepared
 from adrec.errors import DataError
 
@@ -82,7 +83,10 @@ def text_pairs(prepared: Prepared, kinds: frozenset[str], *, window: int = 1) ->
         lefts.append(pc.filter(left, real))
         rights.append(pc.filter(right, real))
 
+    cut = prepared.label_cut(("train",))
+    columns += [cut.columns["click"]] if cut is not None and "click" in cut.columns else []
     for batch in prepared.iter("train", columns) if kinds & CLICKED else ():
+        batch = labels_as_of(batch, cut)
         clicked = batch.filter(pc.equal(pc.fill_null(batch.column("click"), 0), 1))
         ad_text = ads.take(clicked.column("ad_index"))
         if "clicks" in kinds:

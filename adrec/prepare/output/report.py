@@ -41,6 +41,7 @@ def render_manifest(output: Path, manifest: dict[str, Any]) -> Iterator[Renderab
     )
     yield from _history(manifest["history"])
     yield from _resolved(manifest)
+    yield from _immature(manifest)
     if manifest["unlisted_users"]:
         yield f"{manifest['unlisted_users']:,} users are not in the users table: they have their clicks only."
     if manifest["privacy"]:
@@ -58,6 +59,16 @@ def _history(history: dict[str, Any]) -> Iterator[str]:
     if history["items"]:
         known = 1 - history["unknown_items"] / history["items"]
         yield f"ids in histories: {history['items']:,}, {known:.1%} of them are known ads"
+
+
+def _immature(manifest: dict[str, Any]) -> Iterator[str]:
+    """Labels of training rows that came after the training part; those of validation rows matter to a refit only."""
+    for label, counts in manifest.get("immature", {}).get("train", {}).items():
+        if counts["rows"]:
+            yield (
+                f"{counts['rows']:,} of {counts['of']:,} {label}s of training rows happened at or after "
+                f"{_minute(min(manifest['cuts'].values()))} UTC, where the next part begins: training reads them as 0"
+            )
 
 
 def _resolved(manifest: dict[str, Any]) -> Iterator[str]:
