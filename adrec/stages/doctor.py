@@ -12,11 +12,14 @@ from typing import Any
 
 from packaging.requirements import Requirement
 from rich.console import RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 import adrec
 from adrec.config.doctor import DoctorConfig
+from adrec.config.plugins import Group, ModelPart, SourceFormat, installed, load
 from adrec.data.vector_cache import default_cache_folder
+from adrec.errors import ConfigError
 from adrec.terminal import Terminal
 
 EXTRAS = {
@@ -33,6 +36,11 @@ EXTRAS = {
 }
 """What each extra of pyproject.toml gives."""
 _LOW_DISK_GIB = 5.0
+_PLUGINS: dict[Group, tuple[type[Any], str]] = {
+    "adrec.sources": (SourceFormat, "source"),
+    "adrec.models": (ModelPart, "part of a model"),
+    "adrec.baselines": (type, "baseline"),
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,8 @@ class Diagnosis:
     machine: dict[str, str]
     packages: list[Package]
     extras: dict[str, list[Package]]
+    plugins: dict[Group, list[str]]
+    """What other packages add, by the group of their entry points, each as `package:name`"""
     problems: list[str]
 
     def as_dict(self) -> dict[str, Any]:
@@ -61,6 +71,7 @@ class Diagnosis:
             "machine": self.machine,
             "packages": [vars(package) for package in self.packages],
             "extras": {name: [vars(package) for package in found] for name, found in self.extras.items()},
+            "plugins": self.plugins,
             "problems": self.problems,
         }
 
@@ -79,8 +90,13 @@ class Diagnosis:
             lacking = [package.name for package in found if package.problem]
             extras.add_row(name, "yes" if not lacking else f"no: {', '.join(lacking)}", EXTRAS.get(name, ""))
         yield extras
+        if any(self.plugins.values()):
+            plugins = Table("group", "installed", title="Added by other packages", title_justify="left")
+            for group, names in self.plugins.items():
+                plugins.add_row(group, escape(", ".join(names)))
+            yield plugins
         for problem in self.problems:
-            yield f"problem: {problem}"
+            yield escape(f"problem: {problem}")
         if not self.problems:
             yield "No problem found."
 
@@ -96,7 +112,14 @@ def run(config: DoctorConfig, terminal: Terminal) -> Diagnosis:
     for name, found in extras.items():
         # A part that is there but too old is a problem; one that is missing is a choice.
         problems += [f"{part.name} (extra {name}): {part.problem}" for part in found if part.problem and part.found]
-    return Diagnosis(machine, packages, extras, problems)
+    plugins = {group: [name for name in installed(group) if ":" in name] for group in _PLUGINS}
+    for group, (kind, what) in _PLUGINS.items():
+        for name in plugins[group]:
+            try:
+                load(name, group, kind, what)
+            except ConfigError as error:
+                problems.append(str(error))
+    return Diagnosis(machine, packages, extras, plugins, problems)
 
 
 def _requirements(extra: str | None) -> Iterator[Requirement]:

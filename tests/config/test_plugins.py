@@ -11,12 +11,13 @@ from worlds import make_world
 
 from adrec.bundle import open_bundle
 from adrec.config.base import load_config
+from adrec.config.doctor import DoctorConfig
 from adrec.config.finetune import FinetuneConfig
 from adrec.config.preprocess import PreprocessConfig
 from adrec.config.score import ScoreConfig
 from adrec.data.prepared import open_prepared
 from adrec.errors import BundleError, ConfigError, DataError
-from adrec.stages import finetune, preprocess, score
+from adrec.stages import doctor, finetune, preprocess, score
 from adrec.terminal import Terminal
 
 QUIET = Terminal(quiet=True)
@@ -197,6 +198,14 @@ def test_a_name_that_two_packages_have_needs_the_package(shop, monkeypatch):
     with pytest.raises(ConfigError, match="no source 'sessions': .*ad_shop:sessions, .*other_shop:sessions"):
         load_config(config_file(shop, "source: {format: sessions, sessions: x}\n"), PreprocessConfig)
     load_config(config_file(shop, "source: {format: 'ad_shop:sessions', sessions: x}\n"), PreprocessConfig)
+
+
+def test_doctor_lists_them_and_tells_the_broken_one(shop):
+    found = doctor.run(DoctorConfig(), QUIET)
+    assert found.plugins["adrec.sources"] == ["ad_shop:gone", "ad_shop:nonsense", "ad_shop:sessions"]
+    assert found.plugins["adrec.models"] == ["ad_shop:newest", "ad_shop:total"]
+    (problem,) = [line for line in found.problems if "ad_shop" in line]
+    assert problem.startswith("source 'ad_shop:gone': the package ad_shop cannot be imported")
 
 
 @pytest.fixture

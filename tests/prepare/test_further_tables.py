@@ -1,6 +1,8 @@
 """A table beside the three comes from its spec alone: input, checks, privacy, prepared folder, inspect."""
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 from raw_worlds import config, prepare, world, write
@@ -62,6 +64,35 @@ def test_from_csv_to_the_prepared_folder_and_inspect(tmp_path, entities):
     assert [column.name for column in views["entities"].columns] == list(ENTITIES.names)
 
 
+def test_a_table_without_a_key_keeps_every_row(tmp_path, entities, monkeypatch):
+    links = TableSpec("links", (Column("ad_id", pa.string(), True, "", "id"), Column("entity_id", pa.string(), True, "", "id")))
+    monkeypatch.setattr(schema, "TABLES", (*schema.TABLES, links))
+    table = pa.table({"ad_id": ["a1", "a1", "a0", "a1"], "entity_id": ["007", "320_50", "007", "007"]})
+    write(table, tmp_path / "links.parquet")
+    entities["tables"]["links"] = {"files": "links.parquet"}
+    prepared, _ = prepare(tmp_path, source=entities)
+    assert prepared.table(links).equals(table)
+    assert [spec.name for spec in prepared.tables()] == ["ads", "users", "entities", "links"]
+
+
+def test_a_day_is_appended_and_the_table_read_anew(tmp_path, entities):
+    log = pq.read_table(tmp_path / "impressions.parquet").sort_by("shown_at")
+    day = log["shown_at"][-1].as_py().replace(hour=0)
+    late = pc.greater_equal(log["shown_at"], pa.scalar(day, log["shown_at"].type))
+    for file, table in (("1", log.filter(pc.invert(late))), ("2", log.filter(late))):
+        (tmp_path / "impressions.parquet").unlink(missing_ok=True)
+        write(table, tmp_path / "log" / f"{file}.parquet")
+        entities["impressions"] = {"files": "log"}
+        prepared, result = prepare(tmp_path, source=entities, split={"method": "user", "test_fraction": 0.5})
+        entities_then = prepared.table(ENTITIES)
+        write(
+            pa.concat_tables([ROWS, ROWS.slice(0, 1).set_column(0, "entity_id", pa.array(["new"]))]), tmp_path / "entities.csv"
+        )
+    assert result.done == "appended", result.why
+    assert entities_then["entity_id"].to_pylist() == [*ROWS["entity_id"].to_pylist(), "new"]
+    assert prepared.manifest["source_rows"]["entities"] == {"rows": 4, "rejected": 0}
+
+
 def test_privacy_goes_by_role(tmp_path, entities, monkeypatch):
     monkeypatch.setenv("ADREC_PRIVACY_KEY", "k" * 16)
     prepared, _ = prepare(tmp_path, source=entities, privacy={"pseudonymise": True, "mask_contacts": True})
@@ -85,7 +116,7 @@ def test_its_texts_join_the_corpus_where_it_says_so(tmp_path, entities, monkeypa
     assert prepared.table(spec)["text"].to_pylist() == ROWS["label"].to_pylist()
     assert prepared.table(spec)["tongue"].to_pylist() == ["en", "en", "zh"]
     corpus = prepared.corpus()
-    assert set(corpus.filter(pa.compute.equal(corpus["kind"], "entity"))["text"].to_pylist()) == set(ROWS["label"].to_pylist())
+    assert set(corpus.filter(pc.equal(corpus["kind"], "entity"))["text"].to_pylist()) == set(ROWS["label"].to_pylist())
 
 
 @pytest.mark.parametrize(
