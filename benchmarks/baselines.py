@@ -15,13 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adrec.config.baselines import BaselinesConfig
 from adrec.data.arrays import combined
 from adrec.data.examples import catalog_from_table, load_examples
 from adrec.data.prepared import open_prepared
 from adrec.metrics import classification, ranking
 from adrec.models.baselines import BASELINES, Baseline, Columns, Inputs
-from adrec.models.baselines.suite import build_baseline
 from adrec.models.baselines.trees import LightGbmRanker
 from adrec.models.text.text_encoder import load_text_encoder
 from adrec.models.text.text_vectors import TextReader
@@ -41,8 +39,7 @@ def main() -> None:
     print(f"{len(train):,} training, {len(valid):,} validation, {len(test):,} test rows")
     heads = f"{'test: auc':>9} {'by ' + options.group:>10} {'mrr':>7} {'ndcg@5':>7} {'ndcg@10':>7} {'fit s':>7}"
     print(f"{'':32} {'valid':>8} | {heads}")
-    config = BaselinesConfig()
-    models: dict[str, Baseline] = {name: build_baseline(name, config) for name in options.names if name in BASELINES}
+    models: dict[str, Baseline] = {name: BASELINES[name]() for name in options.names if name in BASELINES}
     if "lightgbm_ranker" in models:
         models["lightgbm_ranker (no counters)"] = LightGbmRanker(counters=False)
     for name, model in models.items():

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from adrec.config.retired import Retired, retired
 from adrec.errors import ConfigError
 
 _MOST = 1e15
@@ -82,11 +83,10 @@ EncoderReference = Annotated[str, AfterValidator(_resolve_reference)]
 ModelT = TypeVar("ModelT", bound=Config)
 
 
-def load_config(path: Path | None, model: type[ModelT], overrides: Sequence[str] = (), *, of_an_output: bool = False) -> ModelT:
+def load_config(path: Path | None, model: type[ModelT], overrides: Sequence[str] = ()) -> ModelT:
     """Read `path` (YAML), apply `dotted.key=value` overrides (values are YAML), validate as `model`.
 
-    `path` None starts from the overrides alone, relative to the working folder. `of_an_output`: the config says how a folder
-    was made, and what it names need not be here any more.
+    `path` None starts from the overrides alone, relative to the working folder.
     Raises ConfigError with one line a fault: dotted path, what was found, what is allowed, the nearest known key.
     """
     raw = _read_yaml(path) if path is not None else {}
@@ -95,10 +95,34 @@ def load_config(path: Path | None, model: type[ModelT], overrides: Sequence[str]
         _apply_override(raw, override)
     _check_characters(raw, where)
     base = path.resolve().parent if path is not None else Path.cwd()
+    return _validated(raw, model, where=where, context={"base": base})
+
+
+def load_stored_config(path: Path, model: type[ModelT], *, command: str) -> ModelT:
+    """The config that `command` stored beside its output. It says how the output was made: what it names need not be here any
+    more, and keys that have retired since are passed over where they no longer matter. Raises ConfigError as load_config does.
+    """
+    return stored_section(_read_yaml(path), model, where=str(path), command=command, base=path.resolve().parent)
+
+
+def stored_section(raw: dict[str, Any], model: type[ModelT], *, where: str, command: str, base: Path | None = None) -> ModelT:
+    """A section of a stored config, as `load_stored_config` reads it. `raw` loses its retired keys."""
+    context = {"base": base or Path.cwd(), "of_an_output": True}
     try:
-        return model.model_validate(raw, context={"base": base, "of_an_output": of_an_output})
+        return model.model_validate(raw, context=context)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{where}: {line}" for line in describe(error, model, raw))) from None
+        for fault in error.errors():
+            gone = _retired(fault, model)
+            if gone is not None:
+                *parents, key = keys = _keys_of(fault["loc"], raw, also_last=False)
+                node: Any = raw
+                for parent in parents:
+                    node = node[int(parent)] if isinstance(node, list) else node[parent]
+                if gone.went_by not in (..., node[key]):
+                    went = f"{'.'.join(keys)} is {node[key]!r}, and adrec knows nothing but {gone.went_by!r} any more"
+                    raise ConfigError(f"{where}: {went}. Run 'adrec {command}' again.") from None
+                del node[key]
+    return _validated(raw, model, where=where, context=context)
 
 
 def describe(error: ValidationError, model: type[BaseModel], raw: Any) -> list[str]:
@@ -117,6 +141,13 @@ def save_config(config: Config, path: Path) -> None:
     """Write the resolved config as YAML; loading it again gives an equal config."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     path.write_text(text, encoding="utf-8")
+
+
+def _validated(raw: dict[str, Any], model: type[ModelT], *, where: str, context: dict[str, Any]) -> ModelT:
+    try:
+        return model.model_validate(raw, context=context)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{where}: {line}" for line in describe(error, model, raw))) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -247,6 +278,9 @@ def _describe(fault: Mapping[str, Any], model: type[BaseModel], raw: Any) -> str
     location = list(fault["loc"])
     path = ".".join(_keys_of(location, raw, also_last=fault["type"] == "missing")) or "(top)"
     if fault["type"] == "extra_forbidden":
+        gone = _retired(fault, model)
+        if gone is not None:
+            return f"{path}: no longer a key. {gone.successor}"
         known = _keys_at(model, location[:-1])
         near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
         hint = f"Did you mean '{near[0]}'?" if near else f"Known keys: {', '.join(sorted(known))}."
@@ -262,6 +296,14 @@ def _describe(fault: Mapping[str, Any], model: type[BaseModel], raw: Any) -> str
     return f"{path}: {message[:1].lower()}{message[1:]}{shown}."
 
 
+def _retired(fault: Mapping[str, Any], model: type[BaseModel]) -> Retired | None:
+    """What became of the key that a fault calls unknown; None where it has never been one, or the fault is another."""
+    if fault["type"] != "extra_forbidden":
+        return None
+    *parents, key = fault["loc"]
+    return next((gone for owner in _models_at(model, parents) if (gone := retired(owner, str(key)))), None)
+
+
 def _keys_of(location: Sequence[str | int], raw: Any, *, also_last: bool) -> list[str]:
     """The parts of a pydantic location that the user wrote as keys or list items; the others name branches of a union."""
     kept: list[str] = []
@@ -275,7 +317,12 @@ def _keys_of(location: Sequence[str | int], raw: Any, *, also_last: bool) -> lis
 
 
 def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    """Field names allowed at a location, walking nested models, lists, dicts and unions."""
+    """Field names allowed at a location."""
+    return sorted({name for owner in _models_at(model, location) for name in owner.model_fields})
+
+
+def _models_at(model: type[BaseModel], location: Sequence[str | int]) -> list[type[BaseModel]]:
+    """The sections that may stand at a location, walking nested models, lists, dicts and unions."""
     candidates: list[Any] = [model]
     for part in location:
         reached: list[Any] = []
@@ -288,7 +335,7 @@ def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]
             options = [option for candidate in candidates for option in _models_in(candidate)]
             reached = [option for option in options if _is_branch(option, part)]
         candidates = reached or candidates
-    return sorted({name for candidate in candidates for option in _models_in(candidate) for name in option.model_fields})
+    return [option for candidate in candidates for option in _models_in(candidate)]
 
 
 def _is_branch(model: type[BaseModel], tag: str | int) -> bool:

@@ -60,16 +60,6 @@ class BaselinesConfig(Config):
     go by the name of their entry point."""
     max_rows: Annotated[int, Field(ge=1000, le=1_000_000_000)] = 1_000_000
     """Above this many training rows the baselines learn from a random sample of whole requests."""
-    content_weights: dict[str, Annotated[float, Field(ge=0)]] | None = None
-    """Weight of each cosine of the content score (text, vector, category, ...); null learns them."""
-    neighbours: Annotated[int, Field(ge=1, le=1_000_000)] = 200
-    """Users that user-based collaborative filtering asks."""
-    factors: Annotated[int, Field(ge=1, le=1024)] = 32
-    """Width of matrix factorisation."""
-    text_penalty: Annotated[float, Field(ge=0)] = 0.01
-    """L2 strength of the conditional logit's text weights; the features' own is 0.001."""
-    mlp_epochs: Annotated[int, Field(ge=1, le=100_000)] = 10
-    """Passes of the classic MLP."""
 
 
 class HybridConfig(Config):
@@ -79,5 +69,3 @@ class HybridConfig(Config):
     """none: the network alone. average: mean of the standardised logits. weighted: non-negative weights learned on validation
     rows. stack: trees on top, which read the network's logit among their features. auto: whichever is best by cross-fitting on
     validation rows in the metric that training monitors, the simplest on a tie."""
-    folds: Annotated[int, Field(ge=2, le=20)] = 5
-    """Parts of the validation requests for cross-fitting."""

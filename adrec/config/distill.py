@@ -18,8 +18,6 @@ class DistilTerms(Config):
     """1 - cosine of the last states, token by token."""
     vector: float = Field(4.0, ge=0)
     """Squared distance of the text vectors, relative to the teacher's squared length."""
-    temperature: float = Field(2.0, gt=0)
-    """Softens the soft targets."""
 
 
 class ClickTerms(Config):
@@ -27,8 +25,6 @@ class ClickTerms(Config):
 
     soft: float = Field(0.5, ge=0, le=1)
     """Share of the teacher's soft targets in the loss; the rest are the clicks."""
-    temperature: float = Field(2.0, gt=0)
-    """Softens both sides of the soft targets."""
     epochs: int = Field(1, ge=1, le=100_000)
     """Passes over the training rows."""
     learning_rate: float = Field(5e-4, gt=0, le=1_000)
@@ -57,8 +53,6 @@ class DistillConfig(StageConfig):
     click: ClickTerms | None = None
     """With a bundle: go on with the click task, once the student's vectors are near the teacher's. Where the bundle's text
     encoder is not frozen, the student is trained with it."""
-    judge_rows: int = Field(100_000, ge=0)
-    """With a bundle: validation rows on which teacher and student are compared; 0 skips that."""
 
     @model_validator(mode="after")
     def _one_teacher(self) -> "DistillConfig":

@@ -25,11 +25,12 @@ class BootstrapSettings(Config):
     """How intervals are made."""
 
     replicates: Annotated[int, Field(ge=2, le=100_000)] = 1000
-    """Draws of users with replacement for the headline; 0.25 % of them lie outside each end of a 99.5 % interval."""
-    slice_replicates: Annotated[int, Field(ge=2, le=100_000)] = 300
-    """Draws for slices, of which there are many."""
-    level: Share = 0.95
-    """Share of intervals that should hold the true value."""
+    """Draws of users with replacement for the headline; 2.5 % of them lie outside each end of an interval."""
+
+    @property
+    def slice_replicates(self) -> int:
+        """Draws for slices, of which there are many, and for lists."""
+        return min(self.replicates, 300)
 
 
 class SliceSettings(Config):
@@ -38,21 +39,11 @@ class SliceSettings(Config):
     columns: list[str] = []
     """Columns of the scored, ads or users table beyond those always used: cold_ad, cold_user, history_length, category,
     scenario, language, position, day."""
-    most_values: Count = 20
-    """Commonest values of a column that get a slice; the rest share `(other)`."""
-    least_positives: Count = 20
-    """Slices with fewer positives, or fewer negatives, are shown without a verdict."""
-    quantiles: Annotated[int, Field(ge=2, le=20)] = 4
-    """Slices of a declared column of numbers with many values."""
 
 
 class AlarmSettings(Config):
     """When a slice is called worse. Both must hold: significant after correction, and large enough to matter."""
 
-    correction: Literal["holm", "benjamini_hochberg", "none"] = "holm"
-    """For the many slices and runs compared at once."""
-    level: Share = 0.05
-    """Adjusted p-value below which a difference counts."""
     auc_gap: Annotated[float, Field(ge=0, le=1)] = 0.02
     """Least shortfall of a slice's AUC below that of all rows."""
     calibration_gap: Annotated[float, Field(ge=0)] = 0.1
@@ -78,12 +69,6 @@ class OffPolicySettings(Config):
     """Column of the scored rows: the logging policy's probability of the ad that was shown."""
     clip: Annotated[float, Field(gt=0)] = 10.0
     """Largest weight of clipped IPS; above it switch-DR trusts the model."""
-    least_effective_share: Share = 0.01
-    """Refuse where the effective sample is a smaller share of the logged rows."""
-    least_effective: Annotated[float, Field(ge=2)] = 30
-    """Refuse where the effective sample is smaller, in rows."""
-    least_supported: Share = 0.8
-    """Refuse where the logs reach less of what the policy shows."""
 
     @model_validator(mode="after")
     def _one_policy(self) -> "OffPolicySettings":
@@ -129,8 +114,6 @@ class EvaluateConfig(StageConfig):
     """The k of nDCG@k, hit rate, precision, recall and MAP@k."""
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Score from which accuracy, precision, recall and F1 say yes."""
-    bins: Annotated[int, Field(ge=2, le=1000)] = 15
-    """Bins of the reliability diagram and the calibration error."""
     bootstrap: BootstrapSettings = BootstrapSettings()
     """Intervals."""
     slices: SliceSettings = SliceSettings()
@@ -139,8 +122,6 @@ class EvaluateConfig(StageConfig):
     """Alarms."""
     off_policy: OffPolicySettings | None = None
     """Off-policy evaluation; None: not asked for."""
-    examples: Annotated[int, Field(ge=0, le=100)] = 4
-    """Best and worst requests shown with their ads."""
     report: bool = True
     """Write report.html."""
 

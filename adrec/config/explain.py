@@ -23,9 +23,3 @@ class ExplainConfig(RowsConfig):
     """Explain only rows of this ad."""
     rows: Annotated[int, Field(ge=1, le=1000)] = 20
     """Rows to explain, the first that fit."""
-    tolerance: Annotated[float, Field(gt=0)] = 1e-3
-    """Most that the contributions may miss of logit - baseline, in log-odds; the integral takes more steps until they fit."""
-    orders: Annotated[int, Field(ge=1, le=256)] = 4
-    """Pairs of random orders in which categories are put in place (sampled Shapley values)."""
-    counterfactuals: Annotated[int, Field(ge=0, le=50)] = 5
-    """Changes shown a row, largest first: clicks taken away, the ad's category swapped."""

@@ -1,9 +1,5 @@
 """Config of `adrec export`."""
 
-from typing import Annotated
-
-from pydantic import Field
-
 from adrec.config.base import ConfigPath
 from adrec.config.score import RowsConfig
 
@@ -15,5 +11,3 @@ class ExportConfig(RowsConfig):
     """Folder to write: encoder.onnx, scorer.onnx, onnx.json."""
     int8: bool = False
     """Also write encoder.int8.onnx: dynamic quantisation, per channel, reduced range."""
-    parity_rows: Annotated[int, Field(ge=2, le=100_000)] = 2000
-    """Rows compared."""

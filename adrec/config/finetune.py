@@ -29,8 +29,6 @@ class TextEncoderSettings(Config):
     """How many upper layers `last` trains."""
     lora_rank: Annotated[int, Field(ge=1, le=65_536)] = 8
     """Rank of the LoRA updates."""
-    lora_alpha: Annotated[int, Field(ge=1)] = 16
-    """Scale of the LoRA updates (alpha / rank)."""
     lexical: Annotated[int, Field(ge=0, le=4096)] = 0
     """Width of a vector of the text's words (latent semantic analysis of the ads) beside the encoder's; 0: none. It helps
     where the encoder is small or was trained on little text."""
@@ -79,8 +77,6 @@ class ModelSettings(Config):
     Those of other packages go by the name of their entry point."""
     cross_layers: Annotated[int, Field(ge=1, le=100)] = 2
     """Cross layers of dcn."""
-    cross_rank: Annotated[int, Field(ge=1, le=65_536)] = 32
-    """Rank of dcn's cross matrices."""
     sharing: Literal["shared", "separate", "mmoe", "ple"] = "shared"
     """What the tasks share above the interaction."""
     experts: Annotated[int, Field(ge=1, le=1_024)] = 4
@@ -99,8 +95,6 @@ class ModelSettings(Config):
     """Read the users' interests text."""
     identities: list[Literal["ads", "users"]] = []
     """Give ads or users seen in training a vector of their own."""
-    identity_dropout: Share = 0.2
-    """Share of own vectors replaced by the vector of the unseen, in training."""
     position_bias: bool = False
     """Learn what the slot adds to the click logit, and leave it out when scoring."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -149,8 +143,6 @@ class LossSettings(Config):
     """uncertainty: learned from each task's noise (Kendall et al. 2018)."""
     next_category: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the auxiliary task: from the user alone, the category of the ad that gets clicked. 0: off."""
-    list_penalty: Annotated[float, Field(ge=0)] = 0.03
-    """Ridge on the weights that values of the ads' lists have of their own: times the mean over rows of their squares."""
 
     @model_validator(mode="after")
     def _one_sampling(self) -> "LossSettings":
@@ -170,12 +162,8 @@ class FinetuneTraining(TrainingConfig):
     """Rows a batch, about: whole groups are kept together."""
     monitor: Literal["auto", "auc", "auc_request", "log_loss"] = "auto"
     """Validation metric that picks the best weights; auto: auc_request where requests have several ads, else auc."""
-    valid_rows: Annotated[int, Field(ge=1)] = 500_000
-    """Most validation rows looked at (the first requests)."""
     in_memory_rows: Annotated[int, Field(ge=0)] = 2_000_000
     """Training splits of more rows are streamed in constant memory."""
-    shuffle_rows: Annotated[int, Field(ge=1, le=1_000_000_000)] = 524_288
-    """Rows shuffled together when streaming; row groups are drawn from anywhere in the split."""
 
 
 class FinetuneConfig(StageConfig):

@@ -58,12 +58,6 @@ class AutoencoderModel(Config):
     """Text encoder that reads the ads."""
     width: int = Field(32, ge=2, le=65_536)
     """Numbers in a code."""
-    hidden: int = Field(128, ge=4, le=65_536)
-    """Width of the layers between."""
-    batch_ads: int = Field(128, ge=2, le=100_000_000)
-    """Ads a step."""
-    neighbour_weight: float = Field(100.0, ge=0)
-    """Weight of keeping the cosines between ads, beside the reconstruction errors."""
 
 
 Model = Annotated[
@@ -89,8 +83,6 @@ class NspObjective(Config):
     """Factor of its loss in the sum."""
     pairs: Literal["parts", "clicks"] = "parts"
     """`parts`: the title of an ad and the rest of its text. `clicks`: two ads that one user clicked one after the other."""
-    batch_texts: int = Field(32, ge=2, le=1_000_000)
-    """Pairs a batch."""
 
 
 class DaeObjective(Config):
@@ -98,12 +90,6 @@ class DaeObjective(Config):
 
     weight: float = Field(1.0, gt=0)
     """Factor of its loss in the sum."""
-    delete_rate: float = Field(0.6, gt=0, lt=1)
-    """Share of tokens deleted from what the encoder sees."""
-    decoder_layers: int = Field(1, ge=1, le=100)
-    """Layers of the decoder, which is thrown away afterwards."""
-    batch_texts: int = Field(32, ge=2, le=1_000_000)
-    """Texts a batch."""
 
 
 CLICKED = frozenset({"clicks", "queries", "interests"})
@@ -125,8 +111,6 @@ class ContrastiveObjective(Config):
     """For clicks: how many clicks apart two ads of one user may lie to be a pair."""
     temperature: float = Field(0.05, gt=0)
     """Divides the cosines."""
-    log_q: bool = True
-    """For clicks: correct for popular ads being negatives more often (Yi et al., 2019)."""
     batch_texts: int = Field(64, ge=2, le=1_000_000)
     """Pairs a batch; each has all others as negatives."""
 
@@ -171,10 +155,6 @@ class Batches(Config):
     """Tokens a batch, padding included."""
     packing: bool = True
     """Several texts in a row, attention inside each, hardly any padding. False gives each text a row of its own."""
-    pack_tokens: int = Field(128, ge=8, le=1_000_000)
-    """Tokens a row holds when packing."""
-    limit_texts: int | None = Field(None, ge=2)
-    """Only the first so many texts of the corpus."""
 
     streamed: bool = False
     """Keep no tokens on disk: count them in one pass, and make them anew whenever a batch needs them. For corpora whose tokens
@@ -182,10 +162,15 @@ class Batches(Config):
     chunk_texts: int = Field(131_072, ge=1, le=1_000_000_000)
     """Texts that are packed and shuffled together. When streaming, so many are in memory at once."""
 
+    @property
+    def pack_tokens(self) -> int:
+        """Tokens a row holds when packing: room for several texts, and attention over rows that a processor still likes."""
+        return max(128, self.max_tokens)
+
     @model_validator(mode="after")
     def _fits(self) -> "Batches":
-        if self.packing and not self.max_tokens <= self.pack_tokens <= self.batch_tokens:
-            raise ValueError("needs max_tokens <= pack_tokens <= batch_tokens")
+        if self.packing and self.pack_tokens > self.batch_tokens:
+            raise ValueError(f"`batch_tokens` must be {self.pack_tokens} or more, which is what a packed row holds")
         return self
 
 

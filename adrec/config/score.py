@@ -26,16 +26,8 @@ class RowsConfig(StageConfig):
     """Parquet file of clicks (user_id, ad_id, shown_at, optional click) for rows without a `history` column."""
     cache: ConfigPath | None = None
     """Folder of cached text vectors; None is the user's cache folder."""
-    onnx: ConfigPath | None = None
-    """Folder made by `adrec export` from this bundle: score by onnxruntime in place of torch."""
-    onnx_int8: bool = False
-    """Take the int8 encoder of `onnx`."""
-    batch_rows: Annotated[int, Field(ge=1, le=100_000_000)] = 4096
-    """Rows given to the network at once. Changes no score."""
     chunk_rows: Annotated[int, Field(ge=1, le=1_000_000_000)] = 65_536
     """Rows in memory at once."""
-    threads: Annotated[int, Field(ge=1, le=4_096)] | None = None
-    """CPU threads; None leaves the choice to torch."""
 
     @model_validator(mode="after")
     def _rows_named(self) -> "RowsConfig":
@@ -53,6 +45,14 @@ class ScoreConfig(RowsConfig):
 
     output: ConfigPath
     """Parquet file to write: the rows' own columns, and logit, score, cold flags, baselines."""
+    onnx: ConfigPath | None = None
+    """Folder made by `adrec export` from this bundle: score by onnxruntime in place of torch."""
+    onnx_int8: bool = False
+    """Take the int8 encoder of `onnx`."""
+    batch_rows: Annotated[int, Field(ge=1, le=100_000_000)] = 4096
+    """Rows given to the network at once. Changes no score."""
+    threads: Annotated[int, Field(ge=1, le=4_096)] | None = None
+    """CPU threads; None leaves the choice to torch."""
     baselines: bool = True
     """Add the scores of the bundle's baselines as `baseline_*`."""
     shard_rows: Annotated[int, Field(ge=1, le=1_000_000_000)] = 524_288

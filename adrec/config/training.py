@@ -1,6 +1,6 @@
 """How a model is trained: shared by pretrain-mlm, finetune and distill."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -18,14 +18,10 @@ class TrainingConfig(Config):
     """Peak learning rate of AdamW."""
     weight_decay: float = Field(0.01, ge=0)
     """Decoupled weight decay of matrices; biases, norms and other vectors never decay."""
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    """Decay rates of AdamW's two moments."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """What follows the warm-up: down to 0 in a line or half a cosine, or no change."""
     warmup_fraction: float = Field(0.06, ge=0, lt=1)
     """Share of the steps in which the rate rises from 0."""
-    clip_norm: float = Field(1.0, ge=0)
-    """Largest gradient norm; 0 turns clipping off."""
     accumulate: int = Field(1, ge=1, le=1_000_000)
     """Batches whose gradients are summed into one step."""
     evaluations_per_epoch: int = Field(1, ge=1, le=1_000_000)

@@ -60,12 +60,8 @@ class TuneConfig(StageConfig):
     """Start no trial after so many minutes of this run."""
     sampler: Literal["tpe", "random"] = "tpe"
     """tpe: tree-structured Parzen estimator (Bergstra et al. 2011). random: independent draws."""
-    startup_trials: Annotated[int, Field(ge=1)] = 5
-    """Random trials before tpe begins; the first trial is the base config itself where the space holds its values."""
     pruner: Literal["median", "halving", "none"] = "median"
     """median: stop a trial below the median of earlier ones at the same step. halving: successive halving (Li et al. 2020)."""
-    warmup_evaluations: Annotated[int, Field(ge=0)] = 1
-    """Evaluations of a trial before the median pruner may stop it."""
 
     @field_validator("space")
     @classmethod

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from adrec.config.base import load_config
+from adrec.config.base import load_stored_config
 from adrec.config.features import CounterSpec, resolve_counters
 from adrec.config.preprocess import PreprocessConfig
 from adrec.data.features import FeatureSet
@@ -55,7 +55,7 @@ class Prepared:
         if not file.is_file():
             return None
         try:
-            return load_config(file, PreprocessConfig, of_an_output=True)
+            return load_stored_config(file, PreprocessConfig, command="preprocess")
         except ConfigError as error:
             reason = str(error).splitlines()[0].removeprefix(f"{file}: ").rstrip(".")
             raise DataError(f"{file}: made by another version ({reason}). Run 'adrec preprocess' again.") from None

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from adrec.bundle import Bundle, write_json
-from adrec.config.base import load_config, save_config
+from adrec.config.base import load_stored_config, save_config, stored_section
 from adrec.config.finetune import FinetuneConfig
 from adrec.config.preprocess import TextSettings
 from adrec.data.features import FeatureSet
@@ -99,14 +98,14 @@ def save_network(folder: Path, network: ClickNetwork) -> None:
 def unpack(bundle: Bundle) -> ClickModel:
     """The click model of an opened bundle. Raises BundleError where a file does not fit this version."""
     try:
-        config = load_config(bundle.file("config.yaml"), FinetuneConfig)
+        config = load_stored_config(bundle.file("config.yaml"), FinetuneConfig, command="finetune")
         schema = bundle.json("schema.json")
         dimensions = Dimensions.from_json(schema["dimensions"])
         tasks = tuple(Task.from_json(task) for task in schema["tasks"])
         features = {name: FeatureSet.from_json(fitted) for name, fitted in bundle.json("features.json").items()}
         calibrations = {name: Calibration.from_json(fitted) for name, fitted in bundle.json("calibration.json").items()}
-        text = TextSettings.model_validate(schema["text"])
-    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        text = stored_section(schema["text"], TextSettings, where=str(bundle.path / "schema.json"), command="finetune")
+    except (KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise BundleError(f"{bundle.path}: not written by this version ({reason}). Run 'adrec finetune' again.") from None
     encoder = load_text_encoder(str(bundle.path / ENCODER)) if bundle.has(f"{ENCODER}/") else None

@@ -8,6 +8,8 @@ from scipy.special import ndtri
 from adrec.metrics.ties import ArrayLike, Floats, Ints
 
 Binning = Literal["quantile", "uniform"]
+BINS = 15
+"""Bins of the reliability diagram: enough to see a bend, few enough to leave a small log many rows in each."""
 
 
 class Reliability(NamedTuple):
@@ -23,7 +25,7 @@ class Reliability(NamedTuple):
     high: Floats
 
 
-def bin_codes(probabilities: ArrayLike, bins: int = 15, binning: Binning = "quantile") -> Ints:
+def bin_codes(probabilities: ArrayLike, bins: int = BINS, binning: Binning = "quantile") -> Ints:
     """Bin of each row (N,) in [0, bins). Quantile bins hold about equally many rows; equal scores share a bin."""
     p = np.asarray(probabilities, dtype=np.float64)
     if len(p) == 0:
@@ -34,7 +36,7 @@ def bin_codes(probabilities: ArrayLike, bins: int = 15, binning: Binning = "quan
     return np.searchsorted(edges, p, side="left").astype(np.int64)
 
 
-def reliability(labels: ArrayLike, probabilities: ArrayLike, bins: int = 15, binning: Binning = "quantile") -> Reliability:
+def reliability(labels: ArrayLike, probabilities: ArrayLike, bins: int = BINS, binning: Binning = "quantile") -> Reliability:
     """Predicted against observed by bin, with Wilson (1927) intervals. Empty input gives empty arrays."""
     y, p = np.asarray(labels, dtype=np.float64), np.asarray(probabilities, dtype=np.float64)
     codes = bin_codes(p, bins, binning)
@@ -47,7 +49,7 @@ def reliability(labels: ArrayLike, probabilities: ArrayLike, bins: int = 15, bin
     return Reliability(rows, predicted, observed, low, high)
 
 
-def ece(labels: ArrayLike, probabilities: ArrayLike, bins: int = 15, binning: Binning = "quantile") -> float:
+def ece(labels: ArrayLike, probabilities: ArrayLike, bins: int = BINS, binning: Binning = "quantile") -> float:
     """Expected calibration error, in [0, 1]: the row-weighted mean of |predicted - observed| over bins (Naeini et al. 2015).
 
     Quantile bins by default, since click probabilities crowd near 0. NaN without rows.

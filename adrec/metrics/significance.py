@@ -1,13 +1,16 @@
 """From bootstrap draws to what can be claimed: intervals, paired differences with p-values, corrections for many."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from adrec.metrics.ties import ArrayLike, Floats
 
-Correction = Literal["holm", "benjamini_hochberg", "none"]
+LEVEL = 0.95
+"""Share of intervals that should hold the true value."""
+ALARM_LEVEL = 0.05
+"""Adjusted p-value below which a difference counts."""
 
 
 class Interval(NamedTuple):
@@ -27,7 +30,7 @@ class Difference(NamedTuple):
     p_value: float
 
 
-def interval(value: float, draws: Floats, level: float = 0.95, *, centred: bool = False) -> Interval:
+def interval(value: float, draws: Floats, level: float = LEVEL, *, centred: bool = False) -> Interval:
     """Percentile interval (Efron 1979) of bootstrap draws (B,). Undefined draws are left out; too many of them give NaN.
 
     `centred` moves the draws so that their mean is `value`, and cuts at 0: for sums of absolute gaps such as the
@@ -42,7 +45,7 @@ def interval(value: float, draws: Floats, level: float = 0.95, *, centred: bool 
     return Interval(value, float(low), float(high))
 
 
-def bca_interval(value: float, draws: Floats, left_out: Floats, level: float = 0.95) -> Interval:
+def bca_interval(value: float, draws: Floats, left_out: Floats, level: float = LEVEL) -> Interval:
     """Bias-corrected and accelerated interval (Efron 1987) from draws (B,) and leave-one-user-out values (U,).
 
     For skewed statistics such as importance-weighted means of rare clicks, whose percentile interval is too short on the
@@ -63,7 +66,7 @@ def bca_interval(value: float, draws: Floats, left_out: Floats, level: float = 0
     return Interval(value, float(low), float(high))
 
 
-def difference(value: float, draws: Floats, *, users: int, level: float = 0.95) -> Difference:
+def difference(value: float, draws: Floats, *, users: int, level: float = LEVEL) -> Difference:
     """Interval and p-value of a difference from paired draws (B,): value / (standard deviation of draws) as Student's t.
 
     Degrees of freedom are users - 1. The normal form is used rather than counting draws beyond 0, since p-values that
@@ -80,7 +83,7 @@ def difference(value: float, draws: Floats, *, users: int, level: float = 0.95) 
     return Difference(value, value - reach, value + reach, float(2 * stdtr(users - 1, -abs(value) / error)))
 
 
-def mean_interval(values: Floats, level: float = 0.95) -> Interval:
+def mean_interval(values: Floats, level: float = LEVEL) -> Interval:
     """Mean of independent values (N,) with its normal interval. NaN bounds below two values."""
     if len(values) < 2:
         return Interval(float(values.mean()) if len(values) else float("nan"), float("nan"), float("nan"))
@@ -89,25 +92,17 @@ def mean_interval(values: Floats, level: float = 0.95) -> Interval:
     return Interval(mean, mean - reach, mean + reach)
 
 
-def adjust(p_values: ArrayLike, correction: Correction = "holm") -> Floats:
-    """Adjusted p-values (M,); NaN ones stay NaN and do not count as comparisons.
+def adjust(p_values: ArrayLike) -> Floats:
+    """Adjusted p-values (M,) that bound the chance of any false alarm (Holm 1979).
 
-    `holm` bounds the chance of any false alarm (Holm 1979); `benjamini_hochberg` bounds the expected share of false
-    alarms among the alarms (Benjamini & Hochberg 1995).
+    NaN ones stay NaN and do not count as comparisons.
 
-    >>> adjust([0.01, 0.04], "holm").tolist()  # 2 x .01, 1 x .04
+    >>> adjust([0.01, 0.04]).tolist()  # 2 x .01, 1 x .04
     [0.02, 0.04]
     """
     p = np.asarray(p_values, dtype=np.float64)
     adjusted = np.full(p.shape, np.nan)
     kept = np.flatnonzero(~np.isnan(p))
     order = kept[np.argsort(p[kept], kind="stable")]
-    count = len(order)
-    if correction == "none":
-        adjusted[kept] = p[kept]
-    elif correction == "holm":
-        adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(count, 0, -1)), 1)
-    else:
-        scaled = p[order] * count / np.arange(1, count + 1)
-        adjusted[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)), 1)
     return adjusted

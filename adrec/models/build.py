@@ -16,6 +16,9 @@ from adrec.models.net.multitask import sharing
 from adrec.models.net.tasks import Task
 from adrec.models.net.user_encoder import PARTS, Part, UserEncoder
 
+IDENTITY_DROPOUT = 0.2
+"""Share of own vectors replaced by the vector of the unseen in training: enough rows for that vector to be learned."""
+
 POSITION_SLOTS = 50
 
 
@@ -153,7 +156,6 @@ def _interaction(settings: ModelSettings, extra: int) -> tuple[nn.Module, int]:
             width=settings.width,
             extra=extra,
             cross_layers=settings.cross_layers,
-            cross_rank=settings.cross_rank,
         )
         return own, own.out_width
     built = _of_a_package(settings.interaction, "interaction", width=settings.width, extra=extra)
@@ -190,6 +192,6 @@ def _entity(settings: ModelSettings, shape: FeatureShape, text: int, identities:
         fields=_fields(shape, settings.feature_width),
         width=settings.width,
         identities=identities,
-        identity_dropout=settings.identity_dropout,
+        identity_dropout=IDENTITY_DROPOUT,
         dropout=settings.dropout,
     )

@@ -100,7 +100,7 @@ def run(config: DistillConfig, terminal: Terminal) -> DistillResult:
     limit = min(config.batches.max_tokens, original.max_tokens)
     teacher = open_language_model(reference, original.tokenizer, max_tokens=limit)
     student = make_student(teacher, config.layers)
-    judged = config.bundle is not None and config.judge_rows > 0
+    judged = config.bundle is not None
     teacher_auc = validation_auc(cast(Path, config.bundle), config, prepared, terminal) if judged else None
     learned, held_out = _train(config, teacher, student, original, prepared, device=device, work=work, terminal=terminal)
     encoder = TextEncoder(
@@ -159,7 +159,6 @@ def _train(
             tokenizer,
             max_tokens=batches.max_tokens,
             cache=work / "corpus",
-            limit=batches.limit_texts,
             streamed=batches.streamed,
             chunk=batches.chunk_texts,
         )
@@ -193,7 +192,6 @@ def _train(
             mlm=mlm,
             cosine=terms.cosine,
             vector=terms.vector,
-            temperature=terms.temperature,
         )
         train, valid = JointFeed(feeds[:1]), JointFeed(feeds[1:])
     else:
@@ -210,7 +208,6 @@ def _train(
         optimiser={
             "total_steps": total_steps(settings, per_epoch),
             "weight_decay": settings.weight_decay,
-            "betas": settings.betas,
             "schedule": settings.schedule,
             "warmup_fraction": settings.warmup_fraction,
         },
@@ -278,6 +275,5 @@ def _identity(config: DistillConfig) -> dict[str, Any]:
     dumped = config.model_dump(mode="json")
     for key in ("resume", "checkpoint_minutes", "checkpoint_steps", "workers", "profile", "loggers"):
         dumped["training"].pop(key)
-    for key in ("device", "judge_rows"):
-        dumped.pop(key)
+    dumped.pop("device")
     return dumped

@@ -24,7 +24,7 @@ from adrec.data.tables import parquet_files, read_table
 from adrec.data.writing import folder_aside, write_aside
 from adrec.errors import DataError
 from adrec.metrics.calibration import reliability
-from adrec.metrics.significance import Interval
+from adrec.metrics.significance import LEVEL, Interval
 from adrec.stages.evaluation import show
 from adrec.stages.evaluation.align import aligned
 from adrec.stages.evaluation.judge import TaskResult, judge_task
@@ -69,7 +69,6 @@ class EvaluateResult:
         yield from show.render(self)
 
     def _task(self, result: TaskResult) -> dict[str, Any]:
-        level = self.config.alarms.level
         found = {
             "kind": result.task.kind,
             "counts": result.counts(),
@@ -79,7 +78,7 @@ class EvaluateResult:
             },
             "comparisons": [
                 {"against": c.other, "role": c.role, "metric": c.metric, **c.difference._asdict(),
-                 "adjusted_p": c.adjusted_p, "verdict": c.verdict(level)}
+                 "adjusted_p": c.adjusted_p, "verdict": c.verdict()}
                 for c in result.comparisons
             ],
         }  # fmt: skip
@@ -93,7 +92,7 @@ class EvaluateResult:
         """The points of the reliability diagram, which the report draws."""
         if not scores.is_probability:
             return {}
-        table = reliability(result.frame.labels, scores.values, self.config.bins)
+        table = reliability(result.frame.labels, scores.values)
         return {"reliability": {name: values.tolist() for name, values in table._asdict().items()}}
 
     def _off_policy(self, result: OffPolicyResult) -> dict[str, Any]:
@@ -130,7 +129,7 @@ def run(config: EvaluateConfig, terminal: Terminal) -> EvaluateResult:
         with terminal.progress(f"judging {task.label_name}", total, unit="draws") as advance:
             judged.append(judge_task(rows, task, config, generator, advance))
     sliced = {}
-    cuts = slicings(rows, ads, users, config.slices) if judged else []
+    cuts = slicings(rows, ads, users, config.slices.columns) if judged else []
     for done in judged:
         if done.task.kind == "binary":
             with terminal.progress(f"slices of {done.task.label_name}"):
@@ -204,7 +203,7 @@ def _facts(config: EvaluateConfig) -> dict[str, Any]:
         "split": config.split,
         "seed": config.seed,
         "replicates": config.bootstrap.replicates,
-        "level": config.bootstrap.level,
+        "level": LEVEL,
         "inputs": files,
         "versions": {
             "adrec": __version__,

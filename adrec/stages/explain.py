@@ -24,6 +24,8 @@ from adrec.inference.score_source import Source, open_source
 from adrec.stages.results.explain_overall import OverallResult, explain_overall
 from adrec.terminal import Terminal
 
+COUNTERFACTUALS = 5  # changes shown a row, largest first: what a reader looks at
+
 PAGE = Path(__file__).with_name("explain.html.j2")
 SHOWN_ROWS, SHOWN_PARTS = 3, 8
 
@@ -70,14 +72,14 @@ def run(config: ExplainConfig, terminal: Terminal) -> ExplainResult | OverallRes
     device = "cpu" if config.device == "auto" else config.device
     predictor = Predictor.load(config.bundle, device=device, cache=config.cache)
     source = open_source(config, predictor)
-    explainer = Explainer(predictor, source.catalogs, titles_of(source.ads), orders=config.orders, tolerance=config.tolerance)
+    explainer = Explainer(predictor, source.catalogs, titles_of(source.ads))
     explanations, changed = [], []
     with terminal.progress("Explaining", config.rows, unit="rows") as advance:
         for one in _wanted(config, source):
             explanations.append(explainer.explain(one, 0, seed=config.seed))
             found = changes(predictor, source.catalogs, one)
             score = explanations[-1].score
-            changed.append(sorted(found, key=lambda change: -abs(change.score - score))[: config.counterfactuals])
+            changed.append(sorted(found, key=lambda change: -abs(change.score - score))[:COUNTERFACTUALS])
             advance(1)
     if not explanations:
         raise DataError(f"no row of user_id={config.user_id or 'any'} and ad_id={config.ad_id or 'any'} among the rows given.")

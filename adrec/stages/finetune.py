@@ -198,9 +198,7 @@ def _join(
     network = trained.valid.logits[:, 0]
     settings = config.hybrid
     monitor = trained.module.monitor
-    hybrid, joined = fit_hybrid(
-        settings.kind, network, suite.fitted, simple, valid, metric=monitor, folds=settings.folds, seed=config.seed
-    )
+    hybrid, joined = fit_hybrid(settings.kind, network, suite.fitted, simple, valid, metric=monitor, seed=config.seed)
     logits = trained.valid.logits.copy()
     logits[:, 0] = joined
     return _Joined(trained, hybrid, trained.valid._replace(logits=logits))

@@ -102,7 +102,6 @@ def _run_language_model(config: PretrainConfig, prepared: Prepared, terminal: Te
             tokenizer,
             max_tokens=config.batches.max_tokens,
             cache=work / "corpus",
-            limit=config.batches.limit_texts,
             streamed=config.batches.streamed,
             chunk=config.batches.chunk_texts,
         )
@@ -174,7 +173,6 @@ def _train(
         optimiser={
             "total_steps": total_steps(settings, per_epoch),
             "weight_decay": settings.weight_decay,
-            "betas": settings.betas,
             "schedule": settings.schedule,
             "warmup_fraction": settings.warmup_fraction,
         },

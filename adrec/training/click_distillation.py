@@ -31,6 +31,9 @@ from adrec.training.loader import BatchLoader
 from adrec.training.optimizer import configure_adamw
 from adrec.training.trainer import FitResult, fit, open_work, total_batches, total_steps
 
+TEMPERATURE = 2.0
+"""Softens both sides of the soft targets, as for tokens (Hinton et al., 2015)."""
+
 
 class SoftBatch(NamedTuple):
     """Rows, and what the teacher says of them."""
@@ -43,14 +46,13 @@ class SoftClicks(CTRModule):
     """The click model's own losses, and soft targets on every binary task."""
 
     soft: float
-    temperature: float
 
     def training_step(self, batch: SoftBatch | Batch, index: int) -> Tensor:
         """(1 - soft) hard + soft T^2 cross-entropy(teacher / T, student / T)."""
         assert isinstance(batch, SoftBatch)
         outputs = self.model(batch.rows)
         binary = [number for number, task in enumerate(self.tasks) if task.is_binary]
-        soft = binary_soft_loss(outputs.logits[:, binary], batch.teacher[:, binary], self.temperature)
+        soft = binary_soft_loss(outputs.logits[:, binary], batch.teacher[:, binary], TEMPERATURE)
         loss = (1 - self.soft) * self.loss(batch.rows, outputs) + self.soft * soft
         self.log("train_loss", loss, batch_size=len(batch.rows.ad))
         return loss
@@ -113,13 +115,12 @@ def teach_clicks(
             [*parts, (whole, terms.learning_rate)],
             total_steps=total_steps(training, plan.count),
             weight_decay=training.weight_decay,
-            betas=training.betas,
             schedule=training.schedule,
             warmup_fraction=training.warmup_fraction,
         ),
         **settings,
     )
-    module.soft, module.temperature = terms.soft, terms.temperature
+    module.soft = terms.soft
     open_work(work, {"click": terms.model_dump(mode="json"), "data": student_data.prepared.fingerprint}, resume=True)
     run = fit(
         module,

@@ -40,6 +40,4 @@ def trained_encoder(config: FinetuneConfig, encoder: TextEncoder | None) -> Text
     text = config.text
     if encoder is None or text.train == "frozen":
         return None
-    return trainable_copy(
-        encoder, text.train, last_layers=text.last_layers, lora_rank=text.lora_rank, lora_alpha=text.lora_alpha
-    )
+    return trainable_copy(encoder, text.train, last_layers=text.last_layers, lora_rank=text.lora_rank)

@@ -25,6 +25,9 @@ from adrec.training.loader import BatchLoader
 from adrec.training.optimizer import configure_adamw
 from adrec.training.trainer import FitResult, fit, open_work, total_batches, total_steps
 
+LIST_PENALTY = 0.03
+"""Ridge on the weights that values of the ads' lists have of their own, times the mean over rows of their squares."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -82,7 +85,7 @@ def train_click_model(
         terms=[(term.kind, term.weight) for term in config.loss.terms],
         learned_weights=config.loss.task_weights == "uncertainty",
         next_category=config.loss.next_category,
-        list_penalty=config.loss.list_penalty,
+        list_penalty=LIST_PENALTY,
         monitor=monitor,
         optimizer=partial(_optimizer, config, steps),
     )
@@ -220,7 +223,6 @@ def _optimizer(config: FinetuneConfig, steps: int, module: nn.Module, text_encod
         [*parts, (module, training.learning_rate)],
         total_steps=steps,
         weight_decay=training.weight_decay,
-        betas=training.betas,
         schedule=training.schedule,
         warmup_fraction=training.warmup_fraction,
     )

@@ -35,12 +35,11 @@ def configure_adamw(
     *,
     total_steps: int,
     weight_decay: float,
-    betas: tuple[float, float] = (0.9, 0.999),
     schedule: str = "linear",
     warmup_fraction: float = 0.06,
 ) -> dict[str, Any]:
     """What a LightningModule's `configure_optimizers` returns: AdamW over `parts` and its schedule by step."""
-    optimizer = AdamW(parameter_groups(parts, weight_decay=weight_decay), betas=betas, fused=True)
+    optimizer = AdamW(parameter_groups(parts, weight_decay=weight_decay), fused=True)
     # A fused step can undo a gradient scaler's factor by itself, and Lightning then refuses to clip under mixed precision.
     # bf16 has no scaler: gradients are clipped as they are.
     optimizer._step_supports_amp_scaling = False

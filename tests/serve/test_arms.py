@@ -114,7 +114,7 @@ def test_arms_answer_by_their_own_bundle_and_evaluate_reads_what_was_served(fold
     judged = evaluate.run(
         EvaluateConfig(
             scored=tmp_path / "served.parquet", output=tmp_path / "judged", slices={"columns": ["arm"]}, report=False,
-            bootstrap={"replicates": 20, "slice_replicates": 20},
+            bootstrap={"replicates": 20},
         ),
         QUIET,
     )  # fmt: skip

@@ -21,7 +21,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for place, options, seed in (("good", {}, 1), ("bad", {"noise": 3.0}, 2), ("deep/fewer", {"requests": 200}, 1)):
         scored = write_scored(folder / f"{place.replace('/', '_')}.parquet", **options)
-        few = {"replicates": 30, "slice_replicates": 10}
+        few = {"replicates": 30}
         evaluate(EvaluateConfig(scored=scored, output=folder / place, seed=seed, bootstrap=few, report=False), QUIET)
     return folder
 

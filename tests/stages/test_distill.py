@@ -44,7 +44,7 @@ def world(tmp_path_factory):
 def distill(world, output, *overrides):
     prepared, teacher = world
     given = [
-        f"prepared={prepared}", f"output={output}", f"teacher={teacher}", "batches.max_tokens=32", "batches.pack_tokens=64",
+        f"prepared={prepared}", f"output={output}", f"teacher={teacher}", "batches.max_tokens=32",
         "batches.batch_tokens=512", "training.epochs=2", "training.patience=null", *overrides,
     ]  # fmt: skip
     return run(load_config(None, DistillConfig, given), Terminal(quiet=True))

@@ -18,7 +18,7 @@ from adrec.metrics.calibration import wilson_interval
 from adrec.stages.evaluate import run
 from adrec.terminal import Terminal
 
-FEW = {"bootstrap": {"replicates": 60, "slice_replicates": 40}, "report": False}
+FEW = {"bootstrap": {"replicates": 60}, "report": False}
 
 
 def judged(tmp_path, scored, **settings):

@@ -262,13 +262,14 @@ def test_encode_orders_users_and_ads(planted, tmp_path):
     assert np.allclose(predictor.encode_ads(open_prepared(world.path).ads()), ads, atol=1e-6)
 
 
-def test_streamed_training_learns_too(tmp_path):
+def test_streamed_training_learns_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("adrec.training.click_data.SHUFFLE_ROWS", 2000)
     world = make_world(tmp_path / "p", requests=3000)
     config = FinetuneConfig(
         prepared=world.path,
         output=tmp_path / "bundle",
         model=SMALL,
-        training={**TRAINING, "in_memory_rows": 0, "shuffle_rows": 2000},
+        training={**TRAINING, "in_memory_rows": 0},
         baselines={"names": ["popularity"]},
     )
     result = finetune.run(config, Terminal(quiet=True))

@@ -110,9 +110,10 @@ def test_a_run_stopped_before_the_refit_ends_as_if_it_had_not_been(once, tmp_pat
     assert all(np.array_equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_streamed_rows_and_one_network_of_several(once, tmp_path):
+def test_streamed_rows_and_one_network_of_several(once, tmp_path, monkeypatch):
+    monkeypatch.setattr("adrec.training.click_data.SHUFFLE_ROWS", 1500)
     _, config, again, _, _ = once
-    training = config.training.model_copy(update={"in_memory_rows": 0, "shuffle_rows": 1500, "epochs": 2})
+    training = config.training.model_copy(update={"in_memory_rows": 0, "epochs": 2})
     update = {"output": tmp_path / "streamed", "training": training, "ensemble": False}
     result = finetune.run(again.model_copy(update=update), QUIET)
     metrics = json.loads((tmp_path / "streamed" / "metrics.json").read_text(encoding="utf-8"))

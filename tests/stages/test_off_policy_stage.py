@@ -50,7 +50,7 @@ def write_lists(path, requests, ads, propensity=None):
 def judged(tmp_path, scored, **off_policy):
     config = EvaluateConfig(
         scored=scored, output=tmp_path / "out", report=False, off_policy=off_policy,
-        bootstrap={"replicates": 200, "slice_replicates": 10},
+        bootstrap={"replicates": 200},
     )  # fmt: skip
     run(config, Terminal(quiet=True))
     return json.loads((tmp_path / "out" / "metrics.json").read_text())["off_policy"]

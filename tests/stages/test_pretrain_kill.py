@@ -24,7 +24,6 @@ def settings(prepared, output, streamed):
         f"output={output}",
         f"batches.streamed={str(streamed).lower()}",
         "batches.max_tokens=32",
-        "batches.pack_tokens=64",
         "batches.batch_tokens=512",
         "batches.chunk_texts=100",
         "training.epochs=60",

@@ -30,7 +30,6 @@ def pretrain(prepared, output, *overrides):
         f"prepared={prepared}",
         f"output={output}",
         "batches.max_tokens=32",
-        "batches.pack_tokens=64",
         "batches.batch_tokens=512",
         "training.epochs=2",
         "training.patience=null",
@@ -106,7 +105,7 @@ def test_one_seed_one_result_and_another_seed_another(prepared, tmp_path):
 
 def test_killed_and_run_again_it_ends_as_if_uninterrupted(prepared, tmp_path, monkeypatch):
     weights = [f"objectives.{name}.weight=0.5" for name in ("contrastive", "dae", "nsp")]
-    settings = ("training.checkpoint_steps=3", *weights)
+    settings = ("training.checkpoint_steps=5", *weights)
     whole = pretrain(prepared, tmp_path / "whole", *settings)
     step = PretrainModule.training_step
 
@@ -123,7 +122,7 @@ def test_killed_and_run_again_it_ends_as_if_uninterrupted(prepared, tmp_path, mo
     with pytest.raises(ConfigError, match=r"seed"):
         pretrain(prepared, tmp_path / "cut", *settings, "seed=9")
     resumed = pretrain(prepared, tmp_path / "cut", *settings)
-    assert resumed.run.resumed_at == 6
+    assert resumed.run.resumed_at == 5
     assert resumed.run.losses == whole.run.losses
     assert resumed.scores == whole.scores
     prints = [load_text_encoder(str(tmp_path / name)).fingerprint for name in ("whole", "cut")]
@@ -189,7 +188,6 @@ def test_faults_come_before_training(prepared, trained, tmp_path):
     with pytest.raises(ConfigError, match="positions for 32 tokens"):
         pretrain(
             prepared, tmp_path / "e", "model.kind=continue", f"model.reference={folder}", "batches.max_tokens=64",
-            "batches.pack_tokens=128",
         )  # fmt: skip
     broken = tmp_path / "broken"
     load_text_encoder(str(folder)).save(broken)
@@ -199,8 +197,8 @@ def test_faults_come_before_training(prepared, trained, tmp_path):
     (broken / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(DataError, match="do not belong together"):
         pretrain(prepared, tmp_path / "e", "model.kind=continue", f"model.reference={broken}")
-    with pytest.raises(ConfigError, match="max_tokens <= pack_tokens"):
-        pretrain(prepared, tmp_path / "e", "batches.pack_tokens=16")
+    with pytest.raises(ConfigError, match="`batch_tokens` must be 128 or more"):
+        pretrain(prepared, tmp_path / "e", "batches.batch_tokens=100")
     with pytest.raises(ConfigError, match="at least one objective"):
         pretrain(prepared, tmp_path / "e", "objectives.mlm=null")
     with pytest.raises(DataError, match="no such prepared folder"):

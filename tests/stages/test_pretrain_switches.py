@@ -33,7 +33,6 @@ def settings(prepared, output, *overrides):
         f"prepared={prepared}",
         f"output={output}",
         "batches.max_tokens=32",
-        "batches.pack_tokens=64",
         "batches.batch_tokens=256",
         "training.epochs=2",
         "training.patience=null",

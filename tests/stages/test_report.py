@@ -32,7 +32,7 @@ def report(tmp_path_factory):
     config = EvaluateConfig(
         scored=scored, output=folder / "out", ads=write_ads(folder / "ads.parquet"), training=training,
         against=[write_scored(folder / "other.parquet", requests=1500, noise=2.0)], off_policy={"policy_column": "new_policy"},
-        bootstrap={"replicates": 50, "slice_replicates": 50},
+        bootstrap={"replicates": 50},
     )  # fmt: skip
     run(config, Terminal(quiet=True))
     return folder / "out" / "report.html"
@@ -124,7 +124,7 @@ def test_a_report_on_ranked_lists(tmp_path, browser):
     pq.write_table(pa.table(table), tmp_path / "ranked.parquet")
     config = EvaluateConfig(
         scored=tmp_path / "ranked.parquet", output=tmp_path / "out", ads=write_ads(tmp_path / "ads.parquet"),
-        bootstrap={"replicates": 20, "slice_replicates": 20},
+        bootstrap={"replicates": 20},
     )  # fmt: skip
     run(config, Terminal(quiet=True))
     page = browser.new_page(viewport={"width": 360, "height": 740})

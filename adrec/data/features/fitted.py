@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from adrec.config.base import stored_section
 from adrec.config.features import CategoricalFeature, FeatureSpec, HashedFeature, ListFeature, NumericFeature, is_pattern
 from adrec.data.features.calendar import calendar_cardinalities, calendar_numeric_names, calendar_parts
 from adrec.data.features.categorical import FittedVocabulary, Hashed, VocabularyFitter, coder_from_json, to_ragged, to_strings
 from adrec.data.features.numeric import FittedNumeric, NumericFitter, to_floats
-from adrec.errors import DataError
+from adrec.errors import ConfigError, DataError
 from adrec.schema import TRUE_PROBABILITY
 
 Coder = FittedVocabulary | Hashed
@@ -129,12 +130,12 @@ class FeatureSet:
         """The inverse of `to_json`. Raises DataError when the data is not of that form."""
         try:
             return cls(
-                FeatureSpec.model_validate(data["spec"]),
+                stored_section(data["spec"], FeatureSpec, where="spec", command="preprocess"),
                 tuple(FittedNumeric(**item) for item in data["numeric"]),
                 tuple(coder_from_json(item) for item in data["categorical"]),
                 tuple(coder_from_json(item) for item in data["lists"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (ConfigError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"features.json: not written by this version ({error}). Run 'adrec preprocess' again.") from None
 
     def _calendar_cardinalities(self) -> dict[str, int]:

@@ -61,21 +61,6 @@ def baseline_class(name: str) -> type[Baseline]:
     return found
 
 
-def build_baseline(name: str, config: BaselinesConfig) -> Baseline:
-    """An unfitted baseline with the config's settings."""
-    if name == UserCf.name:
-        return UserCf(neighbours=config.neighbours)
-    if name == ImplicitAls.name:
-        return ImplicitAls(factors=config.factors)
-    if name == ContentScore.name:
-        return ContentScore(weights=config.content_weights)
-    if name == ConditionalLogit.name:
-        return ConditionalLogit(penalty=config.text_penalty)
-    if name == ClassicMlp.name:
-        return ClassicMlp(epochs=config.mlp_epochs)
-    return baseline_class(name)()
-
-
 def fit_all(
     config: BaselinesConfig,
     train: Inputs,
@@ -98,7 +83,7 @@ def fit_all(
         if reason:
             suite.left_out[name] = f"the data lacks {reason}"
         else:
-            baseline = build_baseline(name, config)
+            baseline = baseline_class(name)()
             if isinstance(baseline, LightGbm) and rows.ads.lists:
                 baseline.linear = linear
             if isinstance(baseline, LightGbm) and like is not None:

@@ -16,9 +16,7 @@ from adrec.models.text.text_encoder import TextEncoder
 Mode = Literal["last", "lora", "full"]
 
 
-def trainable_copy(
-    encoder: TextEncoder, mode: Mode, *, last_layers: int = 2, lora_rank: int = 8, lora_alpha: int = 16
-) -> TextEncoder:
+def trainable_copy(encoder: TextEncoder, mode: Mode, *, last_layers: int = 2, lora_rank: int = 8) -> TextEncoder:
     """A copy of `encoder` of which only what `mode` says has gradients; the original stays as it is.
 
     Raises ConfigError where the encoder has fewer layers than asked for, ResourceError where lora lacks its package.
@@ -38,7 +36,7 @@ def trainable_copy(
         if last_layers < len(layers):
             trained.frozen_layers = FrozenLayers(trained.backbone, path, len(layers) - last_layers)
         return trained
-    trained.backbone = _with_lora(trained.backbone, lora_rank, lora_alpha)
+    trained.backbone = _with_lora(trained.backbone, lora_rank)
     return trained
 
 
@@ -60,7 +58,7 @@ def _layers(backbone: nn.Module) -> tuple[str, nn.ModuleList]:
     raise ConfigError("text.train is 'last', but this encoder has no stack of layers. Use 'full' or 'frozen'.")
 
 
-def _with_lora(backbone: nn.Module, rank: int, alpha: int) -> nn.Module:
+def _with_lora(backbone: nn.Module, rank: int) -> nn.Module:
     """LoRA (Hu et al. 2022): W + (alpha / rank) B A in every linear map, A and B trained."""
     try:
         from peft import LoraConfig, get_peft_model
@@ -68,5 +66,5 @@ def _with_lora(backbone: nn.Module, rank: int, alpha: int) -> nn.Module:
         raise ResourceError("text.train is 'lora', which needs the package peft. Run: pip install 'adrec[lora]'") from None
     if not any(isinstance(module, nn.Linear) for module in backbone.modules()):
         raise ConfigError("text.train is 'lora', but this encoder has no linear maps. Use 'full' or 'frozen'.")
-    config: Any = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", lora_dropout=0.0, bias="none")
+    config: Any = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", lora_dropout=0.0, bias="none")
     return cast(nn.Module, get_peft_model(cast(Any, backbone), config))

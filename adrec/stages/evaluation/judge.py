@@ -8,7 +8,7 @@ import numpy as np
 
 from adrec.config.evaluate import EvaluateConfig
 from adrec.metrics.bootstrap import Values, bootstrap, point
-from adrec.metrics.significance import Difference, Interval, adjust, difference, interval
+from adrec.metrics.significance import ALARM_LEVEL, Difference, Interval, adjust, difference, interval
 from adrec.stages.evaluation.measures import LOWER_IS_BETTER, NO_DIRECTION, Frame, binary_measures, regression_measures
 from adrec.stages.evaluation.rows import Rows
 from adrec.stages.evaluation.tasks import Role, Task
@@ -36,9 +36,9 @@ class Comparison:
         """Whether the difference points the model's way."""
         return (self.difference.value < 0) == (self.metric in LOWER_IS_BETTER)
 
-    def verdict(self, level: float) -> str:
-        """better, worse, or no difference, at the given level of the adjusted p-value."""
-        if not self.adjusted_p < level:
+    def verdict(self) -> str:
+        """better, worse, or no difference."""
+        if not self.adjusted_p < ALARM_LEVEL:
             return "no difference"
         return "better" if self.better else "worse"
 
@@ -83,9 +83,7 @@ def judge_task(
     seed = int(generator.integers(2**63))
     for scores in task.scores:
         if task.kind == "binary":
-            measures, skipped = binary_measures(
-                frame, scores, cutoffs=config.cutoffs, threshold=config.threshold, bins=config.bins
-            )
+            measures, skipped = binary_measures(frame, scores, cutoffs=config.cutoffs, threshold=config.threshold)
         else:
             measures = regression_measures(frame, scores)
         values[scores.name] = point(measures, frame.user_count)
@@ -97,9 +95,8 @@ def judge_task(
             generator=np.random.default_rng(seed),
             advance=advance,
         )
-    level = config.bootstrap.level
     metrics = {
-        run: {name: interval(value, draws[run][name], level, centred=name in ABSOLUTE_GAPS) for name, value in named.items()}
+        run: {name: interval(value, draws[run][name], centred=name in ABSOLUTE_GAPS) for name, value in named.items()}
         for run, named in values.items()
     }
     return TaskResult(task, frame, metrics, _compare(task, frame, values, draws, config), skipped)
@@ -121,8 +118,8 @@ def _compare(
                 if metric in values[scores.name] and metric in values[model]:
                     gap = values[model][metric] - values[scores.name][metric]
                     gaps = draws[model][metric] - draws[scores.name][metric]
-                    family.append((scores, metric, difference(gap, gaps, users=frame.user_count, level=config.bootstrap.level)))
-        adjusted = adjust([item[2].p_value for item in family], config.alarms.correction)
+                    family.append((scores, metric, difference(gap, gaps, users=frame.user_count)))
+        adjusted = adjust([item[2].p_value for item in family])
         found += [
             Comparison(scores.name, scores.role, metric, gap, float(p))
             for (scores, metric, gap), p in zip(family, adjusted, strict=True)

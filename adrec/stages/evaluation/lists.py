@@ -83,7 +83,7 @@ def _with_intervals(
     if not measures:
         return {}
     draws = bootstrap({"": measures}, users=users, replicates=config.bootstrap.slice_replicates, generator=generator)[""]
-    return {name: interval(value, draws[name], config.bootstrap.level) for name, value in point(measures, users).items()}
+    return {name: interval(value, draws[name]) for name, value in point(measures, users).items()}
 
 
 def _top(rows: Rows, depth: int) -> Ints:

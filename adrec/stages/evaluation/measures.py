@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adrec.metrics.bootstrap import Measure, Values, divide, of_curve, of_groups, of_sums
-from adrec.metrics.calibration import bin_codes
+from adrec.metrics.calibration import BINS, bin_codes
 from adrec.metrics.classification import log_losses
 from adrec.metrics.ranking import RankedGroups
 from adrec.metrics.ties import Floats, Ints, group_codes
@@ -52,7 +52,7 @@ class Frame:
 
 
 def binary_measures(
-    frame: Frame, scores: Scores, *, cutoffs: Sequence[int], threshold: float, bins: int
+    frame: Frame, scores: Scores, *, cutoffs: Sequence[int], threshold: float
 ) -> tuple[list[Measure], dict[str, int]]:
     """Measures of a click-like task, and how many requests and users each kind of mean left out (one class only)."""
     measures = [of_curve(frame.labels, scores.values, frame.users, frame.user_count)]
@@ -65,7 +65,7 @@ def binary_measures(
     measures.append(_user_measure(by_user, frame))
     skipped["users_of_one_class"] = by_user.skipped
     if scores.is_probability:
-        measures += [_probability_measure(frame, scores.values), _calibration_measure(frame, scores.values, bins)]
+        measures += [_probability_measure(frame, scores.values), _calibration_measure(frame, scores.values)]
         measures.append(_decision_measure(frame, scores.values, threshold))
     return measures, skipped
 
@@ -150,15 +150,15 @@ def _probability_measure(frame: Frame, p: npt.NDArray[np.floating]) -> Measure:
     return _of_rows(frame, p, columns, combine)
 
 
-def _calibration_measure(frame: Frame, p: npt.NDArray[np.floating], bins: int) -> Measure:
+def _calibration_measure(frame: Frame, p: npt.NDArray[np.floating]) -> Measure:
     """ECE with bins fixed by the data: the sum over bins of |predicted - observed| clicks, over rows."""
 
     def columns(y: Floats, p: npt.NDArray[np.floating]) -> Values:
-        code = bin_codes(p, bins)
-        return {**{str(b): (p - y) * (code == b) for b in range(bins)}, "rows": np.ones(len(y))}
+        code = bin_codes(p)
+        return {**{str(b): (p - y) * (code == b) for b in range(BINS)}, "rows": np.ones(len(y))}
 
     def combine(sums: Values) -> Values:
-        gap = np.sum([np.abs(sums[str(b)]) for b in range(bins)], axis=0)
+        gap = np.sum([np.abs(sums[str(b)]) for b in range(BINS)], axis=0)
         return {"ece": divide(gap, sums["rows"])}
 
     return _of_rows(frame, p, columns, combine)

@@ -12,6 +12,13 @@ from adrec.metrics.significance import Interval, bca_interval
 from adrec.metrics.ties import Floats, Ints, group_codes, totals
 from adrec.stages.evaluation.rows import Rows, codes_in, load_rows
 
+LEAST_EFFECTIVE = 30.0
+"""Rows: a mean of fewer has no normal interval."""
+LEAST_SHARE = 0.01
+"""Of the logged rows, below which a handful of them decides."""
+LEAST_SUPPORTED = 0.8
+"""Of what the policy shows: what the logs never tried they cannot tell."""
+
 
 @dataclass(frozen=True)
 class OffPolicyResult:
@@ -78,19 +85,14 @@ def _estimate(
     cuts = {"policy": (logs, settings.clip), "logged": (ones, 1.0)}
     measures = {run: [estimates(of, clip=clip)] for run, (of, clip) in cuts.items()}
     draws = bootstrap(measures, users=logs.user_count, replicates=config.bootstrap.replicates, generator=generator)
-    level = config.bootstrap.level
     found = {}
     for run, group in measures.items():
         without = left_out(cuts[run][0], clip=cuts[run][1])
         values = point(group, logs.user_count)
-        found[run] = {name: bca_interval(value, draws[run][name], without[name], level) for name, value in values.items()}
+        found[run] = {name: bca_interval(value, draws[run][name], without[name]) for name, value in values.items()}
     supported = found["policy"].pop("supported")
     refused = refusal(
-        logs.weight,
-        supported,
-        least_effective=settings.least_effective,
-        least_share=settings.least_effective_share,
-        least_supported=settings.least_supported,
+        logs.weight, supported, least_effective=LEAST_EFFECTIVE, least_share=LEAST_SHARE, least_supported=LEAST_SUPPORTED
     )
     return OffPolicyResult(
         policy=name,

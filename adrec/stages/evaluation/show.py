@@ -10,7 +10,7 @@ from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
-from adrec.metrics.significance import Interval
+from adrec.metrics.significance import LEVEL, Interval
 from adrec.stages.evaluation.judge import Comparison, TaskResult
 from adrec.stages.evaluation.tasks import Role, Scores
 
@@ -114,7 +114,7 @@ def render(result: "EvaluateResult") -> Iterable[RenderableType]:
     """Tables and lines for the terminal."""
     for task in result.tasks:
         yield _headline(result, task)
-        yield from _comparisons(task, result.config.alarms.level)
+        yield from _comparisons(task)
         sliced = result.slices.get(task.task.label_name)
         if sliced is not None:
             for alarm in sliced.alarms:
@@ -141,7 +141,7 @@ def _headline(result: "EvaluateResult", task: TaskResult) -> Table:
     rate += f"; {lone:,} rows of no known request are in no figure per request" if lone else ""
     table = Table(
         title=f"{result.name}: {task.task.label_name} ({what}{rate})",
-        caption=f"± half of the {result.config.bootstrap.level:.0%} interval (bootstrap over users)",
+        caption=f"± half of the {LEVEL:.0%} interval (bootstrap over users)",
         title_justify="left",
         caption_justify="left",
         box=box.HORIZONTALS,
@@ -166,7 +166,7 @@ def _headline(result: "EvaluateResult", task: TaskResult) -> Table:
     return table
 
 
-def _comparisons(task: TaskResult, level: float) -> Iterable[RenderableType]:
+def _comparisons(task: TaskResult) -> Iterable[RenderableType]:
     shown = [c for c in task.comparisons if c.role == "against"]
     if not shown:
         return
@@ -175,7 +175,7 @@ def _comparisons(task: TaskResult, level: float) -> Iterable[RenderableType]:
         table.add_column(name, justify="left" if name in {"other", "metric", "model is"} else "right")
     for c in shown:
         value, interval, _, adjusted = difference_cells(c)
-        table.add_row(c.other, _SHORT.get(c.metric, title(c.metric)), value, interval, adjusted, c.verdict(level))
+        table.add_row(c.other, _SHORT.get(c.metric, title(c.metric)), value, interval, adjusted, c.verdict())
     yield table
 
 

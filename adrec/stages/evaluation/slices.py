@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adrec.config.evaluate import EvaluateConfig, SliceSettings
+from adrec.config.evaluate import EvaluateConfig
 from adrec.errors import DataError
 from adrec.metrics.bootstrap import Values, bootstrap, point
-from adrec.metrics.significance import Difference, Interval, adjust, difference, interval
+from adrec.metrics.significance import ALARM_LEVEL, Difference, Interval, adjust, difference, interval
 from adrec.stages.evaluation.judge import TaskResult
 from adrec.stages.evaluation.measures import Frame, core_measures
 from adrec.stages.evaluation.rows import Rows, ShortInts, encode, look_up
@@ -21,6 +21,12 @@ from adrec.stages.evaluation.tasks import Scores
 ALWAYS = ("cold_ad", "cold_user", "history_length", "category", "scenario", "language", "position", "day")
 HISTORY_BINS = (0, 1, 5, 20, 50)
 OTHER = "(other)"
+MOST_VALUES = 20
+"""Commonest values of a column that get a slice: what a table on a screen holds."""
+LEAST_POSITIVES = 20
+"""Fewer positives, or negatives, say nothing about a slice."""
+QUANTILES = 4
+"""Slices of a declared column of numbers with many values."""
 _ALL = ("", "")
 
 AlarmKind = Literal["ranking", "calibration", "against"]
@@ -69,16 +75,16 @@ class SliceResult:
     alarms: tuple[Alarm, ...]
 
 
-def slicings(rows: Rows, ads: pa.Table | None, users: pa.Table | None, settings: SliceSettings) -> list[Slicing]:
+def slicings(rows: Rows, ads: pa.Table | None, users: pa.Table | None, columns: Sequence[str]) -> list[Slicing]:
     """Cut every usual and declared column that any of the tables has. Raises DataError for a declared column nobody has."""
     found = []
-    for column in dict.fromkeys([*ALWAYS, *settings.columns]):
+    for column in dict.fromkeys([*ALWAYS, *columns]):
         values = _values(rows, ads, users, column)
         if values is None:
-            if column in settings.columns:
+            if column in columns:
                 raise DataError(f"{rows.path}: slice column '{column}' is in none of the scored, ads and users tables.")
             continue
-        slicing = _cut(column, values, settings)
+        slicing = _cut(column, values)
         if len(slicing.names) > 1:
             found.append(slicing)
     return found
@@ -135,14 +141,14 @@ def _slice(
     config: EvaluateConfig,
 ) -> Slice:
     positives = int(frame.labels[part].sum())
-    least = config.slices.least_positives
+    least = LEAST_POSITIVES
     return Slice(
         column=column,
         value=value,
         rows=len(part),
         users=len(np.unique(frame.users[part])),
         positives=positives,
-        metrics={metric: interval(found, draws[metric], config.bootstrap.level) for metric, found in values.items()},
+        metrics={metric: interval(found, draws[metric]) for metric, found in values.items()},
         small=positives < least or len(part) - positives < least,
     )
 
@@ -178,9 +184,9 @@ def _alarms(
             candidates["against"].append((part, text, worse, worse.value < 0))
     found = []
     for kind, family in candidates.items():
-        adjusted = adjust([item[2].p_value for item in family], config.alarms.correction)
+        adjusted = adjust([item[2].p_value for item in family])
         for (part, text, worse, matters), p in zip(family, adjusted, strict=True):
-            if matters and p < config.alarms.level:
+            if matters and p < ALARM_LEVEL:
                 found.append(Alarm(kind, part.column, part.value, text, worse, float(p)))
     return tuple(found)
 
@@ -204,22 +210,22 @@ def _values(rows: Rows, ads: pa.Table | None, users: pa.Table | None, column: st
     return None
 
 
-def _cut(column: str, values: pa.ChunkedArray, settings: SliceSettings) -> Slicing:
+def _cut(column: str, values: pa.ChunkedArray) -> Slicing:
     kind = values.type
     if pa.types.is_dictionary(kind):
         if pa.types.is_string(kind.value_type):
-            return _cut_words(column, values, settings.most_values)
+            return _cut_words(column, values, MOST_VALUES)
         values, kind = values.cast(kind.value_type), kind.value_type
     if column == "history_length":
         return _cut_numbers(column, values, HISTORY_BINS[1:])
-    many = pc.count_distinct(values).as_py() > settings.most_values
+    many = pc.count_distinct(values).as_py() > MOST_VALUES
     if (pa.types.is_floating(kind) or pa.types.is_integer(kind)) and many:
         numbers = values.drop_null().to_numpy()
-        steps = np.linspace(0, 1, settings.quantiles + 1)[1:-1]
+        steps = np.linspace(0, 1, QUANTILES + 1)[1:-1]
         return _cut_numbers(column, values, np.unique(np.quantile(numbers, steps)))
     if pa.types.is_nested(kind):
         raise DataError(f"slice column '{column}' is {kind}; slices need one value a row.")
-    return _cut_words(column, values, settings.most_values)
+    return _cut_words(column, values, MOST_VALUES)
 
 
 def _cut_words(column: str, values: pa.ChunkedArray, most: int) -> Slicing:

@@ -28,6 +28,11 @@ from adrec.terminal import Terminal
 from adrec.training.loader import shuffled
 from adrec.training.optimizer import configure_adamw
 
+BATCH_ADS = 128
+"""Ads a step: their cosines to each other are what `NEIGHBOUR_WEIGHT` keeps."""
+NEIGHBOUR_WEIGHT = 100.0
+"""Squared differences of cosines are some hundredth of the reconstruction errors."""
+
 _HELD_OUT = 0.1
 _NEIGHBOURS = 10
 
@@ -75,7 +80,6 @@ def run_autoencoder(config: PretrainConfig, prepared: Prepared, terminal: Termin
         numeric=inputs.numeric.shape[1],
         cardinalities=cardinalities,
         width=settings.width,
-        hidden=settings.hidden,
     ).to(device)
     order = np.random.default_rng(config.seed).permutation(len(table))
     held_out, training = np.split(order, [max(10, round(_HELD_OUT * len(table)))])
@@ -133,9 +137,8 @@ def _inputs(
 def _fit(
     model: AdAutoencoder, inputs: AdInputs, rows: np.ndarray, config: PretrainConfig, device: str, terminal: Terminal
 ) -> None:
-    settings, training = config.model, config.training
-    assert isinstance(settings, AutoencoderModel)
-    batches = max(1, len(rows) // settings.batch_ads)
+    training = config.training
+    batches = max(1, len(rows) // BATCH_ADS)
     total = batches * training.epochs if training.max_steps is None else min(batches * training.epochs, training.max_steps)
     made = configure_adamw(
         [(model, training.learning_rate)],
@@ -151,9 +154,8 @@ def _fit(
             chosen = rows[shuffled(len(rows), seed=config.seed, epoch=epoch)[place::batches]]
             ads = _take(inputs, chosen, device)
             errors: AdErrors = model.errors(ads)
-            loss = (
-                errors.text + errors.numeric + errors.categorical + settings.neighbour_weight * code_loss(model(ads), ads.text)
-            )
+            neighbours = code_loss(model(ads), ads.text)
+            loss = errors.text + errors.numeric + errors.categorical + NEIGHBOUR_WEIGHT * neighbours
             if not torch.isfinite(loss):
                 raise AdrecError(f"step {step}: the loss is {float(loss.detach())}. Lower training.learning_rate.")
             optimizer.zero_grad()

@@ -21,6 +21,11 @@ from adrec.training.objectives.mlm import Mlm, MlmFeed
 from adrec.training.objectives.nsp import Nsp, NspFeed
 from adrec.training.objectives.texts import TokenTable
 
+BATCH_TEXTS = 32
+"""Pairs (nsp) and texts (dae) a batch; their losses look at no other text of the batch, so its size changes little."""
+DELETE_RATE = 0.6
+"""Share of tokens that dae deletes, the best of Wang et al. (2021)."""
+
 HELD_OUT_PAIRS = 0.05
 MOST_HELD_OUT_PAIRS = 2048
 
@@ -115,7 +120,7 @@ def _add_nsp(made: Objectives, settings: NspObjective, source: _Source) -> None:
     tokens = source.tokens(pairs.texts)
     seed = source.config.seed
     feeds = [
-        NspFeed(part, pairs, tokens, batch_texts=settings.batch_texts, shuffle=shuffle, seed=seed)
+        NspFeed(part, pairs, tokens, batch_texts=BATCH_TEXTS, shuffle=shuffle, seed=seed)
         for part, shuffle in zip(pairs.split(HELD_OUT_PAIRS, most=MOST_HELD_OUT_PAIRS, seed=seed), (True, False), strict=True)
     ]
     made.add(Nsp(source.model.dimension), settings.weight, feeds[0], feeds[1])
@@ -127,8 +132,8 @@ def _add_dae(made: Objectives, settings: DaeObjective, source: _Source) -> None:
         DaeFeed(
             rows,
             tokens,
-            delete_rate=settings.delete_rate,
-            batch_texts=settings.batch_texts,
+            delete_rate=DELETE_RATE,
+            batch_texts=BATCH_TEXTS,
             shuffle=shuffle,
             seed=source.config.seed,
         )
@@ -140,7 +145,6 @@ def _add_dae(made: Objectives, settings: DaeObjective, source: _Source) -> None:
         dimension=source.model.dimension,
         embedding=embedding,
         max_tokens=source.config.batches.max_tokens,
-        layers=settings.decoder_layers,
     )
     made.add(module, settings.weight, feeds[0], feeds[1])
 
@@ -157,7 +161,7 @@ def _add_contrastive(made: Objectives, settings: ContrastiveObjective, source: _
         texts = pairs.texts
         train, valid = pairs.split(HELD_OUT_PAIRS, most=MOST_HELD_OUT_PAIRS, seed=seed)
     tokens = source.tokens(texts)
-    log_q = settings.log_q and kinds != {"dropout"}
+    log_q = kinds != {"dropout"}
     feeds = [
         ContrastiveFeed(part, tokens, batch_texts=settings.batch_texts, log_q=log_q, shuffle=shuffle, seed=seed)
         for part, shuffle in ((train, True), (valid, False))

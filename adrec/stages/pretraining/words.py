@@ -53,8 +53,8 @@ class WordVectorResult:
 def run_word_vectors(config: PretrainConfig, prepared: Prepared, terminal: Terminal) -> WordVectorResult:
     """Raises DataError for an empty corpus or a vector file that cannot be read."""
     corpus = read_table(prepared.path / "corpus.parquet", columns=["text", "held_out"])
-    texts = corpus.column("text").to_numpy()[: config.batches.limit_texts]
-    held_out = corpus.column("held_out").to_numpy()[: config.batches.limit_texts].astype(bool)
+    texts = corpus.column("text").to_numpy()
+    held_out = corpus.column("held_out").to_numpy().astype(bool)
     if not len(texts):
         raise DataError(f"{prepared.path / 'corpus.parquet'}: the corpus is empty. Preprocess data that has ad texts.")
     with terminal.progress("word vectors", unit="texts"):

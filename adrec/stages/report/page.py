@@ -32,6 +32,8 @@ from adrec.stages.report.inputs import input_plots
 if TYPE_CHECKING:
     from adrec.stages.evaluate import EvaluateResult
 
+EXAMPLES = 4  # best and worst requests shown with their ads: what a reader looks at
+
 
 @dataclass(frozen=True)
 class Card:
@@ -98,7 +100,7 @@ def write_report(result: "EvaluateResult", rows: Rows, ads: pa.Table | None, pat
         result=result,
         sections=[_section(task, result, rows, ads, pictures) for task in result.tasks],
         list_plots=_list_plots(result, pictures),
-        list_examples=first_lists(rows, ads, result.config.examples),
+        list_examples=first_lists(rows, ads, EXAMPLES),
         learning=pictures.draw(_learning, result.config.training),
         input_plots=pictures.draw(input_plots, result.config.importance),
         off_policy_plots=_off_policy_plots(result, pictures),
@@ -124,9 +126,9 @@ def _section(task: TaskResult, result: "EvaluateResult", rows: Rows, ads: pa.Tab
         for curve in plots.CURVES:
             drawn += pictures.draw(curve, task, few)
         probable = [scores for scores in few if scores.is_probability and scores.role != "oracle"]
-        drawn += pictures.draw(plots.reliability_plot, task, probable, config.bins)
+        drawn += pictures.draw(plots.reliability_plot, task, probable)
         drawn += pictures.draw(plots.distributions, task, task.task.model)
-        best, worst = best_and_worst(task, rows, ads, config.examples)
+        best, worst = best_and_worst(task, rows, ads, EXAMPLES)
     if sliced is not None:
         drawn += pictures.draw(plots.by_day, sliced.slices)
         flagged = {(alarm.column, alarm.value) for alarm in sliced.alarms if alarm.kind != "calibration"}
@@ -135,7 +137,7 @@ def _section(task: TaskResult, result: "EvaluateResult", rows: Rows, ads: pa.Tab
     return Section(
         result=task,
         counts=_counts(task),
-        cards=tuple(_cards(task, sliced, config.alarms.level)),
+        cards=tuple(_cards(task, sliced)),
         metrics=tuple(metrics),
         rest=tuple(name for name in every if name not in metrics),
         runs=tuple(runs),
@@ -178,7 +180,7 @@ def _counts(task: TaskResult) -> str:
     return ", ".join(said)
 
 
-def _cards(task: TaskResult, sliced: SliceResult | None, level: float) -> list[Card]:
+def _cards(task: TaskResult, sliced: SliceResult | None) -> list[Card]:
     """The few figures to read first."""
     model = task.metrics[task.task.model.name]
     main = "auc_request" if "auc_request" in model else "auc" if "auc" in model else "rmse"
@@ -187,9 +189,7 @@ def _cards(task: TaskResult, sliced: SliceResult | None, level: float) -> list[C
     if baselines:
         best = max(baselines, key=lambda scores: task.metrics[scores.name][main].value)
         lead = next(c for c in task.comparisons if c.other == best.name and c.metric == main)
-        cards.append(
-            Card(f"over {best.name}", f"{lead.difference.value:+.3f}", f"the best baseline; {_said(lead.verdict(level))}")
-        )
+        cards.append(Card(f"over {best.name}", f"{lead.difference.value:+.3f}", f"the best baseline; {_said(lead.verdict())}"))
     for scores in _oracle(task.task.scores):
         ceiling = task.metrics[scores.name][main].value
         reached = (model[main].value - 0.5) / (ceiling - 0.5) if ceiling > 0.5 else float("nan")

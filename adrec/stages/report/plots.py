@@ -62,12 +62,12 @@ def lift_plot(result: TaskResult, runs: Sequence[Scores]) -> Plot:
 CURVES = (roc_plot, precision_plot, gain_plot, lift_plot)
 
 
-def reliability_plot(result: TaskResult, runs: Sequence[Scores], bins: int) -> Plot:
+def reliability_plot(result: TaskResult, runs: Sequence[Scores]) -> Plot:
     """Observed against predicted, with Wilson intervals, for runs whose scores are probabilities."""
     with drawing("Reliability", "On the diagonal, predicted probabilities come true. Bars: 95 % intervals.") as plot:
         most = 0.0
         for number, scores in enumerate(runs):
-            table = reliability(result.frame.labels, scores.values, bins)
+            table = reliability(result.frame.labels, scores.values)
             colour = SERIES[number]
             if number == 0:
                 error = _bars(table.observed, table.low, table.high)

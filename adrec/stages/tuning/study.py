@@ -15,6 +15,9 @@ from typing import Any
 from adrec.config.tune import Dimension, TuneConfig
 from adrec.errors import AdrecError, ResourceError
 
+STARTUP_TRIALS = 5
+"""Random trials before tpe has something to go by."""
+
 FAULT = "fault"
 """User attribute of a trial that failed: why."""
 Report = Callable[[int, float], None]
@@ -125,16 +128,14 @@ class Study:
         if self.config.sampler == "random":
             return self.optuna.samplers.RandomSampler(seed=seed)
         with _quietly():
-            return self.optuna.samplers.TPESampler(seed=seed, n_startup_trials=self.config.startup_trials, multivariate=True)
+            return self.optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS, multivariate=True)
 
     def _pruner(self) -> Any:
         if self.config.pruner == "none":
             return self.optuna.pruners.NopPruner()
         if self.config.pruner == "halving":
             return self.optuna.pruners.SuccessiveHalvingPruner()
-        return self.optuna.pruners.MedianPruner(
-            n_startup_trials=min(self.config.startup_trials, 4), n_warmup_steps=self.config.warmup_evaluations, n_min_trials=2
-        )
+        return self.optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1, n_min_trials=2)
 
     def _requeue_interrupted(self) -> None:
         """A trial that a kill cut off is closed without a fault, and its values are tried first."""

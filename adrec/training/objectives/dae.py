@@ -56,7 +56,7 @@ class Dae(nn.Module):
     name = "dae"
 
     def __init__(
-        self, pool: Pool, *, dimension: int, embedding: int, max_tokens: int, layers: int, dropout: float = 0.1
+        self, pool: Pool, *, dimension: int, embedding: int, max_tokens: int, layers: int = 1, dropout: float = 0.1
     ) -> None:
         super().__init__()
         self.pool = pool

@@ -15,7 +15,7 @@ from adrec.models.baselines import BASELINES, fit_all, load_all, save_all, score
 from adrec.models.baselines.base import Inputs, sampled_requests
 
 TRAIN, VALID, TEST = planted(400, seed=1), planted(150, seed=2), planted(200, seed=3)
-CONFIG = BaselinesConfig(factors=8, mlp_epochs=3)
+CONFIG = BaselinesConfig()
 
 
 @pytest.fixture(scope="module")

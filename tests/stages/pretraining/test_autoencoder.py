@@ -67,7 +67,7 @@ def test_the_command_writes_a_code_for_each_ad(tmp_path):
         PretrainConfig,
         [f"prepared={prepared}", f"output={tmp_path / 'codes'}", "model.kind=autoencoder",
          f"model.reference={tmp_path / 'words'}",
-         "model.width=6", "model.batch_ads=32", "training.epochs=20"],
+         "model.width=6", "training.epochs=20"],
     )  # fmt: skip
     result = run(config, Terminal(quiet=True))
     codes = pq.read_table(tmp_path / "codes" / "codes.parquet")

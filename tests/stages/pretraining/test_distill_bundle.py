@@ -78,7 +78,7 @@ def run(world, teacher, output, **settings):
         "prepared": made.path,
         "bundle": teacher,
         "output": output,
-        "batches": {"max_tokens": 32, "pack_tokens": 64, "batch_tokens": 512},
+        "batches": {"max_tokens": 32, "batch_tokens": 512},
         "training": {"epochs": 15, "learning_rate": 2e-3, "patience": None, "loggers": []},
         **settings,
     }
