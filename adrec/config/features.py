@@ -31,8 +31,6 @@ class NumericFeature(Config):
     normal: the normal score of that rank. none: as it is."""
     missing_indicator: bool = False
     """Add a 0/1 input `<column>_missing`. Missing values themselves become 0 (the mean), 0.5 for `quantile`."""
-    quantiles: Annotated[int, Field(ge=2, le=100_000)] = 1000
-    """Landmarks kept by `quantile` and `normal`."""
 
 
 class CategoricalFeature(Config):
@@ -42,8 +40,6 @@ class CategoricalFeature(Config):
     """Strings, integers or booleans."""
     min_count: Annotated[int, Field(ge=1)] = 2
     """Rarer values go to the unknown bucket."""
-    max_values: Annotated[int, Field(ge=1)] | None = None
-    """Keep only this many, the commonest."""
 
 
 class HashedFeature(Config):
@@ -92,13 +88,6 @@ class CalendarFeature(Config):
     """A timestamp column."""
     time_zone: str = "UTC"
     """IANA name, such as Asia/Shanghai."""
-    parts: Annotated[list[Literal["hour", "weekday", "weekend", "cycle"]], Field(min_length=1)] = [
-        "hour",
-        "weekday",
-        "weekend",
-        "cycle",
-    ]
-    """hour (24 values), weekday (7) and weekend (2) are categories; cycle gives sine and cosine of hour and weekday."""
 
     @field_validator("time_zone")
     @classmethod

@@ -35,18 +35,12 @@ class TextSettings(Config):
     """Text of an ad from its columns; a part whose columns are all empty is left out with its [SEP]."""
     user_template: str = "{interests}"
     """Text of a user from the users table's columns."""
-    query_template: str = "{query}"
-    """Text of a search query."""
-    lowercase: bool = False
-    """Lower-case the gentle rendering too (the segmented one always is)."""
     stop_words: bool = True
     """Leave stop words (stopwords-iso, Chinese and English) out of the segmented rendering."""
     extra_stop_words: ConfigPath | None = None
     """The user's own stop words, a line each."""
     user_dictionary: ConfigPath | None = None
     """jieba user dictionary: `word frequency tag`, a line each."""
-    max_characters: int = Field(4000, ge=1, le=100_000_000)
-    """Longer texts are cut."""
 
 
 class TokenizerSettings(Config):
@@ -58,14 +52,8 @@ class TokenizerSettings(Config):
     """Local folder, `package:module/path` or hub name of the existing tokenizer."""
     vocab_size: int = Field(16_000, ge=100, le=10_000_000)
     """Most entries, special tokens included."""
-    min_frequency: int = Field(2, ge=1)
-    """Rarer pieces are not learnt."""
     lowercase: bool = True
     """Tokenise in lower case."""
-    special_tokens: list[str] = []
-    """Tokens beside [PAD] [UNK] [CLS] [SEP] [MASK]."""
-    max_tokens: int = Field(512, ge=8, le=1_000_000)
-    """`model_max_length` of the tokenizer."""
 
     @model_validator(mode="after")
     def _reference_fits(self) -> "TokenizerSettings":
@@ -172,8 +160,6 @@ class PrivacySettings(Config):
 
     pseudonymise: bool = False
     """Replace user and request ids by a keyed HMAC-SHA256 (hex)."""
-    key_variable: str = "ADREC_PRIVACY_KEY"
-    """Environment variable with the key, at least 16 bytes of text."""
     key_file: ConfigPath | None = None
     """File with the key, instead of the variable."""
     mask_contacts: bool = False
@@ -221,8 +207,6 @@ class PreprocessConfig(StageConfig):
     """Memory for joins and sorts; beyond it they spill to disk beside the output."""
     threads: int = Field(0, ge=0, le=4_096)
     """Threads of the joins; 0 takes all cores."""
-    rows_per_shard: int = Field(1_000_000, ge=1, le=1_000_000_000)
-    """Rows of an output file; it ends with a whole request."""
 
     # Fields are checked in their order: what these read stands above.
     @field_validator("ad_columns", "user_columns")

@@ -28,15 +28,7 @@ class Retrieval(Config):
     """Where candidates come from, in turn. `model`: product of user and ad vectors. `text`: cosine of the history's mean text
     vector. `popular`: training clicks. `query`: words shared with the request's query."""
     method: Literal["auto", "exact", "hnsw", "ivfpq"] = "auto"
-    """`auto` is exact below `exact_up_to` ads, then HNSW, then IVF-PQ above `hnsw_up_to`; the last two need the extra `ann`."""
-    exact_up_to: int = Field(2_000_000, ge=0)
-    """Largest catalogue that `auto` searches exactly."""
-    hnsw_up_to: int = Field(5_000_000, ge=0)
-    """Largest catalogue for which `auto` builds an HNSW graph; above it, IVF-PQ."""
-    recall_target: float = Field(0.98, gt=0, le=1)
-    """Approximate search works harder until it finds this share of the exact result, on a sample of requests."""
-    recall_sample: int = Field(100, ge=1)
-    """Requests on which approximate retrieval is compared with exact."""
+    """`auto` is exact up to 2 million ads, then HNSW, then IVF-PQ above 5 million; the last two need the extra `ann`."""
 
 
 class Value(Config):
@@ -127,10 +119,6 @@ class Exploration(Config):
     drawn from the scores' uncertainty."""
     epsilon: float = Field(0.05, ge=0, le=1)
     """Share of slots filled at random among the ads that may stand there."""
-    prior_impressions: float = Field(200.0, gt=0)
-    """For `thompson`: how many impressions the model's own score is worth for an ad never shown in training."""
-    scale: float = Field(1.0, gt=0)
-    """For `thompson`: multiplies the standard deviation of the logit."""
 
 
 class Policy(Config):
@@ -195,10 +183,6 @@ class RankConfig(StageConfig):
     """Named policies. A request takes the one named as its scenario, else `default`."""
     policy: str | None = None
     """Rank every request by this policy, whatever its scenario."""
-    request_block: int = Field(256, ge=1, le=65_536)
-    """Requests ranked at a time; also the step at which `pacing: even` releases budget."""
-    part_requests: int = Field(4_096, ge=1, le=100_000_000)
-    """Requests per finished part: what a killed run does not have to repeat."""
     why: Why | None = None
     """Tell what happened to one ad for one user."""
 

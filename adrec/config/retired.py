@@ -120,6 +120,51 @@ RETIRED: dict[str, dict[str, Retired]] = {
         "threads": Retired("Only `score` reads it. Take it out."),
         "parity_rows": decided("torch and onnxruntime are compared on 2,000 rows"),
     },
+    "Retrieval": {
+        "exact_up_to": decided("catalogues of up to 2 million ads are searched exactly; `method` takes another way"),
+        "hnsw_up_to": decided("catalogues of up to 5 million ads get an HNSW graph; `method` takes another way"),
+        "recall_target": decided("approximate search works until it finds 98 % of the exact result"),
+        "recall_sample": decided("approximate search is compared with exact on 100 requests"),
+    },
+    "Exploration": {
+        "prior_impressions": decided("the model's own score is worth 200 impressions"),
+        "scale": decided("the deviation of the logit is taken as it is"),
+    },
+    "RankConfig": {
+        "request_block": decided("requests are ranked 256 at a time"),
+        "part_requests": decided("a finished part holds 4,096 requests"),
+    },
+    "NumericFeature": {
+        "quantiles": decided("`quantile` and `normal` keep 1,000 landmarks"),
+    },
+    "CategoricalFeature": {
+        "max_values": decided("every value seen `min_count` times is kept"),
+    },
+    "CalendarFeature": {
+        "parts": decided("hour, weekday, weekend and their cycles are all read", ["hour", "weekday", "weekend", "cycle"]),
+    },
+    "TextSettings": {
+        "query_template": decided("the text of a query is the query", "{query}"),
+        "lowercase": Retired("`tokenizer.lowercase` decides about case."),
+        "max_characters": decided("texts are cut after 4,000 characters"),
+    },
+    "TokenizerSettings": {
+        "min_frequency": decided("pieces seen once are not learnt"),
+        "special_tokens": decided("[PAD] [UNK] [CLS] [SEP] [MASK] are all there are"),
+        "max_tokens": decided("the tokenizer records 512 tokens; encoders set their own limit"),
+    },
+    "PrivacySettings": {
+        "key_variable": Retired("The key is in the environment variable ADREC_PRIVACY_KEY, or in `key_file`."),
+    },
+    "PreprocessConfig": {
+        "rows_per_shard": decided("a file of impressions holds about a million rows"),
+    },
+    "SampleConfig": {
+        "rows_per_file": decided("a file of impressions holds a million rows"),
+    },
+    "ServeConfig": {
+        "api_key_variable": Retired("The key is in the environment variable ADREC_API_KEY."),
+    },
 }
 """Class of the config section -> key -> what became of it. A class stands for those that extend it."""
 

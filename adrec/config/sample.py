@@ -12,5 +12,3 @@ class SampleConfig(StageConfig):
     """Folder to write: ads.parquet, users.parquet and impressions/part-*.parquet."""
     impressions: int = Field(30_000, ge=1, le=1_000_000_000)
     """Rows of the log; ads and users grow with it."""
-    rows_per_file: int = Field(1_000_000, ge=1_000, le=1_000_000_000)
-    """Rows of an impressions file."""

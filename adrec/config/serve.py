@@ -96,8 +96,6 @@ class ServeConfig(StoreConfig):
     """Micro-batching."""
     intake: Intake = Intake()
     """Limits on what comes in."""
-    api_key_variable: str = "ADREC_API_KEY"
-    """Environment variable with the API key; where it is not set, no key is asked for."""
     cors_origins: list[str] = []
     """Origins that browsers may call from; empty: none but the server's own page."""
     drain_seconds: float = Field(20.0, ge=0)

@@ -55,14 +55,14 @@ def epsilon_greedy(
     return column, epsilon / count + np.where(column == best, 1.0 - epsilon, 0.0)
 
 
-def logit_deviation(score: Floats, impressions: Floats, *, prior_impressions: float, scale: float) -> Floats:
-    """Standard deviation of a logit known from n impressions: scale / sqrt((n + prior) score (1 - score)), at most 3 scale.
+def logit_deviation(score: Floats, impressions: Floats, *, prior_impressions: float) -> Floats:
+    """Standard deviation of a logit known from n impressions: 1 / sqrt((n + prior) score (1 - score)), at most 3.
 
     The delta method on a rate estimated from n + prior trials. It measures how often the ad was seen in training, not
     what the network ignores.
     """
     trials = (impressions + prior_impressions) * np.maximum(score * (1 - score), 1e-12)
-    deviation: Floats = np.minimum(scale / np.sqrt(trials), 3.0 * scale)
+    deviation: Floats = np.minimum(1 / np.sqrt(trials), 3.0)
     return deviation
 
 

@@ -41,6 +41,8 @@ from adrec.serve.messages import (
 from adrec.serve.store import StoreError
 from adrec.serve.watch import Watch
 
+KEY_VARIABLE = "ADREC_API_KEY"  # of the environment; where it is not set, no key is asked for
+
 AdId = Annotated[str, UrlPath(min_length=1, max_length=200)]
 _FAULTS: dict[int | str, dict[str, Any]] = {
     400: {"description": "Something named is not there, or does not fit."},
@@ -100,7 +102,7 @@ def create_app(config: ServeConfig, engine: Engine | None = None) -> FastAPI:
     )
     if config.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=config.cors_origins, allow_methods=["*"], allow_headers=["*"])
-    key = os.environ.get(config.api_key_variable) or None
+    key = os.environ.get(KEY_VARIABLE) or None
     app.add_middleware(Guard, watch=watch, key=key, max_body_bytes=config.intake.max_body_bytes)
     _faults(app)
     _model_routes(app, config, watch, held)

@@ -34,6 +34,9 @@ from adrec.prepare.staging import quarantine
 from adrec.schema import SPLITS, entity_tables
 from adrec.terminal import Terminal
 
+ROWS_PER_SHARD = 1_000_000
+"""Rows of a file of impressions, which ends with a whole request: tens of megabytes, enough files to share out."""
+
 
 @dataclass(frozen=True)
 class PreprocessResult:
@@ -156,7 +159,7 @@ def _prepare(
         link_shards(earlier, folder)
     carried = earlier.state if earlier is not None else None
     past = open_past(connection, config, folder, work_folder(folder) / "past", carried)
-    writer = SplitWriter(folder, rows_per_shard=config.rows_per_shard, earlier=old.get("splits"))
+    writer = SplitWriter(folder, rows_per_shard=ROWS_PER_SHARD, earlier=old.get("splits"))
     with small_memory(connection):
         write_impressions(connection, past, writer, terminal, first_row=old.get("rows", 0))
     splits = writer.close()

@@ -1,6 +1,6 @@
 """`adrec rank`: choose from the whole catalogue for every request, block by block, and write RANKED.
 
-Requests are taken in order of time. Every `part_requests` of them become a finished part in a work folder beside the
+Requests are taken in order of time. Every PART_REQUESTS of them become a finished part in a work folder beside the
 output, with the ledger's state: a killed run goes on behind its last part and ends in the same bytes. Memory is the
 catalogue, the ledger and one block of requests.
 """
@@ -36,6 +36,11 @@ from adrec.inference.predictor import Catalogs, Predictor
 from adrec.inference.rows import History, with_new_users
 from adrec.schema import ADS, RANKED, SPLITS, USERS
 from adrec.terminal import Terminal
+
+REQUEST_BLOCK = 256
+"""Requests ranked at a time, and the step at which `pacing: even` releases budget: scores of a block fit the cache."""
+PART_REQUESTS = 4_096
+"""Requests per finished part: what a killed run does not have to repeat, some seconds of work."""
 
 _CURE = (
     "The ranking gives that: nothing more was written. Look at the ad's bid and inputs, or train again with 'adrec finetune'."
@@ -127,7 +132,7 @@ def run(config: RankConfig, terminal: Terminal) -> "RankResult | Told":
 def _parts(
     tables: Iterator[pa.Table], config: RankConfig, ranker: Ranker, done: int, total: int, advance: Any, result: RankResult
 ) -> Iterator[tuple[pa.Table, int]]:
-    """Finished tables of at least `part_requests` requests each, and how many requests they hold."""
+    """Finished tables of at least PART_REQUESTS requests each, and how many requests they hold."""
     waiting: list[pa.Table] = []
     held = 0
     for requests in tables:
@@ -137,7 +142,7 @@ def _parts(
         _tally(result, block, ranker)
         held += count
         advance(count)
-        if held >= config.part_requests:
+        if held >= PART_REQUESTS:
             yield pa.concat_tables(waiting), held
             done, waiting, held = done + held, [], 0
     if waiting:
@@ -281,7 +286,7 @@ def _blocks(config: RankConfig, prepared: Prepared | None, *, skip: int = 0) -> 
         tables = users_at(_of(prepared), _moment(config))
     else:
         tables = split_requests(_of(prepared), config.split)
-    return blocks(tables, config.request_block, skip=skip)
+    return blocks(tables, REQUEST_BLOCK, skip=skip)
 
 
 def _count(config: RankConfig, prepared: Prepared | None) -> int:

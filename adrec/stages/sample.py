@@ -47,7 +47,6 @@ def run(config: SampleConfig, terminal: Terminal) -> SampleResult:
             folder,
             impressions=config.impressions,
             seed=config.seed,
-            rows_per_file=config.rows_per_file,
             advance=advance,
         )
         save_config(config, folder / "config.yaml")

@@ -217,5 +217,5 @@ def test_saving_and_loading_gives_an_equal_config(tmp_path_factory, seed, rate, 
 def test_saved_config_is_plain_yaml(tmp_path):
     save_config(SampleConfig(out=Path("/tmp/x")), tmp_path / "config.yaml")
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == {
-        "seed": 42, "device": "auto", "out": "/tmp/x", "impressions": 30_000, "rows_per_file": 1_000_000,
+        "seed": 42, "device": "auto", "out": "/tmp/x", "impressions": 30_000,
     }  # fmt: skip

@@ -58,9 +58,10 @@ def test_log1p_is_signed_and_then_standardised():
 
 
 @pytest.mark.parametrize(("transform", "distribution"), [("quantile", "uniform"), ("normal", "normal")])
-def test_quantiles_are_scikit_learns(transform, distribution):
+def test_quantiles_are_scikit_learns(transform, distribution, monkeypatch):
+    monkeypatch.setattr("adrec.data.features.numeric.LANDMARKS", 100)
     values = np.random.default_rng(1).lognormal(size=2000).round(2)
-    features = fit(pa.table({"x": values}), 300, numeric=[{"column": "x", "transform": transform, "quantiles": 100}])
+    features = fit(pa.table({"x": values}), 300, numeric=[{"column": "x", "transform": transform}])
     oracle = QuantileTransformer(n_quantiles=100, output_distribution=distribution, subsample=None).fit(values[:, None])
     inside = np.sort(values)[20:-20]
     found = features.transform(pa.table({"x": inside})).numeric[:, 0]
@@ -69,8 +70,9 @@ def test_quantiles_are_scikit_learns(transform, distribution):
 
 def test_quantile_sample_is_bounded_uniform_and_blind_to_batch_sizes(monkeypatch):
     monkeypatch.setattr("adrec.data.features.numeric.SAMPLE_ROWS", 2000)
+    monkeypatch.setattr("adrec.data.features.numeric.LANDMARKS", 11)
     values = np.arange(50_000) / 50_000
-    spec = {"numeric": [{"column": "x", "transform": "quantile", "quantiles": 11}]}
+    spec = {"numeric": [{"column": "x", "transform": "quantile"}]}
     one, other = (fit(pa.table({"x": values}), rows, **spec).numerics[0].landmarks for rows in (333, 50_000))
     assert one == other
     np.testing.assert_allclose(one, np.linspace(0, 1, 11), atol=4 * 0.5 / np.sqrt(2000))
@@ -100,10 +102,10 @@ def test_vocabulary_keeps_common_values_and_sends_the_rest_to_zero(values, batch
     assert features.transform(new).categorical[:, 0].tolist() == [code.get(value, 0) for value in new["c"].to_pylist()]
 
 
-def test_vocabulary_may_be_capped_and_takes_integers_booleans_and_dictionaries():
+def test_vocabulary_takes_integers_booleans_and_dictionaries():
     table = pa.table({"n": [5, 5, 5, 7, 7, 9], "b": [True, True, True, True, False, False], "d": pa.array(list("xxyyyz"))})
     table = table.set_column(2, "d", table["d"].combine_chunks().dictionary_encode())
-    features = fit(table, 4, categorical=[{"column": "n", "max_values": 1, "min_count": 1}, "b", "d"])
+    features = fit(table, 4, categorical=[{"column": "n", "min_count": 3}, "b", "d"])
     assert features.cardinalities == [2, 3, 3]
     assert features.transform(table).categorical.tolist() == [[1, 1, 2], [1, 1, 2], [1, 1, 1], [0, 1, 1], [0, 2, 1], [0, 2, 0]]
 

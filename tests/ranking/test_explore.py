@@ -87,6 +87,6 @@ def test_uniform_numbers_are_uniform_and_keyed():
 
 
 def test_uncertainty_falls_with_impressions():
-    known = logit_deviation(np.array([0.1, 0.1]), np.array([0, 10_000]), prior_impressions=20.0, scale=1.0)
+    known = logit_deviation(np.array([0.1, 0.1]), np.array([0, 10_000]), prior_impressions=20.0)
     assert known[0] == pytest.approx(1 / np.sqrt(20 * 0.1 * 0.9))
     assert known[1] < known[0] / 20

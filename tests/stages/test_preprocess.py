@@ -32,11 +32,12 @@ def test_the_prepared_folder_keeps_its_contract(tmp_path):
     assert not list(tmp_path.glob(".*")), "scratch files are left"
 
 
-def test_rows_are_in_time_order_and_requests_are_contiguous(tmp_path):
+def test_rows_are_in_time_order_and_requests_are_contiguous(tmp_path, monkeypatch):
+    monkeypatch.setattr("adrec.stages.preprocess.ROWS_PER_SHARD", 20)
     made = world(tmp_path)
     shuffled = made["impressions"].take(np.random.default_rng(1).permutation(made["impressions"].num_rows))
     write(shuffled, tmp_path / "impressions.parquet")
-    prepared, _ = prepare(tmp_path, rows_per_shard=20)
+    prepared, _ = prepare(tmp_path)
     for split in ("train", "valid", "test"):
         files = prepared.split_files(split)
         assert len(files) > 1 or split != "train"
@@ -252,7 +253,8 @@ def split_by_day(made, folder, days):
         {"method": "user", "test_fraction": 0.4},
     ],
 )
-def test_appending_a_day_equals_a_rebuild(tmp_path, seed, split):
+def test_appending_a_day_equals_a_rebuild(tmp_path, seed, split, monkeypatch):
+    monkeypatch.setattr("adrec.stages.preprocess.ROWS_PER_SHARD", 25)
     made = tables(seed, requests=90)
     for name in ("ads", "users"):
         write(made[name], tmp_path / f"{name}.parquet")
@@ -267,9 +269,9 @@ def test_appending_a_day_equals_a_rebuild(tmp_path, seed, split):
         shutil.copytree(tmp_path / "all" / f"day={day}", tmp_path / "log" / f"day={day}")
         if day == 0:
             continue
-        found, result = prepare(tmp_path, source=source, split=split, rows_per_shard=25)
+        found, result = prepare(tmp_path, source=source, split=split)
         assert result.done == ("built" if day == 1 else "appended")
-    rebuilt, _ = prepare(tmp_path, source=source, split=split, rows_per_shard=25, output=str(tmp_path / "rebuilt"))
+    rebuilt, _ = prepare(tmp_path, source=source, split=split, output=str(tmp_path / "rebuilt"))
     assert rows(found).equals(rows(rebuilt))
     assert found.ads().equals(rebuilt.ads())
     assert found.users().equals(rebuilt.users())

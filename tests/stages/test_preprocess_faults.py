@@ -340,9 +340,10 @@ def test_a_folder_that_another_version_made_is_told_in_one_line(tmp_path, made):
     prepared, _ = prepare(tmp_path)
     assert prepared.config.counters
     file = prepared.path / "config.yaml"
-    file.write_text(file.read_text().replace("max_characters", "longest"))
+    file.write_text(file.read_text().replace("stop_words:", "longest:"))
     with pytest.raises(DataError) as caught:
         _ = open_prepared(prepared.path).config
+    known = "ad_template, extra_stop_words, stop_words, user_dictionary, user_template"
     assert str(caught.value) == (
-        f"{file}: made by another version (text.longest: unknown key. Did you mean 'lowercase'?). Run 'adrec preprocess' again."
+        f"{file}: made by another version (text.longest: unknown key. Known keys: {known}). Run 'adrec preprocess' again."
     )

@@ -44,14 +44,20 @@ def world(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _small_blocks():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("adrec.stages.rank.REQUEST_BLOCK", 16)
+        patch.setattr("adrec.stages.rank.PART_REQUESTS", 32)
+        yield
+
+
 def config_of(world, output, **changes):
     values = {
         "bundle": str(world / "bundle"),
         "prepared": str(world / "prepared"),
         "output": str(output),
         "policies": POLICIES,
-        "request_block": 16,
-        "part_requests": 32,
         **changes,
     }
     return RankConfig.model_validate(values)

@@ -14,16 +14,16 @@ _CYCLE = ("hour_sin", "hour_cos", "weekday_sin", "weekday_cos")
 
 def calendar_cardinalities(spec: CalendarFeature) -> dict[str, int]:
     """Categorical names with their number of codes; code 0 is for missing timestamps."""
-    return {f"{spec.column}_{part}": _CARDINALITY[part] + 1 for part in spec.parts if part in _CARDINALITY}
+    return {f"{spec.column}_{part}": _CARDINALITY[part] + 1 for part in _CARDINALITY}
 
 
 def calendar_numeric_names(spec: CalendarFeature) -> list[str]:
     """Names of the cyclic inputs, in order."""
-    return [f"{spec.column}_{part}" for part in _CYCLE] if "cycle" in spec.parts else []
+    return [f"{spec.column}_{part}" for part in _CYCLE]
 
 
 def calendar_parts(spec: CalendarFeature, column: pa.Array) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Categories int32 (N, parts) as 1 + value, 0 where missing, and cyclic inputs float64 (N, 0 or 4).
+    """Hour, weekday and weekend int32 (N, 3) as 1 + value, 0 where missing, and cyclic inputs float64 (N, 4).
 
     Monday is weekday 0. The hour's cycle includes minutes. Raises DataError when the column is no timestamp.
     """
@@ -37,12 +37,8 @@ def calendar_parts(spec: CalendarFeature, column: pa.Array) -> tuple[NDArray[np.
         return np.asarray(pc.fill_null(values, 0).to_numpy(zero_copy_only=False), dtype=np.int64)
 
     hour, minute, weekday = part(pc.hour(local)), part(pc.minute(local)), part(pc.day_of_week(local))
-    by_name = {"hour": hour, "weekday": weekday, "weekend": (weekday >= 5).astype(np.int64)}
-    categories = [by_name[name] + 1 for name in spec.parts if name in by_name]
-    codes = np.stack(categories, axis=1) if categories else np.zeros((len(column), 0), dtype=np.int64)
+    codes = np.stack([hour, weekday, weekday >= 5], axis=1).astype(np.int64) + 1
     codes[missing] = 0
-    if "cycle" not in spec.parts:
-        return codes.astype(np.int32), np.zeros((len(column), 0))
     day = 2 * np.pi * (hour + minute / 60) / 24
     week = 2 * np.pi * (weekday + hour / 24) / 7
     cycle = np.stack([np.sin(day), np.cos(day), np.sin(week), np.cos(week)], axis=1)

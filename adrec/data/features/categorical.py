@@ -73,10 +73,9 @@ def _split(column: pa.Array, separators: tuple[str, ...]) -> pa.Array:
 class VocabularyFitter:
     """Counts distinct values over batches; ends as a FittedVocabulary, commonest first, ties by value."""
 
-    def __init__(self, name: str, *, min_count: int, max_values: int | None = None) -> None:
+    def __init__(self, name: str, *, min_count: int) -> None:
         self.name = name
         self.min_count = min_count
-        self.max_values = max_values
         self._counts = pa.table({"value": pa.array([], pa.string()), "count": pa.array([], pa.int64())})
 
     def add(self, values: pa.Array) -> None:
@@ -90,8 +89,6 @@ class VocabularyFitter:
         """The vocabulary so far."""
         kept = self._counts.filter(pc.greater_equal(self._counts["count"], self.min_count))
         kept = kept.sort_by([("count", "descending"), ("value", "ascending")])
-        if self.max_values is not None:
-            kept = kept.slice(0, self.max_values)
         return FittedVocabulary(self.name, kept["value"].combine_chunks())
 
 

@@ -174,7 +174,7 @@ class _Fitters:
 
 def _coder(item: CategoricalFeature | HashedFeature | ListFeature) -> VocabularyFitter | Hashed:
     if isinstance(item, CategoricalFeature):
-        return VocabularyFitter(item.column, min_count=item.min_count, max_values=item.max_values)
+        return VocabularyFitter(item.column, min_count=item.min_count)
     if item.buckets is not None:
         return Hashed(item.column, item.buckets)
     return VocabularyFitter(item.column, min_count=item.min_count)

@@ -14,6 +14,9 @@ from adrec.config.features import NumericFeature
 from adrec.data.moments import Moments
 from adrec.errors import DataError
 
+LANDMARKS = 1000
+"""Kept by `quantile` and `normal`, as scikit-learn does: ranks to 0.001."""
+
 SAMPLE_ROWS = 200_000
 """Quantiles are exact up to so many training rows, and taken from a uniform sample of that size beyond."""
 
@@ -77,7 +80,7 @@ class NumericFitter:
         scale = 1.0
         if self.spec.transform in {"quantile", "normal"}:
             if len(self._sample):
-                at = np.linspace(0.0, 1.0, min(self.spec.quantiles, max(2, len(self._sample))))
+                at = np.linspace(0.0, 1.0, min(LANDMARKS, max(2, len(self._sample))))
                 landmarks = [float(value) for value in np.quantile(self._sample, at)]
         elif count := self.moments.count:
             variance = self.moments.squares / count

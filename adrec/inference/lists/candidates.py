@@ -18,6 +18,13 @@ from adrec.ranking.arrays import Floats, Ints
 from adrec.ranking.constraints import Asking, Rules
 from adrec.ranking.retrieve import ExactIndex, merge_channels
 
+EXACT_UP_TO = 2_000_000
+"""Largest catalogue that `auto` searches exactly: a pass of 256 requests over it takes about a second on two cores."""
+HNSW_UP_TO = 5_000_000
+"""Largest catalogue for which `auto` builds an HNSW graph, whose links outgrow the vectors; above it, IVF-PQ."""
+RECALL_TARGET, RECALL_SAMPLE = 0.98, 100
+"""Approximate search works harder until it finds this share of the exact result, on so many requests."""
+
 _OVERFETCH = 4  # candidates asked of an approximate index for each one wanted, before the rules drop some
 
 
@@ -119,8 +126,8 @@ class Finder:
             return self._exact("model").search(vectors, retrieval.candidates, eligible=partial(rules.eligible, asking)).ad
         if method not in self._indexes:
             index = self._indexes[method] = ApproximateIndex(self.ad_vectors, method, seed=self._seed)
-            sample = vectors[: retrieval.recall_sample]
-            self.recall[method] = index.tune(sample, retrieval.candidates, target=retrieval.recall_target)
+            sample = vectors[:RECALL_SAMPLE]
+            self.recall[method] = index.tune(sample, retrieval.candidates, target=RECALL_TARGET)
         ad = self._indexes[method].search(vectors, _OVERFETCH * retrieval.candidates).ad
         return _kept(rules, asking, ad)[:, : retrieval.candidates]
 
@@ -176,9 +183,9 @@ def method_for(retrieval: Retrieval, ads: int) -> Literal["exact", "hnsw", "ivfp
     """How the model channel searches a catalogue of so many ads."""
     if retrieval.method != "auto":
         return retrieval.method
-    if ads <= retrieval.exact_up_to:
+    if ads <= EXACT_UP_TO:
         return "exact"
-    return "hnsw" if ads <= retrieval.hnsw_up_to else "ivfpq"
+    return "hnsw" if ads <= HNSW_UP_TO else "ivfpq"
 
 
 def query_words(requests: pa.Table) -> pa.Array:

@@ -27,6 +27,9 @@ from adrec.ranking.ledger import UNLIMITED, Ledger
 from adrec.ranking.policy import Candidates, DiversifierOf, ListPolicy, Ranked, rank_block
 from adrec.terminal import Terminal
 
+PRIOR_IMPRESSIONS = 200.0
+"""How many impressions the model's own score is worth for an ad never shown in training, where lists explore by Thompson."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -220,10 +223,7 @@ class Ranker:
             if one.exploration.method == "thompson":
                 mine = policy == index
                 deviation[mine] = logit_deviation(
-                    score[mine],
-                    self.impressions[rows[mine]],
-                    prior_impressions=one.exploration.prior_impressions,
-                    scale=one.exploration.scale,
+                    score[mine], self.impressions[rows[mine]], prior_impressions=PRIOR_IMPRESSIONS
                 )
         return Candidates(
             number=first + np.arange(len(ad)),

@@ -31,15 +31,13 @@ class TextMaker:
                 values = batch.column(column)
                 columns[column] = self.clean(values) if pa.types.is_string(values.type) else values
         whole = pc.fill_null(fill_template(template, columns, batch.num_rows), "")
-        if self.settings.lowercase:
-            whole = pc.utf8_lower(whole)
         encoded = whole.dictionary_encode()
         words = segmented(encoded.dictionary, stop_words=self.stop_words, user_dictionary=self.settings.user_dictionary)
         return whole, words.take(encoded.indices), language(encoded.dictionary).take(encoded.indices)
 
     def clean(self, values: pa.Array) -> pa.Array:
         """The gentle rendering of one column."""
-        return gentle(values, max_characters=self.settings.max_characters)
+        return gentle(values)
 
 
 def spoken(texts: pa.Array, tongue: pa.Array) -> pa.Array:
@@ -60,7 +58,7 @@ def add_queries(connection: duckdb.DuckDBPyConnection, maker: TextMaker) -> None
     connection.execute("CREATE OR REPLACE TABLE queries (query VARCHAR, text VARCHAR)")
     found = "SELECT query FROM events WHERE query IS NOT NULL GROUP BY query ORDER BY query"
     for batch in stream(connection.cursor(), found):
-        whole, words, tongue = maker.render(maker.settings.query_template, batch)
+        whole, words, tongue = maker.render("{query}", batch)
         _insert(connection, "queries", pa.table({"query": batch.column("query"), "text": whole}))
         _insert_texts(connection, "query", whole, words, tongue)
 

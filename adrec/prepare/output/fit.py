@@ -39,16 +39,13 @@ def make_tokenizer(settings: TokenizerSettings, folder: Path) -> int | None:
     if settings.kind == "none":
         return None
     if settings.kind == "existing":
-        return copy_tokenizer(settings.reference or "", folder / "tokenizer", max_tokens=settings.max_tokens)
+        return copy_tokenizer(settings.reference or "", folder / "tokenizer")
     return train_tokenizer(
         folder / "corpus.parquet",
         folder / "tokenizer",
         kind=settings.kind,
         vocab_size=settings.vocab_size,
-        min_frequency=settings.min_frequency,
         lowercase=settings.lowercase,
-        special_tokens=tuple(settings.special_tokens),
-        max_tokens=settings.max_tokens,
     )
 
 

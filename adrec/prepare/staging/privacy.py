@@ -16,6 +16,8 @@ from adrec.data.engine import columns_of, name, one_row, text
 from adrec.errors import ConfigError, DataError
 from adrec.schema import Role, TableSpec
 
+KEY_VARIABLE = "ADREC_PRIVACY_KEY"
+
 _SHORTEST_KEY = 16
 _BLOCK = 64
 _EMAIL = r"[A-Za-z0-9._%+\-]+@[A-Za-z0-9.\-]+\.[A-Za-z]{2,}"
@@ -69,8 +71,8 @@ def load_key(settings: PrivacySettings) -> bytes:
             raise ConfigError(f"privacy.key_file: {settings.key_file} cannot be read ({error.strerror}).") from None
         where = f"privacy.key_file {settings.key_file}"
     else:
-        key = os.environ.get(settings.key_variable, "").encode()
-        where = f"environment variable {settings.key_variable}"
+        key = os.environ.get(KEY_VARIABLE, "").encode()
+        where = f"environment variable {KEY_VARIABLE}"
     if len(key) < _SHORTEST_KEY:
         raise ConfigError(
             f"privacy: the {where} holds {len(key)} bytes, at least {_SHORTEST_KEY} are needed. "

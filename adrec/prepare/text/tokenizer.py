@@ -154,7 +154,7 @@ def _training_texts(corpus: Path) -> Iterator[list[str]]:
         raise DataError(f"{corpus}: no text to train a tokenizer on. Mend text.ad_template, or set tokenizer.kind to none.")
 
 
-def copy_tokenizer(reference: str, folder: Path, *, max_tokens: int) -> int:
+def copy_tokenizer(reference: str, folder: Path, *, max_tokens: int = 512) -> int:
     """Take over an existing tokenizer. Returns the size of its vocabulary. Raises ConfigError where there is none."""
     from transformers import AutoTokenizer
 
