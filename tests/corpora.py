@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from adrec.data.prepared import FORMAT
 from adrec.prepare.text.tokenizer import train_tokenizer
 from adrec.schema import INDICES
 
@@ -65,7 +66,7 @@ def make_corpus(folder: Path, *, count: int = 300, seed: int = 0, kind: str = "w
     users = pa.table({"user_id": ["u0"], "text": ["roses and soil"], "segmented": ["roses soil"]})
     pq.write_table(users, folder / "users.parquet")
     _write_clicks(folder / "impressions" / "train", np.asarray(topics), rng)
-    manifest = {"format": 1, "fingerprint": f"corpus-{count}-{seed}-{kind}", "text_template": "{title}", "splits": {}}
+    manifest = {"format": FORMAT, "fingerprint": f"corpus-{count}-{seed}-{kind}", "text_template": "{title}", "splits": {}}
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return folder
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from adrec.data.features import FeatureSet, FeatureSpec
+from adrec.data.prepared import FORMAT
 from adrec.schema import INDICES, TIMESTAMP
 
 TOPICS = ("garden", "football", "cooking", "travel", "music", "finance")
@@ -171,7 +172,7 @@ def _write(path, rows, ads_table, users_table, topic, rng, *, shuffle_labels, co
     }
     (path / "features.json").write_text(json.dumps({name: fitted.to_json() for name, fitted in features.items()}))
     manifest = {
-        "format": 1,
+        "format": FORMAT,
         "fingerprint": f"world-{table.num_rows}",
         "splits": {name: {"rows": part.num_rows} for name, part in splits.items()},
     }

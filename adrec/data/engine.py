@@ -5,6 +5,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,11 @@ def name(identifier: str) -> str:
 def text(value: str) -> str:
     """A quoted SQL string."""
     return "'" + value.replace("'", "''") + "'"
+
+
+def moment_sql(moment: datetime) -> str:
+    """An aware moment as the engine holds them: naive, in UTC."""
+    return f"TIMESTAMP {text(f'{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}')}"
 
 
 def columns_of(connection: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from adrec.config.base import load_stored_config
 from adrec.config.features import CounterSpec, resolve_counters
 from adrec.config.preprocess import PreprocessConfig
+from adrec.data.arrays import combined
 from adrec.data.features import FeatureSet
 from adrec.data.formats import other_format
 from adrec.data.labels import LabelCut
@@ -19,7 +21,7 @@ from adrec.data.tables import iter_batches, parquet_schema, read_table
 from adrec.errors import ConfigError, DataError
 from adrec.schema import ADS, PREPARED_IMPRESSIONS, SPLITS, USERS, TableSpec, entity_tables
 
-FORMAT = 1
+FORMAT = 2
 _RUN = "Run 'adrec preprocess' first."
 
 
@@ -128,8 +130,15 @@ class Prepared:
         return {table: FeatureSet.from_json(data) for table, data in fitted.items()}
 
     def corpus(self) -> pa.Table:
-        """Distinct texts: text, segmented, language, kind, held_out."""
+        """Distinct texts: text, segmented, language, kind, held_out, later."""
         return read_table(self.path / "corpus.parquet")
+
+    def later(self, texts: pa.Array) -> pa.Array:
+        """Which texts exist only after training ends, (texts,) bool: nothing may be learned from them."""
+        if not self.manifest.get("cuts"):
+            return pa.repeat(False, len(texts))
+        corpus = read_table(self.path / "corpus.parquet", columns=["text", "later"])
+        return pc.is_in(texts, value_set=combined(corpus.filter(corpus["later"])["text"]))
 
     @property
     def tokenizer(self) -> Path | None:

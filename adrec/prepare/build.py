@@ -63,10 +63,15 @@ class Built:
     """for the manifest: cuts, labels' moments, labels that came after the cut, findings"""
 
     @property
+    def cut(self) -> datetime | None:
+        """When training ends, where the split is in time order."""
+        return min(self.cuts.values(), default=None)
+
+    @property
     def label_cut(self) -> LabelCut | None:
         """What of the labels training rows may know."""
         moments = self.gate.get("label_moments", {})
-        return LabelCut(min(self.cuts.values()), moments) if self.cuts and moments else None
+        return LabelCut(self.cut, moments) if self.cut is not None and moments else None
 
     def rows(self, label: str) -> int:
         """Source rows of a table that were read."""

@@ -151,8 +151,10 @@ def _prepare(
         step(note="rendering texts")
         maker = TextMaker(config.text)
         prepare_texts(connection)
-        counts: dict[str, int | None] = {**write_tables(connection, folder, maker)}
-        add_queries(connection, maker)
+        counts: dict[str, int | None] = {
+            **write_tables(connection, folder, maker, cut=built.cut, earlier=earlier.folder if earlier is not None else None)
+        }
+        add_queries(connection, maker, cut=built.cut)
         counts["texts"] = write_corpus(connection, folder, earlier.folder / "corpus.parquet" if earlier is not None else None)
     old = earlier.manifest if earlier is not None else {}
     if earlier is not None:

@@ -1,5 +1,6 @@
 """The text encoder of a click model as its config asks for it: opened, read, and copied where it is trained along."""
 
+import pyarrow.compute as pc
 import torch
 
 from adrec.config.finetune import FinetuneConfig
@@ -12,13 +13,15 @@ from adrec.models.text.text_vectors import TextReader
 
 
 def open_text_encoder(config: FinetuneConfig, prepared: Prepared) -> TextEncoder | None:
-    """The encoder that the config names, with its lexical part fitted on the prepared ads; None without text."""
+    """The encoder that the config names, its lexical part fitted on the ads that training knows; None without text."""
     text = config.text
     if text.reference is None:
         return None
     encoder = load_text_encoder(text.reference, pooling=text.pooling, max_tokens=text.max_tokens)
     if text.lexical and encoder.lexical is None:
-        words = fit_lexical(encoder, prepared.ads()["text"].to_numpy().tolist(), text.lexical)
+        texts = prepared.ads()["text"].combine_chunks()
+        known = texts.filter(pc.invert(prepared.later(texts)))
+        words = fit_lexical(encoder, known.to_numpy(zero_copy_only=False).tolist(), text.lexical)
         encoder = encoder.with_lexical(torch.from_numpy(words))
     return encoder
 

@@ -64,7 +64,8 @@ def part_pairs(prepared: Prepared) -> Pairs:
 
 def text_pairs(prepared: Prepared, kinds: frozenset[str], *, window: int = 1) -> Pairs:
     """Distinct pairs: `parts` (the title of an ad and the rest of its text) and `categories` (an ad and its category's name) of
-    all ads, clicked or not; the others end in a clicked ad, of training rows and the histories in them alone.
+    all ads known when training ends, clicked or not; the others end in a clicked ad, of training rows and the histories in
+    them alone.
 
     `clicks` (two ads that one user clicked, at most `window` clicks apart), `queries` (what was searched before a click),
     `interests` (of the user who clicked). Raises DataError where the folder has none.
@@ -99,7 +100,8 @@ def text_pairs(prepared: Prepared, kinds: frozenset[str], *, window: int = 1) ->
     if len(together):
         add(ads.take(pa.array(together // len(ads))), ads.take(pa.array(together % len(ads))))
     if "categories" in kinds and "category" in prepared.ads().column_names:
-        add(ads, prepared.ads().column("category").combine_chunks())
+        known = pc.invert(prepared.later(ads))
+        add(ads.filter(known), prepared.ads().column("category").combine_chunks().filter(known))
     if "parts" in kinds:
         add(*_parts(prepared))
     if not sum(map(len, lefts)):
@@ -108,8 +110,9 @@ def text_pairs(prepared: Prepared, kinds: frozenset[str], *, window: int = 1) ->
 
 
 def _parts(prepared: Prepared) -> tuple[pa.Array, pa.Array]:
-    """Titles, and the rest of the texts, of the ads that have both."""
-    halves = pc.split_pattern(prepared.ads().column("text").combine_chunks(), SEPARATOR.strip(), max_splits=1)
+    """Titles, and the rest of the texts, of the ads that have both and were known when training ends."""
+    texts = prepared.ads().column("text").combine_chunks()
+    halves = pc.split_pattern(texts.filter(pc.invert(prepared.later(texts))), SEPARATOR.strip(), max_splits=1)
     halves = pc.filter(halves, pc.equal(pc.list_value_length(halves), 2))
     return tuple(pc.utf8_trim_whitespace(pc.list_element(halves, place)) for place in (0, 1))
 

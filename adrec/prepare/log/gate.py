@@ -12,7 +12,7 @@ import duckdb
 
 from adrec.config.features import HistoryConfig
 from adrec.config.preprocess import ColumnSplit, Split, TimeSplit
-from adrec.data.engine import columns_of, name, one_row, text
+from adrec.data.engine import columns_of, moment_sql, name, one_row
 from adrec.schema import SPLITS
 
 _MANY = 0.1
@@ -83,7 +83,7 @@ def immature_labels(
         for label, column in moments.items():
             counts = one_row(
                 connection,
-                f"SELECT count(*) AS of, count_if({name(column)} >= {_moment(min(later))}) AS rows FROM events "
+                f"SELECT count(*) AS of, count_if({name(column)} >= {moment_sql(min(later))}) AS rows FROM events "
                 f"WHERE part = {number} AND {label} = 1",
             )
             found.setdefault(part, {})[label] = {"rows": counts["rows"] or 0, "of": counts["of"]}
@@ -186,8 +186,3 @@ def sum_counts(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str
 def _columns(connection: duckdb.DuckDBPyConnection, *wanted: str) -> str:
     known = columns_of(connection, "events")
     return ", ".join(column for column in wanted if column in known)
-
-
-def _moment(moment: datetime) -> str:
-    """SQL of a moment as the engine holds them: naive, in UTC."""
-    return f"TIMESTAMP {text(f'{moment:%Y-%m-%d %H:%M:%S.%f}')}"

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from adrec.config.preprocess import ColdSplit, ColumnSplit, LeaveLastOutSplit, RandomSplit, Split, TimeSplit, UserSplit
-from adrec.data.engine import name, one_row, text
+from adrec.data.engine import moment_sql, name, one_row, text
 from adrec.errors import DataError
 from adrec.prepare.log.events import good
 from adrec.schema import SPLITS
@@ -47,8 +47,8 @@ def _by_time(connection: duckdb.DuckDBPyConnection, split: TimeSplit) -> Assignm
     """By the first moment of the request, so that a request never straddles. Fractions are of rows."""
     valid, test = split.valid_from, split.test_from
     if test is not None:
-        later = f"TIMESTAMP {text(f'{test:%Y-%m-%d %H:%M:%S.%f}')}"
-        middle = f"TIMESTAMP {text(f'{valid:%Y-%m-%d %H:%M:%S.%f}')}" if valid is not None else later
+        later = moment_sql(test)
+        middle = moment_sql(valid) if valid is not None else later
         return Assignment(f"CASE WHEN r.started >= {later} THEN 2 WHEN r.started >= {middle} THEN 1 ELSE 0 END")
     keep = 1.0 - split.valid_fraction - split.test_fraction
     if keep <= 0:

@@ -1,6 +1,7 @@
 """Ads and users with their texts, written in batches; the distinct texts of everything become the corpus."""
 
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
@@ -9,11 +10,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from adrec.config.preprocess import TextSettings
-from adrec.data.engine import columns_of, name, stream, text
+from adrec.data.engine import columns_of, moment_sql, name, stream, text
+from adrec.prepare.output.later import later_rows
 from adrec.prepare.text.clean import fill_template, gentle, language, load_stop_words, segmented, template_columns
 from adrec.schema import TableSpec, TextSpec, entity_tables
 
-_TEXTS = pa.schema([("kind", pa.string()), ("text", pa.string()), ("segmented", pa.string()), ("language", pa.string())])
+_TEXTS = pa.schema(
+    [
+        *((column, pa.string()) for column in ("kind", "text", "segmented", "language")),
+        ("later", pa.bool_()),
+    ]
+)
+_LATER = "later than the cut"
+"""Column of a query's result: whether the row exists only after the cut."""
 
 
 class TextMaker:
@@ -45,37 +54,59 @@ def spoken(texts: pa.Array, tongue: pa.Array) -> pa.Array:
     return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), tongue)
 
 
-def write_tables(connection: duckdb.DuckDBPyConnection, folder: Path, maker: TextMaker) -> dict[str, int]:
-    """A file of the prepared folder for each table beside the impressions that there is. Returns their rows."""
+def write_tables(
+    connection: duckdb.DuckDBPyConnection,
+    folder: Path,
+    maker: TextMaker,
+    *,
+    cut: datetime | None = None,
+    earlier: Path | None = None,
+) -> dict[str, int]:
+    """A file of the prepared folder for each table beside the impressions that there is. Returns their rows.
+
+    Texts that exist only after `cut` are marked so; `earlier` is the prepared folder that is appended to.
+    """
     present = {table for (table,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
-    return {spec.name: _write(connection, folder, spec, maker) for spec in entity_tables() if spec.name in present}
+    later = {spec.name: later_rows(connection, spec, cut, earlier) for spec in entity_tables() if spec.name in present}
+    return {
+        spec.name: _write(connection, folder, spec, maker, *later[spec.name])
+        for spec in entity_tables()
+        if spec.name in present
+    }
 
 
-def add_queries(connection: duckdb.DuckDBPyConnection, maker: TextMaker) -> None:
-    """Table `queries`: distinct raw query, its text; the texts join the corpus. Nothing where there are no queries."""
+def add_queries(connection: duckdb.DuckDBPyConnection, maker: TextMaker, *, cut: datetime | None = None) -> None:
+    """Table `queries`: distinct raw query, its text; the texts join the corpus. Nothing where there are no queries.
+
+    Those that nobody searched for before `cut` are marked so.
+    """
     if "query" not in columns_of(connection, "events"):
         return
     connection.execute("CREATE OR REPLACE TABLE queries (query VARCHAR, text VARCHAR)")
-    found = "SELECT query FROM events WHERE query IS NOT NULL GROUP BY query ORDER BY query"
+    later = f"min(shown_at) >= {moment_sql(cut)}" if cut is not None else "false"
+    found = f"SELECT query, {later} AS later FROM events WHERE query IS NOT NULL GROUP BY query ORDER BY query"
     for batch in stream(connection.cursor(), found):
         whole, words, tongue = maker.render("{query}", batch)
         _insert(connection, "queries", pa.table({"query": batch.column("query"), "text": whole}))
-        _insert_texts(connection, "query", whole, words, tongue)
+        _insert_texts(connection, "query", whole, words, tongue, batch.column("later"))
 
 
 def write_corpus(connection: duckdb.DuckDBPyConnection, folder: Path, earlier: Path | None = None) -> int:
-    """corpus.parquet: each distinct text once, ads before interests before queries; about 5 % are held out, by their hash.
+    """corpus.parquet: each distinct text once, ads before interests before queries.
+
+    About 5 % are held out, by their hash, and so are all that exist only after the cut (`later`).
 
     `earlier` is the corpus of the output that is appended to: its queries stay. Returns the number of texts.
     """
     path = folder / "corpus.parquet"
     if earlier is not None:
-        old = f"SELECT kind, text, segmented, language FROM read_parquet({text(str(earlier))}) WHERE kind = 'query'"
+        old = f"SELECT kind, text, segmented, language, later FROM read_parquet({text(str(earlier))}) WHERE kind = 'query'"
         connection.execute(f"INSERT INTO texts {old}")
     # Queries go by their text, so that those of a new day fall into the places that a rebuild gives them.
     merged = (
         "SELECT text, first(segmented ORDER BY rowid) AS segmented, first(language ORDER BY rowid) AS language, "
-        "first(kind ORDER BY rowid) AS kind, md5_number_lower(text) % 20 = 0 AS held_out, min(rowid) AS place "
+        "first(kind ORDER BY rowid) AS kind, md5_number_lower(text) % 20 = 0 OR bool_and(later) AS held_out, "
+        "bool_and(later) AS later, min(rowid) AS place "
         "FROM texts WHERE text <> '' GROUP BY text"
     )
     order = "kind = 'query', CASE WHEN kind = 'query' THEN 0 ELSE place END, text"
@@ -88,7 +119,9 @@ def write_corpus(connection: duckdb.DuckDBPyConnection, folder: Path, earlier: P
 
 def prepare_texts(connection: duckdb.DuckDBPyConnection) -> None:
     """The table that collects texts for the corpus."""
-    connection.execute("CREATE OR REPLACE TABLE texts (kind VARCHAR, text VARCHAR, segmented VARCHAR, language VARCHAR)")
+    connection.execute(
+        "CREATE OR REPLACE TABLE texts (kind VARCHAR, text VARCHAR, segmented VARCHAR, language VARCHAR, later BOOLEAN)"
+    )
 
 
 def canonical(batch: pa.RecordBatch, spec: TableSpec) -> pa.RecordBatch:
@@ -106,14 +139,18 @@ def canonical(batch: pa.RecordBatch, spec: TableSpec) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, names=names)
 
 
-def _write(connection: duckdb.DuckDBPyConnection, folder: Path, spec: TableSpec, maker: TextMaker) -> int:
+def _write(
+    connection: duckdb.DuckDBPyConnection, folder: Path, spec: TableSpec, maker: TextMaker, later: str, join: str
+) -> int:
+    """`later` is SQL over the table as t and what `join` adds."""
     columns = [column for column in columns_of(connection, spec.name) if column != spec.index]
-    query = f"SELECT {', '.join(name(column) for column in columns)} FROM {spec.name} ORDER BY {spec.index}"
+    selected = ", ".join(f"t.{name(column)}" for column in columns)
+    query = f"SELECT {selected}, {later} AS {name(_LATER)} FROM {spec.name} t {join} ORDER BY t.{spec.index}"
 
     def batches() -> Iterator[pa.RecordBatch]:
         for batch in stream(connection.cursor(), query):
             made = _texts(connection, spec.stored, spec.text, maker, batch) if spec.text is not None else {}
-            kept = {column: batch.column(column) for column in batch.schema.names if column not in made}
+            kept = {column: batch.column(column) for column in columns if column not in made}
             yield canonical(pa.RecordBatch.from_pydict(kept | made), spec.stored)
 
     return write_batches(folder / spec.file, batches())
@@ -124,7 +161,7 @@ def _texts(
 ) -> dict[str, pa.Array]:
     """Text, words and language of the rows by column; the texts join the corpus."""
     whole, words, tongue = maker.render(getattr(maker.settings, spec.template), batch)
-    _insert_texts(connection, spec.kind, whole, words, tongue)
+    _insert_texts(connection, spec.kind, whole, words, tongue, batch.column(_LATER))
     made = {"text": whole, "segmented": words}
     if stored[spec.language].required:
         made[spec.language] = tongue
@@ -149,9 +186,11 @@ def write_batches(path: Path, batches: Iterator[pa.RecordBatch], *, on_rows: Cal
     return rows
 
 
-def _insert_texts(connection: duckdb.DuckDBPyConnection, kind: str, whole: pa.Array, words: pa.Array, tongue: pa.Array) -> None:
+def _insert_texts(
+    connection: duckdb.DuckDBPyConnection, kind: str, whole: pa.Array, words: pa.Array, tongue: pa.Array, later: pa.Array
+) -> None:
     kinds = pa.array([kind]).take(pa.array([0] * len(whole), pa.int8()))
-    _insert(connection, "texts", pa.Table.from_arrays([kinds, whole, words, tongue], schema=_TEXTS))
+    _insert(connection, "texts", pa.Table.from_arrays([kinds, whole, words, tongue, later], schema=_TEXTS))
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> None:

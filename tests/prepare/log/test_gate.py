@@ -184,3 +184,54 @@ def test_what_is_found_is_in_the_manifest_and_said_again(tmp_path, capsys):
         lines = [line for line in capsys.readouterr().err.splitlines() if "repeat" in line]
         assert len(lines) == 1 and lines[0].startswith("warning: 3 of ")
     assert json.loads((prepared.path / "manifest.json").read_text())["findings"][0]["rows"] == 3
+
+
+def later_world(folder, *, starts=None):
+    """Ads a12 to a14 are first shown on the third day, and so are queries that begin with `late`."""
+    made = tables(3, requests=120)
+    log = made["impressions"]
+    day = (moments(log) - START.astype(np.int64)) // (24 * HOUR)
+    late = np.isin(log["ad_id"].to_numpy(zero_copy_only=False), ["a12", "a13", "a14"])
+    log = log.filter(pa.array(~late | (day >= 2)))
+    day = (moments(log) - START.astype(np.int64)) // (24 * HOUR)
+    queries = [f"late shoes {number % 3}" if after else f"shoes {number % 4}" for number, after in enumerate(day >= 2)]
+    made["impressions"] = log.append_column("query", pa.array(queries))
+    extra = pa.table({"ad_id": ["never"], "title": ["Catalogue words only"], "category": ["news"]})
+    made["ads"] = pa.concat_tables([made["ads"], extra])
+    if starts is not None:
+        made["ads"] = made["ads"].append_column("starts_at", pa.array(starts, pa.timestamp("us", "UTC")))
+    put(folder, made)
+    return made
+
+
+def test_texts_that_exist_only_after_the_cut_are_held_out(tmp_path):
+    made = later_world(tmp_path)
+    prepared, _ = prepare(tmp_path, split=SPLIT, tokenizer={"kind": "wordpiece", "vocab_size": 300, "min_frequency": 1})
+    corpus = prepared.corpus().to_pylist()
+    late = {text["text"] for text in corpus if text["later"]}
+    by_id = dict(zip(prepared.ads()["ad_id"].to_pylist(), prepared.ads()["text"].to_pylist(), strict=True))
+    shown = dict.fromkeys(made["impressions"]["ad_id"].to_pylist())
+    assert {by_id[one] for one in ("a12", "a13", "a14") if one in shown} | {f"late shoes {n}" for n in range(3)} == late
+    assert by_id["never"] not in late, "a line of the catalogue that nobody dated"
+    assert all(text["held_out"] for text in corpus if text["later"])
+    assert any(not text["held_out"] for text in corpus)
+    words = json.loads((prepared.path / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"]
+    assert "shoes" in words and "late" not in words
+    assert prepared.later(pa.array([by_id["a12"], by_id["never"]])).to_pylist() == [True, False]
+
+
+def test_an_ad_that_started_before_the_cut_was_known_and_one_that_starts_after_it_was_not(tmp_path):
+    day = {number: datetime(2026, 3, number, tzinfo=UTC) for number in (1, 9)}
+    starts = [None] * 12 + [day[1], day[9], None, day[9]]
+    later_world(tmp_path, starts=starts)
+    prepared, _ = prepare(tmp_path, split=SPLIT)
+    table = prepared.ads()
+    late = dict(zip(table["ad_id"].to_pylist(), prepared.later(table["text"].combine_chunks()).to_pylist(), strict=True))
+    assert {one for one, is_late in late.items() if is_late} == {"a13", "a14", "never"}
+
+
+def test_without_time_order_no_text_is_later(tmp_path):
+    later_world(tmp_path)
+    prepared, _ = prepare(tmp_path, split={"method": "random"})
+    assert not any(prepared.corpus()["later"].to_pylist())
+    assert not any(prepared.later(prepared.ads()["text"].combine_chunks()).to_pylist())
