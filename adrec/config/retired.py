@@ -21,6 +21,10 @@ def decided(says: str, went_by: Any = ...) -> Retired:
 
 
 RETIRED: dict[str, dict[str, Retired]] = {
+    "TablesSource": {
+        "ad_columns": Retired("Nothing ever read it here: set `ad_columns` at the top of the config."),
+        "user_columns": Retired("Nothing ever read it here: set `user_columns` at the top of the config."),
+    },
     "AlarmSettings": {
         "correction": decided("p-values are always corrected by Holm's method, which bounds the chance of any false alarm"),
         "level": decided("a difference counts below an adjusted p-value of 0.05"),

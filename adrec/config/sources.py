@@ -1,5 +1,6 @@
 """Where raw logs are and how to read them: the `source` section of the preprocess config, a class a format."""
 
+import codecs
 from datetime import date
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -34,6 +36,21 @@ def _is_delimiter(value: str) -> str:
     return value
 
 
+def _known_encoding(name: str) -> str:
+    try:
+        "".encode(name)
+    except (LookupError, UnicodeError):
+        raise ValueError("not a text encoding; utf-8, gbk, utf-16, latin-1, cp1252 and shift_jis are some") from None
+    return codecs.lookup(name).name
+
+
+def _is_mark(value: str) -> str:
+    if value and (len(value.encode()) != 1 or value in "\r\n\0"):
+        raise ValueError("must be one ASCII character that is no line end, or '' for none")
+    return value
+
+
+Mark = Annotated[str, AfterValidator(_is_mark)]
 Scalar = Annotated[str | int | float | bool, BeforeValidator(_moment_as_text)]
 
 
@@ -45,23 +62,47 @@ class TableInput(Config):
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet"] = "auto"
     """`auto` goes by the ending: .csv .tsv .jsonl .ndjson .json .parquet, with .gz or .zst behind it."""
     delimiter: Annotated[str, AfterValidator(_is_delimiter)] | None = None
-    """Field separator of text files; None takes the comma for csv and the tab for tsv."""
+    """Field separator of CSV and TSV; None takes the comma for csv and the tab for tsv."""
+    quote: Mark | None = None
+    """What encloses a cell of CSV and TSV; '' for files without quotes. None takes `"`, and refuses a file whose lone quotes
+    would join lines that are rows by themselves."""
+    escape: Mark | None = None
+    """What makes a quote inside a quoted cell a plain character; None takes the quote itself, written twice."""
+    encoding: Annotated[str, AfterValidator(_known_encoding)] = "utf-8"
+    """Encoding of text files: utf-8, gbk, utf-16, latin-1, ... Other than utf-8, files are decoded into the work folder."""
     columns: dict[str, str] = {}
     """Canonical name -> name in the file, for columns that are called otherwise there."""
     types: dict[str, Literal["string", "integer", "number", "boolean", "timestamp", "list"]] = {}
-    """Types of declared extra columns of text files, which otherwise are guessed: numbers where every value is one."""
+    """Types of extra columns, where not their role: a column of `features.*.numeric` holds numbers, one of `lists` lists, a
+    moment of `history` or `calendar` moments; all others stay text, or what a Parquet file stores."""
     first_of: dict[str, str] = {}
     """Canonical name -> list column in the file whose first item it is (`category: genres`)."""
     defaults: dict[str, Scalar] = {}
     """Canonical name -> value where the column is missing or its value empty."""
+    null_values: list[str] | None = None
+    """Words that mean a missing cell, beside the empty one; [] for none. None takes `\\N` everywhere; NULL, null, NaN, nan too
+    but in free text; None, NA, N/A, #N/A, <NA>, NaT too in ids, moments, numbers and flags (there, NaN is a fault or missing as
+    validation.nan_is_missing says)."""
+    decimal: Literal[".", ","] = "."
+    """Decimal mark of numbers that are text."""
+    thousands: Literal["", ",", ".", " ", "'"] = ""
+    """What groups the digits of numbers that are text (`1,000`); '' for nothing."""
     time_format: str | None = None
     """strptime format of timestamps in text (`%m/%d/%Y %I:%M:%S %p`); None reads ISO 8601."""
-    time_unit: Literal["seconds", "milliseconds", "microseconds"] = "seconds"
+    time_unit: Literal["seconds", "milliseconds", "microseconds", "nanoseconds"] = "seconds"
     """Unit of timestamps that are numbers (since 1970)."""
     time_zone: str = "UTC"
     """Zone of timestamps that name none."""
     list_separator: Annotated[str, Field(min_length=1)] = "|"
-    """Separates the items of list columns that are text."""
+    """Separates the items of list columns that are text (a JSON array is one by itself)."""
+
+    @model_validator(mode="after")
+    def _marks_differ(self) -> "TableInput":
+        if self.thousands == self.decimal:
+            raise ValueError("thousands and decimal are the same mark; set both")
+        if self.quote is not None and self.quote == self.delimiter:
+            raise ValueError("quote and delimiter are the same mark")
+        return self
 
 
 class TablesSource(Config):
@@ -76,10 +117,6 @@ class TablesSource(Config):
     """One row a user; None takes the users from the impressions."""
     tables: dict[str, TableInput] = {}
     """Further tables of the data contract, by name (docs/data.md)."""
-    ad_columns: list[str] = []
-    """Wide table only: declared columns of the impressions that belong to the ad."""
-    user_columns: list[str] = []
-    """Wide table only: declared columns of the impressions that belong to the user."""
 
     @field_validator("tables")
     @classmethod

@@ -67,7 +67,7 @@ def _preprocess(found: Guess | None, source: dict[str, Any] | None, run: _Paths,
                 lines += _table(role, found, run, has_text, has_time)
         for role, key in (("ads", "ad_columns"), ("users", "user_columns")):
             if role not in found.tables:
-                lines.append(f"  # {key}: []  # columns of the impressions that belong to the {role[:-1]}")
+                lines.append(f"# {key}: []  # other columns of the impressions that belong to the {role[:-1]}")
     lines += _split(found, has_time)
     lines += [
         "text:",

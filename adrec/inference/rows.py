@@ -17,6 +17,7 @@ from adrec.data.features import FeatureSet
 from adrec.data.tables import check_schema
 from adrec.errors import DataError
 from adrec.prepare.output.entities import TextMaker, spoken
+from adrec.prepare.staging.canonical import canonical_rows
 from adrec.schema import ADS, IMPRESSIONS, USER_LANGUAGE, USERS, Column, TableSpec
 
 _READ = ("user_id", "ad_id", "shown_at", "request_id", "query", "history")
@@ -50,6 +51,14 @@ def with_texts(table: pa.Table, template: str, settings: TextSettings, *, words:
         if name not in table.column_names:
             table = table.append_column(name, values)
     return table
+
+
+def own_rows(rows: pa.Table, features: FeatureSet, *, where: str, first_row: int = 0) -> pa.Table:
+    """Rows of the user's own frame or file with canonical types. Raises DataError naming column and row (`canonical_rows`)."""
+    spec = TableSpec("impressions", (*SCORABLE.columns, IMPRESSIONS["position"]))
+    numeric = [item.name for item in features.numerics]
+    categories = [coder.name for coder in features.categories if coder.name not in numeric]
+    return canonical_rows(rows, spec, where=where, first_row=first_row, numeric=numeric, categories=categories)
 
 
 def checked_ads(ads: pa.Table, *, where: str = "ads") -> pa.Table:
@@ -149,6 +158,11 @@ def examples_from_rows(
     table = table.append_column("ad_index", pa.array(ad, pa.int32())).append_column("user_index", pa.array(user, pa.int32()))
     if "request_id" not in table.column_names:
         table = table.append_column("request_id", impressions["user_id"])
+    elif table["request_id"].null_count:  # such a row is a request of the user at that moment, as preprocess has it
+        moment = pc.cast(pc.cast(table["shown_at"], pa.int64()), pa.string())
+        own = pc.binary_join_element_wise(pc.cast(impressions["user_id"], pa.string()), moment, "@")
+        place = table.schema.get_field_index("request_id")
+        table = table.set_column(place, "request_id", pc.coalesce(pc.cast(table["request_id"], pa.string()), own))
     if "history" in impressions.column_names:
         lists = _known_lists(impressions["history"], ads)
         length = pc.fill_null(pc.list_value_length(lists), 0)

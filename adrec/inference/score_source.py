@@ -17,11 +17,15 @@ from adrec.data.tables import check_schema, iter_batches, open_dataset, parquet_
 from adrec.errors import DataError
 from adrec.inference.past_rows import open_past
 from adrec.inference.predictor import Catalogs, Predictor
-from adrec.inference.rows import History
-from adrec.schema import PREPARED_IMPRESSIONS, SPLITS
+from adrec.inference.rows import History, own_rows
+from adrec.prepare.staging.canonical import canonical_rows
+from adrec.schema import IMPRESSIONS, PREPARED_IMPRESSIONS, SPLITS, TableSpec
 
 INTERNAL = ("ad_index", "user_index", "history_index", "history_hours", "skipped_index", "history_length")
 """Columns of a prepared folder that mean nothing outside it."""
+
+
+WHO = TableSpec("impressions", (IMPRESSIONS["user_id"],))
 
 
 class Chunk(NamedTuple):
@@ -109,7 +113,9 @@ class TableSource:
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:
         """Chunks in file order."""
-        for table in _tables(self.path, start, stop, self.chunk_rows):
+        features = self.predictor.packed.features["impressions"]
+        for rows in _tables(self.path, start, stop, self.chunk_rows):
+            table = own_rows(rows, features, where=str(self.path), first_row=start)
             yield Chunk(
                 table,
                 self.predictor.examples(
@@ -124,8 +130,11 @@ class TableSource:
         schema = parquet_schema(parquet_files(self.path)[0])
         if "user_id" not in schema.names:
             return pa.array([], pa.string())  # the missing column is reported with all others
+        row = 0
         for batch in iter_batches(self.path, columns=["user_id"], batch_rows=1 << 20):
-            found = [pc.unique(pa.concat_arrays([*found, batch["user_id"].cast(pa.string())]))]
+            ids = canonical_rows(pa.Table.from_batches([batch]), WHO, where=str(self.path), first_row=row)["user_id"]
+            found = [pc.unique(pa.concat_arrays([*found, combined(ids)]))]
+            row += batch.num_rows
         return found[0] if found else pa.array([], pa.string())
 
     def _clicks(self, config: RowsConfig, prepared: Prepared | None) -> History | None:

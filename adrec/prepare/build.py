@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from adrec.prepare.sources import RawTable, RawTables
 from adrec.prepare.sources.malformed import set_lines_aside
 from adrec.prepare.staging import quarantine
 from adrec.prepare.staging.privacy import Privacy, protect_users
+from adrec.prepare.staging.roles import Roles, roles_of
 from adrec.prepare.staging.validate import Rejected, Staged, stage_table
 from adrec.schema import (
     ADS,
@@ -57,6 +60,8 @@ class Built:
     unlisted_users: int = 0
     """users of the impressions that the users table lacks"""
     privacy: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """what deserves a word though it is no fault"""
     cuts: dict[str, datetime] = field(default_factory=dict)
     """when validation and test begin, where the split is in time order"""
     gate: dict[str, Any] = field(default_factory=dict)
@@ -175,9 +180,11 @@ class Builder:
         }
 
     def _stage(self, raw: RawTable, spec: TableSpec, label: str, extra: Sequence[str], **more: Any) -> None:
+        roles = self._roles_of(label)
+
         def stage() -> Staged:
             return stage_table(
-                self._connection, raw, spec, f"staged_{label}", extra=extra, private=self._privacy.wrapper(spec),
+                self._connection, raw, spec, f"staged_{label}", extra=extra, roles=roles, private=self._privacy.wrapper(spec),
                 nan_is_missing=self._config.validation.nan_is_missing, **more,
             )  # fmt: skip
 
@@ -189,9 +196,17 @@ class Builder:
                     raise
                 staged = stage()
             self._built.staged.append((label, staged))
+            self._built.notes += staged.notes
             self._built.rejected += quarantine.faults_of(
                 self._connection, raw, staged, label, hidden=self._privacy.hidden(spec)
             )
+
+    def _roles_of(self, label: str) -> Roles:
+        roles = roles_of(self._config)
+        if label != "impressions":
+            return roles.get(label, Roles({}))
+        carried = [table for table, raw in (("ads", self._raw.ads), ("users", self._raw.users)) if raw is None]
+        return reduce(or_, (roles[table] for table in carried), roles["impressions"])
 
     def _stage_impressions(self) -> None:
         """A wide table brings the columns of ads and users along."""
@@ -201,11 +216,8 @@ class Builder:
         if self._raw.users is None:
             extra, spec = [*extra, *self._extras.users], _wide(spec, USERS)
         since = self._config.privacy.drop_before
-        history, reading = self._config.history, self._raw.impressions.reading
-        moments = dict.fromkeys((column for column in (history.clicked_at, history.converted_at) if column), "timestamp")
-        raw = replace(self._raw.impressions, reading=replace(reading, types=moments | dict(reading.types)))
         self._stage(
-            raw, spec, "impressions", extra, optional_extra=[TRUE_PROBABILITY],
+            self._raw.impressions, spec, "impressions", extra, optional_extra=[TRUE_PROBABILITY],
             known_ads="ads" if self._raw.ads is not None else None,
             since=f"{since:%Y-%m-%d %H:%M:%S.%f}" if since is not None else None,
         )  # fmt: skip

@@ -148,6 +148,8 @@ def _prepare(
     raw = open_source(connection, config.source, skip=earlier.files if earlier is not None else 0)
     with terminal.progress("preprocess", total=2 + len(raw.files), unit="steps") as step:
         built = build(connection, raw, config, step, earlier)
+        for note in built.notes:
+            terminal.warn(note)
         step(note="rendering texts")
         maker = TextMaker(config.text)
         prepare_texts(connection)
@@ -194,6 +196,7 @@ def _prepare(
         "source_rows": _source_rows(built, earlier),
         "rejected": {"lines": lines, "reasons": quarantine.as_dict(built.rejected, old.get("rejected", {}).get("reasons", []))},
         "unlisted_users": built.unlisted_users,
+        "notes": built.notes,
         "privacy": built.privacy,
         "schema": _schemas(folder),
         "inputs": plan.inputs,

@@ -211,8 +211,9 @@ def test_faults_name_the_column():
     table = pa.table({"x": ["a"], "n": [1.5]})
     with pytest.raises(DataError, match="column 'x' is string, expected numbers"):
         fit(table, numeric=["x"])
-    with pytest.raises(DataError, match="column 'n' is double, expected strings"):
-        fit(table, categorical=["n"])
+    table = table.append_column("when", pa.array([0], pa.timestamp("us")))
+    with pytest.raises(DataError, match="column 'when' is timestamp.us., expected strings"):
+        fit(table, categorical=["when"])
     with pytest.raises(DataError, match="column 'y' is declared but not in the table"):
         fit(table, numeric=["y"])
     with pytest.raises(DataError, match="expected a list"):
@@ -234,3 +235,11 @@ def test_the_oracle_and_unknown_zones_are_refused_by_the_config(tmp_path):
 def test_nothing_to_fit_is_an_empty_set():
     features = FeatureSet.fit(FeatureSpec(), [])
     assert features.transform(pa.table({"x": [1, 2]})).numeric.shape == (2, 0)
+
+
+def test_a_number_that_is_a_category_too_goes_by_its_plain_text():
+    table = pa.table({"n": [17.0, 17.0, 0.5, 0.5, 1e15, 1e15, None, float("nan")]})
+    features = fit(table, numeric=["n"], categorical=["n"])
+    assert sorted(features.categories[0].values.tolist()) == ["0.5", "1000000000000000", "17"]
+    as_whole = features.transform(pa.table({"n": pa.array([17], pa.int64())})).categorical[0, 0]
+    assert as_whole == features.transform(table).categorical[0, 0] != 0

@@ -435,9 +435,9 @@ def test_a_column_that_changes_its_type_is_not_appended(tmp_path):
         or log["shown_at"][half] == log["shown_at"][half - 1]
     ):
         half += 1
-    write(log.slice(0, half).append_column("depth", pa.array(range(half))), tmp_path / "log" / "a.csv")
+    write(log.slice(0, half).append_column("depth", pa.array(range(half))), tmp_path / "log" / "a.parquet")
     prepare(tmp_path, **changes)
-    write(log.slice(half).append_column("depth", pa.array([0.5] * (log.num_rows - half))), tmp_path / "log" / "b.csv")
+    write(log.slice(half).append_column("depth", pa.array([0.5] * (log.num_rows - half))), tmp_path / "log" / "b.parquet")
     found, result = prepare(tmp_path, **changes)
     assert result.done == "built"
     assert rows(found)["depth"].type == pa.float64()

@@ -286,6 +286,8 @@ def test_malformed_lines_of_an_appended_file_are_those_of_a_rebuild(tmp_path, ma
 
 def test_a_quote_that_never_ends(tmp_path, made):
     source = csv_source(tmp_path, str(broken_log(tmp_path / "log.csv", lines=9, broken={6: (b'u1,"a1,2026-03-01,0', "")})))
+    assert "log.csv: line 6: a lone quote would join this line" in fault(tmp_path, source=source, features={})
+    source["impressions"]["quote"] = '"'
     assert fault(tmp_path, source=source, features={}).startswith("log.csv: line 6: has a broken quote.")
 
 

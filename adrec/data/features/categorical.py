@@ -20,7 +20,7 @@ UNKNOWN = "(unknown)"
 
 
 def to_strings(column: pa.Array, name: str) -> pa.Array:
-    """Strings, integers, booleans or dictionaries of them as strings, null where missing. Raises DataError."""
+    """Strings, numbers, booleans or dictionaries of them as strings, null where missing. Raises DataError."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         return to_strings(column.dictionary_decode(), name)
@@ -28,7 +28,12 @@ def to_strings(column: pa.Array, name: str) -> pa.Array:
         return column
     if pa.types.is_large_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind):
         return column.cast(pa.string())
-    raise DataError(f"column '{name}' is {kind}, expected strings, integers or booleans. Take it as numeric, or leave it out.")
+    if pa.types.is_floating(kind):  # a number that is a category too: 17.0 is 17
+        known = pc.if_else(pc.is_finite(column), column, pa.scalar(None, kind))
+        is_whole = pc.and_(pc.equal(known, pc.floor(known)), pc.less(pc.abs(known), 2.0**53))
+        whole = pc.if_else(is_whole, known, pa.scalar(None, kind)).cast(pa.int64()).cast(pa.string())
+        return pc.coalesce(whole, known.cast(pa.string()))
+    raise DataError(f"column '{name}' is {kind}, expected strings, numbers or booleans. Leave it out.")
 
 
 def to_ragged(

@@ -1,6 +1,6 @@
 """What a source gives: views with canonical column names, and every file it read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,13 @@ class Reading:
     time_format: str | None = None
     time_unit: str = "seconds"
     time_zone: str = "UTC"
+    has_real_moments: bool = True
+    """whether a moment far from today deserves a word; not where the source makes them up"""
     list_separator: str = "|"
+    decimal: str = "."
+    thousands: str = ""
+    null_values: Sequence[str] | None = None
+    """Words of a missing cell; None: those of adrec.prepare.staging.convert, by role."""
     types: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, Scalar] = field(default_factory=dict)
     own_names: Mapping[str, str] = field(default_factory=dict)
@@ -34,12 +40,6 @@ class RawTable:
     view: str
     files: tuple[Path, ...]
     reading: Reading = Reading()
-
-    @property
-    def is_text(self) -> bool:
-        """Whether the cells are text whose type must be guessed (CSV, TSV)."""
-        plain = self.files[0].name.removesuffix(".gz").removesuffix(".zst")
-        return not plain.endswith((".parquet", ".jsonl", ".ndjson", ".json"))
 
 
 class RawTables:

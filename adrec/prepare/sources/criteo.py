@@ -31,4 +31,5 @@ def open_criteo(connection: duckdb.DuckDBPyConnection, config: CriteoSource, ski
     )
     types = dict.fromkeys(INTEGERS, "number") | dict.fromkeys(CATEGORIES, "string")
     names = {"click": "label", "ad_id": config.ad_column, "user_id": config.user_column}
-    return RawTables(impressions=RawTable("raw_impressions", tuple(files), Reading(types=types, own_names=names)))
+    reading = Reading(types=types, own_names=names, has_real_moments=False)
+    return RawTables(impressions=RawTable("raw_impressions", tuple(files), reading))

@@ -1,6 +1,8 @@
-"""Find and read CSV, TSV, JSONL and Parquet files, plain or compressed, as one DuckDB view in file order."""
+"""Find and read CSV, TSV, JSONL and Parquet files, plain or compressed, as one DuckDB view in file order.
 
-import csv
+One reader goes over all files of a table, so that hundreds of files need neither as many buffers nor as many open handles.
+"""
+
 import glob
 import os
 from collections.abc import Sequence
@@ -13,13 +15,10 @@ import pyarrow.parquet as pq
 from adrec.data.engine import readable_faults, text
 from adrec.data.tables import parquet_schema
 from adrec.errors import DataError
-from adrec.prepare.sources.malformed import ROWS_A_FILE, create_text_view, numbered
+from adrec.prepare.sources.malformed import ROWS_A_FILE, create_text_view
+from adrec.prepare.sources.text_files import COMPRESSIONS, Dialect, decoded, hive, text_pieces
 
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
-_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-_LONGEST_LINE = 4_000_000
-_TEXT_BUFFERS, _SMALLEST_BUFFER = 64_000_000, 65_536
-"""Bytes. Every text file of a table has a buffer from the start, which bounds its lines: many files, shorter lines."""
 
 
 def find_files(patterns: str | Sequence[str]) -> list[Path]:
@@ -48,7 +47,7 @@ def find_files(patterns: str | Sequence[str]) -> list[Path]:
 
 def format_of(file: Path) -> str | None:
     """csv, tsv, jsonl or parquet by the ending, or None."""
-    suffixes = [suffix for suffix in file.suffixes if suffix not in _COMPRESSIONS]
+    suffixes = [suffix for suffix in file.suffixes if suffix not in COMPRESSIONS]
     return _FORMATS.get(suffixes[-1]) if suffixes else None
 
 
@@ -61,12 +60,15 @@ def read_files(
     format: str = "auto",
     delimiter: str | None = None,
     header: Sequence[str] | None = None,
-    quote: str = '"',
+    quote: str | None = None,
+    escape: str | None = None,
+    encoding: str = "utf-8",
 ) -> None:
-    """Create `view` over `files`, in order, with source_file, source_row and source_order. Text columns stay text.
+    """Create `view` over `files`, in order, with source_file, source_row and source_order. Cells of text files stay text.
 
-    `all_files` are the files of the whole table where only its last ones are read. `header` names the columns of text
-    files that have no header line. Folders named `key=value` add columns. Raises DataError for unreadable files.
+    `all_files` are the files of the whole table where only its last ones are read. `format` goes before the endings. `header`
+    names the columns of files that have no header line. Folders named `key=value` add columns. Raises DataError for unreadable
+    files.
     """
     table = list(all_files or files)
     kinds = {format if format != "auto" else format_of(file) for file in table}
@@ -75,22 +77,16 @@ def read_files(
         odd = next(file for file in table if format_of(file) != kind or kind is None)
         raise DataError(f"{odd}: the format is not plain from the ending. Set `format` in the config.")
     names = source_names(table)
+    called, first = [names[file] for file in files], table.index(files[0])
     with readable_faults(str(files[0])):
-        if kind in {"csv", "tsv"}:
-            separator = delimiter or ("\t" if kind == "tsv" else ",")
-            columns = list(header) if header is not None else _one_header(files, separator, quote)
-            buffer = max(min(_LONGEST_LINE, _TEXT_BUFFERS // len(files)), _SMALLEST_BUFFER)
-            parts = [
-                (file, names[file], table.index(file), _delimited(file, separator, header, quote, buffer)) for file in files
-            ]
-            create_text_view(connection, view, parts, columns=columns, header_lines=int(header is None))
-            return
         if kind == "parquet":
-            query = _parquet(files, names, table.index(files[0]))
+            connection.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS {_parquet(files, called, first)}")
+            connection.execute(f"SELECT * FROM {view} LIMIT 1").fetchall()
         else:
-            query = " UNION ALL BY NAME ".join(numbered(_jsonl(file), names[file], table.index(file)) for file in files)
-        connection.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS {query}")
-        connection.execute(f"SELECT * FROM {view} LIMIT 1").fetchall()
+            paths = decoded(connection, files, encoding)
+            separator = delimiter or ("\t" if kind == "tsv" else ",")
+            dialect = Dialect(separator, quote, escape, tuple(header) if header is not None else None, encoding)
+            create_text_view(connection, view, text_pieces(connection, files, paths, kind, dialect), called, first)
 
 
 def source_names(files: Sequence[Path]) -> dict[Path, str]:
@@ -99,11 +95,12 @@ def source_names(files: Sequence[Path]) -> dict[Path, str]:
     return {file: str(file.relative_to(root)) for file in files}
 
 
-def _parquet(files: Sequence[Path], names: dict[Path, str], first_number: int) -> str:
-    first = parquet_schema(files[0])
+def _parquet(files: Sequence[Path], called: Sequence[str], first: int) -> str:
+    schema, is_same = parquet_schema(files[0]), True
     for file in files[1:]:
         other = parquet_schema(file)
-        for field in first:
+        is_same = is_same and other.equals(schema)
+        for field in schema:
             index = other.get_field_index(field.name)
             if index < 0:
                 raise DataError(f"{file}: column '{field.name}' is missing, which {files[0].name} has.")
@@ -114,13 +111,13 @@ def _parquet(files: Sequence[Path], names: dict[Path, str], first_number: int) -
     for file in files:
         _check_row_groups(file)
     listed = ", ".join(text(glob.escape(str(file))) for file in files)
-    called = ", ".join(text(names[file]) for file in files)
+    # Files that are alike are opened one after the other; a union by name holds them all open.
+    read = f"read_parquet([{listed}], union_by_name = {str(not is_same).lower()}, hive_partitioning = {hive(files)})"
     # The reader numbers rows by file, so that it may use all threads; a running count would not let it.
-    read = f"read_parquet([{listed}], union_by_name = true, hive_partitioning = {_hive(files)})"
     numbered = f"SELECT *, file_row_number AS adrec_row, CAST(file_index AS BIGINT) AS adrec_file FROM {read}"
     return (
-        f"SELECT * EXCLUDE (adrec_row, adrec_file), [{called}][adrec_file + 1] AS source_file, adrec_row + 1 AS source_row, "
-        f"({first_number} + adrec_file) * {ROWS_A_FILE} + adrec_row AS source_order FROM ({numbered})"
+        f"SELECT * EXCLUDE (adrec_row, adrec_file), [{', '.join(map(text, called))}][adrec_file + 1] AS source_file, "
+        f"adrec_row + 1 AS source_row, ({first} + adrec_file) * {ROWS_A_FILE} + adrec_row AS source_order FROM ({numbered})"
     )
 
 
@@ -133,61 +130,6 @@ def _check_row_groups(file: Path) -> None:
             chunk = metadata.row_group(group).column(index)
             if chunk.data_page_offset + 4 > size or chunk.total_compressed_size > size:
                 raise DataError(f"{file}: the file is truncated (row group {group + 1}). Write the file again.")
-
-
-def _jsonl(file: Path) -> str:
-    return (
-        f"read_json([{text(glob.escape(str(file)))}], format = 'newline_delimited', hive_partitioning = {_hive([file])}, "
-        f"convert_strings_to_integers = false, maximum_object_size = {_LONGEST_LINE}, sample_size = 100000)"
-    )
-
-
-def _delimited(file: Path, delimiter: str, header: Sequence[str] | None, quote: str, buffer: int) -> str:
-    names = list(header) if header is not None else read_header(file, delimiter, quote)
-    columns = ", ".join(f"{text(column)}: 'VARCHAR'" for column in names)
-    return (
-        f"read_csv([{text(glob.escape(str(file)))}], auto_detect = false, delim = {text(delimiter)}, quote = {text(quote)}, "
-        f"escape = {text(quote)}, header = {'false' if header is not None else 'true'}, columns = {{{columns}}}, "
-        f"hive_partitioning = {_hive([file])}, max_line_size = {buffer}, buffer_size = {buffer})"
-    )
-
-
-def _one_header(files: Sequence[Path], delimiter: str, quote: str) -> list[str]:
-    names = read_header(files[0], delimiter, quote)
-    for file in files[1:]:
-        odd = sorted(set(names) ^ set(read_header(file, delimiter, quote)))
-        if odd:
-            raise DataError(f"{file}: its header differs from that of {files[0].name} ({', '.join(odd[:6])}).")
-    return names
-
-
-def read_header(file: Path, delimiter: str, quote: str = '"') -> list[str]:
-    """Column names in the first line of a text file, plain or compressed. Raises DataError."""
-    try:
-        with pa.input_stream(str(file), compression=_COMPRESSIONS.get(file.suffix)) as handle:
-            line = handle.read(1_000_000).split(b"\n", 1)[0].decode("utf-8-sig").rstrip("\r")
-    except UnicodeDecodeError:
-        raise DataError(f"{file}: row 1: not UTF-8 text. Convert the file (iconv -t UTF-8).") from None
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file}: cannot be read ({str(error).splitlines()[0][:160]}). Write the file again.") from None
-    try:
-        names = next(csv.reader([line], delimiter=delimiter, quotechar=quote), []) if quote else line.split(delimiter)
-    except csv.Error as error:
-        raise DataError(f"{file}: row 1: the header cannot be read ({error}).") from None
-    names = [column.strip() for column in names]
-    if len(names) > 1 and not names[0]:
-        names[0] = "row_label"  # the unnamed index that a data frame writes first
-    if not names or not all(names):
-        raise DataError(f"{file}: row 1: the header has an empty column name. Name every column.")
-    lowered = [column.lower() for column in names]
-    twice = sorted({column for column in lowered if lowered.count(column) > 1})
-    if twice:
-        raise DataError(f"{file}: row 1: column '{twice[0]}' occurs twice in the header.")
-    return names
-
-
-def _hive(files: Sequence[Path]) -> str:
-    return "true" if all("=" in file.parent.name for file in files) else "false"
 
 
 def _is_data(relative: Path) -> bool:

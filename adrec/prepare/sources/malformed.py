@@ -1,10 +1,12 @@
-"""Lines of text files that are no rows of their table (too many or too few cells, a broken quote, no UTF-8): set aside.
+"""Views over text files, and lines of them that are no rows (too many or too few cells, a broken quote, no UTF-8, no JSON).
 
 A sound file is read strictly and pays nothing. Where that fails, DuckDB's reader tells the lines that it had to leave out, and
-the view over the file is made again without them; nothing is copied, so that no raw id reaches the disk.
+the view is made again without them; nothing is copied, so that no raw id reaches the disk.
 """
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
@@ -13,52 +15,75 @@ import pyarrow as pa
 from duckdb.func import PythonUDFType
 
 from adrec.data.engine import fetch, name, one_row, readable_faults, text
+from adrec.errors import DataError
+from adrec.prepare.sources.json_lines import is_broken, object_columns
+from adrec.prepare.sources.text_files import Piece, odd_quotes
 
 ROWS_A_FILE = 1 << 40
 """Rows of file n are ordered by n * 2^40 + their number."""
 LINE = "(line)"
 """Stands for a column's name where the whole line is at fault."""
+NOT_UTF8 = "is not UTF-8 text"
 _REASONS = {
     "TOO MANY COLUMNS": "has too many cells",
     "MISSING COLUMNS": "has too few cells",
-    "INVALID ENCODING": "is not UTF-8 text",
+    "INVALID ENCODING": NOT_UTF8,
     "LINE SIZE OVER MAXIMUM": "is too long",
 }
 _OTHERWISE = "has a broken quote"
+_NO_JSON = "is no JSON"
+
+
+@dataclass
+class _TextView:
+    """What a view is made of. `first` is the number of its first file in the table."""
+
+    pieces: list[Piece]
+    called: list[str]
+    first: int
+    lost: dict[int, str] = field(default_factory=dict)
+    """piece -> the function that counts the lines left out before a row, where some are"""
+
+    def starts(self) -> list[int]:
+        """The number of the first file of each piece, among the view's."""
+        return [sum(len(piece.files) for piece in self.pieces[:place]) for place in range(len(self.pieces))]
+
+
+_VIEWS: "weakref.WeakKeyDictionary[duckdb.DuckDBPyConnection, dict[str, _TextView]]" = weakref.WeakKeyDictionary()
 
 
 def create_text_view(
-    connection: duckdb.DuckDBPyConnection,
-    view: str,
-    files: Sequence[tuple[Path, str, int, str]],
-    *,
-    columns: Sequence[str],
-    header_lines: int,
+    connection: duckdb.DuckDBPyConnection, view: str, pieces: list[Piece], called: Sequence[str], first: int
 ) -> None:
-    """`view` over (file, its name in messages, its number in the table, SQL that reads it), with source_* columns."""
-    connection.execute(
-        "CREATE TEMP TABLE IF NOT EXISTS text_files (view VARCHAR, file VARCHAR, name VARCHAR, number BIGINT, reader VARCHAR, "
-        "columns VARCHAR[], header_lines BIGINT)"
-    )
+    """`view` over the files of `pieces`, with source_* columns. `called` are the files' names in messages."""
     connection.execute(
         "CREATE TEMP TABLE IF NOT EXISTS malformed_lines (file VARCHAR, source_file VARCHAR, source_row BIGINT, "
         "source_order BIGINT, line BIGINT, reason VARCHAR)"
     )
-    connection.execute("DELETE FROM text_files WHERE view = ?", [view])
-    for file, called, number, reader in files:
-        connection.execute(
-            "INSERT INTO text_files VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [view, str(file), called, number, reader, list(columns), header_lines],
-        )
-    _create(connection, view, {})
+    made = _VIEWS.setdefault(connection, {})[view] = _TextView(pieces, list(called), first)
+    _create(connection, view, made)
 
 
-def numbered(read: str, called: str, number: int, row: str = "adrec_row") -> str:
-    """SQL of what `read` gives (the FROM clause of one file), with source_file, source_row and source_order."""
-    return (
-        f"SELECT * EXCLUDE (adrec_row), {text(called)} AS source_file, {row} AS source_row, {number * ROWS_A_FILE} + {row} "
-        f"AS source_order FROM (SELECT *, row_number() OVER () AS adrec_row FROM {read})"
-    )
+def refuse_lone_quotes(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> None:
+    """Raise DataError where a quote would join lines of one of `files` each of which is a row by itself.
+
+    Only files whose config does not say what quotes mean are looked at, and only lines with an odd number of quotes matter.
+    """
+    for piece in _pieces_of(connection, files):
+        for file, path in zip(piece.files, piece.paths, strict=True):
+            line = odd_quotes(path) if piece.unquoted else None
+            if line is None:
+                continue
+            try:
+                connection.execute(
+                    f"SELECT count(COLUMNS(*)) FROM {piece.reader(options=piece.unquoted, paths=[path])}"
+                ).fetchall()
+            except duckdb.Error:
+                continue  # without quotes the lines are no rows: the quoted cells do go over several lines
+            raise DataError(
+                f"{file}: line {line:,}: a lone quote would join this line to the next ones, though each is a row by itself. "
+                "Set `quote: ''` where quotes are plain characters, or `quote: '\"'` where cells do hold line breaks."
+            )
 
 
 def set_lines_aside(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> bool:
@@ -66,77 +91,142 @@ def set_lines_aside(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]
 
     Raises DataError for a file that cannot be read for another reason.
     """
-    if not _known(connection):
-        return False
-    listed = ", ".join(text(str(file)) for file in files)
-    found = connection.execute(f"SELECT DISTINCT view FROM text_files WHERE file IN ({listed}) ORDER BY view").fetchall()
-    mended: dict[int, str] = {}
-    for (view,) in found:
-        parts = connection.execute(
-            "SELECT rowid, file, name, number, reader, columns, header_lines FROM text_files WHERE view = ?", [view]
-        ).fetchall()
-        for part in parts:
-            with readable_faults(part[1]):
-                try:
-                    connection.execute(f"SELECT count(COLUMNS(*)) FROM {part[4]}").fetchall()
-                except duckdb.InvalidInputException:
-                    mended[part[0]] = _without_bad_lines(connection, *part)
-        _create(connection, view, mended)
-    return bool(mended)
+    mended = False
+    for view, made in _VIEWS.get(connection, {}).items():
+        if not {file for piece in made.pieces for file in piece.files} & set(files):
+            continue
+        for place, start in enumerate(made.starts()):
+            if place not in made.lost and _fails(connection, made.pieces[place]):
+                _note_bad_lines(connection, view, made, place, start)
+                mended = True
+        _create(connection, view, made)
+    return mended
 
 
 def lines_of(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> str:
     """SQL of the lines of `files` that were set aside; empty where there are none."""
-    if not _known(connection):
+    if not _pieces_of(connection, files):
         return ""
     query = f"SELECT * FROM malformed_lines WHERE file IN ({', '.join(text(str(file)) for file in files)})"
     return f"({query})" if one_row(connection, f"SELECT count(*) AS n FROM ({query})")["n"] else ""
 
 
-def _known(connection: duckdb.DuckDBPyConnection) -> bool:
-    return bool(connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'malformed_lines'").fetchall())
+def _pieces_of(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> list[Piece]:
+    wanted = set(files)
+    return [
+        piece
+        for made in _VIEWS.get(connection, {}).values()
+        for piece in made.pieces
+        if wanted & set(piece.files)
+    ]  # fmt: skip
 
 
-def _create(connection: duckdb.DuckDBPyConnection, view: str, mended: dict[int, str]) -> None:
-    parts = connection.execute("SELECT rowid, name, number, reader FROM text_files WHERE view = ?", [view]).fetchall()
-    # A file at a time: its rows are counted from 1, and files are read side by side.
-    selected = [mended.get(rowid) or numbered(reader, called, number) for rowid, called, number, reader in parts]
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS {' UNION ALL BY NAME '.join(selected)}")
+def _create(connection: duckdb.DuckDBPyConnection, view: str, made: _TextView) -> None:
+    parts = [_rows(made, place, start) for place, start in enumerate(made.starts())]
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS {' UNION ALL BY NAME '.join(parts)}")
 
 
-def _without_bad_lines(
-    connection: duckdb.DuckDBPyConnection,
-    rowid: int,
-    file: str,
-    called: str,
-    number: int,
-    reader: str,
-    columns: Sequence[str],
-    header_lines: int,
-) -> str:
-    """Note the bad lines of one file. Returns SQL of its good rows, each with its own number in the file."""
-    kept = (
-        f"{reader[:-1]}, store_rejects = true, rejects_limit = 0, rejects_table = 'bad_{rowid}', rejects_scan = 'scan_{rowid}')"
+def _rows(made: _TextView, place: int, start: int) -> str:
+    """SQL of the rows of one piece, each with its place in the files."""
+    piece, lost = made.pieces[place], made.lost.get(place)
+    reader = piece.reader() if lost is None else _tolerant(made, place)
+    rows = _numbered(reader, made.called[start : start + len(piece.files)], made.first + start, lost)
+    if not piece.keys:
+        return rows
+    if lost is not None:
+        rows = f"SELECT * REPLACE (CASE WHEN NOT {is_broken()} THEN line END AS line) FROM ({rows}) WHERE NOT {is_broken()}"
+    return object_columns(rows, piece.keys)
+
+
+def _numbered(reader: str, called: Sequence[str], first: int, lost: str | None) -> str:
+    """SQL of what `reader` gives with source_file, source_row (from 1 in each file) and source_order."""
+    if len(called) == 1:
+        counted = f"SELECT *, row_number() OVER () AS adrec_row, 0 AS adrec_file FROM {reader}"
+    else:
+        # A running count over all files, less what it was at the start of each: both stream.
+        every = f"SELECT *, row_number() OVER () AS adrec_place, CAST(file_index AS BIGINT) AS adrec_file FROM {reader}"
+        starts = "coalesce(adrec_file <> lag(adrec_file) OVER (), true)"
+        marked = f"SELECT *, CASE WHEN {starts} THEN adrec_place END AS adrec_start FROM ({every})"
+        since = "max(adrec_start) OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)"
+        counted = f"SELECT * EXCLUDE (adrec_place, adrec_start), adrec_place - {since} + 1 AS adrec_row FROM ({marked})"
+    row = "adrec_row" if lost is None else f"adrec_row + {lost}(adrec_file * {ROWS_A_FILE} + adrec_row)"
+    file = f"[{', '.join(map(text, called))}][adrec_file + 1]" if len(called) > 1 else text(called[0])
+    return (
+        f"SELECT * EXCLUDE (adrec_row, adrec_file), {file} AS source_file, {row} AS source_row, "
+        f"({first} + adrec_file) * {ROWS_A_FILE} + {row} AS source_order FROM ({counted})"
     )
+
+
+def _fails(connection: duckdb.DuckDBPyConnection, piece: Piece) -> bool:
+    """Whether a line of these files cannot be read. Raises DataError naming the file that cannot be read at all."""
+    condition = f" WHERE {is_broken()}" if piece.keys else ""
+    try:
+        found = connection.execute(f"SELECT count(COLUMNS(*)) FROM {piece.reader()}{condition}").fetchall()
+        return bool(piece.keys and found[0][0])
+    except duckdb.InvalidInputException:
+        return True
+    except duckdb.Error:
+        for file, path in zip(piece.files, piece.paths, strict=True):
+            with readable_faults(str(file)):
+                try:
+                    connection.execute(f"SELECT count(COLUMNS(*)) FROM {piece.reader(paths=[path])}").fetchall()
+                except duckdb.InvalidInputException:
+                    return True
+        raise
+
+
+def _tolerant(made: _TextView, place: int) -> str:
+    """The FROM clause of a reader that leaves out what it cannot read."""
     # Every cell is looked at in every query: a reader that may skip a column misses what is wrong in it.
-    whole = f" WHERE concat({', '.join(map(name, columns))}) IS NOT NULL"
-    connection.execute(f"SELECT count(*) FROM {kept}{whole}").fetchall()
+    piece = made.pieces[place]
+    suffix = made.lost[place]
+    rejects = f", store_rejects = true, rejects_limit = 0, rejects_table = 'bad_{suffix}', rejects_scan = 'scan_{suffix}'"
+    everything = f"concat({', '.join(map(name, piece.columns))}) IS NOT NULL"
+    columns = "*, file_index" if len(piece.files) > 1 else "*"
+    return f"(SELECT {columns} FROM {piece.reader(more=rejects)} WHERE {everything})"
+
+
+def _note_bad_lines(connection: duckdb.DuckDBPyConnection, view: str, made: _TextView, place: int, start: int) -> None:
+    piece = made.pieces[place]
+    suffix = made.lost[place] = f"lost_before_{view}_{place}"
+    connection.execute(f"SELECT count(*) FROM {_tolerant(made, place)}").fetchall()
     bad = fetch(
         connection,
-        "SELECT CAST(line AS BIGINT) AS line, arg_min(CAST(error_type AS VARCHAR), column_idx) AS kind "
-        f"FROM bad_{rowid} GROUP BY ALL ORDER BY 1",
+        "SELECT s.file_path AS path, CAST(b.line AS BIGINT) AS line, "
+        "arg_min(CAST(b.error_type AS VARCHAR), b.column_idx) AS kind "
+        f"FROM bad_{suffix} b JOIN scan_{suffix} s ON s.scan_id = b.scan_id AND s.file_id = b.file_id GROUP BY ALL",
     )
-    cases = " ".join(f"WHEN {text(kind)} THEN {text(reason)}" for kind, reason in _REASONS.items())
+    places = pa.table({"path": [str(path) for path in piece.paths], "place": pa.array(range(len(piece.paths)), pa.int64()),
+                       "file": [str(file) for file in piece.files],
+                       "called": made.called[start : start + len(piece.files)]})  # fmt: skip
     connection.register("bad_lines", bad)
+    connection.register("bad_places", places)
+    cases = " ".join(f"WHEN {text(kind)} THEN {text(reason)}" for kind, reason in _REASONS.items())
+    row = f"line - {piece.header_lines}"
     connection.execute(
-        f"INSERT INTO malformed_lines SELECT {text(file)}, {text(called)}, line - {header_lines}, "
-        f"{number * ROWS_A_FILE} + line - {header_lines}, line, CASE kind {cases} ELSE {text(_OTHERWISE)} END FROM bad_lines"
+        f"INSERT INTO malformed_lines SELECT file, called, {row}, ({made.first + start} + place) * {ROWS_A_FILE} + {row}, "
+        f"line, CASE kind {cases} ELSE {text(_OTHERWISE)} END FROM bad_lines JOIN bad_places USING (path)"
     )
+    keys = fetch(connection, f"SELECT place, {row} AS row FROM bad_lines JOIN bad_places USING (path) ORDER BY ALL")
+    connection.create_function(suffix, _lost_before(keys), ["BIGINT"], "BIGINT", type=PythonUDFType.ARROW)
+    if piece.keys:
+        rows = _numbered(_tolerant(made, place), places["called"].to_pylist(), made.first + start, suffix)
+        connection.execute(
+            f"INSERT INTO malformed_lines SELECT file, source_file, source_row, source_order, source_row, {text(_NO_JSON)} "
+            f"FROM ({rows}) JOIN bad_places ON called = source_file WHERE {is_broken()}"
+        )
     connection.unregister("bad_lines")
-    before = bad["line"].to_numpy() - header_lines - 1 - np.arange(bad.num_rows)  # good rows before each bad line
+    connection.unregister("bad_places")
+
+
+def _lost_before(bad: pa.Table) -> Callable[[pa.Array], pa.Array]:
+    """A function from (file * 2^40 + row among the good ones) to the bad lines of that file before it. `bad` is sorted."""
+    place, row = bad["place"].to_numpy(), bad["row"].to_numpy()
+    in_file = np.arange(len(place)) - np.searchsorted(place, place)
+    before = place * ROWS_A_FILE + row - 1 - in_file  # good rows of the file before each bad line
 
     def lost(rows: pa.Array) -> pa.Array:
-        return pa.array(np.searchsorted(before, rows.to_numpy(zero_copy_only=False)))
+        wanted = rows.to_numpy(zero_copy_only=False)
+        return pa.array(np.searchsorted(before, wanted) - np.searchsorted(before, wanted // ROWS_A_FILE * ROWS_A_FILE))
 
-    connection.create_function(f"lost_before_{rowid}", lost, ["BIGINT"], "BIGINT", type=PythonUDFType.ARROW)
-    return numbered(kept + whole, called, number, f"adrec_row + lost_before_{rowid}(adrec_row)")
+    return lost

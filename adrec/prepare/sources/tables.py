@@ -3,10 +3,11 @@
 import duckdb
 
 from adrec.config.sources import TableInput, TablesSource
-from adrec.data.engine import columns_of, name, text
+from adrec.data.engine import columns_of, name
 from adrec.errors import DataError
 from adrec.prepare.sources.base import RawTable, RawTables, Reading
 from adrec.prepare.sources.files import find_files, read_files
+from adrec.prepare.sources.json_lines import text_items
 
 
 def open_tables(connection: duckdb.DuckDBPyConnection, config: TablesSource, skip: int = 0) -> RawTables:
@@ -20,7 +21,10 @@ def open_tables(connection: duckdb.DuckDBPyConnection, config: TablesSource, ski
 def open_table(connection: duckdb.DuckDBPyConnection, view: str, table: TableInput, skip: int = 0) -> RawTable:
     """One table, without its first `skip` files, with its columns renamed to the canonical names."""
     files = find_files(table.files)
-    read_files(connection, f"{view}_files", files[skip:], all_files=files, format=table.format, delimiter=table.delimiter)
+    read_files(
+        connection, f"{view}_files", files[skip:], all_files=files, format=table.format, delimiter=table.delimiter,
+        quote=table.quote, escape=table.escape, encoding=table.encoding,
+    )  # fmt: skip
     found = columns_of(connection, f"{view}_files")
     named = [*table.columns.items(), *table.first_of.items()]
     missing = [f"'{theirs}' (for {ours})" for ours, theirs in named if theirs not in found]
@@ -29,7 +33,7 @@ def open_table(connection: duckdb.DuckDBPyConnection, view: str, table: TableInp
         raise DataError(f"{files[0]}: column {', '.join(missing)} is missing. Columns: {known}. Mend `columns` in the config.")
     selected = [f"{name(theirs)} AS {name(ours)}" for ours, theirs in table.columns.items()]
     for ours, theirs in table.first_of.items():
-        items = name(theirs) if found[theirs].endswith("[]") else f"string_split({name(theirs)}, {text(table.list_separator)})"
+        items = name(theirs) if found[theirs].endswith("[]") else text_items(name(theirs), table.list_separator)
         selected.append(f"{items}[1] AS {name(ours)}")
     # A column already called like the target of a mapping would be a second one of that name: the mapping wins.
     taken = {*table.columns.values(), *dict(named)}
@@ -40,6 +44,9 @@ def open_table(connection: duckdb.DuckDBPyConnection, view: str, table: TableInp
         time_unit=table.time_unit,
         time_zone=table.time_zone,
         list_separator=table.list_separator,
+        decimal=table.decimal,
+        thousands=table.thousands,
+        null_values=table.null_values,
         types=table.types,
         defaults=table.defaults,
         own_names={ours: theirs for ours, theirs in named if ours != theirs},

@@ -1,14 +1,41 @@
-"""SQL that turns a raw cell, text or typed, into its canonical value; NULL where it cannot be read."""
+"""SQL that turns a raw cell, text or typed, into the value that its role asks for; NULL where it cannot be read so.
+
+A cell is read by its role, never by its looks: an id or a category keeps every character, a number is a number only where a
+role says so. The same SQL reads CSV, JSON lines, Parquet and Arrow tables, so that the same cell gives the same value.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
 
 import pyarrow as pa
 
+from adrec import schema
 from adrec.config.sources import Scalar
-from adrec.data.engine import name, text
+from adrec.data.engine import text
 from adrec.prepare.sources.base import Reading
+from adrec.prepare.sources.json_lines import text_items
 
-_UNITS = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
-_OFFSET = r"(Z|[+-][0-9]{2}(:?[0-9]{2})?)$"
-_NUMBER = r"[+-]?[0-9]+([.][0-9]*)?"
+Role = Literal[schema.Role, "list", "kept"]
+"""`list` is a list of categories; `kept` a column that no role is known of: text as it stands, else what is stored."""
+_IDENTITIES = {"id", "person", "category"}
+
+NOBODY_MEANS = ("\\N", "NULL", "null", "NaN", "nan")
+MISSING = (*NOBODY_MEANS, "None", "NA", "N/A", "#N/A", "<NA>", "NaT")
+_NULL_WORDS: dict[str, Sequence[str]] = {
+    **dict.fromkeys(("id", "person", "moment", "flag"), MISSING),
+    "number": tuple(word for word in MISSING if word.lower() != "nan"),
+    **dict.fromkeys(("category", "list", "ids"), NOBODY_MEANS),
+    **dict.fromkeys(("text", "kept"), ("\\N",)),
+}
+
+_SCALES = {"seconds": (1_000_000, 1), "milliseconds": (1_000, 1), "microseconds": (1, 1), "nanoseconds": (1, 1_000)}
+_COUNT = r"[+-]?[0-9]+([.][0-9]*)?"
+_NAIVE = r"[0-9]+[-/.][0-9]+[-/.][0-9]+([T ]+[0-9]+:[0-9]+(:[0-9]+([.][0-9]*)?)?)?"
+_ZONED = r".*:.*[0-9] ?(Z|[+-][0-9]{2}(:?[0-9]{2})?|[A-Za-z][A-Za-z0-9_/+-]+)"
+_SHARED_ZONES = r".*[ 0-9](CST|IST|BST|AST|SST)"
+"""Abbreviations of more than one zone."""
+_LARGEST = {"DOUBLE": 1 << 53, "FLOAT": 1 << 24}
+"""From here on a float cannot tell two whole numbers apart."""
 
 
 def sql_type(kind: pa.DataType) -> str:
@@ -22,39 +49,88 @@ def sql_type(kind: pa.DataType) -> str:
 
 
 def is_text(stored: str) -> bool:
-    """Whether a raw column is text."""
-    return stored in {"VARCHAR", "JSON"} or stored.startswith("ENUM")
+    """Whether a raw column is text (bytes are taken for text in UTF-8)."""
+    return stored in {"VARCHAR", "JSON", "BLOB"} or stored.startswith("ENUM")
 
 
-def converted(reading: Reading, column: str, stored: str | None, kind: str) -> str:
-    """SQL expression of canonical type `kind` for `column` stored as `stored` (None: absent, the default alone)."""
+def is_float(stored: str) -> bool:
+    """Whether a raw column holds numbers that may be broken."""
+    return stored in _LARGEST or stored.startswith("DECIMAL")
+
+
+def null_words(reading: Reading, role: Role) -> Sequence[str]:
+    """The words that mean a missing cell of this role."""
+    return reading.null_values if reading.null_values is not None else _NULL_WORDS[role]
+
+
+def trimmed(cell: str, stored: str) -> str:
+    """SQL of a text cell without the space around it."""
+    if stored == "BLOB":
+        return f"trim(TRY(decode({cell})))"
+    return f"trim(CAST({cell} AS VARCHAR))" if stored.startswith("ENUM") else f"trim({cell})"
+
+
+def is_null_word(cell: str, words: Sequence[str]) -> str:
+    """SQL: whether trimmed text is one of `words`."""
+    if not words:
+        return "false"
+    longest = max(len(word.encode()) for word in words)  # long cells are passed by without a comparison
+    return f"(strlen({cell}) <= {longest} AND {cell} IN ({', '.join(map(text, words))}))"
+
+
+def filled(reading: Reading, cell: str, stored: str, role: Role) -> str:
+    """SQL of the cell, text trimmed; NULL where it is empty or one of the words that mean so."""
+    if not is_text(stored):
+        return cell
+    plain = trimmed(cell, stored)
+    return f"CASE WHEN {is_null_word(plain, ['', *null_words(reading, role)])} THEN NULL ELSE {plain} END"
+
+
+def converted(reading: Reading, column: str, cell: str, stored: str | None, kind: str, role: Role) -> str:
+    """SQL of type `kind` for `cell`, which `filled` made of a column stored as `stored` (None: absent, the default alone)."""
     default = reading.defaults.get(column)
     if stored is None:
         return _constant(default, kind)
-    value = _value(reading, name(column), stored, kind)
-    if default is None:
-        return value
-    empty = f"{name(column)} IS NULL" + (f" OR trim({name(column)}) = ''" if is_text(stored) else "")
-    return f"CASE WHEN {empty} THEN {_constant(default, kind)} ELSE {value} END"
+    value = _value(reading, cell, "VARCHAR" if is_text(stored) else stored, kind, role)
+    return value if default is None else f"CASE WHEN {cell} IS NULL THEN {_constant(default, kind)} ELSE {value} END"
 
 
-def _value(reading: Reading, cell: str, stored: str, kind: str) -> str:
-    if stored.startswith("ENUM"):
-        cell = f"CAST({cell} AS VARCHAR)"
+def _value(reading: Reading, cell: str, stored: str, kind: str, role: Role) -> str:
     if kind == "VARCHAR":
-        return _string(cell, stored)
+        return _identity(cell, stored) if role in _IDENTITIES or not is_text(stored) else cell
     if kind == "VARCHAR[]":
-        return _list(reading, cell, stored)
+        return _list(reading, cell, stored, role)
     if kind == "TIMESTAMP":
-        return _timestamp(reading, cell, stored)
-    if kind in {"TINYINT", "BOOLEAN"} and is_text(stored):
-        words = f"CASE lower(trim({cell})) WHEN 'true' THEN 1 WHEN 'false' THEN 0 ELSE try_cast(trim({cell}) AS DOUBLE) END"
-        return f"try_cast({words} AS {kind})" if kind == "BOOLEAN" else _whole(words, kind)
-    if kind.endswith("INT") or kind == "INTEGER":
-        if is_text(stored) or stored in {"DOUBLE", "FLOAT"} or stored.startswith("DECIMAL"):
-            return _whole(f"try_cast({f'trim({cell})' if is_text(stored) else cell} AS DOUBLE)", kind)
-        return f"try_cast({cell} AS {kind})"
-    return f"try_cast({f'trim({cell})' if is_text(stored) else cell} AS {kind})"
+        return _moment(reading, cell, stored)
+    if not is_text(stored):
+        is_whole = kind.endswith("INT") or kind == "INTEGER"
+        return _whole(cell, kind) if is_whole and is_float(stored) else f"try_cast({cell} AS {kind})"
+    number = _number(reading, cell)
+    if kind in {"DOUBLE", "FLOAT"}:
+        return number if kind == "DOUBLE" else f"try_cast({number} AS FLOAT)"
+    if kind == "BOOLEAN":
+        return f"try_cast({number} AS BOOLEAN)"
+    if kind == "BIGINT":  # 19 digits are more than a float can hold
+        exact = f"CASE WHEN regexp_full_match({cell}, '[+-]?[0-9]+') THEN try_cast({cell} AS BIGINT) END"
+        return f"coalesce({exact}, {_whole(number, kind)})"
+    return _whole(number, kind)
+
+
+def _number(reading: Reading, cell: str) -> str:
+    """SQL of a DOUBLE from trimmed text. true is 1, false 0; no mark but the declared ones is skipped."""
+    plain = cell
+    if reading.thousands:
+        mark, point = (f"[{one}]" for one in (reading.thousands, reading.decimal))
+        grouped = f"[+-]?[0-9]{{1,3}}({mark}[0-9]{{3}})+({point}[0-9]*)?"
+        plain = (
+            f"CASE WHEN NOT contains({cell}, {text(reading.thousands)}) THEN {cell} WHEN regexp_full_match({cell}, "
+            f"{text(grouped)}) THEN replace({cell}, {text(reading.thousands)}, '') END"
+        )
+    if reading.decimal == ",":
+        plain = f"CASE WHEN NOT contains({plain}, '.') THEN replace({plain}, ',', '.') END"
+    # The engine itself would read 320_50 as 32050.
+    number = f"CASE WHEN NOT contains({plain}, '_') THEN try_cast({plain} AS DOUBLE) END"
+    return f"coalesce({number}, CASE lower({cell}) WHEN 'true' THEN 1.0 WHEN 'false' THEN 0.0 END)"
 
 
 def _whole(number: str, kind: str) -> str:
@@ -62,44 +138,68 @@ def _whole(number: str, kind: str) -> str:
     return f"CASE WHEN {number} = floor({number}) THEN try_cast({number} AS {kind}) END"
 
 
-def _string(cell: str, stored: str) -> str:
+def _identity(cell: str, stored: str) -> str:
+    """Text as it stands. `17.0` is 17: so frames write whole numbers where some are missing. NULL for what a float blurred."""
     if is_text(stored):
-        return f"nullif(trim({cell}), '')"
-    if stored in {"DOUBLE", "FLOAT"}:  # an id that a data frame turned into a float because some were missing
-        return f"CASE WHEN {cell} = floor({cell}) AND abs({cell}) < 9e15 THEN CAST(CAST({cell} AS BIGINT) AS VARCHAR) " \
-               f"WHEN isfinite({cell}) THEN CAST({cell} AS VARCHAR) END"  # fmt: skip
+        # What a float of 2^53 or more looks like in text: digits and .0, or 1.2345678901234568e+18.
+        return (
+            f"CASE WHEN ends_with({cell}, '.0') AND regexp_full_match({cell}, '-?[0-9]+[.]0') THEN "
+            f"CASE WHEN abs(CAST({cell} AS DOUBLE)) >= {_LARGEST['DOUBLE']} THEN NULL "
+            f"WHEN regexp_full_match({cell}, '-?(0|[1-9][0-9]*)[.]0') THEN left({cell}, -2) ELSE {cell} END "
+            f"WHEN contains({cell}, 'e+') AND regexp_full_match({cell}, '-?[0-9]([.][0-9]+)?e[+][0-9]+') THEN NULL "
+            f"ELSE {cell} END"
+        )
+    if stored in _LARGEST:
+        whole = f"WHEN {cell} = floor({cell}) THEN CAST(CAST({cell} AS BIGINT) AS VARCHAR)"
+        other = f"WHEN isfinite({cell}) THEN CAST({cell} AS VARCHAR)"
+        return f"CASE WHEN abs({cell}) >= {_LARGEST[stored]} THEN NULL {whole} {other} END"
+    if stored.startswith("DECIMAL"):
+        return f"regexp_replace(CAST({cell} AS VARCHAR), '[.]0+$', '')"
     return f"CAST({cell} AS VARCHAR)"
 
 
-def _list(reading: Reading, cell: str, stored: str) -> str:
+def _list(reading: Reading, cell: str, stored: str, role: Role) -> str:
     if stored.endswith("[]"):
-        items = f"CAST({cell} AS VARCHAR[])"
+        inner = stored[:-2]
+        item = trimmed("item", inner) if is_text(inner) else _identity("item", inner)
+        items = f"list_transform({cell}, lambda item: {item})"
     elif is_text(stored):
-        items = f"list_transform(string_split({cell}, {text(reading.list_separator)}), lambda item: trim(item))"
+        items = f"list_transform({text_items(cell, reading.list_separator)}, lambda item: trim(item))"
     else:
         return "CAST(NULL AS VARCHAR[])"
-    return f"list_filter({items}, lambda item: item IS NOT NULL AND item <> '')"
+    kept = (
+        f"list_filter({items}, lambda item: item IS NOT NULL AND NOT {is_null_word('item', ['', *null_words(reading, role)])})"
+    )
+    return f"list_transform({kept}, lambda item: {_identity('item', 'VARCHAR')})" if role == "ids" else kept
 
 
-def _timestamp(reading: Reading, cell: str, stored: str) -> str:
+def _moment(reading: Reading, cell: str, stored: str) -> str:
     """Naive UTC. Numbers count from 1970; text is ISO 8601 or `time_format`; a zone is applied where none is given."""
-    scale = _UNITS[reading.time_unit]
-    if stored == "TIMESTAMP WITH TIME ZONE":
-        return f"timezone('UTC', {cell})"
+    times, over = _SCALES[reading.time_unit]
+    if stored.startswith("TIMESTAMP") and (stored.endswith("WITH TIME ZONE") or stored.startswith("TIMESTAMPTZ")):
+        return f"timezone('UTC', CAST({cell} AS TIMESTAMPTZ))"
     if stored.startswith("TIMESTAMP") or stored == "DATE":
         return _localised(reading, f"CAST({cell} AS TIMESTAMP)")
+    if stored in {"DOUBLE", "FLOAT"}:
+        return f"make_timestamp(try_cast(round(try_cast({cell} AS DOUBLE) * {times} / {over}) AS BIGINT))"
     if not is_text(stored):
-        return f"make_timestamp(try_cast(round(try_cast({cell} AS DOUBLE) * {scale}) AS BIGINT))" if stored in {
-            "DOUBLE", "FLOAT"} else f"make_timestamp(try_cast(try_cast({cell} AS HUGEINT) * {scale} AS BIGINT))"  # fmt: skip
-    trimmed = f"trim({cell})"
+        return f"make_timestamp(try_cast(try_cast({cell} AS HUGEINT) * {times} // {over} AS BIGINT))"
     if reading.time_format is not None:
-        return _localised(reading, f"try_strptime({trimmed}, {text(reading.time_format)})")
-    number = f"make_timestamp(try_cast(try_cast({trimmed} AS DECIMAL(38, 6)) * {scale} AS BIGINT))"
-    aware = f"timezone('UTC', try_cast({trimmed} AS TIMESTAMPTZ))"
-    naive = _localised(reading, f"try_cast({trimmed} AS TIMESTAMP)")
+        parsed = f"try_strptime({cell}, {text(reading.time_format)})"
+        has_zone = any(mark in reading.time_format.replace("%%", "") for mark in ("%z", "%Z"))
+        return f"timezone('UTC', {parsed})" if has_zone else _localised(reading, parsed)
+    number = f"make_timestamp(try_cast(try_cast({cell} AS DECIMAL(38, 6)) * {times} / {over} AS BIGINT))"
+    if over == 1:
+        number = f"make_timestamp(try_cast(try_cast({cell} AS DECIMAL(38, 6)) * {times} AS BIGINT))"
+    # A zone that the engine does not know would be left out of a naive reading: then the cell is no moment.
+    plain = f"regexp_replace(regexp_replace({cell}, '([+-][0-9:]+|Z)\\[[^]]*\\]$', '\\1'), ' ([+-]|Z$)', '\\1')"
+    aware = f"timezone('UTC', try_cast({plain} AS TIMESTAMPTZ))"
+    naive = _localised(reading, f"try_cast({cell} AS TIMESTAMP)")
     return (
-        f"CASE WHEN regexp_full_match({trimmed}, {text(_NUMBER)}) THEN {number} "
-        f"WHEN regexp_matches({trimmed}, {text(':.*' + _OFFSET)}) THEN {aware} ELSE {naive} END"
+        f"CASE WHEN regexp_full_match({cell}, {text(_COUNT)}) THEN {number} "
+        f"WHEN regexp_full_match({cell}, {text(_NAIVE)}) THEN {naive} "
+        f"WHEN regexp_full_match({plain}, {text(_ZONED)}) "
+        f"AND NOT regexp_full_match({cell}, {text(_SHARED_ZONES)}) THEN {aware} END"
     )
 
 
@@ -113,3 +213,11 @@ def _constant(value: Scalar | None, kind: str) -> str:
     if value is None:
         return f"CAST(NULL AS {kind})"
     return f"CAST({text(str(value))} AS {kind})"
+
+
+def given(cell: str, stored: str | None, role: Role) -> str:
+    """SQL: whether the cell that `filled` made holds anything. NaN is how frames write a missing id."""
+    if stored is None:
+        return "false"
+    is_nan = f" AND NOT isnan({cell})" if stored in _LARGEST and role in _IDENTITIES else ""
+    return f"({cell} IS NOT NULL{is_nan})"

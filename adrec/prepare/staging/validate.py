@@ -11,8 +11,10 @@ import duckdb
 from adrec.data.engine import columns_of, name, one_row, text
 from adrec.errors import DataError
 from adrec.prepare.sources import RawTable
-from adrec.prepare.sources.malformed import lines_of
-from adrec.prepare.staging.convert import converted, is_text, sql_type
+from adrec.prepare.sources.malformed import lines_of, refuse_lone_quotes
+from adrec.prepare.staging.convert import Role, converted, filled, given, is_float, is_text, null_words, sql_type, trimmed
+from adrec.prepare.staging.notes import notes_of
+from adrec.prepare.staging.roles import Roles
 from adrec.schema import TableSpec
 
 UNKNOWN_AD = "is no ad's ad_id"
@@ -62,6 +64,8 @@ class Staged:
     checks: tuple[Check, ...]
     lines: str = ""
     """SQL of the lines of its files that could not be read (counted in `rows` and `bad_rows`), if there are any"""
+    notes: tuple[str, ...] = ()
+    """what deserves a word though it is no fault"""
 
 
 _CHECKS: Mapping[str, tuple[str, str, str]] = {
@@ -83,6 +87,7 @@ def stage_table(
     *,
     extra: Sequence[str] = (),
     optional_extra: Sequence[str] = (),
+    roles: Roles | None = None,
     nan_is_missing: bool = False,
     known_ads: str | None = None,
     private: Callable[[str, str, str], str] | None = None,
@@ -90,78 +95,125 @@ def stage_table(
 ) -> Staged:
     """Create table `target`: the columns of `spec` that exist and `extra`, typed, with source_* and `faults`.
 
-    `known_ads` names a table of ad ids that every row must be among (adds `ad_index`). `private(column, sql,
-    type)` may wrap a value (pseudonyms, masks). `since` leaves earlier rows out. Raises DataError listing every missing column.
+    `roles` says how extra columns are read. `known_ads` names a table of ad ids that every row must be among (adds
+    `ad_index`). `private(column, sql, type)` may wrap a value (pseudonyms, masks). `since` leaves earlier rows out. Raises
+    DataError listing every missing column.
     """
     found = columns_of(connection, raw.view)
-    _refuse_missing(raw, spec, found, extra)
-    values: dict[str, str] = {}
-    given: dict[str, str] = {}
-    kinds: dict[str, str] = {}
-    checks: list[Check] = []
+    refuse_missing(raw, spec, found, extra)
+    refuse_lone_quotes(connection, raw.files)
     wanted = [column for column in spec.names if column in found or column in raw.reading.defaults]
     wanted += [column for column in extra if column not in spec]
     wanted += [column for column in optional_extra if column in found and column not in wanted]
-    extra_kinds = extra_types(connection, raw, [column for column in wanted if column not in spec], found)
-    for column in wanted:
-        kind = sql_type(spec[column].type) if column in spec else extra_kinds[column]
-        value = converted(raw.reading, column, found.get(column), kind)
-        checks += _checks(spec, column, found.get(column), kind, nan_is_missing=nan_is_missing)
-        given[column] = _given(column, found.get(column))
-        values[column] = private(column, value, kind) if private is not None else value
-        kinds[column] = kind
-    if "starts_at" in values and "ends_at" in values:
-        later = f"{_typed('starts_at')} >= {_typed('ends_at')}"
-        checks.append(Check("ends_at", later, "is not after starts_at", "An ad ends after it starts."))
+    plan = plan_columns(raw, spec, found, wanted, roles or Roles({}), private=private, nan_is_missing=nan_is_missing)
+    checks = list(plan.checks)
     if known_ads is not None:
         checks.append(
             Check("ad_id", f"known.ad_id IS NULL AND {_typed('ad_id')} IS NOT NULL", UNKNOWN_AD, "Add the ad to the ads table.")
         )
-    # Inside, each cell is converted once; outside, the values are checked and the ad is looked up.
-    inner = [f"{value} AS {name(column)}" for column, value in values.items()]
-    inner += [f"{sql} AS {name('given ' + column)}" for column, sql in given.items()]
-    outer = [
-        f"CASE WHEN isfinite({_typed(column)}) THEN {_typed(column)} END AS {name(column)}"
-        if kind == "DOUBLE"
-        else _typed(column)
-        for column, kind in kinds.items()
-    ]
-    outer += [f"{mask} AS faults_{number}" for number, mask in enumerate(_masks(checks))]
+    outer = [*plan.outer, *(f"{mask} AS faults_{number}" for number, mask in enumerate(_masks(checks)))]
+    words = list(plan.words)
+    outer += [f"{mask} AS notes_{number}" for number, mask in enumerate(masks([_typed("word " + column) for column in words]))]
     outer += ["known.ad_index"] if known_ads is not None else []
     joined = f" LEFT JOIN {known_ads} known ON known.ad_id = typed.ad_id" if known_ads is not None else ""
     kept = f" WHERE {_typed('shown_at')} IS NULL OR {_typed('shown_at')} >= TIMESTAMP {text(since)}" if since else ""
     connection.execute(
         f"CREATE OR REPLACE TABLE {target} AS SELECT {', '.join(outer)}, source_file, source_row, source_order "
-        f"FROM (SELECT {', '.join(inner)}, source_file, source_row, source_order FROM {raw.view}) typed{joined}{kept}"
+        f"FROM ({plan.inner}) typed{joined}{kept}"
     )
     counts = one_row(connection, f"SELECT count(*) AS n, count_if({_bad(checks)}) AS bad FROM {target}")
     lines = lines_of(connection, raw.files)
     unread = one_row(connection, f"SELECT count(*) AS n FROM {lines}")["n"] if lines else 0
     if counts["n"] + unread == 0:
         raise DataError(f"{raw.files[0]}: holds no rows.")
-    return Staged(target, counts["n"] + unread, (counts["bad"] or 0) + unread, tuple(checks), lines)
+    notes = notes_of(connection, raw, spec, target, words, plan.moments)
+    return Staged(target, counts["n"] + unread, (counts["bad"] or 0) + unread, tuple(checks), lines, tuple(notes))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """SQL that types the columns of one table. `outer` and the conditions of `checks` are over `inner` called `typed`."""
+
+    inner: str
+    outer: tuple[str, ...]
+    checks: tuple[Check, ...]
+    words: tuple[str, ...]
+    """columns whose text may be a word for a missing cell: `typed."word <column>"` says whether it is"""
+    moments: tuple[str, ...]
+
+
+def plan_columns(
+    raw: RawTable,
+    spec: TableSpec,
+    found: Mapping[str, str],
+    wanted: Sequence[str],
+    roles: Roles,
+    *,
+    private: Callable[[str, str, str], str] | None = None,
+    nan_is_missing: bool = False,
+) -> Plan:
+    """How the `wanted` columns of `raw`, stored as `found` says, become values and checks.
+
+    Three layers: cells without space around them and without words for nothing; values, each converted once; checks.
+    """
+    reading = raw.reading
+    cells, words, inner, outer, checks = [], [], [], [], []
+    moments = []
+    for column in wanted:
+        stored, role = found.get(column), spec[column].role if column in spec else roles[column]
+        if column in spec:
+            kind = sql_type(spec[column].type)
+            role = "list" if kind == "VARCHAR[]" and role != "ids" else role
+        else:
+            role, kind = _extra_kind(role, reading.types.get(column), stored or "VARCHAR")
+        raw_cell, cell = f"adrec_raw.{name(column)}", f"adrec_cells.{name(column)}"
+        if stored is not None:
+            cells.append(f"{filled(reading, raw_cell, stored, role)} AS {name(column)}")
+            if stored == "BLOB":
+                cells.append(f"{raw_cell} IS NOT NULL AS {name('given ' + column)}")
+            if is_text(stored) and null_words(reading, role):
+                words.append(column)
+                cells.append(f"strlen({trimmed(raw_cell, stored)}) > 0 AS {name('word ' + column)}")
+                inner.append(f"adrec_cells.{name('word ' + column)} AND {cell} IS NULL AS {name('word ' + column)}")
+        value = converted(reading, column, cell, stored, kind, role)
+        inner.append(f"{private(column, value, kind) if private is not None else value} AS {name(column)}")
+        is_given = f"adrec_cells.{name('given ' + column)}" if stored == "BLOB" else given(cell, stored, role)
+        inner.append(f"{is_given} AS {name('given ' + column)}")
+        checks += _checks(spec, column, stored, kind, role, nan_is_missing=nan_is_missing)
+        finite = f"CASE WHEN isfinite({_typed(column)}) THEN {_typed(column)} END AS {name(column)}"
+        outer.append(finite if kind == "DOUBLE" else _typed(column))
+        if kind == "TIMESTAMP":
+            moments.append(column)
+    if "starts_at" in wanted and "ends_at" in wanted:
+        later = f"{_typed('starts_at')} >= {_typed('ends_at')}"
+        checks.append(Check("ends_at", later, "is not after starts_at", "An ad ends after it starts."))
+    source = "source_file, source_row, source_order"
+    layer = f"SELECT {', '.join([*cells, source])} FROM {raw.view} adrec_raw"
+    return Plan(
+        f"SELECT {', '.join([*inner, source])} FROM ({layer}) adrec_cells",
+        tuple(outer),
+        tuple(checks),
+        tuple(words),
+        tuple(moments),
+    )
 
 
 def _typed(column: str) -> str:
     return f"typed.{name(column)}"
 
 
-def _given(column: str, stored: str | None) -> str:
-    """Whether the raw cell holds anything."""
-    if stored is None:
-        return "false"
-    return f"({name(column)} IS NOT NULL" + (f" AND trim({name(column)}) <> '')" if is_text(stored) else ")")
-
-
 def _masks(checks: Sequence[Check]) -> list[str]:
-    """SQL of the fault bits, `BITS` checks an integer."""
-    masks = []
-    for start in range(0, max(len(checks), 1), BITS):
-        terms = [
-            f"CASE WHEN {check.condition} THEN {1 << bit} ELSE 0 END" for bit, check in enumerate(checks[start : start + BITS])
-        ]
-        masks.append(f"CAST({' + '.join(terms) or '0'} AS BIGINT)")
-    return masks
+    return masks([check.condition for check in checks]) or ["CAST(0 AS BIGINT)"]
+
+
+def masks(conditions: Sequence[str]) -> list[str]:
+    """SQL of integers whose bits say which of `conditions` hold, `BITS` an integer."""
+    found = []
+    for start in range(0, len(conditions), BITS):
+        terms = [f"CASE WHEN {condition} THEN {1 << bit} ELSE 0 END"
+                 for bit, condition in enumerate(conditions[start : start + BITS])]  # fmt: skip
+        found.append(f"CAST({' + '.join(terms)} AS BIGINT)")
+    return found
 
 
 def _bad(checks: Sequence[Check]) -> str:
@@ -169,7 +221,8 @@ def _bad(checks: Sequence[Check]) -> str:
     return " OR ".join(f"faults_{index} <> 0" for index in range(count))
 
 
-def _refuse_missing(raw: RawTable, spec: TableSpec, found: Mapping[str, str], extra: Sequence[str]) -> None:
+def refuse_missing(raw: RawTable, spec: TableSpec, found: Mapping[str, str], extra: Sequence[str]) -> None:
+    """Raise DataError listing the required columns, and those of `extra`, that the table lacks."""
     faults = []
     known = ", ".join(column for column in found if not column.startswith("source_"))
     for column in [*spec.required, *extra]:
@@ -184,49 +237,34 @@ def _refuse_missing(raw: RawTable, spec: TableSpec, found: Mapping[str, str], ex
         raise DataError("\n".join(dict.fromkeys(faults)))
 
 
-def extra_types(
-    connection: duckdb.DuckDBPyConnection, raw: RawTable, columns: Sequence[str], found: Mapping[str, str]
-) -> dict[str, str]:
-    """DuckDB types of declared columns that are not in the contract: as declared, as stored, or guessed from text."""
-    types = {column: _stored_type(raw.reading.types.get(column), found.get(column, "VARCHAR")) for column in columns}
-    unclear = [column for column in columns if column not in raw.reading.types and types[column] == "VARCHAR" and raw.is_text]
-    if not unclear:
-        return types
-    parts = []
-    for number, column in enumerate(unclear):
-        cell = f"trim({name(column)})"
-        empty = f"{name(column)} IS NULL OR {cell} = ''"
-        parts.append(f"bool_and({empty} OR try_cast({cell} AS DOUBLE) IS NOT NULL) AS number_{number}")
-        parts.append(f"bool_and({empty} OR regexp_full_match({cell}, '-?[1-9][0-9]{{0,17}}|0')) AS whole_{number}")
-    guessed = one_row(connection, f"SELECT {', '.join(parts)} FROM {raw.view}")
-    for number, column in enumerate(unclear):
-        types[column] = "BIGINT" if guessed[f"whole_{number}"] else "DOUBLE" if guessed[f"number_{number}"] else "VARCHAR"
-    return types
-
-
-def _stored_type(declared: str | None, stored: str) -> str:
-    if declared is not None:
-        return {"string": "VARCHAR", "integer": "BIGINT", "number": "DOUBLE", "boolean": "BOOLEAN", "timestamp": "TIMESTAMP",
-                "list": "VARCHAR[]"}[declared]  # fmt: skip
+def _extra_kind(role: Role, declared: str | None, stored: str) -> tuple[Role, str]:
+    """Role and DuckDB type of a column beyond the contract. A role of the config goes before a declared `string`."""
+    if declared is not None and not (declared == "string" and role == "number"):
+        kinds: dict[str, tuple[Role, str]] = {
+            "string": (role if role in {"category", "text"} else "kept", "VARCHAR"), "integer": ("number", "BIGINT"),
+            "number": ("number", "DOUBLE"), "boolean": ("flag", "BOOLEAN"), "timestamp": ("moment", "TIMESTAMP"),
+            "list": ("list", "VARCHAR[]"),
+        }  # fmt: skip
+        return kinds[declared]
     if stored.endswith("[]"):
-        return "VARCHAR[]"
+        return "list", "VARCHAR[]"
     if stored.startswith(("TIMESTAMP", "DATE")):
-        return "TIMESTAMP"
-    if stored.startswith(("DECIMAL", "FLOAT")):
-        return "DOUBLE"
-    return "VARCHAR" if is_text(stored) else stored
+        return "moment", "TIMESTAMP"
+    if role in {"number", "moment", "list"}:
+        return role, {"number": "DOUBLE", "moment": "TIMESTAMP", "list": "VARCHAR[]"}[role]
+    if is_float(stored):
+        return role, "VARCHAR" if role == "category" else "DOUBLE"
+    return role, "VARCHAR" if is_text(stored) or stored == "UUID" else stored
 
 
-def _checks(spec: TableSpec, column: str, stored: str | None, kind: str, *, nan_is_missing: bool) -> list[Check]:
+def _checks(spec: TableSpec, column: str, stored: str | None, kind: str, role: Role, *, nan_is_missing: bool) -> list[Check]:
     checks = []
-    value = _typed(column)
-    if stored is not None and kind != "VARCHAR":
-        fix = {
-            "TIMESTAMP": "Write ISO 8601 (2026-11-24 18:30:00), or set `time_format` (or `time_unit`) in the config.",
-            "VARCHAR[]": "Write a list.",
-        }.get(kind, "Write a number, or leave the cell empty where it is unknown.")
-        what = {"TIMESTAMP": "timestamp", "VARCHAR[]": "list", "BOOLEAN": "boolean"}.get(kind, "number of its range")
-        checks.append(Check(column, f"{_typed('given ' + column)} AND {value} IS NULL", f"is not a {what}", fix))
+    value, is_given = _typed(column), _typed("given " + column)
+    may_fail = kind != "VARCHAR" or stored == "BLOB" or role in {"id", "person", "category"}
+    if stored is not None and may_fail:
+        checks.append(Check(column, f"{is_given} AND {value} IS NULL", *_UNREADABLE.get(kind, _NO_NUMBER)))
+    if stored == "BLOB" and kind == "VARCHAR":
+        checks[-1] = Check(column, checks[-1].condition, "is not UTF-8 text", "Write the column as a string.")
     if kind == "TIMESTAMP":
         outside = f"{value} < TIMESTAMP '1970-01-01' OR {value} >= TIMESTAMP '2200-01-01'"
         checks.append(Check(column, outside, "is not between 1970 and 2200", "Set `time_unit` in the config."))
@@ -234,9 +272,25 @@ def _checks(spec: TableSpec, column: str, stored: str | None, kind: str, *, nan_
         fix = "Leave the cell empty, or set validation.nan_is_missing."
         checks.append(Check(column, f"NOT isfinite({value})", "is NaN or infinite", fix))
     if column in spec and spec[column].required:
-        missing = f"{value} IS NULL" + (f" AND NOT {_typed('given ' + column)}" if kind != "VARCHAR" else "")
+        missing = f"{value} IS NULL" + (f" AND NOT {is_given}" if may_fail else "")
         checks.append(Check(column, missing, "is missing", "Every row needs one."))
     if column in _CHECKS and column in spec:
         condition, problem, fix = _CHECKS[column]
         checks.append(Check(column, condition.format(v=value), problem, fix))
     return checks
+
+
+_NO_NUMBER = (
+    "is not a number of its range",
+    "Write a number, leave the cell empty where it is unknown, or set `decimal` or `thousands` in the config.",
+)
+_UNREADABLE = {
+    "TIMESTAMP": (
+        "is not a timestamp",
+        "Write ISO 8601 (2026-11-24 18:30:00, with Z, +08:00 or a zone such as Europe/Berlin), or set `time_format` (or "
+        "`time_unit`) in the config.",
+    ),
+    "VARCHAR[]": ("is not a list", "Write a list."),
+    "BOOLEAN": ("is not a boolean", _NO_NUMBER[1]),
+    "VARCHAR": ("is a float too large to tell ids apart", "Store the column as text or as whole numbers."),
+}

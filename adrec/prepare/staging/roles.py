@@ -1,0 +1,56 @@
+"""What each column is to the config: the contract says it of its own columns, features, counters and splits of the others."""
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+
+from adrec.config.features import WORDS, FeatureSpec
+from adrec.config.preprocess import ColumnSplit, PreprocessConfig
+from adrec.prepare.staging.convert import Role
+from adrec.schema import TRUE_PROBABILITY
+
+
+class Roles:
+    """Role by column of one table. Patterns of numeric features stand for every column that matches."""
+
+    def __init__(self, by_column: Mapping[str, Role], numeric_patterns: Iterable[str] = ()) -> None:
+        self._by_column, self._patterns = dict(by_column), tuple(numeric_patterns)
+
+    def __getitem__(self, column: str) -> Role:
+        if any(fnmatchcase(column, pattern) for pattern in self._patterns):
+            return "number"
+        return self._by_column.get(column, "kept")
+
+    def __or__(self, other: "Roles") -> "Roles":
+        """Both, as a table that carries another's columns needs them; where they differ, these go first."""
+        return Roles(other._by_column | self._by_column, (*self._patterns, *other._patterns))
+
+
+def roles_of(config: PreprocessConfig) -> dict[str, Roles]:
+    """The roles of extra columns of `impressions`, `ads` and `users`. A number is one even where it is a category too."""
+    counted = {column for spec in config.counters if spec != "usual" for column in spec.by}
+    categories: dict[str, set[str]] = {"impressions": set(counted), "ads": set(counted), "users": set(counted)}
+    if isinstance(config.split, ColumnSplit):
+        categories["impressions"].add(config.split.column)
+    if config.privacy.k_anonymity is not None:
+        categories["users"] |= set(config.privacy.k_anonymity.columns)
+    moments = {column for column in (config.history.clicked_at, config.history.converted_at) if column is not None}
+    features = {
+        "impressions": config.features.impressions, "ads": config.features.ads, "users": config.features.users,
+    }  # fmt: skip
+    return {
+        table: _roles(spec, categories[table], moments if table == "impressions" else set()) for table, spec in features.items()
+    }
+
+
+def _roles(spec: FeatureSpec, categories: set[str], moments: set[str]) -> Roles:
+    roles: dict[str, Role] = dict.fromkeys(categories, "category")
+    roles |= dict.fromkeys((item.column for group in (spec.categorical, spec.hashed) for item in group), "category")
+    for item in spec.lists:
+        if item.column != WORDS:
+            roles[item.column] = "text" if item.splits_at else "list"
+    roles |= dict.fromkeys(moments, "moment")
+    if spec.calendar is not None:
+        roles[spec.calendar.column] = "moment"
+    roles |= dict.fromkeys((item.column for item in spec.numeric), "number")
+    roles[TRUE_PROBABILITY] = "number"
+    return Roles(roles, (item.column for item in spec.numeric if "*" in item.column))
