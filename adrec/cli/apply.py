@@ -31,7 +31,6 @@ def score(
     overrides: SetOption = None,
     json_output: JsonOption = False,
     quiet: QuietOption = False,
-    seed: SeedOption = None,
     device: DeviceOption = None,
     bundle: BundleOption = None,
     output: OutputOption = None,
@@ -46,7 +45,7 @@ def score(
     """
     run_stage(
         "score", "score:ScoreConfig",
-        config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
+        config=config, overrides=overrides, json_output=json_output, quiet=quiet, device=device,
         options={"bundle": bundle, "output": output},
     )  # fmt: skip
 
@@ -56,7 +55,6 @@ def encode(
     overrides: SetOption = None,
     json_output: JsonOption = False,
     quiet: QuietOption = False,
-    seed: SeedOption = None,
     device: DeviceOption = None,
     bundle: BundleOption = None,
     output: OutputOption = None,
@@ -70,7 +68,7 @@ def encode(
     """
     run_stage(
         "encode", "encode:EncodeConfig",
-        config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
+        config=config, overrides=overrides, json_output=json_output, quiet=quiet, device=device,
         options={"bundle": bundle, "output": output},
     )  # fmt: skip
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from adrec.cli.options import ConfigOption, DeviceOption, JsonOption, QuietOption, SeedOption, SetOption, run_stage
+from adrec.cli.options import ConfigOption, JsonOption, QuietOption, SeedOption, SetOption, run_stage
 
 PANEL = "Prepare"
 
@@ -24,7 +24,6 @@ def preprocess(
     json_output: JsonOption = False,
     quiet: QuietOption = False,
     seed: SeedOption = None,
-    device: DeviceOption = None,
 ) -> None:
     """Turn raw logs and ad copy into a prepared folder.
 
@@ -35,7 +34,7 @@ def preprocess(
     """
     run_stage(
         "preprocess", "preprocess:PreprocessConfig",
-        config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
+        config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed,
     )  # fmt: skip
 
 
@@ -47,7 +46,6 @@ def sample(
     json_output: JsonOption = False,
     quiet: QuietOption = False,
     seed: SeedOption = None,
-    device: DeviceOption = None,
 ) -> None:
     """Write the built-in sample: a seeded world of Chinese and English ads whose click probabilities are known.
 
@@ -58,7 +56,7 @@ def sample(
     """
     run_stage(
         "sample", "sample:SampleConfig",
-        config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
+        config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed,
         options={"out": out, "impressions": impressions},
     )  # fmt: skip
 
@@ -71,8 +69,6 @@ def inspect(
     overrides: SetOption = None,
     json_output: JsonOption = False,
     quiet: QuietOption = False,
-    seed: SeedOption = None,
-    device: DeviceOption = None,
 ) -> None:
     """Show what is in a prepared folder, a bundle or any table: rows, types, missing values, days, texts, languages.
 
@@ -83,7 +79,7 @@ def inspect(
     """
     run_stage(
         "inspect", "inspect:InspectConfig",
-        config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
+        config=config, overrides=overrides, json_output=json_output, quiet=quiet,
         options={"path": path, "html": html, "rows": rows},
     )  # fmt: skip
 
@@ -95,8 +91,6 @@ def init(
     overrides: SetOption = None,
     json_output: JsonOption = False,
     quiet: QuietOption = False,
-    seed: SeedOption = None,
-    device: DeviceOption = None,
 ) -> None:
     """Look at your own files, guess which column is what, and write a commented set of configs for them.
 
@@ -107,6 +101,6 @@ def init(
     """
     run_stage(
         "init", "init:InitConfig",
-        config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
+        config=config, overrides=overrides, json_output=json_output, quiet=quiet,
         options={"data": [str(path.absolute()) for path in data] if data else None, "output": output},
     )  # fmt: skip

@@ -84,8 +84,6 @@ def export(
     overrides: SetOption = None,
     json_output: JsonOption = False,
     quiet: QuietOption = False,
-    seed: SeedOption = None,
-    device: DeviceOption = None,
     bundle: BundleOption = None,
     output: OutputOption = None,
     int8: Annotated[bool | None, typer.Option("--int8", help="Also an int8 encoder.", show_default=False)] = None,
@@ -99,7 +97,7 @@ def export(
     """
     run_stage(
         "export", "export:ExportConfig",
-        config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
+        config=config, overrides=overrides, json_output=json_output, quiet=quiet,
         options={"bundle": bundle, "output": output, "int8": int8},
     )  # fmt: skip
 

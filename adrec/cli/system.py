@@ -7,10 +7,8 @@ import typer
 from adrec.cli.listing import CommandList
 from adrec.cli.options import (
     ConfigOption,
-    DeviceOption,
     JsonOption,
     QuietOption,
-    SeedOption,
     SetOption,
     faults_shown,
     run_stage,
@@ -34,8 +32,6 @@ def doctor(
     overrides: SetOption = None,
     json_output: JsonOption = False,
     quiet: QuietOption = False,
-    seed: SeedOption = None,
-    device: DeviceOption = None,
 ) -> None:
     """Say whether this machine is ready: versions, device, optional parts, free disk, cache.
 
@@ -45,7 +41,7 @@ def doctor(
     """
     run_stage(
         "doctor", "doctor:DoctorConfig",
-        config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
+        config=config, overrides=overrides, json_output=json_output, quiet=quiet,
     )  # fmt: skip
 
 

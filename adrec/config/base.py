@@ -38,10 +38,19 @@ class Config(BaseModel):
 
 
 class StageConfig(Config):
-    """What every command's config has."""
+    """What every command's config extends."""
+
+
+class Seeded(StageConfig):
+    """A command that draws at random."""
 
     seed: int = Field(42, ge=0, le=2**32 - 1)
     """Seeds every random choice of the command."""
+
+
+class OnDevice(StageConfig):
+    """A command that runs a network."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where tensors live; `auto` takes a GPU when there is one."""
 

@@ -1,9 +1,9 @@
 """Config of `adrec encode`: ad and user vectors for other systems."""
 
-from adrec.config.base import ConfigPath, StageConfig
+from adrec.config.base import ConfigPath, OnDevice
 
 
-class EncodeConfig(StageConfig):
+class EncodeConfig(OnDevice):
     """Vectors whose dot product orders ads for a user. Reads a bundle, ads and (optionally) users; writes a folder."""
 
     bundle: ConfigPath

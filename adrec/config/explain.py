@@ -4,11 +4,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from adrec.config.base import ConfigPath
+from adrec.config.base import ConfigPath, OnDevice, Seeded
 from adrec.config.score import RowsConfig
 
 
-class ExplainConfig(RowsConfig):
+class ExplainConfig(RowsConfig, OnDevice, Seeded):
     """Why rows got their scores. Reads the bundle and rows; writes the folder `output`."""
 
     output: ConfigPath

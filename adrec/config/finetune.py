@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from adrec.config.base import Config, ConfigPath, EncoderReference, Pooling, StageConfig
+from adrec.config.base import Config, ConfigPath, EncoderReference, OnDevice, Pooling, Seeded
 from adrec.config.baselines import HYBRID_MEMBERS, BaselinesConfig, HybridConfig
 from adrec.config.plugins import names_of, own_names
 from adrec.config.training import TrainingConfig
@@ -166,7 +166,7 @@ class FinetuneTraining(TrainingConfig):
     """Training splits of more rows are streamed in constant memory."""
 
 
-class FinetuneConfig(StageConfig):
+class FinetuneConfig(OnDevice, Seeded):
     """Train a click model on a prepared folder. Reads `prepared`; writes the bundle `output`."""
 
     prepared: ConfigPath

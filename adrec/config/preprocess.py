@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from adrec.config.base import Config, ConfigPath, EncoderReference, StageConfig
+from adrec.config.base import Config, ConfigPath, EncoderReference, Seeded
 from adrec.config.features import NOT_A_FEATURE, Counters, FeatureSpec, HistoryConfig
 from adrec.config.sources import Source, TablesSource
 from adrec.schema import OUTCOMES
@@ -181,7 +181,7 @@ class Features(Config):
     """Columns of the users."""
 
 
-class PreprocessConfig(StageConfig):
+class PreprocessConfig(Seeded):
     """Raw logs and ad copy -> prepared folder."""
 
     output: ConfigPath

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from adrec.config.base import Config, ConfigPath, EncoderReference, Pooling, StageConfig
+from adrec.config.base import Config, ConfigPath, EncoderReference, OnDevice, Pooling, Seeded
 from adrec.config.training import TrainingConfig
 
 
@@ -174,7 +174,7 @@ class Batches(Config):
         return self
 
 
-class PretrainConfig(StageConfig):
+class PretrainConfig(OnDevice, Seeded):
     """Teach an encoder the language of the user's own texts. Reads `prepared`; writes the encoder folder `output`."""
 
     prepared: ConfigPath

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from adrec.config.base import Config, ConfigPath, StageConfig
+from adrec.config.base import Config, ConfigPath, OnDevice, Seeded
 
 
 def _as_utc(moment: datetime) -> datetime:
@@ -155,7 +155,7 @@ class Why(Config):
     """Ad id."""
 
 
-class RankConfig(StageConfig):
+class RankConfig(OnDevice, Seeded):
     """Config of `adrec rank`."""
 
     bundle: ConfigPath

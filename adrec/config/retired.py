@@ -169,6 +169,10 @@ RETIRED: dict[str, dict[str, Retired]] = {
     "ServeConfig": {
         "api_key_variable": Retired("The key is in the environment variable ADREC_API_KEY."),
     },
+    "StageConfig": {
+        "seed": Retired("This command draws nothing at random. Take it out."),
+        "device": Retired("This command runs no network on a device of your choice. Take it out."),
+    },
 }
 """Class of the config section -> key -> what became of it. A class stands for those that extend it."""
 

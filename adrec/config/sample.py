@@ -2,10 +2,10 @@
 
 from pydantic import Field
 
-from adrec.config.base import ConfigPath, StageConfig
+from adrec.config.base import ConfigPath, Seeded
 
 
-class SampleConfig(StageConfig):
+class SampleConfig(Seeded):
     """A seeded world of bilingual ads, users and clicks with known click probabilities (docs/sample.md)."""
 
     out: ConfigPath

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from adrec.config.base import ConfigPath, StageConfig
+from adrec.config.base import ConfigPath, OnDevice, StageConfig
 
 
 class RowsConfig(StageConfig):
@@ -40,7 +40,7 @@ class RowsConfig(StageConfig):
         return self
 
 
-class ScoreConfig(RowsConfig):
+class ScoreConfig(RowsConfig, OnDevice):
     """Click probabilities for any number of rows, labels not needed. Reads the bundle and rows; writes `output`."""
 
     output: ConfigPath

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from adrec.config.base import Config, ConfigPath, StageConfig
+from adrec.config.base import Config, ConfigPath, OnDevice, Seeded, StageConfig
 from adrec.config.rank import Moment, Policy
 
 
@@ -65,7 +65,7 @@ class EventsConfig(StoreConfig):
     """SCORED Parquet to write."""
 
 
-class ServeConfig(StoreConfig):
+class ServeConfig(StoreConfig, OnDevice, Seeded):
     """Config of `adrec serve`."""
 
     bundle: ConfigPath

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from adrec.config.base import Config, ConfigPath, ConfigPattern, EncoderReference, StageConfig, load_config, save_config
+from adrec.config.base import Config, ConfigPath, ConfigPattern, EncoderReference, OnDevice, Seeded, load_config, save_config
 from adrec.config.sample import SampleConfig
 from adrec.errors import ConfigError
 
@@ -29,7 +29,7 @@ class Optimiser(Config):
     warmup_fraction: float = Field(0.1, ge=0, le=1)
 
 
-class Plan(StageConfig):
+class Plan(OnDevice, Seeded):
     output: ConfigPath
     inputs: list[ConfigPattern] = []
     encoder: EncoderReference | None = None
@@ -217,5 +217,5 @@ def test_saving_and_loading_gives_an_equal_config(tmp_path_factory, seed, rate, 
 def test_saved_config_is_plain_yaml(tmp_path):
     save_config(SampleConfig(out=Path("/tmp/x")), tmp_path / "config.yaml")
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == {
-        "seed": 42, "device": "auto", "out": "/tmp/x", "impressions": 30_000,
+        "seed": 42, "out": "/tmp/x", "impressions": 30_000,
     }  # fmt: skip
