@@ -1,6 +1,6 @@
 """Raw tables -> checked tables -> ordered events, inside one engine. What `adrec preprocess` does before it writes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import reduce
@@ -22,8 +22,9 @@ from adrec.prepare.log.events import (
     build_events,
     build_requests,
     build_table,
-    first_values,
     good,
+    latest_values,
+    number_keys,
     plain_columns,
 )
 from adrec.prepare.log.gate import cuts_of, findings_of, immature_labels, merged, moments_of, sum_counts
@@ -155,20 +156,21 @@ class Builder:
         build_requests(connection, "staged_impressions")
         assignment = assign(connection, "staged_impressions", config.split, seed=config.seed)
         build_events(connection, "staged_impressions", assignment.part, self._carried(), assignment.joins)
-        if not built.bad_rows("impressions"):
-            connection.execute("DROP TABLE staged_impressions")
         before = self._earlier.manifest["splits"] if self._earlier is not None else {}
         refuse_empty(connection, config.split, {name: counts["rows"] for name, counts in before.items()})
         refuse_time_travel(connection, config.split)
+        built.cuts = cuts_of(connection, config.split, before)
+        self._describe_ads_and_users()
         if self._earlier is not None:
             check_events(connection, self._earlier)
+        if not built.bad_rows("impressions"):
+            connection.execute("DROP TABLE staged_impressions")
         self._step(note="looking for leaks")
-        self._pass_gate(before)
+        self._pass_gate()
         return built
 
-    def _pass_gate(self, before: Mapping[str, Any]) -> None:
-        connection, split = self._connection, self._config.split
-        cuts = self._built.cuts = cuts_of(connection, split, before)
+    def _pass_gate(self) -> None:
+        connection, split, cuts = self._connection, self._config.split, self._built.cuts
         moments = moments_of(connection, self._config.history)
         old = self._earlier.manifest if self._earlier is not None else {}
         kept = [finding for finding in old.get("findings", []) if finding["kind"] != LEAK]  # features are looked at anew
@@ -237,18 +239,30 @@ class Builder:
             raise DataError("\n".join([*map(str, built.rejected), "impressions: no row passed the checks."]))
 
     def _make_ads_and_users(self) -> None:
+        """Their ids and numbers."""
         connection, earlier = self._connection, self._earlier
         if self._raw.ads is None:
-            _ads_from_impressions(connection, self._extras.ads)
+            _number_ads(connection)
         if self._raw.users is None and earlier is None:
-            found = columns_of(connection, "staged_impressions")
-            columns = [column for column in (*USERS.names[1:], *self._extras.users) if column in found]
-            first_values(connection, "staged_impressions", "user_id", columns, "users", order="(shown_at, source_order)")
+            number_keys(connection, "staged_impressions", USERS, order="(shown_at, source_order)")
         else:
             if self._raw.users is None:
                 connection.execute("CREATE OR REPLACE TABLE users (user_index INTEGER, user_id VARCHAR)")
             added = add_earlier_users(connection, earlier) if earlier is not None else 0
             self._built.unlisted_users = added + add_unlisted_users(connection, "staged_impressions")
+
+    def _describe_ads_and_users(self) -> None:
+        """A wide table's columns of ads and users, as they were known when training ends."""
+        connection, earlier, cut = self._connection, self._earlier, self._built.cut
+        found = columns_of(connection, "staged_impressions")
+        for spec, raw in ((ADS, self._raw.ads), (USERS, self._raw.users)):
+            wanted = dict.fromkeys((*spec.names[1:], *self._extras.of(spec.name)))
+            if raw is None and (spec is ADS or earlier is None):
+                columns = [column for column in wanted if column in found]
+                latest_values(connection, "staged_impressions", spec, columns, cut)
+        untitled = one_row(connection, "SELECT min(ad_id) AS ad, count(*) AS n FROM ads WHERE title IS NULL")
+        if untitled["n"]:
+            raise DataError(f"impressions: {untitled['n']:,} ads have no title in any row, {untitled['ad']!r} among them.")
         if self._config.privacy.k_anonymity is not None:
             self._built.privacy = protect_users(connection, self._config.privacy.k_anonymity)
         if earlier is not None:
@@ -281,18 +295,13 @@ def _wide(spec: TableSpec, other: TableSpec) -> TableSpec:
     return TableSpec(spec.name, (*spec.columns, *added), spec.key)
 
 
-def _ads_from_impressions(connection: duckdb.DuckDBPyConnection, extra: Sequence[str]) -> None:
-    found = columns_of(connection, "staged_impressions")
-    if "title" not in found:
+def _number_ads(connection: duckdb.DuckDBPyConnection) -> None:
+    if "title" not in columns_of(connection, "staged_impressions"):
         raise DataError(
             "impressions: column 'title' is missing. A wide table carries the ads: map `title` (another column may "
             "stand for it), or name an `ads` table in the config."
         )
-    columns = [column for column in dict.fromkeys((*ADS.names[1:], *extra)) if column in found]
-    first_values(connection, "staged_impressions", "ad_id", columns, "ads", order="source_order")
-    untitled = one_row(connection, "SELECT min(ad_id) AS ad, count(*) AS n FROM ads WHERE title IS NULL")
-    if untitled["n"]:
-        raise DataError(f"impressions: {untitled['n']:,} ads have no title in any row, {untitled['ad']!r} among them.")
+    number_keys(connection, "staged_impressions", ADS, order="source_order")
     connection.execute("ALTER TABLE staged_impressions ADD COLUMN ad_index INTEGER")
     connection.execute("UPDATE staged_impressions s SET ad_index = ads.ad_index FROM ads WHERE ads.ad_id = s.ad_id")
 

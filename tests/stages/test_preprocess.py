@@ -404,7 +404,7 @@ def test_a_wide_table_is_typed_and_checked_like_three(tmp_path):
         "2026-02-01T00:00:00+00:00",
         "2026-02-02T10:00:00+00:00",
     ]
-    assert prepared.users()["interests"].to_pylist() == [["run", "bike"], None]
+    assert prepared.users()["interests"].to_pylist() == [["run"], None], "the latest known"
     assert prepared.users()["age"].to_pylist() == [30, None]
     (tmp_path / "wide.csv").write_text((log + "\n".join(rows_of_it)).replace("2026-02-01", "soon").replace(",0.5,", ",-1,"))
     with pytest.raises(DataError) as caught:

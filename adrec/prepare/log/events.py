@@ -5,10 +5,11 @@ Order: requests by their first moment (ties in source order), inside a request b
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 
 import duckdb
 
-from adrec.data.engine import columns_of, name, one_row
+from adrec.data.engine import columns_of, moment_sql, name, one_row
 from adrec.errors import DataError
 from adrec.schema import TableSpec
 
@@ -55,19 +56,31 @@ def build_table(connection: duckdb.DuckDBPyConnection, staged: str, spec: TableS
         )
 
 
-def first_values(
-    connection: duckdb.DuckDBPyConnection, staged: str, key: str, columns: Sequence[str], target: str, *, order: str
-) -> None:
-    """Table `target` of the distinct keys of the impressions, each with its first known value of `columns`.
-
-    Keys are numbered by their first appearance in `order`.
-    """
-    index = f"{key.removesuffix('_id')}_index"
-    firsts = ", ".join(f"arg_min({name(column)}, source_order) AS {name(column)}" for column in columns)
+def number_keys(connection: duckdb.DuckDBPyConnection, staged: str, spec: TableSpec, *, order: str) -> None:
+    """Table `spec.name` of the distinct keys of the impressions, numbered by their first appearance in `order`."""
     connection.execute(
-        f"CREATE OR REPLACE TABLE {target} AS SELECT CAST(row_number() OVER (ORDER BY first) - 1 AS INTEGER) AS {index}, "
-        f"* EXCLUDE (first) FROM (SELECT {key}, {firsts + ', ' if firsts else ''}min({order}) AS first FROM {staged} "
+        f"CREATE OR REPLACE TABLE {spec.name} AS "
+        f"SELECT CAST(row_number() OVER (ORDER BY first) - 1 AS INTEGER) AS {spec.index}, {spec.key} "
+        f"FROM (SELECT {spec.key}, min({order}) AS first FROM {staged} "
         f"WHERE {good(connection, staged)} GROUP BY 1) ORDER BY first"
+    )
+
+
+def latest_values(
+    connection: duckdb.DuckDBPyConnection, staged: str, spec: TableSpec, columns: Sequence[str], cut: datetime | None
+) -> None:
+    """Give the keys of table `spec.name` their `columns`: the latest known value before `cut`, else the latest of all.
+
+    A value that appears only after the cut would be news to the training rows that read it.
+    """
+    if not columns:
+        return
+    before = f"shown_at < {moment_sql(cut)}, " if cut is not None else ""
+    latest = ", ".join(f"arg_max({name(column)}, ({before}shown_at, source_order)) AS {name(column)}" for column in columns)
+    connection.execute(
+        f"CREATE OR REPLACE TABLE {spec.name} AS SELECT k.*, v.* EXCLUDE ({spec.key}) FROM {spec.name} k JOIN ("
+        f"SELECT {spec.key}, {latest} FROM {staged} WHERE {good(connection, staged)} GROUP BY 1) v "
+        f"USING ({spec.key}) ORDER BY k.{spec.index}"
     )
 
 

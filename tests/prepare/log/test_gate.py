@@ -206,7 +206,7 @@ def later_world(folder, *, starts=None):
 
 def test_texts_that_exist_only_after_the_cut_are_held_out(tmp_path):
     made = later_world(tmp_path)
-    prepared, _ = prepare(tmp_path, split=SPLIT, tokenizer={"kind": "wordpiece", "vocab_size": 300, "min_frequency": 1})
+    prepared, _ = prepare(tmp_path, split=SPLIT, tokenizer={"kind": "wordpiece", "vocab_size": 300})
     corpus = prepared.corpus().to_pylist()
     late = {text["text"] for text in corpus if text["later"]}
     by_id = dict(zip(prepared.ads()["ad_id"].to_pylist(), prepared.ads()["text"].to_pylist(), strict=True))
@@ -235,3 +235,27 @@ def test_without_time_order_no_text_is_later(tmp_path):
     prepared, _ = prepare(tmp_path, split={"method": "random"})
     assert not any(prepared.corpus()["later"].to_pylist())
     assert not any(prepared.later(prepared.ads()["text"].combine_chunks()).to_pylist())
+
+
+@pytest.mark.parametrize("split", [SPLIT, {"method": "random"}])
+def test_a_wide_table_gives_ads_and_users_their_latest_value_before_the_cut(tmp_path, split):
+    made = tables(5, requests=150)
+    log = made["impressions"]
+    rng = np.random.default_rng(5)
+    bid = pa.array(rng.integers(1, 100, len(log)).astype(float), mask=rng.random(len(log)) < 0.3)
+    band = pa.array(rng.choice(["young", "old", None], len(log)).tolist(), pa.string())
+    title = pc.binary_join_element_wise("Offer", log["ad_id"], " ")
+    log = log.append_column("title", title).append_column("bid", bid).append_column("band", band)
+    log = log.take(rng.permutation(len(log)))
+    write(log, tmp_path / "log.parquet")
+    source = {"format": "tables", "impressions": {"files": str(tmp_path / "log.parquet")}}
+    prepared, _ = prepare(tmp_path, source=source, features={}, counters=[], user_columns=["band"], split=split)
+    cut = datetime(2026, 3, 3, tzinfo=UTC)
+    for table, key, column in ((prepared.ads(), "ad_id", "bid"), (prepared.users(), "user_id", "band")):
+        expected = {}
+        for number, row in enumerate(log.select([key, "shown_at", column]).to_pylist()):
+            if row[column] is not None:
+                known = (split != SPLIT or row["shown_at"] < cut, row["shown_at"], number)
+                expected[row[key]] = max(expected.get(row[key], ((False,), None)), (known, row[column]))
+        found = dict(zip(table[key].to_pylist(), table[column].to_pylist(), strict=True))
+        assert found == {one: expected[one][1] if one in expected else None for one in found}
