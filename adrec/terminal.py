@@ -7,13 +7,17 @@ pipe gets the result and nothing else.
 import contextlib
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.text import Text
+
+from adrec.errors import visible
 
 T = TypeVar("T")
 Advance = Callable[..., None]
@@ -40,6 +44,22 @@ class _RateColumn(ProgressColumn):
         return Text(f"{speed:,.{0 if speed >= 10 else 1}f} {unit}/s", style="progress.data.speed")
 
 
+class _PlainConsole(Console):
+    """Words are words: `[red]` and `:smile:` in a name are no markup, and an escape in data never reaches the terminal."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A string as text, its pictures of control characters in place before its width is measured."""
+        return super().render_str(visible(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The segments of a renderable; those of the terminal's own controls stay as they are."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+
 class Terminal:
     """Progress, notes and warnings on stderr; results on stdout.
 
@@ -49,8 +69,8 @@ class Terminal:
     def __init__(self, *, quiet: bool = False, json_output: bool = False) -> None:
         self.quiet = quiet
         self.json_output = json_output
-        self._out = Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty())
-        self._err = Console(file=sys.stderr, stderr=True)
+        self._out = _PlainConsole(file=sys.stdout, soft_wrap=not sys.stdout.isatty())
+        self._err = _PlainConsole(file=sys.stderr, stderr=True)
         self._live: Progress | None = None
 
     @property
@@ -70,12 +90,12 @@ class Terminal:
         owner = self._live is None
         live = self._live or Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f}" if total is not None else "{task.completed:,.0f}"),
             _RateColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=self._err,
             transient=True,
         )
@@ -116,7 +136,10 @@ class Terminal:
     def show(self, result: StageResult) -> None:
         """Print a stage's result on stdout, as JSON or as tables."""
         if self.json_output:
-            sys.stdout.write(json.dumps(_finite(result.as_dict()), ensure_ascii=False, indent=2) + "\n")
+            text = json.dumps(_finite(result.as_dict()), ensure_ascii=False, indent=2)
+            # JSON leaves these as they are, and they would act on a terminal or not go out at all.
+            text = re.sub("[\x7f-\x9f\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+            sys.stdout.write(text + "\n")
             return
         for part in result.render():
             self._out.print(part)

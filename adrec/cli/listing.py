@@ -11,6 +11,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from adrec.errors import visible
+
 _WrongUsage: Any = typer.BadParameter.__mro__[1]
 """Typer's base of every fault of the command line itself; Typer gives it no public name."""
 
@@ -27,7 +29,7 @@ class CommandList(TyperGroup):
             path = context.command_path if context is not None else "adrec"
             message = error.format_message()
             stop = "" if message.endswith((".", "?")) else "."
-            typer.echo(f"error: {message}{stop} See '{path} --help'.", err=True)
+            typer.echo(visible(f"error: {message}{stop} See '{path} --help'."), err=True)
             sys.exit(2)
         sys.exit(code if isinstance(code, int) else 0)
 

@@ -1,5 +1,6 @@
 """Options that every command has, and the one way in which a command runs its stage."""
 
+import errno
 import importlib
 import json
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adrec.errors import AdrecError
+from adrec.errors import AdrecError, visible
 
 if TYPE_CHECKING:
     from adrec.terminal import Terminal
@@ -24,6 +25,13 @@ SeedOption = Annotated[int | None, typer.Option("--seed", help="Override the con
 DeviceOption = Annotated[
     str | None, typer.Option("--device", metavar="auto|cpu|cuda", help="Where tensors live.", show_default=False)
 ]
+
+_OF_THE_MACHINE = frozenset(
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENAMETOOLONG", "ELOOP", "EMFILE", "ENFILE", "EIO", "ESTALE")
+    if hasattr(errno, name)
+)
+"""Faults of the system that say all there is to say; any other is a bug of ours."""
 
 BundleOption = Annotated[Path | None, typer.Option("--bundle", help="Bundle folder.", show_default=False)]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Where to write.", show_default=False)]
@@ -78,7 +86,7 @@ class faults_shown:
         if error is None or is_click or isinstance(error, typer.Exit | typer.Abort | SystemExit):
             return
         if isinstance(error, AdrecError):
-            for line in str(error).splitlines():
+            for line in visible(str(error)).split("\n"):
                 typer.echo(f"error: {line}", err=True)
             raise typer.Exit(error.exit_code) from None
         if isinstance(error, KeyboardInterrupt):
@@ -87,10 +95,14 @@ class faults_shown:
         if isinstance(error, MemoryError):
             typer.echo("error: out of memory. Lower the batch size or the rows per shard in the config.", err=True)
             raise typer.Exit(1) from None
+        if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+            where = f"{error.filename}: " if error.filename else ""
+            typer.echo(visible(f"error: {where}{error.strerror}."), err=True)
+            raise typer.Exit(1) from None
         if isinstance(error, Exception):
             log = _write_crash_log(error)
             what = f"{type(error).__name__}: {error}"
-            typer.echo(f"error: adrec failed in a way it should not ({what}). Please report {log}.", err=True)
+            typer.echo(visible(f"error: adrec failed in a way it should not ({what}). Please report {log}."), err=True)
             raise typer.Exit(1) from None
 
 

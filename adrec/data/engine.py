@@ -4,7 +4,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,19 @@ import pyarrow as pa
 
 from adrec.errors import AdrecError, DataError, ResourceError
 
+_SHARE_OF_MEMORY, _LEAST_MEMORY_GB = 0.25, 0.4
+
 
 @contextmanager
-def open_engine(folder: Path, *, memory_limit_gb: float, threads: int = 0) -> Iterator[duckdb.DuckDBPyConnection]:
+def open_engine(folder: Path, *, memory_limit_gb: float | None = None, threads: int = 0) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection to a database in `folder` (made where missing); its faults leave as AdrecErrors.
 
+    `memory_limit_gb` None is `default_memory_gb()`.
     Time zone UTC, network extensions off, insertion order kept, so that equal inputs give equal outputs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     settings: dict[str, str | bool | int | float | list[str]] = {
-        "memory_limit": f"{int(memory_limit_gb * 1000)}MB",
+        "memory_limit": f"{int((memory_limit_gb or default_memory_gb()) * 1000)}MB",
         "threads": threads or os.cpu_count() or 1,
         "temp_directory": str(folder / "spill"),
         "allocator_background_threads": True,
@@ -38,6 +41,35 @@ def open_engine(folder: Path, *, memory_limit_gb: float, threads: int = 0) -> It
             yield connection
         finally:
             connection.close()
+
+
+def default_memory_gb() -> float:
+    """A quarter of the memory of the machine, or of the container where it has less; at least 0.4."""
+    return max(_LEAST_MEMORY_GB, memory_bytes() * _SHARE_OF_MEMORY / 1e9)
+
+
+def memory_bytes() -> int:
+    """Memory that this process may have: the machine's, or the limit of the control group that it runs in."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if hasattr(os, "sysconf") else [4 << 30]
+    for limit in _group_limits():
+        with suppress(OSError, ValueError):  # no such file, or the word `max`
+            found.append(int(limit.read_text(encoding="ascii")))
+    return min(found)
+
+
+def _group_limits() -> Iterator[Path]:
+    """Files that may hold a limit: of the process's own group and the groups above it, version 2, then version 1."""
+    groups = {"": "/"}
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, group = line.split(":", 2)
+            groups |= dict.fromkeys(controllers.split(","), group)
+    for root, group, file in (
+        (Path("/sys/fs/cgroup"), groups[""], "memory.max"),
+        (Path("/sys/fs/cgroup/memory"), groups.get("memory", "/"), "memory.limit_in_bytes"),
+    ):
+        own = root / group.lstrip("/")
+        yield from (folder / file for folder in (own, *own.parents) if folder.is_relative_to(root))
 
 
 @contextmanager
@@ -55,11 +87,11 @@ def small_memory(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
 
 
 @contextmanager
-def open_memory_engine() -> Iterator[duckdb.DuckDBPyConnection]:
-    """A small engine for a first look at the inputs; what is too large for it goes to the temporary folder."""
+def open_memory_engine(memory_limit_gb: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An engine for a first look at the inputs; what is too large for it goes to the temporary folder."""
     with readable_faults(), tempfile.TemporaryDirectory(prefix="adrec-") as spill:
         settings: dict[str, str | bool | int | float | list[str]] = {
-            "memory_limit": "1GB",
+            "memory_limit": f"{int((memory_limit_gb or max(default_memory_gb(), 1.0)) * 1000)}MB",
             "temp_directory": spill,
             "autoinstall_known_extensions": False,
         }

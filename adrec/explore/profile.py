@@ -4,6 +4,7 @@ One aggregating pass of the engine over any number of rows; texts are looked at 
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import duckdb
@@ -57,9 +58,10 @@ def profile_columns(connection: duckdb.DuckDBPyConnection, relation: str) -> lis
         missing = f"count({cell}) - count_if(isnan({cell}))" if is_float else f"count({cell})"
         count = "count(DISTINCT {cell})" if rows <= _COUNTED_EXACTLY else "approx_count_distinct({cell})"
         distinct = count.format(cell=cell) if not kind.endswith("[]") else "NULL"
+        low, high = (_portable(f"{end}({value})", kind if value == cell else "") for end in ("min", "max"))
         parts.append(
-            f"{missing} AS present_{at}, {distinct} AS distinct_{at}, min({value}) AS low_{at}, {mean} AS middle_{at}, "
-            f"max({value}) AS high_{at}"
+            f"{missing} AS present_{at}, {distinct} AS distinct_{at}, {low} AS low_{at}, {mean} AS middle_{at}, "
+            f"{high} AS high_{at}"
         )
     found = one_row(connection, f"SELECT {', '.join(parts)} FROM {relation}")
     return [
@@ -72,6 +74,13 @@ def profile_columns(connection: duckdb.DuckDBPyConnection, relation: str) -> lis
         )
         for at, (column, kind) in enumerate(kinds.items())
     ]
+
+
+def _portable(value: str, kind: str) -> str:
+    """A value as the engine itself writes it where Python has nothing that holds it: moments of any year, nested types."""
+    if kind.startswith("TIMESTAMP"):
+        return f"strftime({value}, '%Y-%m-%d %H:%M:%S')"
+    return f"CAST({value} AS VARCHAR)" if kind and not kind.startswith((*_NUMBERS, "VARCHAR", "BOOLEAN")) else value
 
 
 def clicks_by_day(connection: duckdb.DuckDBPyConnection, relation: str) -> list[dict[str, Any]]:
@@ -125,9 +134,10 @@ def first_rows(connection: duckdb.DuckDBPyConnection, relation: str, count: int)
     """A few rows as short texts."""
     if not count:
         return []
+    cells = [f"{_portable(name(column), kind)} AS {name(column)}" for column, kind in columns_of(connection, relation).items()]
     return [
         {key: shown(value) for key, value in row.items()}
-        for row in rows_of(fetch(connection, f"SELECT * FROM {relation} LIMIT {count}"))
+        for row in rows_of(fetch(connection, f"SELECT {', '.join(cells)} FROM {relation} LIMIT {count}"))
     ]
 
 
@@ -145,6 +155,7 @@ def shown(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    text = value.isoformat(sep=" ", timespec="seconds").removesuffix("+00:00") if hasattr(value, "isoformat") else str(value)
-    text = " ".join(text.split())
+    if isinstance(value, datetime):
+        value = value.isoformat(sep=" ", timespec="seconds").removesuffix("+00:00")
+    text = " ".join(str(value).split())
     return text if len(text) <= _LONGEST_CELL else text[: _LONGEST_CELL - 1] + "…"

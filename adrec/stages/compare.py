@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from adrec.config.compare import CompareConfig
 from adrec.data.outputs import COMPARISON
@@ -223,11 +224,11 @@ def _best(metric: str, runs: Sequence[Run]) -> float:
     return min(values) if direction(metric) == "lower" else max(values)
 
 
-def _cell(found: Run, metric: str, best: float) -> str:
+def _cell(found: Run, metric: str, best: float) -> Text:
     value = found.values.get(metric, math.nan)
     half = found.half_widths.get(metric)
     text = number(value) + (f" ±{half:.4f}" if half is not None else "")
-    return f"[bold]{text}[/]" if value == best else text
+    return Text(text, style="bold" if value == best else "")
 
 
 def _number(value: float | None) -> float:

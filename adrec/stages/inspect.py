@@ -8,7 +8,6 @@ from typing import Any
 
 import duckdb
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.table import Table
 
 from adrec.bundle import open_bundle
@@ -141,7 +140,7 @@ def _render_bundle(path: Path, about: dict[str, Any]) -> Iterator[RenderableType
     table = Table(title=f"{path} (every file is whole)", title_justify="left", show_header=False)
     for key, value in about.items():
         if key not in {"sizes", "metrics"}:
-            table.add_row(key, escape(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
+            table.add_row(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     yield table
     sizes = Table("file", "bytes", title="files", title_justify="left")
     for name, size in about["sizes"].items():
@@ -162,7 +161,7 @@ def _render_metrics(metrics: dict[str, Any]) -> Iterator[RenderableType]:
     for name in names:
         table.add_column(name, justify="right")
     for model, values in models.items():
-        table.add_row(escape(model), *(f"{values[name]:.4f}" if name in values else "" for name in names))
+        table.add_row(model, *(f"{values[name]:.4f}" if name in values else "" for name in names))
     yield table
 
 
@@ -175,7 +174,7 @@ def _render_table(view: TableView) -> Iterator[RenderableType]:
     for column in view.columns:
         distinct = f"{column.distinct:,}" if column.distinct else ""
         missing = f"{column.missing:.1%}" if column.missing else ""
-        columns.add_row(escape(column.name), column.type, missing, distinct, column.low, column.middle, column.high)
+        columns.add_row(column.name, column.type, missing, distinct, column.low, column.middle, column.high)
     yield columns
     if view.days:
         days = Table("day (UTC)", "rows", "clicks", "click rate", title_justify="left")
@@ -190,4 +189,4 @@ def _render_table(view: TableView) -> Iterator[RenderableType]:
         looked = f"{found['texts']:,} distinct texts looked at"
         yield f"{view.name}.{text_column}: {looked}; characters {lengths}; languages {spoken}"
     for number, row in enumerate(view.first, 1):
-        yield escape(f"row {number}: " + "  ".join(f"{key}={value}" for key, value in row.items() if value))
+        yield f"row {number}: " + "  ".join(f"{key}={value}" for key, value in row.items() if value)

@@ -1,15 +1,21 @@
 """`adrec inspect`: prepared folders, bundles and tables, in the terminal and as a page."""
 
+import csv
+import datetime as dt
+import decimal
 import io
 import json
 import re
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from raw_worlds import prepare, world, write
 from rich.console import Console
+from typer.testing import CliRunner
 
 from adrec.bundle import save_bundle
+from adrec.cli.app import app
 from adrec.config.inspect import InspectConfig
 from adrec.errors import AdrecError
 from adrec.stages.inspect import run
@@ -21,7 +27,7 @@ def inspect(path, **changes):
 
 
 def drawn(result):
-    console = Console(file=io.StringIO(), width=200)
+    console = Console(file=io.StringIO(), width=200, markup=False)
     for part in result.render():
         console.print(part)
     return console.file.getvalue()
@@ -110,3 +116,97 @@ def test_what_is_nothing_of_these(tmp_path, name):
     (tmp_path / "half" / "manifest.json").write_text("{}")
     with pytest.raises(AdrecError):
         inspect(tmp_path / name)
+
+
+ARROW = {
+    "bool": pa.array([True, None]),
+    "uint64": pa.array([2**64 - 1, None], pa.uint64()),
+    "float16": pa.array([1.5, None], pa.float16()),
+    "decimal": pa.array([decimal.Decimal(10**30), None], pa.decimal128(38, 0)),
+    "decimal256": pa.array([decimal.Decimal("1.10"), None], pa.decimal256(50, 2)),
+    "date32": pa.array([dt.date(9999, 12, 31), None]),
+    "date64": pa.array([dt.date(2020, 1, 1), None], pa.date64()),
+    "time32": pa.array([1000, None], pa.time32("ms")),
+    "time64": pa.array([1000, None], pa.time64("ns")),
+    "seconds": pa.array([1, None], pa.timestamp("s")),
+    "nanoseconds": pa.array([1, None], pa.timestamp("ns")),
+    "zone": pa.array([1, None], pa.timestamp("us", "Asia/Shanghai")),
+    "far": pa.array([2**62, -(2**62)], pa.timestamp("us")),
+    "duration": pa.array([10**15, None], pa.duration("us")),
+    "binary": pa.array([b"\x1b\x00x", None]),
+    "large_binary": pa.array([b"ab", None], pa.large_binary()),
+    "fixed_binary": pa.array([b"\xff\xfe\xfd\xfc", None], pa.binary(4)),
+    "binary_view": pa.array([b"ab", None], pa.binary_view()),
+    "large_string": pa.array(["a", None], pa.large_string()),
+    "string_view": pa.array(["a", None], pa.string_view()),
+    "list": pa.array([[1, 2], None]),
+    "large_list": pa.array([["a"], None], pa.large_list(pa.string())),
+    "fixed_list": pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2)),
+    "nested": pa.array([[{"a": [1]}], None]),
+    "struct": pa.array([{"a": 1, "b": {"c": "x"}}, None]),
+    "map": pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int32())),
+    "dictionary": pa.array(["a", None]).dictionary_encode(),
+    "dictionary_of_numbers": pa.array([1, None]).dictionary_encode(),
+    "null": pa.nulls(2),
+    "list_of_null": pa.array([[None], None]),
+    "uuid": pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"0" * 16, None], pa.binary(16))),
+}
+
+
+@pytest.mark.parametrize("kind", [*ARROW, "all"])
+def test_every_arrow_type_is_opened(kind, tmp_path):
+    table = pa.table(ARROW if kind == "all" else {kind: ARROW[kind]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    for more in ([], ["--json"], ["--html", str(tmp_path / "page.html")]):
+        found = CliRunner().invoke(app, ["inspect", str(tmp_path / "t.parquet"), *more])
+        assert found.exit_code == 0, found.output
+        assert "\x1b" not in found.output
+    columns = json.loads(CliRunner().invoke(app, ["inspect", str(tmp_path / "t.parquet"), "--json"]).stdout)["tables"][0][
+        "columns"
+    ]
+    assert [column["name"] for column in columns] == table.column_names
+
+
+ODD = [
+    "[red]",
+    "[/]",
+    "a\x1b[31mb",
+    'a"b',
+    "a'b",
+    "x" * 250,
+    "SELECT",
+    "a\nb",
+    "rows",
+    "rowid",
+    "day",
+    "present_0",
+    "shown_at",
+    "click",
+]
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
+@pytest.mark.parametrize("name", ODD)
+def test_columns_of_odd_names_are_columns(name, ending, tmp_path):
+    found = CliRunner().invoke(app, ["inspect", str(written(name, tmp_path / f"t.{ending}"))])
+    assert found.exit_code == 0, found.output
+    assert "\x1b" not in found.output
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
+def test_a_column_called_like_our_row_number_is_told(ending, tmp_path):
+    found = CliRunner().invoke(app, ["inspect", str(written("adrec_row", tmp_path / f"t.{ending}"))])
+    assert found.exit_code == 1
+    assert "column 'adrec_row' has a name that adrec counts rows by" in found.stderr
+    assert len(found.stderr.splitlines()) == 1
+
+
+def written(name, path):
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table({name: ["1", "2"], "k": [1, 2]}), path)
+    elif path.suffix == ".csv":
+        with open(path, "w", newline="") as handle:
+            csv.writer(handle).writerows([[name, "k"], ["1", "2"]])
+    else:
+        path.write_text(json.dumps({name: "1", "k": 2}) + "\n")
+    return path

@@ -18,6 +18,9 @@ from adrec.errors import DataError
 from adrec.prepare.sources.malformed import ROWS_A_FILE, create_text_view
 from adrec.prepare.sources.text_files import COMPRESSIONS, Dialect, decoded, hive, text_pieces
 
+_OWN_NAMES = frozenset(
+    {"adrec_row", "adrec_file", "adrec_place", "adrec_start", "adrec_object", "file_row_number", "file_index"}
+)
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 
 
@@ -86,7 +89,14 @@ def read_files(
             paths = decoded(connection, files, encoding)
             separator = delimiter or ("\t" if kind == "tsv" else ",")
             dialect = Dialect(separator, quote, escape, tuple(header) if header is not None else None, encoding)
-            create_text_view(connection, view, text_pieces(connection, files, paths, kind, dialect), called, first)
+            pieces = text_pieces(connection, files, paths, kind, dialect)
+            _refuse_own_names(files[0], [*pieces[0].columns, *pieces[0].keys])
+            create_text_view(connection, view, pieces, called, first)
+
+
+def _refuse_own_names(file: Path, columns: Sequence[str]) -> None:
+    for taken in sorted(_OWN_NAMES & set(columns)):
+        raise DataError(f"{file}: column '{taken}' has a name that adrec counts rows by. Write the table with another name.")
 
 
 def source_names(files: Sequence[Path]) -> dict[Path, str]:
@@ -97,6 +107,7 @@ def source_names(files: Sequence[Path]) -> dict[Path, str]:
 
 def _parquet(files: Sequence[Path], called: Sequence[str], first: int) -> str:
     schema, is_same = parquet_schema(files[0]), True
+    _refuse_own_names(files[0], schema.names)
     for file in files[1:]:
         other = parquet_schema(file)
         is_same = is_same and other.equals(schema)

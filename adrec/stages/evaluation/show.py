@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from rich import box
 from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from adrec.metrics.significance import LEVEL, Interval
 from adrec.stages.evaluation.judge import Comparison, TaskResult
@@ -119,7 +120,7 @@ def render(result: "EvaluateResult") -> Iterable[RenderableType]:
         if sliced is not None:
             for alarm in sliced.alarms:
                 where, p = f"{alarm.column} = {alarm.value}", p_value(alarm.adjusted_p)
-                yield f"[yellow]alarm[/] {where}: {alarm.message} (adjusted p {p})"
+                yield Text.assemble(("alarm", "yellow"), f" {where}: {alarm.message} (adjusted p {p})")
     if result.lists is not None:
         table = Table(title=f"Lists: {result.lists.what}, {result.lists.lists:,} lists", title_justify="left")
         for name in ("metric", "value", "interval"):
@@ -190,7 +191,7 @@ def _off_policy(result: "EvaluateResult") -> Iterable[RenderableType]:
     assert found is not None
     head = f"Off-policy: {found.policy} ({found.matched:,} of {found.rows:,} logged rows match, worth {found.effective:,.0f})"
     if found.refused:
-        yield f"[yellow]{head}\nno estimate:[/] {found.refused}"
+        yield Text.assemble((f"{head}\nno estimate:", "yellow"), f" {found.refused}")
         return
     table = Table(title=head, title_justify="left")
     for name in ("estimator", "clicks per shown ad", "interval"):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 HEADLINE = ("auc", "auc_request", "mrr", "ndcg@5", "ndcg@10", "log_loss")
 
@@ -74,8 +75,8 @@ def _best(name: str, rows: Iterable[dict[str, float]]) -> float:
     return (min if name == "log_loss" else max)(values, default=float("nan"))
 
 
-def _cell(value: float | None, best: float, deviation: float | None) -> str:
+def _cell(value: float | None, best: float, deviation: float | None) -> Text:
     if value is None or not np.isfinite(value):
-        return "–"
+        return Text("–")
     shown = f"{value:.4f}" + (f" ± {deviation:.4f}" if deviation is not None else "")
-    return f"[bold]{shown}[/bold]" if value == best else shown
+    return Text(shown, style="bold" if value == best else "")
