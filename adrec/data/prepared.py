@@ -17,6 +17,7 @@ from adrec.data.arrays import combined
 from adrec.data.features import FeatureSet
 from adrec.data.formats import other_format
 from adrec.data.labels import LabelCut
+from adrec.data.outputs import is_stray
 from adrec.data.tables import iter_batches, parquet_schema, read_table
 from adrec.errors import ConfigError, DataError
 from adrec.schema import ADS, PREPARED_IMPRESSIONS, SPLITS, USERS, TableSpec, entity_tables
@@ -102,7 +103,7 @@ class Prepared:
         """Impression shards of train, valid or test, in order; empty where the split has no rows."""
         if split not in SPLITS:
             raise DataError(f"{self.path}: unknown split '{split}'. Splits: {', '.join(SPLITS)}.")
-        return sorted((self.path / "impressions" / split).glob("*.parquet"))
+        return shards_of(self.path, split)
 
     def iter(self, split: str, columns: Sequence[str] | None = None, batch_rows: int = 65_536) -> Iterator[pa.RecordBatch]:
         """Stream the impressions of a split in order, in batches of at most `batch_rows` rows."""
@@ -145,6 +146,11 @@ class Prepared:
         """Folder of the tokenizer, where one was made."""
         folder = self.path / "tokenizer"
         return folder if folder.is_dir() else None
+
+
+def shards_of(folder: Path, split: str) -> list[Path]:
+    """The impression files of a split of the prepared folder at `folder`, in order."""
+    return sorted(file for file in (folder / "impressions" / split).glob("*.parquet") if not is_stray(file))
 
 
 def _only(columns: Sequence[str]) -> TableSpec:

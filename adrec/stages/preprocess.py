@@ -16,7 +16,7 @@ from adrec.config.base import save_config
 from adrec.config.preprocess import PreprocessConfig
 from adrec.data.engine import open_engine, open_memory_engine, small_memory
 from adrec.data.outputs import PREPARED, files_of
-from adrec.data.prepared import FORMAT
+from adrec.data.prepared import FORMAT, shards_of
 from adrec.data.writing import folder_aside
 from adrec.errors import AdrecError, DataError
 from adrec.prepare.build import Built, build, extras_of, work_folder
@@ -229,7 +229,7 @@ def _files(folder: Path) -> list[Path]:
 def _schemas(folder: Path) -> dict[str, dict[str, str]]:
     files = {spec.name: file for spec in entity_tables() if (file := folder / spec.file).exists()}
     for split in SPLITS:
-        for file in sorted((folder / "impressions" / split).glob("*.parquet"))[:1]:
+        for file in shards_of(folder, split)[:1]:
             files.setdefault("impressions", file)
     return {table: {field.name: str(field.type) for field in pq.read_schema(file)} for table, file in files.items()}
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from raw_worlds import prepare, rows, tables, write
 from typer.testing import CliRunner
 
+from adrec.bundle import open_bundle, save_bundle
 from adrec.cli.app import app
 from adrec.config.commands import config_models
 from adrec.stages.writing import KINDS
@@ -224,3 +226,45 @@ def test_tables_of_earlier_versions_are_known_by_their_columns(tmp_path):
         guard_output(tmp_path / "t.parquet", SCORES)
     (tmp_path / "empty").touch()
     assert guard_output(tmp_path / "empty", SCORES)
+
+
+STRAYS = (".DS_Store", "impressions/train/._part-00000.parquet", "impressions/Thumbs.db", "desktop.ini")
+
+
+def test_what_a_file_manager_leaves_in_a_prepared_folder_rebuilds_nothing_and_stays(tmp_path):
+    made = tables(3, requests=90)
+    log = made.pop("impressions").sort_by("shown_at")
+    for name, table in made.items():
+        write(table, tmp_path / f"{name}.parquet")
+    (tmp_path / "log").mkdir()
+    write(log.slice(0, 100), tmp_path / "log" / "1.parquet")
+    source = {
+        "format": "tables",
+        "ads": {"files": str(tmp_path / "ads.parquet")},
+        "users": {"files": str(tmp_path / "users.parquet")},
+        "impressions": {"files": str(tmp_path / "log")},
+    }
+    options = {"source": source, "split": {"method": "time", "valid_fraction": 0.2, "test_fraction": 0.2}}
+    clean, _ = prepare(tmp_path, **options)
+    before = rows(clean)
+    for stray in STRAYS:
+        (clean.path / stray).write_bytes(b"\0\0\0\1Bud1")
+    again, result = prepare(tmp_path, **options)
+    assert result.done == "unchanged"
+    assert rows(again).equals(before)
+    write(log.slice(100), tmp_path / "log" / "2.parquet")
+    _, result = prepare(tmp_path, **options)
+    assert result.done in ("appended", "built")
+    assert all((clean.path / stray).read_bytes() == b"\0\0\0\1Bud1" for stray in STRAYS)
+    assert not set(STRAYS) & set(result.manifest["files"])
+
+
+def test_what_a_file_manager_leaves_in_a_bundle_stays(tmp_path):
+    for text in ("one", "two"):
+        with save_bundle(tmp_path / "bundle", seed=1) as folder:
+            (folder / "config.yaml").write_text(text)
+        (tmp_path / "bundle" / ".DS_Store").write_text("icons")
+        assert list(open_bundle(tmp_path / "bundle").manifest["files"]) == ["config.yaml"]
+    with save_bundle(tmp_path / "bundle", seed=1) as folder:
+        (folder / "config.yaml").write_text("three")
+    assert (tmp_path / "bundle" / ".DS_Store").read_text() == "icons"

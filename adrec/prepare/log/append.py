@@ -15,6 +15,7 @@ import duckdb
 
 from adrec.config.preprocess import ColdSplit, ColumnSplit, PreprocessConfig, TimeSplit, UserSplit
 from adrec.data.engine import columns_of, name, one_row, text
+from adrec.data.prepared import shards_of
 from adrec.prepare.sources import RawTables
 from adrec.schema import SPLITS
 
@@ -102,7 +103,7 @@ def check_events(connection: duckdb.DuckDBPyConnection, earlier: Earlier) -> Non
     last = earlier.manifest["last"].removesuffix("Z")
     if one_row(connection, f"SELECT min(shown_at) <= TIMESTAMP {text(last)} AS early FROM events")["early"]:
         raise CannotAppendError("new rows are not all later than those before")
-    shards = [str(file) for split in SPLITS for file in (earlier.folder / "impressions" / split).glob("*.parquet")]
+    shards = [str(file) for split in SPLITS for file in shards_of(earlier.folder, split)]
     listed = ", ".join(map(text, shards))
     theirs = columns_of(connection, f"SELECT * FROM read_parquet({text(shards[0])})")
     ours = columns_of(connection, "events")
@@ -121,7 +122,7 @@ def link_shards(earlier: Earlier, folder: Path) -> dict[str, int]:
     """The earlier shards in the new folder, by hard link where the disk can do that. Returns their number by split."""
     numbers = {}
     for split in SPLITS:
-        files = sorted((earlier.folder / "impressions" / split).glob("*.parquet"))
+        files = shards_of(earlier.folder, split)
         numbers[split] = len(files)
         for file in files:
             target = folder / "impressions" / split / file.name
