@@ -117,13 +117,6 @@ class Terminal:
                 live.stop()
                 self._live = None
 
-    def track(self, items: Iterable[T], description: str, total: float | None = None, *, unit: str = "it") -> Iterator[T]:
-        """Iterate with a bar that moves one step an item."""
-        with self.progress(description, total, unit=unit) as advance:
-            for item in items:
-                yield item
-                advance()
-
     def note(self, message: str) -> None:
         """One line for people; silent when quiet or in a pipe."""
         if self.shows_progress:

@@ -3,6 +3,7 @@
 import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -80,12 +81,18 @@ def _resolve_reference(reference: str, info: ValidationInfo) -> str:
     return str(candidate) if is_path else reference
 
 
+def _in_utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
 ConfigPath = Annotated[Path, AfterValidator(_resolve)]
 """A path; relative ones are relative to the config file (to the working folder for `--set`-only runs)."""
 ConfigPattern = Annotated[str, AfterValidator(_resolve_pattern)]
 """A file, folder or glob pattern, resolved like ConfigPath."""
 Pooling = Literal["mean", "cls", "last", "attention"]
 """How token vectors become one. Named here alone: Python keeps but one order of a Literal's values."""
+Moment = Annotated[datetime, AfterValidator(_in_utc)]
+"""ISO 8601 date or moment; UTC unless an offset is given."""
 EncoderReference = Annotated[str, AfterValidator(_resolve_reference)]
 """A text encoder: a local folder, `package:module/path` inside an installed package, or a hub name."""
 

@@ -1,22 +1,13 @@
 """Config of `adrec preprocess`: where the logs are, how to read and clean them, how to split them."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from adrec.config.base import Config, ConfigPath, EncoderReference, Seeded
+from adrec.config.base import Config, ConfigPath, EncoderReference, Moment, Seeded
 from adrec.config.features import NOT_A_FEATURE, Counters, FeatureSpec, HistoryConfig
 from adrec.config.sources import Source, TablesSource
 from adrec.schema import OUTCOMES
-
-
-def _in_utc(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-Moment = Annotated[datetime, AfterValidator(_in_utc)]
-"""ISO 8601 date or moment; UTC unless an offset is given."""
 
 
 class ValidationSettings(Config):

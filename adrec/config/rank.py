@@ -1,20 +1,10 @@
 """Config of `adrec rank`: what is ranked, and the named policies by which it is ranked."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from adrec.config.base import Config, ConfigPath, OnDevice, Seeded
-
-
-def _as_utc(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-Moment = Annotated[datetime, AfterValidator(_as_utc)]
-"""A moment; without an offset it is read as UTC."""
-
+from adrec.config.base import Config, ConfigPath, Moment, OnDevice, Seeded
 
 NonNegative = Annotated[float, Field(ge=0)]
 

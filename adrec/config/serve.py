@@ -4,8 +4,8 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from adrec.config.base import Config, ConfigPath, OnDevice, Seeded, StageConfig
-from adrec.config.rank import Moment, Policy
+from adrec.config.base import Config, ConfigPath, Moment, OnDevice, Seeded, StageConfig
+from adrec.config.rank import Policy
 
 
 class Batching(Config):

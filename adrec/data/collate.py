@@ -91,15 +91,6 @@ QueryInputs = Callable[[Sequence[str]], Texts]
 """Query texts → tensors."""
 
 
-def vectors_of(vectors: NDArray[np.float32]) -> TextInputs:
-    """Texts whose vectors are known already."""
-
-    def take(rows: NDArray[np.int64]) -> Texts:
-        return Texts(torch.from_numpy(np.ascontiguousarray(vectors[rows], dtype=np.float32)))
-
-    return take
-
-
 @dataclass(frozen=True)
 class Collator:
     """Builds batches from examples over one ads catalog and one users catalog."""

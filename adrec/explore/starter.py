@@ -8,7 +8,6 @@ from typing import Any
 from adrec.explore.columns import Guess
 from adrec.explore.look import Table
 
-COMMANDS = ("preprocess", "pretrain", "finetune", "score", "evaluate", "rank")
 _MOST_SEGMENTS = 3
 _PHRASES = '{column: title, separator: [",", "，", "|"], min_count: 10}'
 _CANONICAL_LISTS = {"history", "interests"}

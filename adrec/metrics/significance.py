@@ -83,15 +83,6 @@ def difference(value: float, draws: Floats, *, users: int, level: float = LEVEL)
     return Difference(value, value - reach, value + reach, float(2 * stdtr(users - 1, -abs(value) / error)))
 
 
-def mean_interval(values: Floats, level: float = LEVEL) -> Interval:
-    """Mean of independent values (N,) with its normal interval. NaN bounds below two values."""
-    if len(values) < 2:
-        return Interval(float(values.mean()) if len(values) else float("nan"), float("nan"), float("nan"))
-    reach = float(ndtri(0.5 + level / 2) * values.std(ddof=1) / np.sqrt(len(values)))
-    mean = float(values.mean())
-    return Interval(mean, mean - reach, mean + reach)
-
-
 def adjust(p_values: ArrayLike) -> Floats:
     """Adjusted p-values (M,) that bound the chance of any false alarm (Holm 1979).
 

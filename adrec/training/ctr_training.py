@@ -14,7 +14,6 @@ from torch import nn
 from adrec.config.finetune import FinetuneConfig
 from adrec.data.collate import Batch
 from adrec.data.device import resolve_device
-from adrec.data.examples import Examples
 from adrec.models.build import build_model
 from adrec.models.net.ctr_model import CTRModel
 from adrec.models.net.ensemble import Ensemble
@@ -198,11 +197,6 @@ def move(value: Any, device: torch.device) -> Any:
         moved = [move(part, device) for part in value]
         return type(value)(*moved) if hasattr(value, "_fields") else tuple(moved)
     return value
-
-
-def rows_per_request(examples: Examples) -> float:
-    """Mean number of ads in a request."""
-    return len(examples) / max(len(examples.request_starts) - 1, 1)
 
 
 def monitored_metric(config: FinetuneConfig, data: ClickData) -> str:

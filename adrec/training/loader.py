@@ -14,11 +14,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 ItemT = TypeVar("ItemT")
 BatchT = TypeVar("BatchT")
 
-Plan = Callable[[int], Sequence[ItemT]]
-"""Epoch -> what to put in each of its batches. Every epoch has the same number of batches."""
-Collate = Callable[[ItemT, np.random.Generator], BatchT]
-"""One item of a plan, and the batch's own generator -> the batch."""
-
 
 class BatchLoader(DataLoader[Any]):
     """A DataLoader over the batches of a whole run, in order, that knows where it stands.

@@ -134,13 +134,12 @@ def open_corpus(
     *,
     max_tokens: int,
     cache: Path,
-    limit: int | None = None,
     streamed: bool = False,
     chunk: int = CHUNK_TEXTS,
 ) -> Corpus:
     """Tokenise `corpus.parquet` (once: kept in `cache` by content of the file and settings). Texts are cut at `max_tokens`.
 
-    `limit` takes the first so many texts. `streamed` keeps no tokens on disk: one pass counts them, and batches make them anew.
+    `streamed` keeps no tokens on disk: one pass counts them, and batches make them anew.
     Raises DataError where the corpus is empty or all or none of it is held out.
     """
     files = parquet_files(path)
@@ -148,28 +147,26 @@ def open_corpus(
     if not sum(pq.read_metadata(file).num_rows for file in files):
         raise DataError(f"{path}: the corpus is empty. Preprocess data that has ad texts.")
     if streamed:
-        corpus = _streamed(StreamedTokens(files, tokenizer, max_tokens=max_tokens, chunk=chunk), limit)
+        corpus = _streamed(StreamedTokens(files, tokenizer, max_tokens=max_tokens, chunk=chunk))
     else:
-        corpus = _mapped(path, tokenizer, max_tokens=max_tokens, cache=cache, limit=limit, chunk=chunk)
+        corpus = _mapped(path, tokenizer, max_tokens=max_tokens, cache=cache, chunk=chunk)
     held_out = corpus.held_out
     if held_out.all() or not held_out.any():
         raise DataError(f"{path}: {int(held_out.sum())} of {len(held_out)} texts are held out: some must be, and some not.")
     return corpus
 
 
-def _mapped(path: Path, tokenizer: Any, *, max_tokens: int, cache: Path, limit: int | None, chunk: int) -> Corpus:
+def _mapped(path: Path, tokenizer: Any, *, max_tokens: int, cache: Path, chunk: int) -> Corpus:
     import datasets
 
     datasets.disable_progress_bars()
     files = [str(file) for file in parquet_files(path)]
     raw = datasets.Dataset.from_parquet(files, cache_dir=str(cache), columns=list(CORPUS.names))
-    if limit is not None:
-        raw = raw.select(range(min(limit, len(raw))))
     table = raw.map(
         lambda batch: tokenise(batch["text"], tokenizer, max_tokens=max_tokens),
         batched=True,
         remove_columns=["text"],
-        new_fingerprint=_fingerprint(path, tokenizer, max_tokens, limit),
+        new_fingerprint=_fingerprint(path, tokenizer, max_tokens),
         features=datasets.Features(
             {
                 **{name: raw.features[name] for name in ("language", "kind", "held_out")},
@@ -189,8 +186,8 @@ def _mapped(path: Path, tokenizer: Any, *, max_tokens: int, cache: Path, limit: 
     )
 
 
-def _streamed(source: StreamedTokens, limit: int | None) -> Corpus:
-    count = int(source.bounds[-1]) if limit is None else min(limit, int(source.bounds[-1]))
+def _streamed(source: StreamedTokens) -> Corpus:
+    count = int(source.bounds[-1])
     chunks = range(-(-count // source.chunk))
     lengths = np.concatenate([np.diff(source.read(number)[2]) for number in chunks])
     names = {}
@@ -265,11 +262,11 @@ def _flat(column: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(pc.list_flatten(column).to_numpy(), np.int64)
 
 
-def _fingerprint(path: Path, tokenizer: Any, max_tokens: int, limit: int | None) -> str:
+def _fingerprint(path: Path, tokenizer: Any, max_tokens: int) -> str:
     import hashlib
 
     digest = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode())
     for file in parquet_files(path):
         digest.update(hashlib.sha256(file.read_bytes()).digest())
-    digest.update(f"words 1 {max_tokens} {limit}".encode())
+    digest.update(f"words 1 {max_tokens}".encode())
     return digest.hexdigest()[:32]

@@ -183,30 +183,6 @@ class ContentScore:
         return loaded
 
 
-def content_score(interests: Mapping[str, Matrix], ads: Mapping[str, Matrix], weights: Mapping[str, float]) -> Floats:
-    """(N,) sum over f of w_f cos(interests[f], ads[f]), row by row; a zero vector has cosine 0.
-
-    >>> one = {"topic": np.array([[0.5, 0.3, 0.2, 0.0]])}
-    >>> content_score(one, {"topic": np.array([[0.4, 0.4, 0.2, 0.0]])}, {"topic": 1.0}).round(4).tolist()
-    [0.9732999801635742]
-    """
-    total: Floats | None = None
-    for name, weight in weights.items():
-        part = np.float32(weight) * row_cosines(interests[name], ads[name])
-        total = part if total is None else total + part
-    if total is None:
-        raise ValueError("content_score needs at least one feature")
-    return total
-
-
-def row_cosines(left: Matrix, right: Matrix) -> Floats:
-    """(N,) cosine of row i of `left` and row i of `right`."""
-    rows = np.arange(left.shape[0])
-    if sparse.issparse(left):
-        return row_products(sparse_unit_rows(left), sparse_unit_rows(right), rows, rows)
-    return row_products(unit_rows(left), unit_rows(right), rows, rows)
-
-
 def cosine_to_interest(inputs: Inputs, ads: sparse.csr_matrix, users: sparse.csr_matrix | None = None) -> Floats:
     """(N,) cosine of the candidate's row of `ads` (A, T) with the sum of the history's unit rows.
 

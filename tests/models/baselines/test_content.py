@@ -13,27 +13,10 @@ from adrec.models.baselines.content import (
     ContentScore,
     EncoderCosine,
     TfIdfCosine,
-    content_score,
     learned_weights,
 )
 from adrec.models.baselines.similarity import STATISTICS, history_similarities
 from adrec.models.baselines.text import TfIdf, terms
-
-
-def test_the_cosine_of_the_worked_example():
-    score = content_score({"topic": np.array([[0.5, 0.3, 0.2, 0]])}, {"topic": np.array([[0.4, 0.4, 0.2, 0]])}, {"topic": 1.0})
-    assert score[0] == pytest.approx(0.36 / (np.sqrt(0.38) * np.sqrt(0.36)))
-    assert score[0] == pytest.approx(0.9733, abs=5e-5)
-
-
-def test_content_score_is_the_weighted_sum_of_sklearns_cosines():
-    rng = np.random.default_rng(0)
-    weights = {"category": 0.2, "text": 0.5, "vector": 0.3}
-    left = {name: rng.normal(size=(7, 4)) for name in weights}
-    right = {name: rng.normal(size=(7, 4)) for name in weights}
-    expected = sum(w * np.diag(cosine_similarity(left[f], right[f])) for f, w in weights.items())
-    np.testing.assert_allclose(content_score(left, right, weights), expected, atol=1e-6)
-    assert content_score({"a": np.zeros((1, 3))}, {"a": np.ones((1, 3))}, {"a": 1.0})[0] == 0
 
 
 def test_given_weights_are_used_as_given():
