@@ -8,12 +8,16 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from adrec.asof.attach import Attach
+from adrec.config.features import HistoryConfig
+from adrec.data.examples import run_codes
 from adrec.data.features import FeatureSet, FeatureSpec
-from adrec.data.prepared import FORMAT
+from adrec.data.prepared import FORMAT, STATE
 from adrec.schema import INDICES, TIMESTAMP
 
 TOPICS = ("garden", "football", "cooking", "travel", "music", "finance")
@@ -173,16 +177,30 @@ def _write(path, rows, ads_table, users_table, topic, rng, *, shuffle_labels, co
     (path / "features.json").write_text(json.dumps({name: fitted.to_json() for name, fitted in features.items()}))
     manifest = {
         "format": FORMAT,
+        "last": f"{np.datetime64(int(table['shown_at'].cast(pa.int64())[-1].as_py()), 'us')}Z",
         "fingerprint": f"world-{table.num_rows}",
         "splits": {name: {"rows": part.num_rows} for name, part in splits.items()},
     }
     (path / "manifest.json").write_text(json.dumps(manifest))
+    write_state(path, table, ads_table, users_table)
     return World(
         path,
         topic,
         {name: part["true_probability"].to_numpy() for name, part in splits.items()},
         {name: part["click"].to_numpy() for name, part in splits.items()},
     )
+
+
+def write_state(path: Path, table: pa.Table, ads: pa.Table, users: pa.Table) -> None:
+    """What the log of a hand-made prepared folder knew at its end."""
+    runs = run_codes(table["request_id"])
+    rows = table.append_column("request", pa.array(runs)).append_column("started", table["shown_at"])
+    with duckdb.connect(config={"threads": 1}) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.register("rows", rows)
+        connection.execute("CREATE TABLE events AS SELECT * FROM rows")
+        attach = Attach(connection, ads=ads, users=users, history=HistoryConfig(), counters=[], state=path / STATE)
+        assert sum(batch.num_rows for batch in attach.run()) == table.num_rows
 
 
 def topic_vectors(world: World, *, width: int = 16, noise: float = 0.1, seed: int = 0) -> np.ndarray:

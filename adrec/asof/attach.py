@@ -1,220 +1,338 @@
-"""Everything known before each impression, out of core: history and counters attached to a stream of impressions.
+"""Everything known before each impression of a log of any size: histories and counters, attached to the rows in order.
 
-Three passes. Forward in time: counters whose key holds many users (ad, category, position, ...), while the rows are spread
-over parts by user. Part by part: counters whose key holds a user, and history. Forward again: results join the rows.
-Memory is one part and the states of the first kind, disk about the rows twice, whatever the number of rows. What later rows
-need is saved with `save`; a new Past that takes it up gives later rows exactly what one pass over everything gives.
+Two passes over the engine's table of events, whose sorting, partitioning and joining are DuckDB's. First the counters whose
+key holds a user, a partition of the users after another, each in order of time; their sums go back into the order of the
+rows. Then the rows in that order, beside counters whose key holds many users; histories are binary searches in the log of
+clicks. Memory is a batch, one partition's state and the states of the second kind, whatever one user or one day holds.
+The state of an earlier run is gone on from; the new one gives later rows exactly what one pass over everything gives.
 """
 
 import itertools
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from adrec.asof.events import EventRows, advance, impressions, join, move_late
-from adrec.asof.history import HistoryReport, read_given, spans
+from adrec.asof.events import TIME, EventRows, Log, index_of, is_counted, join_events, read_events, read_weights
+from adrec.asof.history import EventLog, HistoryReport, read_given, report_given
 from adrec.asof.keys import KeyColumns
-from adrec.asof.partitions import UserParts, integers, less_own
-from adrec.asof.spec import CLICKED, CONVERTED, KeyCounters, history_matches, measure_counters, plan_keys, sum_name
-from adrec.asof.spool import REQUEST, ROW, PartWriter, give_back_memory, moments, to_row_order, to_time_order
-from adrec.asof.state import Carried, check_later, load_state, save_overall
-from adrec.asof.sums import MICROSECONDS_AN_HOUR
+from adrec.asof.measure import counter_columns
+from adrec.asof.replay import SortedEvents
+from adrec.asof.spec import KeyPlan, plan_keys
+from adrec.asof.state import PENDING, State, save_about, sums_name
+from adrec.asof.sums import KeyedSums, SumsWriter
 from adrec.config.features import CounterSpec, HistoryConfig
+from adrec.data.engine import columns_of, name, one_row, stream, text
 from adrec.errors import DataError
 
 Ints = NDArray[np.int64]
 Arrays = dict[str, NDArray[np.generic]]
-STEP_ROWS = 131_072
-PARTS = 64
-_ASSEMBLED_ITEMS = 2_000_000
+BATCH_ROWS = 65_536
+_PARTITION_ROWS = 262_144
+_MOST_BITS = 12
+_HISTORY_ITEMS = 4_000_000
+"""Items of histories in memory at once."""
+_INTERNAL = {"history", "started", "request"}
 
 
-class Past:
-    """Attaches `history_index`, `history_hours`, `history_length`, `skipped_index` and `counter_*` to impressions."""
+class Attach:
+    """Attaches `history_index`, `history_hours`, `history_length`, `skipped_index` and `counter_*` to a table of events.
+
+    The table holds, in this order: requests by their first moment `started`, inside a request by `shown_at`; columns
+    `request` (int, contiguous), user_index, ad_index, started, shown_at and what counters and history settings name.
+    """
 
     def __init__(
         self,
+        connection: duckdb.DuckDBPyConnection,
         *,
         ads: pa.Table,
-        users: pa.Table | None = None,
+        users: pa.Table,
         history: HistoryConfig,
         counters: Sequence[CounterSpec],
-        work: Path,
-        carried: Path | None = None,
-        step_rows: int = STEP_ROWS,
-        parts: int = PARTS,
+        state: Path,
+        earlier: Path | None = None,
+        table: str = "events",
+        batch_rows: int = BATCH_ROWS,
+        partition_rows: int = _PARTITION_ROWS,
     ) -> None:
-        """`ads` and `users` in the order of their index; `work` an empty scratch folder; `carried` an earlier `save`.
+        """ads and users in the order of their index; `state` a folder to write; `earlier` the state of a run before.
 
-        Raises DataError when `carried` was made with other counters or history settings.
+        Raises DataError where `earlier` was made with other settings, for columns that are not there, and for rows before
+        the end of the earlier log.
         """
-        self.ads, self.history, self.specs, self.work, self.step_rows = ads, history, list(counters), work, step_rows
-        self.plans = plan_keys(self.specs, user_clicks=True)
-        self.overall = [KeyCounters(plan) for plan in self.plans if not plan.of_user]
-        self.carried: Carried = load_state(carried, self.overall, history, self.plans, parts)
-        names = itertools.chain.from_iterable([plan.by for plan in self.plans] + [spec.by for spec in self.specs])
-        self.keys = KeyColumns({"user", "ad", *names}, ads, users, self.carried.books)
-        self.report = HistoryReport()
-        self.last_moment = self.carried.last_moment
-        self.parts = self.carried.parts
-        work.mkdir(parents=True, exist_ok=True)
-
-    def attach(
-        self, batches: Iterable[pa.RecordBatch], part_done: Callable[[], None] | None = None
-    ) -> Iterator[pa.RecordBatch]:
-        """The same rows in the same order with the columns added; reads all of `batches` before the first comes out.
-
-        Rows come request by request in order of the request's first moment, inside a request by shown_at, with
-        `user_index`, `ad_index`, `shown_at`, optional `request_id`, `click`, `conversion`, `history` (lists of ad ids)
-        and the columns that counters and history settings name. Other columns pass through; `history` does not.
-        `part_done` is called after each of `parts` parts of the users, between the reading and the first batch.
-        Raises DataError on another order, on rows earlier than a carried state, and on a missing column.
-        """
-        spool = PartWriter(self.work / "parts", self.carried.parts)
-        rows_file = self.work / "rows.arrow"
-        schema = self._forward(batches, spool, rows_file)
-        spool.close()
-        parts = UserParts(self.work, spool, self.plans, self.history, self.keys, self.carried, self.last_moment)
-        parts.run(with_clicks=not self._given(schema) if schema else True, part_done=part_done or (lambda: None))
-        save_overall(self.work / "state", self.overall, self.history, self.plans, self.carried, self.last_moment, self.keys)
-        if schema is not None:
-            assembled = to_row_order(self._assembled(rows_file, parts))
-            for table in assembled:
-                yield from table.to_batches()
-
-    def save(self, folder: Path) -> None:
-        """Put what later rows need into `folder` (replaced), once `attach` has begun to give rows."""
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(self.work / "state", folder)
-
-    def _forward(self, batches: Iterable[pa.RecordBatch], spool: PartWriter, rows_file: Path) -> pa.Schema | None:
-        """First pass: sums of keys that hold many users go beside the rows, the rows' keys to their user's part."""
-        late = self.carried.late
-        writer: pa.ipc.RecordBatchStreamWriter | None = None
-        schema: pa.Schema | None = None
-        at = 0
-        for table in to_time_order(batches, self.step_rows):
-            if not table.num_rows:
-                continue
-            batch = table.to_batches()[0]
-            time = moments(table)
-            check_later(int(time[0]), self.last_moment)
-            self.last_moment = int(time[-1])
-            rows, part_columns = self._events(batch, time)
-            moved, moved_late = move_late(rows, self._late_moments(part_columns))
-            sums, still_late = advance(self.overall, moved, _join(late, moved_late), self.last_moment)
-            late = still_late
-            part_columns["#at"] = at + np.arange(len(time))
-            spool.write(part_columns["user"].astype(np.int64) % self.carried.parts, part_columns)
-            table = table.append_column("#time", pa.array(time))
-            for name, values in sums.items():
-                table = table.append_column(f"#{name}", pa.array(values))
-            if writer is None:
-                schema = batch.schema
-                writer = pa.ipc.new_stream(str(rows_file), table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4"))
-            writer.write_table(table, max_chunksize=self._assembly_rows())
-            at += len(time)
-            give_back_memory()
-        if writer is not None:
-            writer.close()
-        self.carried.late = late
-        return schema
-
-    def _events(self, batch: pa.RecordBatch, time: Ints) -> tuple[EventRows, Arrays]:
-        """The batch as events, and the columns from which its user's part makes them again."""
-        user, ad = integers(batch, "user_index"), integers(batch, "ad_index")
-        click, conversion = integers(batch, "click", -1), integers(batch, "conversion", -1)
-        request = integers(batch, REQUEST)
-        of_row = {name: self.keys.row_codes(name, batch) for name in self.keys.of_row}
-        rows = impressions(time, request, self.keys.codes(user, ad, of_row), click, conversion)
-        columns: Arrays = {
-            "time": time, "request": request, "user": user.astype(np.int32), "ad": ad.astype(np.int32),
-            "click": click.astype(np.int8), "conversion": conversion.astype(np.int8),
-        }  # fmt: skip
-        columns.update({f"code/{name}": codes.astype(np.int32) for name, codes in of_row.items()})
-        for kind, column in ((CLICKED, self.history.clicked_at), (CONVERTED, self.history.converted_at)):
-            if column is not None:
-                if column not in batch.schema.names:
-                    raise DataError(
-                        f"history: column '{column}' is declared but not among the impressions. Keep it, or undeclare it."
-                    )
-                columns[f"late/{kind}"] = integers(batch, column, np.iinfo(np.int64).min)
-        return rows, columns
-
-    def _late_moments(self, columns: Arrays) -> dict[str, Ints]:
-        return {
-            kind: np.asarray(columns[f"late/{kind}"], dtype=np.int64)
-            for kind in (CLICKED, CONVERTED)
-            if f"late/{kind}" in columns
-        }
-
-    def _assembly_rows(self) -> int:
-        items = self.history.max_clicks + self.history.max_skipped
-        return int(np.clip(_ASSEMBLED_ITEMS // items, 256, self.step_rows))
-
-    def _given(self, schema: pa.Schema) -> bool:
-        has = "history" in schema.names
-        if self.history.source == "given" and not has:
+        self._connection, self._table, self._ads = connection, table, ads
+        self._batch_rows, self._partition_rows = batch_rows, partition_rows
+        self._history, self._specs, self._folder = history, list(counters), state
+        self._plans = plan_keys(self._specs)
+        self._earlier = State.load(earlier, self._plans, history) if earlier is not None else State(self._plans)
+        self._keys = KeyColumns({key for spec in self._specs for key in spec.by}, ads, users)
+        self._columns = columns_of(connection, table)
+        self._keys.check(self._specs, self._columns)
+        self._log = Log(table, self._columns, history, self._keys.row_columns)
+        self._given = "history" in self._columns and history.source != "clicks"
+        if history.source == "given" and not self._given:
             raise DataError("history: source is 'given' but the impressions have no column 'history'. Map it, or use 'clicks'.")
-        return has and self.history.source != "clicks"
+        if self._given and not self._columns["history"].endswith("[]"):
+            raise DataError(
+                f"impressions: column 'history' is {self._columns['history']}, expected a list of ad ids. "
+                "Declare its separator in the source."
+            )
+        self.rows = int(one_row(connection, f"SELECT count(*) AS n FROM {table}")["n"])
+        self.report = HistoryReport()
+        self._kept = False
+        self._last_moment = self._checked_moment()
 
-    def _assembled(self, rows_file: Path, parts: UserParts) -> Iterator[pa.Table]:
-        """Third pass, in time order: rows, their sums and their histories become the final columns."""
-        at = 0
-        with pa.ipc.open_stream(pa.OSFile(str(rows_file))) as reader:
-            for batch in reader:
-                found = parts.results(at, batch.num_rows)
-                at += batch.num_rows
-                yield self._finish(batch, found, parts)
-                give_back_memory()
+    def run(self, advance: Callable[[int], None] | None = None) -> Iterator[pa.RecordBatch]:
+        """The rows in order with the new columns, without `history`. The state is whole when the last batch is out.
 
-    def _finish(self, batch: pa.RecordBatch, found: Arrays, parts: UserParts) -> pa.Table:
-        time = np.asarray(batch.column("#time").to_numpy())
-        sums: Arrays = {name.removeprefix("#"): batch.column(name).to_numpy() for name in batch.schema.names if "|" in name}
-        for name, own in found.items():
-            if name.startswith("own/"):
-                sums[name.removeprefix("own/")] = less_own(sums[name.removeprefix("own/")], own)
-            elif "|" in name:
-                sums[name] = own
-        kept = [name for name in batch.schema.names if not name.startswith("#") and name != "history"]
-        columns = {ROW: batch.column(ROW), **{name: batch.column(name) for name in kept}}
-        ad = integers(batch, "ad_index")
-        if self._given(batch.schema):
-            self.report.source = "given"
-            offsets, values, lengths = read_given(
-                batch.column("history"), self.ads["ad_id"].combine_chunks(), self.history.max_clicks, self.report,
-                requests=integers(batch, REQUEST), ads=ad, clicked=integers(batch, "click", -1) == 1,
-            )  # fmt: skip
+        `advance` is called with the rows that the first pass has worked through, bit by bit.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._register()
+        clicks, skips = self._write_logs()
+        of_user = [plan for plan in self._plans if plan.of_user]
+        names = self._count_by_user(of_user, advance)
+        others = [plan for plan in self._plans if not plan.of_user]
+        state = State(others, {plan.by: self._gone_on(plan) for plan in others}, clicks, skips)
+        yield from self._finish(state, names)
+        for plan in others:
+            state.sums[plan.by].save(self._folder / sums_name(plan))
+        save_about(self._folder, self._plans, self._history, self._last_moment)
+
+    # ------------------------------------------------------------------------------------------- what to read
+
+    def _checked_moment(self) -> int | None:
+        ends = one_row(
+            self._connection, f"SELECT min(epoch_us(shown_at)) AS first, max(epoch_us(shown_at)) AS last FROM {self._table}"
+        )
+        last = self._earlier.last_moment
+        if ends["first"] is not None and last is not None and ends["first"] < last:
+            shown, before = (np.datetime64(value, "us") for value in (ends["first"], last))
+            raise DataError(
+                f"impressions: a row shown at {shown} UTC comes after rows up to {before} UTC were taken in. "
+                "Append newer files only, or rebuild from all files."
+            )
+        return max((moment for moment in (ends["last"], last) if moment is not None), default=None)
+
+    def _gone_on(self, plan: KeyPlan, low: int = 0, high: int = 1 << 63) -> KeyedSums:
+        """Sums of a plan that go on from those of the earlier state with low <= key < high."""
+        base = self._earlier.sums[plan.by].base
+        if base is not None:
+            base = base.between(low, high)
+        return KeyedSums(len(plan.events), plan.half_lives, first=plan.first, base=base)
+
+    def _register(self) -> None:
+        """Tables `user_codes` and `late_events`: late clicks and conversions, those still to come from the earlier run too."""
+        codes = self._keys.of_user["user"]
+        users = pa.table({"user_index": pa.array(np.arange(len(codes)), pa.int32()), "code": codes})
+        self._make("user_codes", "SELECT * FROM arrow_rows", users)
+        late = self._log.events("shown_at > started")
+        pending = self._earlier.pending
+        union = f"{late} UNION ALL BY NAME SELECT * FROM arrow_rows" if pending is not None else late
+        self._make("late_events", f"SELECT * FROM ({union}) ORDER BY {name(TIME)}", pending)
+        to_come = f"SELECT * FROM late_events WHERE {name(TIME)} > {self._last_moment or 0}"
+        self._connection.execute(f"COPY ({to_come}) TO {text(str(self._folder / PENDING))} (FORMAT parquet, COMPRESSION zstd)")
+        self._connection.execute(f"DELETE FROM late_events WHERE {name(TIME)} > {self._last_moment or 0}")
+
+    def _make(self, table: str, query: str, rows: pa.Table | None) -> None:
+        """A table of the engine from a query over `arrow_rows`: cursors do not see what is registered."""
+        if rows is not None:
+            self._connection.register("arrow_rows", rows)
+        self._connection.execute(f"CREATE OR REPLACE TABLE {table} AS {query}")
+        if rows is not None:
+            self._connection.unregister("arrow_rows")
+
+    def _write_logs(self) -> tuple[EventLog, EventLog]:
+        """The logs of clicks and skips, earlier acts among them, to the state's folder."""
+        clicks = self._last_given() if self._given else self._log.clicks("rowid")
+        skips = self._log.skips("rowid") if self._history.max_skipped else None
+        return self._write_log("clicks", clicks, self._earlier.clicks), self._write_log("skips", skips, self._earlier.skips)
+
+    def _write_log(self, kind: str, acts: str | None, earlier: EventLog) -> EventLog:
+        if acts is None:
+            return EventLog.write([], 0, self._folder / kind)
+        # Of equal moments, what an earlier run took in comes first, in its order.
+        before = "SELECT code, ad_index, time, CAST(NULL AS BIGINT) AS shown, row FROM arrow_rows"
+        now = (
+            "SELECT u.code, CAST(a.ad_index AS INTEGER), a.time, a.shown, a.row "
+            f"FROM ({acts}) a JOIN user_codes u USING (user_index)"
+        )
+        self._make("acts", f"{before} UNION ALL {now}", earlier.to_table())
+        count = int(one_row(self._connection, "SELECT count(*) AS n FROM acts")["n"])
+        ordered = stream(
+            self._connection.cursor(),
+            "SELECT code, ad_index, time FROM acts ORDER BY code, time, shown NULLS FIRST, row",
+            batch_rows=self._batch_rows,
+        )
+        log = EventLog.write(ordered, count, self._folder / kind)
+        self._connection.execute("DROP TABLE acts")
+        return log
+
+    def _last_given(self) -> str:
+        """SQL of what may be taken as a user's clicks where histories come with the rows: the last one, and clicks since."""
+        ids = pa.table({"ad_index": pa.array(np.arange(len(self._ads)), pa.int32()), "ad_id": self._ads["ad_id"]})
+        self._make("given_ids", "SELECT * FROM arrow_rows", ids)
+        last = (
+            f"SELECT user_index, arg_max(history, rowid) AS history, epoch_us(arg_max(started, rowid)) AS started "
+            f"FROM {self._table} WHERE history IS NOT NULL GROUP BY user_index"
+        )
+        items = (
+            "SELECT user_index, started, unnest(history) AS ad_id, unnest(range(len(history))) - len(history) AS back "
+            f"FROM ({last})"
+        )
+        given = (
+            "SELECT i.user_index, g.ad_index, i.started + i.back AS time, i.started + i.back AS shown, i.back AS row "
+            f"FROM ({items}) i JOIN given_ids g USING (ad_id)"
+        )
+        since = (
+            f"SELECT c.* FROM ({self._log.clicks('rowid')}) c LEFT JOIN ({last}) l USING (user_index) "
+            "WHERE l.started IS NULL OR c.shown >= l.started"
+        )
+        return f"{given} UNION ALL {since}"
+
+    # ------------------------------------------------------------------------------------------- by user
+
+    def _count_by_user(self, plans: Sequence[KeyPlan], advance: Callable[[int], None] | None) -> list[str]:
+        """Table `user_sums`: the sums of `plans` before each row, by row; returns their names. The states are saved."""
+        if not plans:
+            return []
+        bits = min(max(self.rows // self._partition_rows, 1).bit_length(), _MOST_BITS)
+        shift = 63 - bits
+        asked = (
+            f"SELECT rowid AS row, epoch_us(started) AS {name(TIME)}, user_index, ad_index{self._log.carried}, "
+            f"{self._log.weights('shown_at = started')} FROM {self._table}"
+        )
+        query = (
+            f"SELECT e.*, CAST(u.code >> {shift} AS INTEGER) AS partition FROM ({asked} UNION ALL BY NAME "
+            f"SELECT * FROM late_events) e JOIN user_codes u USING (user_index) ORDER BY partition, {name(TIME)}, row"
+        )
+        writers = {plan.by: SumsWriter(plan.new_sums(), self._folder / sums_name(plan)) for plan in plans}
+        names: list[str] = []
+        done = 0
+        batches = stream(self._connection.cursor(), query, batch_rows=self._batch_rows)
+        for number, pieces in itertools.groupby(_by_partition(batches), key=lambda piece: piece[0]):
+            state = State(plans)
+            for plan in plans:
+                writers[plan.by].write(self._gone_on(plan, done << shift, number << shift))  # of users without rows today
+                state.sums[plan.by] = self._gone_on(plan, number << shift, (number + 1) << shift)
+            for _, piece in pieces:
+                rows = read_events(piece, self._keys)
+                names = self._keep(piece.column("row"), state.step(rows, is_counted(rows.weights)))
+                if advance is not None:
+                    advance(piece.num_rows)
+            for plan in plans:
+                writers[plan.by].write(state.sums[plan.by])
+            done = number + 1
+        for plan in plans:
+            writers[plan.by].write(self._gone_on(plan, done << shift, 1 << 63))
+            writers[plan.by].close()
+        return names
+
+    def _keep(self, row: pa.Array, sums: Arrays) -> list[str]:
+        """Put sums of rows, in any order, into table `user_sums`; late events, which have no row, ask for nothing."""
+        asks = row.is_valid()
+        columns = {"row": row, **{f"s{at}": pa.array(values) for at, values in enumerate(sums.values())}}
+        rows = pa.table(columns).filter(asks)
+        self._connection.register("arrow_sums", rows)
+        if not self._kept:
+            self._connection.execute("CREATE OR REPLACE TABLE user_sums AS SELECT * FROM arrow_sums")
         else:
-            row, place = spans(found["clicks/start"].astype(np.int64), found["clicks/end"].astype(np.int64))
-            values = np.asarray(parts.clicks.ads[place], dtype=np.int32)
-            hours = ((time[row] - parts.clicks.times[place]) / MICROSECONDS_AN_HOUR).astype(np.float32)
-            offsets = np.searchsorted(row, np.arange(len(time) + 1))
-            lengths = sums[sum_name(("user",), CLICKED, None)].astype(np.int64)
-            self.report.count(integers(batch, REQUEST), lengths, self.history.max_clicks)
-            columns["history_hours"] = _lists(offsets, hours)
-        columns["history_index"] = _lists(offsets, values)
+            self._connection.execute("INSERT INTO user_sums SELECT * FROM arrow_sums")
+        self._connection.unregister("arrow_sums")
+        self._kept = True
+        return list(sums)
+
+    # ------------------------------------------------------------------------------------------- row by row
+
+    def _finish(self, state: State, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """The rows in order with everything that is known before them."""
+        query = f"SELECT *, epoch_us(started) AS {name(TIME)}, {self._log.weights('shown_at = started')} FROM {self._table}"
+        width = self._history.max_clicks + self._history.max_skipped
+        batch_rows = int(np.clip(_HISTORY_ITEMS // width, 256, self._batch_rows))
+        late = SortedEvents(stream(self._connection.cursor(), f"SELECT * FROM late_events ORDER BY {name(TIME)}"), self._keys)
+        in_order = "SELECT * EXCLUDE (row) FROM user_sums ORDER BY row"
+        by_user = _Aligned(stream(self._connection.cursor(), in_order) if names else iter(()))
+        last_request = -1
+        for batch in stream(self._connection.cursor(), query, batch_rows=batch_rows):
+            codes = self._keys.codes(index_of(batch, "user_index"), index_of(batch, "ad_index"), batch)
+            rows = EventRows(index_of(batch, TIME), codes, read_weights(batch))
+            events = join_events([rows, *late.until(int(rows.time[-1]))])
+            sums = state.step(events, is_counted(events.weights))
+            sums = {key: values[: len(rows.time)] for key, values in sums.items()}
+            sums |= dict(zip(names, by_user.next(len(rows.time)), strict=True)) if names else {}
+            request = index_of(batch, "request")
+            opens = np.diff(request, prepend=last_request) != 0
+            last_request = int(request[-1])
+            yield self._finished(batch, rows, sums, opens, state)
+        for events in late.until(self._last_moment or 0):
+            state.step(events, is_counted(events.weights))
+
+    def _finished(
+        self, batch: pa.RecordBatch, rows: EventRows, sums: Arrays, opens: NDArray[np.bool_], state: State
+    ) -> pa.RecordBatch:
+        kept = [key for key in batch.schema.names if not key.startswith("#") and key not in _INTERNAL]
+        columns = {key: batch.column(key) for key in [*kept, "request"]}
+        ad, limit = index_of(batch, "ad_index"), self._history.max_clicks
+        # A history is its request's: found once, and repeated for the rows.
+        history_of_row = np.cumsum(opens) - opens[0]
+        first = np.flatnonzero(np.diff(history_of_row, prepend=-1))
+        users, times = rows.codes["user"], rows.time
+        if self._given:
+            given = read_given(batch.column("history"), self._ads["ad_id"].combine_chunks(), limit)
+            clicked = np.where(rows.weights["clicked"] > 0, ad, -1)
+            report_given(self.report, given, batch.column("history"), opens, clicked, limit)
+            offsets, values, lengths = given.offsets, given.ads, given.lengths
+            history_of_row = np.arange(len(ad))
+        else:
+            history = state.clicks.histories(users[first], times[first], limit)
+            offsets, values, lengths = history.offsets, history.ads, history.lengths[history_of_row]
+            self.report.count(opens, lengths, limit)
+            columns["history_hours"] = _lists(offsets, history.hours(times[first]), history_of_row)
+        columns["history_index"] = _lists(offsets, values, history_of_row)
         columns["history_length"] = pa.array(lengths.astype(np.int32))
-        if self.history.max_skipped:
-            row, place = spans(found["skipped/start"].astype(np.int64), found["skipped/end"].astype(np.int64))
-            skipped = np.asarray(parts.skipped.ads[place], dtype=np.int32)
-            columns["skipped_index"] = _lists(np.searchsorted(row, np.arange(len(time) + 1)), skipped)
-
-        def history_measure(name: str, measure: str) -> NDArray[np.float64]:
-            return history_matches(self.keys.of_ad(name, self.ads.num_rows), ad, offsets, values, measure)
-
-        for name, counter in measure_counters(self.specs, sums, time, history_measure).items():
-            columns[name] = pa.array(counter)
-        return pa.table(columns)
+        if self._history.max_skipped:
+            of_request = np.cumsum(opens) - opens[0]
+            skips = state.skips.histories(users[first], times[first], self._history.max_skipped)
+            columns["skipped_index"] = _lists(skips.offsets, skips.ads, of_request)
+        counters = counter_columns(
+            self._specs, sums, self._keys, times=times, ad=ad, offsets=offsets, clicked=values, history_of_row=history_of_row
+        )
+        columns |= {key: pa.array(values) for key, values in counters.items()}
+        return pa.RecordBatch.from_pydict(columns)
 
 
-def _lists(offsets: Ints, values: NDArray[np.generic]) -> pa.ListArray:
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values))
+class _Aligned:
+    """Columns of a stream, cut into pieces of any length."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
+        self._batches = batches
+        self._held: list[pa.RecordBatch] = []
+        self._rows = 0
+
+    def next(self, rows: int) -> list[NDArray[np.generic]]:
+        """The next `rows` rows, an array a column."""
+        while self._rows < rows:
+            self._held.append(next(self._batches))
+            self._rows += self._held[-1].num_rows
+        table = pa.Table.from_batches(self._held)
+        self._held, self._rows = table.slice(rows).to_batches(), self._rows - rows
+        return [column.to_numpy() for column in table.slice(0, rows).columns]
 
 
-def _join(one: EventRows | None, other: EventRows) -> EventRows:
-    return other if one is None else join([one, other])
+def _by_partition(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Pieces of one partition each, with its number."""
+    for batch in batches:
+        partition = batch.column("partition").to_numpy()
+        starts = np.flatnonzero(np.diff(partition, prepend=-1))
+        for low, high in zip(starts.tolist(), [*starts[1:].tolist(), len(partition)], strict=True):
+            yield int(partition[low]), batch.slice(low, high - low)
+
+
+def _lists(offsets: Ints, values: NDArray[np.generic], of_row: Ints) -> pa.ListArray:
+    """R lists, one for each row."""
+    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values))
+    return lists if len(of_row) == len(lists) else lists.take(pa.array(of_row))

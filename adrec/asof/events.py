@@ -1,17 +1,26 @@
-"""Impressions as weighted events, with clicks and conversions moved to the moment when they happened."""
+"""What happened and when, as SQL over impressions: shown, clicked, converted, each at its own moment.
 
-from collections.abc import Iterable, Mapping, Sequence
+A click or a conversion with a moment of its own, later than the impression, is an event of its own. Everything that counts
+reads events from here: preprocess from its table of events, later commands from the prepared impressions.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from adrec.asof.spec import CLICKED, CONVERTED, LABELLED, SHOWN, KeyCounters, first_name, make_key
-from adrec.asof.sums import NO_KEY
-from adrec.data.hashing import mix
+from adrec.asof.keys import KeyColumns
+from adrec.asof.spec import CLICKED, CONVERTED, LABELLED, SHOWN
+from adrec.config.features import HistoryConfig
+from adrec.data.engine import name
+from adrec.errors import DataError
 
 Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
+WEIGHTS = (SHOWN, LABELLED, CLICKED, CONVERTED)
+TIME = "#time"
+"""Column of events beside those of the impressions: microseconds. Weights are named likewise: no log has such columns."""
 
 
 class EventRows(NamedTuple):
@@ -19,120 +28,125 @@ class EventRows(NamedTuple):
 
     time: Ints
     """microseconds"""
-    request: Ints
-    """hash of the request"""
     codes: dict[str, Ints]
-    """by-name -> codes, -1 where missing"""
+    """name in a counter's `by` -> codes (N,)"""
     weights: dict[str, Ints]
     """kind of event -> 0 or 1"""
-    shown: Bools
-    """True for impressions, False for what happened to them later"""
+
+    def take(self, index: NDArray[np.generic] | slice) -> "EventRows":
+        """Some events, by position, mask or slice."""
+        return EventRows(
+            self.time[index],
+            {key: codes[index] for key, codes in self.codes.items()},
+            {kind: weights[index] for kind, weights in self.weights.items()},
+        )
 
 
-def impressions(time: Ints, request: Ints, codes: dict[str, Ints], click: Ints, conversion: Ints) -> EventRows:
-    """One event an impression. click and conversion are 1, 0, or -1 where unknown."""
-    weights = {
-        SHOWN: np.ones(len(time), dtype=np.int64),
-        LABELLED: (click >= 0).astype(np.int64),
-        CLICKED: (click == 1).astype(np.int64),
-        CONVERTED: (conversion == 1).astype(np.int64),
-    }
-    return EventRows(time, request, codes, weights, np.ones(len(time), dtype=np.bool_))
+class Log:
+    """A relation of impressions and which of its columns say what happened: builds the SQL that reads events from it."""
+
+    def __init__(self, relation: str, columns: Collection[str], history: HistoryConfig, by: Sequence[str]) -> None:
+        """`by`: columns of the impressions to carry. Raises DataError for a declared moment that is not a column."""
+        self.relation, self._columns = relation, set(columns)
+        self.carried = "".join(f", {name(column)}" for column in by if column in self._columns)
+        self._late = {}
+        for kind, label, moment in ((CLICKED, "click", history.clicked_at), (CONVERTED, "conversion", history.converted_at)):
+            if moment is None:
+                continue
+            if moment not in self._columns:
+                raise DataError(
+                    f"history: column '{moment}' is declared but not among the impressions. Keep it, or undeclare it."
+                )
+            if label in self._columns:
+                self._late[kind] = (label, name(moment))
+
+    def weights(self, counted: str = "true") -> str:
+        """SQL of four columns 0 or 1 of an impression's own moment, all 0 where not `counted`."""
+        return ", ".join(
+            f"CAST(({counted}) AND ({condition}) AS TINYINT) AS {_weight(kind)}" for kind, condition in self._own().items()
+        )
+
+    def events(self, shown: str = "true") -> str:
+        """SQL of events: TIME, user_index, ad_index, weights, carried columns; of impressions themselves those with `shown`."""
+        columns = f"user_index, ad_index{self.carried}"
+        parts = [f"SELECT epoch_us(shown_at) AS {name(TIME)}, {columns}, {self.weights()} FROM {self.relation} WHERE {shown}"]
+        for kind, (label, moment) in self._late.items():
+            weights = ", ".join(f"CAST({int(other == kind)} AS TINYINT) AS {_weight(other)}" for other in WEIGHTS)
+            late = f"{label} = 1 AND {moment} > shown_at"
+            parts.append(f"SELECT epoch_us({moment}) AS {name(TIME)}, {columns}, {weights} FROM {self.relation} WHERE {late}")
+        return " UNION ALL ".join(parts)
+
+    def clicks(self, row: str) -> str:
+        """SQL of clicks: user_index, ad_index, `time` when they happened, and `shown`, `row` that order those of one moment."""
+        moment = "shown_at"
+        if CLICKED in self._late:
+            moment = f"greatest(shown_at, coalesce({self._late[CLICKED][1]}, shown_at))"
+        return self._acts(moment, "click = 1", row)
+
+    def skips(self, row: str) -> str:
+        """SQL of impressions that were not clicked, likewise."""
+        return self._acts("shown_at", "click = 0", row)
+
+    def _acts(self, moment: str, condition: str, row: str) -> str:
+        if "click" not in self._columns:
+            condition = "false"
+        return (
+            f"SELECT user_index, ad_index, epoch_us({moment}) AS time, epoch_us(shown_at) AS shown, {row} AS row "
+            f"FROM {self.relation} WHERE {condition}"
+        )
+
+    def _own(self) -> dict[str, str]:
+        has = {label: label in self._columns for label in ("click", "conversion")}
+        own = {
+            SHOWN: "true",
+            LABELLED: "click IS NOT NULL" if has["click"] else "false",
+            CLICKED: "coalesce(click, 0) = 1" if has["click"] else "false",
+            CONVERTED: "coalesce(conversion, 0) = 1" if has["conversion"] else "false",
+        }
+        for kind, (_, moment) in self._late.items():
+            own[kind] += f" AND NOT coalesce({moment} > shown_at, false)"
+        return own
 
 
-def move_late(rows: EventRows, late: Mapping[str, Ints]) -> tuple[EventRows, EventRows]:
-    """Take clicks and conversions with a later moment of their own out of `rows`; return both parts.
-
-    `late` maps a kind of event to its moments (N,). A moment at or before the impression changes nothing.
-    """
-    weights = dict(rows.weights)
-    parts = [take(rows, np.zeros(0, dtype=np.int64))]
-    for kind, moments in late.items():
-        moved = np.flatnonzero((weights[kind] > 0) & (moments > rows.time))
-        part = take(rows, moved)
-        nothing = {name: np.zeros(len(moved), dtype=np.int64) for name in weights}
-        nothing[kind] = part.weights[kind]
-        parts.append(part._replace(time=moments[moved], weights=nothing, shown=np.zeros(len(moved), dtype=np.bool_)))
-        weights[kind] = weights[kind].copy()
-        weights[kind][moved] = 0
-    return rows._replace(weights=weights), join(parts)
-
-
-def take(rows: EventRows, index: Ints | Bools) -> EventRows:
-    """Some events, by position or mask."""
+def read_events(batch: pa.RecordBatch | pa.Table, keys: KeyColumns) -> EventRows:
+    """Rows of `Log.events` as arrays."""
     return EventRows(
-        rows.time[index],
-        rows.request[index],
-        {name: code[index] for name, code in rows.codes.items()},
-        {name: weight[index] for name, weight in rows.weights.items()},
-        rows.shown[index],
+        index_of(batch, TIME),
+        keys.codes(index_of(batch, "user_index"), index_of(batch, "ad_index"), batch),
+        read_weights(batch),
     )
 
 
-def join(parts: Sequence[EventRows]) -> EventRows:
+def read_weights(batch: pa.RecordBatch | pa.Table) -> dict[str, Ints]:
+    """The weights of rows, by kind."""
+    return {kind: index_of(batch, f"#{kind}") for kind in WEIGHTS}
+
+
+def is_counted(weights: Mapping[str, Ints]) -> NDArray[np.bool_]:
+    """(N,) rows that are an event and do not only ask."""
+    counted: NDArray[np.bool_] = np.logical_or.reduce([values > 0 for values in weights.values()])
+    return counted
+
+
+def index_of(batch: pa.RecordBatch | pa.Table, column: str) -> Ints:
+    """A column of whole numbers without nulls, int64 (N,)."""
+    return np.asarray(batch.column(column).to_numpy(), dtype=np.int64)
+
+
+def no_weights(rows: int) -> dict[str, Ints]:
+    """Weights of rows that only ask."""
+    return {kind: np.zeros(rows, dtype=np.int64) for kind in WEIGHTS}
+
+
+def join_events(parts: Sequence[EventRows]) -> EventRows:
     """Events one after another."""
     first = parts[0]
     return EventRows(
         np.concatenate([part.time for part in parts]),
-        np.concatenate([part.request for part in parts]),
-        {name: np.concatenate([part.codes[name] for part in parts]) for name in first.codes},
-        {name: np.concatenate([part.weights[name] for part in parts]) for name in first.weights},
-        np.concatenate([part.shown for part in parts]),
+        {key: np.concatenate([part.codes[key] for part in parts]) for key in first.codes},
+        {kind: np.concatenate([part.weights[kind] for part in parts]) for kind in first.weights},
     )
 
 
-def advance(
-    counters: Iterable[KeyCounters], rows: EventRows, late: EventRows, until: int
-) -> tuple[dict[str, NDArray[np.generic]], EventRows]:
-    """Step every counter over `rows` and those of `late` that happen by `until`.
-
-    Returns the sums before each of `rows`, and the late events that are still to come.
-    """
-    ready = late.time <= until
-    events = join([rows, take(late, ready)]) if ready.any() else rows
-    count = len(rows.time)
-    sums: dict[str, NDArray[np.generic]] = {}
-    for counter in counters:
-        key = make_key([events.codes[name] for name in counter.plan.by], len(events.time))
-        found = counter.step(key, events.time, events.request, events.weights, events.shown)
-        sums.update({name: values[:count] for name, values in found.items()})
-    return sums, take(late, ~ready)
-
-
-def own_sums(counters: Iterable[KeyCounters], rows: EventRows, late: EventRows) -> dict[str, NDArray[np.generic]]:
-    """What each row's own request had gathered before it under each counter's key: to be taken off the sums.
-
-    `rows` and `late` hold requests with rows at several moments, whole.
-    """
-    events = join([rows, late])
-    sums: dict[str, NDArray[np.generic]] = {}
-    for counter in counters:
-        if counter.sums is None:
-            continue
-        by = counter.plan.by
-        key = make_key([events.codes[name] for name in by], len(events.time))
-        bits = mix(mix(key.astype(np.uint64)) ^ events.request.astype(np.uint64))
-        own = np.where(key == NO_KEY, NO_KEY, (bits >> np.uint64(1)).astype(np.int64))
-        found = KeyCounters(counter.plan).step(own, events.time, events.request, events.weights, events.shown)
-        found.pop(first_name(by), None)
-        sums.update({name: values[: len(rows.time)] for name, values in found.items()})
-    return sums
-
-
-def events_to_arrays(rows: EventRows) -> dict[str, NDArray[np.generic]]:
-    """Events as plain arrays."""
-    arrays: dict[str, NDArray[np.generic]] = {"time": rows.time, "request": rows.request, "shown": rows.shown}
-    arrays.update({f"code/{name}": code for name, code in rows.codes.items()})
-    arrays.update({f"weight/{name}": weight for name, weight in rows.weights.items()})
-    return arrays
-
-
-def events_from_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> EventRows:
-    """The inverse of `events_to_arrays`."""
-
-    def group(prefix: str) -> dict[str, Ints]:
-        return {name.removeprefix(prefix): np.asarray(array) for name, array in arrays.items() if name.startswith(prefix)}
-
-    return EventRows(
-        np.asarray(arrays["time"]), np.asarray(arrays["request"]), group("code/"), group("weight/"), np.asarray(arrays["shown"])
-    )
+def _weight(kind: str) -> str:
+    return name(f"#{kind}")

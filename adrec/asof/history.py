@@ -1,10 +1,12 @@
-"""Point-in-time history: the newest H of a user's clicks strictly before `shown_at`, from other requests, newest last.
+"""Point-in-time history: the newest H of a user's clicks strictly before a moment, newest last. Ties in time are not earlier.
 
-Works on one part of the users at a time, whole columns at once. Ties in time are not earlier.
+Clicks lie in one log, by user and time, on disk where there are many; a question is a binary search. A log may come with a
+few newer clicks beside it, as a server has them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,99 +14,164 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from adrec.asof.sums import MICROSECONDS_AN_HOUR
 from adrec.data.hashing import mix
 from adrec.errors import DataError
 
 Ints = NDArray[np.int64]
+_KINDS: Mapping[str, type[np.generic]] = {"users": np.int64, "offsets": np.int64, "ads": np.int32, "times": np.int64}
 
 
-class Events(NamedTuple):
-    """What users did, M events in no particular order; ties in time keep the order given."""
-
-    user: Ints
-    ad: Ints
-    time: Ints
-    """microseconds"""
-    request: Ints
-    """hash of the request"""
+TIMELESS = np.iinfo(np.int64).min
+"""Moment of an act that came without one."""
 
 
-class Windows(NamedTuple):
-    """Which slice of the log each of N rows may see: `ad[start:end]`, newest last."""
+class Histories(NamedTuple):
+    """Lists of R questions, oldest first, newest last."""
 
-    start: Ints
-    end: Ints
+    offsets: Ints
+    """(R + 1,)"""
+    ads: NDArray[np.int32]
+    """(V,) rows of the ads"""
+    times: Ints
+    """(V,) microseconds, TIMELESS where unknown"""
+    lengths: Ints
+    """(R,) how many there were, not cut at H"""
 
-
-class HistoryLog:
-    """Events of some users in (user, time) order, with what an earlier run carried over.
-
-    `ad` and `time` are the log; windows point into them. Windows of requests that see themselves (rows of one request
-    at several moments) are written out behind the log without the request's own events.
-    """
-
-    def __init__(self, carried: Mapping[str, NDArray[np.generic]] | None, events: Events) -> None:
-        if carried:
-            old = Events(*(np.asarray(carried[name], dtype=np.int64) for name in ("user", "ad", "time", "request")))
-            events = Events(*(np.concatenate(pair) for pair in zip(old, events, strict=True)))
-        order = np.lexsort((events.time, events.user))
-        self.user, self.ad, self.time, self.request = (column[order] for column in events)
-
-    def windows(self, user: Ints, time: Ints, request: Ints, limit: int, *, spread: NDArray[np.bool_]) -> Windows:
-        """What N rows may see of their user's events.
-
-        `spread` marks rows whose request has rows at several moments; only they can meet their own request's events.
-        """
-        is_row = np.concatenate([np.zeros(len(self.user), dtype=np.bool_), np.ones(len(user), dtype=np.bool_)])
-        # At one moment rows stand before events, so that what is equal in time counts as not earlier.
-        order = np.lexsort((~is_row, np.concatenate([self.time, time]), np.concatenate([self.user, user])))
-        earlier = np.cumsum(~is_row[order])
-        end = np.empty(len(user), dtype=np.int64)
-        end[order[is_row[order]] - len(self.user)] = earlier[is_row[order]]
-        start = np.maximum(np.searchsorted(self.user, user), end - limit)
-        rows = np.flatnonzero(spread)
-        if len(rows):
-            start[rows], end[rows] = self._without_own(user[rows], end[rows], request[rows], limit)
-        return Windows(start, end)
-
-    def _without_own(self, user: Ints, end: Ints, request: Ints, limit: int) -> tuple[Ints, Ints]:
-        """Windows behind the log for rows that must not see events of their own request."""
-        names, of_event = np.unique(self.request, return_inverse=True)
-        sizes = np.append(np.bincount(of_event, minlength=len(names)), 0)
-        at = np.searchsorted(names, request)
-        at = np.where((at < len(names)) & (np.append(names, 0)[at] == request), at, len(names))
-        begin = np.maximum(np.searchsorted(self.user, user), end - limit - sizes[at])
-        row, place = spans(begin, end)
-        kept = self.request[place] != request[row]
-        row, place = row[kept], place[kept]
-        seen = np.bincount(row, minlength=len(user))
-        rank_from_newest = np.cumsum(seen)[row] - 1 - np.arange(len(row))
-        row, place = row[rank_from_newest < limit], place[rank_from_newest < limit]
-        lengths = np.bincount(row, minlength=len(user))
-        stop = len(self.ad) + np.cumsum(lengths)
-        self.ad, self.time = np.append(self.ad, self.ad[place]), np.append(self.time, self.time[place])
-        return stop - lengths, stop
-
-    def carry(self, until: int, limit: int) -> dict[str, NDArray[np.generic]]:
-        """What rows from moment `until` on may still need: each user's newest `limit` earlier events and all later ones."""
-        count = len(self.user)
-        past = self.time[:count] < until
-        later: Ints = np.cumsum(past[::-1])[::-1] - past  # past events behind each, over all users
-        last = np.searchsorted(self.user, self.user, side="right") - 1
-        newer = later - later[last]
-        kept = ~past | (newer < limit)
-        return {
-            "user": self.user[kept], "ad": self.ad[:count][kept], "time": self.time[:count][kept],
-            "request": self.request[kept],
-        }  # fmt: skip
+    def hours(self, moments: Ints) -> NDArray[np.float32]:
+        """(V,) age of each act at its question's moment (R,), NaN where unknown."""
+        ages = (np.repeat(moments, np.diff(self.offsets)) - self.times) / MICROSECONDS_AN_HOUR
+        return np.where(self.times == TIMELESS, np.nan, ages).astype(np.float32)
 
 
-def spans(start: Ints, end: Ints) -> tuple[Ints, Ints]:
-    """All positions of N slices: for each, the slice's number and the position. Both int64 (total,)."""
-    lengths = end - start
-    row = np.repeat(np.arange(len(start)), lengths)
-    first = np.cumsum(lengths) - lengths
-    return row, np.arange(int(lengths.sum())) + np.repeat(start - first, lengths)
+@dataclass(frozen=True)
+class EventLog:
+    """M acts (clicks, or impressions without a click) of K users, by user and time."""
+
+    users: Ints
+    """(K,) codes, ascending"""
+    offsets: Ints
+    """(K + 1,) the acts of user k are offsets[k] up to offsets[k + 1]"""
+    ads: NDArray[np.int32]
+    """(M,) rows of the ads"""
+    times: Ints
+    """(M,) microseconds"""
+
+    @classmethod
+    def empty(cls) -> "EventLog":
+        """Nobody has done anything."""
+        return cls(np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64))
+
+    @classmethod
+    def of(cls, users: Ints, ads: NDArray[np.integer], times: Ints) -> "EventLog":
+        """From acts in any order; those of one user at one moment keep theirs."""
+        order = np.lexsort((times, users))
+        starts = np.flatnonzero(np.diff(users[order], prepend=-1)) if len(order) else np.zeros(0, np.int64)
+        return cls(users[order][starts], np.append(starts, len(order)), ads[order].astype(np.int32), times[order])
+
+    @classmethod
+    def write(cls, batches: Iterable[pa.RecordBatch], count: int, folder: Path) -> "EventLog":
+        """To `folder` from `count` acts in order of (code, time): columns code, ad_index, time. Memory is one batch."""
+        folder.mkdir(parents=True, exist_ok=True)
+        files = {
+            column: np.lib.format.open_memmap(folder / f"{column}.npy", mode="w+", dtype=_KINDS[column], shape=(count,))
+            for column in ("ads", "times")
+        }
+        users, starts, at, last = [], [], 0, -1
+        for batch in batches:
+            code = batch.column("code").to_numpy()
+            files["ads"][at : at + len(code)] = batch.column("ad_index").to_numpy()
+            files["times"][at : at + len(code)] = batch.column("time").to_numpy()
+            opens = np.flatnonzero(np.diff(code, prepend=last))
+            users.append(code[opens])
+            starts.append(at + opens)
+            at, last = at + len(code), int(code[-1]) if len(code) else last
+        for values in files.values():
+            values.flush()
+        codes = np.concatenate([np.zeros(0, np.int64), *users])
+        np.save(folder / "users.npy", codes, allow_pickle=False)
+        np.save(folder / "offsets.npy", np.concatenate([*starts, [count]]).astype(np.int64), allow_pickle=False)
+        return cls.load(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> "EventLog":
+        """A written log, mapped into memory. Raises DataError where it is broken."""
+        try:
+            read = {column: np.load(folder / f"{column}.npy", mmap_mode="r", allow_pickle=False) for column in _KINDS}
+        except (OSError, ValueError) as error:
+            raise DataError(f"{folder}: no usable state ({error}). Run 'adrec preprocess' again.") from None
+        if len(read["offsets"]) != len(read["users"]) + 1 or len(read["ads"]) != len(read["times"]):
+            raise DataError(f"{folder}: no usable state (arrays of different lengths). Run 'adrec preprocess' again.")
+        return cls(**read)
+
+    def to_table(self) -> pa.Table:
+        """The acts as rows: code, ad_index, time, and `row`, their order."""
+        codes = np.repeat(self.users, np.diff(self.offsets))
+        return pa.table({"code": codes, "ad_index": self.ads, "time": self.times, "row": np.arange(len(codes))})
+
+    def before(self, users: Ints, times: Ints) -> tuple[Ints, Ints]:
+        """Where each of R users' acts begin and where those strictly before its moment end: both (R,), equal where none."""
+        place = np.searchsorted(self.users, users)
+        known = place < len(self.users)
+        known[known] = self.users[place[known]] == users[known]
+        place = np.where(known, place, 0)
+        low = np.where(known, self.offsets[place], 0)
+        high = np.where(known, self.offsets[place + 1] if len(self.users) else 0, 0)
+        first = low.copy()
+        while (open_ := np.flatnonzero(low < high)).size:
+            middle = (low[open_] + high[open_]) // 2
+            is_before = self.times[middle] < times[open_]
+            low[open_] = np.where(is_before, middle + 1, low[open_])
+            high[open_] = np.where(is_before, high[open_], middle)
+        return first, low
+
+    def histories(self, users: Ints, times: Ints, limit: int) -> Histories:
+        """The newest `limit` acts of R users (codes) strictly before their moments."""
+        first, end = self.before(users, times)
+        start = np.maximum(first, end - limit)
+        offsets = np.concatenate([[0], np.cumsum(end - start)])
+        place = np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], end - start)
+        return Histories(offsets, np.asarray(self.ads[place]), np.asarray(self.times[place]), end - first)
+
+    def taken_back(self, users: Ints, ads: Ints, times: Ints) -> "EventLog":
+        """Without the newest act of each (user, ad) of these, (N,), at or before its moment: a skip that became a click."""
+        keys = [mix(mix(code.astype(np.uint64)) + row.astype(np.uint64)) >> np.uint64(1) for code, row in
+                ((np.repeat(self.users, np.diff(self.offsets)), self.ads), (users, ads))]  # fmt: skip
+        order = np.lexsort((self.times, keys[0]))
+        pairs = EventLog.of(keys[0].astype(np.int64), np.arange(len(order)), self.times)
+        first, end = pairs.before(keys[1].astype(np.int64), times + 1)
+        gone = order[end[end > first] - 1]
+        kept = np.ones(len(order), dtype=np.bool_)
+        kept[gone] = False
+        codes = np.repeat(self.users, np.diff(self.offsets))
+        return EventLog.of(codes[kept], self.ads[kept], self.times[kept])
+
+    def without(self, users: Ints) -> "EventLog":
+        """The log of all others."""
+        kept = ~np.isin(self.users, users)
+        mask = np.repeat(kept, np.diff(self.offsets))
+        offsets = np.concatenate([[0], np.cumsum(np.diff(self.offsets)[kept])])
+        return EventLog(self.users[kept], offsets, self.ads[mask], self.times[mask])
+
+    def merged(self, other: "EventLog") -> "EventLog":
+        """Both logs as one; at one moment those of `self` come first."""
+        codes = [np.repeat(log.users, np.diff(log.offsets)) for log in (self, other)]
+        return EventLog.of(
+            np.concatenate(codes), np.concatenate([self.ads, other.ads]), np.concatenate([self.times, other.times])
+        )
+
+
+def joined(older: Histories, newer: Histories, limit: int) -> Histories:
+    """Lists of two logs for the same R questions as one list each, by time, cut to the newest `limit`."""
+    count = len(older.lengths)
+    owner = np.concatenate([np.repeat(np.arange(count), np.diff(side.offsets)) for side in (older, newer)])
+    ads, times = np.concatenate([older.ads, newer.ads]), np.concatenate([older.times, newer.times])
+    order = np.lexsort((times, owner))
+    sizes = np.bincount(owner, minlength=count)
+    from_newest = np.repeat(np.cumsum(sizes), sizes) - 1 - np.arange(len(order))
+    order = order[from_newest < limit]
+    offsets = np.concatenate([[0], np.cumsum(np.minimum(sizes, limit))])
+    return Histories(offsets, ads[order], times[order], older.lengths + newer.lengths)
 
 
 @dataclass
@@ -125,23 +192,18 @@ class HistoryReport:
     shown_in_history: int = 0
     """clicked rows whose ad is already in their given history: many of them mean that the history holds the answer"""
     source: str = "clicks"
-    last_request: int | None = field(default=None, repr=False)
     last_print: int = field(default=0, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-safe counts."""
-        return {name: value for name, value in vars(self).items() if not name.startswith("last_")}
+        return {key: value for key, value in vars(self).items() if not key.startswith("last_")}
 
-    def count(self, requests: Ints, lengths: Ints, limit: int) -> NDArray[np.bool_]:
-        """Take in the next rows, requests contiguous. Returns which rows open a request."""
-        before = np.concatenate([[self.last_request if self.last_request is not None else ~requests[0]], requests[:-1]])
-        opens = requests != before
-        self.last_request = int(requests[-1])
-        self.rows += len(requests)
+    def count(self, opens: NDArray[np.bool_], lengths: Ints, limit: int) -> None:
+        """Take in rows; `opens` (N,) marks the first of each request, lengths (N,)."""
+        self.rows += len(opens)
         self.requests += int(opens.sum())
         self.empty += int((opens & (lengths == 0)).sum())
         self.cut += int((opens & (lengths > limit)).sum())
-        return np.asarray(opens)
 
 
 class GivenHistory(NamedTuple):
@@ -153,44 +215,40 @@ class GivenHistory(NamedTuple):
     """(total,) newest last, cut to the newest H, unknown ids left out"""
     lengths: Ints
     """(N,) ids as given, unknown ones included, not cut"""
+    known: NDArray[np.bool_]
+    """(items,) of all ids as given, whether the ads have them"""
 
 
-def read_given(
-    column: pa.Array,
-    ad_ids: pa.Array,
-    limit: int,
-    report: HistoryReport,
-    *,
-    requests: Ints,
-    ads: Ints,
-    clicked: NDArray[np.bool_],
-) -> GivenHistory:
-    """Turn lists of ad ids, newest last, into ad indices. Raises DataError when the column holds no lists."""
-    kind = column.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
-        raise DataError(
-            f"impressions: column 'history' is {kind}, expected a list of ad ids. Declare its separator in the source."
-        )
+def read_given(column: pa.Array, ad_ids: pa.Array, limit: int) -> GivenHistory:
+    """Turn lists of ad ids, newest last, into ad indices."""
     lengths = np.asarray(pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False), dtype=np.int64)
-    found = pc.fill_null(pc.index_in(column.flatten(), value_set=ad_ids, skip_nulls=True), -1)
-    codes = np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64)
-    row = np.repeat(np.arange(len(lengths)), lengths)
+    items = column.flatten().cast(pa.string())
+    place = pc.fill_null(pc.index_in(items, value_set=ad_ids, skip_nulls=True), -1)
+    codes = np.asarray(place.to_numpy(zero_copy_only=False), dtype=np.int64)
     known = codes >= 0
-    opens = report.count(requests, lengths, limit)
-    report.items += int(lengths[opens].sum())
-    report.unknown_items += int((~known & opens[row]).sum())
-    place = np.arange(len(row)) - (np.cumsum(lengths) - lengths)[row]
-    print_of = np.zeros(len(lengths), dtype=np.uint64)
-    np.add.at(print_of, row, mix(codes.astype(np.uint64) ^ (place.astype(np.uint64) << np.uint64(32))))
-    before = np.concatenate([np.array([report.last_print], dtype=np.uint64), print_of[:-1]])
-    report.differing += int((~opens & (print_of != before)).sum())
-    report.last_print = int(print_of[-1])
-    row, codes = row[known], codes[known]
-    holds = np.zeros(len(lengths), dtype=np.bool_)
-    holds[row[codes == ads[row]]] = True
-    report.shown_in_history += int((holds & clicked).sum())
+    row = np.repeat(np.arange(len(lengths)), lengths)[known]
     sizes = np.bincount(row, minlength=len(lengths))
     newest = (np.cumsum(sizes)[row] - 1 - np.arange(len(row))) < limit
-    kept = np.minimum(sizes, limit)
-    offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(kept)])
-    return GivenHistory(offsets, codes[newest].astype(np.int32), lengths)
+    offsets = np.concatenate([[0], np.cumsum(np.minimum(sizes, limit))])
+    return GivenHistory(offsets, codes[known][newest].astype(np.int32), lengths, known)
+
+
+def report_given(
+    report: HistoryReport, given: GivenHistory, column: pa.Array, opens: NDArray[np.bool_], clicked_ad: Ints, limit: int
+) -> None:
+    """Count what is odd about given histories. clicked_ad (N,): the ad where the row was clicked, else -1."""
+    report.source = "given"
+    report.count(opens, given.lengths, limit)
+    row = np.repeat(np.arange(len(opens)), given.lengths)
+    report.items += int(given.lengths[opens].sum())
+    report.unknown_items += int((~given.known & opens[row]).sum())
+    place = np.arange(len(given.ads)) - np.repeat(given.offsets[:-1], np.diff(given.offsets))
+    owner = np.repeat(np.arange(len(opens)), np.diff(given.offsets))
+    prints = mix(given.lengths.astype(np.uint64))
+    np.add.at(prints, owner, mix(given.ads.astype(np.uint64) ^ (place.astype(np.uint64) << np.uint64(32))))
+    before = np.concatenate([np.array([report.last_print], dtype=np.uint64), prints[:-1]])
+    report.differing += int((~opens & (prints != before)).sum())
+    report.last_print = int(prints[-1]) if len(prints) else report.last_print
+    holds = np.zeros(len(opens), dtype=np.bool_)
+    holds[owner[given.ads == clicked_ad[owner]]] = True
+    report.shown_in_history += int(holds.sum())

@@ -1,89 +1,134 @@
-"""Codes of what counters are kept by: a value's code never changes once it is given, so that a state can be carried on."""
+"""What counters are kept by, as numbers: a stable hash of each value, so that a state needs no index and no vocabulary.
 
-from collections.abc import Iterable
+A user, an ad and a value of a column have the same code in every command, on every machine and in every later run: states
+of other days and other shards add up. 63 bits are enough for a chance of one in a thousand to confuse any two of 100 million.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from copy import copy
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from adrec.config.features import CounterSpec
 from adrec.data.features.categorical import to_strings
+from adrec.data.hashing import hash_strings, mix
 from adrec.errors import DataError
 
 Ints = NDArray[np.int64]
+NO_CODE = -1
+"""A missing value: it is under no key."""
+USER_BITS = 24
+"""Leading bits of a key that are its user's alone, so that the keys of a partition of the users lie together."""
 _ALIASES = {"advertiser": "advertiser_id"}
+_REST = np.int64((1 << (63 - USER_BITS)) - 1)
 
 
-class Codebook:
-    """Strings to codes 0, 1, 2, ... in order of first appearance."""
+def codes_of(values: pa.Array | pa.ChunkedArray, column: str) -> Ints:
+    """int64 (N,) in [0, 2^63), NO_CODE where null. Raises DataError for a column that holds no categories."""
+    array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    encoded = to_strings(array, column).dictionary_encode()
+    of_value = (hash_strings(encoded.dictionary) >> np.uint64(1)).astype(np.int64)
+    index = encoded.indices.fill_null(len(of_value)).to_numpy(zero_copy_only=False)
+    codes: Ints = np.append(of_value, NO_CODE)[index]
+    return codes
 
-    def __init__(self, values: pa.Array | None = None) -> None:
-        self.values = values if values is not None else pa.array([], pa.string())
 
-    def encode(self, text: pa.Array) -> Ints:
-        """Codes int64 (N,), -1 where null; values not seen before are given the next codes."""
-        unseen = pc.unique(text.drop_null())
-        unseen = unseen.filter(pc.invert(pc.is_in(unseen, value_set=self.values)))
-        if len(unseen):
-            self.values = pa.concat_arrays([self.values, unseen])
-        found = pc.index_in(text, value_set=self.values, skip_nulls=True)
-        return np.asarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
+def make_key(by: Sequence[str], codes: Mapping[str, Ints], rows: int) -> Ints:
+    """One int64 in [0, 2^63) for the values of all columns of `by` together, NO_CODE where one is missing."""
+    if not by:
+        return np.zeros(rows, dtype=np.int64)
+    if len(by) == 1:
+        return codes[by[0]]
+    bits = np.zeros(rows, dtype=np.uint64)
+    missing = np.zeros(rows, dtype=np.bool_)
+    for name in by:
+        bits = mix(bits + codes[name].astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
+        missing |= codes[name] < 0
+    key = (bits >> np.uint64(1)).astype(np.int64)
+    if "user" in by:
+        key = (codes["user"] & ~_REST) | (key & _REST)
+    return np.where(missing, NO_CODE, key)
 
 
 class KeyColumns:
-    """Where each name in a counter's `by` comes from: the row itself, its ad, or its user."""
+    """Where each name in a counter's `by` comes from: the row itself, its ad, or its user.
 
-    def __init__(self, names: Iterable[str], ads: pa.Table, users: pa.Table | None, books: dict[str, pa.Array]) -> None:
-        self.names = sorted(set(names))
-        self.books = {name: Codebook(books.get(name)) for name in self.names if name not in {"user", "ad"}}
-        self._of_ad = {name: self._encode(name, ads) for name in self.books if _source(name) in ads.schema.names}
-        self._of_user = {
-            name: self._encode(name, users)
-            for name in self.books
-            if users is not None and name not in self._of_ad and _source(name) in users.schema.names
-        }
+    A ads, U users; rows point into both by `ad_index` and `user_index`.
+    """
+
+    def __init__(self, names: Iterable[str], ads: pa.Table, users: pa.Table) -> None:
+        self.names = sorted({"user", "ad", *names})
+        self.of_ad = {name: codes_of(ads[_source(name)], _source(name)) for name in self.names if _in(name, ads, "ad")}
+        self.of_user = self._users_codes(users)
+        self._over: tuple[pa.Table, KeyColumns] | None = None
+
+        self._dense: dict[str, Ints] = {}
+
+    def over(self, users: pa.Table) -> "KeyColumns":
+        """The same ads with other users; the last ones asked for are remembered."""
+        if self._over is None or self._over[0] is not users:
+            other = copy(self)
+            other.of_user = self._users_codes(users)
+            self._over = (users, other)
+        return self._over[1]
 
     @property
     def of_row(self) -> list[str]:
         """Names that are columns of the impressions."""
-        return [name for name in self.books if name not in self._of_ad and name not in self._of_user]
+        return [name for name in self.names if name not in self.of_ad and name not in self.of_user]
 
-    def in_ads(self, name: str) -> bool:
-        """True where `name` is the ad itself or a column of the ads table."""
-        return name == "ad" or name in self._of_ad
+    @property
+    def row_columns(self) -> list[str]:
+        """The columns of the impressions behind `of_row`."""
+        return [_source(name) for name in self.of_row]
 
-    def of_ad(self, name: str, ad_count: int) -> Ints:
-        """Codes of an ad column by ad index, int64 (A,). Raises DataError when `name` is no ad column."""
-        if name == "ad":
-            return np.arange(ad_count)
-        if not self.in_ads(name):
+    def check(self, specs: Iterable[CounterSpec], columns: Collection[str]) -> None:
+        """Raise DataError for a counter whose columns are neither the ads', the users' nor among `columns` of the rows."""
+        for key in self.of_row:
+            if _source(key) not in columns:
+                raise DataError(
+                    f"counters: '{key}' is a column of neither impressions, ads nor users. "
+                    "Declare the column, or take the counter out of the config."
+                )
+        for spec in specs:
+            if any(measure.startswith("history_") for measure in spec.measures):
+                self.dense_ad_codes(spec.by[0])
+
+    def dense_ad_codes(self, name: str) -> Ints:
+        """(A,) an ad column as 0, 1, 2, ..., NO_CODE where missing. Raises DataError where `name` is none."""
+        if name not in self.of_ad:
             raise DataError(f"counters: '{name}' is no column of the ads, which history_share and history_count need.")
-        return self._of_ad[name]
+        if name not in self._dense:
+            _, dense = np.unique(self.of_ad[name], return_inverse=True)
+            self._dense[name] = dense - (self.of_ad[name] == NO_CODE).any()
+        return self._dense[name]
 
-    def has(self, name: str, batch: pa.RecordBatch) -> bool:
-        """True where the rows carry the column behind `name`."""
-        return _source(name) in batch.schema.names
+    def codes(self, user: Ints, ad: Ints, rows: pa.Table | pa.RecordBatch) -> dict[str, Ints]:
+        """Every name's codes for N rows with indices user, ad (N,). A column that `rows` lack is missing in all of them."""
+        codes = {name: values[ad] for name, values in self.of_ad.items()}
+        codes |= {name: values[user] for name, values in self.of_user.items()}
+        for name in self.of_row:
+            column = _source(name)
+            known = column in rows.schema.names
+            codes[name] = codes_of(rows.column(column), column) if known else np.full(len(user), NO_CODE, dtype=np.int64)
+        return codes
 
-    def row_codes(self, name: str, batch: pa.RecordBatch) -> Ints:
-        """Codes of an impressions column. Raises DataError when no table has it."""
-        column = _source(name)
-        if not self.has(name, batch):
-            raise DataError(
-                f"counters: '{name}' is a column of neither impressions, ads nor users. "
-                "Declare the column, or take the counter out of the config."
-            )
-        return self.books[name].encode(to_strings(batch.column(column), column))
+    def _users_codes(self, users: pa.Table) -> dict[str, Ints]:
+        return {
+            name: codes_of(users[_source(name)], _source(name))
+            for name in self.names
+            if name not in self.of_ad and _in(name, users, "user")
+        }
 
-    def codes(self, user: Ints, ad: Ints, of_row: dict[str, Ints]) -> dict[str, Ints]:
-        """Every name's codes for N rows, int64 (N,), -1 where missing."""
-        found: dict[str, Ints] = {"user": user, "ad": ad, **of_row}
-        found.update({name: values[ad] for name, values in self._of_ad.items()})
-        found.update({name: values[user] for name, values in self._of_user.items()})
-        return found
 
-    def _encode(self, name: str, table: pa.Table) -> Ints:
-        return self.books[name].encode(to_strings(table[_source(name)].combine_chunks(), _source(name)))
+def _in(name: str, table: pa.Table, alone: str) -> bool:
+    """Whether a table has the column behind `name`. `user` and `ad` are the identifiers of their own tables."""
+    if name in {"user", "ad"}:
+        return name == alone
+    return _source(name) in table.schema.names
 
 
 def _source(name: str) -> str:
-    return _ALIASES.get(name, name)
+    return {"user": "user_id", "ad": "ad_id"}.get(name, _ALIASES.get(name, name))

@@ -1,112 +1,179 @@
-"""Counters of new rows from what an earlier preprocess run carried over, without taking the rows in.
+"""Questions to a prepared folder: histories and counters of any rows at any moment, as preprocess would attach them.
 
-Each row sees the log up to its end and nothing of the rows beside it, so its counters do not depend on how rows are batched.
-Clicks and conversions that were still to come when the state was saved are seen from the next preprocess run on.
+Moments behind the log are answered by its state, earlier ones by a replay. The rows point into tables of their own, which
+may hold other ads and users than the log, in another order: what they share with it is known by identifier.
 """
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from adrec.asof.keys import KeyColumns
-from adrec.asof.partitions import integers
-from adrec.asof.spec import KeyCounters, counter_names, history_matches, make_key, measure_counters, plan_keys
-from adrec.asof.spool import moments
-from adrec.asof.state import Arrays, load_state, within
+from adrec.asof.events import TIME, EventRows
+from adrec.asof.history import EventLog, Histories, joined
+from adrec.asof.keys import KeyColumns, codes_of
+from adrec.asof.measure import counter_columns
+from adrec.asof.replay import Replay
+from adrec.asof.spec import counter_names, plan_keys
+from adrec.asof.state import State
 from adrec.config.features import CounterSpec, HistoryConfig
+from adrec.data.arrays import places
 
 Ints = NDArray[np.int64]
 
 
-class PastReader:
-    """Reads the folder that `Past.save` wrote.
+@dataclass(frozen=True)
+class LogFiles:
+    """Where a log and its state lie, and what they were made with."""
 
-    `ads` and `users` are the tables that new rows point into, in the order of their index; `known_ads` (A,) and
-    `known_users` (U,) give the same ad's and user's index in the prepared folder, -1 where it is new.
-    """
+    state: Path
+    impressions: Sequence[Path]
+    ads: pa.Table
+    """rows by the log's ad_index"""
+    users: pa.Table
+    """rows by the log's user_index"""
+    counters: Sequence[CounterSpec]
+    history: HistoryConfig
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        counters: Sequence[CounterSpec],
-        history: HistoryConfig,
-        ads: pa.Table,
-        users: pa.Table,
-        known_ads: Ints,
-        known_users: Ints,
-    ) -> None:
-        """Raises DataError when the folder is missing or was made with other counters or history settings."""
-        self.specs, self.history = list(counters), history
-        self._ads, self._known_ads, self._known_users = ads, known_ads, known_users
-        plans = plan_keys(self.specs, user_clicks=True)
-        overall = [KeyCounters(plan) for plan in plans if not plan.of_user]
-        carried = load_state(folder, overall, history, plans, parts=1)
-        of_user = [KeyCounters(plan) for plan in plans if plan.of_user]
-        parts = [carried.part(number) for number in range(carried.parts)]
-        for counter in of_user:
-            counter.restore(_merged([within(part, f"counter/{'+'.join(counter.plan.by)}/") for part in parts]))
-        self._counters = [*overall, *of_user]
-        self.last_moment = carried.last_moment
-        names = {name for plan in plans for name in plan.by} | {name for spec in self.specs for name in spec.by}
-        self._keys = KeyColumns({"user", "ad", *names}, ads, users, carried.books)
 
-    def attach(self, table: pa.Table) -> pa.Table:
-        """The table with its counter columns, float32; those it already has stay.
+@dataclass
+class _Shared:
+    """What all views of a log have in common."""
 
-        Reads `user_index`, `ad_index`, `shown_at`, `history_index` and the columns named in `by`. One that is absent counts as
-        missing; where the ads lack it, its history measures are NaN. Rows shown before the end of the log get NaN throughout:
-        what was known then is no longer told apart.
+    state: State
+    clicks: EventLog
+    """since the log ended, as rows of the catalogue"""
+    skips: EventLog
+    lock: threading.Lock
+    replay: Replay | None = None
+
+
+class AsOf:
+    """What the log knew at a moment, for rows over a catalogue of ads. Usable from several threads."""
+
+    def __init__(self, log: LogFiles, ads: pa.Table, *, asked_users: pa.Array | None = None) -> None:
+        """ads: A rows that questions point into. asked_users: identifiers of the only users there will be questions about,
+        which keeps a replay small. Raises DataError where the state is broken or was made with other settings.
         """
-        names = [name for name in counter_names(self.specs) if name not in table.column_names]
-        if not names or not table.num_rows:
-            return table
-        batch = table.combine_chunks().to_batches()[0]
-        user, ad, time = integers(batch, "user_index"), integers(batch, "ad_index"), moments(table)
-        absent = np.full(len(time), -1, dtype=np.int64)
-        of_row = {
-            name: self._keys.row_codes(name, batch) if self._keys.has(name, batch) else absent for name in self._keys.of_row
-        }
-        codes = self._keys.codes(user, ad, of_row)
-        codes.update(user=self._known_users[user], ad=self._known_ads[ad])
-        sums: Arrays = {}
-        for counter in self._counters:
-            sums.update(counter.peek(make_key([codes[name] for name in counter.plan.by], len(time)), time))
-        offsets, values = _newest(batch.column("history_index"), self.history.max_clicks)
+        self._log, self._specs, self._asked_users = log, list(log.counters), asked_users
+        self._plans = plan_keys(self._specs)
+        self._shared = _Shared(
+            State.load(log.state, self._plans, log.history), EventLog.empty(), EventLog.empty(), threading.Lock()
+        )
+        self.names = counter_names(self._specs)
+        self.max_skipped = log.history.max_skipped
+        self._look_at(ads)
 
-        def history_measure(name: str, measure: str) -> NDArray[np.float64]:
-            if not self._keys.in_ads(name):
-                return np.full(len(time), np.nan)
-            return history_matches(self._keys.of_ad(name, self._ads.num_rows), ad, offsets, values, measure)
+    def over(self, ads: pa.Table) -> "AsOf":
+        """The same knowledge, which goes on being shared, for a catalogue whose first rows are those of this one."""
+        other = copy(self)
+        other._look_at(ads)
+        return other
 
-        found = measure_counters(self.specs, sums, time, history_measure)
-        too_early = time < (self.last_moment if self.last_moment is not None else np.iinfo(np.int64).min)
-        for name in names:
-            found[name][too_early] = np.nan
-            table = table.append_column(name, pa.array(found[name]))
-        return table
+    @property
+    def last_moment(self) -> int | None:
+        """Of the log's rows, microseconds."""
+        return self._shared.state.last_moment
 
+    @property
+    def log_clicks(self) -> EventLog:
+        """All clicks of the log."""
+        return self._shared.state.clicks
 
-def _merged(parts: Sequence[Arrays]) -> Arrays:
-    """States of one counter over distinct keys as one state, keys ascending."""
-    parts = [part for part in parts if part]
-    merged: Arrays = {}
-    for prefix in ("sums/", "firsts/"):
-        some = [within(part, prefix) for part in parts if f"{prefix}keys" in part]
-        if some:
-            order = np.argsort(np.concatenate([part["keys"] for part in some]), kind="stable")
-            merged.update({prefix + name: np.concatenate([part[name] for part in some])[order] for name in some[0]})
-    return merged
+    @property
+    def row_columns(self) -> list[str]:
+        """Columns of the rows that counters may be kept by: all that the catalogue lacks."""
+        return self._keys.row_columns
 
+    def keys(self, users: pa.Table) -> KeyColumns:
+        """Codes of rows over the catalogue and `users`."""
+        return self._keys.over(users)
 
-def _newest(lists: pa.Array, limit: int) -> tuple[Ints, NDArray[np.int32]]:
-    """Offsets (N + 1,) and values of lists cut to their newest `limit`; a null is empty."""
-    lengths = np.asarray(lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False), dtype=np.int64)
-    values = np.asarray(lists.flatten().to_numpy(zero_copy_only=False), dtype=np.int32)
-    kept = np.minimum(lengths, limit)
-    offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(kept)])
-    from_end = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(values))
-    return offsets, values[from_end <= np.repeat(kept, lengths)]
+    def _look_at(self, ads: pa.Table) -> None:
+        self._row_of_ad = places(self._log.ads["ad_id"], ads["ad_id"])
+        by = {key for spec in self._specs for key in spec.by}
+        self._keys = KeyColumns(by, ads, pa.table({"user_id": pa.array([], pa.string())}))
+
+    def clicks(self, users: Ints, times: Ints, limit: int) -> Histories:
+        """The newest `limit` clicks of R users (codes) strictly before their moments (R,), as rows of the catalogue."""
+        return self._histories(self._shared.state.clicks, self._shared.clicks, users, times, limit)
+
+    def skips(self, users: Ints, times: Ints) -> Histories:
+        """What they were shown and did not click, likewise, as many as the log's settings say."""
+        return self._histories(self._shared.state.skips, self._shared.skips, users, times, self.max_skipped)
+
+    def counters(
+        self,
+        keys: KeyColumns,
+        codes: Mapping[str, Ints],
+        *,
+        times: Ints,
+        ad: Ints,
+        offsets: Ints,
+        clicked: NDArray[np.integer],
+        history_of_row: Ints,
+    ) -> dict[str, NDArray[np.float32]]:
+        """Every counter of N rows, float32 (N,). times (N,): the first moments of their requests; for the others see
+        `counter_columns`. A key that nobody has seen has sums of 0.
+        """
+        return counter_columns(
+            self._specs, self._sums(codes, times), keys,
+            times=times, ad=ad, offsets=offsets, clicked=clicked, history_of_row=history_of_row,
+        )  # fmt: skip
+
+    def record(self, rows: EventRows, clicks: EventLog, skips: EventLog) -> None:
+        """Take in what happened since: events for the counters, clicks and skips for the histories (rows of the catalogue)."""
+        shared = self._shared
+        with shared.lock:
+            shared.state.add(rows)
+            shared.skips = shared.skips.merged(skips)
+            if len(shared.skips.ads) and len(clicks.ads):
+                codes = np.repeat(clicks.users, np.diff(clicks.offsets))
+                shared.skips = shared.skips.taken_back(codes, clicks.ads.astype(np.int64), clicks.times)
+            shared.clicks = shared.clicks.merged(clicks)
+
+    def _sums(self, codes: Mapping[str, Ints], times: Ints) -> dict[str, NDArray[np.generic]]:
+        state = self._shared.state
+        inside = times <= (state.last_moment if state.last_moment is not None else np.iinfo(np.int64).min)
+        if state.pending is not None and state.pending.num_rows:  # clicks and conversions after the last impression
+            inside |= times > pc.min(state.pending[TIME]).as_py()
+        with self._shared.lock:
+            if not inside.any():
+                return state.peek(codes, times)
+            if self._shared.replay is None:
+                self._shared.replay = self._new_replay()
+            if inside.all():
+                return self._shared.replay.sums(codes, times)
+            rows = np.flatnonzero(inside), np.flatnonzero(~inside)
+            parts = (
+                self._shared.replay.sums({key: values[rows[0]] for key, values in codes.items()}, times[rows[0]]),
+                state.peek({key: values[rows[1]] for key, values in codes.items()}, times[rows[1]]),
+            )
+        back = np.argsort(np.concatenate(rows), kind="stable")
+        return {key: np.concatenate([part[key] for part in parts])[back] for key in parts[0]}
+
+    def _new_replay(self) -> Replay:
+        by = {key for spec in self._specs for key in spec.by}
+        asked = codes_of(self._asked_users, "user_id") if self._asked_users is not None else None
+        keys = KeyColumns(by, self._log.ads, self._log.users)
+        return Replay(self._log.impressions, self._plans, keys, self._log.history, asked)
+
+    def _histories(self, log: EventLog, live: EventLog, users: Ints, times: Ints, limit: int) -> Histories:
+        found = log.histories(users, times, limit)
+        row = (self._row_of_ad[found.ads] if len(self._row_of_ad) else found.ads).astype(np.int32)
+        known = row >= 0
+        if not known.all():  # ads that the catalogue lacks
+            owner = np.repeat(np.arange(len(users)), np.diff(found.offsets))[known]
+            offsets = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(users)))])
+            found = Histories(offsets, row[known], found.times[known], found.lengths)
+        else:
+            found = found._replace(ads=row)
+        if len(live.users):
+            found = joined(found, live.histories(users, times, limit), limit)
+        return found

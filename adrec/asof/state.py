@@ -1,4 +1,8 @@
-"""What is carried from one preprocess run to the next: counter states, newest clicks, codes. Plain arrays, no pickle."""
+"""What is known at the end of a log: sums by key, clicks, skips, and what is still to come.
+
+`step` takes events and tells, `peek` tells, `add` takes events in any order (a server's), `merge` joins two states of other
+events, `forget` drops a user. Saved as plain arrays that are mapped and not read: a state of any size opens at once.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,141 +16,133 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from adrec.asof.events import EventRows, events_from_arrays, events_to_arrays
-from adrec.asof.keys import KeyColumns
-from adrec.asof.spec import KeyCounters, KeyPlan
+from adrec.asof.events import EventRows
+from adrec.asof.history import EventLog
+from adrec.asof.keys import make_key
+from adrec.asof.spec import KeyPlan
+from adrec.asof.sums import KeyedSums
 from adrec.config.features import HistoryConfig
 from adrec.errors import DataError
 
+Ints = NDArray[np.int64]
 Arrays = dict[str, NDArray[np.generic]]
-_VERSION = 1
+VERSION = 2
+PENDING = "pending.parquet"
+_AGAIN = "Run 'adrec preprocess' again."
 
 
 @dataclass
-class Carried:
-    """An earlier run's state; empty on a first run."""
+class State:
+    """Sums of `plans`, logs of clicks and skips, and events whose moment lies behind the last row."""
 
-    folder: Path | None
-    parts: int
+    plans: Sequence[KeyPlan]
+    sums: dict[tuple[str, ...], KeyedSums] = field(default_factory=dict)
+    clicks: EventLog = field(default_factory=EventLog.empty)
+    skips: EventLog = field(default_factory=EventLog.empty)
+    pending: pa.Table | None = None
+    """clicks and conversions after `last_moment`, as `Log.events` tells them"""
     last_moment: int | None = None
-    books: dict[str, pa.Array] = field(default_factory=dict)
-    late: EventRows | None = None
+    """of the rows that were taken in, microseconds"""
 
-    def part(self, number: int) -> Arrays:
-        """State of one part of the users; empty where it has none."""
-        path = None if self.folder is None else self.folder / part_name(number)
-        return load_arrays(path) if path is not None and path.exists() else {}
+    def __post_init__(self) -> None:
+        self.sums = self.sums or {plan.by: plan.new_sums() for plan in self.plans}
+
+    def step(self, rows: EventRows, counted: NDArray[np.bool_] | None = None, plans: Sequence[KeyPlan] | None = None) -> Arrays:
+        """Sums before each of N rows (in order of time) by their names, then take in those that are `counted`.
+
+        `plans`: only these. No row may come before an event of an earlier step.
+        """
+        found: Arrays = {}
+        count = len(rows.time)
+        for plan in self.plans if plans is None else plans:
+            key = make_key(plan.by, rows.codes, count)
+            found |= plan.named(self.sums[plan.by].step(key, rows.time, plan.weights(rows.weights, count), counted))
+        return found
+
+    def peek(self, codes: Mapping[str, Ints], times: Ints) -> Arrays:
+        """Sums before `times` (N,) for rows that come after everything that was taken in; the state stays as it is."""
+        found: Arrays = {}
+        for plan in self.plans:
+            found |= plan.named(self.sums[plan.by].peek(make_key(plan.by, codes, len(times)), times))
+        return found
+
+    def add(self, rows: EventRows) -> None:
+        """Take in events in any order of time."""
+        for plan in self.plans:
+            key = make_key(plan.by, rows.codes, len(rows.time))
+            self.sums[plan.by].add(key, rows.time, plan.weights(rows.weights, len(rows.time)))
+
+    def merge(self, other: "State") -> None:
+        """Take in the state of other events over the same ads. Raises DataError where it sums other things."""
+        if list(self.plans) != list(other.plans):
+            raise DataError("states of other counters cannot be merged. Prepare both with the same `counters`.")
+        for plan in self.plans:
+            self.sums[plan.by].merge(other.sums[plan.by])
+        self.clicks, self.skips = self.clicks.merged(other.clicks), self.skips.merged(other.skips)
+        pending = [side.pending for side in (self, other) if side.pending is not None]
+        self.pending = pa.concat_tables(pending) if pending else None
+        moments = [side.last_moment for side in (self, other) if side.last_moment is not None]
+        self.last_moment = max(moments, default=None)
+
+    def forget(self, user_index: int, rows: Mapping[str, Ints]) -> None:
+        """Drop what is kept by one user. rows: codes of all impressions of that user, by which the keys are known."""
+        for plan in self.plans:
+            if plan.of_user:
+                self.sums[plan.by].forget(make_key(plan.by, rows, len(rows["user"])))
+        self.clicks, self.skips = (log.without(np.unique(rows["user"])) for log in (self.clicks, self.skips))
+        if self.pending is not None:
+            self.pending = self.pending.filter(pc.not_equal(self.pending["user_index"], user_index))
+
+    # ------------------------------------------------------------------------------------------- on disk
+
+    def save(self, folder: Path, history: HistoryConfig) -> None:
+        """Write everything but the logs, which whoever makes them writes to `folder` itself."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for plan in self.plans:
+            self.sums[plan.by].save(folder / sums_name(plan))
+        if self.pending is not None:
+            pq.write_table(self.pending, folder / PENDING)
+        save_about(folder, self.plans, history, self.last_moment)
+
+    @classmethod
+    def load(cls, folder: Path, plans: Sequence[KeyPlan], history: HistoryConfig) -> "State":
+        """Open a saved state. Raises DataError where it is missing, broken, or was made with other settings."""
+        try:
+            about = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{folder}: no usable state ({error}). {_AGAIN}") from None
+        if about.get("settings") != settings_of(plans, history):
+            raise DataError(f"{folder}: made with other counters or history settings. {_AGAIN}")
+        state = cls(plans, last_moment=about["last_moment"])
+        for plan in plans:
+            state.sums[plan.by].load(folder / sums_name(plan))
+        state.clicks, state.skips = (EventLog.load(folder / kind) for kind in ("clicks", "skips"))
+        state.pending = _load_pending(folder)
+        return state
 
 
-def load_state(
-    folder: Path | None, overall: Sequence[KeyCounters], history: HistoryConfig, plans: Sequence[KeyPlan], parts: int
-) -> Carried:
-    """Read a saved state into `overall`. Raises DataError when it is missing or was made with other settings."""
-    if folder is None:
-        return Carried(None, parts)
-    try:
-        about = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        books = pq.read_table(folder / "codes.parquet")
-        arrays = load_arrays(folder / "overall.arrow")
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise DataError(f"{folder}: no usable state of an earlier run ({error}). Rebuild from all files.") from None
-    if about.get("settings") != _settings(history, plans):
-        raise DataError(f"{folder}: made with other counters or history settings. Rebuild from all files.")
-    for counter in overall:
-        counter.restore(within(arrays, _counter_name(counter.plan)))
-    late = within(arrays, "late/")
-    by_name = {
-        name: books.filter(pc.equal(books["name"], name))["value"].combine_chunks()
-        for name in pc.unique(books["name"]).tolist()
-    }
-    return Carried(folder, int(about["parts"]), about["last_moment"], by_name, events_from_arrays(late) if late else None)
+def sums_name(plan: KeyPlan) -> str:
+    """Folder of a plan's sums."""
+    return f"sums-{'+'.join(plan.by) or 'all'}"
 
 
-def save_overall(
-    folder: Path,
-    overall: Sequence[KeyCounters],
-    history: HistoryConfig,
-    plans: Sequence[KeyPlan],
-    carried: Carried,
-    last_moment: int | None,
-    keys: KeyColumns,
-) -> None:
-    """Write everything but the users' parts."""
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = counters_to_arrays(overall)
-    if carried.late is not None:
-        arrays.update({f"late/{name}": values for name, values in events_to_arrays(carried.late).items()})
-    save_arrays(folder / "overall.arrow", arrays)
-    books = [
-        pa.table({"name": pa.array([name] * len(book.values), pa.string()), "value": book.values})
-        for name, book in keys.books.items()
-    ]
-    empty = pa.table({"name": pa.array([], pa.string()), "value": pa.array([], pa.string())})
-    pq.write_table(pa.concat_tables([empty, *books]), folder / "codes.parquet", compression="zstd")
-    about = {"settings": _settings(history, plans), "parts": carried.parts, "last_moment": last_moment}
+def save_about(folder: Path, plans: Sequence[KeyPlan], history: HistoryConfig, last_moment: int | None) -> None:
+    """What the state was made with."""
+    about = {"settings": settings_of(plans, history), "last_moment": last_moment}
     (folder / "state.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
 
 
-def check_later(moment: int, last_moment: int | None) -> None:
-    """Raise DataError when rows come before those that were already taken in."""
-    if last_moment is not None and moment < last_moment:
-        found, last = (np.datetime64(value, "us") for value in (moment, last_moment))
-        raise DataError(
-            f"impressions: a row shown at {found} UTC comes after rows up to {last} UTC were taken in. "
-            "Append newer files only, or rebuild from all files."
-        )
-
-
-def counters_to_arrays(counters: Sequence[KeyCounters]) -> Arrays:
-    """States of several counters under distinct names."""
-    return {
-        f"{_counter_name(counter.plan)}{name}": values for counter in counters for name, values in counter.to_arrays().items()
-    }
-
-
-def restore_counters(counters: Sequence[KeyCounters], arrays: Mapping[str, NDArray[np.generic]]) -> None:
-    """The inverse of `counters_to_arrays`."""
-    for counter in counters:
-        counter.restore(within(arrays, _counter_name(counter.plan)))
-
-
-def within(arrays: Mapping[str, NDArray[np.generic]], prefix: str) -> Arrays:
-    """Arrays whose name begins with `prefix`, without it."""
-    return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
-
-
-def part_name(number: int) -> str:
-    """File name of one part's state."""
-    return f"part-{number:03d}.arrow"
-
-
-def save_arrays(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-    """Write named arrays as one Arrow row of lists, their shapes beside them (zstd)."""
-    shapes = {name: list(values.shape) for name, values in arrays.items()}
-    columns = {
-        name: pa.LargeListArray.from_arrays(pa.array([0, values.size], pa.int64()), pa.array(values.ravel()))
-        for name, values in arrays.items()
-    }
-    table = pa.table(columns).replace_schema_metadata({"shapes": json.dumps(shapes)})
-    with pa.ipc.new_stream(str(path), table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
-        writer.write_table(table)
-
-
-def load_arrays(path: Path) -> Arrays:
-    """The inverse of `save_arrays`."""
-    with pa.ipc.open_stream(pa.OSFile(str(path))) as reader:
-        table = reader.read_all()
-    shapes = json.loads(table.schema.metadata[b"shapes"])
-    return {
-        name: table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(shape)
-        for name, shape in shapes.items()
-    }
-
-
-def _settings(history: HistoryConfig, plans: Sequence[KeyPlan]) -> dict[str, Any]:
+def settings_of(plans: Sequence[KeyPlan], history: HistoryConfig) -> dict[str, Any]:
+    """What decides whether a state may be gone on from."""
     described = [[list(plan.by), list(plan.events), list(plan.half_lives), plan.first] for plan in plans]
-    return {"version": _VERSION, "history": history.model_dump(mode="json"), "keys": described}
+    return {"version": VERSION, "history": history.model_dump(mode="json"), "keys": described}
 
 
-def _counter_name(plan: KeyPlan) -> str:
-    return f"counter/{'+'.join(plan.by)}/"
+def _load_pending(folder: Path) -> pa.Table | None:
+    file = folder / PENDING
+    if not file.is_file():
+        return None
+    try:
+        return pq.read_table(file)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{file}: no usable state ({error}). {_AGAIN}") from None

@@ -1,198 +1,353 @@
-"""Running sums by key, read strictly before each row's moment: the engine under every counter.
+"""Running sums by key, read strictly before a moment: the engine under every counter.
 
-A state holds one entry a key. `step` takes the next rows in time order, tells each row what its key had gathered at
-earlier moments, and moves the state on. Any cutting of the rows into steps gives the same bits, even through a moment
-that several rows share, because a step starts from the last moment's parts and not from their total.
+One entry a key. `step` takes the next events in time order and tells rows what their key had gathered at earlier moments;
+`peek` tells without taking anything in; `add` takes events in any order and tells nothing. Any cutting of the events into
+steps gives the same bits, even through a moment that several events share, because a step starts from the last moment's
+parts and not from their total. Rows that only ask leave no trace.
 
 Fading sums follow x_i = w_i + 2^(-(t_i - t_{i-1}) / h) x_{i-1}, one element a distinct (key, moment). That recurrence is a
 bidiagonal triangular system, so LAPACK's neighbour BLAS `dtbsv` runs it at compiled speed, in order and without the
 overflow or cancellation of rescaled prefix sums.
 
-Cost: one sort of the step's keys, then linear passes. Memory: 8 x (3 + events x (2 + half-lives)) bytes a key.
+Large states lie on disk: `base` is a read-only mapping, and what changes is kept beside it. Cost of a step: one sort of
+its rows, then linear passes. Size: 16 + 12 E bytes a key, 8 (1 + H E) more with half-lives, 8 more with first moments.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import dtbsv
 
+from adrec.errors import DataError
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Arrays = dict[str, NDArray[np.generic]]
+Bools = NDArray[np.bool_]
+Arrays = dict[str, NDArray[Any]]
 
 MICROSECONDS_AN_HOUR = 3_600_000_000.0
 NEVER = np.iinfo(np.int64).max
 NO_KEY = -1
 """Rows with this key (a missing value) add nothing and see nothing."""
+_SMALLEST_MERGE = 65_536
+
+
+class Sums(NamedTuple):
+    """What N rows see: events strictly before their moments."""
+
+    counts: Ints
+    """(N, E)"""
+    faded: Floats
+    """(N, H, E) as of the row's moment"""
+    first: Ints | None
+    """(N,) microseconds of the key's first event, NEVER where there was none; None where first moments are not kept"""
 
 
 class KeyedSums:
-    """All-time and fading sums of E kinds of events, by key.
+    """All-time and fading sums of E kinds of events by key, and each key's first moment where `first`.
 
-    K keys, E events, H half-lives (hours).
+    K keys, H half-lives (hours). `columns` hold, per key: `time` of its last moment, what was gathered `now` (E) at that
+    moment itself and `before` (E) strictly earlier; with half-lives the `earlier` moment before the last, and `faded` (H, E)
+    up to it, as of then.
     """
 
-    def __init__(self, events: int, half_lives: Sequence[float] = ()) -> None:
-        self.half_lives = tuple(half_lives)
+    def __init__(
+        self, events: int, half_lives: Sequence[float] = (), *, first: bool = False, base: "KeyedSums | None" = None
+    ) -> None:
+        """`base`: sums to go on from; they are read and never written."""
+        self.half_lives, self.base, self.tells_first = tuple(half_lives), base, first
+        self.events = events
+        shapes: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
+            "time": ((), np.int64), "now": ((events,), np.uint32), "before": ((events,), np.int64),
+        }  # fmt: skip
+        if half_lives:
+            shapes |= {"earlier": ((), np.int64), "faded": ((len(half_lives), events), np.float64)}
+        if first:
+            shapes["first"] = ((), np.int64)
         self.keys: Ints = np.zeros(0, dtype=np.int64)  # (K,) ascending
-        self.time: Ints = np.zeros(0, dtype=np.int64)  # (K,) the key's last moment, microseconds
-        self.earlier_time: Ints = np.zeros(0, dtype=np.int64)  # (K,) the moment before that
-        self.now: Ints = np.zeros((0, events), dtype=np.int64)  # (K, E) gathered at the last moment itself
-        self.before: Ints = np.zeros((0, events), dtype=np.int64)  # (K, E) gathered strictly before it
-        self.faded: Floats = np.zeros((0, len(self.half_lives), events))  # (K, H, E) up to earlier_time, as of then
+        self.columns: Arrays = {name: np.zeros((0, *shape), dtype=kind) for name, (shape, kind) in shapes.items()}
 
-    def step(self, keys: Ints, times: Ints, weights: Ints) -> tuple[Ints, Floats]:
-        """Sums at moments strictly before each row's, then take the rows in.
+    def step(self, keys: Ints, times: Ints, weights: Ints, counted: Bools | None = None) -> Sums:
+        """Sums at moments strictly before each row's; then take in the rows that are `counted` (all, where None).
 
-        keys (N,), times (N,) microseconds, none before an earlier step's, weights (N, E).
-        Returns counts int64 (N, E) and faded float64 (N, H, E).
+        keys (N,), times (N,) microseconds, none before an earlier step's events, weights (N, E).
         """
-        rows = len(keys)
-        counts = np.zeros((rows, self.now.shape[1]), dtype=np.int64)
-        faded = np.zeros((rows, len(self.half_lives), self.now.shape[1]))
+        known = keys != NO_KEY
         order = _by_key_then_time(keys, times)
-        if not len(order):
-            return counts, faded
-        key, time = keys[order], times[order]
-        new_key = np.concatenate([[True], key[1:] != key[:-1]])
-        new_run = new_key | np.concatenate([[True], time[1:] != time[:-1]])  # a run: one key at one moment
-        starts = np.flatnonzero(new_run)
-        run_weights = np.add.reduceat(weights[order], starts, axis=0)
-        first_run = np.flatnonzero(new_key[starts])  # (G,) each key's first run
-        group = np.cumsum(new_key[starts]) - 1  # (R,) run -> key
+        if counted is None:
+            counted = known
+        is_event = counted[order]
+        sums = self._nothing(len(keys))
+        if not is_event.any():
+            rows = np.flatnonzero(known)
+            _fill(sums, rows, self.peek(keys[rows], times[rows]))
+            return sums
+        # Keys without an event among these rows are only looked at.
+        new_key = np.concatenate([[True], keys[order][1:] != keys[order][:-1]])
+        opens = np.flatnonzero(new_key)
+        has_event = np.repeat(np.logical_or.reduceat(is_event, opens), np.diff(np.append(opens, len(order))))
+        rows = order[~has_event]
+        if len(rows):
+            _fill(sums, rows, self.peek(keys[rows], times[rows]))
+            order, is_event, new_key = order[has_event], is_event[has_event], new_key[has_event]
+        self._step(sums, order, keys[order], times[order], weights, is_event, new_key)
+        return sums
+
+    def _step(self, sums: Sums, order: Ints, key: Ints, time: Ints, weights: Ints, is_event: Bools, new_key: Bools) -> None:
+        """Rows `order` in order of (key, time), every key with an event among them."""
+        columns = self.columns
+        new_moment = new_key | np.concatenate([[True], time[1:] != time[:-1]])
+        moment_starts = np.flatnonzero(new_moment)
+        has_event = np.logical_or.reduceat(is_event, moment_starts)  # (M,) moments at which something happened
+        key_of_moment = np.cumsum(new_key[moment_starts]) - 1
+        event_moments = np.flatnonzero(has_event)
+        starts = moment_starts[event_moments]  # (R,) runs: one key at one moment, with an event
+        group = key_of_moment[event_moments]  # (R,) run -> key
+        gathered = np.where(is_event[:, None], weights[order], 0)
+        run_weights = np.add.reduceat(gathered, moment_starts, axis=0)[event_moments]
+        first_run = np.flatnonzero(np.diff(group, prepend=-1))  # (G,) each key's first run
         slots = self._slots(key[starts][first_run], time[starts][first_run])
+        columns = self.columns
 
         # Elements of a key: its state up to the moment before the last, its last moment, then the step's runs. A first
         # run at that same last moment is folded into it.
-        folded = time[starts][first_run] == self.time[slots]
+        folded = time[starts][first_run] == columns["time"][slots]
         sizes = np.bincount(group) + 2 - folded
         bases = np.cumsum(sizes) - sizes
         place = bases[group] + 2 + np.arange(len(starts)) - first_run[group] - folded[group]
-        element_time = np.empty(int(sizes.sum()), dtype=np.int64)
-        element_weight = np.zeros((len(element_time), weights.shape[1]), dtype=np.int64)
-        element_time[bases], element_time[bases + 1] = self.earlier_time[slots], self.time[slots]
-        element_time[place] = time[starts]
-        element_weight[bases + 1] = self.now[slots]
+        element_weight = np.zeros((int(sizes.sum()), self.events), dtype=np.int64)
+        element_weight[bases + 1] = columns["now"][slots]
         element_weight[place] += run_weights
+        # What a moment sees is the element before its own; a moment without events sees the last one before it.
+        runs_before = np.cumsum(has_event) - has_event  # (M,) runs of all keys that stand before the moment
+        of_key = runs_before - first_run[key_of_moment]  # of the moment's own key
+        seen = np.where(of_key > 0, place[np.maximum(runs_before - 1, 0)], bases[key_of_moment] + 1)
+        at_last = (of_key == 0) & (time[moment_starts] <= columns["time"][slots][key_of_moment])
+        seen = np.where(at_last, bases[key_of_moment], seen)
+        moment_of_row = np.cumsum(new_moment) - 1
 
         summed = np.cumsum(element_weight, axis=0)
-        offset = self.before[slots] - summed[bases]
-        run_of_row = np.cumsum(new_run) - 1
-        counts[order] = (summed[place - 1] + offset[group])[run_of_row]
+        offset = columns["before"][slots] - summed[bases]
+        sums.counts[order] = (summed[seen] + offset[key_of_moment])[moment_of_row]
         last = bases + sizes - 1
-        gap = np.diff(element_time, prepend=0).astype(np.float64) / MICROSECONDS_AN_HOUR
-        gap[bases] = np.inf  # nothing flows from one key into the next
-        for at, half_life in enumerate(self.half_lives):
-            fade = np.exp2(-gap / half_life)
-            for event in range(weights.shape[1]):
-                begin = element_weight[:, event].astype(np.float64)
-                begin[bases] = self.faded[slots, at, event]
-                value = _recur(fade, begin)
-                faded[order, at, event] = (fade[place] * value[place - 1])[run_of_row]
-                self.faded[slots, at, event] = value[last - 1]
-        self.before[slots] = summed[last - 1] + offset
-        self.now[slots] = element_weight[last]
-        self.time[slots], self.earlier_time[slots] = element_time[last], element_time[last - 1]
-        return counts, faded
+        if self.half_lives:
+            element_time = np.empty(len(element_weight), dtype=np.int64)
+            element_time[bases], element_time[bases + 1] = columns["earlier"][slots], columns["time"][slots]
+            element_time[place] = time[starts]
+            gap = np.diff(element_time, prepend=0).astype(np.float64) / MICROSECONDS_AN_HOUR
+            gap[bases] = np.inf  # nothing flows from one key into the next
+            since = (time[moment_starts] - element_time[seen]).astype(np.float64) / MICROSECONDS_AN_HOUR
+            for at, half_life in enumerate(self.half_lives):
+                fade, fade_since = np.exp2(-gap / half_life), np.exp2(-np.maximum(since, 0.0) / half_life)
+                for event in range(self.events):
+                    begin = element_weight[:, event].astype(np.float64)
+                    begin[bases] = columns["faded"][slots, at, event]
+                    value = _recur(fade, begin)
+                    sums.faded[order, at, event] = (fade_since * value[seen])[moment_of_row]
+                    columns["faded"][slots, at, event] = value[last - 1]
+            columns["earlier"][slots] = element_time[last - 1]
+        if sums.first is not None:
+            first = columns["first"][slots][key_of_moment]
+            sums.first[order] = np.where(first < time[moment_starts], first, NEVER)[moment_of_row]
+        columns["before"][slots] = summed[last - 1] + offset
+        columns["now"][slots] = element_weight[last]
+        last_run = np.append(first_run[1:], len(group)) - 1
+        columns["time"][slots] = np.maximum(time[starts][last_run], columns["time"][slots])
 
-    def peek(self, keys: Ints, times: Ints) -> tuple[Ints, Floats]:
-        """What `step` would tell rows at or after the last step's end, each by itself; the state stays as it is."""
-        counts = np.zeros((len(keys), self.now.shape[1]), dtype=np.int64)
-        faded = np.zeros((len(keys), len(self.half_lives), self.now.shape[1]))
+    def peek(self, keys: Ints, times: Ints) -> Sums:
+        """What rows at or after the last step's end see, each by itself; the state stays as it is."""
+        sums = self._nothing(len(keys))
         slots, known = _find(self.keys, keys)
-        slots = slots[known]
-        after = (times[known] > self.time[slots])[:, None]
-        counts[known] = self.before[slots] + np.where(after, self.now[slots], 0)
-        since_last = np.maximum(times[known] - self.time[slots], 0)[:, None] / MICROSECONDS_AN_HOUR
-        between = (self.time[slots] - self.earlier_time[slots])[:, None] / MICROSECONDS_AN_HOUR
-        for at, half_life in enumerate(self.half_lives):
-            before = self.faded[slots, at] * np.exp2(-between / half_life)
-            faded[known, at] = np.where(after, (before + self.now[slots]) * np.exp2(-since_last / half_life), before)
-        return counts, faded
+        rows = np.flatnonzero(known)
+        _fill(sums, rows, self._seen(slots[rows], times[rows]))
+        if self.base is not None:
+            others = np.flatnonzero(~known & (keys != NO_KEY))
+            if len(others):
+                _fill(sums, others, self.base.peek(keys[others], times[others]))
+        return sums
+
+    def _seen(self, slots: Ints, times: Ints) -> Sums:
+        columns = self.columns
+        time, now, before = columns["time"][slots], columns["now"][slots].astype(np.int64), columns["before"][slots]
+        sums = self._nothing(len(slots))
+        after = (times > time)[:, None]
+        sums.counts[:] = before + np.where(after, now, 0)
+        if self.half_lives:
+            since = np.maximum(times - time, 0)[:, None] / MICROSECONDS_AN_HOUR
+            between = (time - columns["earlier"][slots])[:, None] / MICROSECONDS_AN_HOUR
+            for at, half_life in enumerate(self.half_lives):
+                faded = columns["faded"][slots, at] * np.exp2(-between / half_life)
+                sums.faded[:, at] = np.where(after, (faded + now) * np.exp2(-since / half_life), faded)
+        if sums.first is not None:
+            first = columns["first"][slots]
+            sums.first[:] = np.where(first < times, first, NEVER)
+        return sums
+
+    def add(self, keys: Ints, times: Ints, weights: Ints) -> None:
+        """Take in events in any order of time, also earlier ones than those that are there; equal to `step` to rounding."""
+        order = np.argsort(times, kind="stable")
+        own = KeyedSums(self.events, self.half_lives, first=self.tells_first)
+        own.step(keys[order], times[order], weights[order])
+        self.merge(own)
+
+    def merge(self, other: "KeyedSums") -> None:
+        """Take in the sums of other events: counts add up, and fading sums do once both are brought to one moment."""
+        other = other.flat()
+        if not len(other.keys):
+            return
+        theirs = other.columns
+        slots = self._slots(other.keys, theirs["time"])
+        mine = {name: values[slots] for name, values in self.columns.items()}
+        time = np.maximum(mine["time"], theirs["time"])
+        now = sum(np.where((side["time"] == time)[:, None], side["now"].astype(np.int64), 0) for side in (mine, theirs))
+        total = sum(side["now"].astype(np.int64) + side["before"] for side in (mine, theirs))
+        self.columns["now"][slots], self.columns["before"][slots], self.columns["time"][slots] = now, total - now, time
+        if self.half_lives:
+            # Each side as of the last moment before `time` at which either had anything.
+            ends = [np.where(side["time"] < time, side["time"], side["earlier"]) for side in (mine, theirs)]
+            earlier = np.maximum(*ends)
+            faded = np.zeros_like(mine["faded"])
+            for side, end in zip((mine, theirs), ends, strict=True):
+                for at, half_life in enumerate(self.half_lives):
+
+                    def fade(gap: Ints, half_life: float = half_life) -> Floats:
+                        return np.exp2(-gap.astype(np.float64) / MICROSECONDS_AN_HOUR / half_life)[:, None]
+
+                    value = side["faded"][:, at] * fade(end - side["earlier"])
+                    value = value + np.where((side["time"] < time)[:, None], side["now"], 0)
+                    faded[:, at] += value * fade(earlier - end)
+            self.columns["faded"][slots], self.columns["earlier"][slots] = faded, earlier
+        if self.tells_first:
+            self.columns["first"][slots] = np.minimum(mine["first"], theirs["first"])
+
+    def forget(self, keys: Ints) -> None:
+        """Drop the entries of `keys`, as if nothing had ever happened under them."""
+        whole = self.flat()
+        kept = ~np.isin(whole.keys, keys)
+        self.base = None
+        self.keys, self.columns = whole.keys[kept], {name: values[kept] for name, values in whole.columns.items()}
+
+    def flat(self) -> "KeyedSums":
+        """The same sums without a base, keys ascending."""
+        if self.base is None:
+            return self
+        base = self.base.flat()
+        whole = KeyedSums(self.events, self.half_lives, first=self.tells_first)
+        _, in_base = _find(self.keys, base.keys)
+        kept = np.flatnonzero(~in_base)
+        keys = np.concatenate([base.keys[kept], self.keys])
+        order = np.argsort(keys, kind="stable")
+        whole.keys = keys[order]
+        whole.columns = {
+            name: np.concatenate([base.columns[name][kept], values])[order] for name, values in self.columns.items()
+        }
+        return whole
+
+    def between(self, low: int, high: int) -> "KeyedSums":
+        """The entries of a flat state with low <= key < high, as views."""
+        start = int(np.searchsorted(self.keys, low)) if low < 1 << 63 else len(self.keys)
+        stop = int(np.searchsorted(self.keys, high)) if high < 1 << 63 else len(self.keys)
+        part = KeyedSums(self.events, self.half_lives, first=self.tells_first)
+        part.keys = self.keys[start:stop]
+        part.columns = {name: values[start:stop] for name, values in self.columns.items()}
+        return part
+
+    def save(self, folder: Path) -> None:
+        """Write the arrays into `folder` (made where missing), which can then be mapped."""
+        writer = SumsWriter(self, folder)
+        writer.write(self)
+        writer.close()
+
+    def load(self, folder: Path) -> None:
+        """Go on from saved arrays, mapped into memory. Raises DataError where they are broken or of another shape."""
+        base = KeyedSums(self.events, self.half_lives, first=self.tells_first)
+        base.keys = _mapped(folder / "keys.bin", self.keys)
+        base.columns = {key: _mapped(folder / f"{key}.bin", values) for key, values in self.columns.items()}
+        if any(len(values) != len(base.keys) for values in base.columns.values()):
+            raise DataError(f"{folder}: no usable state (columns of different lengths). Run 'adrec preprocess' again.")
+        self.base = base
+        self.keys, self.columns = self.keys[:0], {key: values[:0] for key, values in self.columns.items()}
+
+    def _nothing(self, rows: int) -> Sums:
+        return Sums(
+            np.zeros((rows, self.events), dtype=np.int64),
+            np.zeros((rows, len(self.half_lives), self.events)),
+            np.full(rows, NEVER, dtype=np.int64) if self.tells_first else None,
+        )
 
     def _slots(self, keys: Ints, first_times: Ints) -> Ints:
-        """Positions of ascending `keys` in the state, new ones inserted with an empty past."""
+        """Positions of ascending `keys` in the state; those not there come from the base, or begin with an empty past."""
+        if self.base is not None and len(self.keys) > max(_SMALLEST_MERGE, len(self.base.keys) // 4):
+            self.base = self.flat()
+            self.keys, self.columns = self.keys[:0], {name: values[:0] for name, values in self.columns.items()}
+        elif self.base is None and len(self.keys) > _SMALLEST_MERGE:
+            self.base = self.between(0, 1 << 63)
+            self.keys, self.columns = self.keys[:0], {name: values[:0] for name, values in self.columns.items()}
         slots, known = _find(self.keys, keys)
-        if not known.all():
-            new = ~known
-            at = slots[new]
-            self.keys = np.insert(self.keys, at, keys[new])
-            self.time = np.insert(self.time, at, first_times[new])
-            self.earlier_time = np.insert(self.earlier_time, at, first_times[new])
-            self.now = np.insert(self.now, at, 0, axis=0)
-            self.before = np.insert(self.before, at, 0, axis=0)
-            self.faded = np.insert(self.faded, at, 0.0, axis=0)
-            slots = slots + np.cumsum(new) - new
-        return slots
-
-    def to_arrays(self) -> Arrays:
-        """The state as plain arrays."""
-        names = ("keys", "time", "earlier_time", "now", "before", "faded")
-        return {name: getattr(self, name) for name in names}
-
-    def restore(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-        """Take up a state saved by `to_arrays`."""
-        for name, values in arrays.items():
-            setattr(self, name, np.array(values))
+        if known.all():
+            return slots
+        new = ~known
+        fresh = keys[new]
+        begin: Arrays = {name: np.zeros((len(fresh), *values.shape[1:]), values.dtype) for name, values in self.columns.items()}
+        for name in ("time", "earlier", "first"):
+            if name in begin:
+                begin[name] = first_times[new].astype(np.int64)
+        if self.base is not None:
+            there, is_there = _find(self.base.keys, fresh)
+            for name, values in begin.items():
+                values[is_there] = self.base.columns[name][there[is_there]]
+        at = slots[new]
+        self.keys = np.insert(self.keys, at, fresh)
+        self.columns = {name: np.insert(values, at, begin[name], axis=0) for name, values in self.columns.items()}
+        return slots + np.cumsum(new) - new
 
 
-class FirstSeen:
-    """When each key was first seen, and when first by another request than that one."""
-
-    def __init__(self) -> None:
-        self.keys: Ints = np.zeros(0, dtype=np.int64)
-        self.first: Ints = np.zeros(0, dtype=np.int64)  # (K,) microseconds
-        self.request: Ints = np.zeros(0, dtype=np.int64)  # (K,) a request of that moment
-        self.other: Ints = np.zeros(0, dtype=np.int64)  # (K,) first moment of any other request, NEVER if none
-
-    def step(self, keys: Ints, times: Ints, requests: Ints) -> Ints:
-        """First moment before each row's at which another request had the key, NEVER if none. Then take the rows in.
-
-        keys, times, requests: (N,) in time order. Returns int64 (N,).
-        """
-        seen = np.full(len(keys), NEVER, dtype=np.int64)
-        order = _by_key_then_time(keys, times)
-        if not len(order):
-            return seen
-        key, time, request = keys[order], times[order], requests[order]
-        new_key = np.concatenate([[True], key[1:] != key[:-1]])
-        starts = np.flatnonzero(new_key)
-        group = np.cumsum(new_key) - 1
-        slots, known = _find(self.keys, key[starts])
-        if not known.all():
-            new = ~known
-            at = slots[new]
-            self.keys = np.insert(self.keys, at, key[starts][new])
-            self.first = np.insert(self.first, at, time[starts][new])
-            self.request = np.insert(self.request, at, request[starts][new])
-            self.other = np.insert(self.other, at, NEVER)
-            slots = slots + np.cumsum(new) - new
-        differs = np.where(request != self.request[slots][group], time, NEVER)
-        self.other[slots] = np.minimum(self.other[slots], np.minimum.reduceat(differs, starts))
-        moment = np.where(request == self.request[slots][group], self.other[slots][group], self.first[slots][group])
-        seen[order] = np.where(moment < time, moment, NEVER)
-        return seen
-
-    def peek(self, keys: Ints, times: Ints) -> Ints:
-        """First moments before each row's, for rows of new requests; the state stays as it is."""
-        seen = np.full(len(keys), NEVER, dtype=np.int64)
-        slots, known = _find(self.keys, keys)
-        first = self.first[slots[known]]
-        seen[known] = np.where(first < times[known], first, NEVER)
-        return seen
-
-    def to_arrays(self) -> Arrays:
-        """The state as plain arrays."""
-        return {name: getattr(self, name) for name in ("keys", "first", "request", "other")}
-
-    def restore(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-        """Take up a state saved by `to_arrays`."""
-        for name, values in arrays.items():
-            setattr(self, name, np.array(values))
+def _fill(sums: Sums, rows: Ints, values: Sums) -> None:
+    sums.counts[rows] = values.counts
+    sums.faded[rows] = values.faded
+    if sums.first is not None and values.first is not None:
+        sums.first[rows] = values.first
 
 
-def _find(known: Ints, keys: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+class SumsWriter:
+    """Writes sums to disk, one range of keys after another, as plain little-endian arrays."""
+
+    def __init__(self, like: KeyedSums, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._files = {key: (folder / f"{key}.bin").open("wb") for key in ("keys", *like.columns)}
+
+    def write(self, sums: KeyedSums) -> None:
+        """Add sums whose keys lie behind those before."""
+        whole = sums.flat()
+        for key, values in {"keys": whole.keys, **whole.columns}.items():
+            self._files[key].write(np.ascontiguousarray(values).data if len(values) else b"")
+
+    def close(self) -> None:
+        """End the files."""
+        for file in self._files.values():
+            file.close()
+
+
+def _mapped(path: Path, like: NDArray[Any]) -> NDArray[Any]:
+    """A written array with the type and the trailing shape of `like`."""
+    width = like.dtype.itemsize * math.prod(like.shape[1:])
+    try:
+        size = path.stat().st_size
+        if width == 0 or size == 0:
+            return np.zeros((0, *like.shape[1:]), like.dtype)
+        if size % width:
+            raise ValueError("it is cut off")
+        mapped: NDArray[Any] = np.memmap(path, like.dtype, "r", shape=(size // width, *like.shape[1:]))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: no usable state ({error}). Run 'adrec preprocess' again.") from None
+    return mapped
+
+
+def _find(known: Ints, keys: Ints) -> tuple[Ints, Bools]:
     """Positions of `keys` in ascending `known` (where to insert, if absent), and whether they are there."""
     slots = np.searchsorted(known, keys)
     found = slots < len(known)
@@ -206,22 +361,7 @@ def _by_key_then_time(keys: Ints, times: Ints) -> Ints:
     if len(times) and (np.diff(times) < 0).any():
         rows = np.argsort(times, kind="stable")
     rows = rows[keys[rows] != NO_KEY]
-    return rows[_stable_order(keys[rows])]
-
-
-def _stable_order(keys: Ints) -> Ints:
-    """A stable argsort of keys >= 0. Where key and row number fit one word, sorting that word is several times faster."""
-    if not len(keys):
-        return np.zeros(0, dtype=np.int64)
-    high, low = keys >> 32, keys & 0xFFFFFFFF
-    high -= high.min()
-    width = int(low.max()) + 1
-    bits = len(keys).bit_length()
-    if (int(high.max()) + 1) * width < 1 << (63 - bits):
-        word = ((high * width + low) << bits) | np.arange(len(keys))
-        word.sort()
-        return word & ((1 << bits) - 1)
-    return np.argsort(keys, kind="stable")
+    return rows[np.argsort(keys[rows], kind="stable")]
 
 
 def _recur(fade: Floats, begin: Floats) -> Floats:

@@ -158,13 +158,13 @@ HistoryMeasure = Literal["history_share", "history_count"]
 
 
 class CounterSpec(Config):
-    """Counts of what happened strictly before each impression, in other requests, among rows that agree on `by`."""
+    """Counts of what happened strictly before the first moment of a row's request, among rows that agree on `by`."""
 
     by: list[str] = []
     """`user`, `ad`, `advertiser`, `category`, or any column of impressions, ads or users; empty: all rows together."""
     measures: Annotated[list[Literal[Measure, HistoryMeasure]], Field(min_length=1)] = ["impressions", "clicks", "rate"]
     """impressions, clicks, conversions: counts. rate, conversion_rate: smoothed towards the overall rate so far.
-    hours_since_first: hours since the first such impression (missing before it).
+    hours_since_first: hours since the first such impression (0 before it).
     history_count, history_share: clicks (share of clicks) in the user's attached history whose ad agrees on `by`."""
     half_lives_hours: Annotated[list[Positive | None], Field(min_length=1)] = [None]
     """Each counted value fades by half in so many hours; null counts all time alike."""

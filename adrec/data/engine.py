@@ -1,5 +1,6 @@
 """The out-of-core engine: one DuckDB database in the work folder, which spills joins and sorts to disk."""
 
+import ctypes
 import os
 import re
 import tempfile
@@ -70,20 +71,6 @@ def _group_limits() -> Iterator[Path]:
     ):
         own = root / group.lstrip("/")
         yield from (folder / file for folder in (own, *own.parents) if folder.is_relative_to(root))
-
-
-@contextmanager
-def small_memory(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """While the block runs the engine only streams: what it keeps for later goes to disk, which leaves memory to others."""
-    names = ("memory_limit", "threads")
-    before = one_row(connection, f"SELECT {', '.join(f'current_setting({text(item)}) AS {item}' for item in names)}")
-    connection.execute("SET memory_limit = '96MB'")
-    connection.execute("SET threads = 1")  # each thread holds blocks of every column
-    try:
-        yield
-    finally:
-        connection.execute(f"SET memory_limit = {text(str(before['memory_limit']))}")
-        connection.execute(f"SET threads = {before['threads']}")
 
 
 @contextmanager
@@ -161,6 +148,14 @@ def moment_sql(moment: datetime) -> str:
 def columns_of(connection: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
     """Column name -> DuckDB type of a table or view."""
     return {row[0]: row[1] for row in connection.execute(f"DESCRIBE {relation}").fetchall()}
+
+
+def give_back_memory() -> None:
+    """Hand freed memory back to the system. glibc keeps the holes that large arrays leave, more of them the longer a run is."""
+    pa.default_memory_pool().release_unused()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 _REASONS = ("Expected Number", "Value with", "Invalid unicode", "Maximum line size", "The CSV")

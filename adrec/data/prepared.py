@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adrec.config.base import load_stored_config
-from adrec.config.features import CounterSpec, resolve_counters
+from adrec.config.features import CounterSpec, HistoryConfig, resolve_counters
 from adrec.config.preprocess import PreprocessConfig
 from adrec.data.arrays import combined
 from adrec.data.features import FeatureSet
@@ -23,6 +23,8 @@ from adrec.errors import ConfigError, DataError
 from adrec.schema import ADS, PREPARED_IMPRESSIONS, SPLITS, USERS, TableSpec, entity_tables
 
 FORMAT = 2
+STATE = "state"
+"""Folder of the as-of state in a prepared folder."""
 _RUN = "Run 'adrec preprocess' first."
 
 
@@ -91,6 +93,15 @@ class Prepared:
     def users(self) -> pa.Table:
         """All users, PREPARED_USERS and declared columns; the row number is the `user_index`."""
         return self.table(USERS)
+
+    @property
+    def state(self) -> Path:
+        """Folder of what the log knew at its end, from which counters and histories go on."""
+        return self.path / STATE
+
+    def history(self) -> HistoryConfig:
+        """Which earlier clicks the rows know."""
+        return self.config.history if self.config is not None else HistoryConfig()
 
     def counters(self) -> list[CounterSpec]:
         """The point-in-time counters of the folder, `usual` resolved; none where it does not say what it was made with."""

@@ -14,7 +14,6 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from adrec.asof.reader import PastReader
 from adrec.bundle import open_bundle
 from adrec.config.features import WORDS
 from adrec.data.arrays import combined
@@ -25,8 +24,9 @@ from adrec.data.examples import Catalog, Examples, catalog_from_table, examples_
 from adrec.errors import BundleError
 from adrec.inference.ahead import ahead
 from adrec.inference.golden import TOLERANCE, Golden, read_golden
+from adrec.inference.known import NOTHING, Known, click_log, placed
 from adrec.inference.packing import ClickModel, unpack
-from adrec.inference.rows import History, checked_ads, checked_users, examples_from_rows, with_new_users, with_texts
+from adrec.inference.rows import checked_ads, checked_users, with_new_users, with_texts
 from adrec.models.baselines.base import Inputs
 from adrec.models.baselines.declared import declared_columns
 from adrec.models.baselines.suite import score_all
@@ -51,6 +51,9 @@ class Catalogs:
     """(A,) no impression in training"""
     cold_user: NDArray[np.bool_]
     """(U,)"""
+    ad_table: pa.Table
+    """the ads as a table, with the texts that were made"""
+    user_table: pa.Table
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,8 @@ class Predictor:
             queries=self.reader.queries([]) if packed.dimensions.queries else None,
             cold_ad=_not_in(ad_rows.ids, seen_ads),
             cold_user=_not_in(user_rows.ids, seen_users),
+            ad_table=ads,
+            user_table=users,
         )
 
     def score(
@@ -166,32 +171,31 @@ class Predictor:
         `history` (user_id, ad_id, shown_at). Raises DataError where a table breaks the contract.
         """
         catalogs = self.catalogs(ads, users, combined(impressions["user_id"]).cast(pa.string()))
-        clicks = History.from_table(history, catalogs.ads.ids, catalogs.users.ids) if history is not None else None
-        examples = self.examples(impressions, catalogs, history=clicks)
+        examples = self.examples(impressions, catalogs, _by_clicks(history, catalogs))
         return with_scores(impressions, examples, catalogs, self.score_examples(examples, catalogs))
 
     def examples(
         self,
         impressions: pa.Table,
         catalogs: Catalogs,
+        known: Known = NOTHING,
         *,
-        history: History | None = None,
-        past: PastReader | None = None,
         where: str = "impressions",
         first_row: int = 0,
     ) -> Examples:
-        """Raw impressions as arrays over the catalogs."""
-        return examples_from_rows(
-            impressions,
-            catalogs.ads.ids,
-            catalogs.users.ids,
-            self.packed.features["impressions"],
-            max_history=self.packed.config.model.user.max_history,
-            history=history,
-            past=past,
-            where=where,
-            first_row=first_row,
-        )
+        """Raw impressions as arrays over the catalogs, with what is `known` of the past at their moments."""
+        user, ad = placed(impressions, catalogs.ads.ids, catalogs.users.ids, where=where, first_row=first_row)
+        return self.examples_at(impressions, catalogs, known, user, ad)
+
+    def examples_at(
+        self, rows: pa.Table, catalogs: Catalogs, known: Known, user: NDArray[Any], ad: NDArray[Any], **how: bool
+    ) -> Examples:
+        """N rows of (user, ad, moment) as arrays; user, ad (N,) point into the catalogs. `how`: see `Known.attach`."""
+        limit = self.packed.config.model.user.max_history
+        table = known.attach(
+            rows, ads=catalogs.ad_table, users=catalogs.user_table, user=user, ad=ad, limit=limit, **how
+        )  # fmt: skip
+        return examples_from_table(table, self.packed.features["impressions"], max_history=limit, labels=())
 
     def score_examples(
         self,
@@ -250,12 +254,11 @@ class Predictor:
     ) -> NDArray[np.float32]:
         """(U, D) vectors of users at moments: rows of `user_id`, `shown_at` and their history, as in `score`."""
         catalogs = self.catalogs(ads, users, combined(moments["user_id"]).cast(pa.string()))
-        clicks = History.from_table(history, catalogs.ads.ids, catalogs.users.ids) if history is not None else None
         if "ad_id" not in moments.column_names:
             # A user's vector looks at no candidate; the row needs one only to be an impression.
             first = catalogs.ads.ids.take(pa.array(np.zeros(len(moments), np.int64)))
             moments = moments.append_column("ad_id", first)
-        return self.user_vectors(self.examples(moments, catalogs, history=clicks), catalogs)
+        return self.user_vectors(self.examples(moments, catalogs, _by_clicks(history, catalogs)), catalogs)
 
     def user_vectors(self, examples: Examples, catalogs: Catalogs) -> NDArray[np.float32]:
         """(N, D) the user's vector at each row."""
@@ -319,6 +322,10 @@ def moved(value: Any, device: torch.device) -> Any:
         parts = [moved(part, device) for part in value]
         return type(value)(*parts) if isinstance(value, Batch) or hasattr(value, "_fields") else tuple(parts)
     return value
+
+
+def _by_clicks(history: pa.Table | None, catalogs: Catalogs) -> Known:
+    return Known(clicks=click_log(history, catalogs.ad_table)) if history is not None else NOTHING
 
 
 def _not_in(ids: pa.Array, known: pa.Array) -> NDArray[np.bool_]:

@@ -4,22 +4,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from adrec.config.score import RowsConfig
 from adrec.data.arrays import combined
-from adrec.data.examples import Examples, examples_from_table, ragged
+from adrec.data.examples import Examples, examples_from_table
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.tables import check_schema, iter_batches, open_dataset, parquet_files, parquet_schema, read_table
 from adrec.errors import DataError
-from adrec.inference.past_rows import open_past
+from adrec.inference.known import known_of, own_rows
 from adrec.inference.predictor import Catalogs, Predictor
-from adrec.inference.rows import History, own_rows
 from adrec.prepare.staging.canonical import canonical_rows
-from adrec.schema import IMPRESSIONS, PREPARED_IMPRESSIONS, SPLITS, TableSpec
+from adrec.schema import IMPRESSIONS, PREPARED_IMPRESSIONS, TableSpec
 
 INTERNAL = ("ad_index", "user_index", "history_index", "history_hours", "skipped_index", "history_length")
 """Columns of a prepared folder that mean nothing outside it."""
@@ -93,8 +91,8 @@ class PreparedSource:
 
 
 class TableSource:
-    """The user's own rows. Their history is a column of theirs, or found in a click log; counters that they do not bring
-    come from the prepared folder."""
+    """The user's own rows. What they do not bring of the past is what the prepared folder's log knew at their moments, or,
+    for histories, a click log of the user's own."""
 
     def __init__(self, config: RowsConfig, prepared: Prepared | None, predictor: Predictor) -> None:
         assert config.impressions is not None
@@ -107,9 +105,9 @@ class TableSource:
         assert ads is not None
         self.ads = ads
         self.catalogs = predictor.catalogs(ads, users, self._users(), where=str(config.ads or config.prepared))
-        self.history = self._clicks(config, prepared)
-        ids = self.catalogs.ads.ids, self.catalogs.users.ids
-        self.past = open_past(prepared, ads, users, *ids) if prepared is not None else None
+        clicks = read_table(config.history) if config.history is not None else None
+        asked = self._users()
+        self.known = known_of(prepared, self.catalogs.ad_table, clicks, asked_users=asked, where=str(config.history))
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:
         """Chunks in file order."""
@@ -118,9 +116,7 @@ class TableSource:
             table = own_rows(rows, features, where=str(self.path), first_row=start)
             yield Chunk(
                 table,
-                self.predictor.examples(
-                    table, self.catalogs, history=self.history, past=self.past, where=str(self.path), first_row=start
-                ),
+                self.predictor.examples(table, self.catalogs, self.known, where=str(self.path), first_row=start),
             )
             start += table.num_rows
 
@@ -136,51 +132,6 @@ class TableSource:
             found = [pc.unique(pa.concat_arrays([*found, combined(ids)]))]
             row += batch.num_rows
         return found[0] if found else pa.array([], pa.string())
-
-    def _clicks(self, config: RowsConfig, prepared: Prepared | None) -> History | None:
-        ads, users = self.catalogs.ads.ids, self.catalogs.users.ids
-        if config.history is not None:
-            return History.from_table(read_table(config.history), ads, users, where=str(config.history))
-        return prepared_history(prepared, ads, users) if prepared is not None else None
-
-
-def prepared_history(prepared: Prepared, ads: pa.Array, users: pa.Array) -> History:
-    """All clicks that a prepared folder knows: those of its rows, and those in histories that came with the log.
-
-    A given history carries no times: its clicks count as made just before the user's last request, in their order.
-    """
-    given = prepared.manifest.get("history", {}).get("source") == "given"
-    columns = ["ad_index", "user_index", "shown_at", "click", *(["history_index"] if given else [])]
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    last: list[pa.Table] = []
-    for split in SPLITS:
-        for batch in prepared.iter(split, columns, 131_072):
-            rows = batch.filter(pc.fill_null(pc.equal(batch["click"], 1), False))
-            time = pc.cast(rows["shown_at"], pa.int64()).to_numpy()
-            parts.append((rows["user_index"].to_numpy(), rows["ad_index"].to_numpy(), time))
-            if given:
-                last.append(_last_of_each(pa.Table.from_batches([batch]).select(["user_index", "shown_at", "history_index"])))
-    if last:
-        table = _last_of_each(pa.concat_tables(last))
-        lists = ragged(table["history_index"])
-        lengths = lists.lengths
-        from_newest = np.repeat(lists.offsets[1:], lengths) - np.arange(len(lists.values))
-        moment = np.repeat(pc.cast(table["shown_at"], pa.int64()).to_numpy(), lengths) - from_newest
-        parts.append((np.repeat(table["user_index"].to_numpy(), lengths), lists.values, moment))
-    user, ad, when = (np.concatenate([part[at] for part in parts]) if parts else np.zeros(0, np.int64) for at in range(3))
-    log = {
-        "user_id": combined(prepared.users()["user_id"]).take(pa.array(user, pa.int64())),
-        "ad_id": combined(prepared.ads()["ad_id"]).take(pa.array(ad, pa.int64())),
-        "shown_at": pa.array(when, pa.int64()).cast(pa.timestamp("us", tz="UTC")),
-    }
-    return History.from_table(pa.table(log), ads, users, where=str(prepared.path))
-
-
-def _last_of_each(table: pa.Table) -> pa.Table:
-    """The last row of each user."""
-    users = table["user_index"].to_numpy()
-    _, from_end = np.unique(users[::-1], return_index=True)
-    return table.take(pa.array(np.sort(len(users) - 1 - from_end)))
 
 
 def _tables(path: Path, start: int, stop: int | None, chunk_rows: int) -> Iterator[pa.Table]:

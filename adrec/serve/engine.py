@@ -11,18 +11,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from adrec.asof.reader import AsOf
 from adrec.config.serve import ServeConfig
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.tables import read_table
 from adrec.errors import ConfigError
 from adrec.inference.explain.explainer import Explainer
 from adrec.inference.explain.sentence import sentence
-from adrec.inference.lists.past_counters import PastCounters
+from adrec.inference.known import log_of
 from adrec.ranking.ledger import Ledger
 from adrec.schema import ADS
 from adrec.serve.arms import FIRST, SECOND, arm_of
+from adrec.serve.learning import learn
 from adrec.serve.lists import Answer, given_ads, lists_of
-from adrec.serve.live import Histories, Live, Past
+from adrec.serve.live import Live
 from adrec.serve.messages import (
     AdIn,
     EventIn,
@@ -31,7 +33,6 @@ from adrec.serve.messages import (
     RankRequest,
     RankUser,
     ScoreRequest,
-    UserIn,
 )
 from adrec.serve.rounds import context_columns, count_event, described_users, in_rounds, micros
 from adrec.serve.store import Event, open_store
@@ -47,9 +48,8 @@ class Engine:
         prepared = open_prepared(config.prepared) if config.prepared is not None else None
         self._ads = read_table(config.ads, ADS) if config.ads is not None else _given(prepared).ads()
         self._users = prepared.users() if prepared is not None else pa.table({"user_id": pa.array(["adrec-nobody"])})
-        own_ads = config.ads is None
-        self._counters = PastCounters(prepared) if prepared is not None and own_ads else None
-        self._past = Past.of(prepared if own_ads else None)
+        self._asof = AsOf(log_of(prepared), self._ads) if prepared is not None else None
+        self._timeless = prepared is not None and prepared.manifest.get("history", {}).get("source") == "given"
         self.store = open_store(config)
         self._changes = self.store.ads()
         start = config.clock_from
@@ -60,6 +60,9 @@ class Engine:
         self._bundles: dict[str, Path] = {arm: _bundle_of(config, arm) for arm in arms}
         self.lives = {arm: self._load(arm, self._changes) for arm in arms}
         self._ledger, self._counted = self._summed(self.lives[FIRST])
+        self._learned = 0
+        """number of the last event that counters and histories have taken in"""
+        self._catch_up()
 
     @property
     def live(self) -> Live:
@@ -75,7 +78,9 @@ class Engine:
 
     def score(self, items: Sequence[ScoreRequest]) -> list[Answer | Exception]:
         """Scores of several requests in one pass of the model."""
-        lives = self.lives
+        with self._state:
+            self._catch_up()
+            lives = self.lives
         return in_rounds(items, described_users, lambda some: self._score(lives, some))
 
     def rank(self, items: Sequence[RankRequest]) -> list[Answer | Exception]:
@@ -87,7 +92,9 @@ class Engine:
 
     def explain(self, item: ExplainRequest) -> ExplainAnswer:
         """Why one (user, ad) gets its score."""
-        live = self.lives[arm_of(item.user.user_id, self.config.challenger).name]
+        with self._state:
+            self._catch_up()
+            live = self.lives[arm_of(item.user.user_id, self.config.challenger).name]
         _, catalogs = live.catalogs([item.user])
         at = self._now()
         row = {
@@ -97,8 +104,7 @@ class Engine:
             "scenario": item.scenario,
             "query": item.query,
         }
-        histories = self._histories(live, [item.user], [at])
-        examples = live.examples([row], np.zeros(1, np.int64), histories)
+        examples = live.examples([row], [item.user], np.zeros(1, np.int64), catalogs)
         titles = {item.ad_id: str(live.ranker.ads.titles[live.place(item.ad_id)])}
         found = Explainer(live.predictor, catalogs, titles).explain(examples, 0)
         return ExplainAnswer(
@@ -191,8 +197,7 @@ class Engine:
                 for place in mine for row in [asked[place]]
             ]  # fmt: skip
             user = np.array([number[row["user_id"]] for row in rows])
-            histories = self._histories(live, [users[row] for row in user], [row["shown_at"] for row in rows])
-            examples = live.examples(rows, user, histories)
+            examples = live.examples(rows, users, user, catalogs)
             scores = live.predictor.score_examples(examples, catalogs, baselines=False)
             cold_ad, cold_user = live.ranker.catalogs.cold_ad[examples.ad_index], catalogs.cold_user[user]
             for place, row, logit, score, ad_is_cold, user_is_cold in zip(
@@ -224,8 +229,7 @@ class Engine:
                 }
                 for row, place in enumerate(mine) for one in [asked[place]]
             ]  # fmt: skip
-            histories = self._histories(live, [asked[place] for place in mine], [moments[place] for place in mine])
-            requests = live.table(rows, histories)
+            requests = live.table(rows, [asked[place] for place in mine])
             ranker = live.ranker.for_users(users, catalogs)
             # Requests that name their candidates are ranked apart: their candidates are of another width.
             for named in (False, True):
@@ -250,16 +254,6 @@ class Engine:
         waiting = iter(range(len(asked)))
         return [{"lists": [lists[next(waiting)] for _ in item.requests], "bundles": bundles} for item in items]
 
-    def _histories(self, live: Live, users: list[UserIn], moments: list[int]) -> Histories:
-        limit = live.predictor.packed.config.model.user.max_history
-        keys = [(user.user_id, at) for user, at in zip(users, moments, strict=True)]
-        kinds = dict(zip(keys, users, strict=True))
-        asked = [key for key, user in kinds.items() if user.history is None]
-        clicks = dict(zip(asked, self.store.clicks(asked, limit), strict=True))
-        known = {key: live.history(self._past, user, clicks.get(key, []), key[1], limit) for key, user in kinds.items()}
-        found = [known[key] for key in keys]
-        return Histories([rows for rows, _, _ in found], [hours for _, hours, _ in found], [length for _, _, length in found])
-
     def _change(self, ad_id: str, values: dict[str, Any] | None) -> None:
         with self._rebuild:
             changes = {**self._changes, ad_id: values}
@@ -275,7 +269,8 @@ class Engine:
             self._ads,
             self._users,
             changes,
-            counters=self._counters,
+            asof=self._asof,
+            timeless=self._timeless,
             predictor=before.predictor if before is not None else None,
             onnx=arm == FIRST,
         )
@@ -302,6 +297,10 @@ class Engine:
             for number, user, event in told:
                 count_event(self._ledger, self.lives[FIRST], user, event.ad_id, event.kind, 1, event.price or 0.0)
                 self._counted = number
+        if self._asof is not None:
+            while told := self.store.after(self._learned, _CATCH_UP):
+                learn(self._asof, self.lives[FIRST], [event for _, _, event in told])
+                self._learned = told[-1].number
 
 
 def _bundle_of(config: ServeConfig, arm: str) -> Path:

@@ -19,9 +19,8 @@ from adrec.data.prepared import open_prepared
 from adrec.data.tables import read_table, write_table
 from adrec.data.writing import folder_aside
 from adrec.errors import ConfigError
+from adrec.inference.known import Known, known_of
 from adrec.inference.predictor import Catalogs, Predictor
-from adrec.inference.rows import History
-from adrec.inference.score_source import prepared_history
 from adrec.terminal import Terminal
 
 
@@ -55,14 +54,9 @@ def run(config: EncodeConfig, terminal: Terminal) -> EncodeResult:
     with terminal.progress("Encoding", len(catalogs.ads) + len(catalogs.users), unit="vectors") as advance:
         ad_vectors = predictor.ad_vectors(catalogs)
         advance(len(ad_vectors))
-        history = None
-        if config.history is not None:
-            history = History.from_table(
-                read_table(config.history), catalogs.ads.ids, catalogs.users.ids, where=str(config.history)
-            )
-        elif prepared is not None:
-            history = prepared_history(prepared, catalogs.ads.ids, catalogs.users.ids)
-        user_vectors = _users(predictor, catalogs, history)
+        clicks = read_table(config.history) if config.history is not None else None
+        known = known_of(prepared, catalogs.ad_table, clicks, where=str(config.history))
+        user_vectors = _users(predictor, catalogs, known)
         advance(len(user_vectors))
     with folder_aside(config.output, VECTORS) as folder:
         _write(folder, "ads", "ad_id", catalogs.ads.ids, ad_vectors)
@@ -72,20 +66,17 @@ def run(config: EncodeConfig, terminal: Terminal) -> EncodeResult:
     return EncodeResult(str(config.output), len(ad_vectors), len(user_vectors), ad_vectors.shape[1])
 
 
-def _users(predictor: Predictor, catalogs: Catalogs, history: History | None) -> NDArray[np.float32]:
+def _users(predictor: Predictor, catalogs: Catalogs, known: Known) -> NDArray[np.float32]:
     """(U, D) every user after the last click known."""
     count = len(catalogs.users)
     if count == 0 or len(catalogs.ads) == 0:
         return np.zeros((0, predictor.packed.config.model.width), np.float32)
-    last = int(history.time.max()) + 1 if history is not None and len(history.time) else 0
-    moments = pa.table(
-        {
-            "user_id": catalogs.users.ids,
-            "ad_id": catalogs.ads.ids.take(pa.array(np.zeros(count, np.int64))),
-            "shown_at": pa.array(np.full(count, last), pa.int64()).cast(pa.timestamp("us", tz="UTC")),
-        }
-    )
-    return predictor.user_vectors(predictor.examples(moments, catalogs, history=history), catalogs)
+    moments = pa.array(np.full(count, known.after), pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+    rows = pa.table({"user_id": catalogs.users.ids, "shown_at": moments})
+    examples = predictor.examples_at(
+        rows, catalogs, known, np.arange(count), np.zeros(count, np.int64), counters=False
+    )  # fmt: skip
+    return predictor.user_vectors(examples, catalogs)
 
 
 def _write(folder: Path, name: str, key: str, ids: pa.Array, vectors: NDArray[np.float32]) -> None:

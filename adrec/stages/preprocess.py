@@ -14,14 +14,14 @@ from rich.console import RenderableType
 from adrec import __version__
 from adrec.config.base import save_config
 from adrec.config.preprocess import PreprocessConfig
-from adrec.data.engine import open_engine, open_memory_engine, small_memory
+from adrec.data.engine import open_engine, open_memory_engine
 from adrec.data.outputs import PREPARED, files_of
 from adrec.data.prepared import FORMAT, shards_of
 from adrec.data.writing import folder_aside
 from adrec.errors import AdrecError, DataError
 from adrec.prepare.build import Built, build, extras_of, work_folder
 from adrec.prepare.log.append import CannotAppendError, Earlier, link_shards, plan_append
-from adrec.prepare.log.impressions import open_past, write_impressions
+from adrec.prepare.log.impressions import open_attach, write_impressions
 from adrec.prepare.output.entities import TextMaker, add_queries, prepare_texts, write_corpus, write_tables
 from adrec.prepare.output.fingerprint import config_digest, describe_inputs, fingerprint
 from adrec.prepare.output.fit import fit_features, make_tokenizer
@@ -162,12 +162,10 @@ def _prepare(
     if earlier is not None:
         link_shards(earlier, folder)
     carried = earlier.state if earlier is not None else None
-    past = open_past(connection, config, folder, work_folder(folder) / "past", carried)
+    attach = open_attach(connection, config, folder, carried)
     writer = SplitWriter(folder, rows_per_shard=ROWS_PER_SHARD, earlier=old.get("splits"))
-    with small_memory(connection):
-        write_impressions(connection, past, writer, terminal, first_row=old.get("rows", 0))
+    write_impressions(connection, attach, writer, terminal, first_row=old.get("rows", 0))
     splits = writer.close()
-    past.save(folder / "past")
     with terminal.progress("counting users and ads"):
         add_people(connection, folder, splits)
     with terminal.progress("training the tokenizer"):
@@ -179,7 +177,7 @@ def _prepare(
     lines = quarantine.write_rejected(
         connection, built.staged, folder / "rejected.parquet", earlier.folder / "rejected.parquet" if earlier else None
     )
-    history = past.report.as_dict()
+    history = attach.report.as_dict()
     return {
         "format": FORMAT,
         "adrec": __version__,

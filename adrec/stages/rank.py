@@ -28,13 +28,13 @@ from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.tables import file_facts, iter_batches, open_dataset, read_table, write_table
 from adrec.data.writing import write_aside
 from adrec.errors import DataError
-from adrec.inference.lists.past_counters import PastCounters
+from adrec.inference.known import Known, known_of
 from adrec.inference.lists.ranker import Block, Ranker
 from adrec.inference.lists.requests import REQUESTS, blocks, split_requests, table_requests, users_at
 from adrec.inference.lists.why import Told, tell
 from adrec.inference.predictor import Catalogs, Predictor
-from adrec.inference.rows import History, with_new_users
-from adrec.schema import ADS, RANKED, SPLITS, USERS
+from adrec.inference.rows import with_new_users
+from adrec.schema import ADS, RANKED, USERS
 from adrec.terminal import Terminal
 
 REQUEST_BLOCK = 256
@@ -96,6 +96,7 @@ def run(config: RankConfig, terminal: Terminal) -> "RankResult | Told":
     users = _users(config, prepared)
     with terminal.progress("Encoding the catalogue", len(ads), unit="ads") as advance:
         catalogs = predictor.catalogs(ads, users, where=str(config.ads or config.prepared))
+        known = _known(config, prepared, catalogs)
         ranker = Ranker(
             predictor,
             catalogs,
@@ -103,8 +104,7 @@ def run(config: RankConfig, terminal: Terminal) -> "RankResult | Told":
             users,
             policies,
             always=config.policy,
-            counters=PastCounters(prepared) if prepared is not None and config.ads is None else None,
-            history=_clicks(config, prepared, catalogs),
+            known=known,
             seed=config.seed,
         )
         advance(len(ads))
@@ -262,28 +262,27 @@ def _users(config: RankConfig, prepared: Prepared | None) -> pa.Table:
     return with_new_users(users, asked.unique().cast(pa.string()))
 
 
-def _clicks(config: RankConfig, prepared: Prepared | None, catalogs: Catalogs) -> History | None:
-    """The click log for a table of requests: the given one, else the clicks of the prepared folder."""
-    if config.requests is None:
-        return None
-    if config.history is not None:
-        return History.from_table(read_table(config.history), catalogs.ads.ids, catalogs.users.ids, where=str(config.history))
-    if prepared is None or "click" not in prepared.columns:
-        return None
-    columns = ["user_id", "ad_id", "shown_at", "click"]
-    batches = [batch for split in SPLITS for batch in prepared.iter(split, columns)]
-    return History.from_table(pa.Table.from_batches(batches), catalogs.ads.ids, catalogs.users.ids)
+def _known(config: RankConfig, prepared: Prepared | None, catalogs: Catalogs) -> Known:
+    """What the prepared folder's log knows, and the click log of the config before it."""
+    clicks = read_table(config.history) if config.history is not None else None
+    return known_of(prepared, catalogs.ad_table, clicks, where=str(config.history))
 
 
 def _moment(config: RankConfig) -> int | None:
     return int(config.at.timestamp() * 1_000_000) if config.at is not None else None
 
 
+def _after(prepared: Prepared) -> int:
+    """The moment just behind the last impression."""
+    return int(np.datetime64(prepared.manifest["last"].removesuffix("Z"), "us").astype(np.int64)) + 1
+
+
 def _blocks(config: RankConfig, prepared: Prepared | None, *, skip: int = 0) -> Iterator[pa.Table]:
     if config.requests is not None:
         tables = table_requests(config.requests, _moment(config))
     elif config.split == "users":
-        tables = users_at(_of(prepared), _moment(config))
+        moment = _moment(config)
+        tables = users_at(_of(prepared), _after(_of(prepared)) if moment is None else moment)
     else:
         tables = split_requests(_of(prepared), config.split)
     return blocks(tables, REQUEST_BLOCK, skip=skip)

@@ -4,11 +4,12 @@ import math
 import tempfile
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from adrec.asof.attach import Past
+from adrec.asof.attach import Attach
 from adrec.asof.spec import counter_name
 from adrec.config.features import CounterSpec, HistoryConfig
 
@@ -77,17 +78,32 @@ def to_table(rows, *, late=False):
     return pa.table(columns)
 
 
-def attach(table, *, specs=SPECS, history=None, batch_rows=7, step_rows=1, parts=3, carried=None, save_to=None):
-    """Run Past over a table in a scratch folder."""
-    with tempfile.TemporaryDirectory() as scratch:
-        past = Past(
-            ads=ADS, users=USERS, history=history or HistoryConfig(max_clicks=3, max_skipped=2), counters=specs,
-            work=Path(scratch), carried=carried, step_rows=step_rows, parts=parts,
-        )  # fmt: skip
-        batches = list(past.attach(table.to_batches(max_chunksize=batch_rows)))
-        if save_to is not None:
-            past.save(save_to)
-        return pa.Table.from_batches(batches).combine_chunks() if batches else None, past
+def open_attach(table, connection, folder, *, specs=SPECS, history=None, batch_rows=7, partition_rows=5, earlier=None):
+    """The as-of pass over a table of impressions in the documented order, its state in `folder`."""
+    named = table["request_id"].to_pylist() if "request_id" in table.column_names else [None] * len(table)
+    moments, users = table["shown_at"].cast(pa.int64()).to_pylist(), table["user_index"].to_pylist()
+    keys = [(user, name if name is not None else at) for user, name, at in zip(users, named, moments, strict=True)]
+    number = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    begin = {}
+    for key, at in zip(keys, moments, strict=True):
+        begin[key] = min(at, begin.get(key, at))
+    rows = table.append_column("request", pa.array([number[key] for key in keys], pa.int32()))
+    rows = rows.append_column("started", pa.array([begin[key] for key in keys], pa.int64()).cast(table["shown_at"].type))
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.register("rows", rows)
+    connection.execute("CREATE OR REPLACE TABLE events AS SELECT * FROM rows")
+    return Attach(
+        connection, ads=ADS, users=USERS, history=history or HistoryConfig(max_clicks=3, max_skipped=2), counters=specs,
+        state=folder, earlier=earlier, batch_rows=batch_rows, partition_rows=partition_rows,
+    )  # fmt: skip
+
+
+def attach(table, *, save_to=None, **settings):
+    """Run the as-of pass over a table; returns the rows with their columns and the pass."""
+    with tempfile.TemporaryDirectory() as scratch, duckdb.connect(config={"threads": 1}) as connection:
+        past = open_attach(table, connection, save_to or Path(scratch), **settings)
+        batches = list(past.run())
+        return pa.Table.from_batches(batches).drop_columns(["request"]).combine_chunks() if batches else None, past
 
 
 def assert_same(one, other):
@@ -130,17 +146,19 @@ def reference_history(rows, limit, skipped_limit):
         clicked = [
             (moment_of(other, "clicked"), other["at"], n, other["ad"]) for n, other in enumerate(others) if other["click"] == 1
         ]
-        clicked = [item for item in clicked if item[0] < row["at"]]
+        clicked = [item for item in clicked if item[0] < row["begin"]]
         clicked.sort(key=lambda item: (item[0], item[1]))
         skipped = [
-            (other["at"], n, other["ad"]) for n, other in enumerate(others) if other["click"] == 0 and other["at"] < row["at"]
+            (other["at"], n, other["ad"])
+            for n, other in enumerate(others)
+            if other["click"] == 0 and other["at"] < row["begin"]
         ]
         skipped.sort(key=lambda item: item[0])
         kept = clicked[-limit:]
         results.append(
             (
                 [item[3] for item in kept],
-                [(row["at"] - item[0]) / HOUR for item in kept],
+                [(row["begin"] - item[0]) / HOUR for item in kept],
                 len(clicked),
                 [item[2] for item in skipped[-skipped_limit:]],
             )
@@ -160,10 +178,10 @@ def reference_counters(rows, specs, histories):
         found = 0.0
         for other in rows:
             at = moment_of(other, kind)
-            if other["request"] == row["request"] or at is None or at >= row["at"]:
+            if other["request"] == row["request"] or at is None or at >= row["begin"]:
                 continue
             if [code_of(other, name) for name in by] == keys:
-                found += 1.0 if half_life is None else 2.0 ** (-(row["at"] - at) / HOUR / half_life)
+                found += 1.0 if half_life is None else 2.0 ** (-(row["begin"] - at) / HOUR / half_life)
         return found
 
     table = {}
@@ -185,10 +203,10 @@ def reference_counters(rows, specs, histories):
                         earlier = [
                             other["at"]
                             for other in rows
-                            if other["request"] != row["request"] and other["at"] < row["at"] and None not in keys
+                            if other["request"] != row["request"] and other["at"] < row["begin"] and None not in keys
                             and [code_of(other, name) for name in spec.by] == keys
                         ]  # fmt: skip
-                        value = (row["at"] - min(earlier)) / HOUR if earlier else math.nan
+                        value = (row["begin"] - min(earlier)) / HOUR if earlier else 0.0
                     else:
                         own = code_of(row, spec.by[0])
                         count = sum(1 for ad in history[0] if own is not None and code_of({"ad": ad}, spec.by[0]) == own)

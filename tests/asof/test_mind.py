@@ -3,13 +3,16 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from point_in_time_reference import HOUR, assert_same
 
-from adrec.asof.attach import Past
+from adrec.asof.attach import Attach
 from adrec.config.features import CounterSpec, HistoryConfig, usual_counters
+from adrec.data.examples import run_codes
 
 MIND = Path(__file__).resolve().parents[2] / "../shared/data/mind5k"
 pytestmark = pytest.mark.skipif(not MIND.exists(), reason="the MIND sample is not beside this checkout")
@@ -46,8 +49,18 @@ def mind():
 
 def attach(ads, table, work, **options):
     counters = [*usual_counters(["category"]), CounterSpec(by=["ad"], measures=["rate"], half_lives_hours=[1.0, 4.0])]
-    past = Past(ads=ads, history=HistoryConfig(**options), counters=counters, work=work, parts=8)
-    return pa.Table.from_batches(list(past.attach(table.to_batches(50_000)))), past.report
+    people = pc.max(table["user_index"]).as_py() + 1
+    users = pa.table({"user_id": [f"u{number}" for number in range(people)]})
+    rows = table.append_column("request", pa.array(run_codes(table["request_id"])))
+    with duckdb.connect(config={"threads": 1}) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.register("rows", rows.append_column("started", table["shown_at"]))
+        connection.execute("CREATE TABLE events AS SELECT * FROM rows")
+        past = Attach(
+            connection, ads=ads, users=users, history=HistoryConfig(**options), counters=counters, state=work,
+            partition_rows=20_000,
+        )  # fmt: skip
+        return pa.Table.from_batches(list(past.run())), past.report
 
 
 def test_counts_of_the_given_histories(mind, tmp_path):

@@ -182,7 +182,7 @@ def test_users_and_ads_never_seen(planted, tmp_path):
     assert np.isfinite(table["score"].to_numpy()).all() and (table["score"].to_numpy() > 0).all()
     assert table["cold_ad"].to_pylist() == [True, True, False, False]
     assert table["cold_user"].to_pylist() == [True, False, True, True]
-    assert table["history_length"].to_pylist() == [2, 0, 0, 0]
+    assert table["history_length"].to_pylist() == [3, 0, 0, 1]  # as given, as in training: ads gone since count
 
 
 def test_history_from_a_click_log_is_strictly_earlier(planted):

@@ -8,23 +8,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adrec.config.rank import Policy
-from adrec.data.arrays import combined
+from adrec.data.arrays import Longs, combined, integers, places
 from adrec.data.examples import Examples, examples_from_table
 from adrec.errors import ConfigError
+from adrec.inference.known import NOTHING, Known
 from adrec.inference.lists.candidates import Finder
 from adrec.inference.lists.catalogue import AdColumns
 from adrec.inference.lists.evidence import reasons
 from adrec.inference.lists.pairs import category_shares, pair_examples, training_counts
-from adrec.inference.lists.past_counters import PastCounters
 from adrec.inference.lists.vectors import unit
 from adrec.inference.predictor import Catalogs, Predictor, Scores
-from adrec.inference.rows import History
 from adrec.ranking.arrays import Floats, Ints
 from adrec.ranking.auction import revenue, weighted
 from adrec.ranking.diversify import ByValue, CalibratedCategories, Diversifier, MaximalMarginalRelevance
 from adrec.ranking.explore import logit_deviation
 from adrec.ranking.ledger import UNLIMITED, Ledger
 from adrec.ranking.policy import Candidates, DiversifierOf, ListPolicy, Ranked, rank_block
+from adrec.schema import COUNTER_PREFIX
 from adrec.terminal import Terminal
 
 PRIOR_IMPRESSIONS = 200.0
@@ -63,18 +63,17 @@ class Ranker:
         policies: dict[str, Policy],
         *,
         always: str | None = None,
-        counters: PastCounters | None = None,
-        history: History | None = None,
+        known: Known = NOTHING,
         seed: int = 42,
         terminal: Terminal | None = None,
     ) -> None:
         """`ads` and `users` row by row as in `catalogs`. `always` names the policy of every request, whatever its scenario;
-        `history` serves requests that bring none.
+        `known` answers for the past of requests and candidates.
         """
         self.predictor, self.catalogs, self.users = predictor, catalogs, users
         self.ads = AdColumns.of(ads)
         self.names, self.policies, self.always, self.seed = list(policies), list(policies.values()), always, seed
-        self._counters, self._history = counters, history
+        self.known = known
         self.ad_vectors = predictor.ad_vectors(catalogs)
         text = catalogs.ads.vectors
         self.unit_vectors = unit(text if text is not None and text.shape[1] else self.ad_vectors)
@@ -102,11 +101,13 @@ class Ranker:
             return examples_from_table(
                 requests, packed.features["impressions"], max_history=packed.config.model.user.max_history, labels=()
             )
+        if "user_index" in requests.column_names:
+            user = integers(requests["user_index"])
+        else:
+            user = places(requests["user_id"], self.catalogs.users.ids)
         # A request has no ad yet; the reading of rows needs one to be an impression.
-        first = self.ads.ids.take(pa.array(np.zeros(len(requests), dtype=np.int64)))
-        return self.predictor.examples(
-            requests.append_column("ad_id", first), self.catalogs, history=self._history, where="requests"
-        )
+        ad = np.zeros(len(requests), np.int64)
+        return self.predictor.examples_at(requests, self.catalogs, self.known, user, ad, counters=False)
 
     def for_users(self, users: pa.Table, catalogs: Catalogs) -> "Ranker":
         """The same ranker for other users: a table of them and catalogs over the same ads."""
@@ -190,17 +191,21 @@ class Ranker:
     def _score(self, requests: pa.Table, examples: Examples, ad: Ints) -> tuple[Ints, Scores]:
         """Flat positions of the (R, C) candidates that are there, and their scores."""
         place = np.flatnonzero(ad.ravel() >= 0)
-        row, chosen = place // ad.shape[1], ad.ravel()[place]
+        row, chosen = (place // ad.shape[1]).astype(np.int64), ad.ravel()[place].astype(np.int64)
+        return place, self.predictor.score_examples(self.pairs(requests, examples, row, chosen), self.catalogs, baselines=False)
+
+    def pairs(self, requests: pa.Table, examples: Examples, row: Longs, ad: Longs) -> Examples:
+        """N pairs of request `row` (N,) and ad (N,), with all that is known of both at the request's first moment."""
         features = self.predictor.packed.features["impressions"]
-        if self._counters is not None and len(place):
-            known = {name: requests[name].take(pa.array(row)) for name in features.columns if name in requests.column_names}
-            user = self._counters.user_rows(combined(requests["user_id"]).cast(pa.string()))
-            counters = self._counters.of_pairs(requests, examples, row, chosen.astype(np.int64), user[row])
-            known |= {name: pa.array(values, pa.float32()) for name, values in counters.items()}
-            rows = pair_examples(examples, row, chosen, features.transform(pa.table(known)) if known else None)
-        else:
-            rows = pair_examples(examples, row, chosen, None)
-        return place, self.predictor.score_examples(rows, self.catalogs, baselines=False)
+        if not features.columns:
+            return pair_examples(examples, row, ad, None)
+        # A request's own row may carry the counters of its first ad.
+        kept = [name for name in requests.column_names if name in features.columns and not name.startswith(COUNTER_PREFIX)]
+        columns = {name: requests[name].take(pa.array(row)) for name in kept}
+        columns["history_length"] = pa.array(examples.history_length[row])
+        counters = self.known.pair_counters(requests, self.catalogs.user_table, examples, row, ad)
+        columns |= {name: pa.array(values) for name, values in counters.items()}
+        return pair_examples(examples, row, ad, features.transform(pa.table(columns)))
 
     def _candidates(self, examples: Examples, policy: Ints, ad: Ints, scored: tuple[Ints, Scores], first: int) -> Candidates:
         place, scores = scored

@@ -1,7 +1,6 @@
 """Requests in order of time, block by block: from the prepared folder's impressions, its users, or a table of requests.
 
-A request is one row: who asks, when, in which scenario, with which query and history. Memory is one block of requests,
-for `users_at` also the clicks' columns of the prepared folder.
+A request is one row: who asks, when, in which scenario, with which query and history. Memory is one block of requests.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,13 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adrec.asof.sums import MICROSECONDS_AN_HOUR
 from adrec.data.arrays import combined
 from adrec.data.examples import run_codes
 from adrec.data.prepared import Prepared
 from adrec.data.tables import iter_batches
 from adrec.errors import DataError
-from adrec.schema import IMPRESSIONS, SPLITS, TIMESTAMP, TableSpec
+from adrec.schema import IMPRESSIONS, TIMESTAMP, TableSpec
 
 REQUESTS = TableSpec(
     "requests",
@@ -41,51 +39,12 @@ def split_requests(prepared: Prepared, split: str, *, batch_rows: int = 65_536) 
         yield table.filter(pa.array(opens))
 
 
-def users_at(prepared: Prepared, moment: int | None) -> Iterator[pa.Table]:
-    """Each user of the folder once, at `moment` (microseconds; None: just after the last impression), history before it.
-
-    The history is that of the user's last earlier request and the clicks of that request.
-    """
-    light = ["user_index", "ad_index", "shown_at", "click", "request_id"]
-    kept = [name for name in light if name in prepared.columns]
-    table = _concat(prepared, kept)
-    time = pc.cast(table["shown_at"], pa.int64()).to_numpy()
-    moment = int(time.max()) + 1 if moment is None else moment
-    user = table["user_index"].to_numpy()
-    earlier = np.flatnonzero(time < moment)
-    last = np.full(len(prepared.users()), -1, dtype=np.int64)
-    np.maximum.at(last, user[earlier], earlier)
-    with_hours = "history_hours" in prepared.columns
-    wanted = ["history_index", "history_length", *(["history_hours"] if with_hours else [])]
-    taken = _concat(prepared, wanted).take(pa.array(np.where(last >= 0, last, 0), mask=last < 0))
-    clicked = _clicks_of_request(table, last)
-    user = table["user_index"].to_numpy()[clicked]
-    lists = combined(taken["history_index"])
-    history = _appended(lists, user, table["ad_index"].to_numpy()[clicked], pa.int32())
-    if with_hours:
-        # The lists' ages were told at the last request; until `moment` all of them grow by as much.
-        since = np.where(last >= 0, moment - time[np.maximum(last, 0)], 0) / MICROSECONDS_AN_HOUR
-        grown = np.repeat(since, _lengths(combined(taken["history_hours"])))
-        ages = pc.list_flatten(combined(taken["history_hours"])).to_numpy(zero_copy_only=False) + grown
-        aged = pa.ListArray.from_arrays(pa.array(_ends(_lengths(combined(taken["history_hours"]))), pa.int32()), pa.array(ages))
-    else:
-        aged = pa.ListArray.from_arrays(
-            pa.array(_ends(_lengths(lists)), pa.int32()), pa.array(np.full(int(_lengths(lists).sum()), np.nan))
-        )
-    hours = _appended(aged, user, (moment - time[clicked]) / MICROSECONDS_AN_HOUR, pa.float32())
-    known = pc.fill_null(combined(taken["history_length"]), 0).to_numpy(zero_copy_only=False)
+def users_at(prepared: Prepared, moment: int) -> Iterator[pa.Table]:
+    """Each user of the folder once, at `moment` (microseconds)."""
     ids = combined(prepared.users()["user_id"])
-    yield pa.table(
-        {
-            "user_id": ids,
-            "request_id": ids,
-            "user_index": pa.array(np.arange(len(last)), pa.int32()),
-            "shown_at": pa.array(np.full(len(last), moment), TIMESTAMP),
-            "history_index": history,
-            "history_hours": hours,
-            "history_length": pa.array(known + np.bincount(user, minlength=len(last)), pa.int32()),
-        }
-    )
+    index = pa.array(np.arange(len(ids)), pa.int32())
+    moments = pa.array(np.full(len(ids), moment), TIMESTAMP)
+    yield pa.table({"user_id": ids, "request_id": ids, "user_index": index, "shown_at": moments})
 
 
 def table_requests(path: Path, moment: int | None, *, batch_rows: int = 65_536) -> Iterator[pa.Table]:
@@ -128,38 +87,3 @@ def blocks(tables: Iterable[pa.Table], rows: int, *, skip: int = 0) -> Iterator[
             waiting, held = [whole.slice(rows)], held - rows
     if held:
         yield pa.concat_tables(waiting, promote_options="default")
-
-
-def _concat(prepared: Prepared, columns: list[str]) -> pa.Table:
-    """Columns of all impressions, in order of time."""
-    batches = [batch for split in SPLITS for batch in prepared.iter(split, columns)]
-    return pa.Table.from_batches(batches)
-
-
-def _clicks_of_request(table: pa.Table, last: np.ndarray) -> np.ndarray:
-    """Rows of the clicks in the requests whose last row is `last` (U,)."""
-    if "click" not in table.column_names:
-        return np.zeros(0, dtype=np.int64)
-    request = run_codes(table["request_id"])
-    clicked = np.flatnonzero(pc.fill_null(pc.equal(table["click"], 1), False).to_numpy(zero_copy_only=False))
-    user = table["user_index"].to_numpy()[clicked]
-    found: np.ndarray = clicked[(last[user] >= 0) & (request[clicked] == request[np.maximum(last[user], 0)])]
-    return found
-
-
-def _appended(lists: pa.Array, user: np.ndarray, value: np.ndarray, kind: pa.DataType) -> pa.Array:
-    """U lists with the values (user, value) at their ends."""
-    lengths = _lengths(lists)
-    owner = np.concatenate([np.repeat(np.arange(len(lengths)), lengths), user])
-    order = np.argsort(owner, kind="stable")
-    values = np.concatenate([pc.list_flatten(lists).to_numpy(zero_copy_only=False), value])
-    offsets = _ends(lengths + np.bincount(user, minlength=len(lengths)))
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values[order]).cast(kind, safe=False))
-
-
-def _lengths(lists: pa.Array) -> np.ndarray:
-    return np.asarray(pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False), dtype=np.int64)
-
-
-def _ends(lengths: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(lengths)])

@@ -15,7 +15,7 @@ import duckdb
 
 from adrec.config.preprocess import ColdSplit, ColumnSplit, PreprocessConfig, TimeSplit, UserSplit
 from adrec.data.engine import columns_of, name, one_row, text
-from adrec.data.prepared import shards_of
+from adrec.data.prepared import STATE, shards_of
 from adrec.prepare.sources import RawTables
 from adrec.schema import SPLITS
 
@@ -41,7 +41,7 @@ class Earlier:
     @property
     def state(self) -> Path:
         """What counters and histories carry on."""
-        return self.folder / "past"
+        return self.folder / STATE
 
 
 def plan_append(

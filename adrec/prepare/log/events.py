@@ -123,7 +123,7 @@ def build_requests(connection: duckdb.DuckDBPyConnection, staged: str) -> None:
 def build_events(
     connection: duckdb.DuckDBPyConnection, staged: str, split: str, carried: Sequence[str], joins: str = ""
 ) -> None:
-    """Table `events` in final order with request, user_index, ad_index, part (0 train, 1 valid, 2 test).
+    """Table `events` in final order with request, user_index, ad_index, started, part (0 train, 1 valid, 2 test).
 
     `split` is SQL of the part over the aliases s (staged), r (requests), u (users) and what `joins` adds.
     """
@@ -136,7 +136,8 @@ def build_events(
     columns = "".join(f", s.{name(column)}" for column in carried)
     passed = " AND ".join(f"s.{condition}" for condition in good(connection, staged).split(" AND "))
     connection.execute(
-        f"CREATE OR REPLACE TABLE events AS SELECT CAST(r.rowid AS INTEGER) AS request, u.user_index, s.ad_index, s.shown_at"
+        "CREATE OR REPLACE TABLE events AS SELECT CAST(r.rowid AS INTEGER) AS request, u.user_index, s.ad_index, "
+        f"r.started, s.shown_at"
         f"{columns}, CAST({split} AS UTINYINT) AS part FROM {staged} s JOIN requests r ON {on} "
         f"JOIN users u ON u.user_id = s.user_id {joins} WHERE {passed} ORDER BY request, s.shown_at, s.source_order"
     )

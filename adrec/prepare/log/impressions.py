@@ -1,6 +1,7 @@
 """Events in order, with all that was known before each of them, into shards by split."""
 
-from collections.abc import Collection, Iterable, Iterator
+import itertools
+from collections.abc import Collection
 from pathlib import Path
 
 import duckdb
@@ -9,18 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from adrec.asof.attach import PARTS, Past
+from adrec.asof.attach import Attach
 from adrec.asof.spec import counter_names
 from adrec.config.features import CounterSpec, resolve_counters
 from adrec.config.preprocess import PreprocessConfig
-from adrec.data.engine import columns_of, fetch, one_row, stream
+from adrec.data.engine import columns_of, fetch
+from adrec.data.prepared import STATE
 from adrec.data.tables import parquet_schema
 from adrec.errors import DataError
 from adrec.prepare.output.writer import SplitWriter
-from adrec.terminal import Advance, Terminal
-
-_BATCH_ROWS = 65_536
-_PART_ROWS, _MOST_PARTS = 32_768, 320
+from adrec.terminal import Terminal
 
 
 def counters_of(connection: duckdb.DuckDBPyConnection, config: PreprocessConfig) -> list[CounterSpec]:
@@ -43,9 +42,9 @@ def counters_of(connection: duckdb.DuckDBPyConnection, config: PreprocessConfig)
     return counters
 
 
-def open_past(
-    connection: duckdb.DuckDBPyConnection, config: PreprocessConfig, folder: Path, work: Path, carried: Path | None = None
-) -> Past:
+def open_attach(
+    connection: duckdb.DuckDBPyConnection, config: PreprocessConfig, folder: Path, earlier: Path | None = None
+) -> Attach:
     """What attaches histories and counters: the events of the engine, the ads and users written to `folder`.
 
     Raises DataError for an unknown column.
@@ -55,23 +54,20 @@ def open_past(
     ads, users = folder / "ads.parquet", folder / "users.parquet"
     known = {*columns_of(connection, "events"), *parquet_schema(ads).names, *parquet_schema(users).names}
     _refuse_unknown(by - known)
-    # A part of the users is worked on whole: more rows, more parts. Each part is an open file, hence the cap.
-    rows = int(one_row(connection, "SELECT count(*) AS n FROM events")["n"])
-    parts = min(max(rows // _PART_ROWS, PARTS), _MOST_PARTS)
-    return Past(
+    return Attach(
+        connection,
         ads=_keyed(ads, "ad_id", by),
         users=_keyed(users, "user_id", by),
         history=config.history,
         counters=counters,
-        work=work,
-        carried=carried,
-        parts=parts,
+        state=folder / STATE,
+        earlier=earlier,
     )
 
 
 def write_impressions(
     connection: duckdb.DuckDBPyConnection,
-    past: Past,
+    attach: Attach,
     writer: SplitWriter,
     terminal: Terminal,
     *,
@@ -79,35 +75,14 @@ def write_impressions(
 ) -> None:
     """Every row of table `events`, numbered from `first_row`, with history and counters, to `writer`."""
     finisher = _Finisher(connection, first_row)
-    total = one_row(connection, "SELECT count(*) AS n FROM events")["n"]
-    with (
-        terminal.progress("counting the past", total) as advance,
-        terminal.progress("histories, part by part", past.parts, unit="parts") as part_done,
-    ):
-        attached = past.attach(_counted(_events(connection), advance), part_done)
-        first = next(attached, None)
-    with terminal.progress("writing impressions", total) as advance:
-        for batch in _chained(first, attached):
-            for start in range(0, batch.num_rows, _BATCH_ROWS):
-                piece = batch.slice(start, _BATCH_ROWS)
-                writer.add(finisher.finish(piece), piece.column("part").to_numpy())
-                advance(piece.num_rows)
-
-
-def _events(connection: duckdb.DuckDBPyConnection) -> Iterator[pa.RecordBatch]:
-    yield from stream(connection.cursor(), "SELECT * FROM events", batch_rows=_BATCH_ROWS)
-
-
-def _counted(batches: Iterable[pa.RecordBatch], advance: Advance) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        yield batch
-        advance(batch.num_rows)
-
-
-def _chained(first: pa.RecordBatch | None, rest: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    if first is not None:
-        yield first
-    yield from rest
+    with terminal.progress("counting by user", attach.rows) as advance:
+        batches = attach.run(advance)
+        first = next(batches, None)
+    with terminal.progress("writing impressions", attach.rows) as advance:
+        for batch in itertools.chain([first] if first is not None else [], batches):
+            part = batch.column("part").to_numpy()
+            writer.add(finisher.finish(batch), part)
+            advance(batch.num_rows)
 
 
 class _Finisher:

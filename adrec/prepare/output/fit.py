@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adrec.asof.spool import give_back_memory
 from adrec.config.preprocess import PreprocessConfig, TokenizerSettings
+from adrec.data.engine import give_back_memory
 from adrec.data.features import FeatureSet, FeatureSpec
 from adrec.data.tables import iter_batches, parquet_files, parquet_schema
 from adrec.prepare.text.tokenizer import copy_tokenizer, train_tokenizer

@@ -1,0 +1,249 @@
+"""Rows that nobody prepared → prepared rows: identifiers become row numbers, and what was known at the moment is attached.
+
+The one way in for a user's own rows, requests to be ranked and calls of the server. What the log of a prepared folder knew
+(`AsOf`) or a click log of the user's own answers for the past; without either there is no history, and counters are missing.
+New rows may name users never seen, and need no labels. An ad that the ads table does not know is a fault of the input.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from adrec.asof.history import TIMELESS, EventLog, Histories, read_given
+from adrec.asof.keys import codes_of
+from adrec.asof.reader import AsOf, LogFiles
+from adrec.data.arrays import combined, integers, places
+from adrec.data.examples import Examples
+from adrec.data.features import FeatureSet
+from adrec.data.prepared import Prepared
+from adrec.data.tables import check_schema
+from adrec.errors import DataError
+from adrec.prepare.staging.canonical import canonical_rows
+from adrec.schema import IMPRESSIONS, SPLITS, Column, TableSpec
+
+Ints = NDArray[np.int64]
+_READ = ("user_id", "ad_id", "shown_at", "request_id", "query", "history")
+SCORABLE = TableSpec("impressions", tuple(column for column in IMPRESSIONS.columns if column.name in _READ))
+"""What scoring reads of impressions, beside declared features: no label."""
+CLICKS = TableSpec(
+    "history",
+    (
+        Column("user_id", pa.string(), True, "who clicked"),
+        Column("ad_id", pa.string(), True, "what"),
+        Column("shown_at", pa.timestamp("us", tz="UTC"), True, "when"),
+    ),
+)
+"""A log of clicks, for rows that bring no history of their own."""
+_MADE = {"row_id", "ad_index", "user_index", "history_index", "history_hours", "history_length", "skipped_index"}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What answers for the past of rows over one catalogue of ads."""
+
+    asof: AsOf | None = None
+    clicks: EventLog | None = None
+    """the user's own log, which goes before the folder's"""
+    timeless: bool = False
+    """histories came with the log and carry no moments"""
+
+    @property
+    def counters(self) -> list[str]:
+        """Names of the counter columns that can be told."""
+        return self.asof.names if self.asof is not None else []
+
+    @property
+    def after(self) -> int:
+        """The first moment after everything that is known, microseconds."""
+        log = self.clicks if self.clicks is not None else self.asof.log_clicks if self.asof is not None else EventLog.empty()
+        return int(log.times.max()) + 1 if len(log.times) else 0
+
+    def attach(
+        self,
+        table: pa.Table,
+        *,
+        ads: pa.Table,
+        users: pa.Table,
+        user: Ints,
+        ad: Ints,
+        limit: int,
+        counters: bool = True,
+        null_is_known: bool = False,
+    ) -> pa.Table:
+        """N rows (`shown_at`, optional `request_id`, `history`, own columns) as prepared impressions.
+
+        user, ad (N,) point into `users` and `ads`. Rows of a request share its first moment. Counters that the rows bring
+        stay. A null `history` is an empty one or, where `null_is_known`, what is known.
+        """
+        table = table.drop_columns([name for name in table.column_names if name in _MADE])
+        request, first, started = requests_of(table, user)
+        codes = codes_of(users["user_id"].take(pa.array(user[first])), "user_id")
+        history, moments, of_row = self._histories(table, ads, codes, request, started, limit, null_is_known)
+        columns: dict[str, pa.Array] = {
+            "request_id": pa.array(request).cast(pa.string()),
+            "user_index": pa.array(user, pa.int32()),
+            "ad_index": pa.array(ad, pa.int32()),
+            "history_index": _lists(history.offsets, history.ads.astype(np.int32), of_row),
+            "history_hours": _lists(history.offsets, history.hours(moments), of_row),
+            "history_length": pa.array(history.lengths[of_row].astype(np.int32)),
+        }
+        if self.asof is not None and self.asof.max_skipped:
+            skips = self.asof.skips(codes, started)
+            columns["skipped_index"] = _lists(skips.offsets, skips.ads, request)
+        if counters and self.asof is not None and not set(self.asof.names) <= set(table.column_names):
+            keys = self.asof.keys(users)
+            counted = self.asof.counters(
+                keys, keys.codes(user, ad, table), times=started[request], ad=ad,
+                offsets=history.offsets, clicked=history.ads, history_of_row=of_row,
+            )  # fmt: skip
+            columns |= {name: pa.array(values) for name, values in counted.items() if name not in table.column_names}
+        kept = [name for name in table.column_names if name not in {*columns, "history"}]
+        return pa.table({**{name: table[name] for name in kept}, **columns})
+
+    def pair_counters(
+        self, requests: pa.Table, users: pa.Table, examples: Examples, row: Ints, ad: Ints
+    ) -> dict[str, NDArray[np.float32]]:
+        """Counters of N pairs: request `row` (N,) of `requests` (as `examples`) with ad row `ad` (N,)."""
+        if self.asof is None:
+            return {}
+        columns = [name for name in self.asof.row_columns if name in requests.column_names]
+        table = requests.select(columns).take(pa.array(row)) if columns else pa.table({})
+        keys = self.asof.keys(users)
+        user = examples.user_index.astype(np.int64)[row]
+        return self.asof.counters(
+            keys, keys.codes(user, ad, table), times=examples.shown_at[row], ad=ad,
+            offsets=examples.history_offsets, clicked=examples.history_values,
+            history_of_row=examples.history_of_row[row].astype(np.int64),
+        )  # fmt: skip
+
+    def _histories(
+        self, table: pa.Table, ads: pa.Table, codes: Ints, request: Ints, started: Ints, limit: int, null_is_known: bool
+    ) -> tuple[Histories, Ints, Ints]:
+        """Histories, the moment of each, and which of them each row has (N,)."""
+        if "history" not in table.column_names:
+            return self._before(codes, started, limit), started, request
+        column = combined(table["history"]).cast(pa.list_(pa.string()))
+        own = read_given(column, combined(ads["ad_id"]), limit)
+        given = Histories(own.offsets, own.ads, np.full(len(own.ads), TIMELESS), own.lengths)
+        missing = np.asarray(column.is_null().to_numpy(zero_copy_only=False)) & null_is_known
+        if not missing.any():
+            return given, started[request], np.arange(len(table))
+        known = self._before(codes, started, limit)
+        both = Histories(
+            np.concatenate([given.offsets, given.offsets[-1] + known.offsets[1:]]),
+            np.concatenate([given.ads, known.ads]),
+            np.concatenate([given.times, known.times]),
+            np.concatenate([given.lengths, known.lengths]),
+        )
+        return both, np.concatenate([started[request], started]), np.where(missing, len(table) + request, np.arange(len(table)))
+
+    def _before(self, codes: Ints, times: Ints, limit: int) -> Histories:
+        if self.clicks is not None:
+            return self.clicks.histories(codes, times, limit)
+        if self.asof is None:
+            return EventLog.empty().histories(codes, times, limit)
+        known = self.asof.clicks(codes, times, limit)
+        return known._replace(times=np.full(len(known.times), TIMELESS)) if self.timeless else known
+
+
+NOTHING = Known()
+
+
+def known_of(
+    prepared: Prepared | None, ads: pa.Table, clicks: pa.Table | None = None, *, asked_users: pa.Array | None = None,
+    where: str = "history",
+) -> Known:  # fmt: skip
+    """What a prepared folder and a click log (either may be None) know, for rows over `ads`.
+
+    asked_users: the only users there will be questions about. Raises DataError where the folder's state is broken.
+    """
+    log = click_log(clicks, ads, where=where) if clicks is not None else None
+    if prepared is None:
+        return Known(None, log)
+    timeless = log is None and prepared.manifest.get("history", {}).get("source") == "given"
+    return Known(AsOf(log_of(prepared), ads, asked_users=asked_users), log, timeless)
+
+
+def log_of(prepared: Prepared) -> LogFiles:
+    """The log behind a prepared folder."""
+    return LogFiles(
+        state=prepared.state,
+        impressions=[file for split in SPLITS for file in prepared.split_files(split)],
+        ads=prepared.ads(),
+        users=prepared.users(),
+        counters=prepared.counters(),
+        history=prepared.history(),
+    )
+
+
+def click_log(table: pa.Table, ads: pa.Table, *, where: str = "history") -> EventLog:
+    """The user's own clicks; rows of unknown ads are left out. With a `click` column only its clicks count."""
+    check_schema(table.schema, CLICKS, where=where)
+    if "click" in table.column_names:
+        table = table.filter(pc.fill_null(pc.equal(table["click"], 1), False))
+    ad = places(table["ad_id"], ads["ad_id"])
+    table, ad = table.filter(pa.array(ad >= 0)), ad[ad >= 0]
+    return EventLog.of(codes_of(table["user_id"], "user_id"), ad, integers(pc.cast(table["shown_at"], pa.int64())))
+
+
+def placed(
+    rows: pa.Table, ads: pa.Array, users: pa.Array, *, where: str = "impressions", first_row: int = 0
+) -> tuple[Ints, Ints]:
+    """(N,) rows of `users` and of `ads` for the user's own rows. Raises DataError naming an unknown ad or a missing moment.
+
+    first_row: the row's number in the user's file.
+    """
+    check_schema(rows.schema, SCORABLE, where=where)
+    ad, user = places(rows["ad_id"], ads), places(rows["user_id"], users)
+    unknown = np.flatnonzero(ad < 0)
+    if len(unknown):
+        row = int(unknown[0])
+        found = rows["ad_id"][row].as_py()
+        raise DataError(
+            f"{where}: row {first_row + row + 1}: ad_id '{found}' is not in the ads table. Add the ad, or drop the row."
+        )
+    for name, what in (("shown_at", "Give the moment for which to score."), ("user_id", "Every row needs a user.")):
+        if rows[name].null_count:
+            row = int(np.flatnonzero(pc.is_null(rows[name]).to_numpy())[0])
+            raise DataError(f"{where}: row {first_row + row + 1}: '{name}' is empty. {what}")
+    return user, ad
+
+
+def own_rows(rows: pa.Table, features: FeatureSet, *, where: str, first_row: int = 0) -> pa.Table:
+    """Rows of the user's own frame or file with canonical types. Raises DataError naming column and row (`canonical_rows`)."""
+    spec = TableSpec("impressions", (*SCORABLE.columns, IMPRESSIONS["position"]))
+    numeric = [item.name for item in features.numerics]
+    categories = [coder.name for coder in features.categories if coder.name not in numeric]
+    return canonical_rows(rows, spec, where=where, first_row=first_row, numeric=numeric, categories=categories)
+
+
+def requests_of(table: pa.Table, user: Ints) -> tuple[Ints, Ints, Ints]:
+    """Requests of N rows: each row's number (N,), and the first row and the first moment (microseconds) of each, (R,).
+
+    A request is a user's rows of one request_id, or of one moment where there is none.
+    """
+    time = integers(pc.cast(combined(table["shown_at"]).cast(pa.timestamp("us", tz="UTC")), pa.int64()))
+    if "request_id" in table.column_names and table["request_id"].null_count < len(table):
+        given = combined(table["request_id"]).cast(pa.string())
+        moments = pa.array(time).cast(pa.string())
+        by_id, by_moment = (pc.binary_join_element_wise(kind, text, "") for kind, text in (("r", given), ("t", moments)))
+        name = combined(pc.if_else(given.is_valid(), by_id, by_moment)).dictionary_encode().indices.to_numpy().astype(np.int64)
+    else:
+        _, name = np.unique(time, return_inverse=True)
+    pairs = user * (int(name.max(initial=0)) + 1) + name
+    _, first, request = np.unique(pairs, return_index=True, return_inverse=True)
+    order = np.argsort(first, kind="stable")
+    number = np.empty(len(order), np.int64)
+    number[order] = np.arange(len(order))
+    request = number[request]
+    started = np.full(len(first), np.iinfo(np.int64).max)
+    np.minimum.at(started, request, time)
+    return request, first[order], started
+
+
+def _lists(offsets: Ints, values: NDArray[np.generic], of_row: Ints) -> pa.ListArray:
+    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values))
+    return lists.take(pa.array(of_row))

@@ -1,0 +1,49 @@
+"""Live events → the same counters and histories that preprocess makes of a log: a click moves them within a second."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from adrec.asof.events import EventRows
+from adrec.asof.history import EventLog
+from adrec.asof.reader import AsOf
+from adrec.asof.spec import CLICKED, CONVERTED, LABELLED, SHOWN
+from adrec.data.arrays import places
+from adrec.serve.live import Live
+from adrec.serve.store import Event
+
+
+def learn(asof: AsOf, live: Live, events: Sequence[Event]) -> None:
+    """Take in events that happened after the log's end; those inside it are in the log already, those of unknown ads nowhere.
+
+    An impression counts as shown and not clicked until its click arrives, at the click's own moment.
+    """
+    last = asof.last_moment
+    ads = np.array([live.row_of_ad.get(event.ad_id, -1) for event in events], np.int64)
+    times = np.array([event.at for event in events], np.int64)
+    kept = np.flatnonzero((ads >= 0) & (times > (last if last is not None else np.iinfo(np.int64).min)))
+    if not len(kept):
+        return
+    ads, times, chosen = ads[kept], times[kept], [events[place] for place in kept.tolist()]
+    clicked = np.array([event.kind == "click" for event in chosen])
+    ids = pa.array([event.user_id for event in chosen], pa.string())
+    names = ids.unique()
+    row = places(names, live.users["user_id"])
+    users = live.users.take(pa.array(row, mask=row < 0))
+    users = users.set_column(users.column_names.index("user_id"), "user_id", names)
+    keys = asof.over(live.ranker.catalogs.ad_table).keys(users)
+    rows = pa.table({"position": pa.array([event.position for event in chosen], pa.int32())})
+    codes = keys.codes(places(ids, names), ads, rows)
+    weights = {
+        SHOWN: (~clicked).astype(np.int64),
+        LABELLED: (~clicked).astype(np.int64),
+        CLICKED: clicked.astype(np.int64),
+        CONVERTED: np.zeros(len(chosen), np.int64),
+    }
+    user = codes["user"]
+    asof.record(
+        EventRows(times, codes, weights),
+        EventLog.of(user[clicked], ads[clicked], times[clicked]),
+        EventLog.of(user[~clicked], ads[~clicked], times[~clicked]) if asof.max_skipped else EventLog.empty(),
+    )
