@@ -67,7 +67,11 @@ def text_pieces(
         # No byte of JSON is a control character, so that a line is one cell.
         options = _options([_LINE_COLUMN], "\x01", "", "", has_header=False, files=files)
         piece = Piece(tuple(files), tuple(paths), (_LINE_COLUMN,), options + ", strict_mode = false", "", 0)
-        keys = json_keys(connection, piece.reader(more=", ignore_errors = true"), str(files[0]))
+        try:
+            keys = json_keys(connection, piece.reader(more=", ignore_errors = true"), str(files[0]))
+        except DataError:
+            _refuse_other_encoding(connection, piece)
+            raise
         return [Piece(piece.files, piece.paths, piece.columns, piece.options, "", 0, tuple(keys))]
     quote = '"' if dialect.quote is None else dialect.quote
     if dialect.header is not None:
@@ -98,6 +102,15 @@ def text_pieces(
             )
         )
     return pieces
+
+
+def _refuse_other_encoding(connection: duckdb.DuckDBPyConnection, piece: Piece) -> None:
+    try:
+        connection.execute(f"SELECT count({_LINE_COLUMN}) FROM {piece.reader()}").fetchall()
+    except duckdb.InvalidInputException as error:
+        if "unicode" in str(error):
+            what = "line 1: is not UTF-8 text. Set `encoding` in the config (gbk, utf-16, latin-1, ...)."
+            raise DataError(f"{piece.files[0]}: {what}") from None
 
 
 def _options(

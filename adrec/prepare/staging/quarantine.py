@@ -11,7 +11,7 @@ from adrec.data.engine import columns_of, name, one_row, text
 from adrec.errors import DataError
 from adrec.prepare.output.entities import write_batches
 from adrec.prepare.sources import RawTable
-from adrec.prepare.sources.malformed import LINE
+from adrec.prepare.sources.malformed import LINE, NOT_UTF8
 from adrec.prepare.staging.validate import BITS, Rejected, Staged
 
 _SCHEMA = pa.schema(
@@ -46,7 +46,7 @@ def faults_of(
         if check.column in known and check.column not in hidden:
             cell = f"left(CAST({name(check.column)} AS VARCHAR), 60)"
             query = f"SELECT {cell} AS v FROM {raw.view} WHERE source_order = {first['at']}"
-            value = one_row(connection, query)["v"]
+            value = one_row(connection, query)["v"] or None
         shown = raw.reading.own_names.get(check.column, check.column)
         found.append(Rejected(label, shown, check.problem, check.fix, first["n"], first["file"], first["row"], value))
     return found
@@ -60,7 +60,12 @@ def _unread_lines(connection: duckdb.DuckDBPyConnection, staged: Staged, label: 
         f"arg_min(line, source_order) FROM {staged.lines} GROUP BY reason ORDER BY min(source_order)"
     ).fetchall()
     fix = "Mend that line, or allow for some (validation.max_rejected_fraction)."
-    return [Rejected(label, LINE, reason, fix, rows, file, row, None, line) for reason, rows, file, row, line in kinds]
+    fixes = {NOT_UTF8: "Set `encoding` in the config (gbk, utf-16, latin-1, ...), or allow for some such lines "
+                       "(validation.max_rejected_fraction)."}  # fmt: skip
+    return [
+        Rejected(label, LINE, reason, fixes.get(reason, fix), rows, file, row, None, line)
+        for reason, rows, file, row, line in kinds
+    ]
 
 
 def refuse_too_many(faults: Sequence[Rejected], rows: int, bad_rows: int, limit: float) -> None:
