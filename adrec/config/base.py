@@ -128,7 +128,7 @@ def stored_section(raw: dict[str, Any], model: type[ModelT], *, where: str, comm
         return model.model_validate(raw, context=context)
     except ValidationError as error:
         for fault in error.errors():
-            gone = _retired(fault, model)
+            gone = _retired(fault, model, raw)
             if gone is not None:
                 *parents, key = keys = _keys_of(fault["loc"], raw, also_last=False)
                 node: Any = raw
@@ -294,10 +294,10 @@ def _describe(fault: Mapping[str, Any], model: type[BaseModel], raw: Any) -> str
     location = list(fault["loc"])
     path = ".".join(_keys_of(location, raw, also_last=fault["type"] == "missing")) or "(top)"
     if fault["type"] == "extra_forbidden":
-        gone = _retired(fault, model)
+        gone = _retired(fault, model, raw)
         if gone is not None:
             return f"{path}: no longer a key. {gone.successor}"
-        known = _keys_at(model, location[:-1])
+        known = _keys_at(model, location[:-1], raw)
         near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
         hint = f"Did you mean '{near[0]}'?" if near else f"Known keys: {', '.join(sorted(known))}."
         return f"{path}: unknown key. {hint}"
@@ -312,12 +312,12 @@ def _describe(fault: Mapping[str, Any], model: type[BaseModel], raw: Any) -> str
     return f"{path}: {message[:1].lower()}{message[1:]}{shown}."
 
 
-def _retired(fault: Mapping[str, Any], model: type[BaseModel]) -> Retired | None:
+def _retired(fault: Mapping[str, Any], model: type[BaseModel], raw: Any) -> Retired | None:
     """What became of the key that a fault calls unknown; None where it has never been one, or the fault is another."""
     if fault["type"] != "extra_forbidden":
         return None
     *parents, key = fault["loc"]
-    return next((gone for owner in _models_at(model, parents) if (gone := retired(owner, str(key)))), None)
+    return next((gone for owner in _models_at(model, parents, raw) if (gone := retired(owner, str(key)))), None)
 
 
 def _keys_of(location: Sequence[str | int], raw: Any, *, also_last: bool) -> list[str]:
@@ -332,21 +332,26 @@ def _keys_of(location: Sequence[str | int], raw: Any, *, also_last: bool) -> lis
     return kept
 
 
-def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+def _keys_at(model: type[BaseModel], location: Sequence[str | int], raw: Any) -> list[str]:
     """Field names allowed at a location."""
-    return sorted({name for owner in _models_at(model, location) for name in owner.model_fields})
+    return sorted({name for owner in _models_at(model, location, raw) for name in owner.model_fields})
 
 
-def _models_at(model: type[BaseModel], location: Sequence[str | int]) -> list[type[BaseModel]]:
-    """The sections that may stand at a location, walking nested models, lists, dicts and unions."""
+def _models_at(model: type[BaseModel], location: Sequence[str | int], raw: Any) -> list[type[BaseModel]]:
+    """The sections that may stand at a location, walking nested models, lists, dicts and unions.
+
+    What `raw` does not have is no key but the branch of a union, even where a key is called like it.
+    """
     candidates: list[Any] = [model]
     for part in location:
         reached: list[Any] = []
-        for candidate in candidates:
+        is_key = (isinstance(raw, dict) and part in raw) or (isinstance(raw, list) and isinstance(part, int))
+        for candidate in candidates if is_key else ():
             for option in _models_in(candidate):
                 field = option.model_fields.get(str(part))
                 if field is not None:
                     reached.append(field.annotation)
+        raw = raw[part] if is_key else raw
         if not reached:  # the branch of a union narrows it; list indices and dict keys do not change which models may follow
             options = [option for candidate in candidates for option in _models_in(candidate)]
             reached = [option for option in options if _is_branch(option, part)]

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from adrec.config.base import Config, _models_in, load_config, load_stored_config, stored_section
 from adrec.config.commands import config_models
+from adrec.config.preprocess import PreprocessConfig
 from adrec.config.retired import RETIRED, Retired
 from adrec.errors import ConfigError
 
@@ -90,6 +91,12 @@ def test_a_stored_config_that_went_by_another_value_is_refused(tmp_path):
         load_stored_config(write(tmp_path, "model: {depht: 3, breadth: 3}"), Plan, command="plan")
     with pytest.raises(ConfigError, match="spec: depth"):
         stored_section({"depth": "many", "breadth": 1}, Model, where="spec", command="plan")
+
+
+def test_a_branch_of_a_union_that_is_called_like_a_key_is_no_key():
+    overrides = ["output=x", "source={format: tables, impressions: {files: a.csv}, ad_columns: [price]}"]
+    with pytest.raises(ConfigError, match=r"source\.ad_columns: no longer a key\. .*`ad_columns` at the top"):
+        load_config(None, PreprocessConfig, overrides)
 
 
 def sections(model: type[Config]) -> set[Any]:
