@@ -147,7 +147,8 @@ class Builder:
             if (raw := self._raw.tables.get(spec.name)) is not None:
                 self._step(note=f"reading the {spec.name}")
                 self._stage(raw, spec, spec.name, self._extras.of(spec.name))
-                build_table(connection, f"staged_{spec.name}", spec)
+                has_versions = "known_from" in columns_of(connection, raw.view)
+                build_table(connection, f"staged_{spec.name}", spec, has_versions=has_versions)
         self._step(note="reading the impressions")
         self._stage_impressions()
         self._refuse_faults()

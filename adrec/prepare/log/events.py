@@ -31,8 +31,11 @@ def plain_columns(connection: duckdb.DuckDBPyConnection, table: str) -> list[str
     ]
 
 
-def build_table(connection: duckdb.DuckDBPyConnection, staged: str, spec: TableSpec) -> None:
-    """Table `spec.name` of the good rows in source order, `spec.index` counted from 0. Duplicate keys are a fault."""
+def build_table(connection: duckdb.DuckDBPyConnection, staged: str, spec: TableSpec, *, has_versions: bool = False) -> None:
+    """Table `spec.name` of the good rows in source order, `spec.index` counted from 0. Duplicate keys are a fault.
+
+    `has_versions`: the source says since when a row holds (`known_from`), which is not read.
+    """
     key, index, target = spec.key, spec.index, spec.name
     columns = ", ".join(name(column) for column in plain_columns(connection, staged))
     number = f"CAST(row_number() OVER (ORDER BY source_order) - 1 AS INTEGER) AS {index}"
@@ -47,10 +50,15 @@ def build_table(connection: duckdb.DuckDBPyConnection, staged: str, spec: TableS
         f"WHERE {good(connection, staged)} GROUP BY 1 HAVING count(*) > 1 ORDER BY 3 LIMIT 5"
     ).fetchall()
     if twice:
+        cure = f"Keep one row an {key.removesuffix('_id')}"
+        if has_versions:
+            cure += (
+                ": versions (known_from) are not read. Keep the one known when training ends; what changes goes to impressions"
+            )
         raise DataError(
             "\n".join(
                 f"{first}: column '{key}', row {row:,}: {value!r} occurs again in row {again:,} of {last} "
-                f"({count:,} times in all). Keep one row an {key.removesuffix('_id')}."
+                f"({count:,} times in all). {cure}."
                 for value, count, row, again, first, last in twice
             )
         )

@@ -5,6 +5,12 @@ import pyarrow as pa
 import pytest
 from raw_worlds import prepare, tables, write
 
+from adrec.config.finetune import FinetuneConfig
+from adrec.models.text.text_vectors import TextReader
+from adrec.stages import finetune
+from adrec.terminal import Terminal
+from adrec.training.click_data import load_click_data
+
 
 def log(columns, *, seed=0, requests=300, **more):
     made = tables(seed, requests=requests)
@@ -99,3 +105,39 @@ def test_an_attribute_of_the_ad_that_knows_the_click_is_told(tmp_path):
     _, result = prepare(tmp_path, features={"ads": {"numeric": ["ctr"]}})
     assert [finding["column"] for finding in result.manifest["findings"]] == ["ctr"]
     assert result.manifest["findings"][0]["message"].startswith("features.ads: 'ctr' alone ranks")
+
+
+def test_finetune_tells_it_too_and_trains_on_labels_as_of_the_cut(tmp_path, capsys):
+    made = log({"cost": cost})
+    rows = made["impressions"]
+    converted = rows["click"].to_numpy() == 1
+    moment = rows["shown_at"].cast(pa.int64()).to_numpy() + 36 * 3_600_000_000
+    rows = rows.append_column("conversion", pa.array(converted).cast(pa.int8()))
+    made["impressions"] = rows.append_column("converted_at", pa.array(moment, mask=~converted).cast(pa.timestamp("us", "UTC")))
+    for name, table in made.items():
+        write(table, tmp_path / f"{name}.parquet")
+    features = {"impressions": {"numeric": ["cost"]}}
+    split = {"method": "time", "valid_from": "2026-03-03", "test_from": "2026-03-04"}
+    prepared, result = prepare(tmp_path, features=features, split=split, history={"converted_at": "converted_at"})
+    capsys.readouterr()
+    config = FinetuneConfig.model_validate(
+        {
+            "prepared": str(prepared.path),
+            "output": str(tmp_path / "bundle"),
+            "text": {"reference": None},
+            "tasks": [{"name": "click"}, {"name": "conversion"}],
+            "model": {"width": 8, "hidden": [8]},
+            "training": {"epochs": 1, "batch_rows": 64, "loggers": []},
+            "baselines": {"names": []},
+            "hybrid": {"kind": "none"},
+        }
+    )
+    finetune.run(config, Terminal(quiet=True))
+    lines = [line for line in capsys.readouterr().err.splitlines() if "'cost'" in line]
+    assert len(lines) == 1 and lines[0].startswith("warning: features.impressions: 'cost' alone ranks")
+    data = load_click_data(config, prepared, TextReader(None), Terminal(quiet=True))
+    immature = result.manifest["immature"]["train"]["conversion"]
+    assert 0 < immature["rows"] < immature["of"]
+    assert data.train.labels["conversion"].sum() == immature["of"] - immature["rows"]
+    late = result.manifest["immature"]["valid"]["conversion"]
+    assert data.valid.labels["conversion"].sum() == late["of"] - late["rows"]
