@@ -67,7 +67,7 @@ class AsOf:
             State.load(log.state, self._plans, log.history), EventLog.empty(), EventLog.empty(), threading.Lock()
         )
         self.names = counter_names(self._specs)
-        self.max_skipped = log.history.max_skipped
+        self.max_clicks, self.max_skipped = log.history.max_clicks, log.history.max_skipped
         self._look_at(ads)
 
     def over(self, ads: pa.Table) -> "AsOf":

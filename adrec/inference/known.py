@@ -16,7 +16,7 @@ from adrec.asof.history import TIMELESS, EventLog, Histories, read_given
 from adrec.asof.keys import codes_of
 from adrec.asof.reader import AsOf, LogFiles
 from adrec.data.arrays import combined, integers, places
-from adrec.data.examples import Examples
+from adrec.data.examples import ragged
 from adrec.data.features import FeatureSet
 from adrec.data.prepared import Prepared
 from adrec.data.tables import check_schema
@@ -58,7 +58,7 @@ class Known:
     @property
     def after(self) -> int:
         """The first moment after everything that is known, microseconds."""
-        log = self.clicks if self.clicks is not None else self.asof.log_clicks if self.asof is not None else EventLog.empty()
+        log = self.clicks or (self.asof.log_clicks if self.asof is not None else EventLog.empty())
         return int(log.times.max()) + 1 if len(log.times) else 0
 
     def attach(
@@ -75,10 +75,13 @@ class Known:
     ) -> pa.Table:
         """N rows (`shown_at`, optional `request_id`, `history`, own columns) as prepared impressions.
 
-        user, ad (N,) point into `users` and `ads`. Rows of a request share its first moment. Counters that the rows bring
-        stay. A null `history` is an empty one or, where `null_is_known`, what is known.
+        user, ad (N,) point into `users` and `ads`. Rows of a request share its first moment. Histories are as long as the
+        log's settings say, or `limit` without a log. Counters that the rows bring stay. A null `history` is an empty one or,
+        where `null_is_known`, what is known.
         """
         table = table.drop_columns([name for name in table.column_names if name in _MADE])
+        if self.asof is not None:  # counters of histories see what they saw in training
+            limit = self.asof.max_clicks
         request, first, started = requests_of(table, user)
         codes = codes_of(users["user_id"].take(pa.array(user[first])), "user_id")
         history, moments, of_row = self._histories(table, ads, codes, request, started, limit, null_is_known)
@@ -103,20 +106,17 @@ class Known:
         kept = [name for name in table.column_names if name not in {*columns, "history"}]
         return pa.table({**{name: table[name] for name in kept}, **columns})
 
-    def pair_counters(
-        self, requests: pa.Table, users: pa.Table, examples: Examples, row: Ints, ad: Ints
-    ) -> dict[str, NDArray[np.float32]]:
-        """Counters of N pairs: request `row` (N,) of `requests` (as `examples`) with ad row `ad` (N,)."""
+    def pair_counters(self, requests: pa.Table, users: pa.Table, row: Ints, ad: Ints) -> dict[str, NDArray[np.float32]]:
+        """Counters of N pairs: request `row` (N,) of `requests` (as `attach` gives them) with ad row `ad` (N,)."""
         if self.asof is None:
             return {}
         columns = [name for name in self.asof.row_columns if name in requests.column_names]
         table = requests.select(columns).take(pa.array(row)) if columns else pa.table({})
-        keys = self.asof.keys(users)
-        user = examples.user_index.astype(np.int64)[row]
+        keys, lists = self.asof.keys(users), ragged(requests["history_index"])
+        times = integers(pc.cast(requests["shown_at"], pa.int64()))
         return self.asof.counters(
-            keys, keys.codes(user, ad, table), times=examples.shown_at[row], ad=ad,
-            offsets=examples.history_offsets, clicked=examples.history_values,
-            history_of_row=examples.history_of_row[row].astype(np.int64),
+            keys, keys.codes(integers(requests["user_index"])[row], ad, table), times=times[row], ad=ad,
+            offsets=lists.offsets, clicked=lists.values, history_of_row=row,
         )  # fmt: skip
 
     def _histories(

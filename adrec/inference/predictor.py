@@ -111,8 +111,7 @@ class Predictor:
     def golden_logits(self, golden: Golden) -> NDArray[np.float32]:
         """(N,) the logits of golden requests."""
         catalogs = self.catalogs(golden.ads, golden.users, where="golden ads")
-        limit = self.packed.config.model.user.max_history
-        examples = examples_from_table(golden.impressions, self.packed.features["impressions"], max_history=limit, labels=())
+        examples = self.examples_of(golden.impressions)
         return self.score_examples(examples, catalogs, baselines=False).logit
 
     def check(self, golden: Golden, *, where: str) -> None:
@@ -191,10 +190,18 @@ class Predictor:
         self, rows: pa.Table, catalogs: Catalogs, known: Known, user: NDArray[Any], ad: NDArray[Any], **how: bool
     ) -> Examples:
         """N rows of (user, ad, moment) as arrays; user, ad (N,) point into the catalogs. `how`: see `Known.attach`."""
+        return self.examples_of(self.attached(rows, catalogs, known, user, ad, **how))
+
+    def attached(
+        self, rows: pa.Table, catalogs: Catalogs, known: Known, user: NDArray[Any], ad: NDArray[Any], **how: bool
+    ) -> pa.Table:
+        """The same rows as prepared impressions."""
         limit = self.packed.config.model.user.max_history
-        table = known.attach(
-            rows, ads=catalogs.ad_table, users=catalogs.user_table, user=user, ad=ad, limit=limit, **how
-        )  # fmt: skip
+        return known.attach(rows, ads=catalogs.ad_table, users=catalogs.user_table, user=user, ad=ad, limit=limit, **how)
+
+    def examples_of(self, table: pa.Table) -> Examples:
+        """Prepared impressions as arrays: the one way to a model's inputs."""
+        limit = self.packed.config.model.user.max_history
         return examples_from_table(table, self.packed.features["impressions"], max_history=limit, labels=())
 
     def score_examples(

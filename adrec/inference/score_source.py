@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from adrec.config.score import RowsConfig
 from adrec.data.arrays import combined
-from adrec.data.examples import Examples, examples_from_table
+from adrec.data.examples import Examples
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.tables import check_schema, iter_batches, open_dataset, parquet_files, parquet_schema, read_table
 from adrec.errors import DataError
@@ -74,14 +74,12 @@ class PreparedSource:
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:
         """What `evaluate` slices by is joined from the ads."""
-        features = self.predictor.packed.features["impressions"]
-        limit = self.predictor.packed.config.model.user.max_history
         folder = self.prepared.path / "impressions" / self.split
         if not self.prepared.split_files(self.split):
             raise DataError(f"{folder}: the split '{self.split}' has no rows. Change the split in the preprocess config.")
         check_schema(parquet_schema(self.prepared.split_files(self.split)[0]), PREPARED_IMPRESSIONS, where=str(folder))
         for table in _tables(folder, start, stop, self.chunk_rows):
-            examples = examples_from_table(table, features, max_history=limit)
+            examples = self.predictor.examples_of(table)
             kept = table.select([name for name in table.column_names if name not in INTERNAL])
             joined = self.of_ad.take(table["ad_index"])
             for name in joined.column_names:

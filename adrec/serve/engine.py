@@ -1,5 +1,6 @@
 """Answers batches of requests from the live bundles and the event store. Runs in the model's thread; knows nothing of HTTP."""
 
+import json
 import threading
 import uuid
 from collections.abc import Sequence
@@ -96,13 +97,13 @@ class Engine:
             self._catch_up()
             live = self.lives[arm_of(item.user.user_id, self.config.challenger).name]
         _, catalogs = live.catalogs([item.user])
-        at = self._now()
         row = {
             "user_id": item.user.user_id,
             "ad_id": item.ad_id,
-            "shown_at": at,
+            "shown_at": micros(item.shown_at) or self._now(),
             "scenario": item.scenario,
             "query": item.query,
+            **context_columns(item.context),
         }
         examples = live.examples([row], [item.user], np.zeros(1, np.int64), catalogs)
         titles = {item.ad_id: str(live.ranker.ads.titles[live.place(item.ad_id)])}
@@ -124,7 +125,8 @@ class Engine:
         told = [
             Event(
                 event.user_id, event.ad_id, event.kind, micros(event.at) or now, event.price, event.event_id,
-                event.request_id, event.position, event.score, event.propensity, event.arm,
+                event.request_id, event.position, event.score, event.propensity, event.arm, event.scenario,
+                json.dumps(event.context) if event.context else None,
             )
             for event in events
         ]  # fmt: skip

@@ -1,6 +1,8 @@
 """Live events → the same counters and histories that preprocess makes of a log: a click moves them within a second."""
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,7 +35,7 @@ def learn(asof: AsOf, live: Live, events: Sequence[Event]) -> None:
     users = live.users.take(pa.array(row, mask=row < 0))
     users = users.set_column(users.column_names.index("user_id"), "user_id", names)
     keys = asof.over(live.ranker.catalogs.ad_table).keys(users)
-    rows = pa.table({"position": pa.array([event.position for event in chosen], pa.int32())})
+    rows = _context(chosen, asof.row_columns)
     codes = keys.codes(places(ids, names), ads, rows)
     weights = {
         SHOWN: (~clicked).astype(np.int64),
@@ -46,4 +48,16 @@ def learn(asof: AsOf, live: Live, events: Sequence[Event]) -> None:
         EventRows(times, codes, weights),
         EventLog.of(user[clicked], ads[clicked], times[clicked]),
         EventLog.of(user[~clicked], ads[~clicked], times[~clicked]) if asof.max_skipped else EventLog.empty(),
+    )
+
+
+def _context(events: Sequence[Event], columns: Sequence[str]) -> pa.Table:
+    """The columns of the impressions by which counters are kept, as far as events say them."""
+    contexts = [json.loads(event.context) if event.context else {} for event in events]
+    own: dict[str, list[Any]] = {
+        "position": [event.position for event in events], "scenario": [event.scenario for event in events],
+    }  # fmt: skip
+    values = {name: own.get(name) or [context.get(name) for context in contexts] for name in columns}
+    return pa.table(
+        {name: pa.array([None if cell is None else str(cell) for cell in cells], pa.string()) for name, cells in values.items()}
     )

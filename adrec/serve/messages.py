@@ -145,8 +145,12 @@ class ExplainRequest(Message):
 
     user: UserIn
     ad_id: Id
+    shown_at: Moment | None = None
+    """Default: now."""
     scenario: str | None = Field(default=None, max_length=100)
     query: str | None = Field(default=None, max_length=1_000)
+    context: dict[str, Plain] = Field(default={}, max_length=200)
+    """Further columns of the impression that the model reads."""
 
 
 class ExplainAnswer(Message):
@@ -172,6 +176,10 @@ class EventIn(Message):
     """What the click cost; it counts against the ad's budget."""
     event_id: Id | None = None
     """Repeated ones count once."""
+    scenario: str | None = Field(default=None, max_length=100)
+    """As the request said; counters by scenario count it there."""
+    context: dict[str, Plain] = Field(default={}, max_length=200)
+    """Further columns of the impression by which counters are kept."""
     request_id: Id | None = None
     """Of the list that led to it; this and what follows as the list said, so that `adrec events` can judge the lists."""
     position: int | None = Field(default=None, ge=1, le=1_000_000)

@@ -18,15 +18,18 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS users (number INTEGER PRIMARY KEY, user_id TEXT NOT NULL UNIQUE);
 CREATE TABLE IF NOT EXISTS events (
     number INTEGER PRIMARY KEY, event_id TEXT UNIQUE, user INTEGER NOT NULL, ad_id TEXT NOT NULL, kind TEXT NOT NULL,
-    at INTEGER NOT NULL, price REAL, request_id TEXT, position INTEGER, score REAL, propensity REAL, arm TEXT
+    at INTEGER NOT NULL, price REAL, request_id TEXT, position INTEGER, score REAL, propensity REAL, arm TEXT,
+    scenario TEXT, context TEXT
 );
 CREATE INDEX IF NOT EXISTS clicks_of_user ON events (user, at) WHERE kind = 'click';
 CREATE TABLE IF NOT EXISTS ads (ad_id TEXT PRIMARY KEY, ad TEXT);
 """
-_LATER = {"request_id": "TEXT", "position": "INTEGER", "score": "REAL", "propensity": "REAL", "arm": "TEXT"}
+_LATER = {"request_id": "TEXT", "position": "INTEGER", "score": "REAL", "propensity": "REAL", "arm": "TEXT",
+          "scenario": "TEXT", "context": "TEXT"}  # fmt: skip
 _INSERT = (
-    "INSERT OR IGNORE INTO events (user, ad_id, kind, at, price, event_id, request_id, position, score, propensity, arm)"
-    " VALUES ((SELECT number FROM users WHERE user_id = ?), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT OR IGNORE INTO events (user, ad_id, kind, at, price, event_id, request_id, position, score, propensity, arm,"
+    " scenario, context)"
+    " VALUES ((SELECT number FROM users WHERE user_id = ?), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _VARIABLES = 500  # SQLite's oldest limit on `?` in a statement is 999
 
@@ -87,7 +90,8 @@ class SqliteStore:
         """The first `limit` events behind a number, in order."""
         query = (
             "SELECT events.number, user, user_id, ad_id, kind, at, price, event_id, request_id, position, score, propensity,"
-            " arm FROM events JOIN users ON users.number = events.user WHERE events.number > ? ORDER BY events.number LIMIT ?"
+            " arm, scenario, context FROM events JOIN users ON users.number = events.user"
+            " WHERE events.number > ? ORDER BY events.number LIMIT ?"
         )
         with self._faults(), self._read_lock:
             return [Numbered(place, user, Event(*rest)) for place, user, *rest in self._reader.execute(query, (number, limit))]

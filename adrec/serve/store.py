@@ -12,7 +12,7 @@ from adrec.errors import ResourceError
 
 
 class Event(NamedTuple):
-    """Something a user did; the last five are what the list said that led to it."""
+    """Something a user did; what follows the event id is what the list said that led to it."""
 
     user_id: str
     ad_id: str
@@ -25,6 +25,8 @@ class Event(NamedTuple):
     score: float | None = None
     propensity: float | None = None
     arm: str | None = None
+    scenario: str | None = None
+    context: str | None = None  # JSON of further columns of the impression
 
 
 class Numbered(NamedTuple):

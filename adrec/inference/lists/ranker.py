@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from adrec.config.rank import Policy
 from adrec.data.arrays import Longs, combined, integers, places
-from adrec.data.examples import Examples, examples_from_table
+from adrec.data.examples import Examples
 from adrec.errors import ConfigError
 from adrec.inference.known import NOTHING, Known
 from adrec.inference.lists.candidates import Finder
@@ -92,22 +92,19 @@ class Ranker:
         """Length of the longest list."""
         return max(policy.top_n for policy in self.policies)
 
-    def examples(self, requests: pa.Table) -> Examples:
-        """R requests as arrays: prepared rows as they are, others by the predictor's reading of raw rows."""
+    def attached(self, requests: pa.Table) -> pa.Table:
+        """R requests as prepared impressions without an ad: prepared rows as they are, others with what is known of them."""
         if "history_index" in requests.column_names:
-            if "ad_index" not in requests.column_names:
-                requests = requests.append_column("ad_index", pa.array(np.zeros(len(requests)), pa.int32()))
-            packed = self.predictor.packed
-            return examples_from_table(
-                requests, packed.features["impressions"], max_history=packed.config.model.user.max_history, labels=()
-            )
+            if "ad_index" in requests.column_names:
+                return requests
+            return requests.append_column("ad_index", pa.array(np.zeros(len(requests)), pa.int32()))
         if "user_index" in requests.column_names:
             user = integers(requests["user_index"])
         else:
             user = places(requests["user_id"], self.catalogs.users.ids)
         # A request has no ad yet; the reading of rows needs one to be an impression.
         ad = np.zeros(len(requests), np.int64)
-        return self.predictor.examples_at(requests, self.catalogs, self.known, user, ad, counters=False)
+        return self.predictor.attached(requests, self.catalogs, self.known, user, ad, counters=False, null_is_known=True)
 
     def for_users(self, users: pa.Table, catalogs: Catalogs) -> "Ranker":
         """The same ranker for other users: a table of them and catalogs over the same ads."""
@@ -131,11 +128,12 @@ class Ranker:
         given: (R, C) candidates instead of retrieved ones, -1 where empty; the rules still hold. user: (R,) numbers by
         which the ledger knows the users, default their rows. ledger: another one than the ranker's own.
         """
-        examples = self.examples(requests)
+        table = self.attached(requests)
+        examples = self.predictor.examples_of(table)
         policy = self.policy_of(requests)
         vectors = self.predictor.user_vectors(examples, self.catalogs)
         found = self.finder.find(requests, examples, vectors, policy, given)
-        scores = self._score(requests, examples, found.ad)
+        scores = self._score(table, examples, found.ad)
         candidates = self._candidates(examples, policy, found.ad, scores, first)
         if user is not None:
             candidates = candidates._replace(user=user)
@@ -188,22 +186,21 @@ class Ranker:
         """One sentence for every shown ad, request by request."""
         return reasons(self.ads, self.users, self.unit_vectors, block.requests, block.examples, block.ranked, block.candidates)
 
-    def _score(self, requests: pa.Table, examples: Examples, ad: Ints) -> tuple[Ints, Scores]:
+    def _score(self, table: pa.Table, examples: Examples, ad: Ints) -> tuple[Ints, Scores]:
         """Flat positions of the (R, C) candidates that are there, and their scores."""
         place = np.flatnonzero(ad.ravel() >= 0)
         row, chosen = (place // ad.shape[1]).astype(np.int64), ad.ravel()[place].astype(np.int64)
-        return place, self.predictor.score_examples(self.pairs(requests, examples, row, chosen), self.catalogs, baselines=False)
+        return place, self.predictor.score_examples(self.pairs(table, examples, row, chosen), self.catalogs, baselines=False)
 
-    def pairs(self, requests: pa.Table, examples: Examples, row: Longs, ad: Longs) -> Examples:
-        """N pairs of request `row` (N,) and ad (N,), with all that is known of both at the request's first moment."""
+    def pairs(self, table: pa.Table, examples: Examples, row: Longs, ad: Longs) -> Examples:
+        """N pairs of request `row` (N,) of `table` (`attached`) and ad (N,), with what was known at its moment."""
         features = self.predictor.packed.features["impressions"]
         if not features.columns:
             return pair_examples(examples, row, ad, None)
         # A request's own row may carry the counters of its first ad.
-        kept = [name for name in requests.column_names if name in features.columns and not name.startswith(COUNTER_PREFIX)]
-        columns = {name: requests[name].take(pa.array(row)) for name in kept}
-        columns["history_length"] = pa.array(examples.history_length[row])
-        counters = self.known.pair_counters(requests, self.catalogs.user_table, examples, row, ad)
+        kept = [name for name in table.column_names if name in features.columns and not name.startswith(COUNTER_PREFIX)]
+        columns = {name: table[name].take(pa.array(row)) for name in {*kept, "history_length"}}
+        counters = self.known.pair_counters(table, self.catalogs.user_table, row, ad)
         columns |= {name: pa.array(values) for name, values in counters.items()}
         return pair_examples(examples, row, ad, features.transform(pa.table(columns)))
 

@@ -1,0 +1,140 @@
+"""The state: what is added late, merged or forgotten counts as if it had come in order, or never."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from point_in_time_reference import HOUR
+
+from adrec.asof.events import EventRows
+from adrec.asof.history import EventLog, joined
+from adrec.asof.spec import CLICKED, CONVERTED, LABELLED, SHOWN, plan_keys
+from adrec.asof.state import State
+from adrec.asof.sums import NEVER, KeyedSums
+from adrec.config.features import CounterSpec, HistoryConfig
+from adrec.errors import DataError
+
+PLANS = plan_keys(
+    [
+        CounterSpec(by=["ad"], measures=["rate", "hours_since_first"], half_lives_hours=[None, 1.0, 24.0]),
+        CounterSpec(by=["user", "ad"], measures=["impressions"]),
+        CounterSpec(by=["user"], measures=["clicks"], half_lives_hours=[2.0]),
+    ]
+)
+EVENTS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 400), st.booleans()), min_size=1, max_size=30)
+
+
+def rows_of(events):
+    user, ad, time, click = (np.array(column) for column in zip(*events, strict=True))
+    ones = np.ones(len(events), np.int64)
+    weights = {SHOWN: ones, LABELLED: ones, CLICKED: click.astype(np.int64), CONVERTED: 0 * ones}
+    return EventRows(time * HOUR // 10, {"user": (user << 45) + 7, "ad": ad.astype(np.int64)}, weights)
+
+
+def stepped(events):
+    state = State(PLANS)
+    state.step(rows_of(sorted(events, key=lambda event: event[2])))
+    return state
+
+
+def asked(state, moment=1000):
+    user, ad = (side.ravel() for side in np.meshgrid(np.arange(5), np.arange(4)))
+    return state.peek({"user": (user << 45) + 7, "ad": ad.astype(np.int64)}, np.full(len(user), moment * HOUR // 10))
+
+
+def assert_equal(left, right):
+    assert left.keys() == right.keys()
+    for name, values in left.items():
+        np.testing.assert_allclose(values, right[name], rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+@settings(max_examples=80, deadline=None)
+@given(EVENTS, st.randoms(use_true_random=False), st.integers(1, 4))
+def test_events_added_in_any_order_count_as_in_order(events, random, pieces):
+    shuffled = random.sample(events, len(events))
+    state = State(PLANS)
+    for start in range(0, len(shuffled), pieces):
+        state.add(rows_of(shuffled[start : start + pieces]))
+    assert_equal(asked(state), asked(stepped(events)))
+
+
+@settings(max_examples=80, deadline=None)
+@given(EVENTS, st.data())
+def test_states_of_other_events_add_up(events, data):
+    mine = data.draw(st.lists(st.booleans(), min_size=len(events), max_size=len(events)))
+    sides = [[event for event, here in zip(events, mine, strict=True) if here == side] for side in (True, False)]
+    states = [stepped(side) if side else State(PLANS) for side in sides]
+    states[0].merge(states[1])
+    assert_equal(asked(states[0]), asked(stepped(events)))
+
+
+def test_only_states_of_the_same_counters_are_merged():
+    with pytest.raises(DataError, match="other counters"):
+        State(PLANS).merge(State(PLANS[:1]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(EVENTS)
+def test_a_forgotten_user_is_as_if_never_seen(events):
+    state = stepped(events)
+    of_user = rows_of([(1, ad, 0, False) for ad in range(4)])
+    state.forget(1, of_user.codes)
+    found = asked(state)
+    user, ad = (side.ravel() for side in np.meshgrid(np.arange(5), np.arange(4)))
+    for name, values in found.items():
+        if "user" in name.partition("|")[0]:
+            assert not values[user == 1].any()
+            np.testing.assert_array_equal(values[user != 1], asked(stepped(events))[name][user != 1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(EVENTS, st.integers(0, 400))
+def test_a_saved_state_goes_on(tmp_path_factory, events, cut):
+    folder = tmp_path_factory.mktemp("state")
+    before, later = ([event for event in events if (event[2] < cut) == side] for side in (True, False))
+    state = stepped(before) if before else State(PLANS)
+    for log in ("clicks", "skips"):
+        EventLog.write([], 0, folder / log)
+    state.save(folder, HistoryConfig())
+    again = State.load(folder, PLANS, HistoryConfig())
+    if later:
+        again.step(rows_of(sorted(later, key=lambda event: event[2])))
+    assert_equal(asked(again), asked(stepped(events)))
+
+
+def test_questions_leave_no_trace():
+    sums, other = KeyedSums(1, (1.0,), first=True), KeyedSums(1, (1.0,), first=True)
+    rng = np.random.default_rng(0)
+    keys, times = rng.integers(0, 4, 300), np.sort(rng.integers(0, 99, 300)) * HOUR
+    counted = rng.random(300) < 0.4
+    ones = np.ones((300, 1), np.int64)
+    with_questions = sums.step(keys, times, ones, counted)
+    alone = other.step(keys[counted], times[counted], ones[counted])
+    assert with_questions.counts[counted].tobytes() == alone.counts.tobytes()
+    assert with_questions.faded[counted].tobytes() == alone.faded.tobytes()
+    for name, values in sums.columns.items():
+        assert values.tobytes() == other.columns[name].tobytes(), name
+    ask = np.flatnonzero(~counted)
+    expected = [((keys == keys[row]) & counted & (times < times[row])).sum() for row in ask]
+    assert with_questions.counts[ask, 0].tolist() == expected
+    firsts = [min(times[(keys == keys[row]) & counted & (times < times[row])], default=NEVER) for row in ask]
+    assert with_questions.first[ask].tolist() == firsts
+
+
+def test_a_log_with_newer_acts_beside_it_is_one_log():
+    rng = np.random.default_rng(1)
+    users, ads, times = rng.integers(0, 5, 200), rng.integers(0, 9, 200), rng.permutation(200) * HOUR
+    order = np.argsort(times)
+    old, new = order[:150], order[150:]
+    whole = EventLog.of(users, ads, times)
+    sides = [EventLog.of(users[part], ads[part], times[part]) for part in (old, new)]
+    question = np.arange(7), np.array([0, 20, 90, 160, 199, 300, 300]) * HOUR
+    found = joined(sides[0].histories(*question, 6), sides[1].histories(*question, 6), 6)
+    for left, right in zip(found, whole.histories(*question, 6), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_a_skip_that_became_a_click_is_taken_back():
+    log = EventLog.of(np.array([1, 1, 1, 2]), np.array([4, 4, 5, 4]), np.array([10, 20, 30, 20]))
+    left = log.taken_back(np.array([1, 3]), np.array([4, 4]), np.array([25, 25]))
+    assert (left.users.tolist(), left.ads.tolist(), left.times.tolist()) == ([1, 2], [4, 5, 4], [10, 30, 20])
