@@ -138,7 +138,7 @@ def _table(connection: duckdb.DuckDBPyConnection, files: list[Path]) -> Table:
 
 def _column(connection: duckdb.DuckDBPyConnection, column: str, stored: str) -> Column:
     cell = name(column)
-    if stored.endswith("[]"):
+    if stored.endswith("[]") or (stored == "VARCHAR" and _are_arrays(connection, cell)):
         row = one_row(connection, f"SELECT count({cell}) AS filled, any_value(CAST({cell} AS VARCHAR)) AS example FROM head")
         return Column(column, stored, row["filled"], 0, None, None, False, 0.0, str(row["example"])[:60], None, "")
     as_text = f"nullif(trim(CAST({cell} AS VARCHAR)), '')"
@@ -159,6 +159,14 @@ def _column(connection: duckdb.DuckDBPyConnection, column: str, stored: str) -> 
         _time(connection, as_text, stored, filled, row if is_number else None),
         None if is_number or stored != "VARCHAR" else _separator(connection, as_text, filled),
     )  # fmt: skip
+
+
+def _are_arrays(connection: duckdb.DuckDBPyConnection, cell: str) -> bool:
+    """Whether every value is a JSON array: lists of JSON lines are read as their text."""
+    is_array = f"starts_with({cell}, '[') AND json_valid({cell})"
+    return bool(
+        one_row(connection, f"SELECT count({cell}) > 0 AND bool_and({is_array}) AS yes FROM head WHERE {cell} <> ''")["yes"]
+    )
 
 
 def _time(

@@ -44,6 +44,21 @@ def test_mind_files(tmp_path):
     assert "position" not in table.column_names, "MIND shuffles the candidates"
 
 
+def test_mind_in_a_hundred_files_is_mind_in_one(tmp_path):
+    (tmp_path / "news.tsv").write_text("N1\ta\tb\tt\tx\tu\t[]\t[]\nN2\ta\tb\tt\tx\tu\t[]\t[]\n")
+    lines = [f"{n}\tU{n % 7}\t11/11/2019 9:{n % 60:02d}:58 AM\tN1\tN1-{n % 2} N2-0\n" for n in range(200)]
+    (tmp_path / "all.tsv").write_text("".join(lines))
+    (tmp_path / "cut").mkdir()
+    for n in range(100):
+        (tmp_path / "cut" / f"{n:02d}.tsv").write_text("".join(lines[2 * n : 2 * n + 2]))
+    found = []
+    for behaviors in ("all.tsv", "cut"):
+        source = {"format": "mind", "behaviors": str(tmp_path / behaviors), "news": str(tmp_path / "news.tsv")}
+        found.append(rows(prepare(tmp_path, source=source, **PLAIN)[0]))
+    assert found[0].num_rows == 400
+    assert found[0].equals(found[1])
+
+
 def test_a_mind_candidate_without_a_label_or_ad(tmp_path):
     (tmp_path / "news.tsv").write_text("N1\ta\tb\tt\tx\tu\t[]\t[]\n")
     (tmp_path / "behaviors.tsv").write_text("7\tU1\t11/11/2019 9:05:58 AM\t\tN1-0 N1 N8-1\n8\tU1\tyesterday\t\tN1-0\n")

@@ -5,11 +5,13 @@ import duckdb
 from adrec.config.sources import MindSource
 from adrec.prepare.sources.base import RawTable, RawTables, Reading
 from adrec.prepare.sources.files import find_files, read_files
+from adrec.prepare.sources.malformed import ROWS_A_FILE
 
 _BEHAVIORS = ("request_id", "user_id", "shown_at", "history", "candidates")
 _NEWS = ("ad_id", "category", "subcategory", "title", "description", "url", "title_entities", "abstract_entities")
 _TIME = "%m/%d/%Y %I:%M:%S %p"
-_MOST_CANDIDATES = 100_000
+_PLACES, _LINES = 1 << 17, 1 << 32
+"""Candidates of a line and lines of a file that an order has room for; so it has for 16,384 files."""
 
 
 def open_mind(connection: duckdb.DuckDBPyConnection, config: MindSource, skip: int = 0) -> RawTables:
@@ -23,7 +25,8 @@ def open_mind(connection: duckdb.DuckDBPyConnection, config: MindSource, skip: i
         CREATE OR REPLACE TEMP VIEW raw_impressions AS
         SELECT request_id, user_id, shown_at, history, regexp_replace(candidate.id, '-[^-]*$', '') AS ad_id,
                CASE WHEN contains(candidate.id, '-') THEN regexp_extract(candidate.id, '-([^-]*)$', 1) END AS click,
-               source_file, source_row, source_order * {_MOST_CANDIDATES} + candidate.place AS source_order
+               source_file, source_row, ((source_order // {ROWS_A_FILE}) * {_LINES} + source_order % {ROWS_A_FILE}) * {_PLACES}
+               + candidate.place AS source_order
         FROM (
             SELECT * EXCLUDE (candidates, history), list_filter(string_split(history, ' '), lambda x: x <> '') AS history,
                    unnest(list_transform(list_filter(string_split(candidates, ' '), lambda x: x <> ''),
