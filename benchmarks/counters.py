@@ -97,14 +97,24 @@ def write_world(folder: Path, rows: int, users: int) -> None:
 
 def with_past(folder: Path) -> None:
     """Read, attach history and the usual counters, write."""
-    from adrec.asof.attach import Past
+    import duckdb
+
+    from adrec.asof.attach import Attach
     from adrec.config.features import HistoryConfig, usual_counters
 
     ads = pq.read_table(folder / "ads.parquet")
     counters = usual_counters([*ads.column_names, "position"])
-    past = Past(ads=ads, history=HistoryConfig(), counters=counters, work=folder / "work")
-    source = pq.ParquetFile(folder / "rows.parquet")
-    write_batches(past.attach(source.iter_batches(65_536)), folder / "past.parquet")
+    settings = {"memory_limit": "400MB", "threads": 1, "temp_directory": str(folder / "spill")}
+    with duckdb.connect(str(folder / "work.duckdb"), config=settings) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute(
+            f"CREATE TABLE events AS SELECT *, shown_at AS started, CAST(request_id AS INTEGER) AS request "
+            f"FROM read_parquet('{folder / 'rows.parquet'}')"
+        )
+        count = connection.execute("SELECT max(user_index) + 1 FROM events").fetchone()[0]
+        users = pa.table({"user_id": pa.array(np.arange(count)).cast(pa.string())})
+        attach = Attach(connection, ads=ads, users=users, history=HistoryConfig(), counters=counters, state=folder / "state")
+        write_batches(attach.run(), folder / "past.parquet")
 
 
 def with_polars(folder: Path) -> None:

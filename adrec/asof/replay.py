@@ -102,7 +102,7 @@ class Replay:
     def _read(self) -> Iterator[pa.RecordBatch]:
         if not self._files:
             return
-        with open_memory_engine(memory_limit_gb=0.3) as connection:
+        with open_memory_engine() as connection:
             relation = f"read_parquet([{', '.join(text(str(file)) for file in self._files)}], union_by_name = true)"
             log = Log(relation, columns_of(connection, f"SELECT * FROM {relation}"), self._history, self._keys.row_columns)
             yield from stream(connection, f"SELECT * FROM ({log.events()}) ORDER BY {name(TIME)}", batch_rows=_BATCH_ROWS)
