@@ -192,6 +192,14 @@ def test_cells_of_several_lines_are_still_cells(tmp_path, kind):
     assert prepared.ads()["description"].to_pylist() == ["first, line\nand\ta second", 'say "hi"']
 
 
+@pytest.mark.parametrize("kind", ("csv", "tsv"))
+def test_quotes_inside_cells_are_plain_characters(tmp_path, kind):
+    ads = {"ad_id": ["a", "b"], "title": ['6" pipe', "it is 5' 7\" tall"]}
+    source = {"format": "tables", "impressions": {"files": put(tmp_path, "log", log(4), kind)},
+              "ads": {"files": put(tmp_path, "ads", ads, kind, quoted=False)}}  # fmt: skip
+    assert prepare(tmp_path, source=source, features={}, **PLAIN)[0].ads()["title"].to_pylist() == ads["title"]
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_zones_of_moments_are_honoured(tmp_path, kind):
     texts = [

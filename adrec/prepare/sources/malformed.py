@@ -72,18 +72,26 @@ def refuse_lone_quotes(connection: duckdb.DuckDBPyConnection, files: Sequence[Pa
     for piece in _pieces_of(connection, files):
         for file, path in zip(piece.files, piece.paths, strict=True):
             line = odd_quotes(path) if piece.unquoted else None
-            if line is None:
+            if line is None or not _joins_rows(connection, piece, path):
                 continue
-            try:
-                connection.execute(
-                    f"SELECT count(COLUMNS(*)) FROM {piece.reader(options=piece.unquoted, paths=[path])}"
-                ).fetchall()
-            except duckdb.Error:
-                continue  # without quotes the lines are no rows: the quoted cells do go over several lines
             raise DataError(
                 f"{file}: line {line:,}: a lone quote would join this line to the next ones, though each is a row by itself. "
                 "Set `quote: ''` where quotes are plain characters, or `quote: '\"'` where cells do hold line breaks."
             )
+
+
+def _joins_rows(connection: duckdb.DuckDBPyConnection, piece: Piece, path: Path) -> bool:
+    """Whether every line of the file is a row if quotes are plain characters, but not if they enclose cells."""
+    # Every cell is looked at: a reader that may skip a column misses what is wrong in it.
+    query = f"SELECT count(*), count(concat({', '.join(map(name, piece.columns))})) FROM "
+    try:
+        plain = connection.execute(query + piece.reader(options=piece.unquoted, paths=[path])).fetchall()
+    except duckdb.Error:
+        return False  # the quoted cells do go over several lines
+    try:
+        return plain != connection.execute(query + piece.reader(paths=[path])).fetchall()
+    except duckdb.Error:
+        return True
 
 
 def set_lines_aside(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> bool:
