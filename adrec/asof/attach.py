@@ -25,7 +25,7 @@ from adrec.asof.spec import KeyPlan, plan_keys
 from adrec.asof.state import PENDING, State, save_about, sums_name
 from adrec.asof.sums import KeyedSums, SumsWriter
 from adrec.config.features import CounterSpec, HistoryConfig
-from adrec.data.engine import columns_of, name, one_row, stream, text
+from adrec.data.engine import columns_of, give_back_memory, name, one_row, stream, text
 from adrec.errors import DataError
 
 Ints = NDArray[np.int64]
@@ -224,6 +224,7 @@ class Attach:
                 names = self._keep(piece.column("row"), state.step(rows, is_counted(rows.weights)))
                 if advance is not None:
                     advance(piece.num_rows)
+            give_back_memory()
             for plan in plans:
                 writers[plan.by].write(state.sums[plan.by])
             done = number + 1
@@ -268,6 +269,7 @@ class Attach:
             opens = np.diff(request, prepend=last_request) != 0
             last_request = int(request[-1])
             yield self._finished(batch, rows, sums, opens, state)
+            give_back_memory()
         for events in late.until(self._last_moment or 0):
             state.step(events, is_counted(events.weights))
 

@@ -5,6 +5,7 @@ few newer clicks beside it, as a server has them.
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,21 +74,22 @@ class EventLog:
     def write(cls, batches: Iterable[pa.RecordBatch], count: int, folder: Path) -> "EventLog":
         """To `folder` from `count` acts in order of (code, time): columns code, ad_index, time. Memory is one batch."""
         folder.mkdir(parents=True, exist_ok=True)
-        files = {
-            column: np.lib.format.open_memmap(folder / f"{column}.npy", mode="w+", dtype=_KINDS[column], shape=(count,))
-            for column in ("ads", "times")
-        }
+        written = {"ads": "ad_index", "times": "time"}
         users, starts, at, last = [], [], 0, -1
-        for batch in batches:
-            code = batch.column("code").to_numpy()
-            files["ads"][at : at + len(code)] = batch.column("ad_index").to_numpy()
-            files["times"][at : at + len(code)] = batch.column("time").to_numpy()
-            opens = np.flatnonzero(np.diff(code, prepend=last))
-            users.append(code[opens])
-            starts.append(at + opens)
-            at, last = at + len(code), int(code[-1]) if len(code) else last
-        for values in files.values():
-            values.flush()
+        with ExitStack() as stack:
+            files = {column: stack.enter_context((folder / f"{column}.npy").open("wb")) for column in written}
+            for column, file in files.items():
+                kind = np.dtype(_KINDS[column])
+                header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (count,)}
+                np.lib.format.write_array_header_1_0(file, header)
+            for batch in batches:
+                code = batch.column("code").to_numpy()
+                for column, name in written.items():
+                    files[column].write(batch.column(name).to_numpy().astype(_KINDS[column], copy=False).tobytes())
+                opens = np.flatnonzero(np.diff(code, prepend=last))
+                users.append(code[opens])
+                starts.append(at + opens)
+                at, last = at + len(code), int(code[-1]) if len(code) else last
         codes = np.concatenate([np.zeros(0, np.int64), *users])
         np.save(folder / "users.npy", codes, allow_pickle=False)
         np.save(folder / "offsets.npy", np.concatenate([*starts, [count]]).astype(np.int64), allow_pickle=False)

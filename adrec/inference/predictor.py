@@ -202,7 +202,7 @@ class Predictor:
     def examples_of(self, table: pa.Table) -> Examples:
         """Prepared impressions as arrays: the one way to a model's inputs."""
         limit = self.packed.config.model.user.max_history
-        return examples_from_table(table, self.packed.features["impressions"], max_history=limit, labels=())
+        return examples_from_table(table, self.packed.features["impressions"], max_history=limit)
 
     def score_examples(
         self,

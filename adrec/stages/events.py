@@ -26,7 +26,7 @@ _KEYS = ["request_id", "user_id", "ad_id"]
 _TYPES = {
     "user_id": pa.string(), "ad_id": pa.string(), "kind": pa.string(), "at": pa.int64(), "price": pa.float64(),
     "event_id": pa.string(), "request_id": pa.string(), "position": pa.int32(), "score": pa.float64(),
-    "propensity": pa.float64(), "arm": pa.string(),
+    "propensity": pa.float64(), "arm": pa.string(), "scenario": pa.string(), "context": pa.string(),
 }  # fmt: skip
 
 
@@ -96,6 +96,7 @@ def run(config: EventsConfig, terminal: Terminal) -> EventsResult:
             "logit": pa.array(np.log(score / (1 - score)), pa.float32()),  # of the calibrated score: the list gives no other
             "score": rows["score"].cast(pa.float32()),
             "arm": pc.fill_null(rows["arm"], "a"),
+            "scenario": rows["scenario"],
         }
     )
     check_rows(table, SCORED, where=str(config.output), cure="The server recorded that: send scores as /v1/rank tells them.")
