@@ -193,6 +193,12 @@ class PreprocessConfig(Seeded):
     """Point-in-time counters; `usual`, alone or in the list, stands for the customary ones as far as their columns exist."""
     features: Features = Features()
     split: Split = TimeSplit()
+    append: Literal["exact", "fast", "never"] = "exact"
+    """What a run does with new files of impressions beside an earlier output. `exact`: append where that gives what a rebuild
+    gives, else rebuild. `fast`: append wherever the new rows are later, and say what stays as it was (docs/preprocess.md)."""
+    append_fitted: Literal["keep", "refit"] = "keep"
+    """Whether a fast append keeps the tokenizer, vocabularies and scalers of before, as models trained on them need, or fits
+    them again."""
     privacy: PrivacySettings = PrivacySettings()
     memory_limit_gb: float | None = Field(None, gt=0.1, le=1_000_000)
     """Memory for joins and sorts; beyond it they spill to disk beside the output. None: a quarter of what the machine, or the

@@ -15,7 +15,8 @@ from adrec.config.preprocess import ColumnSplit, PreprocessConfig
 from adrec.data.engine import columns_of, one_row, readable_faults
 from adrec.data.labels import LabelCut
 from adrec.errors import ConfigError, DataError
-from adrec.prepare.log.append import Earlier, add_earlier_users, check_ads, check_events, check_users
+from adrec.prepare.log.append import Earlier, add_earlier_users, check_events, check_known, keep_numbers, split_of
+from adrec.prepare.log.carried import count_people
 from adrec.prepare.log.events import (
     SOURCE_COLUMNS,
     add_unlisted_users,
@@ -149,21 +150,25 @@ class Builder:
                 self._stage(raw, spec, spec.name, self._extras.of(spec.name))
                 has_versions = "known_from" in columns_of(connection, raw.view)
                 build_table(connection, f"staged_{spec.name}", spec, has_versions=has_versions)
+                if self._earlier is not None and spec is ADS:
+                    keep_numbers(connection, self._earlier, spec)
         self._step(note="reading the impressions")
         self._stage_impressions()
         self._refuse_faults()
         self._step(note="sorting")
         self._make_ads_and_users()
         build_requests(connection, "staged_impressions")
-        assignment = assign(connection, "staged_impressions", config.split, seed=config.seed)
+        split = split_of(config, self._earlier)
+        assignment = assign(connection, "staged_impressions", split, seed=config.seed)
         build_events(connection, "staged_impressions", assignment.part, self._carried(), assignment.joins)
         before = self._earlier.manifest["splits"] if self._earlier is not None else {}
         refuse_empty(connection, config.split, {name: counts["rows"] for name, counts in before.items()})
         refuse_time_travel(connection, config.split)
-        built.cuts = cuts_of(connection, config.split, before)
+        built.cuts = cuts_of(connection, split, before)
         self._describe_ads_and_users()
         if self._earlier is not None:
             check_events(connection, self._earlier)
+        count_people(connection, self._earlier.folder if self._earlier is not None else None)
         if not built.bad_rows("impressions"):
             connection.execute("DROP TABLE staged_impressions")
         self._step(note="looking for leaks")
@@ -249,8 +254,12 @@ class Builder:
         else:
             if self._raw.users is None:
                 connection.execute("CREATE OR REPLACE TABLE users (user_index INTEGER, user_id VARCHAR)")
-            added = add_earlier_users(connection, earlier) if earlier is not None else 0
-            self._built.unlisted_users = added + add_unlisted_users(connection, "staged_impressions")
+            unlisted = 0
+            if earlier is not None:
+                unlisted += add_earlier_users(connection, earlier)
+                keep_numbers(connection, earlier, USERS)
+            unlisted += add_unlisted_users(connection, "staged_impressions")
+            self._built.unlisted_users = unlisted if self._raw.users is not None else 0
 
     def _describe_ads_and_users(self) -> None:
         """A wide table's columns of ads and users, as they were known when training ends."""
@@ -267,8 +276,7 @@ class Builder:
         if self._config.privacy.k_anonymity is not None:
             self._built.privacy = protect_users(connection, self._config.privacy.k_anonymity)
         if earlier is not None:
-            check_ads(connection, earlier)
-            check_users(connection, earlier)
+            check_known(earlier, one_row(connection, "SELECT count(*) AS n FROM ads")["n"] - earlier.manifest["ads"])
 
     def _carried(self) -> list[str]:
         """Columns of the staged impressions that reach the events."""

@@ -20,18 +20,19 @@ from adrec.data.prepared import FORMAT, shards_of
 from adrec.data.writing import folder_aside
 from adrec.errors import AdrecError, DataError
 from adrec.prepare.build import Built, build, extras_of, work_folder
-from adrec.prepare.log.append import CannotAppendError, Earlier, link_shards, plan_append
-from adrec.prepare.log.impressions import open_attach, write_impressions
+from adrec.prepare.log.append import CannotAppendError, Earlier, check_described, link_shards, plan_append
+from adrec.prepare.log.carried import save_carried
+from adrec.prepare.log.impressions import keyed_columns, open_attach, write_impressions
 from adrec.prepare.output.entities import TextMaker, add_queries, prepare_texts, write_corpus, write_tables
 from adrec.prepare.output.fingerprint import config_digest, describe_inputs, fingerprint
-from adrec.prepare.output.fit import fit_features, make_tokenizer
+from adrec.prepare.output.fit import fit_features, make_tokenizer, plan_fit
 from adrec.prepare.output.leaks import leaking_features
 from adrec.prepare.output.report import render_manifest
 from adrec.prepare.output.summary import add_people, added, totals
 from adrec.prepare.output.writer import SplitWriter
 from adrec.prepare.sources import open_source
 from adrec.prepare.staging import quarantine
-from adrec.schema import SPLITS, entity_tables
+from adrec.schema import ADS, SPLITS, USERS, entity_tables
 from adrec.terminal import Terminal
 
 ROWS_PER_SHARD = 1_000_000
@@ -60,6 +61,7 @@ class PreprocessResult:
             yield "Neither the inputs nor the config have changed since the last run: nothing was done."
         elif self.done == "appended":
             yield "New files were appended to the earlier output."
+            yield from (f"Kept from before: {line}." for line in self.manifest["kept"])
         elif self.why:
             yield f"Everything was built anew, because {self.why}."
 
@@ -91,7 +93,8 @@ def run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
 
 def _run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
     plan = _plan(config, terminal)
-    if plan.manifest is not None and plan.manifest["fingerprint"] == plan.fingerprint:
+    is_enough = plan.manifest is not None and (config.append == "fast" or not plan.manifest.get("kept"))
+    if plan.manifest is not None and is_enough and plan.manifest["fingerprint"] == plan.fingerprint:
         return PreprocessResult(config.output, plan.manifest, "unchanged")
     why = plan.why
     if plan.earlier is not None:
@@ -153,11 +156,13 @@ def _prepare(
         step(note="rendering texts")
         maker = TextMaker(config.text)
         prepare_texts(connection)
-        counts: dict[str, int | None] = {
-            **write_tables(connection, folder, maker, cut=built.cut, earlier=earlier.folder if earlier is not None else None)
-        }
+        before = earlier.folder if earlier is not None else None
+        counts: dict[str, int | None] = {**write_tables(connection, folder, maker, cut=built.cut, earlier=before)}
+        if earlier is not None:
+            for spec in (ADS, USERS):
+                check_described(connection, earlier, folder, spec, keyed_columns(connection, config))
         add_queries(connection, maker, cut=built.cut)
-        counts["texts"] = write_corpus(connection, folder, earlier.folder / "corpus.parquet" if earlier is not None else None)
+        counts["texts"] = write_corpus(connection, folder, before / "corpus.parquet" if before is not None else None)
     old = earlier.manifest if earlier is not None else {}
     if earlier is not None:
         link_shards(earlier, folder)
@@ -167,11 +172,13 @@ def _prepare(
     write_impressions(connection, attach, writer, terminal, first_row=old.get("rows", 0))
     splits = writer.close()
     with terminal.progress("counting users and ads"):
-        add_people(connection, folder, splits)
+        add_people(connection, splits)
+        save_carried(connection, folder, before)
+    carry_on = plan_fit(config, folder, splits, earlier)
     with terminal.progress("training the tokenizer"):
-        counts["vocabulary"] = make_tokenizer(config.tokenizer, folder)
+        counts["vocabulary"] = make_tokenizer(config.tokenizer, folder, before if carry_on.tokenizer else None)
     with terminal.progress("fitting features"):
-        fit_features(config, folder)
+        fit_features(connection, config, folder, carry_on)
     with terminal.progress("looking for features that know the click"):
         built.gate["findings"] += leaking_features(folder, config.features, built.label_cut)
     lines = quarantine.write_rejected(
@@ -197,6 +204,8 @@ def _prepare(
         "notes": built.notes,
         "privacy": built.privacy,
         "schema": _schemas(folder),
+        "kept": list(dict.fromkeys([*old.get("kept", []), *(earlier.kept if earlier is not None else [])])),
+        "learnt_texts": carry_on.texts,
         "inputs": plan.inputs,
     }
 

@@ -294,7 +294,7 @@ def test_appending_a_day_equals_a_rebuild(tmp_path, seed, split, monkeypatch):
         assert {**counts, "shards": 0} == {**rebuilt.manifest["splits"][name], "shards": 0}
 
 
-def test_new_ads_at_the_end_are_appended_and_changed_ones_build_anew(tmp_path):
+def test_new_ads_and_new_titles_are_appended_and_what_counters_are_kept_by_builds_anew(tmp_path):
     made = tables(3, requests=90)
     moments = made["impressions"]["shown_at"].cast(pa.int64()).to_numpy() - START.astype(np.int64)
     late = pc.is_in(made["impressions"]["ad_id"], pa.array(["a13", "a14"]))
@@ -317,15 +317,19 @@ def test_new_ads_at_the_end_are_appended_and_changed_ones_build_anew(tmp_path):
     found, result = prepare(tmp_path, source=source, split=split)
     assert result.done == "appended"
     renamed = made["ads"].set_column(1, "title", pa.array([f"new title {number}" for number in range(15)]))
-    write(renamed, tmp_path / "ads.parquet")
-    shutil.copytree(tmp_path / "all" / "day=3", tmp_path / "log" / "day=4")
-    (tmp_path / "log" / "day=4" / "part.parquet").unlink()
+    moved = renamed.set_column(2, "category", pa.array(["news"] * 15))
     last = made["impressions"].slice(made["impressions"].num_rows - 1)
-    later = last.set_column(3, "shown_at", pa.array(np.array([START + 9 * DAY]), pa.timestamp("us", "UTC")))
-    write(later.set_column(0, "request_id", pa.array(["later"])), tmp_path / "log" / "day=4" / "part.parquet")
-    again, result = prepare(tmp_path, source=source, split=split)
-    assert result.done == "built"
-    assert again.ads()["title"].to_pylist()[0] == "new title 0"
+    for day, ads, why in ((4, renamed, ""), (5, moved, "'category' of earlier ads has changed, which counters are kept by")):
+        write(ads, tmp_path / "ads.parquet")
+        later = last.set_column(3, "shown_at", pa.array(np.array([START + (5 + day) * DAY]), pa.timestamp("us", "UTC")))
+        write(later.set_column(0, "request_id", pa.array([f"later{day}"])), tmp_path / "log" / f"day={day}" / "part.parquet")
+        again, result = prepare(tmp_path, source=source, split=split)
+        assert (result.done, result.why) == ("built" if why else "appended", why)
+        assert again.ads()["title"].to_pylist()[0] == "new title 0"
+        rebuilt, _ = prepare(tmp_path, source=source, split=split, output=str(tmp_path / f"rebuilt{day}"))
+        for name in ("ads", "users", "corpus"):
+            assert getattr(again, name)().equals(getattr(rebuilt, name)())
+        assert rows(again).equals(rows(rebuilt))
     assert found.path == again.path
 
 

@@ -1,23 +1,28 @@
 """Append new files of impressions to an earlier output, or say why everything must be built anew.
 
-An append gives what a rebuild from all files gives, byte for byte in the data columns, because every number that old rows
-hold (row_id, ad_index, user_index, history, counters, part) stays what it was. Where it would not, CannotAppendError says why.
+`append: exact` gives what a rebuild from all files gives, byte for byte in the data columns, because every number that old
+rows hold (row_id, ad_index, user_index, history, counters, part) stays what it was; where it would not, CannotAppendError says
+why. `append: fast` keeps these numbers and says what a rebuild would have changed. Either costs what the new files cost, plus
+copies of what is kept by key (ads, users, sums); the impressions of before are linked, not read.
 """
 
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
-from adrec.config.preprocess import ColdSplit, ColumnSplit, PreprocessConfig, TimeSplit, UserSplit
+from adrec.config.preprocess import LeaveLastOutSplit, PreprocessConfig, RandomSplit, Split, TimeSplit
 from adrec.data.engine import columns_of, name, one_row, text
 from adrec.data.prepared import STATE, shards_of
+from adrec.prepare.log.carried import FOLDER, known_requests
+from adrec.prepare.log.splits import held_bounds
 from adrec.prepare.sources import RawTables
-from adrec.schema import SPLITS
+from adrec.prepare.staging.validate import UNKNOWN_AD
+from adrec.schema import SPLITS, USERS, TableSpec
 
 
 class CannotAppendError(Exception):
@@ -32,6 +37,15 @@ class Earlier:
     manifest: dict[str, Any]
     files: int
     """files of impressions that it holds already"""
+    is_exact: bool = True
+    kept: list[str] = field(default_factory=list)
+    """what is kept from before though a rebuild would give something else, in words"""
+
+    def keep(self, why: str, kept: str) -> None:
+        """Note that something is `kept`; where the append must be exact, raise CannotAppendError with `why`."""
+        if self.is_exact:
+            raise CannotAppendError(why)
+        self.kept.append(kept)
 
     def counts(self, label: str) -> tuple[int, int]:
         """Source rows read and rejected before; tables other than the impressions are read anew."""
@@ -42,6 +56,10 @@ class Earlier:
     def state(self) -> Path:
         """What counters and histories carry on."""
         return self.folder / STATE
+
+    def table(self, spec: TableSpec) -> str:
+        """SQL of a table beside the impressions as it was, with `file_row_number`, which is its index."""
+        return f"read_parquet({text(str(self.folder / spec.file))}, file_row_number = true)"
 
 
 def plan_append(
@@ -57,6 +75,20 @@ def plan_append(
     """The earlier output, if `inputs` are its inputs and more impressions. Raises CannotAppendError."""
     if manifest.get("config") != config_digest:
         raise CannotAppendError("the config has changed")
+    old, new = (
+        [item["digest"] for item in listed if item["table"] == "impressions"] for listed in (manifest["inputs"], inputs)
+    )
+    if new[: len(old)] != old:
+        raise CannotAppendError("files have changed or gone")
+    earlier = Earlier(config.output, manifest, len(old), is_exact=config.append == "exact")
+    if config.append == "never":
+        raise CannotAppendError("append is set to never")
+    if earlier.is_exact and manifest.get("kept"):
+        raise CannotAppendError("fast appends kept what a rebuild gives otherwise")
+    if not (earlier.folder / FOLDER).is_dir():
+        raise CannotAppendError("the earlier output does not say what an append goes on from")
+    if len(new) == len(old):
+        raise CannotAppendError("tables beside the impressions have changed")
     if not raw.can_skip:
         raise CannotAppendError("this source is always read whole")
     if raw.ads is None:
@@ -64,17 +96,51 @@ def plan_append(
     described = {*extra_users, "interests"} & set(columns_of(connection, raw.impressions.view))
     if raw.users is None and described:
         raise CannotAppendError("the impressions describe the users, and may describe old ones anew")
-    stable = isinstance(config.split, UserSplit | ColdSplit | ColumnSplit) or (
-        isinstance(config.split, TimeSplit) and config.split.test_from is not None
+    _check_split(config.split, earlier)
+    return earlier
+
+
+def split_of(config: PreprocessConfig, earlier: Earlier | None) -> Split:
+    """The split of new rows: bounds by shares of the rows stay where they were."""
+    if earlier is None or not isinstance(config.split, TimeSplit):
+        return config.split
+    return held_bounds(config.split, earlier.manifest["cuts"])
+
+
+def keep_numbers(connection: duckdb.DuckDBPyConnection, earlier: Earlier, spec: TableSpec) -> None:
+    """Number table `spec.name` as before: earlier rows keep their index, new ones go behind, in their order.
+
+    Exact appends need that the new table says so itself; else those inserted between others go behind too, and those that
+    have gone stay as they were.
+    """
+    key, index = str(spec.key), spec.index
+    joined = f"FROM {spec.name} t FULL JOIN {earlier.table(spec)} o USING ({key})"
+    found = one_row(
+        connection,
+        f"SELECT count_if(t.{index} IS NULL) AS gone, count_if(t.{index} <> o.file_row_number) AS moved, "
+        f"count(o.file_row_number) AS old {joined}",
     )
-    if not stable:
-        raise CannotAppendError("new rows move old ones to another part of this split")
-    old, new = (
-        [item["digest"] for item in listed if item["table"] == "impressions"] for listed in (manifest["inputs"], inputs)
+    if found["gone"]:
+        earlier.keep(f"earlier {spec.name} have gone", f"{spec.name} that the table no longer has, as they were")
+    if found["moved"]:
+        what = f"the numbers of the {spec.name}; new ones go behind, whatever their place in the table"
+        earlier.keep(f"{spec.name} were put before earlier ones", what)
+    if not found["gone"] and not found["moved"]:
+        return
+    theirs = columns_of(connection, f"SELECT * FROM {earlier.table(spec)}")
+    columns = []
+    for column, kind in columns_of(connection, spec.name).items():
+        if column in {key, index}:
+            continue
+        before = _naive(f"o.{name(column)}", theirs[column]) if column in theirs else "NULL"
+        columns.append(f"CASE WHEN t.{key} IS NULL THEN CAST({before} AS {kind}) ELSE t.{name(column)} END AS {name(column)}")
+    place = (
+        f"coalesce(o.file_row_number, {found['old']} + row_number() OVER (PARTITION BY o.{key} IS NULL ORDER BY t.{index}) - 1)"
     )
-    if new[: len(old)] != old or len(new) == len(old):
-        raise CannotAppendError("files have changed or gone")
-    return Earlier(config.output, manifest, len(old))
+    connection.execute(
+        f"CREATE OR REPLACE TABLE {spec.name} AS SELECT {', '.join([f'CAST({place} AS INTEGER) AS {index}', key, *columns])} "
+        f"FROM {spec.name} t FULL JOIN {earlier.table(spec)} o USING ({key}) ORDER BY {index}"
+    )
 
 
 def add_earlier_users(connection: duckdb.DuckDBPyConnection, earlier: Earlier) -> int:
@@ -82,40 +148,66 @@ def add_earlier_users(connection: duckdb.DuckDBPyConnection, earlier: Earlier) -
     before = int(one_row(connection, "SELECT count(*) AS n FROM users")["n"])
     connection.execute(
         f"INSERT INTO users BY NAME SELECT CAST({before} + row_number() OVER (ORDER BY file_row_number) - 1 AS INTEGER) "
-        f"AS user_index, user_id FROM read_parquet({_file(earlier, 'users')}, file_row_number = true) "
+        f"AS user_index, user_id FROM {earlier.table(USERS)} "
         "WHERE user_id NOT IN (SELECT user_id FROM users) ORDER BY file_row_number"
     )
     return int(one_row(connection, "SELECT count(*) AS n FROM users")["n"]) - before
 
 
-def check_ads(connection: duckdb.DuckDBPyConnection, earlier: Earlier) -> None:
-    """Raise CannotAppendError unless the earlier ads open the new table, unchanged."""
-    _check_prefix(connection, earlier, "ads", "ad_index")
+def check_known(earlier: Earlier, new_ads: int) -> None:
+    """New ads may be those that earlier rows were rejected for, or that earlier given histories left out."""
+    if not new_ads:
+        return
+    if any(item["reason"] == UNKNOWN_AD for item in earlier.manifest["rejected"]["reasons"]):
+        what = "rows that were rejected for an ad that was unknown then"
+        earlier.keep("earlier rows were rejected for ads that may be known now", what)
+    if earlier.manifest["history"]["unknown_items"]:
+        what = "given histories without the ads that were unknown then"
+        earlier.keep("earlier histories hold ids of ads that may be known now", what)
 
 
-def check_users(connection: duckdb.DuckDBPyConnection, earlier: Earlier) -> None:
-    """Raise CannotAppendError unless the earlier users open the new table, unchanged."""
-    _check_prefix(connection, earlier, "users", "user_index")
+def check_described(
+    connection: duckdb.DuckDBPyConnection, earlier: Earlier, folder: Path, spec: TableSpec, by: Sequence[str]
+) -> None:
+    """Earlier ads (or users) must have the values that their counters were kept by. Both tables are written."""
+    now = f"read_parquet({text(str(folder / spec.file))}, file_row_number = true)"
+    ours, theirs = (columns_of(connection, f"SELECT * FROM {table}") for table in (now, earlier.table(spec)))
+    for column in (column for column in by if column in ours):
+        if column not in theirs:
+            raise CannotAppendError(f"the {spec.name} have a column '{column}' now, which counters are kept by")
+        found = one_row(
+            connection,
+            f"SELECT count(*) AS n FROM {now} t JOIN {earlier.table(spec)} o USING (file_row_number) "
+            f"WHERE t.{name(column)} IS DISTINCT FROM o.{name(column)}",
+        )["n"]
+        if found:
+            what = f"counters of earlier rows, by the '{column}' that their {spec.name} had then"
+            earlier.keep(f"'{column}' of earlier {spec.name} has changed, which counters are kept by", what)
 
 
 def check_events(connection: duckdb.DuckDBPyConnection, earlier: Earlier) -> None:
-    """Raise CannotAppendError where a new row is not later than all old ones, or goes on with an old request."""
+    """Raise CannotAppendError where a new row is not later than all old ones, or a column is of another type.
+
+    A new row that goes on with an old request is another request's in a fast append.
+    """
     last = earlier.manifest["last"].removesuffix("Z")
     if one_row(connection, f"SELECT min(shown_at) <= TIMESTAMP {text(last)} AS early FROM events")["early"]:
         raise CannotAppendError("new rows are not all later than those before")
-    shards = [str(file) for split in SPLITS for file in shards_of(earlier.folder, split)]
-    listed = ", ".join(map(text, shards))
-    theirs = columns_of(connection, f"SELECT * FROM read_parquet({text(shards[0])})")
+    shard = next(file for split in SPLITS for file in shards_of(earlier.folder, split))
+    theirs = columns_of(connection, f"SELECT * FROM read_parquet({text(str(shard))})")
     ours = columns_of(connection, "events")
     for column, kind in theirs.items():
         # The type of a text file's column is guessed from its values: a new file may suggest another.
         if column in ours and ours[column] != kind.removesuffix(" WITH TIME ZONE"):
             raise CannotAppendError(f"column '{column}' is of another type in the new files")
-    if "request_id" not in ours:
-        return
-    again = f"SELECT request_id FROM events WHERE request_id IN (SELECT request_id FROM read_parquet([{listed}])) LIMIT 1"
-    if connection.execute(again).fetchall():
-        raise CannotAppendError("a request goes on in the new files")
+    others = (set(ours) - set(theirs)) - {"request", "started", "part", "history"}
+    if others:
+        raise CannotAppendError(f"column '{min(others)}' is in the new files only")
+    again = known_requests(connection, earlier.folder)
+    if again:
+        earlier.keep(
+            "a request goes on in the new files", "requests that go on in new files, whose new rows are a request of their own"
+        )
 
 
 def link_shards(earlier: Earlier, folder: Path) -> dict[str, int]:
@@ -134,25 +226,19 @@ def link_shards(earlier: Earlier, folder: Path) -> dict[str, int]:
     return numbers
 
 
-def _check_prefix(connection: duckdb.DuckDBPyConnection, earlier: Earlier, table: str, index: str) -> None:
-    old = f"(SELECT * FROM read_parquet({_file(earlier, table)}, file_row_number = true))"
-    ours = [column for column in columns_of(connection, table) if column != index]
-    theirs = columns_of(connection, f"SELECT * FROM {old}")
-    if any(column not in theirs for column in ours):
-        raise CannotAppendError(f"the {table} have other columns")
-    same = " AND ".join(
-        f"n.{name(column)} IS NOT DISTINCT FROM " + (f"timezone('UTC', o.{name(column)})" if "TIME ZONE" in theirs[column] else
-                                                     f"o.{name(column)}")
-        for column in ours
-    )  # fmt: skip
-    found = one_row(
-        connection,
-        f"SELECT count(*) AS old, count_if(n.{index} IS NULL OR NOT ({same})) AS changed FROM {old} o "
-        f"LEFT JOIN {table} n ON n.{index} = o.file_row_number",
-    )
-    if found["changed"]:
-        raise CannotAppendError(f"earlier {table} have changed")
+def _check_split(split: Split, earlier: Earlier) -> None:
+    """Whether old rows keep their part."""
+    moves = "new rows move old ones to another part of this split"
+    if isinstance(split, LeaveLastOutSplit):
+        raise CannotAppendError(moves)
+    if isinstance(split, RandomSplit):
+        earlier.keep(moves, "the part of each row; new rows are drawn by themselves")
+    elif isinstance(split, TimeSplit) and split.test_from is None and (split.valid_fraction or split.test_fraction):
+        earlier.keep(
+            moves, "the moments at which validation and test begin; shares of the rows are no longer those of the config"
+        )
 
 
-def _file(earlier: Earlier, table: str) -> str:
-    return text(str(earlier.folder / f"{table}.parquet"))
+def _naive(value: str, kind: str) -> str:
+    """A moment as the engine holds it: without its zone, in UTC."""
+    return f"timezone('UTC', {value})" if kind.endswith("TIME ZONE") else value

@@ -21,6 +21,8 @@ from adrec.errors import DataError
 from adrec.prepare.output.writer import SplitWriter
 from adrec.terminal import Terminal
 
+_SOURCES = {"advertiser": "advertiser_id"}
+
 
 def counters_of(connection: duckdb.DuckDBPyConnection, config: PreprocessConfig) -> list[CounterSpec]:
     """The declared counters, the usual ones as far as the tables have their columns.
@@ -42,6 +44,12 @@ def counters_of(connection: duckdb.DuckDBPyConnection, config: PreprocessConfig)
     return counters
 
 
+def keyed_columns(connection: duckdb.DuckDBPyConnection, config: PreprocessConfig) -> list[str]:
+    """Columns that counters are kept by, of whichever table."""
+    counters = counters_of(connection, config)
+    return sorted({_SOURCES.get(key, key) for spec in counters for key in spec.by} - {"user", "ad"})
+
+
 def open_attach(
     connection: duckdb.DuckDBPyConnection, config: PreprocessConfig, folder: Path, earlier: Path | None = None
 ) -> Attach:
@@ -50,7 +58,7 @@ def open_attach(
     Raises DataError for an unknown column.
     """
     counters = counters_of(connection, config)
-    by = {{"advertiser": "advertiser_id"}.get(key, key) for spec in counters for key in spec.by} - {"user", "ad"}
+    by = set(keyed_columns(connection, config))
     ads, users = folder / "ads.parquet", folder / "users.parquet"
     known = {*columns_of(connection, "events"), *parquet_schema(ads).names, *parquet_schema(users).names}
     _refuse_unknown(by - known)

@@ -5,6 +5,7 @@ The SQL is over the aliases of `events.build_events`: s (staged impression), r (
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import duckdb
 import numpy as np
@@ -138,6 +139,15 @@ def _leave_last_out(connection: duckdb.DuckDBPyConnection) -> Assignment:
     ranked = f"SELECT rowid AS number, {windows} FROM requests"
     connection.execute(f"CREATE OR REPLACE TABLE drawn AS SELECT number, {part} AS part FROM ({ranked})")
     return Assignment("d.part", "JOIN drawn d ON d.number = r.rowid")
+
+
+def held_bounds(split: TimeSplit, cuts: Mapping[str, str]) -> TimeSplit:
+    """The split of rows that are appended where parts begin at `cuts` (ISO 8601, as the manifest has them)."""
+    if split.test_from is not None:
+        return split
+    never = datetime(9999, 1, 1, tzinfo=UTC)
+    valid, test = (datetime.fromisoformat(cuts[part]) if part in cuts else None for part in ("valid", "test"))
+    return TimeSplit(valid_from=valid, test_from=test or never)
 
 
 def wants_test(split: Split) -> bool:

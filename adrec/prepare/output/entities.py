@@ -23,6 +23,8 @@ _TEXTS = pa.schema(
 )
 _LATER = "later than the cut"
 """Column of a query's result: whether the row exists only after the cut."""
+_OLD = ("text of before", "words of before", "language of before")
+"""Columns of a query's result: what an earlier output has."""
 
 
 class TextMaker:
@@ -64,12 +66,13 @@ def write_tables(
 ) -> dict[str, int]:
     """A file of the prepared folder for each table beside the impressions that there is. Returns their rows.
 
-    Texts that exist only after `cut` are marked so; `earlier` is the prepared folder that is appended to.
+    Texts that exist only after `cut` are marked so. Texts of `earlier`, the prepared folder that is appended to, are taken
+    over where what they are made of is the same.
     """
     present = {table for (table,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
-    later = {spec.name: later_rows(connection, spec, cut, earlier) for spec in entity_tables() if spec.name in present}
+    later = {spec.name: later_rows(connection, spec, cut) for spec in entity_tables() if spec.name in present}
     return {
-        spec.name: _write(connection, folder, spec, maker, *later[spec.name])
+        spec.name: _write(connection, folder, spec, maker, *later[spec.name], earlier)
         for spec in entity_tables()
         if spec.name in present
     }
@@ -140,12 +143,21 @@ def canonical(batch: pa.RecordBatch, spec: TableSpec) -> pa.RecordBatch:
 
 
 def _write(
-    connection: duckdb.DuckDBPyConnection, folder: Path, spec: TableSpec, maker: TextMaker, later: str, join: str
+    connection: duckdb.DuckDBPyConnection,
+    folder: Path,
+    spec: TableSpec,
+    maker: TextMaker,
+    later: str,
+    join: str,
+    earlier: Path | None,
 ) -> int:
     """`later` is SQL over the table as t and what `join` adds."""
     columns = [column for column in columns_of(connection, spec.name) if column != spec.index]
     selected = ", ".join(f"t.{name(column)}" for column in columns)
-    query = f"SELECT {selected}, {later} AS {name(_LATER)} FROM {spec.name} t {join} ORDER BY t.{spec.index}"
+    before, before_join = _earlier_texts(connection, spec, maker, earlier)
+    query = (
+        f"SELECT {selected}, {later} AS {name(_LATER)}{before} FROM {spec.name} t {join} {before_join} ORDER BY t.{spec.index}"
+    )
 
     def batches() -> Iterator[pa.RecordBatch]:
         for batch in stream(connection.cursor(), query):
@@ -160,7 +172,7 @@ def _texts(
     connection: duckdb.DuckDBPyConnection, stored: TableSpec, spec: TextSpec, maker: TextMaker, batch: pa.RecordBatch
 ) -> dict[str, pa.Array]:
     """Text, words and language of the rows by column; the texts join the corpus."""
-    whole, words, tongue = maker.render(getattr(maker.settings, spec.template), batch)
+    whole, words, tongue = _rendered(maker, getattr(maker.settings, spec.template), batch)
     _insert_texts(connection, spec.kind, whole, words, tongue, batch.column(_LATER))
     made = {"text": whole, "segmented": words}
     if stored[spec.language].required:
@@ -168,6 +180,40 @@ def _texts(
     elif spec.language not in batch.schema.names:  # else the log itself knows better
         made[spec.language] = spoken(whole, tongue)
     return made
+
+
+def _earlier_texts(
+    connection: duckdb.DuckDBPyConnection, spec: TableSpec, maker: TextMaker, earlier: Path | None
+) -> tuple[str, str]:
+    """SQL of the columns `_OLD` and the join that they need: the text of `earlier`, null where it is not the same again."""
+    if spec.text is None or earlier is None:
+        return "", ""
+    ours = columns_of(connection, spec.name)
+    if spec.text.language in ours and not spec.stored[spec.text.language].required:
+        return "", ""  # the log's own language is no language of the text
+    old = f"SELECT * FROM read_parquet({text(str(earlier / spec.file))}, file_row_number = true)"
+    theirs = {column: kind.removesuffix(" WITH TIME ZONE") for column, kind in columns_of(connection, old).items()}
+    used = sorted(template_columns(getattr(maker.settings, spec.text.template)))
+    if any(ours.get(column) != theirs.get(column) for column in used):
+        return "", ""
+    same = " AND ".join(f"t.{name(column)} IS NOT DISTINCT FROM o.{name(column)}" for column in used if column in ours)
+    kept = ("text", "segmented", spec.text.language)
+    columns = "".join(
+        f", CASE WHEN {same or 'true'} THEN o.{name(at)} END AS {name(to)}" for at, to in zip(kept, _OLD, strict=True)
+    )
+    return columns, f"LEFT JOIN ({old}) o ON o.file_row_number = t.{spec.index}"
+
+
+def _rendered(maker: TextMaker, template: str, batch: pa.RecordBatch) -> tuple[pa.Array, pa.Array, pa.Array]:
+    """TextMaker.render, but for rows that bring their earlier text."""
+    if _OLD[0] not in batch.schema.names:
+        return maker.render(template, batch)
+    whole, words, tongue = (batch.column(column) for column in _OLD)
+    fresh = whole.is_null()
+    if not pc.any(fresh).as_py():
+        return whole, words, tongue
+    made = maker.render(template, batch.filter(fresh))
+    return tuple(pc.replace_with_mask(old, fresh, new) for old, new in zip((whole, words, tongue), made, strict=True))
 
 
 def write_batches(path: Path, batches: Iterator[pa.RecordBatch], *, on_rows: Callable[[int], None] | None = None) -> int:

@@ -11,8 +11,8 @@ from adrec.config.preprocess import PreprocessConfig
 from adrec.errors import DataError
 from adrec.prepare.staging.privacy import load_key
 
-_WITHOUT_EFFECT = {"output", "device", "memory_limit_gb", "threads"}
-"""Config keys that change where or how fast, not what."""
+_WITHOUT_EFFECT = {"output", "device", "memory_limit_gb", "threads", "append", "append_fitted"}
+"""Config keys that change where or how fast, not what; what an append kept is in the manifest."""
 
 
 def describe_inputs(tables: Mapping[str, Sequence[Path]], earlier: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:

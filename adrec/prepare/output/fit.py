@@ -1,43 +1,93 @@
-"""What is fitted on the prepared rows: features on training rows only, the tokenizer on the corpus."""
+"""What is fitted on the prepared rows: features on training rows only, the tokenizer on the corpus.
+
+An append takes over what new rows do not change, so that a fixed training part is not read again.
+"""
 
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from adrec.config.preprocess import PreprocessConfig, TokenizerSettings
-from adrec.data.engine import give_back_memory
+from adrec.data.engine import fetch, give_back_memory
 from adrec.data.features import FeatureSet, FeatureSpec
-from adrec.data.tables import iter_batches, parquet_files, parquet_schema
-from adrec.prepare.text.tokenizer import copy_tokenizer, train_tokenizer
+from adrec.data.tables import parquet_files, parquet_schema
+from adrec.prepare.log.append import Earlier
+from adrec.prepare.text.tokenizer import copy_tokenizer, digest_of_texts, train_tokenizer
 
 _PIECE_ROWS = 65_536
 
 
-def fit_features(config: PreprocessConfig, folder: Path) -> None:
-    """features.json. Ads and users count once each, and only those that training shows."""
+@dataclass(frozen=True)
+class FitPlan:
+    """What of the output that is appended to is taken over."""
+
+    texts: str
+    """digest of the texts that a tokenizer learns"""
+    earlier: Path | None = None
+    tokenizer: bool = False
+    impressions: bool = False
+    """the features of the impressions: no training row is new"""
+    features: bool = False
+    """all of features.json"""
+
+
+def plan_fit(
+    config: PreprocessConfig, folder: Path, splits: Mapping[str, Mapping[str, Any]], earlier: Earlier | None
+) -> FitPlan:
+    """What new rows leave as it was, and what a fast append keeps all the same, which is noted."""
+    texts = digest_of_texts(folder / "corpus.parquet")
+    if earlier is None:
+        return FitPlan(texts)
+    keeps = not earlier.is_exact and config.append_fitted == "keep"
+    same_texts = earlier.manifest["learnt_texts"] == texts and config.tokenizer.kind != "existing"
+    same_rows = earlier.manifest["splits"]["train"]["rows"] == splits["train"]["rows"]
+    if keeps and not same_texts and config.tokenizer.kind != "none":
+        earlier.keep("", "the tokenizer (append_fitted)")
+    if keeps:
+        earlier.keep("", "vocabularies and scalers (append_fitted)")
+    return FitPlan(texts, earlier.folder, keeps or same_texts, same_rows, keeps)
+
+
+def fit_features(connection: duckdb.DuckDBPyConnection, config: PreprocessConfig, folder: Path, plan: FitPlan) -> None:
+    """features.json. Ads and users count once each, and only those that training shows (table `people`)."""
+    if plan.earlier is not None and plan.features:
+        shutil.copyfile(plan.earlier / "features.json", folder / "features.json")
+        return
     give_back_memory()
-    train = folder / "impressions" / "train"
-    read = _even(_needed(train, config.features.impressions))
-    fitted = {"impressions": FeatureSet.fit(config.features.impressions, read, seed=config.seed)}
-    for table, spec, index in (("ads", config.features.ads, "ad_index"), ("users", config.features.users, "user_index")):
+    if plan.earlier is not None and plan.impressions:
+        known = json.loads((plan.earlier / "features.json").read_text(encoding="utf-8"))
+        fitted = {"impressions": FeatureSet.from_json(known["impressions"])}
+    else:
+        read = _even(_needed(folder / "impressions" / "train", config.features.impressions))
+        fitted = {"impressions": FeatureSet.fit(config.features.impressions, read, seed=config.seed)}
+    for table, spec, kind in (("ads", config.features.ads, "ad"), ("users", config.features.users, "user")):
         seen = np.zeros(pq.read_metadata(folder / f"{table}.parquet").num_rows, np.bool_)
-        for batch in iter_batches(train, columns=[index]):
-            seen[batch.column(index).to_numpy()] = True
+        seen[fetch(connection, f"SELECT index FROM people WHERE part = 0 AND kind = '{kind}'")["index"].to_numpy()] = True
         needed = _needed(folder / f"{table}.parquet", spec)
         fitted[table] = FeatureSet.fit(spec, _rows_where(needed, seen), seed=config.seed)
     text = json.dumps({table: features.to_json() for table, features in fitted.items()}, ensure_ascii=False)
     (folder / "features.json").write_text(text + "\n", encoding="utf-8")
 
 
-def make_tokenizer(settings: TokenizerSettings, folder: Path) -> int | None:
-    """tokenizer/. Returns the size of its vocabulary, None where none is wanted."""
+def make_tokenizer(settings: TokenizerSettings, folder: Path, earlier: Path | None = None) -> int | None:
+    """tokenizer/. Returns the size of its vocabulary, None where none is wanted.
+
+    `earlier`: the prepared folder whose tokenizer is taken over.
+    """
     if settings.kind == "none":
         return None
+    if earlier is not None:
+        shutil.copytree(earlier / "tokenizer", folder / "tokenizer")
+        return int(json.loads((earlier / "manifest.json").read_text(encoding="utf-8"))["vocabulary"])
     if settings.kind == "existing":
         return copy_tokenizer(settings.reference or "", folder / "tokenizer")
     return train_tokenizer(

@@ -5,33 +5,27 @@ where it was never shown at all: then it is a line of the catalogue that nobody 
 """
 
 from datetime import datetime
-from pathlib import Path
 
 import duckdb
 
-from adrec.data.engine import columns_of, moment_sql, text
+from adrec.data.engine import columns_of, moment_sql
 from adrec.schema import TableSpec
 
 
-def later_rows(
-    connection: duckdb.DuckDBPyConnection, spec: TableSpec, cut: datetime | None, earlier: Path | None
-) -> tuple[str, str]:
+def later_rows(connection: duckdb.DuckDBPyConnection, spec: TableSpec, cut: datetime | None) -> tuple[str, str]:
     """SQL that is true for the rows of table `spec.name` AS t that come after the cut, and the join that it needs.
 
-    `earlier` is the prepared folder that is appended to: what its rows showed counts too.
+    When a row was first shown stands in table `people`.
     """
-    events = columns_of(connection, "events")
-    if cut is None or spec.index not in events:
+    if cut is None or spec.index not in columns_of(connection, "events"):
         return "false", ""
     moment = moment_sql(cut)
-    shown = f"SELECT {spec.index}, shown_at FROM events"
-    if earlier is not None:
-        shards = text(str(earlier / "impressions" / "*" / "*.parquet"))
-        shown += f" UNION ALL SELECT {spec.index}, CAST(shown_at AS TIMESTAMP) FROM read_parquet({shards})"
+    kind = spec.index.removesuffix("_index")
+    shown = f"SELECT index AS {spec.index}, min(first) AS shown FROM people WHERE kind = '{kind}' GROUP BY 1"
     starts = (
         "WHEN t.starts_at IS NOT NULL THEN t.starts_at >= " + moment if "starts_at" in columns_of(connection, spec.name) else ""
     )
     return (
         f"CASE WHEN f.shown < {moment} THEN false {starts} ELSE coalesce(f.shown >= {moment}, false) END",
-        f"LEFT JOIN (SELECT {spec.index}, min(shown_at) AS shown FROM ({shown}) GROUP BY 1) f USING ({spec.index})",
+        f"LEFT JOIN ({shown}) f USING ({spec.index})",
     )

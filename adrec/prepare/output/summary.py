@@ -1,39 +1,37 @@
-"""Who and what each split holds and shares with training: counted from the written shards."""
+"""Who and what each split holds and shares with training: read off the counts by ad and user."""
 
-from pathlib import Path
 from typing import Any
 
 import duckdb
 
-from adrec.data.engine import one_row, text
+from adrec.data.engine import one_row
 from adrec.schema import SPLITS
 
 
-def add_people(connection: duckdb.DuckDBPyConnection, folder: Path, splits: dict[str, dict[str, Any]]) -> None:
-    """Put users, ads and, beside training, shared and cold ones into each split's counts. Cold: training has no row of it.
+def add_people(connection: duckdb.DuckDBPyConnection, splits: dict[str, dict[str, Any]]) -> None:
+    """Put users, ads and, beside training, shared and cold ones of table `people` into each split's counts.
+
+    Cold: training has no row of it.
 
     `cold_ads` and `cold_users` are shares of the distinct ads and users, `cold_ad_rows` and `cold_user_rows` of the rows.
     """
-    for split in SPLITS:
+    for number, split in enumerate(SPLITS):
         if split not in splits:
             continue
-        source = f"read_parquet({text(str(folder / 'impressions' / split / '*.parquet'))})"
         for kind in ("ad", "user"):
-            connection.execute(
-                f"CREATE OR REPLACE TEMP TABLE {split}_{kind} AS SELECT {kind}_index, count(*) AS rows FROM {source} GROUP BY 1"
+            found = one_row(
+                connection,
+                "SELECT count(*) AS n, count(*) - count(trained) AS cold, "
+                "coalesce(sum(rows) FILTER (trained IS NULL), 0) AS rows FROM people LEFT JOIN "
+                f"(SELECT index, true AS trained FROM people WHERE part = 0 AND kind = '{kind}') USING (index) "
+                f"WHERE part = {number} AND kind = '{kind}'",
             )
-            found = one_row(connection, f"SELECT count(*) AS n FROM {split}_{kind}")["n"]
-            splits[split][f"{kind}s"] = found
+            splits[split][f"{kind}s"] = found["n"]
             if split != "train" and "train" in splits:
-                cold = one_row(
-                    connection,
-                    f"SELECT count(*) AS n, coalesce(sum(rows), 0) AS rows FROM {split}_{kind} "
-                    f"WHERE {kind}_index NOT IN (SELECT {kind}_index FROM train_{kind})",
-                )
                 splits[split] |= {
-                    f"shared_{kind}s": found - cold["n"],
-                    f"cold_{kind}s": cold["n"] / found,
-                    f"cold_{kind}_rows": int(cold["rows"]) / splits[split]["rows"],
+                    f"shared_{kind}s": found["n"] - found["cold"],
+                    f"cold_{kind}s": found["cold"] / found["n"],
+                    f"cold_{kind}_rows": int(found["rows"]) / splits[split]["rows"],
                 }
 
 

@@ -5,6 +5,7 @@ WordPiece (Schuster and Nakajima 2012) and byte-level BPE (Sennrich et al. 2016;
 the order of a hash table. Equal texts give equal bytes.
 """
 
+import hashlib
 import io
 import json
 from collections.abc import Iterator
@@ -142,16 +143,28 @@ def _write_config(folder: Path, specials: list[str], *, lowercase: bool, max_tok
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def digest_of_texts(corpus: Path) -> str:
+    """Of the texts that a tokenizer is trained on: of two corpora with the same it is the same tokenizer."""
+    digest = hashlib.blake2b(digest_size=16)
+    for texts in _texts_to_learn(corpus):
+        digest.update("\n".join([*texts, ""]).encode())
+    return digest.hexdigest()
+
+
 def _training_texts(corpus: Path) -> Iterator[list[str]]:
     seen = 0
+    for texts in _texts_to_learn(corpus):
+        seen += len(texts)
+        yield texts
+    if not seen:
+        raise DataError(f"{corpus}: no text to train a tokenizer on. Mend text.ad_template, or set tokenizer.kind to none.")
+
+
+def _texts_to_learn(corpus: Path) -> Iterator[list[str]]:
     for batch in iter_batches(corpus, columns=["text", "held_out"], batch_rows=8192):
         kept = pc.filter(batch.column("text"), pc.invert(batch.column("held_out")))
         # The template's [SEP] is a special token: its letters are not to be learnt as text.
-        texts = pc.replace_substring(kept, "[SEP]", " ")
-        seen += len(texts)
-        yield list(texts.to_numpy(zero_copy_only=False))
-    if not seen:
-        raise DataError(f"{corpus}: no text to train a tokenizer on. Mend text.ad_template, or set tokenizer.kind to none.")
+        yield list(pc.replace_substring(kept, "[SEP]", " ").to_numpy(zero_copy_only=False))
 
 
 def copy_tokenizer(reference: str, folder: Path, *, max_tokens: int = 512) -> int:
