@@ -15,7 +15,7 @@ from adrec.asof.keys import KeyColumns
 from adrec.asof.spec import KeyPlan
 from adrec.asof.state import State
 from adrec.config.features import HistoryConfig
-from adrec.data.engine import columns_of, name, open_memory_engine, stream, text
+from adrec.data.engine import columns_of, name, open_memory_engine, parquet, stream
 
 Ints = NDArray[np.int64]
 Arrays = dict[str, NDArray[np.generic]]
@@ -103,6 +103,6 @@ class Replay:
         if not self._files:
             return
         with open_memory_engine() as connection:
-            relation = f"read_parquet([{', '.join(text(str(file)) for file in self._files)}], union_by_name = true)"
+            relation = parquet(*self._files, options="union_by_name = true")
             log = Log(relation, columns_of(connection, f"SELECT * FROM {relation}"), self._history, self._keys.row_columns)
             yield from stream(connection, f"SELECT * FROM ({log.events()}) ORDER BY {name(TIME)}", batch_rows=_BATCH_ROWS)

@@ -1,6 +1,7 @@
 """The out-of-core engine: one DuckDB database in the work folder, which spills joins and sorts to disk."""
 
 import ctypes
+import glob
 import os
 import re
 import tempfile
@@ -143,6 +144,12 @@ def text(value: str) -> str:
 def moment_sql(moment: datetime) -> str:
     """An aware moment as the engine holds them: naive, in UTC."""
     return f"TIMESTAMP {text(f'{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}')}"
+
+
+def parquet(*files: Path, options: str = "") -> str:
+    """SQL that reads Parquet files, whose names may look like patterns; `options` are more arguments of the reader."""
+    listed = ", ".join(text(glob.escape(str(file))) for file in files)
+    return f"read_parquet([{listed}]{', ' if options else ''}{options})"
 
 
 def columns_of(connection: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:

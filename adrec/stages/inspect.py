@@ -12,7 +12,7 @@ from rich.table import Table
 
 from adrec.bundle import open_bundle
 from adrec.config.inspect import InspectConfig
-from adrec.data.engine import columns_of, open_memory_engine, readable_faults, text
+from adrec.data.engine import columns_of, open_memory_engine, parquet, readable_faults
 from adrec.data.outputs import PAGE
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.writing import write_aside
@@ -101,11 +101,11 @@ def run(config: InspectConfig, terminal: Terminal) -> InspectResult:
 
 
 def _prepared(connection: duckdb.DuckDBPyConnection, prepared: Prepared, config: InspectConfig) -> InspectResult:
-    files = [str(file) for split in SPLITS for file in prepared.split_files(split)]
+    files = [file for split in SPLITS for file in prepared.split_files(split)]
     if not files:
         raise DataError(f"{prepared.path}: holds no impressions. Run 'adrec preprocess' first.")
-    relations = {"impressions": f"read_parquet([{', '.join(map(text, files))}])"}
-    relations |= {spec.name: f"read_parquet({text(str(prepared.path / spec.file))})" for spec in prepared.tables()}
+    relations = {"impressions": parquet(*files)}
+    relations |= {spec.name: parquet(prepared.path / spec.file) for spec in prepared.tables()}
     tables = []
     for label, relation in relations.items():
         connection.execute(f"CREATE OR REPLACE TEMP VIEW {label} AS SELECT * FROM {relation}")

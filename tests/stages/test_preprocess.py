@@ -484,3 +484,27 @@ def test_two_users_cannot_share_a_request(tmp_path):
     write(made["impressions"].set_column(0, "request_id", one), tmp_path / "impressions.parquet")
     with pytest.raises(DataError, match="belongs to more than one user"):
         prepare(tmp_path)
+
+
+def test_an_output_may_be_called_like_a_pattern(tmp_path):
+    made = tables(3)
+    write(made["ads"], tmp_path / "ads.parquet")
+    source = {
+        "format": "tables",
+        "ads": {"files": str(tmp_path / "ads.parquet")},
+        "impressions": {"files": str(tmp_path / "log")},
+    }
+    changes = {
+        "source": source,
+        "features": {},
+        "split": {"method": "user", "test_fraction": 0.4},
+        "output": str(tmp_path / "out [v1]*"),
+    }
+    log = made["impressions"]
+    half = next(n for n in range(log.num_rows // 2, log.num_rows) if log["shown_at"][n] != log["shown_at"][n - 1])
+    write(log.slice(0, half), tmp_path / "log" / "a.parquet")
+    prepare(tmp_path, **changes)
+    write(log.slice(half), tmp_path / "log" / "b.parquet")
+    found, result = prepare(tmp_path, **changes)
+    assert result.done == "appended"
+    assert found.manifest["rows"] == log.num_rows

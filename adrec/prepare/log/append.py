@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 
 from adrec.config.preprocess import LeaveLastOutSplit, PreprocessConfig, RandomSplit, Split, TimeSplit
-from adrec.data.engine import columns_of, name, one_row, text
+from adrec.data.engine import columns_of, name, one_row, parquet, text
 from adrec.data.prepared import STATE, shards_of
 from adrec.prepare.log.carried import FOLDER, known_requests
 from adrec.prepare.log.splits import held_bounds
@@ -59,7 +59,7 @@ class Earlier:
 
     def table(self, spec: TableSpec) -> str:
         """SQL of a table beside the impressions as it was, with `file_row_number`, which is its index."""
-        return f"read_parquet({text(str(self.folder / spec.file))}, file_row_number = true)"
+        return parquet(self.folder / spec.file, options="file_row_number = true")
 
 
 def plan_append(
@@ -170,7 +170,7 @@ def check_described(
     connection: duckdb.DuckDBPyConnection, earlier: Earlier, folder: Path, spec: TableSpec, by: Sequence[str]
 ) -> None:
     """Earlier ads (or users) must have the values that their counters were kept by. Both tables are written."""
-    now = f"read_parquet({text(str(folder / spec.file))}, file_row_number = true)"
+    now = parquet(folder / spec.file, options="file_row_number = true")
     ours, theirs = (columns_of(connection, f"SELECT * FROM {table}") for table in (now, earlier.table(spec)))
     for column in (column for column in by if column in ours):
         if column not in theirs:
@@ -194,7 +194,7 @@ def check_events(connection: duckdb.DuckDBPyConnection, earlier: Earlier) -> Non
     if one_row(connection, f"SELECT min(shown_at) <= TIMESTAMP {text(last)} AS early FROM events")["early"]:
         raise CannotAppendError("new rows are not all later than those before")
     shard = next(file for split in SPLITS for file in shards_of(earlier.folder, split))
-    theirs = columns_of(connection, f"SELECT * FROM read_parquet({text(str(shard))})")
+    theirs = columns_of(connection, f"SELECT * FROM {parquet(shard)}")
     ours = columns_of(connection, "events")
     for column, kind in theirs.items():
         # The type of a text file's column is guessed from its values: a new file may suggest another.

@@ -9,7 +9,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from adrec.data.engine import columns_of, fetch, text
+from adrec.data.engine import columns_of, fetch, parquet, text
 
 FOLDER = "carried"
 _PEOPLE, _REQUESTS = "people.parquet", "requests.npy"
@@ -23,7 +23,7 @@ def count_people(connection: duckdb.DuckDBPyConnection, earlier: Path | None) ->
         for kind in ("ad", "user")
     ]
     if earlier is not None:
-        shown.append(f"SELECT * FROM read_parquet({text(str(earlier / FOLDER / _PEOPLE))})")
+        shown.append(f"SELECT * FROM {parquet(earlier / FOLDER / _PEOPLE)}")
     connection.execute(
         "CREATE OR REPLACE TABLE people AS SELECT part, kind, index, CAST(sum(rows) AS BIGINT) AS rows, min(first) AS first "
         f"FROM ({' UNION ALL BY NAME '.join(shown)}) GROUP BY ALL"

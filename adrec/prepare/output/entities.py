@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from adrec.config.preprocess import TextSettings
-from adrec.data.engine import columns_of, moment_sql, name, stream, text
+from adrec.data.engine import columns_of, moment_sql, name, parquet, stream, text
 from adrec.prepare.output.later import later_rows
 from adrec.prepare.text.clean import fill_template, gentle, language, load_stop_words, segmented, template_columns
 from adrec.schema import TableSpec, TextSpec, entity_tables
@@ -103,7 +103,7 @@ def write_corpus(connection: duckdb.DuckDBPyConnection, folder: Path, earlier: P
     """
     path = folder / "corpus.parquet"
     if earlier is not None:
-        old = f"SELECT kind, text, segmented, language, later FROM read_parquet({text(str(earlier))}) WHERE kind = 'query'"
+        old = f"SELECT kind, text, segmented, language, later FROM {parquet(earlier)} WHERE kind = 'query'"
         connection.execute(f"INSERT INTO texts {old}")
     # Queries go by their text, so that those of a new day fall into the places that a rebuild gives them.
     merged = (
@@ -191,7 +191,7 @@ def _earlier_texts(
     ours = columns_of(connection, spec.name)
     if spec.text.language in ours and not spec.stored[spec.text.language].required:
         return "", ""  # the log's own language is no language of the text
-    old = f"SELECT * FROM read_parquet({text(str(earlier / spec.file))}, file_row_number = true)"
+    old = f"SELECT * FROM {parquet(earlier / spec.file, options='file_row_number = true')}"
     theirs = {column: kind.removesuffix(" WITH TIME ZONE") for column, kind in columns_of(connection, old).items()}
     used = sorted(template_columns(getattr(maker.settings, spec.text.template)))
     if any(ours.get(column) != theirs.get(column) for column in used):

@@ -7,7 +7,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from adrec.data.engine import columns_of, name, one_row, text
+from adrec.data.engine import columns_of, name, one_row, parquet, text
 from adrec.errors import DataError
 from adrec.prepare.output.entities import write_batches
 from adrec.prepare.sources import RawTable
@@ -98,7 +98,7 @@ def write_rejected(
         if one.lines
     ]
     if earlier is not None and earlier.exists():
-        old = f"read_parquet({text(str(earlier))}, file_row_number = true)"
+        old = f"(SELECT *, file_row_number FROM {parquet(earlier)})"
         parts.append(
             f"SELECT * EXCLUDE (file_row_number), file_row_number - {1 << 62} FROM {old} WHERE \"table\" = 'impressions'"
         )
