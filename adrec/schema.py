@@ -75,6 +75,16 @@ class TableSpec:
         return f"{self.name}.parquet"
 
     @property
+    def versions(self) -> str:
+        """Name of the table, and the file, of what changes from one moment to the next."""
+        return f"{(self.key or self.name).removesuffix('_id')}_versions"
+
+    @property
+    def as_of_prefix(self) -> str:
+        """Columns of the impressions that hold a column of this table, as it was at their moment, begin so."""
+        return f"{(self.key or self.name).removesuffix('_id')}@"
+
+    @property
     def index(self) -> str:
         """The row number that other tables may hold of it."""
         return f"{(self.key or self.name).removesuffix('_id')}_index"
@@ -105,6 +115,15 @@ class TableSpec:
 
 
 # Columns of the raw tables, and what preprocess makes of each. Index columns are row numbers of ads.parquet and users.parquet.
+
+KNOWN_FROM = "known_from"
+_KNOWN_FROM = Column(
+    KNOWN_FROM,
+    TIMESTAMP,
+    False,
+    "since when the row holds (empty: always); with it a key may have several rows: see [versions](#versions)",
+    "moment",
+)
 
 _ADS = (
     Column("ad_id", pa.string(), True, "identifier, unique", "id"),
@@ -210,7 +229,7 @@ PREPARED_IMPRESSIONS = TableSpec(
 
 ADS = TableSpec(
     "ads",
-    _ADS,
+    (*_ADS, _KNOWN_FROM),
     key="ad_id",
     meaning="One row an ad that may be shown.",
     prepared=PREPARED_ADS,
@@ -218,7 +237,7 @@ ADS = TableSpec(
 )
 USERS = TableSpec(
     "users",
-    _USERS,
+    (*_USERS, _KNOWN_FROM),
     key="user_id",
     meaning="One row a user, where more is known of users than their clicks.",
     prepared=PREPARED_USERS,
@@ -228,6 +247,14 @@ IMPRESSIONS = TableSpec("impressions", _IMPRESSIONS, meaning="One row an ad show
 
 TABLES: tuple[TableSpec, ...] = (ADS, USERS, IMPRESSIONS)
 """Every table that a source may give, in the order in which they are read. A new one is a line here: see docs/data.md."""
+
+
+def as_of_column(column: str) -> tuple[TableSpec, str] | None:
+    """The table, and its column, whose value as of the row a column of the impressions holds; None for others."""
+    for spec in (ADS, USERS):
+        if column.startswith(spec.as_of_prefix):
+            return spec, column.removeprefix(spec.as_of_prefix)
+    return None
 
 
 def entity_tables() -> tuple[TableSpec, ...]:

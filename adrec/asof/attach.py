@@ -27,6 +27,7 @@ from adrec.asof.sums import KeyedSums, SumsWriter
 from adrec.config.features import CounterSpec, HistoryConfig
 from adrec.data.engine import columns_of, give_back_memory, name, one_row, stream, text
 from adrec.errors import DataError
+from adrec.schema import as_of_column
 
 Ints = NDArray[np.int64]
 Arrays = dict[str, NDArray[np.generic]]
@@ -69,8 +70,9 @@ class Attach:
         self._history, self._specs, self._folder = history, list(counters), state
         self._plans = plan_keys(self._specs)
         self._earlier = State.load(earlier, self._plans, history) if earlier is not None else State(self._plans)
-        self._keys = KeyColumns({key for spec in self._specs for key in spec.by}, ads, users)
         self._columns = columns_of(connection, table)
+        as_of = [column for column in self._columns if as_of_column(column) is not None]
+        self._keys = KeyColumns({key for spec in self._specs for key in spec.by}, ads, users, as_of)
         self._keys.check(self._specs, self._columns)
         self._log = Log(table, self._columns, history, self._keys.row_columns)
         self._given = "history" in self._columns and history.source != "clicks"

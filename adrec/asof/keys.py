@@ -15,6 +15,7 @@ from adrec.config.features import CounterSpec
 from adrec.data.features.categorical import to_strings
 from adrec.data.hashing import hash_strings, mix
 from adrec.errors import DataError
+from adrec.schema import ADS, USERS
 
 Ints = NDArray[np.int64]
 NO_CODE = -1
@@ -58,9 +59,12 @@ class KeyColumns:
     A ads, U users; rows point into both by `ad_index` and `user_index`.
     """
 
-    def __init__(self, names: Iterable[str], ads: pa.Table, users: pa.Table) -> None:
+    def __init__(self, names: Iterable[str], ads: pa.Table, users: pa.Table, as_of: Collection[str] = ()) -> None:
+        """`as_of`: columns of the rows that hold a column of the ads or users as of the row; they go before the tables' own."""
         self.names = sorted({"user", "ad", *names})
-        self.of_ad = {name: codes_of(ads[_source(name)], _source(name)) for name in self.names if _in(name, ads, "ad")}
+        self._as_of = {name: column for name in self.names if (column := _as_of_source(name, as_of, ads)) is not None}
+        self._ad_codes = {name: codes_of(ads[_source(name)], _source(name)) for name in self.names if _in(name, ads, "ad")}
+        self.of_ad = {name: codes for name, codes in self._ad_codes.items() if name not in self._as_of}
         self.of_user = self._users_codes(users)
         self._over: tuple[pa.Table, KeyColumns] | None = None
 
@@ -82,12 +86,12 @@ class KeyColumns:
     @property
     def row_columns(self) -> list[str]:
         """The columns of the impressions behind `of_row`."""
-        return [_source(name) for name in self.of_row]
+        return [self._row_column(name) for name in self.of_row]
 
     def check(self, specs: Iterable[CounterSpec], columns: Collection[str]) -> None:
         """Raise DataError for a counter whose columns are neither the ads', the users' nor among `columns` of the rows."""
         for key in self.of_row:
-            if _source(key) not in columns:
+            if self._row_column(key) not in columns:
                 raise DataError(
                     f"counters: '{key}' is a column of neither impressions, ads nor users. "
                     "Declare the column, or take the counter out of the config."
@@ -98,11 +102,11 @@ class KeyColumns:
 
     def dense_ad_codes(self, name: str) -> Ints:
         """(A,) an ad column as 0, 1, 2, ..., NO_CODE where missing. Raises DataError where `name` is none."""
-        if name not in self.of_ad:
+        if name not in self._ad_codes:
             raise DataError(f"counters: '{name}' is no column of the ads, which history_share and history_count need.")
         if name not in self._dense:
-            _, dense = np.unique(self.of_ad[name], return_inverse=True)
-            self._dense[name] = dense - (self.of_ad[name] == NO_CODE).any()
+            _, dense = np.unique(self._ad_codes[name], return_inverse=True)
+            self._dense[name] = dense - (self._ad_codes[name] == NO_CODE).any()
         return self._dense[name]
 
     def codes(self, user: Ints, ad: Ints, rows: pa.Table | pa.RecordBatch) -> dict[str, Ints]:
@@ -110,7 +114,7 @@ class KeyColumns:
         codes = {name: values[ad] for name, values in self.of_ad.items()}
         codes |= {name: values[user] for name, values in self.of_user.items()}
         for name in self.of_row:
-            column = _source(name)
+            column = self._row_column(name)
             known = column in rows.schema.names
             codes[name] = codes_of(rows.column(column), column) if known else np.full(len(user), NO_CODE, dtype=np.int64)
         return codes
@@ -119,8 +123,20 @@ class KeyColumns:
         return {
             name: codes_of(users[_source(name)], _source(name))
             for name in self.names
-            if name not in self.of_ad and _in(name, users, "user")
+            if name not in self.of_ad and name not in self._as_of and _in(name, users, "user")
         }
+
+    def _row_column(self, name: str) -> str:
+        return self._as_of.get(name, _source(name))
+
+
+def _as_of_source(name: str, as_of: Collection[str], ads: pa.Table) -> str | None:
+    """The column of the rows that holds `name` as of the row; what the ads have goes before the users' here too."""
+    source = _source(name)
+    if ADS.as_of_prefix + source in as_of:
+        return ADS.as_of_prefix + source
+    of_user = USERS.as_of_prefix + source
+    return of_user if of_user in as_of and source not in ads.schema.names else None
 
 
 def _in(name: str, table: pa.Table, alone: str) -> bool:

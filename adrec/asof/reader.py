@@ -40,6 +40,8 @@ class LogFiles:
     """rows by the log's user_index"""
     counters: Sequence[CounterSpec]
     history: HistoryConfig
+    as_of: Sequence[str] = ()
+    """columns of the impressions that hold a column of the ads or users as of the row"""
 
 
 @dataclass
@@ -98,7 +100,7 @@ class AsOf:
     def _look_at(self, ads: pa.Table) -> None:
         self._row_of_ad = places(self._log.ads["ad_id"], ads["ad_id"])
         by = {key for spec in self._specs for key in spec.by}
-        self._keys = KeyColumns(by, ads, pa.table({"user_id": pa.array([], pa.string())}))
+        self._keys = KeyColumns(by, ads, pa.table({"user_id": pa.array([], pa.string())}), self._log.as_of)
 
     def clicks(self, users: Ints, times: Ints, limit: int) -> Histories:
         """The newest `limit` clicks of R users (codes) strictly before their moments (R,), as rows of the catalogue."""
@@ -161,7 +163,7 @@ class AsOf:
     def _new_replay(self) -> Replay:
         by = {key for spec in self._specs for key in spec.by}
         asked = codes_of(self._asked_users, "user_id") if self._asked_users is not None else None
-        keys = KeyColumns(by, self._log.ads, self._log.users)
+        keys = KeyColumns(by, self._log.ads, self._log.users, self._log.as_of)
         return Replay(self._log.impressions, self._plans, keys, self._log.history, asked)
 
     def _histories(self, log: EventLog, live: EventLog, users: Ints, times: Ints, limit: int) -> Histories:

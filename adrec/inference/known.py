@@ -5,6 +5,7 @@ The one way in for a user's own rows, requests to be ranked and calls of the ser
 New rows may name users never seen, and need no labels. An ad that the ads table does not know is a fault of the input.
 """
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from adrec.asof.history import TIMELESS, EventLog, Histories, read_given
 from adrec.asof.keys import codes_of
 from adrec.asof.reader import AsOf, LogFiles
+from adrec.asof.versions import NOTHING_CHANGES, Attributes, Versions
 from adrec.data.arrays import combined, integers, places
 from adrec.data.examples import ragged
 from adrec.data.features import FeatureSet
@@ -22,7 +24,7 @@ from adrec.data.prepared import Prepared
 from adrec.data.tables import check_schema
 from adrec.errors import DataError
 from adrec.prepare.staging.canonical import canonical_rows
-from adrec.schema import IMPRESSIONS, SPLITS, Column, TableSpec
+from adrec.schema import ADS, IMPRESSIONS, SPLITS, USERS, Column, TableSpec, as_of_column
 
 Ints = NDArray[np.int64]
 _READ = ("user_id", "ad_id", "shown_at", "request_id", "query", "history")
@@ -49,6 +51,8 @@ class Known:
     """the user's own log, which goes before the folder's"""
     timeless: bool = False
     """histories came with the log and carry no moments"""
+    attributes: Attributes = NOTHING_CHANGES
+    """what changes of ads and users"""
 
     @property
     def counters(self) -> list[str]:
@@ -72,12 +76,14 @@ class Known:
         limit: int,
         counters: bool = True,
         null_is_known: bool = False,
+        described: Sequence[str] = (),
     ) -> pa.Table:
         """N rows (`shown_at`, optional `request_id`, `history`, own columns) as prepared impressions.
 
         user, ad (N,) point into `users` and `ads`. Rows of a request share its first moment. Histories are as long as the
         log's settings say, or `limit` without a log. Counters that the rows bring stay. A null `history` is an empty one or,
-        where `null_is_known`, what is known.
+        where `null_is_known`, what is known. `described`: columns that hold an ad's or a user's as of the row (`as_of_column`),
+        beside those that counters need.
         """
         table = table.drop_columns([name for name in table.column_names if name in _MADE])
         if self.asof is not None:  # counters of histories see what they saw in training
@@ -96,28 +102,42 @@ class Known:
         if self.asof is not None and self.asof.max_skipped:
             skips = self.asof.skips(codes, started)
             columns["skipped_index"] = _lists(skips.offsets, skips.ads, request)
+        wanted = dict.fromkeys((*described, *(self.asof.row_columns if self.asof is not None else ())))
+        columns |= self.attributes.columns(
+            [name for name in wanted if name not in table.column_names],
+            ads=ads, users=users, ad=ad, user=user, moments=started[request],
+        )  # fmt: skip
         if counters and self.asof is not None and not set(self.asof.names) <= set(table.column_names):
             keys = self.asof.keys(users)
             counted = self.asof.counters(
-                keys, keys.codes(user, ad, table), times=started[request], ad=ad,
+                keys, keys.codes(user, ad, _with(table, columns)), times=started[request], ad=ad,
                 offsets=history.offsets, clicked=history.ads, history_of_row=of_row,
             )  # fmt: skip
             columns |= {name: pa.array(values) for name, values in counted.items() if name not in table.column_names}
         kept = [name for name in table.column_names if name not in {*columns, "history"}]
         return pa.table({**{name: table[name] for name in kept}, **columns})
 
-    def pair_counters(self, requests: pa.Table, users: pa.Table, row: Ints, ad: Ints) -> dict[str, NDArray[np.float32]]:
-        """Counters of N pairs: request `row` (N,) of `requests` (as `attach` gives them) with ad row `ad` (N,)."""
+    def pair_columns(
+        self, requests: pa.Table, *, ads: pa.Table, users: pa.Table, row: Ints, ad: Ints, described: Sequence[str] = ()
+    ) -> dict[str, pa.Array]:
+        """Counters, and the `described` columns, of N pairs: request `row` (N,) of `requests` (as `attach` gives them) with
+        ad row `ad` (N,).
+        """
+        user, moments = integers(requests["user_index"])[row], integers(pc.cast(requests["shown_at"], pa.int64()))[row]
+        by = self.asof.row_columns if self.asof is not None else []
+        columns = self.attributes.columns(
+            dict.fromkeys((*described, *by)), ads=ads, users=users, ad=ad, user=user, moments=moments
+        )
         if self.asof is None:
-            return {}
-        columns = [name for name in self.asof.row_columns if name in requests.column_names]
-        table = requests.select(columns).take(pa.array(row)) if columns else pa.table({})
+            return columns
+        own = [name for name in by if name in requests.column_names and name not in columns]
+        table = requests.select(own).take(pa.array(row)) if own else pa.table({})
         keys, lists = self.asof.keys(users), ragged(requests["history_index"])
-        times = integers(pc.cast(requests["shown_at"], pa.int64()))
-        return self.asof.counters(
-            keys, keys.codes(integers(requests["user_index"])[row], ad, table), times=times[row], ad=ad,
+        counted = self.asof.counters(
+            keys, keys.codes(user, ad, _with(table, columns)), times=moments, ad=ad,
             offsets=lists.offsets, clicked=lists.values, history_of_row=row,
         )  # fmt: skip
+        return columns | {name: pa.array(values) for name, values in counted.items()}
 
     def _histories(
         self, table: pa.Table, ads: pa.Table, codes: Ints, request: Ints, started: Ints, limit: int, null_is_known: bool
@@ -154,17 +174,27 @@ NOTHING = Known()
 
 def known_of(
     prepared: Prepared | None, ads: pa.Table, clicks: pa.Table | None = None, *, asked_users: pa.Array | None = None,
-    where: str = "history",
+    where: str = "history", own: Collection[str] = (),
 ) -> Known:  # fmt: skip
     """What a prepared folder and a click log (either may be None) know, for rows over `ads`.
 
-    asked_users: the only users there will be questions about. Raises DataError where the folder's state is broken.
+    asked_users: the only users there will be questions about. own: `ads` and `users` where the tables are the user's own
+    and not the folder's: they say what ads and users are like, at any moment. Raises DataError where the folder's state is
+    broken.
     """
     log = click_log(clicks, ads, where=where) if clicks is not None else None
     if prepared is None:
         return Known(None, log)
     timeless = log is None and prepared.manifest.get("history", {}).get("source") == "given"
-    return Known(AsOf(log_of(prepared), ads, asked_users=asked_users), log, timeless)
+    return Known(AsOf(log_of(prepared), ads, asked_users=asked_users), log, timeless, attributes_of(prepared, own))
+
+
+def attributes_of(prepared: Prepared, own: Collection[str] = ()) -> Attributes:
+    """What changes of the ads and users of a prepared folder; nothing of the tables that are the user's `own`."""
+    found = {
+        spec.name: Versions.load(prepared.path, spec, prepared.table(spec)) for spec in (ADS, USERS) if spec.name not in own
+    }
+    return Attributes(**found)
 
 
 def log_of(prepared: Prepared) -> LogFiles:
@@ -176,6 +206,7 @@ def log_of(prepared: Prepared) -> LogFiles:
         users=prepared.users(),
         counters=prepared.counters(),
         history=prepared.history(),
+        as_of=[column for column in prepared.columns if as_of_column(column) is not None],
     )
 
 
@@ -242,6 +273,12 @@ def requests_of(table: pa.Table, user: Ints) -> tuple[Ints, Ints, Ints]:
     started = np.full(len(first), np.iinfo(np.int64).max)
     np.minimum.at(started, request, time)
     return request, first[order], started
+
+
+def _with(table: pa.Table, columns: Mapping[str, pa.Array]) -> pa.Table:
+    """The table and those of the columns that hold an ad's or a user's as of the row."""
+    described = {name: values for name, values in columns.items() if as_of_column(name) is not None}
+    return pa.table({**{name: table[name] for name in table.column_names}, **described})
 
 
 def _lists(offsets: Ints, values: NDArray[np.generic], of_row: Ints) -> pa.ListArray:

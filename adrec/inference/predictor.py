@@ -32,7 +32,7 @@ from adrec.models.baselines.declared import declared_columns
 from adrec.models.baselines.suite import score_all
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.models.text.text_vectors import TextReader
-from adrec.schema import BASELINE_PREFIX
+from adrec.schema import BASELINE_PREFIX, as_of_column
 from adrec.terminal import Terminal
 
 BATCH_ROWS = 4096
@@ -197,7 +197,21 @@ class Predictor:
     ) -> pa.Table:
         """The same rows as prepared impressions."""
         limit = self.packed.config.model.user.max_history
-        return known.attach(rows, ads=catalogs.ad_table, users=catalogs.user_table, user=user, ad=ad, limit=limit, **how)
+        return known.attach(
+            rows,
+            ads=catalogs.ad_table,
+            users=catalogs.user_table,
+            user=user,
+            ad=ad,
+            limit=limit,
+            described=self.described,
+            **how,
+        )
+
+    @property
+    def described(self) -> list[str]:
+        """Columns of the impressions that models read and that hold an ad's or a user's as of the row."""
+        return [column for column in self.packed.features["impressions"].columns if as_of_column(column) is not None]
 
     def examples_of(self, table: pa.Table) -> Examples:
         """Prepared impressions as arrays: the one way to a model's inputs."""

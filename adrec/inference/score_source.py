@@ -95,6 +95,7 @@ class TableSource:
     def __init__(self, config: RowsConfig, prepared: Prepared | None, predictor: Predictor) -> None:
         assert config.impressions is not None
         self.path, self.predictor, self.chunk_rows = config.impressions, predictor, config.chunk_rows
+        own = [name for name in ("ads", "users") if getattr(config, name) is not None]
         ads = read_table(config.ads) if config.ads is not None else None
         users = read_table(config.users) if config.users is not None else None
         if prepared is not None:
@@ -105,7 +106,7 @@ class TableSource:
         self.catalogs = predictor.catalogs(ads, users, self._users(), where=str(config.ads or config.prepared))
         clicks = read_table(config.history) if config.history is not None else None
         asked = self._users()
-        self.known = known_of(prepared, self.catalogs.ad_table, clicks, asked_users=asked, where=str(config.history))
+        self.known = known_of(prepared, self.catalogs.ad_table, clicks, asked_users=asked, where=str(config.history), own=own)
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:
         """Chunks in file order."""

@@ -10,12 +10,20 @@ from typing import Any
 
 import duckdb
 
-from adrec.config.features import WORDS, FeatureSpec
+from adrec.config.features import WORDS, CounterSpec, FeatureSpec, resolve_counters
 from adrec.config.preprocess import ColumnSplit, PreprocessConfig
 from adrec.data.engine import columns_of, one_row, readable_faults
 from adrec.data.labels import LabelCut
 from adrec.errors import ConfigError, DataError
-from adrec.prepare.log.append import Earlier, add_earlier_users, check_events, check_known, keep_numbers, split_of
+from adrec.prepare.log.append import (
+    Earlier,
+    add_earlier_users,
+    check_events,
+    check_known,
+    check_versions,
+    keep_numbers,
+    split_of,
+)
 from adrec.prepare.log.carried import count_people
 from adrec.prepare.log.events import (
     SOURCE_COLUMNS,
@@ -30,6 +38,7 @@ from adrec.prepare.log.events import (
 )
 from adrec.prepare.log.gate import cuts_of, findings_of, immature_labels, merged, moments_of, sum_counts
 from adrec.prepare.log.splits import assign, refuse_empty, refuse_time_travel
+from adrec.prepare.log.versions import candidates, changing, choose_versions, join_versions, renumber_versions, versions_of_rows
 from adrec.prepare.output.leaks import LEAK
 from adrec.prepare.sources import RawTable, RawTables
 from adrec.prepare.sources.malformed import set_lines_aside
@@ -37,15 +46,18 @@ from adrec.prepare.staging import quarantine
 from adrec.prepare.staging.privacy import Privacy, protect_users
 from adrec.prepare.staging.roles import Roles, roles_of
 from adrec.prepare.staging.validate import Rejected, Staged, stage_table
+from adrec.prepare.text.clean import template_columns
 from adrec.schema import (
     ADS,
     IMPRESSIONS,
+    KNOWN_FROM,
     PREPARED_ADS,
     PREPARED_IMPRESSIONS,
     TRUE_PROBABILITY,
     USER_LANGUAGE,
     USERS,
     TableSpec,
+    as_of_column,
     entity_tables,
 )
 from adrec.terminal import Advance
@@ -66,6 +78,8 @@ class Built:
     """what deserves a word though it is no fault"""
     cuts: dict[str, datetime] = field(default_factory=dict)
     """when validation and test begin, where the split is in time order"""
+    versioned: dict[str, list[str]] = field(default_factory=dict)
+    """columns of ads and users that events carry as of their request"""
     gate: dict[str, Any] = field(default_factory=dict)
     """for the manifest: cuts, labels' moments, labels that came after the cut, findings"""
 
@@ -120,6 +134,7 @@ def extras_of(config: PreprocessConfig) -> Extras:
     if config.privacy.k_anonymity is not None:
         users += config.privacy.k_anonymity.columns
     reserved = sorted({*impressions, *ads, *users} & _MADE)
+    reserved += sorted(column for column in {*impressions, *ads, *users} if as_of_column(column) is not None)
     if reserved:
         raise ConfigError(f"column '{reserved[0]}' is made by preprocess itself. Rename yours with `columns` in the config.")
     return Extras(*(tuple(dict.fromkeys(columns)) for columns in (impressions, ads, users)))
@@ -148,8 +163,7 @@ class Builder:
             if (raw := self._raw.tables.get(spec.name)) is not None:
                 self._step(note=f"reading the {spec.name}")
                 self._stage(raw, spec, spec.name, self._extras.of(spec.name))
-                has_versions = "known_from" in columns_of(connection, raw.view)
-                build_table(connection, f"staged_{spec.name}", spec, has_versions=has_versions)
+                build_table(connection, f"staged_{spec.name}", spec)
                 if self._earlier is not None and spec is ADS:
                     keep_numbers(connection, self._earlier, spec)
         self._step(note="reading the impressions")
@@ -160,13 +174,16 @@ class Builder:
         build_requests(connection, "staged_impressions")
         split = split_of(config, self._earlier)
         assignment = assign(connection, "staged_impressions", split, seed=config.seed)
-        build_events(connection, "staged_impressions", assignment.part, self._carried(), assignment.joins)
+        carried, told = self._carried(), self._told_by_rows()
+        build_events(connection, "staged_impressions", assignment.part, carried, assignment.joins, renamed=told)
         before = self._earlier.manifest["splits"] if self._earlier is not None else {}
         refuse_empty(connection, config.split, {name: counts["rows"] for name, counts in before.items()})
         refuse_time_travel(connection, config.split)
         built.cuts = cuts_of(connection, split, before)
         self._describe_ads_and_users()
+        self._join_versions()
         if self._earlier is not None:
+            check_versions(connection, self._earlier, built.versioned)
             check_events(connection, self._earlier)
         count_people(connection, self._earlier.folder if self._earlier is not None else None)
         if not built.bad_rows("impressions"):
@@ -262,14 +279,15 @@ class Builder:
             self._built.unlisted_users = unlisted if self._raw.users is not None else 0
 
     def _describe_ads_and_users(self) -> None:
-        """A wide table's columns of ads and users, as they were known when training ends."""
+        """The columns of ads and users of which a table has versions, or a wide one, as they were when training ends."""
         connection, earlier, cut = self._connection, self._earlier, self._built.cut
-        found = columns_of(connection, "staged_impressions")
         for spec, raw in ((ADS, self._raw.ads), (USERS, self._raw.users)):
-            wanted = dict.fromkeys((*spec.names[1:], *self._extras.of(spec.name)))
             if raw is None and (spec is ADS or earlier is None):
-                columns = [column for column in wanted if column in found]
-                latest_values(connection, "staged_impressions", spec, columns, cut)
+                latest_values(connection, "staged_impressions", spec, self._described_by_rows(spec), cut)
+            elif self._has_versions(spec):
+                if earlier is not None:
+                    renumber_versions(connection, spec)
+                choose_versions(connection, spec, cut, self._read_by_models(spec))
         untitled = one_row(connection, "SELECT min(ad_id) AS ad, count(*) AS n FROM ads WHERE title IS NULL")
         if untitled["n"]:
             raise DataError(f"impressions: {untitled['n']:,} ads have no title in any row, {untitled['ad']!r} among them.")
@@ -277,6 +295,61 @@ class Builder:
             self._built.privacy = protect_users(connection, self._config.privacy.k_anonymity)
         if earlier is not None:
             check_known(earlier, one_row(connection, "SELECT count(*) AS n FROM ads")["n"] - earlier.manifest["ads"])
+
+    # ------------------------------------------------------------------------------------------- versions
+
+    def _has_versions(self, spec: TableSpec) -> bool:
+        raw = self._raw.tables.get(spec.name)
+        return raw is not None and KNOWN_FROM in columns_of(self._connection, f"staged_{spec.name}")
+
+    def _described_by_rows(self, spec: TableSpec) -> list[str]:
+        """Columns of ads or users that a wide table has."""
+        found = columns_of(self._connection, "staged_impressions")
+        wanted = dict.fromkeys((*spec.names[1:], *self._extras.of(spec.name)))
+        return [column for column in wanted if column in found and column != KNOWN_FROM]
+
+    def _candidates(self, spec: TableSpec) -> list[str]:
+        """Columns of a table that events may know as of their request. What is made k-anonymous has one value, for all."""
+        connection, config = self._connection, self._config
+        if self._raw.tables.get(spec.name) is None:
+            columns = self._described_by_rows(spec) if spec is ADS or self._earlier is None else []
+        else:
+            columns = list(columns_of(connection, spec.versions)) if self._has_versions(spec) else []
+        if spec is USERS and config.privacy.k_anonymity is not None:
+            columns = [column for column in columns if column not in config.privacy.k_anonymity.columns]
+        features = config.features.ads if spec is ADS else config.features.users
+        return candidates(spec, features, self._counters(), columns)
+
+    def _counters(self) -> list[CounterSpec]:
+        tables = ("staged_impressions", "ads", "users")
+        return resolve_counters(self._config.counters, {key for table in tables for key in columns_of(self._connection, table)})
+
+    def _told_by_rows(self) -> dict[str, str]:
+        """Columns of a wide table that may be versions, by the name under which events carry them."""
+        return {
+            spec.as_of_prefix + column: column
+            for spec, raw in ((ADS, self._raw.ads), (USERS, self._raw.users))
+            if raw is None
+            for column in self._candidates(spec)
+        }
+
+    def _join_versions(self) -> None:
+        """What changes goes to the events, as of their request."""
+        versioned = self._built.versioned
+        for spec in (ADS, USERS):
+            columns = self._candidates(spec)
+            if columns and self._raw.tables.get(spec.name) is None:
+                versions_of_rows(self._connection, spec, columns)
+            versioned[spec.name] = changing(self._connection, spec, columns)
+        join_versions(self._connection, versioned)
+
+    def _read_by_models(self, spec: TableSpec) -> set[str]:
+        """Columns of a table that a text or a calendar reads, whose value is that of the cut."""
+        config = self._config
+        features = config.features.ads if spec is ADS else config.features.users
+        template = config.text.ad_template if spec is ADS else config.text.user_template
+        calendar = {features.calendar.column} if features.calendar is not None else set()
+        return {*template_columns(template), *calendar}
 
     def _carried(self) -> list[str]:
         """Columns of the staged impressions that reach the events."""
@@ -300,7 +373,9 @@ def build(
 
 def _wide(spec: TableSpec, other: TableSpec) -> TableSpec:
     """`spec` with the columns of `other`, none of which a row must have."""
-    added = (replace(column, required=False) for column in other.columns if column.name not in spec)
+    added = (
+        replace(column, required=False) for column in other.columns if column.name not in spec and column.name != KNOWN_FROM
+    )
     return TableSpec(spec.name, (*spec.columns, *added), spec.key)
 
 

@@ -10,7 +10,7 @@ from adrec.data.arrays import combined, places
 from adrec.inference.packing import ClickModel
 from adrec.inference.rows import with_texts
 from adrec.prepare.text.clean import language
-from adrec.schema import ADS, STRINGS, USER_LANGUAGE
+from adrec.schema import ADS, STRINGS, USER_LANGUAGE, USERS
 from adrec.serve.messages import UserIn
 
 
@@ -53,10 +53,15 @@ def users_of(known: pa.Table, described: list[UserIn], packed: ClickModel) -> pa
         old = combined(table["interests"]).tolist() if "interests" in table.column_names else [None] * len(described)
         values = [before if user.interests is None else user.interests for user, before in zip(described, old, strict=True)]
         table = _replaced(table, "interests", pa.array(values, STRINGS))
+        said = pa.array([user.interests for user in described], STRINGS)
+        table = _replaced(table, USERS.as_of_prefix + "interests", said)  # goes before what was known at the moment
     for name in {name for user in described for name in user.features if name in known.column_names}:
         old = combined(table[name]).tolist()
         values = [user.features.get(name, before) for user, before in zip(described, old, strict=True)]
-        table = _replaced(table, name, _like(values, table.schema.field(name).type))
+        kind = table.schema.field(name).type
+        table = _replaced(table, name, _like(values, kind))
+        said = _like([user.features.get(name) for user in described], kind)
+        table = _replaced(table, USERS.as_of_prefix + name, said)  # goes before what was known at the moment
     before = table[USER_LANGUAGE] if USER_LANGUAGE in table.column_names else None
     if new_text:
         table = table.drop_columns([name for name in ("text", "segmented", USER_LANGUAGE) if name in table.column_names])

@@ -13,13 +13,14 @@ import numpy as np
 import pyarrow as pa
 
 from adrec.asof.reader import AsOf
+from adrec.asof.versions import NOTHING_CHANGES
 from adrec.config.serve import ServeConfig
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.tables import read_table
 from adrec.errors import ConfigError
 from adrec.inference.explain.explainer import Explainer
 from adrec.inference.explain.sentence import sentence
-from adrec.inference.known import log_of
+from adrec.inference.known import attributes_of, log_of
 from adrec.ranking.ledger import Ledger
 from adrec.schema import ADS
 from adrec.serve.arms import FIRST, SECOND, arm_of
@@ -50,6 +51,8 @@ class Engine:
         self._ads = read_table(config.ads, ADS) if config.ads is not None else _given(prepared).ads()
         self._users = prepared.users() if prepared is not None else pa.table({"user_id": pa.array(["adrec-nobody"])})
         self._asof = AsOf(log_of(prepared), self._ads) if prepared is not None else None
+        own = ("ads",) if config.ads is not None else ()
+        self._attributes = attributes_of(prepared, own) if prepared is not None else NOTHING_CHANGES
         self._timeless = prepared is not None and prepared.manifest.get("history", {}).get("source") == "given"
         self.store = open_store(config)
         self._changes = self.store.ads()
@@ -272,6 +275,7 @@ class Engine:
             self._users,
             changes,
             asof=self._asof,
+            attributes=self._attributes,
             timeless=self._timeless,
             predictor=before.predictor if before is not None else None,
             onnx=arm == FIRST,

@@ -12,6 +12,7 @@ from adrec.asof.history import EventLog
 from adrec.asof.reader import AsOf
 from adrec.asof.spec import CLICKED, CONVERTED, LABELLED, SHOWN
 from adrec.data.arrays import places
+from adrec.schema import as_of_column
 from adrec.serve.live import Live
 from adrec.serve.store import Event
 
@@ -35,19 +36,26 @@ def learn(asof: AsOf, live: Live, events: Sequence[Event]) -> None:
     users = live.users.take(pa.array(row, mask=row < 0))
     users = users.set_column(users.column_names.index("user_id"), "user_id", names)
     keys = asof.over(live.ranker.catalogs.ad_table).keys(users)
-    rows = _context(chosen, asof.row_columns)
-    codes = keys.codes(places(ids, names), ads, rows)
+    user = places(ids, names)
+    known = [name for name in asof.row_columns if as_of_column(name) is not None]
+    rows = _context(chosen, [name for name in asof.row_columns if name not in known])
+    described = live.ranker.known.attributes.columns(
+        known, ads=live.ranker.catalogs.ad_table, users=users, ad=ads, user=user, moments=times
+    )
+    for name, values in described.items():
+        rows = rows.append_column(name, values)
+    codes = keys.codes(user, ads, rows)
     weights = {
         SHOWN: (~clicked).astype(np.int64),
         LABELLED: (~clicked).astype(np.int64),
         CLICKED: clicked.astype(np.int64),
         CONVERTED: np.zeros(len(chosen), np.int64),
     }
-    user = codes["user"]
+    who = codes["user"]
     asof.record(
         EventRows(times, codes, weights),
-        EventLog.of(user[clicked], ads[clicked], times[clicked]),
-        EventLog.of(user[~clicked], ads[~clicked], times[~clicked]) if asof.max_skipped else EventLog.empty(),
+        EventLog.of(who[clicked], ads[clicked], times[clicked]),
+        EventLog.of(who[~clicked], ads[~clicked], times[~clicked]) if asof.max_skipped else EventLog.empty(),
     )
 
 

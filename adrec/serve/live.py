@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from adrec.asof.reader import AsOf
+from adrec.asof.versions import NOTHING_CHANGES, Attributes
 from adrec.bundle import open_bundle
 from adrec.config.serve import ServeConfig
 from adrec.data.examples import Examples
@@ -44,22 +45,24 @@ class Live:
         changes: dict[str, dict[str, Any] | None],
         *,
         asof: AsOf | None,
+        attributes: Attributes = NOTHING_CHANGES,
         timeless: bool = False,
         predictor: Predictor | None = None,
         onnx: bool = False,
     ) -> "Live":
         """Load the bundle (or take the loaded `predictor`), encode the catalogue, check that it scores.
 
-        `asof`: what the log knew; `timeless` where its histories carry no moments.
-
-        `onnx`: on the onnxruntime graphs that the config names, if it does.
+        `asof`: what the log knew, and `attributes`, what changes of its ads and users; `timeless` where its histories carry no
+        moments. `onnx`: on the onnxruntime graphs that the config names, if it does.
         """
         if predictor is None:
             graphs = config.onnx if onnx else None
             predictor = predictor_of(bundle, device=config.device, cache=config.cache, onnx=graphs, int8=config.onnx_int8)
         table, gone = with_changes(ads, changes, predictor.packed)
         catalogs = predictor.catalogs(table, users.slice(0, 1))
-        known = Known(asof.over(catalogs.ad_table), None, timeless) if asof is not None else NOTHING
+        # A changed ad is what the change says, at any moment.
+        attributes = replace(attributes, ads=attributes.ads.without(pa.array(list(changes), pa.string())))
+        known = Known(asof.over(catalogs.ad_table), None, timeless, attributes) if asof is not None else NOTHING
         ranker = Ranker(predictor, catalogs, table, users.slice(0, 1), config.policies, known=known, seed=config.seed)
         for rules, _ in ranker.finder.rules:
             rules.allowed[gone] = False

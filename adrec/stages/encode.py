@@ -55,7 +55,8 @@ def run(config: EncodeConfig, terminal: Terminal) -> EncodeResult:
         ad_vectors = predictor.ad_vectors(catalogs)
         advance(len(ad_vectors))
         clicks = read_table(config.history) if config.history is not None else None
-        known = known_of(prepared, catalogs.ad_table, clicks, where=str(config.history))
+        own = [name for name in ("ads", "users") if getattr(config, name) is not None]
+        known = known_of(prepared, catalogs.ad_table, clicks, where=str(config.history), own=own)
         user_vectors = _users(predictor, catalogs, known)
         advance(len(user_vectors))
     with folder_aside(config.output, VECTORS) as folder:

@@ -17,12 +17,14 @@ from adrec.config.preprocess import PreprocessConfig
 from adrec.data.engine import open_engine, open_memory_engine
 from adrec.data.outputs import PREPARED, files_of
 from adrec.data.prepared import FORMAT, shards_of
+from adrec.data.tables import parquet_schema
 from adrec.data.writing import folder_aside
 from adrec.errors import AdrecError, DataError
 from adrec.prepare.build import Built, build, extras_of, work_folder
 from adrec.prepare.log.append import CannotAppendError, Earlier, check_described, link_shards, plan_append
 from adrec.prepare.log.carried import save_carried
 from adrec.prepare.log.impressions import keyed_columns, open_attach, write_impressions
+from adrec.prepare.log.versions import moved_features, write_versions
 from adrec.prepare.output.entities import TextMaker, add_queries, prepare_texts, write_corpus, write_tables
 from adrec.prepare.output.fingerprint import config_digest, describe_inputs, fingerprint
 from adrec.prepare.output.fit import fit_features, make_tokenizer, plan_fit
@@ -163,6 +165,7 @@ def _prepare(
                 check_described(connection, earlier, folder, spec, keyed_columns(connection, config))
         add_queries(connection, maker, cut=built.cut)
         counts["texts"] = write_corpus(connection, folder, before / "corpus.parquet" if before is not None else None)
+    write_versions(connection, folder, built.versioned)
     old = earlier.manifest if earlier is not None else {}
     if earlier is not None:
         link_shards(earlier, folder)
@@ -178,9 +181,11 @@ def _prepare(
     with terminal.progress("training the tokenizer"):
         counts["vocabulary"] = make_tokenizer(config.tokenizer, folder, before if carry_on.tokenizer else None)
     with terminal.progress("fitting features"):
-        fit_features(connection, config, folder, carry_on)
+        columns = {spec.name: parquet_schema(folder / spec.file).names for spec in (ADS, USERS)}
+        features = moved_features(config.features, built.versioned, columns)
+        fit_features(connection, config.model_copy(update={"features": features}), folder, carry_on)
     with terminal.progress("looking for features that know the click"):
-        built.gate["findings"] += leaking_features(folder, config.features, built.label_cut)
+        built.gate["findings"] += leaking_features(folder, features, built.label_cut)
     lines = quarantine.write_rejected(
         connection, built.staged, folder / "rejected.parquet", earlier.folder / "rejected.parquet" if earlier else None
     )

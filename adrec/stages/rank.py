@@ -265,7 +265,8 @@ def _users(config: RankConfig, prepared: Prepared | None) -> pa.Table:
 def _known(config: RankConfig, prepared: Prepared | None, catalogs: Catalogs) -> Known:
     """What the prepared folder's log knows, and the click log of the config before it."""
     clicks = read_table(config.history) if config.history is not None else None
-    return known_of(prepared, catalogs.ad_table, clicks, where=str(config.history))
+    own = [name for name in ("ads", "users") if getattr(config, name) is not None]
+    return known_of(prepared, catalogs.ad_table, clicks, where=str(config.history), own=own)
 
 
 def _moment(config: RankConfig) -> int | None:

@@ -197,11 +197,16 @@ class Ranker:
         features = self.predictor.packed.features["impressions"]
         if not features.columns:
             return pair_examples(examples, row, ad, None)
-        # A request's own row may carry the counters of its first ad.
-        kept = [name for name in table.column_names if name in features.columns and not name.startswith(COUNTER_PREFIX)]
+        # A request's own row may carry the counters of its first ad, and what that ad was like.
+        described = self.predictor.described
+        kept = [
+            name
+            for name in table.column_names
+            if name in features.columns and name not in described and not name.startswith(COUNTER_PREFIX)
+        ]
         columns = {name: table[name].take(pa.array(row)) for name in {*kept, "history_length"}}
-        counters = self.known.pair_counters(table, self.catalogs.user_table, row, ad)
-        columns |= {name: pa.array(values) for name, values in counters.items()}
+        ads, users = self.catalogs.ad_table, self.catalogs.user_table
+        columns |= self.known.pair_columns(table, ads=ads, users=users, row=row, ad=ad, described=described)
         return pair_examples(examples, row, ad, features.transform(pa.table(columns)))
 
     def _candidates(self, examples: Examples, policy: Ints, ad: Ints, scored: tuple[Ints, Scores], first: int) -> Candidates:

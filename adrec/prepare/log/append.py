@@ -8,7 +8,7 @@ copies of what is kept by key (ads, users, sums); the impressions of before are 
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from adrec.data.engine import columns_of, name, one_row, parquet, text
 from adrec.data.prepared import STATE, shards_of
 from adrec.prepare.log.carried import FOLDER, known_requests
 from adrec.prepare.log.splits import held_bounds
+from adrec.prepare.log.versions import written_versions
 from adrec.prepare.sources import RawTables
 from adrec.prepare.staging.validate import UNKNOWN_AD
-from adrec.schema import SPLITS, USERS, TableSpec
+from adrec.schema import ADS, KNOWN_FROM, SPLITS, USERS, TableSpec
 
 
 class CannotAppendError(Exception):
@@ -208,6 +209,26 @@ def check_events(connection: duckdb.DuckDBPyConnection, earlier: Earlier) -> Non
         earlier.keep(
             "a request goes on in the new files", "requests that go on in new files, whose new rows are a request of their own"
         )
+
+
+def check_versions(connection: duckdb.DuckDBPyConnection, earlier: Earlier, versioned: Mapping[str, Sequence[str]]) -> None:
+    """Raise CannotAppendError where the earlier rows would know other versions of ads or users than they do."""
+    last = earlier.manifest["last"].removesuffix("Z")
+    for spec in (ADS, USERS):
+        file, columns = earlier.folder / f"{spec.versions}.parquet", versioned.get(spec.name, ())
+        if file.is_file() != bool(columns):
+            raise CannotAppendError(f"other columns of the {spec.name} change than before")
+        if not columns:
+            continue
+        old = f"SELECT * FROM read_parquet({text(str(file))})"
+        if list(columns_of(connection, old))[2:] != list(columns):
+            raise CannotAppendError(f"other columns of the {spec.name} change than before")
+        known = f"WHERE {KNOWN_FROM} IS NULL OR timezone('UTC', {KNOWN_FROM}) <= TIMESTAMP {text(last)}"
+        sides = [f"SELECT * FROM ({query}) {known}" for query in (old, written_versions(spec, columns))]
+        for one, other in (sides, sides[::-1]):
+            if connection.execute(f"({one}) EXCEPT ({other}) LIMIT 1").fetchall():
+                what = f"what earlier rows knew of the {spec.name} then"
+                earlier.keep(f"earlier versions of the {spec.name} have changed", what)
 
 
 def link_shards(earlier: Earlier, folder: Path) -> dict[str, int]:

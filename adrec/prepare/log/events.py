@@ -4,14 +4,15 @@ Order: requests by their first moment (ties in source order), inside a request b
 `events.rowid` is the row number over the whole prepared folder. All of it spills to disk when it must.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import duckdb
 
 from adrec.data.engine import columns_of, moment_sql, name, one_row
 from adrec.errors import DataError
-from adrec.schema import TableSpec
+from adrec.prepare.log.versions import build_versions
+from adrec.schema import KNOWN_FROM, TableSpec
 
 SOURCE_COLUMNS = ("source_file", "source_row", "source_order")
 
@@ -31,13 +32,16 @@ def plain_columns(connection: duckdb.DuckDBPyConnection, table: str) -> list[str
     ]
 
 
-def build_table(connection: duckdb.DuckDBPyConnection, staged: str, spec: TableSpec, *, has_versions: bool = False) -> None:
+def build_table(connection: duckdb.DuckDBPyConnection, staged: str, spec: TableSpec) -> None:
     """Table `spec.name` of the good rows in source order, `spec.index` counted from 0. Duplicate keys are a fault.
 
-    `has_versions`: the source says since when a row holds (`known_from`), which is not read.
+    Where rows say since when they hold (`known_from`) a key may have several: see `build_versions`.
     """
     key, index, target = spec.key, spec.index, spec.name
     columns = ", ".join(name(column) for column in plain_columns(connection, staged))
+    if key is not None and KNOWN_FROM in columns_of(connection, staged):
+        build_versions(connection, staged, spec, good(connection, staged), columns)
+        return
     number = f"CAST(row_number() OVER (ORDER BY source_order) - 1 AS INTEGER) AS {index}"
     connection.execute(
         f"CREATE OR REPLACE TABLE {target} AS SELECT {number}, {columns} FROM {staged} "
@@ -50,15 +54,11 @@ def build_table(connection: duckdb.DuckDBPyConnection, staged: str, spec: TableS
         f"WHERE {good(connection, staged)} GROUP BY 1 HAVING count(*) > 1 ORDER BY 3 LIMIT 5"
     ).fetchall()
     if twice:
-        cure = f"Keep one row an {key.removesuffix('_id')}"
-        if has_versions:
-            cure += (
-                ": versions (known_from) are not read. Keep the one known when training ends; what changes goes to impressions"
-            )
         raise DataError(
             "\n".join(
                 f"{first}: column '{key}', row {row:,}: {value!r} occurs again in row {again:,} of {last} "
-                f"({count:,} times in all). {cure}."
+                f"({count:,} times in all). Keep one row an {key.removesuffix('_id')}, or say in a column '{KNOWN_FROM}' since "
+                "when each row holds."
                 for value, count, row, again, first, last in twice
             )
         )
@@ -129,11 +129,17 @@ def build_requests(connection: duckdb.DuckDBPyConnection, staged: str) -> None:
 
 
 def build_events(
-    connection: duckdb.DuckDBPyConnection, staged: str, split: str, carried: Sequence[str], joins: str = ""
+    connection: duckdb.DuckDBPyConnection,
+    staged: str,
+    split: str,
+    carried: Sequence[str],
+    joins: str = "",
+    renamed: Mapping[str, str] | None = None,
 ) -> None:
     """Table `events` in final order with request, user_index, ad_index, started, part (0 train, 1 valid, 2 test).
 
-    `split` is SQL of the part over the aliases s (staged), r (requests), u (users) and what `joins` adds.
+    `split` is SQL of the part over the aliases s (staged), r (requests), u (users) and what `joins` adds. `renamed`: further
+    columns by their new name.
     """
     given = "request_id" in columns_of(connection, staged)
     on = (
@@ -142,6 +148,7 @@ def build_events(
         else "r.user_id = s.user_id AND r.shown_at = s.shown_at"
     )
     columns = "".join(f", s.{name(column)}" for column in carried)
+    columns += "".join(f", s.{name(column)} AS {name(new)}" for new, column in (renamed or {}).items())
     passed = " AND ".join(f"s.{condition}" for condition in good(connection, staged).split(" AND "))
     connection.execute(
         "CREATE OR REPLACE TABLE events AS SELECT CAST(r.rowid AS INTEGER) AS request, u.user_index, s.ad_index, "

@@ -23,7 +23,7 @@ from adrec.data.features.numeric import to_floats
 from adrec.data.labels import LabelCut, labels_as_of
 from adrec.data.tables import parquet_files, parquet_schema, read_table
 from adrec.metrics.classification import auc
-from adrec.schema import COUNTER_PREFIX
+from adrec.schema import COUNTER_PREFIX, as_of_column
 
 LEAK = "leak"
 """Kind of a finding about a feature."""
@@ -59,8 +59,10 @@ def leaking_features(folder: Path, features: Features, cut: LabelCut | None) -> 
     for declared, values in _columns(folder, features, rows, own):
         message = (_filled(values, clicked) if declared.table == "impressions" else "") or _ranks(declared, values, clicked)
         if message:
-            cure = f"If it is known only after the click, leave it out of `features.{declared.table}`"
-            told[declared.table, declared.column] = f"features.{declared.table}: '{declared.column}' {message}. {cure}."
+            versioned = as_of_column(declared.column)
+            table, column = (versioned[0].name, versioned[1]) if versioned else (declared.table, declared.column)
+            cure = f"If it is known only after the click, leave it out of `features.{table}`"
+            told[table, column] = f"features.{table}: '{column}' {message}. {cure}."
     return [{"kind": LEAK, "table": table, "column": column, "message": told[table, column]} for table, column in told]
 
 

@@ -12,7 +12,6 @@ from raw_worlds import START, prepare, rows, tables, write
 from adrec.data.dataset import Sampling, StreamedPlan
 from adrec.data.examples import load_examples
 from adrec.data.labels import LabelCut, labels_as_of
-from adrec.errors import DataError
 
 HOUR = 3_600_000_000
 SPLIT = {"method": "time", "valid_from": "2026-03-03", "test_from": "2026-03-04"}
@@ -260,13 +259,3 @@ def test_a_wide_table_gives_ads_and_users_their_latest_value_before_the_cut(tmp_
                 expected[row[key]] = max(expected.get(row[key], ((False,), None)), (known, row[column]))
         found = dict(zip(table[key].to_pylist(), table[column].to_pylist(), strict=True))
         assert found == {one: expected[one][1] if one in expected else None for one in found}
-
-
-def test_versions_of_an_ad_are_refused_with_what_to_do(tmp_path):
-    made = tables(0)
-    ads = pa.concat_tables([made["ads"], made["ads"].slice(0, 2)])
-    moments_known = pa.array([START.item()] * ads.num_rows, pa.timestamp("us", "UTC"))
-    made["ads"] = ads.append_column("known_from", moments_known)
-    put(tmp_path, made)
-    with pytest.raises(DataError, match=r"'a0' occurs again in row 16 .*versions \(known_from\) are not read"):
-        prepare(tmp_path)
