@@ -191,3 +191,35 @@ def test_the_engine_and_the_arrays_choose_the_same_version(tmp_path, seed):
     for column in ("price", "tags"):
         found = loaded.column(column, ads, events["ad_index"].to_numpy().astype(np.int64), moments)
         assert found.to_pylist() == joined[f"ad@{column}"].to_pylist()
+
+
+def test_a_fast_append_gives_the_versions_of_ads_that_moved_their_new_numbers(tmp_path):
+    """Ads put before earlier ones go behind them, with their versions; those that have gone keep what they were."""
+    made = versioned(tables(0, requests=150))
+    log = made["impressions"]
+    late = pc.greater_equal(log["shown_at"], moment(3))
+    source = {
+        "format": "tables",
+        **{name: {"files": str(tmp_path / f"{name}.parquet")} for name in ("ads", "users")},
+        "impressions": {"files": str(tmp_path / "impressions" / "*.parquet")},
+    }
+    split = {"method": "time", "valid_from": "2026-03-02", "test_from": "2026-03-03"}
+    changes = {"split": split, "features": FEATURES, "source": source, "append": "fast"}
+    put(tmp_path, {"ads": made["ads"], "users": made["users"]})
+    write(log.filter(pc.invert(late)), tmp_path / "impressions" / "day-0.parquet")
+    prepare(tmp_path, **changes)
+    new = made["ads"].slice(0, 1).set_column(0, "ad_id", pa.array(["new"]))
+    kept = made["ads"].filter(pc.not_equal(made["ads"]["ad_id"], "a3"))
+    write(pa.concat_tables([new, kept]), tmp_path / "ads.parquet")
+    write(log.filter(late), tmp_path / "impressions" / "day-1.parquet")
+    prepared, result = prepare(tmp_path, **changes)
+    assert result.done == "appended", result.why
+    ads = prepared.ads()
+    assert ads["ad_id"].to_pylist() == [*made["ads"]["ad_id"].to_pylist()[:15], "new"]
+    assert "Title 0 of 3" in ads["title"].to_pylist()[3]  # of the cut, and there still
+    table = rows(prepared)
+    days = (table["shown_at"].cast(pa.int64()).to_numpy() - START.astype(np.int64)) / DAY
+    expected = table["ad_index"].to_numpy() + 100.0 * ((days >= 1.5).astype(int) + (days >= 3.5))
+    other = ~((days >= 3) & (table["ad_index"].to_numpy() == 3))
+    assert other.sum() < len(other)
+    assert table["ad@price"].filter(pa.array(other)).to_pylist() == expected[other].tolist()
