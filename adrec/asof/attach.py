@@ -8,6 +8,7 @@ The state of an earlier run is gone on from; the new one gives later rows exactl
 """
 
 import itertools
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -157,22 +158,26 @@ class Attach:
     def _write_log(self, kind: str, acts: str | None, earlier: EventLog) -> EventLog:
         if acts is None:
             return EventLog.write([], 0, self._folder / kind)
-        # Of equal moments, what an earlier run took in comes first, in its order.
-        before = "SELECT code, ad_index, time, CAST(NULL AS BIGINT) AS shown, row FROM arrow_rows"
         now = (
-            "SELECT u.code, CAST(a.ad_index AS INTEGER), a.time, a.shown, a.row "
+            "SELECT u.code, CAST(a.ad_index AS INTEGER) AS ad_index, a.time, a.shown, a.row "
             f"FROM ({acts}) a JOIN user_codes u USING (user_index)"
         )
-        self._make("acts", f"{before} UNION ALL {now}", earlier.to_table())
+        self._make("acts", now, None)
         count = int(one_row(self._connection, "SELECT count(*) AS n FROM acts")["n"])
         ordered = stream(
             self._connection.cursor(),
-            "SELECT code, ad_index, time FROM acts ORDER BY code, time, shown NULLS FIRST, row",
+            "SELECT code, ad_index, time FROM acts ORDER BY code, time, shown, row",
             batch_rows=self._batch_rows,
         )
-        log = EventLog.write(ordered, count, self._folder / kind)
+        is_first = not len(earlier.ads)
+        log = EventLog.write(ordered, count, self._folder / (kind if is_first else f"{kind}-new"))
         self._connection.execute("DROP TABLE acts")
-        return log
+        if is_first:
+            return log
+        # Of equal moments, what an earlier run took in comes first, in its order.
+        whole = earlier.merged(log, self._folder / kind)
+        shutil.rmtree(self._folder / f"{kind}-new")
+        return whole
 
     def _last_given(self) -> str:
         """SQL of what may be taken as a user's clicks where histories come with the rows: the last one, and clicks since."""

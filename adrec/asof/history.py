@@ -23,6 +23,8 @@ Ints = NDArray[np.int64]
 _KINDS: Mapping[str, type[np.generic]] = {"users": np.int64, "offsets": np.int64, "ads": np.int32, "times": np.int64}
 
 
+_PIECE = 1 << 20
+"""Acts in memory at once where logs are merged."""
 TIMELESS = np.iinfo(np.int64).min
 """Moment of an act that came without one."""
 
@@ -106,11 +108,6 @@ class EventLog:
             raise DataError(f"{folder}: no usable state (arrays of different lengths). Run 'adrec preprocess' again.")
         return cls(**read)
 
-    def to_table(self) -> pa.Table:
-        """The acts as rows: code, ad_index, time, and `row`, their order."""
-        codes = np.repeat(self.users, np.diff(self.offsets))
-        return pa.table({"code": codes, "ad_index": self.ads, "time": self.times, "row": np.arange(len(codes))})
-
     def before(self, users: Ints, times: Ints) -> tuple[Ints, Ints]:
         """Where each of R users' acts begin and where those strictly before its moment end: both (R,), equal where none."""
         place = np.searchsorted(self.users, users)
@@ -155,12 +152,44 @@ class EventLog:
         offsets = np.concatenate([[0], np.cumsum(np.diff(self.offsets)[kept])])
         return EventLog(self.users[kept], offsets, self.ads[mask], self.times[mask])
 
-    def merged(self, other: "EventLog") -> "EventLog":
-        """Both logs as one; at one moment those of `self` come first."""
-        codes = [np.repeat(log.users, np.diff(log.offsets)) for log in (self, other)]
-        return EventLog.of(
-            np.concatenate(codes), np.concatenate([self.ads, other.ads]), np.concatenate([self.times, other.times])
-        )
+    def merged(self, other: "EventLog", folder: Path | None = None) -> "EventLog":
+        """Both logs as one; at one moment those of `self` come first. Linear in `self`, and to `folder` out of core."""
+        count = len(self.ads) + len(other.ads)
+        if folder is None:
+            ads, times = np.empty(count, np.int32), np.empty(count, np.int64)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            ads, times = (
+                np.lib.format.open_memmap(folder / f"{column}.npy", mode="w+", dtype=_KINDS[column], shape=(count,))
+                for column in ("ads", "times")
+            )
+        behind = self._behind(np.repeat(other.users, np.diff(other.offsets)), other.times)
+        place = behind + np.arange(len(behind))
+        ads[place], times[place] = other.ads, other.times
+        for start in range(0, len(self.ads), _PIECE):
+            own = np.arange(start, min(start + _PIECE, len(self.ads)))
+            place = own + np.searchsorted(behind, own, side="right")
+            ads[place], times[place] = self.ads[own[0] : own[-1] + 1], self.times[own[0] : own[-1] + 1]
+        users = np.union1d(self.users, other.users)
+        sizes = np.zeros(len(users), np.int64)
+        for log in (self, other):
+            sizes[np.searchsorted(users, log.users)] += np.diff(log.offsets)
+        offsets = np.concatenate([[0], np.cumsum(sizes)])
+        if folder is None:
+            return EventLog(users, offsets, ads, times)
+        for values in (ads, times):
+            if isinstance(values, np.memmap):
+                values.flush()
+        np.save(folder / "users.npy", users, allow_pickle=False)
+        np.save(folder / "offsets.npy", offsets, allow_pickle=False)
+        return EventLog.load(folder)
+
+    def _behind(self, users: Ints, times: Ints) -> Ints:
+        """How many acts of the log come before each of R others, (R,), those of its user at its moment among them."""
+        slot = np.searchsorted(self.users, users)
+        known = slot < len(self.users)
+        known[known] = self.users[slot[known]] == users[known]
+        return np.where(known, self.before(users, times + 1)[1], self.offsets[slot])
 
 
 def joined(older: Histories, newer: Histories, limit: int) -> Histories:

@@ -1,8 +1,10 @@
 """Config of `adrec preprocess`: where the logs are, how to read and clean them, how to split them."""
 
+import re
+from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from adrec.config.base import Config, ConfigPath, EncoderReference, Moment, Seeded
 from adrec.config.features import NOT_A_FEATURE, Counters, FeatureSpec, HistoryConfig
@@ -75,6 +77,36 @@ class TimeSplit(Config):
         return self
 
 
+_UNITS = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(weeks=1)}
+
+
+def _is_span(text: str) -> str:
+    if not re.fullmatch(rf"[1-9][0-9]{{0,4}} ({'|'.join(_UNITS)})s?", text):
+        raise ValueError(f"{text!r} is no span of time. Write `1 day`, `36 hours` or `2 weeks`")
+    return text
+
+
+Span = Annotated[str, AfterValidator(_is_span)]
+"""A number of minutes, hours, days or weeks."""
+
+
+def span_of(text: str) -> tuple[timedelta, timedelta]:
+    """A Span, and its unit."""
+    count, unit = text.removesuffix("s").split(" ")
+    return int(count) * _UNITS[unit], _UNITS[unit]
+
+
+class RollingSplit(Config):
+    """The end of the log is for testing, and moves with it: an append moves rows from test to validation to training."""
+
+    method: Literal["rolling"]
+    test_last: Span = "1 day"
+    """Span of the test part. It ends with the last request's day (hour, minute) in UTC where it counts days (hours, minutes):
+    where days end at another hour, write `24 hours`."""
+    valid_last: Span | None = "1 day"
+    """Span of the validation part before it."""
+
+
 class RandomSplit(Config):
     """At random, as scikit-learn's train_test_split draws. Future rows then lie in training: not for time series."""
 
@@ -130,7 +162,8 @@ class ColdSplit(Config):
 
 
 Split = Annotated[
-    TimeSplit | RandomSplit | LeaveLastOutSplit | UserSplit | ColumnSplit | ColdSplit, Field(discriminator="method")
+    TimeSplit | RollingSplit | RandomSplit | LeaveLastOutSplit | UserSplit | ColumnSplit | ColdSplit,
+    Field(discriminator="method"),
 ]
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import duckdb
 
 from adrec.config.features import WORDS, CounterSpec, FeatureSpec, resolve_counters
-from adrec.config.preprocess import ColumnSplit, PreprocessConfig
-from adrec.data.engine import columns_of, one_row, readable_faults
+from adrec.config.preprocess import ColumnSplit, PreprocessConfig, RollingSplit, Split, TimeSplit
+from adrec.data.engine import columns_of, name, one_row, readable_faults
 from adrec.data.labels import LabelCut
 from adrec.errors import ConfigError, DataError
 from adrec.prepare.log.append import (
@@ -24,7 +24,7 @@ from adrec.prepare.log.append import (
     keep_numbers,
     split_of,
 )
-from adrec.prepare.log.carried import count_people
+from adrec.prepare.log.carried import count_people, find_late_labels
 from adrec.prepare.log.events import (
     SOURCE_COLUMNS,
     add_unlisted_users,
@@ -37,6 +37,7 @@ from adrec.prepare.log.events import (
     plain_columns,
 )
 from adrec.prepare.log.gate import cuts_of, findings_of, immature_labels, merged, moments_of, sum_counts
+from adrec.prepare.log.rolling import MOVED, no_moved, read_moved
 from adrec.prepare.log.splits import assign, refuse_empty, refuse_time_travel
 from adrec.prepare.log.versions import candidates, changing, choose_versions, join_versions, renumber_versions, versions_of_rows
 from adrec.prepare.output.leaks import LEAK
@@ -80,6 +81,10 @@ class Built:
     """when validation and test begin, where the split is in time order"""
     versioned: dict[str, list[str]] = field(default_factory=dict)
     """columns of ads and users that events carry as of their request"""
+    split: Split = field(default_factory=TimeSplit)
+    """of these rows: what the config says, with its moments where it names spans"""
+    moves: bool = False
+    """whether the bounds of an earlier output's parts move"""
     gate: dict[str, Any] = field(default_factory=dict)
     """for the manifest: cuts, labels' moments, labels that came after the cut, findings"""
 
@@ -96,11 +101,11 @@ class Built:
 
     def rows(self, label: str) -> int:
         """Source rows of a table that were read."""
-        return sum(staged.rows for name, staged in self.staged if name == label)
+        return sum(staged.rows for table, staged in self.staged if table == label)
 
     def bad_rows(self, label: str) -> int:
         """Source rows of a table that were rejected."""
-        return sum(staged.bad_rows for name, staged in self.staged if name == label)
+        return sum(staged.bad_rows for table, staged in self.staged if table == label)
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,7 @@ class Builder:
         self._connection, self._raw, self._config, self._step, self._earlier = connection, raw, config, step, earlier
         self._extras = extras_of(config)
         self._privacy = Privacy(connection, config.privacy)
-        self._built = Built()
+        self._built = Built(moves=earlier is not None and isinstance(config.split, RollingSplit))
 
     def build(self) -> Built:
         """Check and type every table, order the events, assign the split. Raises DataError listing every fault."""
@@ -172,20 +177,25 @@ class Builder:
         self._step(note="sorting")
         self._make_ads_and_users()
         build_requests(connection, "staged_impressions")
-        split = split_of(config, self._earlier)
+        split = built.split = split_of(connection, config, self._earlier)
         assignment = assign(connection, "staged_impressions", split, seed=config.seed)
         carried, told = self._carried(), self._told_by_rows()
         build_events(connection, "staged_impressions", assignment.part, carried, assignment.joins, renamed=told)
         before = self._earlier.manifest["splits"] if self._earlier is not None else {}
-        refuse_empty(connection, config.split, {name: counts["rows"] for name, counts in before.items()})
-        refuse_time_travel(connection, config.split)
+        no_moved(connection)
+        if self._earlier is not None and built.moves and isinstance(split, TimeSplit):
+            read_moved(connection, self._earlier, split, moments_of(connection, config.history))
+            before = {part: counts for part, counts in before.items() if part not in MOVED}
+        parts = "(SELECT part FROM events UNION ALL SELECT part FROM moved)"
+        refuse_empty(connection, config.split, {part: counts["rows"] for part, counts in before.items()}, parts)
+        refuse_time_travel(connection, split)
         built.cuts = cuts_of(connection, split, before)
         self._describe_ads_and_users()
         self._join_versions()
         if self._earlier is not None:
             check_versions(connection, self._earlier, built.versioned)
             check_events(connection, self._earlier)
-        count_people(connection, self._earlier.folder if self._earlier is not None else None)
+        count_people(connection, self._earlier.folder if self._earlier is not None else None, moves=built.moves)
         if not built.bad_rows("impressions"):
             connection.execute("DROP TABLE staged_impressions")
         self._step(note="looking for leaks")
@@ -193,15 +203,24 @@ class Builder:
         return built
 
     def _pass_gate(self) -> None:
-        connection, split, cuts = self._connection, self._config.split, self._built.cuts
+        connection, built, cuts = self._connection, self._built, self._built.cuts
         moments = moments_of(connection, self._config.history)
         old = self._earlier.manifest if self._earlier is not None else {}
+        labels = "".join(f", {label}, {name(column)}" for label, column in moments.items())
+        rows = f"SELECT part{labels} FROM events UNION ALL BY NAME SELECT * FROM moved"
+        before = {part: counts for part, counts in old.get("immature", {}).items() if not (built.moves and part in MOVED)}
+        immature = sum_counts(before, immature_labels(connection, rows, cuts, moments))
+        late = find_late_labels(
+            connection, rows, built.cut, moments, self._earlier.folder if self._earlier is not None else None
+        )
+        for label, counts in immature.get("train", {}).items():
+            counts["rows"] = late[label]
         kept = [finding for finding in old.get("findings", []) if finding["kind"] != LEAK]  # features are looked at anew
         self._built.gate = {
             "cuts": {part: moment.isoformat() for part, moment in cuts.items()},
             "label_moments": moments,
-            "immature": sum_counts(old.get("immature", {}), immature_labels(connection, cuts, moments)),
-            "findings": merged(kept, [found.as_dict() for found in findings_of(connection, split)]),
+            "immature": immature,
+            "findings": merged(kept, [found.as_dict() for found in findings_of(connection, built.split)]),
         }
 
     def _stage(self, raw: RawTable, spec: TableSpec, label: str, extra: Sequence[str], **more: Any) -> None:

@@ -13,7 +13,7 @@ from rich.console import RenderableType
 
 from adrec import __version__
 from adrec.config.base import save_config
-from adrec.config.preprocess import PreprocessConfig
+from adrec.config.preprocess import PreprocessConfig, TimeSplit
 from adrec.data.engine import open_engine, open_memory_engine
 from adrec.data.outputs import PREPARED, files_of
 from adrec.data.prepared import FORMAT, shards_of
@@ -24,6 +24,7 @@ from adrec.prepare.build import Built, build, extras_of, work_folder
 from adrec.prepare.log.append import CannotAppendError, Earlier, check_described, link_shards, plan_append
 from adrec.prepare.log.carried import save_carried
 from adrec.prepare.log.impressions import keyed_columns, open_attach, write_impressions
+from adrec.prepare.log.rolling import MOVED, move_shards
 from adrec.prepare.log.versions import moved_features, write_versions
 from adrec.prepare.output.entities import TextMaker, add_queries, prepare_texts, write_corpus, write_tables
 from adrec.prepare.output.fingerprint import config_digest, describe_inputs, fingerprint
@@ -164,14 +165,14 @@ def _prepare(
             for spec in (ADS, USERS):
                 check_described(connection, earlier, folder, spec, keyed_columns(connection, config))
         add_queries(connection, maker, cut=built.cut)
-        counts["texts"] = write_corpus(connection, folder, before / "corpus.parquet" if before is not None else None)
+        counts["texts"] = write_corpus(
+            connection, folder, before / "corpus.parquet" if before is not None else None, cut=built.cut
+        )
     write_versions(connection, folder, built.versioned)
     old = earlier.manifest if earlier is not None else {}
-    if earlier is not None:
-        link_shards(earlier, folder)
     carried = earlier.state if earlier is not None else None
     attach = open_attach(connection, config, folder, carried)
-    writer = SplitWriter(folder, rows_per_shard=ROWS_PER_SHARD, earlier=old.get("splits"))
+    writer = _open_writer(built, earlier, folder)
     write_impressions(connection, attach, writer, terminal, first_row=old.get("rows", 0))
     splits = writer.close()
     with terminal.progress("counting users and ads"):
@@ -213,6 +214,19 @@ def _prepare(
         "learnt_texts": carry_on.texts,
         "inputs": plan.inputs,
     }
+
+
+def _open_writer(built: Built, earlier: Earlier | None, folder: Path) -> SplitWriter:
+    """What writes new rows behind the earlier ones, which are linked or, where the bounds move, sorted in again."""
+    if earlier is None:
+        return SplitWriter(folder, rows_per_shard=ROWS_PER_SHARD)
+    stays = [split for split in SPLITS if not (built.moves and split in MOVED)]
+    link_shards(earlier, folder, stays)
+    counts = {split: counts for split, counts in earlier.manifest["splits"].items() if split in stays}
+    writer = SplitWriter(folder, rows_per_shard=ROWS_PER_SHARD, earlier=counts)
+    if built.moves and isinstance(built.split, TimeSplit):
+        move_shards(earlier, built.split, writer)
+    return writer
 
 
 def _source_rows(built: Built, earlier: Earlier | None) -> dict[str, dict[str, int]]:

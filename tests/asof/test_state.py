@@ -138,3 +138,21 @@ def test_a_skip_that_became_a_click_is_taken_back():
     log = EventLog.of(np.array([1, 1, 1, 2]), np.array([4, 4, 5, 4]), np.array([10, 20, 30, 20]))
     left = log.taken_back(np.array([1, 3]), np.array([4, 4]), np.array([25, 25]))
     assert (left.users.tolist(), left.ads.tolist(), left.times.tolist()) == ([1, 2], [4, 5, 4], [10, 30, 20])
+
+
+@settings(max_examples=60, deadline=None)
+@given(EVENTS, EVENTS)
+def test_merged_logs_are_in_order_of_user_and_time_whatever_they_hold(tmp_path_factory, older, newer):
+    folder = tmp_path_factory.mktemp("log")
+    logs = []
+    for at, events in enumerate((older, newer)):
+        user, ad, time, _ = (np.array(column) for column in zip(*events, strict=True))
+        logs.append(EventLog.of(user, ad + 10 * at, time))
+    codes = [np.repeat(log.users, np.diff(log.offsets)) for log in logs]
+    ads, times = (np.concatenate([getattr(log, name) for log in logs]) for name in ("ads", "times"))
+    expected = EventLog.of(np.concatenate(codes), ads, times)
+    for found in (logs[0].merged(logs[1]), logs[0].merged(logs[1], folder / "merged"), EventLog.load(folder / "merged")):
+        for name in ("users", "offsets", "ads", "times"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert logs[0].merged(EventLog.empty()).ads.tolist() == logs[0].ads.tolist()
+    assert EventLog.empty().merged(logs[0]).ads.tolist() == logs[0].ads.tolist()

@@ -7,6 +7,7 @@ import pytest
 from raw_worlds import DAY, START, prepare, rows, tables, write
 
 from adrec.data.prepared import open_prepared
+from adrec.errors import DataError
 
 USERS_SPLIT = {"method": "user", "test_fraction": 0.4}
 
@@ -201,3 +202,54 @@ def test_never_builds_everything_and_refit_fits_again(tmp_path):
     for file in ("tokenizer/tokenizer.json", "features.json"):
         assert (refit.path / file).read_bytes() == (never.path / file).read_bytes()
         assert (kept.path / file).read_bytes() != (never.path / file).read_bytes()
+
+
+@pytest.mark.parametrize("valid_last", ["12 hours", None])
+def test_a_rolling_split_moves_with_the_log(tmp_path, valid_last, monkeypatch):
+    monkeypatch.setattr("adrec.stages.preprocess.ROWS_PER_SHARD", 25)
+    days = Days(tmp_path, requests=150)
+    log = days.made["impressions"]
+    rng = np.random.default_rng(0)
+    late = log["shown_at"].cast(pa.int64()).to_numpy() + rng.integers(0, DAY, log.num_rows)
+    happened = pc.and_(pc.equal(log["click"], 1), pa.array(rng.random(log.num_rows) < 0.5))
+    moments = pc.if_else(happened, pa.array(late).cast(log["shown_at"].type), pa.scalar(None, log["shown_at"].type))
+    queries = pa.array([f"query {number}" for number in np.sort(rng.integers(0, 40, log.num_rows))])
+    days.made["impressions"] = (
+        log.append_column("conversion", happened.cast(pa.int8()))
+        .append_column("converted_at", moments)
+        .append_column("query", queries)
+    )
+    changes = {
+        "split": {"method": "rolling", "test_last": "1 day", "valid_last": valid_last},
+        "history": {"converted_at": "converted_at"},
+        "tokenizer": {"kind": "wordpiece", "vocab_size": 200},
+    }
+    days.next()
+    days.next()
+    days.prepare(**changes)
+    for _ in range(2):
+        days.next()
+        trained = {file: file.stat().st_ino for file in (tmp_path / "prepared" / "impressions" / "train").iterdir()}
+        found, result = days.prepare(**changes)
+        assert (result.done, result.why) == ("appended", "")
+        assert all(file.stat().st_ino == inode for file, inode in trained.items()), "training shards are linked"
+        rebuilt = days.rebuilt(**changes)
+        assert rows(found).equals(rows(rebuilt))
+        assert found.corpus().equals(rebuilt.corpus())
+        for file in ("features.json", "tokenizer/tokenizer.json"):
+            assert (found.path / file).read_bytes() == (rebuilt.path / file).read_bytes()
+        for key in ("rows", "requests", "clicks", "cuts", "immature", "history"):
+            assert found.manifest[key] == rebuilt.manifest[key], key
+        for split, counts in found.manifest["splits"].items():
+            assert {**counts, "shards": 0} == {**rebuilt.manifest["splits"][split], "shards": 0}
+        assert found.manifest["cuts"]["test"].startswith(f"2026-03-0{days.day + 1}T00:00")
+        assert found.manifest["immature"]["train"]["conversion"]["rows"] > 0
+
+
+def test_a_span_that_is_none_and_a_log_that_is_too_short_are_refused(tmp_path):
+    days = Days(tmp_path)
+    days.next()
+    with pytest.raises(DataError, match=r"the train part has no rows.*split.test_last and split.valid_last"):
+        days.prepare(split={"method": "rolling"})
+    with pytest.raises(ValueError, match=r"'1 moon' is no span of time. Write `1 day`"):
+        days.prepare(split={"method": "rolling", "test_last": "1 moon"})

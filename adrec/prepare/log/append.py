@@ -6,8 +6,6 @@ why. `append: fast` keeps these numbers and says what a rebuild would have chang
 copies of what is kept by key (ads, users, sums); the impressions of before are linked, not read.
 """
 
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +13,13 @@ from typing import Any
 
 import duckdb
 
-from adrec.config.preprocess import LeaveLastOutSplit, PreprocessConfig, RandomSplit, Split, TimeSplit
+from adrec.config.preprocess import LeaveLastOutSplit, PreprocessConfig, RandomSplit, RollingSplit, Split, TimeSplit
 from adrec.data.engine import columns_of, name, one_row, parquet, text
 from adrec.data.prepared import STATE, shards_of
 from adrec.prepare.log.carried import FOLDER, known_requests
-from adrec.prepare.log.splits import held_bounds
+from adrec.prepare.log.splits import held_bounds, rolling_bounds
 from adrec.prepare.log.versions import written_versions
+from adrec.prepare.output.writer import link_file
 from adrec.prepare.sources import RawTables
 from adrec.prepare.staging.validate import UNKNOWN_AD
 from adrec.schema import ADS, KNOWN_FROM, SPLITS, USERS, TableSpec
@@ -101,8 +100,10 @@ def plan_append(
     return earlier
 
 
-def split_of(config: PreprocessConfig, earlier: Earlier | None) -> Split:
-    """The split of new rows: bounds by shares of the rows stay where they were."""
+def split_of(connection: duckdb.DuckDBPyConnection, config: PreprocessConfig, earlier: Earlier | None) -> Split:
+    """The split of new rows: rolling bounds as they are now, and bounds by shares of the rows stay where they were."""
+    if isinstance(config.split, RollingSplit):
+        return rolling_bounds(connection, config.split)
     if earlier is None or not isinstance(config.split, TimeSplit):
         return config.split
     return held_bounds(config.split, earlier.manifest["cuts"])
@@ -231,20 +232,11 @@ def check_versions(connection: duckdb.DuckDBPyConnection, earlier: Earlier, vers
                 earlier.keep(f"earlier versions of the {spec.name} have changed", what)
 
 
-def link_shards(earlier: Earlier, folder: Path) -> dict[str, int]:
-    """The earlier shards in the new folder, by hard link where the disk can do that. Returns their number by split."""
-    numbers = {}
-    for split in SPLITS:
-        files = shards_of(earlier.folder, split)
-        numbers[split] = len(files)
-        for file in files:
-            target = folder / "impressions" / split / file.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(file, target)
-            except OSError:
-                shutil.copyfile(file, target)
-    return numbers
+def link_shards(earlier: Earlier, folder: Path, splits: Sequence[str] = SPLITS) -> None:
+    """The earlier shards of `splits` in the new folder, by hard link where the disk can do that."""
+    for split in splits:
+        for file in shards_of(earlier.folder, split):
+            link_file(file, folder / "impressions" / split / file.name)
 
 
 def _check_split(split: Split, earlier: Earlier) -> None:

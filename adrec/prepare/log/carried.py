@@ -3,40 +3,70 @@
 Kept in the prepared folder's `carried/`, a few bytes a user, ad and request. A rebuild writes it, an append goes on from it.
 """
 
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from adrec.data.engine import columns_of, fetch, parquet, text
+from adrec.data.engine import columns_of, fetch, moment_sql, name, parquet, text
 
 FOLDER = "carried"
-_PEOPLE, _REQUESTS = "people.parquet", "requests.npy"
+_PEOPLE, _LATE, _REQUESTS = "people.parquet", "late_labels.parquet", "requests.npy"
 
 
-def count_people(connection: duckdb.DuckDBPyConnection, earlier: Path | None) -> None:
-    """Table `people`: part, kind (ad or user), index, rows, first moment, of table `events` and the `earlier` output."""
+def count_people(connection: duckdb.DuckDBPyConnection, earlier: Path | None, *, moves: bool = False) -> None:
+    """Table `people`: part, kind (ad or user), index, rows, first moment, of `events` and `moved` and the `earlier` output.
+
+    `moves`: whether the rows of its other parts than training are in table `moved`.
+    """
     shown = [
         f"SELECT part, '{kind}' AS kind, {kind}_index AS index, count(*) AS rows, min(shown_at) AS first "
-        "FROM events GROUP BY ALL"
+        f"FROM {table} GROUP BY ALL"
         for kind in ("ad", "user")
+        for table in ("events", "moved")
     ]
     if earlier is not None:
-        shown.append(f"SELECT * FROM {parquet(earlier / FOLDER / _PEOPLE)}")
+        kept = " WHERE part = 0" if moves else ""
+        shown.append(f"SELECT * FROM {parquet(earlier / FOLDER / _PEOPLE)}{kept}")
     connection.execute(
         "CREATE OR REPLACE TABLE people AS SELECT part, kind, index, CAST(sum(rows) AS BIGINT) AS rows, min(first) AS first "
         f"FROM ({' UNION ALL BY NAME '.join(shown)}) GROUP BY ALL"
     )
 
 
+def find_late_labels(
+    connection: duckdb.DuckDBPyConnection, rows: str, cut: datetime | None, moments: Mapping[str, str], earlier: Path | None
+) -> dict[str, int]:
+    """Table `late_labels`: label and moment of those of training rows that came at or after `cut`. Returns their number.
+
+    `rows` is SQL of the rows beside the training rows of the `earlier` output.
+    """
+    connection.execute("CREATE OR REPLACE TABLE late_labels (label VARCHAR, moment TIMESTAMP)")
+    if cut is None:
+        return {}
+    late = [
+        f"SELECT '{label}', {name(column)} FROM ({rows}) WHERE part = 0 AND {label} = 1 AND {name(column)} >= {moment_sql(cut)}"
+        for label, column in moments.items()
+    ]
+    if earlier is not None:
+        late.append(f"SELECT * FROM {parquet(earlier / FOLDER / _LATE)} WHERE moment >= {moment_sql(cut)}")
+    for query in late:
+        connection.execute(f"INSERT INTO late_labels {query}")
+    found = dict(connection.execute("SELECT label, count(*) FROM late_labels GROUP BY 1").fetchall())
+    return {label: found.get(label, 0) for label in moments}
+
+
 def save_carried(connection: duckdb.DuckDBPyConnection, folder: Path, earlier: Path | None) -> None:
-    """Write what the next append goes on from: tables `people` and `requests`, and what `earlier` carried."""
+    """Write what the next append goes on from: tables `people`, `late_labels` and `requests`, and what `earlier` carried."""
     (folder / FOLDER).mkdir()
     connection.execute(
         f"COPY (SELECT * FROM people ORDER BY part, kind, index) TO {text(str(folder / FOLDER / _PEOPLE))} "
         "(FORMAT parquet, COMPRESSION zstd)"
     )
+    connection.execute(f"COPY late_labels TO {text(str(folder / FOLDER / _LATE))} (FORMAT parquet, COMPRESSION zstd)")
     known = [_read_requests(earlier)] if earlier is not None else []
     np.save(folder / FOLDER / _REQUESTS, np.sort(np.concatenate([*known, _requests(connection)])), allow_pickle=False)
 

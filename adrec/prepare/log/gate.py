@@ -72,9 +72,9 @@ def moments_of(connection: duckdb.DuckDBPyConnection, history: HistoryConfig) ->
 
 
 def immature_labels(
-    connection: duckdb.DuckDBPyConnection, cuts: Mapping[str, datetime], moments: Mapping[str, str]
+    connection: duckdb.DuckDBPyConnection, rows: str, cuts: Mapping[str, datetime], moments: Mapping[str, str]
 ) -> dict[str, dict[str, dict[str, int]]]:
-    """Part → label → `rows` whose label came at or after the next part began, `of` so many with that label."""
+    """Part → label → `rows` (of SQL `rows`) whose label came at or after the next part began, `of` so many with that label."""
     found: dict[str, dict[str, dict[str, int]]] = {}
     for number, part in enumerate(SPLITS[:2]):
         later = [cuts[other] for other in SPLITS[number + 1 :] if other in cuts]
@@ -83,7 +83,7 @@ def immature_labels(
         for label, column in moments.items():
             counts = one_row(
                 connection,
-                f"SELECT count(*) AS of, count_if({name(column)} >= {moment_sql(min(later))}) AS rows FROM events "
+                f"SELECT count(*) AS of, count_if({name(column)} >= {moment_sql(min(later))}) AS rows FROM ({rows}) "
                 f"WHERE part = {number} AND {label} = 1",
             )
             found.setdefault(part, {})[label] = {"rows": counts["rows"] or 0, "of": counts["of"]}

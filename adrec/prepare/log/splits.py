@@ -5,19 +5,30 @@ The SQL is over the aliases of `events.build_events`: s (staged impression), r (
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
-from adrec.config.preprocess import ColdSplit, ColumnSplit, LeaveLastOutSplit, RandomSplit, Split, TimeSplit, UserSplit
+from adrec.config.preprocess import (
+    ColdSplit,
+    ColumnSplit,
+    LeaveLastOutSplit,
+    RandomSplit,
+    RollingSplit,
+    Split,
+    TimeSplit,
+    UserSplit,
+    span_of,
+)
 from adrec.data.engine import moment_sql, name, one_row, text
 from adrec.errors import DataError
 from adrec.prepare.log.events import good
 from adrec.schema import SPLITS
 
 TRAIN, VALID, TEST = 0, 1, 2
+_NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -46,11 +57,8 @@ def assign(connection: duckdb.DuckDBPyConnection, staged: str, split: Split, *, 
 
 def _by_time(connection: duckdb.DuckDBPyConnection, split: TimeSplit) -> Assignment:
     """By the first moment of the request, so that a request never straddles. Fractions are of rows."""
-    valid, test = split.valid_from, split.test_from
-    if test is not None:
-        later = moment_sql(test)
-        middle = moment_sql(valid) if valid is not None else later
-        return Assignment(f"CASE WHEN r.started >= {later} THEN 2 WHEN r.started >= {middle} THEN 1 ELSE 0 END")
+    if split.test_from is not None:
+        return Assignment(part_of(split, "r.started"))
     keep = 1.0 - split.valid_fraction - split.test_fraction
     if keep <= 0:
         raise DataError("split: valid_fraction and test_fraction leave nothing for training. Lower them.")
@@ -145,13 +153,31 @@ def held_bounds(split: TimeSplit, cuts: Mapping[str, str]) -> TimeSplit:
     """The split of rows that are appended where parts begin at `cuts` (ISO 8601, as the manifest has them)."""
     if split.test_from is not None:
         return split
-    never = datetime(9999, 1, 1, tzinfo=UTC)
     valid, test = (datetime.fromisoformat(cuts[part]) if part in cuts else None for part in ("valid", "test"))
-    return TimeSplit(valid_from=valid, test_from=test or never)
+    return TimeSplit(valid_from=valid, test_from=test or _NEVER)
+
+
+def rolling_bounds(connection: duckdb.DuckDBPyConnection, split: RollingSplit) -> TimeSplit:
+    """Where the parts begin for the log that ends with the last of table `requests`."""
+    span, unit = span_of(split.test_last)
+    last = one_row(connection, "SELECT max(started) AS last FROM requests")["last"].replace(tzinfo=UTC)
+    unit = min(unit, timedelta(days=1))
+    end = last - (last - datetime(1970, 1, 1, tzinfo=UTC)) % unit + unit
+    before = span_of(split.valid_last)[0] if split.valid_last is not None else None
+    return TimeSplit(test_from=end - span, valid_from=end - span - before if before is not None else None)
+
+
+def part_of(split: TimeSplit, started: str) -> str:
+    """SQL of the part of a request by its first moment, where the split has moments."""
+    later = moment_sql(split.test_from or _NEVER)
+    middle = moment_sql(split.valid_from) if split.valid_from is not None else later
+    return f"CASE WHEN {started} >= {later} THEN 2 WHEN {started} >= {middle} THEN 1 ELSE 0 END"
 
 
 def wants_test(split: Split) -> bool:
     """Whether the config asks for a test part."""
+    if isinstance(split, RollingSplit):
+        return True
     if isinstance(split, TimeSplit):
         return split.test_from is not None or split.test_fraction > 0
     if isinstance(split, ColumnSplit):
@@ -159,12 +185,14 @@ def wants_test(split: Split) -> bool:
     return isinstance(split, LeaveLastOutSplit) or split.test_fraction > 0
 
 
-def refuse_empty(connection: duckdb.DuckDBPyConnection, split: Split, before: Mapping[str, int]) -> None:
-    """Raise DataError where training, or a test that is wanted, gets no row of table `events`.
+def refuse_empty(
+    connection: duckdb.DuckDBPyConnection, split: Split, before: Mapping[str, int], relation: str = "events"
+) -> None:
+    """Raise DataError where training, or a test that is wanted, gets no row of `relation`.
 
     `before`: rows that the splits of an output that is appended to hold already.
     """
-    found = dict(connection.execute("SELECT part, count(*) FROM events GROUP BY part").fetchall())
+    found = dict(connection.execute(f"SELECT part, count(*) FROM {relation} GROUP BY part").fetchall())
     rows = {part: found.get(number, 0) + before.get(part, 0) for number, part in enumerate(SPLITS)}
     for part in ("train", *(["test"] if wants_test(split) else [])):
         if not rows[part]:
@@ -176,6 +204,8 @@ def _key(split: Split, part: str) -> str:
     """The setting that makes a part larger."""
     if isinstance(split, ColumnSplit):
         return f"split.column ('{split.column}') or split.{part} ({', '.join(getattr(split, part)) or 'empty'})"
+    if isinstance(split, RollingSplit):
+        return "split.test_last and split.valid_last: the log is too short"
     if isinstance(split, LeaveLastOutSplit):
         return "split.method: no user has the three requests that leave_last_out needs"
     if isinstance(split, TimeSplit) and split.test_from is not None:

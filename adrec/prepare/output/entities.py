@@ -94,16 +94,23 @@ def add_queries(connection: duckdb.DuckDBPyConnection, maker: TextMaker, *, cut:
         _insert_texts(connection, "query", whole, words, tongue, batch.column("later"))
 
 
-def write_corpus(connection: duckdb.DuckDBPyConnection, folder: Path, earlier: Path | None = None) -> int:
+def write_corpus(
+    connection: duckdb.DuckDBPyConnection, folder: Path, earlier: Path | None = None, *, cut: datetime | None = None
+) -> int:
     """corpus.parquet: each distinct text once, ads before interests before queries.
 
     About 5 % are held out, by their hash, and so are all that exist only after the cut (`later`).
 
-    `earlier` is the corpus of the output that is appended to: its queries stay. Returns the number of texts.
+    `earlier` is the corpus of the output that is appended to: its queries stay, later ones until `cut` passes them (table
+    `moved`). Returns the number of texts.
     """
     path = folder / "corpus.parquet"
     if earlier is not None:
-        old = f"SELECT kind, text, segmented, language, later FROM {parquet(earlier)} WHERE kind = 'query'"
+        later = "later"
+        if cut is not None and "query" in columns_of(connection, "moved"):
+            known = f"SELECT query FROM moved WHERE query IS NOT NULL AND shown_at < {moment_sql(cut)}"
+            later = f"later AND text NOT IN ({known}) AS later"
+        old = f"SELECT kind, text, segmented, language, {later} FROM {parquet(earlier)} WHERE kind = 'query'"
         connection.execute(f"INSERT INTO texts {old}")
     # Queries go by their text, so that those of a new day fall into the places that a rebuild gives them.
     merged = (

@@ -1,5 +1,7 @@
 """Impression shards by split: in order, whole requests only, with bounded memory."""
 
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,6 +69,10 @@ class SplitWriter:
             elif mask.any():
                 shards.add(batch.filter(pa.array(mask)))
 
+    def link(self, file: Path, part: int, batch: pa.RecordBatch) -> None:
+        """A whole file that was written before, with rows of one part: `batch` has request, shown_at and click of it."""
+        self._shards[part].link(file, batch)
+
     def close(self) -> dict[str, dict[str, Any]]:
         """Finish the shards. Returns what each split that has rows now holds."""
         for shards in self._shards:
@@ -74,6 +80,15 @@ class SplitWriter:
         return {
             split: shards.counts.as_dict() for split, shards in zip(SPLITS, self._shards, strict=True) if shards.counts.rows
         }
+
+
+def link_file(file: Path, target: Path) -> None:
+    """The same file in another place, by hard link where the disk can do that."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(file, target)
+    except OSError:
+        shutil.copyfile(file, target)
 
 
 class _Shards:
@@ -103,6 +118,15 @@ class _Shards:
             if end < len(requests):
                 self.end_shard()
             begin = end
+
+    def link(self, file: Path, batch: pa.RecordBatch) -> None:
+        """The next shard is an earlier file."""
+        self.end_shard()
+        requests = batch.column("request").to_numpy()
+        self.counts.add(batch, int(np.count_nonzero(np.diff(requests)) + 1))
+        self._last_request = int(requests[-1])
+        link_file(file, self._folder / f"part-{self.counts.shards:05d}.parquet")
+        self.counts.shards += 1
 
     def end_shard(self) -> None:
         """Close the current file, if there is one."""
