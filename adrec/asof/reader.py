@@ -5,21 +5,21 @@ may hold other ads and users than the log, in another order: what they share wit
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from adrec.asof.events import TIME, EventRows
 from adrec.asof.history import EventLog, Histories, joined
 from adrec.asof.keys import KeyColumns, codes_of
 from adrec.asof.measure import counter_columns
-from adrec.asof.replay import Replay
+from adrec.asof.replay import Replay, logged_events
 from adrec.asof.spec import counter_names, plan_keys
 from adrec.asof.state import State
 from adrec.config.features import CounterSpec, HistoryConfig
@@ -49,11 +49,16 @@ class _Shared:
     """What all views of a log have in common."""
 
     state: State
+    behind: Replay
+    """answers for moments behind the log"""
     clicks: EventLog
     """since the log ended, as rows of the catalogue"""
     skips: EventLog
+    recorded: list[EventRows]
+    """events since the log ended"""
     lock: threading.Lock
-    replay: Replay | None = None
+    inside: Replay | None = None
+    """answers for moments of the log, made when one is asked for"""
 
 
 class AsOf:
@@ -65,9 +70,11 @@ class AsOf:
         """
         self._log, self._specs, self._asked_users = log, list(log.counters), asked_users
         self._plans = plan_keys(self._specs)
-        self._shared = _Shared(
-            State.load(log.state, self._plans, log.history), EventLog.empty(), EventLog.empty(), threading.Lock()
-        )
+        self._log_keys = KeyColumns({key for spec in self._specs for key in spec.by}, log.ads, log.users, log.as_of)
+        recorded: list[EventRows] = []
+        state = State.load(log.state, self._plans, log.history)
+        behind = Replay(lambda: self._end_of_log(recorded), lambda: _to_come(state), self._log_keys)
+        self._shared = _Shared(state, behind, EventLog.empty(), EventLog.empty(), recorded, threading.Lock())
         self.names = counter_names(self._specs)
         self.max_clicks, self.max_skipped = log.history.max_clicks, log.history.max_skipped
         self._look_at(ads)
@@ -133,7 +140,9 @@ class AsOf:
         """Take in what happened since: events for the counters, clicks and skips for the histories (rows of the catalogue)."""
         shared = self._shared
         with shared.lock:
-            shared.state.add(rows)
+            if shared.state.pending is not None:  # else `behind` never begins anew
+                shared.recorded.append(rows)
+            shared.behind.add(rows)
             shared.skips = shared.skips.merged(skips)
             if len(shared.skips.ads) and len(clicks.ads):
                 codes = np.repeat(clicks.users, np.diff(clicks.offsets))
@@ -141,30 +150,27 @@ class AsOf:
             shared.clicks = shared.clicks.merged(clicks)
 
     def _sums(self, codes: Mapping[str, Ints], times: Ints) -> dict[str, NDArray[np.generic]]:
-        state = self._shared.state
-        inside = times <= (state.last_moment if state.last_moment is not None else np.iinfo(np.int64).min)
-        if state.pending is not None and state.pending.num_rows:  # clicks and conversions after the last impression
-            inside |= times > pc.min(state.pending[TIME]).as_py()
-        with self._shared.lock:
-            if not inside.any():
-                return state.peek(codes, times)
-            if self._shared.replay is None:
-                self._shared.replay = self._new_replay()
-            if inside.all():
-                return self._shared.replay.sums(codes, times)
-            rows = np.flatnonzero(inside), np.flatnonzero(~inside)
-            parts = (
-                self._shared.replay.sums({key: values[rows[0]] for key, values in codes.items()}, times[rows[0]]),
-                state.peek({key: values[rows[1]] for key, values in codes.items()}, times[rows[1]]),
-            )
+        last, shared = self.last_moment, self._shared
+        is_inside = times <= (last if last is not None else np.iinfo(np.int64).min)
+        parts, rows = [], []
+        with shared.lock:
+            if is_inside.any() and shared.inside is None:
+                asked = codes_of(self._asked_users, "user_id") if self._asked_users is not None else None
+                files, keys, history = self._log.impressions, self._log_keys, self._log.history
+                events = partial(logged_events, files, keys, history)
+                shared.inside = Replay(lambda: State(self._plans), events, keys, asked)
+            for replay, mask in ((shared.inside, is_inside), (shared.behind, ~is_inside)):
+                if replay is not None and (mask.any() or not len(times)):
+                    rows.append(np.flatnonzero(mask))
+                    parts.append(replay.sums({key: values[mask] for key, values in codes.items()}, times[mask]))
         back = np.argsort(np.concatenate(rows), kind="stable")
-        return {key: np.concatenate([part[key] for part in parts])[back] for key in parts[0]}
+        return {key: np.concatenate([part[key] for part in parts])[back] for key in parts[0]} if parts[0] else {}
 
-    def _new_replay(self) -> Replay:
-        by = {key for spec in self._specs for key in spec.by}
-        asked = codes_of(self._asked_users, "user_id") if self._asked_users is not None else None
-        keys = KeyColumns(by, self._log.ads, self._log.users, self._log.as_of)
-        return Replay(self._log.impressions, self._plans, keys, self._log.history, asked)
+    def _end_of_log(self, recorded: Sequence[EventRows]) -> State:
+        state = State.load(self._log.state, self._plans, self._log.history)
+        for rows in recorded:
+            state.add(rows)
+        return state
 
     def _histories(self, log: EventLog, live: EventLog, users: Ints, times: Ints, limit: int) -> Histories:
         found = log.histories(users, times, limit)
@@ -179,3 +185,9 @@ class AsOf:
         if len(live.users):
             found = joined(found, live.histories(users, times, limit), limit)
         return found
+
+
+def _to_come(state: State) -> Iterator[pa.RecordBatch]:
+    """Clicks and conversions that happened after the last impression, in order of time."""
+    if state.pending is not None:
+        yield from state.pending.sort_by(TIME).to_batches()

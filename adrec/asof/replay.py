@@ -3,7 +3,7 @@
 Questions that go forward in time cost one pass over the log in all; one that goes back starts anew.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from adrec.asof.events import TIME, EventRows, Log, is_counted, join_events, no_weights, read_events
 from adrec.asof.keys import KeyColumns
-from adrec.asof.spec import KeyPlan
 from adrec.asof.state import State
 from adrec.config.features import HistoryConfig
 from adrec.data.engine import columns_of, name, open_memory_engine, parquet, stream
@@ -20,6 +19,8 @@ from adrec.data.engine import columns_of, name, open_memory_engine, parquet, str
 Ints = NDArray[np.int64]
 Arrays = dict[str, NDArray[np.generic]]
 _BATCH_ROWS = 65_536
+_MEMORY_GB = 0.3
+"""For the sort, which stands beside a loaded model and spills what is more."""
 
 
 class SortedEvents:
@@ -46,19 +47,21 @@ class SortedEvents:
 
 
 class Replay:
-    """Sums at any moments by the impressions of `files`, which point into the tables behind `keys`."""
+    """Sums at any moments: a state that takes in events as far as each question goes."""
 
     def __init__(
         self,
-        files: Sequence[Path],
-        plans: Sequence[KeyPlan],
+        begin: Callable[[], State],
+        events: Callable[[], Iterator[pa.RecordBatch]],
         keys: KeyColumns,
-        history: HistoryConfig,
-        users: Collection[int] | Ints | None = None,
+        users: Ints | None = None,
     ) -> None:
-        """`users`: codes of the only users that will be asked about; what others keep under keys of their own is left out."""
-        self._files, self._plans, self._keys, self._history = list(files), list(plans), keys, history
-        self._users = None if users is None else np.unique(np.asarray(users, dtype=np.int64))
+        """`begin` makes the state before the first event, `events` gives them in order of time, over the tables behind `keys`.
+
+        users: codes of the only users that will be asked about; what others keep under keys of their own is left out.
+        """
+        self._new_state, self._new_events, self._keys = begin, events, keys
+        self._users = None if users is None else np.unique(users)
         self._state, self._moment, self._events = self._anew()
 
     def sums(self, codes: Mapping[str, Ints], times: Ints) -> Arrays:
@@ -80,11 +83,15 @@ class Replay:
         back = np.argsort(order, kind="stable")
         return {key: np.concatenate([part[key] for part in results])[back] for key in results[0]}
 
+    def add(self, rows: EventRows) -> None:
+        """Take in events of any moments that `events` does not give."""
+        self._state.add(rows)
+
     def _step(self, events: EventRows, asked: EventRows) -> Arrays:
         """Take in events; the sums before the rows asked about."""
         sums: Arrays = {}
         for of_user in (False, True):
-            plans = [plan for plan in self._plans if plan.of_user == of_user]
+            plans = [plan for plan in self._state.plans if plan.of_user == of_user]
             if not plans:
                 continue
             known = events
@@ -92,17 +99,20 @@ class Replay:
                 known = events.take(np.isin(events.codes["user"], self._users))
             rows = join_events([known, asked])
             found = self._state.step(rows, is_counted(rows.weights), plans)
-            sums |= {key: values[len(known.time) :] for key, values in found.items()}
+            sums |= {key: values[len(known.time) :].copy() for key, values in found.items()}  # a view would keep all of them
         return sums
 
     def _anew(self) -> tuple[State, int, SortedEvents]:
         """Before anything has happened."""
-        return State(self._plans), int(np.iinfo(np.int64).min), SortedEvents(self._read(), self._keys)
+        return self._new_state(), int(np.iinfo(np.int64).min), SortedEvents(self._new_events(), self._keys)
 
-    def _read(self) -> Iterator[pa.RecordBatch]:
-        if not self._files:
-            return
-        with open_memory_engine() as connection:
-            relation = parquet(*self._files, options="union_by_name = true")
-            log = Log(relation, columns_of(connection, f"SELECT * FROM {relation}"), self._history, self._keys.row_columns)
-            yield from stream(connection, f"SELECT * FROM ({log.events()}) ORDER BY {name(TIME)}", batch_rows=_BATCH_ROWS)
+
+def logged_events(files: Sequence[Path], keys: KeyColumns, history: HistoryConfig) -> Iterator[pa.RecordBatch]:
+    """All events of prepared impressions, in order of time."""
+    if not files:
+        return
+    with open_memory_engine(_MEMORY_GB) as connection:
+        connection.execute("SET threads = 1")  # each holds row groups of every column
+        relation = parquet(*files, options="union_by_name = true")
+        log = Log(relation, columns_of(connection, f"SELECT * FROM {relation}"), history, keys.row_columns)
+        yield from stream(connection, f"SELECT * FROM ({log.events()}) ORDER BY {name(TIME)}", batch_rows=_BATCH_ROWS)

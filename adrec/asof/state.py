@@ -143,6 +143,7 @@ def _load_pending(folder: Path) -> pa.Table | None:
     if not file.is_file():
         return None
     try:
-        return pq.read_table(file)
+        pending = pq.read_table(file)
+        return pending if pending.num_rows else None
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{file}: no usable state ({error}). {_AGAIN}") from None

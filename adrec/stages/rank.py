@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from adrec.bundle import open_bundle
 from adrec.config.rank import Policy, RankConfig
+from adrec.data.arrays import combined
 from adrec.data.checks import check_rows
 from adrec.data.outputs import LISTS, marked
 from adrec.data.prepared import Prepared, open_prepared
@@ -256,17 +257,29 @@ def _users(config: RankConfig, prepared: Prepared | None) -> pa.Table:
         users = prepared.users() if prepared is not None else None
     if config.requests is None:
         return users if users is not None else _of(prepared).users()
-    asked = pa.chunked_array(
-        [batch.column("user_id").unique() for batch in iter_batches(config.requests, REQUESTS, ["user_id"])]
-    )
-    return with_new_users(users, asked.unique().cast(pa.string()))
+    return with_new_users(users, _asked_users(config, prepared))
+
+
+def _asked_users(config: RankConfig, prepared: Prepared | None) -> pa.Array:
+    """Everyone who has a request."""
+    if config.requests is not None:
+        batches = iter_batches(config.requests, REQUESTS, ["user_id"])
+    elif config.split == "users":
+        return combined(_of(prepared).users()["user_id"])
+    else:
+        batches = _of(prepared).iter(config.split, ["user_id"])
+    found = pa.array([], pa.string())
+    for batch in batches:
+        found = pa.concat_arrays([found, batch.column("user_id").cast(pa.string())]).unique()
+    return found
 
 
 def _known(config: RankConfig, prepared: Prepared | None, catalogs: Catalogs) -> Known:
     """What the prepared folder's log knows, and the click log of the config before it."""
     clicks = read_table(config.history) if config.history is not None else None
     own = [name for name in ("ads", "users") if getattr(config, name) is not None]
-    return known_of(prepared, catalogs.ad_table, clicks, where=str(config.history), own=own)
+    asked = _asked_users(config, prepared)
+    return known_of(prepared, catalogs.ad_table, clicks, asked_users=asked, where=str(config.history), own=own)
 
 
 def _moment(config: RankConfig) -> int | None:
