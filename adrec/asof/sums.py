@@ -236,15 +236,23 @@ class KeyedSums:
         if self.base is None:
             return self
         base = self.base.flat()
+        if not len(self.keys):
+            return base
         whole = KeyedSums(self.events, self.half_lives, first=self.tells_first)
-        _, in_base = _find(self.keys, base.keys)
-        kept = np.flatnonzero(~in_base)
-        keys = np.concatenate([base.keys[kept], self.keys])
-        order = np.argsort(keys, kind="stable")
-        whole.keys = keys[order]
-        whole.columns = {
-            name: np.concatenate([base.columns[name][kept], values])[order] for name, values in self.columns.items()
-        }
+        slots, in_base = _find(base.keys, self.keys)
+        new = ~in_base
+        place = slots + np.cumsum(new) - new  # (K,) of the own keys among all
+        of_base = np.ones(len(base.keys) + int(new.sum()), dtype=np.bool_)
+        of_base[place[new]] = False
+
+        def joined(theirs: NDArray[Any], own: NDArray[Any]) -> NDArray[Any]:
+            values = np.empty((len(of_base), *own.shape[1:]), own.dtype)
+            values[of_base] = theirs
+            values[place] = own
+            return values
+
+        whole.keys = joined(base.keys, self.keys)
+        whole.columns = {name: joined(base.columns[name], values) for name, values in self.columns.items()}
         return whole
 
     def between(self, low: int, high: int) -> "KeyedSums":
