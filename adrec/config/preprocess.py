@@ -234,8 +234,8 @@ class PreprocessConfig(Seeded):
     them again."""
     privacy: PrivacySettings = PrivacySettings()
     memory_limit_gb: float | None = Field(None, gt=0.1, le=1_000_000)
-    """Memory for joins and sorts; beyond it they spill to disk beside the output. None: a quarter of what the machine, or the
-    container, has, and at least 0.4."""
+    """Memory of the run. Joins and sorts take six tenths of it, at least 0.4, and spill beyond that to disk beside the output.
+    None: a quarter of what the machine, or the container, has, and at least 0.4."""
     threads: int = Field(0, ge=0, le=4_096)
     """Threads of the joins; 0 takes all cores."""
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from adrec.errors import AdrecError, DataError, ResourceError
 
-_SHARE_OF_MEMORY, _LEAST_MEMORY_GB = 0.25, 0.4
+_SHARE_OF_MEMORY, _LEAST_MEMORY_GB, _ENGINE_SHARE = 0.25, 0.4, 0.6
 
 
 @contextmanager
@@ -28,11 +28,12 @@ def open_engine(folder: Path, *, memory_limit_gb: float | None = None, threads: 
     """
     folder.mkdir(parents=True, exist_ok=True)
     settings: dict[str, str | bool | int | float | list[str]] = {
-        "memory_limit": f"{int((memory_limit_gb or default_memory_gb()) * 1000)}MB",
+        "memory_limit": f"{int(_engine_share(memory_limit_gb or default_memory_gb()) * 1000)}MB",
         "threads": threads or os.cpu_count() or 1,
         "temp_directory": str(folder / "spill"),
         "allocator_background_threads": True,
         "autoinstall_known_extensions": False,
+        "disable_parquet_prefetching": True,  # it reads a whole row group at once, however wide
         "preserve_insertion_order": True,
     }
     with readable_faults():
@@ -48,6 +49,11 @@ def open_engine(folder: Path, *, memory_limit_gb: float | None = None, threads: 
 def default_memory_gb() -> float:
     """A quarter of the memory of the machine, or of the container where it has less; at least 0.4."""
     return max(_LEAST_MEMORY_GB, memory_bytes() * _SHARE_OF_MEMORY / 1e9)
+
+
+def _engine_share(limit_gb: float) -> float:
+    """What joins and sorts may take of a run's memory: batches, states and fits stand beside them."""
+    return max(limit_gb * _ENGINE_SHARE, min(limit_gb, _LEAST_MEMORY_GB))
 
 
 def memory_bytes() -> int:
@@ -82,6 +88,8 @@ def open_memory_engine(memory_limit_gb: float | None = None) -> Iterator[duckdb.
             "memory_limit": f"{int((memory_limit_gb or max(default_memory_gb(), 1.0)) * 1000)}MB",
             "temp_directory": spill,
             "autoinstall_known_extensions": False,
+            "disable_parquet_prefetching": True,
+        "disable_parquet_prefetching": True,  # it reads a whole row group at once, however wide
         }
         connection = duckdb.connect(config=settings)
         try:

@@ -108,12 +108,12 @@ def profile_texts(connection: duckdb.DuckDBPyConnection, relation: str, column: 
     if not len(texts):
         return {"texts": 0, "characters": {}, "languages": {}}
     lengths = pc.utf8_length(texts).to_numpy()
-    spoken = pc.value_counts(language(texts))
-    counts = dict(zip(spoken.field("values").tolist(), spoken.field("counts").tolist(), strict=True))
+    languages = pc.value_counts(language(texts))
+    counts = dict(zip(languages.field("values").tolist(), languages.field("counts").tolist(), strict=True))
     return {
         "texts": len(texts),
         "characters": {f"{share:.0%}": int(np.quantile(lengths, share)) for share in (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)},
-        "languages": {tongue: counts[tongue] / len(texts) for tongue in sorted(counts, key=counts.__getitem__, reverse=True)},
+        "languages": {name: counts[name] / len(texts) for name in sorted(counts, key=counts.__getitem__, reverse=True)},
     }
 
 

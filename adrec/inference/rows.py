@@ -8,7 +8,7 @@ from adrec.config.preprocess import TextSettings
 from adrec.data.arrays import combined
 from adrec.data.tables import check_schema
 from adrec.errors import DataError
-from adrec.prepare.output.entities import TextMaker, spoken
+from adrec.prepare.output.entities import TextMaker, language_where_written
 from adrec.schema import ADS, IMPRESSIONS, USER_LANGUAGE, USERS, Column, TableSpec
 
 _READ = ("user_id", "ad_id", "shown_at", "request_id", "query", "history")
@@ -36,8 +36,8 @@ def with_texts(table: pa.Table, template: str, settings: TextSettings, *, words:
     of_users = "ad_id" not in table.column_names
     batch = pa.RecordBatch.from_arrays([combined(column) for column in table.columns], names=table.column_names)
     whole, segmented, language = TextMaker(settings).render("{text}" if has_text else template, batch)
-    tongue = {USER_LANGUAGE: spoken(whole, language)} if of_users else {"language": language}
-    made = {"segmented": segmented} if has_text else {**tongue, "segmented": segmented, "text": whole}
+    languages = {USER_LANGUAGE: language_where_written(whole, language)} if of_users else {"language": language}
+    made = {"segmented": segmented} if has_text else {**languages, "segmented": segmented, "text": whole}
     for name, values in made.items():
         if name not in table.column_names:
             table = table.append_column(name, values)

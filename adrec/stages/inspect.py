@@ -185,8 +185,8 @@ def _render_table(view: TableView) -> Iterator[RenderableType]:
         yield days
     for text_column, found in view.texts.items():
         lengths = ", ".join(f"{share} {length}" for share, length in found["characters"].items())
-        spoken = ", ".join(f"{tongue} {share:.1%}" for tongue, share in found["languages"].items())
+        shares = ", ".join(f"{language} {share:.1%}" for language, share in found["languages"].items())
         looked = f"{found['texts']:,} distinct texts looked at"
-        yield f"{view.name}.{text_column}: {looked}; characters {lengths}; languages {spoken}"
+        yield f"{view.name}.{text_column}: {looked}; characters {lengths}; languages {shares}"
     for number, row in enumerate(view.first, 1):
         yield f"row {number}: " + "  ".join(f"{key}={value}" for key, value in row.items() if value)

@@ -50,7 +50,7 @@ class AdColumns:
         titles = combined(ads["title"]).cast(pa.string())
         category, categories = codes(ads, "category")
         advertiser, _ = codes(ads, "advertiser_id")
-        spoken = combined(ads["language"]) if "language" in ads.column_names else language(titles)
+        languages = combined(ads["language"]) if "language" in ads.column_names else language(titles)
         words = combined(ads["segmented"]) if "segmented" in ads.column_names else segment(titles)
         return cls(
             table=ads,
@@ -63,7 +63,7 @@ class AdColumns:
             category=category,
             categories=categories,
             advertiser=advertiser,
-            chinese=np.asarray(pc.equal(spoken, "zh").to_numpy(zero_copy_only=False), dtype=bool),
+            chinese=np.asarray(pc.equal(languages, "zh").to_numpy(zero_copy_only=False), dtype=bool),
             words=Words(words),
         )
 

@@ -51,9 +51,9 @@ class TextMaker:
         return gentle(values)
 
 
-def spoken(texts: pa.Array, tongue: pa.Array) -> pa.Array:
+def language_where_written(texts: pa.Array, languages: pa.Array) -> pa.Array:
     """The language of what users write of themselves, null where they write nothing."""
-    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), tongue)
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), languages)
 
 
 def write_tables(
@@ -89,9 +89,9 @@ def add_queries(connection: duckdb.DuckDBPyConnection, maker: TextMaker, *, cut:
     later = f"min(shown_at) >= {moment_sql(cut)}" if cut is not None else "false"
     found = f"SELECT query, {later} AS later FROM events WHERE query IS NOT NULL GROUP BY query ORDER BY query"
     for batch in stream(connection.cursor(), found):
-        whole, words, tongue = maker.render("{query}", batch)
+        whole, words, languages = maker.render("{query}", batch)
         _insert(connection, "queries", pa.table({"query": batch.column("query"), "text": whole}))
-        _insert_texts(connection, "query", whole, words, tongue, batch.column("later"))
+        _insert_texts(connection, "query", whole, words, languages, batch.column("later"))
 
 
 def write_corpus(
@@ -179,13 +179,13 @@ def _texts(
     connection: duckdb.DuckDBPyConnection, stored: TableSpec, spec: TextSpec, maker: TextMaker, batch: pa.RecordBatch
 ) -> dict[str, pa.Array]:
     """Text, words and language of the rows by column; the texts join the corpus."""
-    whole, words, tongue = _rendered(maker, getattr(maker.settings, spec.template), batch)
-    _insert_texts(connection, spec.kind, whole, words, tongue, batch.column(_LATER))
+    whole, words, languages = _rendered(maker, getattr(maker.settings, spec.template), batch)
+    _insert_texts(connection, spec.kind, whole, words, languages, batch.column(_LATER))
     made = {"text": whole, "segmented": words}
     if stored[spec.language].required:
-        made[spec.language] = tongue
+        made[spec.language] = languages
     elif spec.language not in batch.schema.names:  # else the log itself knows better
-        made[spec.language] = spoken(whole, tongue)
+        made[spec.language] = language_where_written(whole, languages)
     return made
 
 
@@ -215,12 +215,12 @@ def _rendered(maker: TextMaker, template: str, batch: pa.RecordBatch) -> tuple[p
     """TextMaker.render, but for rows that bring their earlier text."""
     if _OLD[0] not in batch.schema.names:
         return maker.render(template, batch)
-    whole, words, tongue = (batch.column(column) for column in _OLD)
+    whole, words, languages = (batch.column(column) for column in _OLD)
     fresh = whole.is_null()
     if not pc.any(fresh).as_py():
-        return whole, words, tongue
+        return whole, words, languages
     made = maker.render(template, batch.filter(fresh))
-    return tuple(pc.replace_with_mask(old, fresh, new) for old, new in zip((whole, words, tongue), made, strict=True))
+    return tuple(pc.replace_with_mask(old, fresh, new) for old, new in zip((whole, words, languages), made, strict=True))
 
 
 def write_batches(path: Path, batches: Iterator[pa.RecordBatch], *, on_rows: Callable[[int], None] | None = None) -> int:
@@ -240,10 +240,10 @@ def write_batches(path: Path, batches: Iterator[pa.RecordBatch], *, on_rows: Cal
 
 
 def _insert_texts(
-    connection: duckdb.DuckDBPyConnection, kind: str, whole: pa.Array, words: pa.Array, tongue: pa.Array, later: pa.Array
+    connection: duckdb.DuckDBPyConnection, kind: str, whole: pa.Array, words: pa.Array, languages: pa.Array, later: pa.Array
 ) -> None:
     kinds = pa.array([kind]).take(pa.array([0] * len(whole), pa.int8()))
-    _insert(connection, "texts", pa.Table.from_arrays([kinds, whole, words, tongue, later], schema=_TEXTS))
+    _insert(connection, "texts", pa.Table.from_arrays([kinds, whole, words, languages, later], schema=_TEXTS))
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> None:
