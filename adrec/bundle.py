@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from adrec import __version__
-from adrec.data.formats import other_format
-from adrec.data.outputs import BUNDLE
-from adrec.data.writing import folder_aside
+from adrec.data.disk.formats import other_format
+from adrec.data.disk.outputs import BUNDLE
+from adrec.data.disk.writing import folder_aside
 from adrec.errors import BundleError
 
 FORMAT_VERSION = 1

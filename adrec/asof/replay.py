@@ -14,7 +14,7 @@ from adrec.asof.events import TIME, EventRows, Log, is_counted, join_events, no_
 from adrec.asof.keys import KeyColumns
 from adrec.asof.state import State
 from adrec.config.features import HistoryConfig
-from adrec.data.engine import columns_of, name, open_memory_engine, parquet, stream
+from adrec.data.disk.engine import columns_of, name, open_memory_engine, parquet, stream
 
 Ints = NDArray[np.int64]
 Arrays = dict[str, NDArray[np.generic]]

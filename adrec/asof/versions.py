@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from adrec.asof.history import TIMELESS, EventLog
 from adrec.asof.keys import codes_of
 from adrec.data.arrays import combined, integers
-from adrec.data.tables import read_table
+from adrec.data.disk.tables import read_table
 from adrec.schema import ADS, KNOWN_FROM, USERS, TableSpec, as_of_column
 
 Ints = NDArray[np.int64]

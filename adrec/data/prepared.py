@@ -14,11 +14,11 @@ from adrec.config.base import load_stored_config
 from adrec.config.features import CounterSpec, HistoryConfig, resolve_counters
 from adrec.config.preprocess import PreprocessConfig
 from adrec.data.arrays import combined
+from adrec.data.disk.formats import other_format
+from adrec.data.disk.outputs import is_stray
+from adrec.data.disk.tables import iter_batches, parquet_schema, read_table
 from adrec.data.features import FeatureSet
-from adrec.data.formats import other_format
 from adrec.data.labels import LabelCut
-from adrec.data.outputs import is_stray
-from adrec.data.tables import iter_batches, parquet_schema, read_table
 from adrec.errors import ConfigError, DataError
 from adrec.schema import ADS, PREPARED_IMPRESSIONS, SPLITS, USERS, TableSpec, entity_tables
 

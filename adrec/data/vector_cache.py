@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adrec.data.writing import write_aside
+from adrec.data.disk.writing import write_aside
 from adrec.errors import ResourceError
 
 SEGMENT_TEXTS = 8192

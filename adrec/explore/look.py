@@ -11,7 +11,7 @@ from typing import Any
 
 import duckdb
 
-from adrec.data.engine import columns_of, name, one_row, open_memory_engine, text
+from adrec.data.disk.engine import columns_of, name, one_row, open_memory_engine, text
 from adrec.errors import DataError
 from adrec.prepare.sources.files import find_files, format_of, read_files
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adrec.data.engine import columns_of, fetch, name, one_row
+from adrec.data.disk.engine import columns_of, fetch, name, one_row
 from adrec.prepare.text.clean import language
 
 SAMPLED_TEXTS = 20_000

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from adrec.bundle import Bundle
 from adrec.data.arrays import combined, ends, integers, lengths_of, newest
+from adrec.data.disk.tables import read_table, write_table
 from adrec.data.examples import columns_to_read
 from adrec.data.features import FeatureSet
 from adrec.data.prepared import Prepared
-from adrec.data.tables import read_table, write_table
 
 FOLDER = "golden"
 TOLERANCE = 1e-4

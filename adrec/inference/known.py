@@ -18,10 +18,10 @@ from adrec.asof.keys import codes_of
 from adrec.asof.reader import AsOf, LogFiles
 from adrec.asof.versions import NOTHING_CHANGES, Attributes, Versions
 from adrec.data.arrays import combined, integers, places
+from adrec.data.disk.tables import check_schema
 from adrec.data.examples import ragged
 from adrec.data.features import FeatureSet
 from adrec.data.prepared import Prepared
-from adrec.data.tables import check_schema
 from adrec.errors import DataError
 from adrec.prepare.staging.canonical import canonical_rows
 from adrec.schema import ADS, IMPRESSIONS, SPLITS, USERS, Column, TableSpec, as_of_column

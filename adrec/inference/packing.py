@@ -12,9 +12,9 @@ from adrec.bundle import Bundle, write_json
 from adrec.config.base import load_stored_config, save_config, stored_section
 from adrec.config.finetune import FinetuneConfig
 from adrec.config.preprocess import TextSettings
+from adrec.data.disk.tables import read_table, write_table
 from adrec.data.features import FeatureSet
 from adrec.data.prepared import Prepared
-from adrec.data.tables import read_table, write_table
 from adrec.errors import BundleError
 from adrec.models.baselines.base import Baseline, Columns
 from adrec.models.baselines.suite import load_all, save_all

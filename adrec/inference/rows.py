@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 
 from adrec.config.preprocess import TextSettings
 from adrec.data.arrays import combined
-from adrec.data.tables import check_schema
+from adrec.data.disk.tables import check_schema
 from adrec.errors import DataError
 from adrec.prepare.output.entities import TextMaker, language_where_written
 from adrec.schema import ADS, IMPRESSIONS, USER_LANGUAGE, USERS, Column, TableSpec

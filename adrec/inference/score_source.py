@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 
 from adrec.config.score import RowsConfig
 from adrec.data.arrays import combined
+from adrec.data.disk.tables import check_schema, iter_batches, open_dataset, parquet_files, parquet_schema, read_table
 from adrec.data.examples import Examples
 from adrec.data.prepared import Prepared, open_prepared
-from adrec.data.tables import check_schema, iter_batches, open_dataset, parquet_files, parquet_schema, read_table
 from adrec.errors import DataError
 from adrec.inference.known import known_of, own_rows
 from adrec.inference.predictor import Catalogs, Predictor

@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 import torch
 
 from adrec.config.score import ScoreConfig
-from adrec.data.checks import check_rows
 from adrec.data.device import resolve_device, use_threads
-from adrec.data.outputs import marked
-from adrec.data.writing import write_aside
+from adrec.data.disk.checks import check_rows
+from adrec.data.disk.outputs import marked
+from adrec.data.disk.writing import write_aside
 from adrec.errors import ResourceError
 from adrec.inference.ahead import ahead
 from adrec.inference.onnx.backend import predictor_of

@@ -12,7 +12,7 @@ import duckdb
 
 from adrec.config.features import WORDS, CounterSpec, FeatureSpec, resolve_counters
 from adrec.config.preprocess import ColumnSplit, PreprocessConfig, RollingSplit, Split, TimeSplit
-from adrec.data.engine import columns_of, name, one_row, readable_faults
+from adrec.data.disk.engine import columns_of, name, one_row, readable_faults
 from adrec.data.labels import LabelCut
 from adrec.errors import ConfigError, DataError
 from adrec.prepare.log.append import (

@@ -15,8 +15,8 @@ import pyarrow as pa
 from adrec.asof.reader import AsOf
 from adrec.asof.versions import NOTHING_CHANGES
 from adrec.config.serve import ServeConfig
+from adrec.data.disk.tables import read_table
 from adrec.data.prepared import Prepared, open_prepared
-from adrec.data.tables import read_table
 from adrec.errors import ConfigError
 from adrec.inference.explain.explainer import Explainer
 from adrec.inference.explain.sentence import sentence

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from adrec.config.compare import CompareConfig
-from adrec.data.outputs import COMPARISON
-from adrec.data.writing import write_aside
+from adrec.data.disk.outputs import COMPARISON
+from adrec.data.disk.writing import write_aside
 from adrec.errors import DataError
 from adrec.stages.evaluation.judge import direction
 from adrec.stages.evaluation.show import finite, number, title

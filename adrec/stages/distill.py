@@ -17,11 +17,11 @@ from adrec.bundle import open_bundle
 from adrec.config.base import save_config
 from adrec.config.distill import DistillConfig
 from adrec.data.device import resolve_device
-from adrec.data.outputs import ENCODER
+from adrec.data.disk.outputs import ENCODER
+from adrec.data.disk.writing import folder_aside
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.text.corpus import open_corpus, ordinary_ids, texts_of
 from adrec.data.vector_cache import cached_vectors
-from adrec.data.writing import folder_aside
 from adrec.errors import ConfigError, DataError
 from adrec.inference.packing import ClickModel
 from adrec.models.text.language_model import LanguageModel, open_language_model

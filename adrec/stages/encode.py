@@ -14,10 +14,10 @@ from adrec.config.base import save_config
 from adrec.config.encode import EncodeConfig
 from adrec.data.arrays import combined
 from adrec.data.device import resolve_device
-from adrec.data.outputs import VECTORS
+from adrec.data.disk.outputs import VECTORS
+from adrec.data.disk.tables import read_table, write_table
+from adrec.data.disk.writing import folder_aside
 from adrec.data.prepared import open_prepared
-from adrec.data.tables import read_table, write_table
-from adrec.data.writing import folder_aside
 from adrec.errors import ConfigError
 from adrec.inference.known import Known, known_of
 from adrec.inference.predictor import Catalogs, Predictor

@@ -19,9 +19,9 @@ from rich.console import RenderableType
 from adrec import __version__
 from adrec.config.base import save_config
 from adrec.config.evaluate import EvaluateConfig
-from adrec.data.outputs import EVALUATION
-from adrec.data.tables import parquet_files, read_table
-from adrec.data.writing import folder_aside, write_aside
+from adrec.data.disk.outputs import EVALUATION
+from adrec.data.disk.tables import parquet_files, read_table
+from adrec.data.disk.writing import folder_aside, write_aside
 from adrec.errors import DataError
 from adrec.metrics.calibration import reliability
 from adrec.metrics.significance import LEVEL, Interval

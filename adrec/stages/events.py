@@ -11,10 +11,10 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from adrec.config.serve import EventsConfig
-from adrec.data.checks import check_rows
-from adrec.data.outputs import SCORES, marked
-from adrec.data.tables import write_table
-from adrec.data.writing import write_aside
+from adrec.data.disk.checks import check_rows
+from adrec.data.disk.outputs import SCORES, marked
+from adrec.data.disk.tables import write_table
+from adrec.data.disk.writing import write_aside
 from adrec.errors import DataError
 from adrec.schema import SCORED, TIMESTAMP
 from adrec.serve.store import Event, Store, open_store

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from adrec.config.base import save_config
 from adrec.config.explain import ExplainConfig
-from adrec.data.outputs import EXPLANATION
-from adrec.data.writing import folder_aside
+from adrec.data.disk.outputs import EXPLANATION
+from adrec.data.disk.writing import folder_aside
 from adrec.errors import DataError
 from adrec.inference.explain.counterfactual import Change, changes
 from adrec.inference.explain.explainer import Explainer, Explanation, titles_of

@@ -13,8 +13,8 @@ from adrec.bundle import open_bundle
 from adrec.config.base import save_config
 from adrec.config.export import ExportConfig
 from adrec.data.collate import Collator
-from adrec.data.outputs import EXPORT
-from adrec.data.writing import folder_aside
+from adrec.data.disk.outputs import EXPORT
+from adrec.data.disk.writing import folder_aside
 from adrec.errors import DataError
 from adrec.inference.onnx.backend import onnx_predictor
 from adrec.inference.onnx.exporting import Exported, export

@@ -13,8 +13,8 @@ from rich.text import Text
 from adrec.config.base import load_config
 from adrec.config.commands import config_model
 from adrec.config.init import InitConfig
-from adrec.data.outputs import CONFIGS
-from adrec.data.writing import folder_aside
+from adrec.data.disk.outputs import CONFIGS
+from adrec.data.disk.writing import folder_aside
 from adrec.errors import DataError, ResourceError
 from adrec.explore import Finding, guess, look_at, write_configs
 from adrec.terminal import Terminal

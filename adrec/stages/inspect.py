@@ -12,10 +12,10 @@ from rich.table import Table
 
 from adrec.bundle import open_bundle
 from adrec.config.inspect import InspectConfig
-from adrec.data.engine import columns_of, open_memory_engine, parquet, readable_faults
-from adrec.data.outputs import PAGE
+from adrec.data.disk.engine import columns_of, open_memory_engine, parquet, readable_faults
+from adrec.data.disk.outputs import PAGE
+from adrec.data.disk.writing import write_aside
 from adrec.data.prepared import Prepared, open_prepared
-from adrec.data.writing import write_aside
 from adrec.errors import DataError
 from adrec.explore.profile import (
     ColumnProfile,

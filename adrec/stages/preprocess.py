@@ -14,11 +14,11 @@ from rich.console import RenderableType
 from adrec import __version__
 from adrec.config.base import save_config
 from adrec.config.preprocess import PreprocessConfig, TimeSplit
-from adrec.data.engine import open_engine, open_memory_engine
-from adrec.data.outputs import PREPARED, files_of
+from adrec.data.disk.engine import open_engine, open_memory_engine
+from adrec.data.disk.outputs import PREPARED, files_of
+from adrec.data.disk.tables import parquet_schema
+from adrec.data.disk.writing import folder_aside
 from adrec.data.prepared import FORMAT, shards_of
-from adrec.data.tables import parquet_schema
-from adrec.data.writing import folder_aside
 from adrec.errors import AdrecError, DataError
 from adrec.prepare.build import Built, build, extras_of, work_folder
 from adrec.prepare.log.append import CannotAppendError, Earlier, check_described, link_shards, plan_append

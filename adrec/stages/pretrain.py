@@ -14,10 +14,10 @@ from rich.table import Table
 from adrec.config.base import save_config
 from adrec.config.pretrain import AutoencoderModel, ContinuedModel, PretrainConfig, ScratchModel
 from adrec.data.device import resolve_device
-from adrec.data.outputs import ENCODER
+from adrec.data.disk.outputs import ENCODER
+from adrec.data.disk.writing import folder_aside
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.text.corpus import Corpus, open_corpus, texts_of
-from adrec.data.writing import folder_aside
 from adrec.models.text.language_model import LanguageModel, new_language_model, open_language_model
 from adrec.models.text.text_encoder import TextEncoder, read_settings
 from adrec.stages.pretraining.objectives import build_objectives, mlm_feed

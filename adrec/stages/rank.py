@@ -23,11 +23,11 @@ from safetensors.numpy import load_file, save_file
 from adrec.bundle import open_bundle
 from adrec.config.rank import Policy, RankConfig
 from adrec.data.arrays import combined
-from adrec.data.checks import check_rows
-from adrec.data.outputs import LISTS, marked
+from adrec.data.disk.checks import check_rows
+from adrec.data.disk.outputs import LISTS, marked
+from adrec.data.disk.tables import file_facts, iter_batches, open_dataset, read_table, write_table
+from adrec.data.disk.writing import write_aside
 from adrec.data.prepared import Prepared, open_prepared
-from adrec.data.tables import file_facts, iter_batches, open_dataset, read_table, write_table
-from adrec.data.writing import write_aside
 from adrec.errors import DataError
 from adrec.inference.known import Known, known_of
 from adrec.inference.lists.ranker import Block, Ranker

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from adrec.config.base import save_config
 from adrec.config.sample import SampleConfig
-from adrec.data.outputs import SAMPLE
-from adrec.data.writing import folder_aside
+from adrec.data.disk.outputs import SAMPLE
+from adrec.data.disk.writing import folder_aside
 from adrec.sample import SampleSummary, generate_sample
 from adrec.terminal import Terminal
 

@@ -17,10 +17,10 @@ from rich.table import Table
 
 from adrec.bundle import Bundle, open_bundle
 from adrec.config.score import ScoreConfig
-from adrec.data.outputs import SCORES
+from adrec.data.disk.outputs import SCORES
+from adrec.data.disk.tables import file_facts, iter_batches
+from adrec.data.disk.writing import put_file, write_aside
 from adrec.data.prepared import open_prepared
-from adrec.data.tables import file_facts, iter_batches
-from adrec.data.writing import put_file, write_aside
 from adrec.inference.ahead import ahead
 from adrec.inference.score_source import count_rows
 from adrec.inference.shards import parquet_writer, part_path, score_shards

@@ -16,9 +16,9 @@ from rich.table import Table
 from adrec.config.base import load_config, save_config
 from adrec.config.finetune import FinetuneConfig
 from adrec.config.tune import TuneConfig
-from adrec.data.outputs import SEARCH
+from adrec.data.disk.outputs import SEARCH
+from adrec.data.disk.writing import folder_aside
 from adrec.data.prepared import open_prepared
-from adrec.data.writing import folder_aside
 from adrec.errors import ConfigError
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.stages.tuning.report import plot, write_trials

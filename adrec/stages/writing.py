@@ -9,10 +9,10 @@ from typing import Any
 
 from adrec.config.base import StageConfig
 from adrec.config.commands import command_of
-from adrec.data import outputs
-from adrec.data.lock import output_lock
-from adrec.data.outputs import OutputKind
-from adrec.data.writing import restore
+from adrec.data.disk import outputs
+from adrec.data.disk.lock import output_lock
+from adrec.data.disk.outputs import OutputKind
+from adrec.data.disk.writing import restore
 from adrec.terminal import Terminal
 
 KINDS: dict[str, tuple[str, OutputKind | Callable[[Any], OutputKind]]] = {

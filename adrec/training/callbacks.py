@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_model, save_model
 
-from adrec.data.writing import write_aside
+from adrec.data.disk.writing import write_aside
 from adrec.errors import AdrecError
 from adrec.terminal import Advance, Terminal
 from adrec.training.loader import BatchLoader, random_state, set_random_state

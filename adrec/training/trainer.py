@@ -24,7 +24,7 @@ from pytorch_lightning.strategies import Strategy
 
 from adrec.config.training import TrainingConfig
 from adrec.data.device import resolve_device
-from adrec.data.writing import write_aside
+from adrec.data.disk.writing import write_aside
 from adrec.errors import ConfigError, ResourceError
 from adrec.terminal import Terminal
 from adrec.training.callbacks import LAST_CHECKPOINT, Bar, Curve, ExactResume, KeepBest, Profile

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from adrec.data.lock import output_lock
+from adrec.data.disk.lock import output_lock
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "transformers", "pytorch_lightning", "lightning", "sklearn", "duckdb", "pyarrow", "pandas", "lightgbm")

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from adrec.data.engine import open_memory_engine
+from adrec.data.disk.engine import open_memory_engine
 from adrec.errors import DataError
 from adrec.prepare.sources.files import find_files, read_files
 from adrec.prepare.sources.malformed import ROWS_A_FILE, lines_of, set_lines_aside
@@ -17,7 +17,7 @@ MANY = 300
 FEW_HANDLES = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
-from adrec.data.engine import open_memory_engine
+from adrec.data.disk.engine import open_memory_engine
 from adrec.prepare.sources.files import find_files, read_files
 with open_memory_engine() as connection:
     read_files(connection, "v", find_files(sys.argv[1]))

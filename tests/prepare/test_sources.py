@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pytest
 from raw_worlds import prepare, rows, tables, write
 
-from adrec.data.engine import open_memory_engine
+from adrec.data.disk.engine import open_memory_engine
 from adrec.errors import AdrecError, DataError
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from adrec.data.tables import read_table
+from adrec.data.disk.tables import read_table
 from adrec.sample import catalogue, clicks, generate_sample, policy
 from adrec.sample.generate import SLICE_ROWS, make_world, slices
 from adrec.sample.world import DAYS, LANES

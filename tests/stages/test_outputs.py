@@ -212,7 +212,7 @@ def test_a_sample_of_a_version_that_kept_no_config_is_replaced(tmp_path):
 
 
 def test_tables_of_earlier_versions_are_known_by_their_columns(tmp_path):
-    from adrec.data.outputs import LISTS, SCORES, guard_output, marked
+    from adrec.data.disk.outputs import LISTS, SCORES, guard_output, marked
     from adrec.errors import ResourceError
 
     ids = {"user_id": ["u"], "ad_id": ["a"], "score": [0.5]}

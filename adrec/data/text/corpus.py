@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from adrec.data.arrays import ends, ranges
-from adrec.data.tables import check_schema, parquet_files, parquet_schema
+from adrec.data.disk.tables import check_schema, parquet_files, parquet_schema
 from adrec.data.text.packing import PackedTokens, lay_out
 from adrec.data.text.segmenter import chinese_segmenter
 from adrec.errors import DataError

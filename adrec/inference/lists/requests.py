@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adrec.data.arrays import combined
+from adrec.data.disk.tables import iter_batches
 from adrec.data.examples import run_codes
 from adrec.data.prepared import Prepared
-from adrec.data.tables import iter_batches
 from adrec.errors import DataError
 from adrec.schema import IMPRESSIONS, TIMESTAMP, TableSpec
 

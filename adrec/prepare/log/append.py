@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 
 from adrec.config.preprocess import LeaveLastOutSplit, PreprocessConfig, RandomSplit, RollingSplit, Split, TimeSplit
-from adrec.data.engine import columns_of, name, one_row, parquet, text
+from adrec.data.disk.engine import columns_of, name, one_row, parquet, text
 from adrec.data.prepared import STATE, shards_of
 from adrec.prepare.log.carried import FOLDER, known_requests
 from adrec.prepare.log.splits import held_bounds, rolling_bounds

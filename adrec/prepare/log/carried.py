@@ -11,7 +11,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from adrec.data.engine import columns_of, fetch, moment_sql, name, parquet, text
+from adrec.data.disk.engine import columns_of, fetch, moment_sql, name, parquet, text
 
 FOLDER = "carried"
 _PEOPLE, _LATE, _REQUESTS = "people.parquet", "late_labels.parquet", "requests.npy"

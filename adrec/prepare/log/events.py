@@ -9,7 +9,7 @@ from datetime import datetime
 
 import duckdb
 
-from adrec.data.engine import columns_of, moment_sql, name, one_row
+from adrec.data.disk.engine import columns_of, moment_sql, name, one_row
 from adrec.errors import DataError
 from adrec.prepare.log.versions import build_versions
 from adrec.schema import KNOWN_FROM, TableSpec

@@ -12,7 +12,7 @@ import duckdb
 
 from adrec.config.features import HistoryConfig
 from adrec.config.preprocess import ColumnSplit, Split, TimeSplit
-from adrec.data.engine import columns_of, moment_sql, name, one_row
+from adrec.data.disk.engine import columns_of, moment_sql, name, one_row
 from adrec.schema import SPLITS
 
 _MANY = 0.1

@@ -14,9 +14,9 @@ from adrec.asof.attach import Attach
 from adrec.asof.spec import counter_names
 from adrec.config.features import CounterSpec, resolve_counters
 from adrec.config.preprocess import PreprocessConfig
-from adrec.data.engine import columns_of, fetch
+from adrec.data.disk.engine import columns_of, fetch
+from adrec.data.disk.tables import parquet_schema
 from adrec.data.prepared import STATE
-from adrec.data.tables import parquet_schema
 from adrec.errors import DataError
 from adrec.prepare.output.writer import SplitWriter
 from adrec.terminal import Terminal

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from adrec.config.preprocess import TimeSplit
 from adrec.data.arrays import combined
-from adrec.data.engine import columns_of, name, parquet
+from adrec.data.disk.engine import columns_of, name, parquet
 from adrec.data.examples import run_codes
 from adrec.data.prepared import shards_of
 from adrec.prepare.log.append import Earlier

@@ -22,7 +22,7 @@ from adrec.config.preprocess import (
     UserSplit,
     span_of,
 )
-from adrec.data.engine import moment_sql, name, one_row, text
+from adrec.data.disk.engine import moment_sql, name, one_row, text
 from adrec.errors import DataError
 from adrec.prepare.log.events import good
 from adrec.schema import SPLITS

@@ -15,7 +15,7 @@ import duckdb
 
 from adrec.config.features import CounterSpec, FeatureSpec, is_pattern
 from adrec.config.preprocess import Features
-from adrec.data.engine import columns_of, moment_sql, name, one_row, text
+from adrec.data.disk.engine import columns_of, moment_sql, name, one_row, text
 from adrec.errors import DataError
 from adrec.schema import ADS, KNOWN_FROM, USERS, TableSpec
 

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from adrec.config.preprocess import PreprocessConfig, TokenizerSettings
-from adrec.data.engine import fetch, give_back_memory
+from adrec.data.disk.engine import fetch, give_back_memory
+from adrec.data.disk.tables import parquet_files, parquet_schema
 from adrec.data.features import FeatureSet, FeatureSpec
-from adrec.data.tables import parquet_files, parquet_schema
 from adrec.prepare.log.append import Earlier
 from adrec.prepare.text.tokenizer import copy_tokenizer, digest_of_texts, train_tokenizer
 

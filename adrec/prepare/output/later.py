@@ -9,7 +9,7 @@ from datetime import datetime
 
 import duckdb
 
-from adrec.data.engine import columns_of, moment_sql, one_row, text
+from adrec.data.disk.engine import columns_of, moment_sql, one_row, text
 from adrec.schema import KNOWN_FROM, TableSpec
 
 

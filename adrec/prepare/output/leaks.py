@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from adrec.config.features import FeatureSpec, is_pattern
 from adrec.config.preprocess import Features
 from adrec.data.arrays import combined, integers
+from adrec.data.disk.tables import parquet_files, parquet_schema, read_table
 from adrec.data.features.numeric import to_floats
 from adrec.data.labels import LabelCut, labels_as_of
-from adrec.data.tables import parquet_files, parquet_schema, read_table
 from adrec.metrics.classification import auc
 from adrec.schema import COUNTER_PREFIX, as_of_column
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import duckdb
 
-from adrec.data.engine import one_row
+from adrec.data.disk.engine import one_row
 from adrec.schema import SPLITS
 
 

@@ -3,7 +3,7 @@
 import duckdb
 
 from adrec.config.sources import CriteoSource
-from adrec.data.engine import name
+from adrec.data.disk.engine import name
 from adrec.errors import ConfigError
 from adrec.prepare.sources.base import RawTable, RawTables, Reading
 from adrec.prepare.sources.files import find_files, read_files

@@ -12,8 +12,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adrec.data.engine import readable_faults, text
-from adrec.data.tables import parquet_schema
+from adrec.data.disk.engine import readable_faults, text
+from adrec.data.disk.tables import parquet_schema
 from adrec.errors import DataError
 from adrec.prepare.sources.malformed import ROWS_A_FILE, create_text_view
 from adrec.prepare.sources.text_files import COMPRESSIONS, Dialect, decoded, hive, text_pieces

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import duckdb
 
-from adrec.data.engine import name, text
+from adrec.data.disk.engine import name, text
 from adrec.errors import DataError
 
 _LOOKED_AT = 100_000

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from duckdb.func import PythonUDFType
 
-from adrec.data.engine import fetch, name, one_row, readable_faults, text
+from adrec.data.disk.engine import fetch, name, one_row, readable_faults, text
 from adrec.errors import DataError
 from adrec.prepare.sources.json_lines import is_broken, object_columns
 from adrec.prepare.sources.text_files import Piece, odd_quotes

@@ -3,7 +3,7 @@
 import duckdb
 
 from adrec.config.sources import OpenBanditSource
-from adrec.data.engine import columns_of, name
+from adrec.data.disk.engine import columns_of, name
 from adrec.errors import DataError
 from adrec.prepare.sources.base import RawTable, RawTables, Reading
 from adrec.prepare.sources.files import find_files, read_files

@@ -16,7 +16,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from adrec.data.engine import text
+from adrec.data.disk.engine import text
 from adrec.errors import DataError
 from adrec.prepare.sources.json_lines import json_keys
 

@@ -12,7 +12,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from adrec.data.engine import fetch, readable_faults
+from adrec.data.disk.engine import fetch, readable_faults
 from adrec.errors import DataError
 from adrec.prepare.sources.base import RawTable, Reading
 from adrec.prepare.staging.convert import Role

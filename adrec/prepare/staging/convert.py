@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from adrec import schema
 from adrec.config.sources import Scalar
-from adrec.data.engine import text
+from adrec.data.disk.engine import text
 from adrec.prepare.sources.base import Reading
 from adrec.prepare.sources.json_lines import text_items
 

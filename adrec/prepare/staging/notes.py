@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import duckdb
 
-from adrec.data.engine import columns_of, name, one_row
+from adrec.data.disk.engine import columns_of, name, one_row
 from adrec.prepare.sources import RawTable
 from adrec.prepare.staging.convert import trimmed
 from adrec.schema import TableSpec

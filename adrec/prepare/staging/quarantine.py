@@ -7,7 +7,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from adrec.data.engine import columns_of, name, one_row, parquet, text
+from adrec.data.disk.engine import columns_of, name, one_row, parquet, text
 from adrec.errors import DataError
 from adrec.prepare.output.entities import write_batches
 from adrec.prepare.sources import RawTable

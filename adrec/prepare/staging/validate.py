@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import duckdb
 
-from adrec.data.engine import columns_of, name, one_row, text
+from adrec.data.disk.engine import columns_of, name, one_row, text
 from adrec.errors import DataError
 from adrec.prepare.sources import RawTable
 from adrec.prepare.sources.malformed import lines_of, refuse_lone_quotes

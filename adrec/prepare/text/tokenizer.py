@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from adrec.data.tables import iter_batches
+from adrec.data.disk.tables import iter_batches
 from adrec.errors import ConfigError, DataError, ResourceError
 
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}

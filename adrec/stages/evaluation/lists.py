@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adrec.config.evaluate import EvaluateConfig
-from adrec.data.tables import read_table
+from adrec.data.disk.tables import read_table
 from adrec.errors import DataError
 from adrec.metrics import lists
 from adrec.metrics.bootstrap import Measure, bootstrap, divide, of_groups, of_sums, point

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adrec.data.arrays import combined
-from adrec.data.tables import open_dataset, read_table
+from adrec.data.disk.tables import open_dataset, read_table
 from adrec.errors import DataError
 from adrec.schema import BASELINE_PREFIX, TRUE_PROBABILITY
 

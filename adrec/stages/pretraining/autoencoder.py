@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 from adrec.config.base import save_config
 from adrec.config.pretrain import AutoencoderModel, PretrainConfig
 from adrec.data.device import resolve_device
-from adrec.data.outputs import ENCODER
+from adrec.data.disk.outputs import ENCODER
+from adrec.data.disk.tables import write_table
+from adrec.data.disk.writing import folder_aside
 from adrec.data.prepared import Prepared
-from adrec.data.tables import write_table
 from adrec.data.vector_cache import cached_vectors
-from adrec.data.writing import folder_aside
 from adrec.errors import AdrecError, DataError
 from adrec.models.text.autoencoder import AdAutoencoder, AdErrors, AdInputs, code_loss
 from adrec.models.text.text_encoder import encode_texts, load_text_encoder

@@ -12,10 +12,10 @@ from rich.table import Table
 
 from adrec.config.base import save_config
 from adrec.config.pretrain import PretrainConfig, VectorFileModel, Word2VecModel
-from adrec.data.outputs import ENCODER
+from adrec.data.disk.outputs import ENCODER
+from adrec.data.disk.tables import read_table
+from adrec.data.disk.writing import folder_aside
 from adrec.data.prepared import Prepared
-from adrec.data.tables import read_table
-from adrec.data.writing import folder_aside
 from adrec.errors import DataError
 from adrec.models.text.hugging_face import resolve_file
 from adrec.models.text.text_encoder import TextEncoder

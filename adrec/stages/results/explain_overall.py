@@ -12,8 +12,8 @@ from rich.table import Table
 
 from adrec.config.base import save_config
 from adrec.config.explain import ExplainConfig
-from adrec.data.outputs import EXPLANATION
-from adrec.data.writing import folder_aside
+from adrec.data.disk.outputs import EXPLANATION
+from adrec.data.disk.writing import folder_aside
 from adrec.errors import DataError
 from adrec.inference.explain.overall import Dependence, Importance, dependences, importances
 from adrec.inference.predictor import Predictor

@@ -10,7 +10,7 @@ import pytest
 from raw_worlds import DAY, START, prepare, rows, tables, write
 
 from adrec.asof.versions import Versions
-from adrec.data.engine import open_memory_engine
+from adrec.data.disk.engine import open_memory_engine
 from adrec.errors import ConfigError, DataError
 from adrec.prepare.log.versions import join_versions
 from adrec.schema import ADS

@@ -89,7 +89,7 @@ def open_memory_engine(memory_limit_gb: float | None = None) -> Iterator[duckdb.
             "temp_directory": spill,
             "autoinstall_known_extensions": False,
             "disable_parquet_prefetching": True,
-        "disable_parquet_prefetching": True,  # it reads a whole row group at once, however wide
+            "disable_parquet_prefetching": True,  # it reads a whole row group at once, however wide
         }
         connection = duckdb.connect(config=settings)
         try:

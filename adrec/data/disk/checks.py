@@ -6,7 +6,7 @@ Costs a pass over the numbers and the required cells, about ten milliseconds a m
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adrec.data.tables import check_schema
+from adrec.data.disk.tables import check_schema
 from adrec.errors import DataError
 from adrec.schema import Column, TableSpec
 

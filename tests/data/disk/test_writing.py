@@ -12,11 +12,11 @@ import time
 
 import pytest
 
-from adrec.data import lock as locks
-from adrec.data import writing
-from adrec.data.lock import lock_path, output_lock, this_process
-from adrec.data.outputs import OutputKind
-from adrec.data.writing import folder_aside, restore, write_aside
+from adrec.data.disk import lock as locks
+from adrec.data.disk import writing
+from adrec.data.disk.lock import lock_path, output_lock, this_process
+from adrec.data.disk.outputs import OutputKind
+from adrec.data.disk.writing import folder_aside, restore, write_aside
 from adrec.errors import ResourceError
 
 ANY = OutputKind("any folder", lambda folder: True)
@@ -24,8 +24,8 @@ ANY = OutputKind("any folder", lambda folder: True)
 TWO_RENAMES = """
     import os, signal, sys
     from pathlib import Path
-    from adrec.data import writing
-    from adrec.data.outputs import OutputKind
+    from adrec.data.disk import writing
+    from adrec.data.disk.outputs import OutputKind
     ANY = OutputKind("any folder", lambda folder: True)
     writing._swap = lambda aside, path: False
     last, number, rename = int(sys.argv[2]), 0, os.rename

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from adrec.data.outputs import OutputKind
-from adrec.data.tables import iter_batches, parquet_files, read_table, write_table
-from adrec.data.writing import folder_aside, write_aside
+from adrec.data.disk.outputs import OutputKind
+from adrec.data.disk.tables import iter_batches, parquet_files, read_table, write_table
+from adrec.data.disk.writing import folder_aside, write_aside
 from adrec.errors import DataError, ResourceError
 from adrec.schema import ADS, IMPRESSIONS, TIMESTAMP
 
@@ -80,8 +80,8 @@ def test_a_new_folder_replaces_the_old_wholly(tmp_path):
 WRITER = """
     import sys
     from pathlib import Path
-    from adrec.data.outputs import OutputKind
-    from adrec.data.writing import folder_aside, write_aside
+    from adrec.data.disk.outputs import OutputKind
+    from adrec.data.disk.writing import folder_aside, write_aside
     ANY = OutputKind("any folder", lambda folder: True)
     root, number = Path(sys.argv[1]), 0
     print("ready", flush=True)

@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
-from adrec.data.lock import Owner, this_process
-from adrec.data.outputs import OutputKind, followed, guard_output, is_stray
+from adrec.data.disk.lock import Owner, this_process
+from adrec.data.disk.outputs import OutputKind, followed, guard_output, is_stray
 from adrec.errors import ResourceError
 
 _AT_FDCWD = -100

@@ -5,7 +5,7 @@ from math import inf, nan
 import pyarrow as pa
 import pytest
 
-from adrec.data.checks import check_rows
+from adrec.data.disk.checks import check_rows
 from adrec.errors import DataError
 from adrec.schema import SCORED
 

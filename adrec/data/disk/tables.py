@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 
-from adrec.data.writing import write_aside
+from adrec.data.disk.writing import write_aside
 from adrec.errors import DataError
 from adrec.schema import TableSpec
 

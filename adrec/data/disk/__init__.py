@@ -1,0 +1,1 @@
+"""What lies on disk: tables read and checked, outputs written aside and guarded, the out-of-core engine."""
