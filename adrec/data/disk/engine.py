@@ -88,7 +88,6 @@ def open_memory_engine(memory_limit_gb: float | None = None) -> Iterator[duckdb.
             "memory_limit": f"{int((memory_limit_gb or max(default_memory_gb(), 1.0)) * 1000)}MB",
             "temp_directory": spill,
             "autoinstall_known_extensions": False,
-            "disable_parquet_prefetching": True,
             "disable_parquet_prefetching": True,  # it reads a whole row group at once, however wide
         }
         connection = duckdb.connect(config=settings)
