@@ -32,7 +32,8 @@ Ints = NDArray[np.int64]
 class LogFiles:
     """Where a log and its state lie, and what they were made with."""
 
-    state: Path
+    state: Path | None
+    """None: nothing has happened yet"""
     impressions: Sequence[Path]
     ads: pa.Table
     """rows by the log's ad_index"""
@@ -42,6 +43,12 @@ class LogFiles:
     history: HistoryConfig
     as_of: Sequence[str] = ()
     """columns of the impressions that hold a column of the ads or users as of the row"""
+
+    @classmethod
+    def empty(cls) -> "LogFiles":
+        """A log that is still to come: whoever serves without one learns from events alone."""
+        ads, users = (pa.table({key: pa.array([], pa.string())}) for key in ("ad_id", "user_id"))
+        return cls(None, [], ads, users, [], HistoryConfig(max_clicks=10_000))
 
 
 @dataclass
@@ -72,7 +79,7 @@ class AsOf:
         self._plans = plan_keys(self._specs)
         self._log_keys = KeyColumns({key for spec in self._specs for key in spec.by}, log.ads, log.users, log.as_of)
         recorded: list[EventRows] = []
-        state = State.load(log.state, self._plans, log.history)
+        state = self._end_of_log([])
         behind = Replay(lambda: self._end_of_log(recorded), lambda: _to_come(state), self._log_keys)
         self._shared = _Shared(state, behind, EventLog.empty(), EventLog.empty(), recorded, threading.Lock())
         self.names = counter_names(self._specs)
@@ -167,7 +174,8 @@ class AsOf:
         return {key: np.concatenate([part[key] for part in parts])[back] for key in parts[0]} if parts[0] else {}
 
     def _end_of_log(self, recorded: Sequence[EventRows]) -> State:
-        state = State.load(self._log.state, self._plans, self._log.history)
+        log = self._log
+        state = State.load(log.state, self._plans, log.history) if log.state is not None else State(self._plans)
         for rows in recorded:
             state.add(rows)
         return state

@@ -55,11 +55,6 @@ class Known:
     """what changes of ads and users"""
 
     @property
-    def counters(self) -> list[str]:
-        """Names of the counter columns that can be told."""
-        return self.asof.names if self.asof is not None else []
-
-    @property
     def after(self) -> int:
         """The first moment after everything that is known, microseconds."""
         log = self.clicks or (self.asof.log_clicks if self.asof is not None else EventLog.empty())

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from adrec.asof.reader import AsOf
+from adrec.asof.reader import AsOf, LogFiles
 from adrec.asof.versions import NOTHING_CHANGES
 from adrec.config.serve import ServeConfig
 from adrec.data.disk.tables import read_table
@@ -50,7 +50,7 @@ class Engine:
         prepared = open_prepared(config.prepared) if config.prepared is not None else None
         self._ads = read_table(config.ads, ADS) if config.ads is not None else _given(prepared).ads()
         self._users = prepared.users() if prepared is not None else pa.table({"user_id": pa.array(["adrec-nobody"])})
-        self._asof = AsOf(log_of(prepared), self._ads) if prepared is not None else None
+        self._asof = AsOf(log_of(prepared) if prepared is not None else LogFiles.empty(), self._ads)
         own = ("ads",) if config.ads is not None else ()
         self._attributes = attributes_of(prepared, own) if prepared is not None else NOTHING_CHANGES
         self._timeless = prepared is not None and prepared.manifest.get("history", {}).get("source") == "given"
@@ -303,10 +303,9 @@ class Engine:
             for number, user, event in told:
                 count_event(self._ledger, self.lives[FIRST], user, event.ad_id, event.kind, 1, event.price or 0.0)
                 self._counted = number
-        if self._asof is not None:
-            while told := self.store.after(self._learned, _CATCH_UP):
-                learn(self._asof, self.lives[FIRST], [event for _, _, event in told])
-                self._learned = told[-1].number
+        while told := self.store.after(self._learned, _CATCH_UP):
+            learn(self._asof, self.lives[FIRST], [event for _, _, event in told])
+            self._learned = told[-1].number
 
 
 def _bundle_of(config: ServeConfig, arm: str) -> Path:

@@ -14,7 +14,7 @@ from adrec.bundle import open_bundle
 from adrec.config.serve import ServeConfig
 from adrec.data.examples import Examples
 from adrec.errors import BundleError, DataError
-from adrec.inference.known import NOTHING, Known
+from adrec.inference.known import Known
 from adrec.inference.lists.ranker import Ranker
 from adrec.inference.onnx.backend import predictor_of
 from adrec.inference.predictor import Catalogs, Predictor
@@ -44,7 +44,7 @@ class Live:
         users: pa.Table,
         changes: dict[str, dict[str, Any] | None],
         *,
-        asof: AsOf | None,
+        asof: AsOf,
         attributes: Attributes = NOTHING_CHANGES,
         timeless: bool = False,
         predictor: Predictor | None = None,
@@ -62,7 +62,7 @@ class Live:
         catalogs = predictor.catalogs(table, users.slice(0, 1))
         # A changed ad is what the change says, at any moment.
         attributes = replace(attributes, ads=attributes.ads.without(pa.array(list(changes), pa.string())))
-        known = Known(asof.over(catalogs.ad_table), None, timeless, attributes) if asof is not None else NOTHING
+        known = Known(asof.over(catalogs.ad_table), None, timeless, attributes)
         ranker = Ranker(predictor, catalogs, table, users.slice(0, 1), config.policies, known=known, seed=config.seed)
         for rules, _ in ranker.finder.rules:
             rules.allowed[gone] = False

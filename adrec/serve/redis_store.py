@@ -3,10 +3,10 @@
 Events are recorded by one script, so that each is there as a whole or not at all. How long they live is up to Redis: with
 `appendonly yes` they survive its kill -9, with `appendfsync always` the machine's failure too. All keys share a hash tag.
 
-    {prefix}:users        hash, user id → number           {prefix}:clicks:<number>  sorted set, "<event>|<ad id>" by moment
-    {prefix}:impressions  hash, "<number>|<ad id>" → count  {prefix}:spent            hash, ad id → millionths
-    {prefix}:event_ids    set                               {prefix}:log              stream, one entry an event
-    {prefix}:ads          hash, ad id → JSON                {prefix}:ad_order         sorted set
+    {prefix}:users        hash, user id → number            {prefix}:log       stream, one entry an event
+    {prefix}:impressions  hash, "<number>|<ad id>" → count  {prefix}:spent     hash, ad id → millionths
+    {prefix}:event_ids    set                               {prefix}:ad_order  sorted set
+    {prefix}:ads          hash, ad id → JSON
 """
 
 import json
@@ -21,8 +21,8 @@ from adrec.serve.store import Event, Numbered, StoreError, Totals
 
 _RECORD = """
 local p, new = KEYS[1], 0
-for i = 1, #ARGV, 7 do
-  local user, ad, click, at, micros, id = ARGV[i], ARGV[i+1], ARGV[i+2] == '1', ARGV[i+3], ARGV[i+4], ARGV[i+5]
+for i = 1, #ARGV, 6 do
+  local user, ad, click, micros, id = ARGV[i], ARGV[i+1], ARGV[i+2] == '1', ARGV[i+3], ARGV[i+4]
   if id == '' or redis.call('SADD', p .. ':event_ids', id) == 1 then
     new = new + 1
     local event = redis.call('INCR', p .. ':last')
@@ -32,12 +32,11 @@ for i = 1, #ARGV, 7 do
       redis.call('HSET', p .. ':users', user, number)
     end
     if click then
-      redis.call('ZADD', p .. ':clicks:' .. number, at, string.format('%015d|', event) .. ad)
       if micros ~= '0' then redis.call('HINCRBY', p .. ':spent', ad, micros) end
     else
       redis.call('HINCRBY', p .. ':impressions', number .. '|' .. ad, 1)
     end
-    redis.call('XADD', p .. ':log', event .. '-0', 'user', number, 'event', ARGV[i+6])
+    redis.call('XADD', p .. ':log', event .. '-0', 'user', number, 'event', ARGV[i+5])
   end
 end
 return new
@@ -76,7 +75,7 @@ class RedisStore:
         for event in events:
             click = event.kind == "click"
             told += [
-                event.user_id, event.ad_id, "1" if click else "0", str(event.at), str(round((event.price or 0.0) * MICRO)),
+                event.user_id, event.ad_id, "1" if click else "0", str(round((event.price or 0.0) * MICRO)),
                 event.event_id or "", json.dumps(event, ensure_ascii=False),
             ]  # fmt: skip
         with self._faults():
@@ -88,22 +87,6 @@ class RedisStore:
         with self._faults():
             found = self._redis.hmget(self._name("users"), wanted) if wanted else []
         return {user: int(number) for user, number in zip(wanted, found, strict=True) if number is not None}
-
-    def clicks(self, asked: Sequence[tuple[str, int]], limit: int) -> list[list[tuple[str, int]]]:
-        """For each user and moment the newest `limit` clicks strictly before it, newest last."""
-        numbers = self.numbers(user for user, _ in asked)
-        known = [place for place, (user, _) in enumerate(asked) if user in numbers]
-        found: list[list[tuple[str, int]]] = [[] for _ in asked]
-        with self._faults():
-            pipeline = self._redis.pipeline(transaction=False)
-            for place in known:
-                user, before = asked[place]
-                pipeline.zrevrangebyscore(
-                    self._name(f"clicks:{numbers[user]}"), f"({before}", "-inf", start=0, num=limit, withscores=True
-                )
-            for place, rows in zip(known, pipeline.execute(), strict=True):
-                found[place] = [(member.partition("|")[2], int(at)) for member, at in reversed(rows)]
-        return found
 
     def totals(self) -> Totals:
         """Everything so far, summed, at one moment."""

@@ -21,7 +21,7 @@ CREATE TABLE IF NOT EXISTS events (
     at INTEGER NOT NULL, price REAL, request_id TEXT, position INTEGER, score REAL, propensity REAL, arm TEXT,
     scenario TEXT, context TEXT
 );
-CREATE INDEX IF NOT EXISTS clicks_of_user ON events (user, at) WHERE kind = 'click';
+DROP INDEX IF EXISTS clicks_of_user;
 CREATE TABLE IF NOT EXISTS ads (ad_id TEXT PRIMARY KEY, ad TEXT);
 """
 _LATER = {"request_id": "TEXT", "position": "INTEGER", "score": "REAL", "propensity": "REAL", "arm": "TEXT",
@@ -68,15 +68,6 @@ class SqliteStore:
                 marks = ",".join("?" * len(some))
                 found |= dict(self._reader.execute(f"SELECT user_id, number FROM users WHERE user_id IN ({marks})", some))
         return found
-
-    def clicks(self, asked: Sequence[tuple[str, int]], limit: int) -> list[list[tuple[str, int]]]:
-        """For each user and moment the newest `limit` clicks strictly before it, newest last."""
-        query = (
-            "SELECT ad_id, at FROM events WHERE user = (SELECT number FROM users WHERE user_id = ?)"
-            " AND kind = 'click' AND at < ? ORDER BY at DESC, number DESC LIMIT ?"
-        )
-        with self._faults(), self._read_lock:
-            return [self._reader.execute(query, (user, before, limit)).fetchall()[::-1] for user, before in asked]
 
     def totals(self) -> Totals:
         """Everything so far, summed, as one transaction sees it."""

@@ -58,9 +58,6 @@ class Store(Protocol):
     def numbers(self, users: Iterable[str]) -> dict[str, int]:
         """The numbers of those users that have events; a number never changes."""
 
-    def clicks(self, asked: Sequence[tuple[str, int]], limit: int) -> list[list[tuple[str, int]]]:
-        """For each user and moment the newest `limit` clicks strictly before it, newest last: ad id and moment."""
-
     def totals(self) -> Totals:
         """Everything so far, summed."""
 

@@ -44,17 +44,13 @@ def config(request, tmp_path):
 
 
 class TestStore:
-    def test_history_is_strictly_earlier_and_newest_last(self, config):
-        store = open_store(config)
-        store.record([Event("u", f"a{at}", "click", at) for at in (5, 1, 3, 9)] + [Event("u", "b", "impression", 2)])
-        assert store.clicks([("u", 9), ("nobody", 9), ("u", 4)], 2) == [[("a3", 3), ("a5", 5)], [], [("a1", 1), ("a3", 3)]]
-
-    def test_clicks_of_one_moment_keep_the_order_of_recording(self, config):
+    def test_events_of_one_moment_keep_the_order_of_recording(self, config):
         store = open_store(config)
         moment = 1_764_000_000_123_456
-        store.record([Event("u", f"a|{number}", "click", moment) for number in range(12)])
-        assert store.clicks([("u", moment + 1)], 3) == [[(f"a|{number}", moment) for number in (9, 10, 11)]]
-        assert store.clicks([("u", moment)], 3) == [[]]
+        store.record([Event("u", f"a|{number}", "click", moment, scenario="s", context='{"slot": 1}') for number in range(12)])
+        told = store.after(0, 100)
+        assert [one.event.ad_id for one in told] == [f"a|{number}" for number in range(12)]
+        assert {(one.event.scenario, one.event.context) for one in told} == {("s", '{"slot": 1}')}
 
     def test_repeated_events_count_once(self, config):
         store = open_store(config)
@@ -90,7 +86,7 @@ class TestStore:
         one.record([Event("u", "a", "click", 5)])
         assert [told.event.ad_id for told in other.after(0, 10)] == ["a"]
         other.record([Event("u", "b", "click", 6)])
-        assert one.clicks([("u", 9)], 5) == [[("a", 5), ("b", 6)]]
+        assert [told.event.ad_id for told in one.after(0, 10)] == ["a", "b"]
 
     def test_many_threads_lose_and_double_nothing(self, config):
         store = open_store(config)
@@ -133,7 +129,7 @@ def test_a_file_of_an_earlier_version_is_read_on(tmp_path):
         )
     store = SqliteStore(tmp_path / "old.sqlite")
     assert store.record([Event("u", "b", "click", 6, request_id="r")]) == 1
-    assert store.clicks([("u", 9)], 5) == [[("a", 5), ("b", 6)]]
+    assert [(one.event.ad_id, one.event.at) for one in store.after(0, 10)] == [("a", 5), ("b", 6)]
 
 
 def test_a_store_that_cannot_be_used_is_one_line(tmp_path):
