@@ -24,9 +24,10 @@ from adrec.asof.measure import counter_columns
 from adrec.asof.replay import SortedEvents
 from adrec.asof.spec import KeyPlan, plan_keys
 from adrec.asof.state import PENDING, State, save_about, sums_name
-from adrec.asof.sums import KeyedSums, SumsWriter
+from adrec.asof.sums import KeyedSums, SumsWriter, layers_of
 from adrec.config.features import CounterSpec, HistoryConfig
 from adrec.data.disk.engine import columns_of, give_back_memory, name, one_row, stream, text
+from adrec.data.disk.writing import link_file
 from adrec.errors import DataError
 from adrec.schema import as_of_column
 
@@ -35,6 +36,8 @@ Arrays = dict[str, NDArray[np.generic]]
 BATCH_ROWS = 65_536
 _PARTITION_ROWS = 262_144
 _MOST_BITS = 12
+_MOST_LAYERS = 16
+"""Layers of a state; days are appended as such."""
 _HISTORY_ITEMS = 4_000_000
 """Items of histories in memory at once."""
 _INTERNAL = {"history", "started", "request"}
@@ -70,6 +73,7 @@ class Attach:
         self._batch_rows, self._partition_rows = batch_rows, partition_rows
         self._history, self._specs, self._folder = history, list(counters), state
         self._plans = plan_keys(self._specs)
+        self._earlier_folder = earlier
         self._earlier = State.load(earlier, self._plans, history) if earlier is not None else State(self._plans)
         self._columns = columns_of(connection, table)
         as_of = [column for column in self._columns if as_of_column(column) is not None]
@@ -217,15 +221,18 @@ class Attach:
             f"SELECT e.*, CAST(u.code >> {shift} AS INTEGER) AS partition FROM ({asked} UNION ALL BY NAME "
             f"SELECT * FROM late_events) e JOIN user_codes u USING (user_index) ORDER BY partition, {name(TIME)}, row"
         )
-        writers = {plan.by: SumsWriter(plan.new_sums(), self._folder / sums_name(plan)) for plan in plans}
+        layers = self._linked_layers(plans)
+        writers = {plan.by: SumsWriter(plan.new_sums(), self._folder / sums_name(plan), layers) for plan in plans}
         names: list[str] = []
         done = 0
         batches = stream(self._connection.cursor(), query, batch_rows=self._batch_rows)
         for number, pieces in itertools.groupby(_by_partition(batches), key=lambda piece: piece[0]):
             state = State(plans)
             for plan in plans:
-                writers[plan.by].write(self._gone_on(plan, done << shift, number << shift))  # of users without rows today
+                if not layers:  # of users without rows today
+                    writers[plan.by].write(self._gone_on(plan, done << shift, number << shift).flat())
                 state.sums[plan.by] = self._gone_on(plan, number << shift, (number + 1) << shift)
+                state.sums[plan.by].is_layer = layers > 0
             for _, piece in pieces:
                 rows = read_events(piece, self._keys)
                 names = self._keep(piece.column("row"), state.step(rows, is_counted(rows.weights)))
@@ -233,12 +240,27 @@ class Attach:
                     advance(piece.num_rows)
             give_back_memory()
             for plan in plans:
-                writers[plan.by].write(state.sums[plan.by])
+                writers[plan.by].write(state.sums[plan.by] if layers else state.sums[plan.by].flat())
             done = number + 1
         for plan in plans:
-            writers[plan.by].write(self._gone_on(plan, done << shift, 1 << 63))
+            if not layers:
+                writers[plan.by].write(self._gone_on(plan, done << shift, 1 << 63).flat())
             writers[plan.by].close()
         return names
+
+    def _linked_layers(self, plans: Sequence[KeyPlan]) -> int:
+        """Take over the layers of the earlier state, by hard link, unless they are many; how many lie there then."""
+        if self._earlier_folder is None:
+            return 0
+        layers = {plan.by: layers_of(self._earlier_folder / sums_name(plan)) for plan in plans}
+        count = len(next(iter(layers.values())))
+        if count >= _MOST_LAYERS:  # a question goes through all of them: time for one
+            return 0
+        for plan in plans:
+            for layer in layers[plan.by]:
+                for file in layer.iterdir():
+                    link_file(file, self._folder / sums_name(plan) / layer.name / file.name)
+        return count
 
     def _keep(self, row: pa.Array, sums: Arrays) -> list[str]:
         """Put sums of rows, in any order, into table `user_sums`; late events, which have no row, ask for nothing."""

@@ -60,6 +60,8 @@ class KeyedSums:
     ) -> None:
         """`base`: sums to go on from; they are read and never written."""
         self.half_lives, self.base, self.tells_first = tuple(half_lives), base, first
+        self.is_layer = False
+        """keep what changes apart from the base, however much it is"""
         self.events = events
         shapes: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
             "time": ((), np.int64), "now": ((events,), np.uint32), "before": ((events,), np.int64),
@@ -256,29 +258,32 @@ class KeyedSums:
         return whole
 
     def between(self, low: int, high: int) -> "KeyedSums":
-        """The entries of a flat state with low <= key < high, as views."""
+        """The entries with low <= key < high, layer by layer, as views."""
         start = int(np.searchsorted(self.keys, low)) if low < 1 << 63 else len(self.keys)
         stop = int(np.searchsorted(self.keys, high)) if high < 1 << 63 else len(self.keys)
         part = KeyedSums(self.events, self.half_lives, first=self.tells_first)
         part.keys = self.keys[start:stop]
         part.columns = {name: values[start:stop] for name, values in self.columns.items()}
+        part.base = self.base.between(low, high) if self.base is not None else None
         return part
 
     def save(self, folder: Path) -> None:
-        """Write the arrays into `folder` (made where missing), which can then be mapped."""
+        """Write the arrays into `folder` as one layer, which can then be mapped."""
         writer = SumsWriter(self, folder)
-        writer.write(self)
+        writer.write(self.flat())
         writer.close()
 
     def load(self, folder: Path) -> None:
-        """Go on from saved arrays, mapped into memory. Raises DataError where they are broken or of another shape."""
-        base = KeyedSums(self.events, self.half_lives, first=self.tells_first)
-        base.keys = _mapped(folder / "keys.bin", self.keys)
-        base.columns = {key: _mapped(folder / f"{key}.bin", values) for key, values in self.columns.items()}
-        if any(len(values) != len(base.keys) for values in base.columns.values()):
-            raise DataError(f"{folder}: no usable state (columns of different lengths). Run 'adrec preprocess' again.")
-        self.base = base
+        """Go on from saved layers, mapped into memory. Raises DataError where they are broken or of another shape."""
         self.keys, self.columns = self.keys[:0], {key: values[:0] for key, values in self.columns.items()}
+        self.base = None
+        for layer in layers_of(folder):
+            saved = KeyedSums(self.events, self.half_lives, first=self.tells_first, base=self.base)
+            saved.keys = _mapped(layer / "keys.bin", self.keys)
+            saved.columns = {key: _mapped(layer / f"{key}.bin", values) for key, values in self.columns.items()}
+            if any(len(values) != len(saved.keys) for values in saved.columns.values()):
+                raise DataError(f"{layer}: no usable state (columns of different lengths). Run 'adrec preprocess' again.")
+            self.base = saved
 
     def _nothing(self, rows: int) -> Sums:
         return Sums(
@@ -289,7 +294,9 @@ class KeyedSums:
 
     def _slots(self, keys: Ints, first_times: Ints) -> Ints:
         """Positions of ascending `keys` in the state; those not there come from the base, or begin with an empty past."""
-        if self.base is not None and len(self.keys) > max(_SMALLEST_MERGE, len(self.base.keys) // 4):
+        if self.is_layer:  # what changes is to be saved by itself
+            pass
+        elif self.base is not None and len(self.keys) > max(_SMALLEST_MERGE, len(self.base.keys) // 4):
             self.base = self.flat()
             self.keys, self.columns = self.keys[:0], {name: values[:0] for name, values in self.columns.items()}
         elif self.base is None and len(self.keys) > _SMALLEST_MERGE:
@@ -305,13 +312,27 @@ class KeyedSums:
             if name in begin:
                 begin[name] = first_times[new].astype(np.int64)
         if self.base is not None:
-            there, is_there = _find(self.base.keys, fresh)
-            for name, values in begin.items():
-                values[is_there] = self.base.columns[name][there[is_there]]
+            self.base._give(fresh, begin)
         at = slots[new]
         self.keys = np.insert(self.keys, at, fresh)
         self.columns = {name: np.insert(values, at, begin[name], axis=0) for name, values in self.columns.items()}
         return slots + np.cumsum(new) - new
+
+    def _give(self, keys: Ints, columns: Arrays) -> None:
+        """Put the entries of `keys` (N,) into `columns`, those of the newest layer that has them; others stay."""
+        if self.base is not None:
+            self.base._give(keys, columns)
+        there, is_there = _find(self.keys, keys)
+        for name, values in columns.items():
+            values[is_there] = self.columns[name][there[is_there]]
+
+
+def layers_of(folder: Path) -> list[Path]:
+    """The saved layers of a state, the oldest first: of a key the newest counts."""
+    layers = sorted((layer for layer in folder.glob("layer-*") if layer.is_dir()), key=lambda layer: layer.name)
+    if not layers:
+        raise DataError(f"{folder}: no usable state (it is missing). Run 'adrec preprocess' again.")
+    return layers
 
 
 def _fill(sums: Sums, rows: Ints, values: Sums) -> None:
@@ -322,16 +343,17 @@ def _fill(sums: Sums, rows: Ints, values: Sums) -> None:
 
 
 class SumsWriter:
-    """Writes sums to disk, one range of keys after another, as plain little-endian arrays."""
+    """Writes a layer of sums to disk, one range of keys after another, as plain little-endian arrays."""
 
-    def __init__(self, like: KeyedSums, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._files = {key: (folder / f"{key}.bin").open("wb") for key in ("keys", *like.columns)}
+    def __init__(self, like: KeyedSums, folder: Path, number: int = 0) -> None:
+        """`number`: of the layer, over those that lie in `folder` already."""
+        layer = folder / f"layer-{number:03d}"
+        layer.mkdir(parents=True, exist_ok=True)
+        self._files = {key: (layer / f"{key}.bin").open("wb") for key in ("keys", *like.columns)}
 
     def write(self, sums: KeyedSums) -> None:
-        """Add sums whose keys lie behind those before."""
-        whole = sums.flat()
-        for key, values in {"keys": whole.keys, **whole.columns}.items():
+        """Add the entries of `sums` itself, without its base; their keys lie behind those before."""
+        for key, values in {"keys": sums.keys, **sums.columns}.items():
             self._files[key].write(np.ascontiguousarray(values).data if len(values) else b"")
 
     def close(self) -> None:

@@ -179,3 +179,12 @@ def _swap(aside: Path, path: Path) -> bool:
     if not hasattr(libc, "renameat2"):
         return False
     return bool(libc.renameat2(_AT_FDCWD, os.fsencode(aside), _AT_FDCWD, os.fsencode(path), _RENAME_EXCHANGE) == 0)
+
+
+def link_file(file: Path, target: Path) -> None:
+    """The same file in another place, by hard link where the disk can do that."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(file, target)
+    except OSError:
+        shutil.copyfile(file, target)

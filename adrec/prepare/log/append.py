@@ -15,11 +15,11 @@ import duckdb
 
 from adrec.config.preprocess import LeaveLastOutSplit, PreprocessConfig, RandomSplit, RollingSplit, Split, TimeSplit
 from adrec.data.disk.engine import columns_of, name, one_row, parquet, text
+from adrec.data.disk.writing import link_file
 from adrec.data.prepared import STATE, shards_of
 from adrec.prepare.log.carried import FOLDER, known_requests
 from adrec.prepare.log.splits import held_bounds, rolling_bounds
 from adrec.prepare.log.versions import written_versions
-from adrec.prepare.output.writer import link_file
 from adrec.prepare.sources import RawTables
 from adrec.prepare.staging.validate import UNKNOWN_AD
 from adrec.schema import ADS, KNOWN_FROM, SPLITS, USERS, TableSpec

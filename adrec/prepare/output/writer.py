@@ -1,7 +1,5 @@
 """Impression shards by split: in order, whole requests only, with bounded memory."""
 
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from adrec.data.disk.writing import link_file
 from adrec.prepare.output.entities import canonical
 from adrec.schema import PREPARED_IMPRESSIONS, SPLITS
 
@@ -80,15 +79,6 @@ class SplitWriter:
         return {
             split: shards.counts.as_dict() for split, shards in zip(SPLITS, self._shards, strict=True) if shards.counts.rows
         }
-
-
-def link_file(file: Path, target: Path) -> None:
-    """The same file in another place, by hard link where the disk can do that."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(file, target)
-    except OSError:
-        shutil.copyfile(file, target)
 
 
 class _Shards:
