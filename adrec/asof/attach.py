@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from adrec.asof.events import TIME, EventRows, Log, index_of, is_counted, join_events, read_events, read_weights
 from adrec.asof.history import EventLog, HistoryReport, read_given, report_given
 from adrec.asof.keys import KeyColumns
+from adrec.asof.layers import SumsWriter, layers_of, save_sums
 from adrec.asof.measure import counter_columns
 from adrec.asof.replay import SortedEvents
 from adrec.asof.spec import KeyPlan, plan_keys
 from adrec.asof.state import PENDING, State, save_about, sums_name
-from adrec.asof.sums import KeyedSums, SumsWriter, layers_of
+from adrec.asof.sums import KeyedSums
 from adrec.config.features import CounterSpec, HistoryConfig
 from adrec.data.disk.engine import columns_of, give_back_memory, name, one_row, stream, text
 from adrec.data.disk.writing import link_file
@@ -107,7 +108,7 @@ class Attach:
         state = State(others, {plan.by: self._gone_on(plan) for plan in others}, clicks, skips)
         yield from self._finish(state, names)
         for plan in others:
-            state.sums[plan.by].save(self._folder / sums_name(plan))
+            save_sums(state.sums[plan.by], self._folder / sums_name(plan))
         save_about(self._folder, self._plans, self._history, self._last_moment)
 
     # ------------------------------------------------------------------------------------------- what to read

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from adrec.asof.events import EventRows
 from adrec.asof.history import EventLog
 from adrec.asof.keys import make_key
+from adrec.asof.layers import load_sums, save_sums
 from adrec.asof.spec import KeyPlan
 from adrec.asof.sums import KeyedSums
 from adrec.config.features import HistoryConfig
@@ -99,7 +100,7 @@ class State:
         """Write everything but the logs, which whoever makes them writes to `folder` itself."""
         folder.mkdir(parents=True, exist_ok=True)
         for plan in self.plans:
-            self.sums[plan.by].save(folder / sums_name(plan))
+            save_sums(self.sums[plan.by], folder / sums_name(plan))
         if self.pending is not None:
             pq.write_table(self.pending, folder / PENDING)
         save_about(folder, self.plans, history, self.last_moment)
@@ -115,7 +116,7 @@ class State:
             raise DataError(f"{folder}: made with other counters or history settings. {_AGAIN}")
         state = cls(plans, last_moment=about["last_moment"])
         for plan in plans:
-            state.sums[plan.by].load(folder / sums_name(plan))
+            load_sums(state.sums[plan.by], folder / sums_name(plan))
         state.clicks, state.skips = (EventLog.load(folder / kind) for kind in ("clicks", "skips"))
         state.pending = _load_pending(folder)
         return state

@@ -13,16 +13,12 @@ Large states lie on disk: `base` is a read-only mapping, and what changes is kep
 its rows, then linear passes. Size: 16 + 12 E bytes a key, 8 (1 + H E) more with half-lives, 8 more with first moments.
 """
 
-import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import dtbsv
-
-from adrec.errors import DataError
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -267,24 +263,6 @@ class KeyedSums:
         part.base = self.base.between(low, high) if self.base is not None else None
         return part
 
-    def save(self, folder: Path) -> None:
-        """Write the arrays into `folder` as one layer, which can then be mapped."""
-        writer = SumsWriter(self, folder)
-        writer.write(self.flat())
-        writer.close()
-
-    def load(self, folder: Path) -> None:
-        """Go on from saved layers, mapped into memory. Raises DataError where they are broken or of another shape."""
-        self.keys, self.columns = self.keys[:0], {key: values[:0] for key, values in self.columns.items()}
-        self.base = None
-        for layer in layers_of(folder):
-            saved = KeyedSums(self.events, self.half_lives, first=self.tells_first, base=self.base)
-            saved.keys = _mapped(layer / "keys.bin", self.keys)
-            saved.columns = {key: _mapped(layer / f"{key}.bin", values) for key, values in self.columns.items()}
-            if any(len(values) != len(saved.keys) for values in saved.columns.values()):
-                raise DataError(f"{layer}: no usable state (columns of different lengths). Run 'adrec preprocess' again.")
-            self.base = saved
-
     def _nothing(self, rows: int) -> Sums:
         return Sums(
             np.zeros((rows, self.events), dtype=np.int64),
@@ -327,54 +305,11 @@ class KeyedSums:
             values[is_there] = self.columns[name][there[is_there]]
 
 
-def layers_of(folder: Path) -> list[Path]:
-    """The saved layers of a state, the oldest first: of a key the newest counts."""
-    layers = sorted((layer for layer in folder.glob("layer-*") if layer.is_dir()), key=lambda layer: layer.name)
-    if not layers:
-        raise DataError(f"{folder}: no usable state (it is missing). Run 'adrec preprocess' again.")
-    return layers
-
-
 def _fill(sums: Sums, rows: Ints, values: Sums) -> None:
     sums.counts[rows] = values.counts
     sums.faded[rows] = values.faded
     if sums.first is not None and values.first is not None:
         sums.first[rows] = values.first
-
-
-class SumsWriter:
-    """Writes a layer of sums to disk, one range of keys after another, as plain little-endian arrays."""
-
-    def __init__(self, like: KeyedSums, folder: Path, number: int = 0) -> None:
-        """`number`: of the layer, over those that lie in `folder` already."""
-        layer = folder / f"layer-{number:03d}"
-        layer.mkdir(parents=True, exist_ok=True)
-        self._files = {key: (layer / f"{key}.bin").open("wb") for key in ("keys", *like.columns)}
-
-    def write(self, sums: KeyedSums) -> None:
-        """Add the entries of `sums` itself, without its base; their keys lie behind those before."""
-        for key, values in {"keys": sums.keys, **sums.columns}.items():
-            self._files[key].write(np.ascontiguousarray(values).data if len(values) else b"")
-
-    def close(self) -> None:
-        """End the files."""
-        for file in self._files.values():
-            file.close()
-
-
-def _mapped(path: Path, like: NDArray[Any]) -> NDArray[Any]:
-    """A written array with the type and the trailing shape of `like`."""
-    width = like.dtype.itemsize * math.prod(like.shape[1:])
-    try:
-        size = path.stat().st_size
-        if width == 0 or size == 0:
-            return np.zeros((0, *like.shape[1:]), like.dtype)
-        if size % width:
-            raise ValueError("it is cut off")
-        mapped: NDArray[Any] = np.memmap(path, like.dtype, "r", shape=(size // width, *like.shape[1:]))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: no usable state ({error}). Run 'adrec preprocess' again.") from None
-    return mapped
 
 
 def _find(known: Ints, keys: Ints) -> tuple[Ints, Bools]:
