@@ -299,13 +299,14 @@ class Engine:
 
     def _catch_up(self) -> None:
         """Count what was recorded since, by this server or another over the same store."""
-        while told := self.store.after(self._counted, _CATCH_UP):
+        live = self.lives[FIRST]
+        while told := self.store.after(min(self._counted, self._learned), _CATCH_UP):
             for number, user, event in told:
-                count_event(self._ledger, self.lives[FIRST], user, event.ad_id, event.kind, 1, event.price or 0.0)
-                self._counted = number
-        while told := self.store.after(self._learned, _CATCH_UP):
-            learn(self._asof, self.lives[FIRST], [event for _, _, event in told])
-            self._learned = told[-1].number
+                if number > self._counted:
+                    count_event(self._ledger, live, user, event.ad_id, event.kind, 1, event.price or 0.0)
+            learn(live, [event for number, _, event in told if number > self._learned])
+            last = told[-1].number
+            self._counted, self._learned = max(self._counted, last), max(self._learned, last)
 
 
 def _bundle_of(config: ServeConfig, arm: str) -> Path:

@@ -9,7 +9,6 @@ import pyarrow as pa
 
 from adrec.asof.events import EventRows
 from adrec.asof.history import EventLog
-from adrec.asof.reader import AsOf
 from adrec.asof.spec import CLICKED, CONVERTED, LABELLED, SHOWN
 from adrec.data.arrays import places
 from adrec.schema import as_of_column
@@ -17,11 +16,13 @@ from adrec.serve.live import Live
 from adrec.serve.store import Event
 
 
-def learn(asof: AsOf, live: Live, events: Sequence[Event]) -> None:
+def learn(live: Live, events: Sequence[Event]) -> None:
     """Take in events that happened after the log's end; those inside it are in the log already, those of unknown ads nowhere.
 
     An impression counts as shown and not clicked until its click arrives, at the click's own moment.
     """
+    asof = live.ranker.known.asof
+    assert asof is not None, "a server always has one, if only of a log to come"
     last = asof.last_moment
     ads = np.array([live.row_of_ad.get(event.ad_id, -1) for event in events], np.int64)
     times = np.array([event.at for event in events], np.int64)
@@ -35,7 +36,7 @@ def learn(asof: AsOf, live: Live, events: Sequence[Event]) -> None:
     row = places(names, live.users["user_id"])
     users = live.users.take(pa.array(row, mask=row < 0))
     users = users.set_column(users.column_names.index("user_id"), "user_id", names)
-    keys = asof.over(live.ranker.catalogs.ad_table).keys(users)
+    keys = asof.keys(users)
     user = places(ids, names)
     known = [name for name in asof.row_columns if as_of_column(name) is not None]
     rows = _context(chosen, [name for name in asof.row_columns if name not in known])
