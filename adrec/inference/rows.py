@@ -9,20 +9,7 @@ from adrec.data.arrays import combined
 from adrec.data.disk.tables import check_schema
 from adrec.errors import DataError
 from adrec.prepare.output.entities import TextMaker, language_where_written
-from adrec.schema import ADS, IMPRESSIONS, USER_LANGUAGE, USERS, Column, TableSpec
-
-_READ = ("user_id", "ad_id", "shown_at", "request_id", "query", "history")
-SCORABLE = TableSpec("impressions", tuple(column for column in IMPRESSIONS.columns if column.name in _READ))
-"""What scoring reads of impressions, beside declared features: no label."""
-HISTORY = TableSpec(
-    "history",
-    (
-        Column("user_id", pa.string(), True, "who clicked"),
-        Column("ad_id", pa.string(), True, "what"),
-        Column("shown_at", pa.timestamp("us", tz="UTC"), True, "when"),
-    ),
-)
-"""A log of clicks, for rows that bring no history of their own."""
+from adrec.schema import ADS, USER_LANGUAGE, USERS, TableSpec
 
 
 def with_texts(table: pa.Table, template: str, settings: TextSettings, *, words: bool = False) -> pa.Table:
