@@ -103,9 +103,9 @@ class TableSource:
             users = prepared.users() if users is None else users
         assert ads is not None
         self.ads = ads
-        self.catalogs = predictor.catalogs(ads, users, self._users(), where=str(config.ads or config.prepared))
-        clicks = read_table(config.history) if config.history is not None else None
         asked = self._users()
+        self.catalogs = predictor.catalogs(ads, users, asked, where=str(config.ads or config.prepared))
+        clicks = read_table(config.history) if config.history is not None else None
         self.known = known_of(prepared, self.catalogs.ad_table, clicks, asked_users=asked, where=str(config.history), own=own)
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:

@@ -94,10 +94,11 @@ def run(config: RankConfig, terminal: Terminal) -> "RankResult | Told":
     prepared = open_prepared(config.prepared) if config.prepared is not None else None
     predictor = Predictor.load(config.bundle, device=config.device)
     ads = read_table(config.ads, ADS) if config.ads is not None else _of(prepared).ads()
-    users = _users(config, prepared)
+    asked = _asked_users(config, prepared)
+    users = _users(config, prepared, asked)
     with terminal.progress("Encoding the catalogue", len(ads), unit="ads") as advance:
         catalogs = predictor.catalogs(ads, users, where=str(config.ads or config.prepared))
-        known = _known(config, prepared, catalogs)
+        known = _known(config, prepared, catalogs, asked)
         ranker = Ranker(
             predictor,
             catalogs,
@@ -249,7 +250,7 @@ def _of(prepared: Prepared | None) -> Prepared:
     return prepared
 
 
-def _users(config: RankConfig, prepared: Prepared | None) -> pa.Table:
+def _users(config: RankConfig, prepared: Prepared | None, asked: pa.Array) -> pa.Table:
     """The users table with a row for everyone in the requests."""
     if config.users is not None:
         users = read_table(config.users, USERS)
@@ -257,7 +258,7 @@ def _users(config: RankConfig, prepared: Prepared | None) -> pa.Table:
         users = prepared.users() if prepared is not None else None
     if config.requests is None:
         return users if users is not None else _of(prepared).users()
-    return with_new_users(users, _asked_users(config, prepared))
+    return with_new_users(users, asked)
 
 
 def _asked_users(config: RankConfig, prepared: Prepared | None) -> pa.Array:
@@ -274,11 +275,10 @@ def _asked_users(config: RankConfig, prepared: Prepared | None) -> pa.Array:
     return found
 
 
-def _known(config: RankConfig, prepared: Prepared | None, catalogs: Catalogs) -> Known:
+def _known(config: RankConfig, prepared: Prepared | None, catalogs: Catalogs, asked: pa.Array) -> Known:
     """What the prepared folder's log knows, and the click log of the config before it."""
     clicks = read_table(config.history) if config.history is not None else None
     own = [name for name in ("ads", "users") if getattr(config, name) is not None]
-    asked = _asked_users(config, prepared)
     return known_of(prepared, catalogs.ad_table, clicks, asked_users=asked, where=str(config.history), own=own)
 
 
