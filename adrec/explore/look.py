@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
-from adrec.data.disk.engine import columns_of, name, one_row, open_memory_engine, text
+from adrec.data.disk.engine import columns_of, fetch, name, one_row, open_memory_engine, text
 from adrec.errors import DataError
 from adrec.prepare.sources.files import find_files, format_of, read_files
 
@@ -72,6 +73,8 @@ class Table:
     columns: dict[str, Column]
     parts: dict[str, str] = field(default_factory=dict)
     """File name -> train, valid or test, where the names of the files say so."""
+    head: pa.Table = field(default_factory=lambda: pa.table({}), compare=False, repr=False)
+    """The rows looked at, as stored: what one column says of another is measured on them."""
 
     @property
     def label(self) -> str:
@@ -133,7 +136,7 @@ def _table(connection: duckdb.DuckDBPyConnection, files: list[Path]) -> Table:
         raise DataError(f"{files[0]}: holds no rows, so nothing can be guessed from it.")
     parts = {file.name: PARTS[stem] for file in files if (stem := file.name.split(".", 1)[0].lower()) in PARTS}
     columns = {column: _column(connection, column, kind) for column, kind in stored.items()}
-    return Table(tuple(files), rows, columns, parts if len(files) > 1 else {})
+    return Table(tuple(files), rows, columns, parts if len(files) > 1 else {}, fetch(connection, "SELECT * FROM head"))
 
 
 def _column(connection: duckdb.DuckDBPyConnection, column: str, stored: str) -> Column:
