@@ -52,6 +52,8 @@ def _is_mark(value: str) -> str:
 
 Mark = Annotated[str, AfterValidator(_is_mark)]
 Scalar = Annotated[str | int | float | bool, BeforeValidator(_moment_as_text)]
+Flag = Literal["click", "conversion"]
+"""Columns that are 0 or 1."""
 
 
 class TableInput(Config):
@@ -95,6 +97,22 @@ class TableInput(Config):
     """Zone of timestamps that name none."""
     list_separator: Annotated[str, Field(min_length=1)] = "|"
     """Separates the items of list columns that are text (a JSON array is one by itself)."""
+    positive: dict[Flag, Annotated[list[Scalar], Field(min_length=1)]] = {}
+    """Flag -> the words that mean 1, in any case: every other filled cell is 0 (`click: [Clicked, 2]`, `click: [1]` where 0 is
+    written -1). Without it flags read 0 and 1, true and false, t and f, yes and no, y and n."""
+    at_least: dict[Flag, Annotated[dict[str, float], Field(min_length=1, max_length=1)]] = {}
+    """Flag -> the column of numbers and the least of them that means 1 (`click: {rating: 4}`). A column of the contract is kept
+    beside it. Empty where the number is."""
+    first_position: Literal[0, 1] = 1
+    """The number of the first slot in the file: `position` of logs that count from 0 is moved to count from 1."""
+
+    @model_validator(mode="after")
+    def _one_way_to_a_flag(self) -> "TableInput":
+        for flag in self.at_least:
+            if flag in self.positive or flag in self.columns:
+                other = "positive" if flag in self.positive else "columns"
+                raise ValueError(f"at_least.{flag} makes the column that {other}.{flag} reads; leave one out")
+        return self
 
     @model_validator(mode="after")
     def _marks_differ(self) -> "TableInput":

@@ -27,6 +27,11 @@ class Reading:
     defaults: Mapping[str, Scalar] = field(default_factory=dict)
     own_names: Mapping[str, str] = field(default_factory=dict)
     """Canonical name -> the user's own, for messages."""
+    positive: Mapping[str, Sequence[Scalar]] = field(default_factory=dict)
+    """Flag -> what means 1."""
+    at_least: Mapping[str, tuple[str, float]] = field(default_factory=dict)
+    """Flag -> the column of numbers that it is made of, and the least of them that means 1."""
+    first_position: int = 1
 
 
 @dataclass(frozen=True)

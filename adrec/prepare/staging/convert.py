@@ -91,8 +91,37 @@ def converted(reading: Reading, column: str, cell: str, stored: str | None, kind
     default = reading.defaults.get(column)
     if stored is None:
         return _constant(default, kind)
-    value = _value(reading, cell, "VARCHAR" if is_text(stored) else stored, kind, role)
+    plain = "VARCHAR" if is_text(stored) else stored
+    value = _flag(reading, column, cell, plain, kind) if role == "flag" else _value(reading, cell, plain, kind, role)
+    if column == "position" and reading.first_position != 1:
+        value = f"{value} + {1 - reading.first_position}"
     return value if default is None else f"CASE WHEN {cell} IS NULL THEN {_constant(default, kind)} ELSE {value} END"
+
+
+def reached(reading: Reading, cell: str, stored: str, least: float, kind: str) -> str:
+    """SQL of a flag of type `kind`: whether the number in a cell that `filled` made is at least `least`; NULL for none and NaN."""
+    number = _value(reading, cell, "VARCHAR" if is_text(stored) else stored, "DOUBLE", "number")
+    return f"CASE WHEN isfinite({number}) THEN CAST({number} >= {least!r} AS {kind}) END"
+
+
+def _flag(reading: Reading, column: str, cell: str, stored: str, kind: str) -> str:
+    """0 or 1 from numbers, booleans and words; where the source says what is positive, everything else that is filled is 0."""
+    if column not in reading.positive:
+        number = _value(reading, cell, stored, kind, "number")
+        if not is_text(stored):
+            return number
+        words = f"CASE WHEN lower({cell}) IN ('t', 'yes', 'y') THEN 1 WHEN lower({cell}) IN ('f', 'no', 'n') THEN 0 END"
+        return f"CAST(coalesce({number}, {words}) AS {kind})"
+    wanted = list(reading.positive[column])
+    if True in wanted:  # YAML takes Yes, On and true for one
+        wanted += ["true", "t", "yes", "y", "on", "1"]
+    spelled = sorted({str(word).strip().lower() for word in wanted})
+    conditions = [f"lower(trim(CAST({cell} AS VARCHAR))) IN ({', '.join(map(text, spelled))})"]
+    numbers = sorted({float(word) for word in wanted if isinstance(word, int | float) and not isinstance(word, bool)})
+    if numbers:
+        number = _value(reading, cell, stored, "DOUBLE", "number")
+        conditions.append(f"coalesce({number} IN ({', '.join(map(repr, numbers))}), false)")
+    return f"CASE WHEN {cell} IS NOT NULL THEN CAST({' OR '.join(conditions)} AS {kind}) END"
 
 
 def _value(reading: Reading, cell: str, stored: str, kind: str, role: Role) -> str:

@@ -12,7 +12,18 @@ from adrec.data.disk.engine import columns_of, name, one_row, text
 from adrec.errors import DataError
 from adrec.prepare.sources import RawTable
 from adrec.prepare.sources.malformed import lines_of, refuse_lone_quotes
-from adrec.prepare.staging.convert import Role, converted, filled, given, is_float, is_text, null_words, sql_type, trimmed
+from adrec.prepare.staging.convert import (
+    Role,
+    converted,
+    filled,
+    given,
+    is_float,
+    is_text,
+    null_words,
+    reached,
+    sql_type,
+    trimmed,
+)
 from adrec.prepare.staging.notes import notes_of
 from adrec.prepare.staging.roles import Roles
 from adrec.schema import TableSpec
@@ -68,10 +79,13 @@ class Staged:
     """what deserves a word though it is no fault"""
 
 
+_SAY_WHAT_IS_POSITIVE = (
+    "Say which words mean 1 (`positive` in the source), or from which number on (`at_least: {click: {rating: 4}}`)."
+)
 _CHECKS: Mapping[str, tuple[str, str, str]] = {
-    "click": ("{v} NOT IN (0, 1)", "is not 0 or 1", "A click is 0 or 1; map a rating to it first."),
-    "conversion": ("{v} NOT IN (0, 1)", "is not 0 or 1", "A conversion is 0 or 1."),
-    "position": ("{v} < 1", "is below 1", "Positions count from 1."),
+    "click": ("{v} NOT IN (0, 1)", "is not 0 or 1", _SAY_WHAT_IS_POSITIVE),
+    "conversion": ("{v} NOT IN (0, 1)", "is not 0 or 1", _SAY_WHAT_IS_POSITIVE),
+    "position": ("{v} < 1", "is below 1", "Where slots count from 0, set `first_position: 0` in the source."),
     "propensity": ("NOT ({v} > 0 AND {v} <= 1)", "is not in (0, 1]", "A propensity is the probability of showing the ad."),
     "dwell_seconds": ("{v} < 0", "is negative", "Seconds are 0 or more."),
     "bid": ("{v} < 0", "is negative", "A bid is 0 or more."),
@@ -102,7 +116,8 @@ def stage_table(
     found = columns_of(connection, raw.view)
     refuse_missing(raw, spec, found, extra)
     refuse_lone_quotes(connection, raw.files)
-    wanted = [column for column in spec.names if column in found or column in raw.reading.defaults]
+    made = {*raw.reading.defaults, *raw.reading.at_least}
+    wanted = [column for column in spec.names if column in found or column in made]
     wanted += [column for column in extra if column not in spec]
     wanted += [column for column in optional_extra if column in found and column not in wanted]
     plan = plan_columns(raw, spec, found, wanted, roles or Roles({}), private=private, nan_is_missing=nan_is_missing)
@@ -167,6 +182,16 @@ def plan_columns(
         else:
             role, kind = _extra_kind(role, reading.types.get(column), stored or "VARCHAR")
         raw_cell, cell = f"adrec_raw.{name(column)}", f"adrec_cells.{name(column)}"
+        if column in reading.at_least:
+            source, least = reading.at_least[column]
+            of = f"adrec_cells.{name('of ' + column)}"
+            cells.append(f"{filled(reading, f'adrec_raw.{name(source)}', found[source], 'number')} AS {name('of ' + column)}")
+            flag = reached(reading, of, found[source], least, kind)
+            inner += [f"{flag} AS {name(column)}", f"{of} IS NOT NULL AS {name('given ' + column)}"]
+            check = Check(source, f"{_typed('given ' + column)} AND {_typed(column)} IS NULL", *_NO_NUMBER)
+            checks += [check] if source not in wanted else []
+            outer.append(_typed(column))
+            continue
         if stored is not None:
             cells.append(f"{filled(reading, raw_cell, stored, role)} AS {name(column)}")
             if stored == "BLOB":
@@ -225,6 +250,14 @@ def refuse_missing(raw: RawTable, spec: TableSpec, found: Mapping[str, str], ext
     """Raise DataError listing the required columns, and those of `extra`, that the table lacks."""
     faults = []
     known = ", ".join(column for column in found if not column.startswith("source_"))
+    for flag, (column, _) in raw.reading.at_least.items():
+        if column not in found:
+            faults.append(
+                f"{raw.files[0]}: column '{column}' is missing, of which at_least makes '{flag}'. Columns: {known[:300]}. "
+                "Mend `at_least` in the config."
+            )
+        elif flag in found:
+            faults.append(f"{raw.files[0]}: has a column '{flag}', which at_least makes too. Leave `at_least.{flag}` out.")
     for column in [*spec.required, *extra]:
         if column not in found and column not in raw.reading.defaults:
             fix = (
@@ -262,7 +295,8 @@ def _checks(spec: TableSpec, column: str, stored: str | None, kind: str, role: R
     value, is_given = _typed(column), _typed("given " + column)
     may_fail = kind != "VARCHAR" or stored == "BLOB" or role in {"id", "person", "category"}
     if stored is not None and may_fail:
-        checks.append(Check(column, f"{is_given} AND {value} IS NULL", *_UNREADABLE.get(kind, _NO_NUMBER)))
+        unreadable = ("is not 0 or 1", _SAY_WHAT_IS_POSITIVE) if role == "flag" else _UNREADABLE.get(kind, _NO_NUMBER)
+        checks.append(Check(column, f"{is_given} AND {value} IS NULL", *unreadable))
     if stored == "BLOB" and kind == "VARCHAR":
         checks[-1] = Check(column, checks[-1].condition, "is not UTF-8 text", "Write the column as a string.")
     if kind == "TIMESTAMP":
