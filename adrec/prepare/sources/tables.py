@@ -50,7 +50,7 @@ def open_table(connection: duckdb.DuckDBPyConnection, view: str, table: TableInp
         types=table.types,
         defaults=table.defaults,
         own_names={ours: theirs for ours, theirs in named if ours != theirs},
-        positive=dict(table.positive),
+        positive={**table.positive},
         at_least={flag: next(iter(bound.items())) for flag, bound in table.at_least.items()},
         first_position=table.first_position,
     )
