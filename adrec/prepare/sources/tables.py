@@ -50,7 +50,7 @@ def open_table(connection: duckdb.DuckDBPyConnection, view: str, table: TableInp
         types=table.types,
         defaults=table.defaults,
         own_names={ours: theirs for ours, theirs in named if ours != theirs},
-        positive={**table.positive},
+        positive={str(flag): words for flag, words in table.positive.items()},
         at_least={flag: next(iter(bound.items())) for flag, bound in table.at_least.items()},
         first_position=table.first_position,
     )

@@ -99,7 +99,7 @@ def converted(reading: Reading, column: str, cell: str, stored: str | None, kind
 
 
 def reached(reading: Reading, cell: str, stored: str, least: float, kind: str) -> str:
-    """SQL of a flag of type `kind`: whether the number in a cell that `filled` made is `least` or more; NULL for none and NaN."""
+    """SQL of a flag of type `kind`: whether the number in a cell that `filled` made is `least` or more; NULL where none."""
     number = _value(reading, cell, "VARCHAR" if is_text(stored) else stored, "DOUBLE", "number")
     return f"CASE WHEN isfinite({number}) THEN CAST({number} >= {least!r} AS {kind}) END"
 
