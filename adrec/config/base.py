@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from adrec.config.retired import Retired, retired
 from adrec.errors import ConfigError
@@ -56,6 +65,17 @@ class OnDevice(StageConfig):
     """Where tensors live; `auto` takes a GPU when there is one."""
 
 
+class _Typed(str):
+    """Text of an override: where it names a path, that is not relative to the config file."""
+
+
+def _anchored(value: Any, info: ValidationInfo) -> Any:
+    """A path that an override names, made absolute; `~` is left to whoever reads it."""
+    if not isinstance(value, _Typed) or value.startswith("~"):
+        return value
+    return str((info.context or {}).get("typed_base", Path.cwd()) / value)
+
+
 def _resolve(path: Path, info: ValidationInfo) -> Path:
     base = (info.context or {}).get("base", Path.cwd())
     try:
@@ -72,37 +92,40 @@ def _resolve_pattern(pattern: str, info: ValidationInfo) -> str:
     return str(_resolve(Path(pattern), info))
 
 
-def _resolve_reference(reference: str, info: ValidationInfo) -> str:
+def _resolve_reference(reference: Any, info: ValidationInfo) -> Any:
     """A local folder becomes absolute; `package:...` and hub names stay as they are."""
-    if reference.startswith("package:"):
+    if not isinstance(reference, str) or reference.startswith("package:"):
         return reference
-    candidate = _resolve(Path(reference), info)
+    candidate = _resolve(Path(_anchored(reference, info)), info)
     is_path = reference.startswith((".", "/", "~")) or candidate.exists()
-    return str(candidate) if is_path else reference
+    return str(candidate) if is_path else str(reference)
 
 
 def _in_utc(moment: datetime) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-ConfigPath = Annotated[Path, AfterValidator(_resolve)]
-"""A path; relative ones are relative to the config file (to the working folder for `--set`-only runs)."""
-ConfigPattern = Annotated[str, AfterValidator(_resolve_pattern)]
+ConfigPath = Annotated[Path, BeforeValidator(_anchored), AfterValidator(_resolve)]
+"""A path; relative ones are relative to the config file, those of `--set` and other options to the working folder."""
+ConfigPattern = Annotated[str, BeforeValidator(_anchored), AfterValidator(_resolve_pattern)]
 """A file, folder or glob pattern, resolved like ConfigPath."""
 Pooling = Literal["mean", "cls", "last", "attention"]
 """How token vectors become one. Named here alone: Python keeps but one order of a Literal's values."""
 Moment = Annotated[datetime, AfterValidator(_in_utc)]
 """ISO 8601 date or moment; UTC unless an offset is given."""
-EncoderReference = Annotated[str, AfterValidator(_resolve_reference)]
+EncoderReference = Annotated[str, BeforeValidator(_resolve_reference)]
 """A text encoder: a local folder, `package:module/path` inside an installed package, or a hub name."""
 
 ModelT = TypeVar("ModelT", bound=Config)
 
 
-def load_config(path: Path | None, model: type[ModelT], overrides: Sequence[str] = ()) -> ModelT:
+def load_config(
+    path: Path | None, model: type[ModelT], overrides: Sequence[str] = (), *, overrides_base: Path | None = None
+) -> ModelT:
     """Read `path` (YAML), apply `dotted.key=value` overrides (values are YAML), validate as `model`.
 
-    `path` None starts from the overrides alone, relative to the working folder.
+    `path` None starts from the overrides alone. Paths of the file are relative to it, those of overrides to
+    `overrides_base`, which is the working folder where it is None.
     Raises ConfigError with one line a fault: dotted path, what was found, what is allowed, the nearest known key.
     """
     raw = _read_yaml(path) if path is not None else {}
@@ -111,7 +134,7 @@ def load_config(path: Path | None, model: type[ModelT], overrides: Sequence[str]
         _apply_override(raw, override)
     _check_characters(raw, where)
     base = path.resolve().parent if path is not None else Path.cwd()
-    return _validated(raw, model, where=where, context={"base": base})
+    return _validated(raw, model, where=where, context={"base": base, "typed_base": overrides_base or Path.cwd()})
 
 
 def load_stored_config(path: Path, model: type[ModelT], *, command: str) -> ModelT:
@@ -264,7 +287,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"--set {override}: expected dotted.key=value.")
-    value = _parse_yaml(text, where=f"--set {override}", below=key)
+    value = _typed(_parse_yaml(text, where=f"--set {override}", below=key))
     node: Any = raw
     *parents, last = key.split(".")
     if len(parents) > _DEEPEST:
@@ -281,6 +304,15 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         node[int(last)] = value
     else:
         node[last] = value
+
+
+def _typed(value: Any) -> Any:
+    """The value with every text in it marked as typed on the command line."""
+    if isinstance(value, str):
+        return _Typed(value)
+    if isinstance(value, dict):
+        return {key: _typed(item) for key, item in value.items()}
+    return [_typed(item) for item in value] if isinstance(value, list) else value
 
 
 def _list_item(items: list[Any], key: str, override: str) -> Any:

@@ -101,7 +101,7 @@ def with_values(config: TuneConfig, values: Mapping[str, Any]) -> FinetuneConfig
     """The base finetune config with `values` at their dotted keys, as one trial on one device. Raises ConfigError."""
     fixed = {"seed": config.seed, "device": config.device, "seeds": 1, "training.devices": 1, "training.strategy": "auto"}
     settings = [f"{key}={json.dumps(value)}" for key, value in {**fixed, **values}.items()]
-    return load_config(config.base, FinetuneConfig, settings)
+    return load_config(config.base, FinetuneConfig, settings, overrides_base=config.base.parent)
 
 
 def base_values(config: TuneConfig, base: FinetuneConfig) -> dict[str, Any] | None:
@@ -196,7 +196,7 @@ def _finish(config: TuneConfig, study: Study, metric: str, maximise: bool, work:
         shutil.copyfile(work / RUN_FILE, folder / IDENTITY)
         save_config(config, folder / "config.yaml")
         settings = [f"{key}={json.dumps(value)}" for key, value in best.items()]
-        save_config(load_config(config.base, FinetuneConfig, settings), folder / "best.yaml")
+        save_config(load_config(config.base, FinetuneConfig, settings, overrides_base=config.base.parent), folder / "best.yaml")
         write_trials(rows, list(config.space), folder / "trials.csv")
         plot(rows, importance, metric=metric, maximise=maximise, path=folder / "search.png")
         summary = {"metric": metric, "best_value": best_value, "best": best, "importance": importance}

@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import create_model
 
-from adrec.config.base import load_config, save_config
+from adrec.config.base import Config, load_config, save_config
 from adrec.config.commands import ALIASES, config_model, config_models
 from adrec.errors import UsageError
 from adrec.stages import config_schema
@@ -70,3 +71,22 @@ def test_show_prints_defaults_and_absolute_paths():
     document = config_schema.show("sample", None, ["out=/x", "impressions=5"])
     assert document.as_dict() == {"seed": 42, "out": "/x", "impressions": 5}
     assert "impressions: 5" in document.text
+
+
+@pytest.mark.parametrize("command", config_models())
+def test_every_path_of_a_command_may_be_overridden_from_the_working_folder(command, tmp_path, monkeypatch):
+    """Each path by itself; what else the command then still misses is no matter."""
+    model = config_model(command)
+    paths = [name for name, field in model.model_fields.items() if "_anchored" in str(field.metadata) + str(field.annotation)]
+    assert paths or not any("Path" in str(field.annotation) for field in model.model_fields.values())
+    monkeypatch.chdir(tmp_path)
+    for name in paths:
+        field = model.model_fields[name]
+        probe = create_model("Probe", __base__=Config, **{name: (field.annotation, field)})
+        (tmp_path / "configs").mkdir(exist_ok=True)
+        (tmp_path / "configs" / "x.yaml").write_text("{}")
+        annotation = str(field.annotation)
+        form = "[runs/a, runs/b]" if "list" in annotation else "{x: runs/a}" if "dict" in annotation else "runs/a"
+        value = getattr(load_config(tmp_path / "configs" / "x.yaml", probe, [f"{name}={form}"]), name)
+        first = next(iter(value.values() if isinstance(value, dict) else value)) if isinstance(value, dict | list) else value
+        assert str(first) == str(tmp_path / "runs/a"), name

@@ -126,6 +126,22 @@ def test_relative_paths_are_relative_to_the_file(tmp_path, monkeypatch):
     assert plan.encoder == str(folder / "encoder")
 
 
+def test_paths_of_overrides_are_relative_to_the_working_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    (tmp_path / "encoder").mkdir()
+    file = write(folder, "output: x\ninputs: [data/*.csv, more.csv]")
+    monkeypatch.chdir(tmp_path)
+    plan = load_config(file, Plan, ["output=runs/a", "inputs.0=logs/*.csv", "encoder=encoder"])
+    assert plan.output == tmp_path / "runs/a"
+    assert plan.inputs == [str(tmp_path / "logs/*.csv"), str(folder / "more.csv")]
+    assert plan.encoder == str(tmp_path / "encoder")
+    assert load_config(file, Plan, ["inputs=[a.csv, ~/b.csv]", "output=/c"]).inputs == [
+        str(tmp_path / "a.csv"), str(Path.home() / "b.csv"),
+    ]  # fmt: skip
+    assert load_config(file, Plan, ["output=a"], overrides_base=folder).output == folder / "a"
+
+
 def test_overrides_alone_are_relative_to_the_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load_config(None, Plan, ["output=runs/a"]).output == tmp_path / "runs" / "a"
