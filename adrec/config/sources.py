@@ -61,10 +61,19 @@ class TableInput(Config):
 
     files: ConfigPattern | Annotated[list[ConfigPattern], Field(min_length=1)]
     """A file, a folder (also partitioned by `key=value` folders), a glob, or a list of these."""
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet"] = "auto"
-    """`auto` goes by the ending: .csv .tsv .jsonl .ndjson .json .parquet, with .gz or .zst behind it."""
+    format: Literal["auto", "csv", "tsv", "jsonl", "json", "parquet", "xlsx"] = "auto"
+    """`auto` goes by the ending: .csv .tsv .jsonl .ndjson .json (an array of objects, or a line each) .parquet .xlsx .xls .ods,
+    text also with .gz, .bz2, .xz or .zst behind it, or in a .zip whose files are parts of this table."""
     delimiter: Annotated[str, AfterValidator(_is_delimiter)] | None = None
-    """Field separator of CSV and TSV; None takes the comma for csv and the tab for tsv."""
+    """Field separator of CSV and TSV, such as `;` or `::`; None takes the comma for csv and the tab for tsv."""
+    header: Annotated[list[str], Field(min_length=1), AfterValidator(_names_differ)] | None = None
+    """Names of the columns, in order, where the files have no line of names."""
+    skip_lines: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Lines above the header (of a report: its title, its dates) that are passed over, in each file."""
+    sheet: str | None = None
+    """Sheet of a workbook (xlsx); None takes the first that holds anything."""
+    leave_out: dict[str, Annotated[list[Scalar], Field(min_length=1)]] = {}
+    """Column in the file -> values whose rows are no rows of the table, such as a line of totals (`day: [Total]`)."""
     quote: Mark | None = None
     """What encloses a cell of CSV and TSV; '' for files without quotes. None takes `"`, and refuses a file whose lone quotes
     would join lines that are rows by themselves."""
@@ -72,8 +81,10 @@ class TableInput(Config):
     """What makes a quote inside a quoted cell a plain character; None takes the quote itself, written twice."""
     encoding: Annotated[str, AfterValidator(_known_encoding)] = "utf-8"
     """Encoding of text files: utf-8, gbk, utf-16, latin-1, ... Other than utf-8, files are decoded into the work folder."""
-    columns: dict[str, str] = {}
-    """Canonical name -> name in the file, for columns that are called otherwise there."""
+    columns: dict[str, str | Annotated[list[str], Field(min_length=2)]] = {}
+    """Canonical name -> name in the file, for columns that are called otherwise there. A path reaches into structs and JSON
+    objects (`user.id`) and into lists of key and value records (`event_params.page`). Several names are joined: those of a
+    moment by a space (`shown_at: [date, time]`), others by `|` (`ad_id: [C14, C17]`); the cell is empty where all of them are."""
     types: dict[str, Literal["string", "integer", "number", "boolean", "timestamp", "list"]] = {}
     """Types of extra columns, where not their role: a column of `features.*.numeric` holds numbers, one of `lists` lists, a
     moment of `history` or `calendar` moments; all others stay text, or what a Parquet file stores."""
@@ -89,10 +100,11 @@ class TableInput(Config):
     """Decimal mark of numbers that are text."""
     thousands: Literal["", ",", ".", " ", "'"] = ""
     """What groups the digits of numbers that are text (`1,000`); '' for nothing."""
-    time_format: str | None = None
-    """strptime format of timestamps in text (`%m/%d/%Y %I:%M:%S %p`); None reads ISO 8601."""
-    time_unit: Literal["seconds", "milliseconds", "microseconds", "nanoseconds"] = "seconds"
-    """Unit of timestamps that are numbers (since 1970)."""
+    time_format: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """strptime format of timestamps in text, also of digits alone (`%m/%d/%Y %I:%M:%S %p`, `%Y%m%d%H`), or several, tried in
+    this order, of which `iso` is ISO 8601; None reads ISO 8601."""
+    time_unit: Literal["seconds", "milliseconds", "microseconds", "nanoseconds", "excel"] = "seconds"
+    """Unit of timestamps that are numbers (since 1970; `excel` counts days as spreadsheets do, from 30 December 1899)."""
     time_zone: str = "UTC"
     """Zone of timestamps that name none."""
     list_separator: Annotated[str, Field(min_length=1)] = "|"
