@@ -31,9 +31,17 @@ def _moment_as_text(value: Any) -> Any:
 
 
 def _is_delimiter(value: str) -> str:
-    if len(value) != 1 or value in '"\r\n':
-        raise ValueError('is no delimiter: one character, and no quote or line end (a tab is written "\\t", in double quotes)')
+    if not 1 <= len(value.encode()) <= 4 or any(mark in value for mark in '"\r\n'):
+        raise ValueError('is no delimiter: 1 to 4 bytes, and no quote or line end (a tab is written "\\t", in double quotes)')
     return value
+
+
+def _names_differ(header: list[str]) -> list[str]:
+    lowered = [column.strip().lower() for column in header]
+    twice = sorted({column for column in lowered if not column or lowered.count(column) > 1})
+    if twice:
+        raise ValueError(f"names {twice[0]!r} twice" if twice[0] else "has an empty name")
+    return [column.strip() for column in header]
 
 
 def _known_encoding(name: str) -> str:
@@ -84,7 +92,7 @@ class TableInput(Config):
     columns: dict[str, str | Annotated[list[str], Field(min_length=2)]] = {}
     """Canonical name -> name in the file, for columns that are called otherwise there. A path reaches into structs and JSON
     objects (`user.id`) and into lists of key and value records (`event_params.page`). Several names are joined: those of a
-    moment by a space (`shown_at: [date, time]`), others by `|` (`ad_id: [C14, C17]`); the cell is empty where all of them are."""
+    moment by a space (`shown_at: [date, time]`), others by `|` (`ad_id: [C14, C17]`), without the empty ones."""
     types: dict[str, Literal["string", "integer", "number", "boolean", "timestamp", "list"]] = {}
     """Types of extra columns, where not their role: a column of `features.*.numeric` holds numbers, one of `lists` lists, a
     moment of `history` or `calendar` moments; all others stay text, or what a Parquet file stores."""

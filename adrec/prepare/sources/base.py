@@ -13,7 +13,7 @@ from adrec.errors import DataError
 class Reading:
     """How text and numbers of one table become canonical values (see config.preprocess.TableInput)."""
 
-    time_format: str | None = None
+    time_format: str | Sequence[str] | None = None
     time_unit: str = "seconds"
     time_zone: str = "UTC"
     has_real_moments: bool = True

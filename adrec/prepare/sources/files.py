@@ -4,6 +4,7 @@ One reader goes over all files of a table, so that hundreds of files need neithe
 """
 
 import glob
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,41 +17,70 @@ from adrec.data.disk.engine import readable_faults, text
 from adrec.data.disk.tables import parquet_schema
 from adrec.errors import DataError
 from adrec.prepare.sources.malformed import ROWS_A_FILE, create_text_view
-from adrec.prepare.sources.text_files import COMPRESSIONS, Dialect, decoded, hive, text_pieces
+from adrec.prepare.sources.opening import ARCHIVE, COMPRESSIONS, WORKBOOKS, is_data, pieces, readable, with_members
+from adrec.prepare.sources.sniffing import likely_delimiter
+from adrec.prepare.sources.text_files import Dialect, hive, text_pieces
 
 _OWN_NAMES = frozenset(
     {"adrec_row", "adrec_file", "adrec_place", "adrec_start", "adrec_object", "file_row_number", "file_index"}
 )
-_FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
+_FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet",
+            ".pq": "parquet", **dict.fromkeys(WORKBOOKS, "xlsx")}  # fmt: skip
+_NO_ROWS = {".md", ".pdf", ".html", ".png", ".jpg", ".py", ".yaml", ".yml", ".sql", ".ipynb", ".doc", ".docx"}
+"""Endings of files that may lie beside a table."""
 
 
 def find_files(patterns: str | Sequence[str]) -> list[Path]:
-    """The files behind files, folders and globs: those of each pattern sorted by path. Raises DataError."""
+    """The files behind files, folders and globs: those of each pattern sorted by path.
+
+    Passed over in folders and globs: hidden files, `_SUCCESS` and the like, checksums, and empty files beside others. A folder
+    without a file whose ending says its format gives all its files. Raises DataError.
+    """
     found: list[Path] = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         path = Path(pattern)
-        if path.is_dir():
-            matches = [file for file in path.rglob("*") if _is_data(file.relative_to(path)) and _is_known(file)]
-            if not matches:
-                raise DataError(f"{path}: the folder holds no CSV, TSV, JSONL or Parquet file.")
-        elif path.is_file():
-            matches = [path]
+        if path.is_file():
+            if path.stat().st_size == 0:
+                raise DataError(f"{path}: the file is empty.")
+            found.append(path)
         else:
-            folder = Path(Path(pattern).anchor) if path.is_absolute() else Path()
-            matches = [match for match in folder.glob(str(path.relative_to(path.anchor))) if match.is_file()]
-            if not matches:
-                what = "matches no file" if glob.has_magic(pattern) else "no such file"
-                raise DataError(f"{pattern}: {what}. Name a file, a folder or a glob under `source` in the config.")
-        found.extend(sorted(matches))
-    for file in found:
-        if file.stat().st_size == 0:
-            raise DataError(f"{file}: the file is empty.")
+            matches = _of_folder(path) if path.is_dir() else _of_glob(pattern)
+            filled = [match for match in matches if match.stat().st_size]
+            if not filled:
+                raise DataError(f"{matches[0]}: the file is empty.")
+            found.extend(sorted(filled))
     return list(dict.fromkeys(found))
 
 
+def _of_folder(path: Path) -> list[Path]:
+    for log, what in (("_delta_log", "Delta"), ("metadata/version-hint.text", "Iceberg")):
+        if (path / log).exists():
+            raise DataError(
+                f"{path}: is a {what} table, some of whose files are no longer rows of it. Export it to Parquet first."
+            )
+    every = [file for file in path.rglob("*") if file.is_file() and is_data(file.relative_to(path))]
+    known = [file for file in every if format_of(file) is not None or file.suffix.lower() == ARCHIVE]
+    matches = known or [file for file in every if file.suffix.lower() not in _NO_ROWS]
+    if not matches:
+        raise DataError(f"{path}: the folder holds no CSV, TSV, JSONL, Parquet or other file with rows.")
+    return matches
+
+
+def _of_glob(pattern: str) -> list[Path]:
+    path = Path(pattern)
+    folder = Path(path.anchor) if path.is_absolute() else Path()
+    asks_hidden = any(step.startswith((".", "_")) for step in path.parts[-1:])
+    matches = [match for match in folder.glob(str(path.relative_to(path.anchor))) if match.is_file()]
+    matches = [match for match in matches if asks_hidden or is_data(Path(match.name))]
+    if not matches:
+        what = "matches no file" if glob.has_magic(pattern) else "no such file"
+        raise DataError(f"{pattern}: {what}. Name a file, a folder or a glob under `source` in the config.")
+    return matches
+
+
 def format_of(file: Path) -> str | None:
-    """csv, tsv, jsonl or parquet by the ending, or None."""
-    suffixes = [suffix for suffix in file.suffixes if suffix not in COMPRESSIONS]
+    """csv, tsv, jsonl, xlsx or parquet by the ending, or None."""
+    suffixes = [suffix.lower() for suffix in file.suffixes if suffix.lower() not in COMPRESSIONS]
     return _FORMATS.get(suffixes[-1]) if suffixes else None
 
 
@@ -63,22 +93,24 @@ def read_files(
     format: str = "auto",
     delimiter: str | None = None,
     header: Sequence[str] | None = None,
+    skip_lines: int = 0,
+    left_out: Sequence[str] = (),
     quote: str | None = None,
     escape: str | None = None,
     encoding: str = "utf-8",
+    sheet: str | None = None,
+    head: int | None = None,
 ) -> None:
     """Create `view` over `files`, in order, with source_file, source_row and source_order. Cells of text files stay text.
 
     `all_files` are the files of the whole table where only its last ones are read. `format` goes before the endings. `header`
-    names the columns of files that have no header line. Folders named `key=value` add columns. Raises DataError for unreadable
-    files.
+    names the columns of files without a line of names; `skip_lines` stand above it. Lines whose first cell is in `left_out`
+    need not have all cells. Folders named `key=value` add columns. `head` is for a first look: of files that must be decoded
+    the first bytes are enough. Raises DataError for unreadable files.
     """
-    table = list(all_files or files)
-    kinds = {format if format != "auto" else format_of(file) for file in table}
-    kind = kinds.pop()
-    if kinds or kind is None:
-        odd = next(file for file in table if format_of(file) != kind or kind is None)
-        raise DataError(f"{odd}: the format is not plain from the ending. Set `format` in the config.")
+    table = with_members(all_files or files)
+    files = with_members(files)
+    kind = _kind_of(table, format)
     names = source_names(table)
     called, first = [names[file] for file in files], table.index(files[0])
     with readable_faults(str(files[0])):
@@ -86,12 +118,33 @@ def read_files(
             connection.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS {_parquet(files, called, first)}")
             connection.execute(f"SELECT * FROM {view} LIMIT 1").fetchall()
         else:
-            paths = decoded(connection, files, encoding)
-            separator = delimiter or ("\t" if kind == "tsv" else ",")
-            dialect = Dialect(separator, quote, escape, tuple(header) if header is not None else None, encoding)
-            pieces = text_pieces(connection, files, paths, kind, dialect)
-            _refuse_own_names(files[0], [*pieces[0].columns, *pieces[0].keys])
-            create_text_view(connection, view, pieces, called, first)
+            paths = readable(connection, files, kind, encoding=encoding, sheet=sheet, head=head)
+            separator = "," if kind == "xlsx" else delimiter or ("\t" if kind == "tsv" else ",")
+            names_given = tuple(header) if header is not None else None
+            dialect = Dialect(separator, quote, escape, names_given, skip_lines, tuple(left_out))
+            readers = text_pieces(connection, files, paths, kind, dialect)
+            _refuse_own_names(files[0], [*readers[0].columns, *readers[0].keys])
+            create_text_view(connection, view, readers, called, first)
+
+
+def _kind_of(table: Sequence[Path], format: str) -> str:
+    """The format of all files of a table. Raises DataError with the key to set where their endings do not say it."""
+    if format != "auto":
+        return "jsonl" if format == "json" else format
+    kinds = [format_of(file) for file in table]
+    kind = kinds[0]
+    if kind is None:
+        start = next(pieces(table[0]), b"").decode("utf-8", errors="replace").splitlines()
+        delimiter = likely_delimiter(start[:50])
+        guess = f" Set `format: csv` and `delimiter: {json.dumps(delimiter)}` in the config (a guess)." if delimiter else ""
+        raise DataError(f"{table[0]}: the ending does not say the format.{guess or ' Set `format` in the config.'}")
+    for file, other in zip(table, kinds, strict=True):
+        if other != kind:
+            raise DataError(
+                f"{file}: is not of the format of {table[0].name}, though both are files of one table. Set `format`, or name "
+                "the table's own files under `files` in the config."
+            )
+    return kind
 
 
 def _refuse_own_names(file: Path, columns: Sequence[str]) -> None:
@@ -141,14 +194,6 @@ def _check_row_groups(file: Path) -> None:
             chunk = metadata.row_group(group).column(index)
             if chunk.data_page_offset + 4 > size or chunk.total_compressed_size > size:
                 raise DataError(f"{file}: the file is truncated (row group {group + 1}). Write the file again.")
-
-
-def _is_data(relative: Path) -> bool:
-    return not any(part.startswith((".", "_")) for part in relative.parts)
-
-
-def _is_known(file: Path) -> bool:
-    return file.is_file() and format_of(file) is not None
 
 
 def _kind(kind: pa.DataType) -> str:

@@ -17,6 +17,7 @@ from duckdb.func import PythonUDFType
 from adrec.data.disk.engine import fetch, name, one_row, readable_faults, text
 from adrec.errors import DataError
 from adrec.prepare.sources.json_lines import is_broken, object_columns
+from adrec.prepare.sources.opening import archive_of
 from adrec.prepare.sources.text_files import Piece, odd_quotes
 
 ROWS_A_FILE = 1 << 40
@@ -101,7 +102,7 @@ def set_lines_aside(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]
     """
     mended = False
     for view, made in _VIEWS.get(connection, {}).items():
-        if not {file for piece in made.pieces for file in piece.files} & set(files):
+        if not any(_is_of(piece, files) for piece in made.pieces):
             continue
         for place, start in enumerate(made.starts()):
             if place not in made.lost and _fails(connection, made.pieces[place]):
@@ -113,20 +114,21 @@ def set_lines_aside(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]
 
 def lines_of(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> str:
     """SQL of the lines of `files` that were set aside; empty where there are none."""
-    if not _pieces_of(connection, files):
+    read = [file for piece in _pieces_of(connection, files) for file in piece.files]
+    if not read:
         return ""
-    query = f"SELECT * FROM malformed_lines WHERE file IN ({', '.join(text(str(file)) for file in files)})"
+    query = f"SELECT * FROM malformed_lines WHERE file IN ({', '.join(text(str(file)) for file in read)})"
     return f"({query})" if one_row(connection, f"SELECT count(*) AS n FROM ({query})")["n"] else ""
 
 
 def _pieces_of(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> list[Piece]:
+    return [piece for made in _VIEWS.get(connection, {}).values() for piece in made.pieces if _is_of(piece, files)]
+
+
+def _is_of(piece: Piece, files: Sequence[Path]) -> bool:
+    """Whether a piece reads one of `files`, or a file in one that is an archive."""
     wanted = set(files)
-    return [
-        piece
-        for made in _VIEWS.get(connection, {}).values()
-        for piece in made.pieces
-        if wanted & set(piece.files)
-    ]  # fmt: skip
+    return any(file in wanted or archive_of(file) in wanted for file in piece.files)
 
 
 def _create(connection: duckdb.DuckDBPyConnection, view: str, made: _TextView) -> None:
@@ -215,6 +217,7 @@ def _note_bad_lines(connection: duckdb.DuckDBPyConnection, view: str, made: _Tex
         f"INSERT INTO malformed_lines SELECT file, called, {row}, ({made.first + start} + place) * {ROWS_A_FILE} + {row}, "
         f"line, CASE kind {cases} ELSE {text(_OTHERWISE)} END FROM bad_lines JOIN bad_places USING (path)"
     )
+    _pass_over(connection, piece, f"bad_{suffix}", f"scan_{suffix}")
     keys = fetch(connection, f"SELECT place, {row} AS row FROM bad_lines JOIN bad_places USING (path) ORDER BY ALL")
     connection.create_function(suffix, _lost_before(keys), ["BIGINT"], "BIGINT", type=PythonUDFType.ARROW)
     if piece.keys:
@@ -225,6 +228,17 @@ def _note_bad_lines(connection: duckdb.DuckDBPyConnection, view: str, made: _Tex
         )
     connection.unregister("bad_lines")
     connection.unregister("bad_places")
+
+
+def _pass_over(connection: duckdb.DuckDBPyConnection, piece: Piece, bad: str, scan: str) -> None:
+    """Lines that the config leaves out are no faults, however few cells they have."""
+    if piece.left_out:
+        first = f"trim(string_split(b.csv_line, {text(piece.delimiter)})[1], ' \"' || chr(13))"
+        connection.execute(
+            f"DELETE FROM malformed_lines WHERE (file, line) IN (SELECT p.file, b.line FROM {bad} b JOIN {scan} s "
+            f"ON s.scan_id = b.scan_id AND s.file_id = b.file_id JOIN bad_places p ON p.path = s.file_path "
+            f"WHERE {first} IN ({', '.join(map(text, piece.left_out))}))"
+        )
 
 
 def _lost_before(bad: pa.Table) -> Callable[[pa.Array], pa.Array]:

@@ -1,28 +1,25 @@
-"""Text files (CSV, TSV, lines of JSON) as DuckDB readers: headers, quotes, encodings.
+"""Text files (CSV, TSV, lines of JSON) as DuckDB readers: headers, quotes, lines above the header.
 
-One reader goes over as many neighbouring files as have the same columns in the same order. Files in another encoding than UTF-8
-are decoded in pieces of 1 MB into the engine's scratch folder, which goes with the run.
+One reader goes over as many neighbouring files as have the same columns in the same order.
 """
 
 import codecs
 import csv
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 import duckdb
 import numpy as np
-import pyarrow as pa
 
 from adrec.data.disk.engine import text
 from adrec.errors import DataError
 from adrec.prepare.sources.json_lines import json_keys
+from adrec.prepare.sources.opening import pieces
+from adrec.prepare.sources.sniffing import likely_delimiter, likely_encoding
 
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _LONGEST_LINE = 4_000_000
-_PIECE = 1 << 20
 _LINE_COLUMN = "line"
 
 
@@ -35,7 +32,10 @@ class Dialect:
     escape: str | None = None
     header: tuple[str, ...] | None = None
     """names of the columns where the file has no header line"""
-    encoding: str = "utf-8"
+    skip_lines: int = 0
+    """lines above the header"""
+    left_out: tuple[str, ...] = ()
+    """first cells of lines that are no rows, and that may have fewer cells than a row"""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class Piece:
     header_lines: int
     keys: tuple[str, ...] = ()
     """of the JSON objects"""
+    delimiter: str = ""
+    left_out: tuple[str, ...] = ()
 
     def reader(self, *, more: str = "", options: str | None = None, paths: Sequence[Path] | None = None) -> str:
         """The FROM clause."""
@@ -65,7 +67,7 @@ def text_pieces(
     """The readers of `files` (csv, tsv or jsonl), in order. Raises DataError for headers that differ or cannot be read."""
     if kind == "jsonl":
         # No byte of JSON is a control character, so that a line is one cell.
-        options = _options([_LINE_COLUMN], "\x01", "", "", has_header=False, files=files)
+        options = _options([_LINE_COLUMN], "\x01", "", "", above=0, files=files)
         piece = Piece(tuple(files), tuple(paths), (_LINE_COLUMN,), options + ", strict_mode = false", "", 0)
         try:
             keys = json_keys(connection, piece.reader(more=", ignore_errors = true"), str(files[0]))
@@ -78,30 +80,33 @@ def text_pieces(
         headers = [tuple(dialect.header)] * len(files)
     else:
         headers = [
-            tuple(read_header(path, dialect.delimiter, quote, called=file)) for file, path in zip(files, paths, strict=True)
+            tuple(read_header(path, dialect.delimiter, quote, called=file, skip_lines=dialect.skip_lines))
+            for file, path in zip(files, paths, strict=True)
         ]
         for file, header in zip(files, headers, strict=True):
             odd = sorted(set(headers[0]) ^ set(header))
             if odd:
                 raise DataError(f"{file}: its header differs from that of {files[0].name} ({', '.join(odd[:6])}).")
-    pieces = []
+    found = []
     for header, group in groupby(zip(headers, files, paths, strict=True), key=lambda item: item[0]):
         members = list(group)
         escape = quote if dialect.escape is None else dialect.escape
-        has_header = dialect.header is None
-        options = _options(header, dialect.delimiter, quote, escape, has_header=has_header, files=files)
-        unquoted = _options(header, dialect.delimiter, "", "", has_header=has_header, files=files)
-        pieces.append(
+        above = dialect.skip_lines + int(dialect.header is None)
+        options = _options(header, dialect.delimiter, quote, escape, above=above, files=files)
+        unquoted = _options(header, dialect.delimiter, "", "", above=above, files=files)
+        found.append(
             Piece(
                 tuple(file for _, file, _ in members),
                 tuple(path for _, _, path in members),
                 header,
                 options,
                 unquoted if dialect.quote is None and len(header) > 1 else "",
-                int(has_header),
+                above,
+                delimiter=dialect.delimiter,
+                left_out=dialect.left_out,
             )
         )
-    return pieces
+    return found
 
 
 def _refuse_other_encoding(connection: duckdb.DuckDBPyConnection, piece: Piece) -> None:
@@ -109,17 +114,19 @@ def _refuse_other_encoding(connection: duckdb.DuckDBPyConnection, piece: Piece) 
         connection.execute(f"SELECT count({_LINE_COLUMN}) FROM {piece.reader()}").fetchall()
     except duckdb.InvalidInputException as error:
         if "unicode" in str(error):
-            what = "line 1: is not UTF-8 text. Set `encoding` in the config (gbk, utf-16, latin-1, ...)."
+            guess = likely_encoding(next(pieces(piece.paths[0]), b""))
+            cure = f"`encoding: {guess}` (a guess)" if guess else "`encoding`"
+            what = f"line 1: is not UTF-8 text. Set {cure} in the config (gbk, utf-16, latin-1, ...)."
             raise DataError(f"{piece.files[0]}: {what}") from None
 
 
-def _options(
-    columns: Sequence[str], delimiter: str, quote: str, escape: str, *, has_header: bool, files: Sequence[Path]
-) -> str:
+def _options(columns: Sequence[str], delimiter: str, quote: str, escape: str, *, above: int, files: Sequence[Path]) -> str:
+    """`above`: lines before the first row."""
+    top = "header = true" if above == 1 else f"header = false, skip = {above}"
     listed = ", ".join(f"{text(column)}: 'VARCHAR'" for column in columns)
     return (
         f"auto_detect = false, delim = {text(delimiter)}, quote = {text(quote)}, escape = {text(escape)}, "
-        f"header = {str(has_header).lower()}, columns = {{{listed}}}, hive_partitioning = {hive(files)}, "
+        f"{top}, columns = {{{listed}}}, hive_partitioning = {hive(files)}, "
         f"max_line_size = {_LONGEST_LINE}, buffer_size = {_LONGEST_LINE}"
     )
 
@@ -129,84 +136,65 @@ def hive(files: Sequence[Path]) -> str:
     return "true, hive_types_autocast = false" if all("=" in file.parent.name for file in files) else "false"
 
 
-def read_header(file: Path, delimiter: str, quote: str = '"', *, called: Path | None = None) -> list[str]:
-    """Column names in the first line of a text file, plain or compressed; `called` is for messages. Raises DataError."""
+def read_header(file: Path, delimiter: str, quote: str = '"', *, called: Path | None = None, skip_lines: int = 0) -> list[str]:
+    """Column names in the first line of a text file, plain or compressed, behind `skip_lines`; `called` is for messages.
+
+    Columns without a name are called by their number (the first `row_label`: a data frame's index). Raises DataError.
+    """
     where = called or file
+    line = _line_of(file, where, skip_lines)
+    row = skip_lines + 1
     try:
-        with pa.input_stream(str(file), compression=COMPRESSIONS.get(file.suffix)) as handle:
-            line = handle.read(_PIECE).split(b"\n", 1)[0].decode("utf-8-sig").rstrip("\r")
-    except UnicodeDecodeError:
-        raise DataError(f"{where}: row 1: not UTF-8 text. Set `encoding` in the config (gbk, utf-16, latin-1, ...).") from None
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{where}: cannot be read ({str(error).splitlines()[0][:160]}). Write the file again.") from None
-    if "\0" in line:
-        raise DataError(f"{where}: row 1: holds NUL characters. Set `encoding` in the config (utf-16?).")
-    try:
-        names = next(csv.reader([line], delimiter=delimiter, quotechar=quote), []) if quote else line.split(delimiter)
+        single = quote and len(delimiter) == 1
+        names = next(csv.reader([line], delimiter=delimiter, quotechar=quote), []) if single else line.split(delimiter)
     except csv.Error as error:
-        raise DataError(f"{where}: row 1: the header cannot be read ({error}).") from None
+        raise DataError(f"{where}: row {row}: the header cannot be read ({error}).") from None
     names = [column.strip() for column in names]
-    if len(names) > 1 and not names[0]:
-        names[0] = "row_label"  # the unnamed index that a data frame writes first
-    if not names or not all(names):
-        raise DataError(f"{where}: row 1: the header has an empty column name. Name every column.")
+    if not any(names):
+        raise DataError(
+            f"{where}: row {row}: the header has no names. Set `skip_lines` to the lines above it, or name the columns in "
+            "`header` in the config."
+        )
+    unnamed = ["row_label", *(f"column_{number}" for number in range(2, len(names) + 1))]
+    names = [column or other for column, other in zip(names, unnamed, strict=True)]
     lowered = [column.lower() for column in names]
     twice = sorted({column for column in lowered if lowered.count(column) > 1})
     if twice:
-        raise DataError(f"{where}: row 1: column '{twice[0]}' occurs twice in the header.")
+        raise DataError(
+            f"{where}: row {row}: column '{twice[0]}' occurs twice in the header. Name the columns in `header` in the config, "
+            f"with `skip_lines: {row}`."
+        )
+    other = likely_delimiter([line])
+    if len(names) == 1 and other not in {None, delimiter}:
+        shown = {"\t": '"\\t"'}.get(str(other), f"'{other}'")
+        raise DataError(f"{where}: row {row}: the header is one name, {line[:60]!r}. Set `delimiter: {shown}` in the config.")
     return names
 
 
-def decoded(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], encoding: str) -> list[Path]:
-    """`files` in UTF-8: as they are, or copies in the engine's scratch folder. Raises DataError where a byte does not fit."""
-    if codecs.lookup(encoding).name in {"utf-8", "utf-8-sig", "ascii"}:
-        return list(files)
-    row = connection.execute("SELECT current_setting('temp_directory')").fetchone()
-    folder = Path(row[0] if row else ".") / "decoded"
-    folder.mkdir(parents=True, exist_ok=True)
-    copies = []
-    for file in files:
-        digest = hashlib.sha256(f"{encoding} {file}".encode()).hexdigest()[:16]
-        # Folders named key=value are columns: the copy lies in one of the same name.
-        copy = folder / digest / (file.parent.name if "=" in file.parent.name else "") / "decoded.txt"
-        if not copy.exists():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            _decode(file, copy, encoding)
-        copies.append(copy)
-    return copies
-
-
-def _decode(file: Path, copy: Path, encoding: str) -> None:
-    decoder = codecs.getincrementaldecoder(encoding)()
-    aside = copy.with_suffix(".aside")
-    read = 0
-    try:
-        with open(aside, "w", encoding="utf-8", newline="") as target:
-            for piece in _bytes(file):
-                target.write(decoder.decode(piece))
-                read += len(piece)
-            target.write(decoder.decode(b"", final=True))
-    except UnicodeError as error:
+def _line_of(file: Path, where: Path, skip_lines: int) -> str:
+    start = next(pieces(file), b"")
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in start[:200]:
         raise DataError(
-            f"{file}: near byte {read:,}: not {encoding} text ({error.__class__.__name__}). Set `encoding`."
-        ) from None
-    aside.rename(copy)
-
-
-def _bytes(file: Path) -> Iterator[bytes]:
-    """A plain or compressed file in pieces. Raises DataError."""
+            f"{where}: row 1: is not UTF-8 text. Set `encoding: {likely_encoding(start) or 'utf-16'}` in the config."
+        )
+    lines = start.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n", skip_lines + 1)
+    if len(lines) <= skip_lines:
+        raise DataError(f"{where}: has {len(lines)} lines, and skip_lines passes over {skip_lines}. Mend `skip_lines`.")
     try:
-        with pa.input_stream(str(file), compression=COMPRESSIONS.get(file.suffix)) as handle:
-            while piece := handle.read(_PIECE):
-                yield piece
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file}: cannot be read ({str(error).splitlines()[0][:160]}). Write the file again.") from None
+        return lines[skip_lines].decode("utf-8")
+    except UnicodeDecodeError:
+        guess = likely_encoding(start)
+        what = f"`encoding: {guess}` (a guess)" if guess else "`encoding`"
+        raise DataError(
+            f"{where}: row {skip_lines + 1}: not UTF-8 text. Set {what} in the config (gbk, utf-16, latin-1, ...)."
+        ) from None
 
 
 def odd_quotes(file: Path, quote: str = '"') -> int | None:
     """The first line with an odd number of quotes, from 1; None where there is none. A quoted cell may go on from there."""
     mark, ends, carried = ord(quote), 0, 0
-    for piece in _bytes(file):
+    for piece in pieces(file):
+        piece = piece.replace(b"\r", b"\n") if b"\n" not in piece else piece  # a lone CR ends a line too
         if carried == 0 and quote.encode() not in piece:
             ends += piece.count(b"\n")
             continue

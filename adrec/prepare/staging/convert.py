@@ -4,6 +4,7 @@ A cell is read by its role, never by its looks: an id or a category keeps every 
 role says so. The same SQL reads CSV, JSON lines, Parquet and Arrow tables, so that the same cell gives the same value.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -28,6 +29,10 @@ _NULL_WORDS: dict[str, Sequence[str]] = {
     **dict.fromkeys(("text", "kept"), ("\\N",)),
 }
 
+_EXCEL_EPOCH_DAYS = 25_569
+"""Days from 30 December 1899, where spreadsheets begin to count, to 1970."""
+ISO = "iso"
+"""Of `time_format`: ISO 8601."""
 _SCALES = {"seconds": (1_000_000, 1), "milliseconds": (1_000, 1), "microseconds": (1, 1), "nanoseconds": (1, 1_000)}
 _COUNT = r"[+-]?[0-9]+([.][0-9]*)?"
 _NAIVE = r"[0-9]+[-/.][0-9]+[-/.][0-9]+([T ]+[0-9]+:[0-9]+(:[0-9]+([.][0-9]*)?)?)?"
@@ -204,22 +209,54 @@ def _list(reading: Reading, cell: str, stored: str, role: Role) -> str:
 
 def _moment(reading: Reading, cell: str, stored: str) -> str:
     """Naive UTC. Numbers count from 1970; text is ISO 8601 or `time_format`; a zone is applied where none is given."""
-    times, over = _SCALES[reading.time_unit]
     if stored.startswith("TIMESTAMP") and (stored.endswith("WITH TIME ZONE") or stored.startswith("TIMESTAMPTZ")):
         return f"timezone('UTC', CAST({cell} AS TIMESTAMPTZ))"
     if stored.startswith("TIMESTAMP") or stored == "DATE":
         return _localised(reading, f"CAST({cell} AS TIMESTAMP)")
-    if stored in {"DOUBLE", "FLOAT"}:
-        return f"make_timestamp(try_cast(round(try_cast({cell} AS DOUBLE) * {times} / {over}) AS BIGINT))"
+    formats = [reading.time_format] if isinstance(reading.time_format, str) else list(reading.time_format or ())
     if not is_text(stored):
-        return f"make_timestamp(try_cast(try_cast({cell} AS HUGEINT) * {times} // {over} AS BIGINT))"
-    if reading.time_format is not None:
-        parsed = f"try_strptime({cell}, {text(reading.time_format)})"
-        has_zone = any(mark in reading.time_format.replace("%%", "") for mark in ("%z", "%Z"))
-        return f"timezone('UTC', {parsed})" if has_zone else _localised(reading, parsed)
-    number = f"make_timestamp(try_cast(try_cast({cell} AS DECIMAL(38, 6)) * {times} / {over} AS BIGINT))"
-    if over == 1:
-        number = f"make_timestamp(try_cast(try_cast({cell} AS DECIMAL(38, 6)) * {times} AS BIGINT))"
+        digits = [form for form in formats if _is_digits(form)]
+        whole = f"CAST(try_cast({cell} AS BIGINT) AS VARCHAR)"
+        return _first([_formatted(reading, whole, form) for form in digits]) if digits else _counted(reading, cell, stored)
+    read = [_iso(reading, cell) if form == ISO else _formatted(reading, cell, form) for form in formats]
+    return _first(read) if read else _iso(reading, cell)
+
+
+def _first(expressions: Sequence[str]) -> str:
+    return expressions[0] if len(expressions) == 1 else f"coalesce({', '.join(expressions)})"
+
+
+def _is_digits(form: str) -> bool:
+    """Whether a time so written looks like a whole number (`%Y%m%d%H`)."""
+    return re.fullmatch("(%[YymdHMSj])+", form) is not None
+
+
+def _formatted(reading: Reading, cell: str, form: str) -> str:
+    """SQL of text written as `form` says; whole numbers that passed through a float end in .0."""
+    plain = f"regexp_replace({cell}, '[.]0+$', '')" if _is_digits(form) else cell
+    parsed = f"try_strptime({plain}, {text(form)})"
+    has_zone = any(mark in form.replace("%%", "") for mark in ("%z", "%Z"))
+    return f"timezone('UTC', {parsed})" if has_zone else _localised(reading, f"CAST({parsed} AS TIMESTAMP)")
+
+
+def _counted(reading: Reading, cell: str, stored: str) -> str:
+    """SQL of a number that counts units from 1970 (days from 1899)."""
+    if reading.time_unit == "excel":
+        # Spreadsheets know no more than milliseconds.
+        milliseconds = f"round((try_cast({cell} AS DOUBLE) - {_EXCEL_EPOCH_DAYS}) * 86400000)"
+        return _localised(reading, f"make_timestamp(try_cast({milliseconds} AS BIGINT) * 1000)")
+    times, over = _SCALES[reading.time_unit]
+    if is_text(stored):
+        scaled = f"try_cast({cell} AS DECIMAL(38, 6)) * {times}"
+        return f"make_timestamp(try_cast({scaled if over == 1 else f'{scaled} / {over}'} AS BIGINT))"
+    if is_float(stored) and not stored.startswith("DECIMAL"):
+        return f"make_timestamp(try_cast(round(try_cast({cell} AS DOUBLE) * {times} / {over}) AS BIGINT))"
+    return f"make_timestamp(try_cast(try_cast({cell} AS HUGEINT) * {times} // {over} AS BIGINT))"
+
+
+def _iso(reading: Reading, cell: str) -> str:
+    """SQL of text in ISO 8601, or of a number."""
+    number = _counted(reading, cell, "VARCHAR")
     # A zone that the engine does not know would be left out of a naive reading: then the cell is no moment.
     plain = f"regexp_replace(regexp_replace({cell}, '([+-][0-9:]+|Z)\\[[^]]*\\]$', '\\1'), ' ([+-]|Z$)', '\\1')"
     aware = f"timezone('UTC', try_cast({plain} AS TIMESTAMPTZ))"
