@@ -31,7 +31,7 @@ def _moment_as_text(value: Any) -> Any:
 
 
 def _is_delimiter(value: str) -> str:
-    if not 1 <= len(value.encode()) <= 4 or any(mark in value for mark in '"\r\n'):
+    if not 1 <= len(value.encode()) <= 4 or any(mark in value for mark in '"\r\n') or value == "\\t":
         raise ValueError('is no delimiter: 1 to 4 bytes, and no quote or line end (a tab is written "\\t", in double quotes)')
     return value
 

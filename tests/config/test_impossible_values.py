@@ -31,7 +31,7 @@ SOURCE = "output: p\nsource: {{format: tables, impressions: {{files: {files}, de
         (WHOLE + "seed: -1", "seed: input should be greater than or equal to 0"),
         (WHOLE + "seed: " + "9" * 5000, "a value cannot be read"),
         (WHOLE + "seed: 2024-13-45", "a value cannot be read"),
-        (SOURCE.format(files="log.csv", delimiter="'||'"), "delimiter: is no delimiter: one character"),
+        (SOURCE.format(files="log.csv", delimiter="'|||||'"), "delimiter: is no delimiter: 1 to 4 bytes"),
         (SOURCE.format(files="log.csv", delimiter="\\t"), "in double quotes"),
         (SOURCE.format(files="log.csv", delimiter="''"), "delimiter: is no delimiter"),
         (SOURCE.format(files="[]", delimiter="null"), "at least 1 item"),

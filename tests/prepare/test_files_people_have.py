@@ -104,7 +104,7 @@ def test_other_encodings_are_read_and_guessed_in_the_refusal(tmp_path, encoding,
     file.write_text(delimited(rows), encoding=encoding)
     assert read(tmp_path, file, encoding=encoding) == rows[1:]
     if encoding != "gb18030":
-        with pytest.raises(DataError, match=f"(?s)log.csv.*encoding: {encoding}"):
+        with pytest.raises(DataError, match=f"(?s)log.csv.*`encoding` in the config .{encoding}"):
             read(tmp_path, header_in_other_encoding(tmp_path, rows, encoding), work="other")
 
 

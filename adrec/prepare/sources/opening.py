@@ -7,6 +7,7 @@ UTF-8 text into the engine's scratch folder, which goes with the run; a workbook
 import codecs
 import csv
 import hashlib
+import json
 import lzma
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -168,8 +169,14 @@ def _json_shape(path: Path) -> str:
     start = next(pieces(path), b"").removeprefix(codecs.BOM_UTF8).lstrip()
     if start.startswith(b"["):
         return "array"
-    first = start.split(b"\n", 1)[0].rstrip()
-    return "objects" if first and start.startswith(b"{") and not first.endswith(b"}") and len(start) < _PIECE else "lines"
+    if not start.startswith(b"{"):
+        return "lines"
+    written = start.decode("utf-8", errors="replace")
+    try:
+        _, end = json.JSONDecoder().raw_decode(written)
+    except json.JSONDecodeError:
+        return "lines"
+    return "objects" if "\n" in written[:end] else "lines"
 
 
 def _write_objects(connection: duckdb.DuckDBPyConnection, path: Path, copy: Path, shape: str, head: int | None) -> None:

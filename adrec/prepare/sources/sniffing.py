@@ -40,6 +40,13 @@ def likely_encoding(start: bytes) -> str | None:
     return best.encoding if best is not None else None
 
 
+def encoding_cure(start: bytes) -> str:
+    """What to do about a file that begins so and is not UTF-8."""
+    guess = likely_encoding(start)
+    which = f"{guess}, at a guess" if guess not in {None, "utf-8"} else "gbk, utf-16, latin-1, ..."
+    return f"Set `encoding` in the config ({which})."
+
+
 def likely_delimiter(lines: Sequence[str]) -> str | None:
     """What separates cells in (nearly) all lines in the same number; None where nothing does."""
     lines = [line for line in lines if line.strip()]

@@ -17,7 +17,7 @@ from adrec.data.disk.engine import text
 from adrec.errors import DataError
 from adrec.prepare.sources.json_lines import json_keys
 from adrec.prepare.sources.opening import pieces
-from adrec.prepare.sources.sniffing import likely_delimiter, likely_encoding
+from adrec.prepare.sources.sniffing import encoding_cure, likely_delimiter
 
 _LONGEST_LINE = 4_000_000
 _LINE_COLUMN = "line"
@@ -114,9 +114,7 @@ def _refuse_other_encoding(connection: duckdb.DuckDBPyConnection, piece: Piece) 
         connection.execute(f"SELECT count({_LINE_COLUMN}) FROM {piece.reader()}").fetchall()
     except duckdb.InvalidInputException as error:
         if "unicode" in str(error):
-            guess = likely_encoding(next(pieces(piece.paths[0]), b""))
-            cure = f"`encoding: {guess}` (a guess)" if guess else "`encoding`"
-            what = f"line 1: is not UTF-8 text. Set {cure} in the config (gbk, utf-16, latin-1, ...)."
+            what = f"line 1: is not UTF-8 text. {encoding_cure(next(pieces(piece.paths[0]), b''))}"
             raise DataError(f"{piece.files[0]}: {what}") from None
 
 
@@ -174,20 +172,14 @@ def read_header(file: Path, delimiter: str, quote: str = '"', *, called: Path | 
 def _line_of(file: Path, where: Path, skip_lines: int) -> str:
     start = next(pieces(file), b"")
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in start[:200]:
-        raise DataError(
-            f"{where}: row 1: is not UTF-8 text. Set `encoding: {likely_encoding(start) or 'utf-16'}` in the config."
-        )
+        raise DataError(f"{where}: row 1: is not UTF-8 text. {encoding_cure(start)}")
     lines = start.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n", skip_lines + 1)
     if len(lines) <= skip_lines:
         raise DataError(f"{where}: has {len(lines)} lines, and skip_lines passes over {skip_lines}. Mend `skip_lines`.")
     try:
         return lines[skip_lines].decode("utf-8")
     except UnicodeDecodeError:
-        guess = likely_encoding(start)
-        what = f"`encoding: {guess}` (a guess)" if guess else "`encoding`"
-        raise DataError(
-            f"{where}: row {skip_lines + 1}: not UTF-8 text. Set {what} in the config (gbk, utf-16, latin-1, ...)."
-        ) from None
+        raise DataError(f"{where}: row {skip_lines + 1}: not UTF-8 text. {encoding_cure(start)}") from None
 
 
 def odd_quotes(file: Path, quote: str = '"') -> int | None:
