@@ -165,6 +165,12 @@ def sampled_requests(inputs: Inputs, max_rows: int, generator: np.random.Generat
     return inputs.take(ranges(starts[chosen], sizes[chosen]))
 
 
+def folds_of(request: NDArray[Any], folds: int, seed: int) -> NDArray[np.int64]:
+    """(N,) which of `folds` parts each row is in, drawn at random; the rows of a request stay together."""
+    order = np.random.default_rng(seed).permutation(int(request.max(initial=0)) + 1)
+    return np.asarray(order[request] % folds, dtype=np.int64)
+
+
 def save_state(folder: Path, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]] | None = None) -> None:
     """Write `state.json`, and `arrays.npz` (no object arrays, so reading it cannot run code)."""
     (folder / "state.json").write_text(json.dumps(dict(values), ensure_ascii=False, indent=1), encoding="utf-8")

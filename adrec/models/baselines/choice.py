@@ -18,9 +18,8 @@ from adrec.models.baselines.design import Scaler, design
 from adrec.models.baselines.similarity import mean_history, row_products, unit_rows
 
 _FEATURE_PENALTY = 1e-3
+"""L2 strength of the other weights; that of one row in all where rows are fewer than a thousand."""
 _PRODUCT_SCALE = 20.0
-_LARGEST_FEATURE = 5.0
-_MAX_VALUES = 64
 
 
 class ConditionalLogit:
@@ -59,8 +58,9 @@ class ConditionalLogit:
     def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
         """Solve; nothing is chosen on validation rows."""
         rows = sampled_requests(inputs.labelled(), self.max_rows, np.random.default_rng(seed)).compact()
-        self.scaler = Scaler.fit(design(rows), max_values=_MAX_VALUES)
-        problem = _Problem.of(rows, self._scaled(rows))
+        table = design(rows)
+        self.scaler = Scaler.fit(table)
+        problem = _Problem.of(rows, self.scaler.dense(table), self.scaler.places(table), self.scaler.width)
         solution = problem.solve(self.penalty)
         weights, width = solution[:-1].astype(np.float32), problem.width
         self.products, self.ads, self.features = weights[:width], weights[width : 2 * width], weights[2 * width :]
@@ -71,7 +71,7 @@ class ConditionalLogit:
         own = inputs.compact()
         if self.scaler is None:
             raise ValueError("the conditional logit is not fitted")
-        total = self.scaler.product(design(own), self.features, largest=_LARGEST_FEATURE) + np.float32(self.intercept)
+        total = self.scaler.product(design(own), self.features) + np.float32(self.intercept)
         if len(self.ads) and own.ads.vectors is not None:
             vectors, examples = unit_rows(own.ads.vectors), own.examples
             interest = unit_rows(mean_history(own, vectors)) * (_PRODUCT_SCALE * self.products)
@@ -100,20 +100,18 @@ class ConditionalLogit:
             intercept=values["intercept"],
         )
 
-    def _scaled(self, inputs: Inputs) -> Floats:
-        """(N, F) features, in deviations and at most 5 of them."""
-        if self.scaler is None:
-            raise ValueError("the conditional logit is not fitted")
-        scaled: Floats = self.scaler.transform(design(inputs)).toarray()
-        return np.clip(scaled, -_LARGEST_FEATURE, _LARGEST_FEATURE)
-
 
 @dataclass(frozen=True)
 class _Problem:
-    """The training rows: `wide` (N, 2 D + F) holds the scaled products u * a, the vectors a and the features."""
+    """The training rows: `wide` (N, 2 D + F) holds the scaled products u * a, the vectors a and the scaled numbers; `coded`
+    (N, C) says which of the columns that follow those is 1, one a value of a code, so that they need not be laid out.
+    """
 
     wide: Floats
     width: int
+    coded: NDArray[np.int64]
+    columns: int
+    """all of them, those of the codes included"""
     clicks: Floats
     starts: NDArray[np.int64]
     group: NDArray[np.int64]
@@ -121,8 +119,8 @@ class _Problem:
     by_request: bool
 
     @classmethod
-    def of(cls, rows: Inputs, features: Floats) -> "_Problem":
-        """Lay the columns side by side."""
+    def of(cls, rows: Inputs, features: Floats, places: NDArray[np.int64], columns: int) -> "_Problem":
+        """Lay the numbers side by side. `places` (N, C) count from the first of `features`, and there are `columns` of both."""
         examples, parts, width = rows.examples, [features], 0
         if rows.ads.vectors is not None and rows.ads.vectors.shape[1]:
             vectors = unit_rows(rows.ads.vectors)
@@ -135,24 +133,39 @@ class _Problem:
         by_request = bool(mixed.sum() >= 30 and mixed.mean() > 0.1)
         wide = np.concatenate(parts, axis=1).astype(np.float32, copy=False)
         group = np.repeat(np.arange(len(starts)), np.diff(examples.request_starts))
-        return cls(wide, width, rows.clicks, starts, group, by_request)
+        return cls(wide, width, places + 2 * width, columns + 2 * width, rows.clicks, starts, group, by_request)
 
     def solve(self, strength: float) -> NDArray[np.float64]:
-        """Weights (2 D + F + 1,), the intercept last; it stays 0 in a softmax, which it cannot change."""
+        """Weights (2 D + F + values + 1,), the intercept last; it stays 0 in a softmax, which it cannot change."""
         from scipy.optimize import minimize
 
-        start = np.zeros(self.wide.shape[1] + 1)
+        start = np.zeros(self.columns + 1)
         penalty = np.full(len(start), strength)
-        penalty[2 * self.width :] = _FEATURE_PENALTY
+        penalty[2 * self.width :] = max(_FEATURE_PENALTY, 1 / len(self.wide))
         penalty[-1] = 0.0
 
         def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-            z = self.wide @ weights[:-1].astype(np.float32) + np.float32(weights[-1])
+            z = self.product(weights)
             value, slope = self._softmax(z) if self.by_request else self._logistic(z)
-            gradient = np.append(self.wide.T @ slope, 0.0 if self.by_request else slope.sum()).astype(np.float64)
+            gradient = self.slopes(slope)
+            gradient[-1] = 0.0 if self.by_request else slope.sum()
             return value + 0.5 * float(penalty @ weights**2), gradient + penalty * weights
 
         return np.asarray(minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 60}).x, dtype=np.float64)
+
+    def product(self, weights: NDArray[np.float64]) -> Floats:
+        """(N,) z of weights (2 D + F + values + 1,)."""
+        short = weights.astype(np.float32)
+        total: Floats = self.wide @ short[: self.wide.shape[1]] + short[self.coded].sum(axis=1) + short[-1]
+        return total
+
+    def slopes(self, slope: Floats) -> NDArray[np.float64]:
+        """The derivative in every weight from that in z (N,); 0 for the intercept."""
+        gradient = np.zeros(self.columns + 1)
+        for column in self.coded.T:
+            gradient += np.bincount(column, weights=slope, minlength=len(gradient))
+        gradient[: self.wide.shape[1]] = self.wide.T @ slope
+        return gradient
 
     def _softmax(self, z: Floats) -> tuple[float, Floats]:
         """Mean over clicks of -log softmax, and its slope in z."""

@@ -1,7 +1,7 @@
 """The table that trees, logistic regression and the classic MLP learn from: features, counters, similarities."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,13 @@ class Design:
             if name in self.code_names:
                 codes[:, place] = self.codes[:, self.code_names.index(name)]
         return Design(dense, names, codes, code_names)
+
+    def with_columns(self, columns: Mapping[str, Floats]) -> "Design":
+        """The same rows with further dense columns, (N,) each."""
+        if not columns:
+            return self
+        dense = np.concatenate([self.dense, *(values[:, None] for values in columns.values())], axis=1, dtype=np.float32)
+        return replace(self, dense=dense, names=(*self.names, *columns))
 
 
 def design(
@@ -88,8 +95,12 @@ def similarity_columns(inputs: Inputs) -> dict[str, Floats]:
     return found
 
 
+LARGEST = 5.0
+"""Deviations: a number further from the mean counts as so far, or one row would outweigh a hundred."""
+
+
 class Scaler:
-    """Standard scaling of dense columns beside one-hot columns of the codes that have few values."""
+    """Standard scaling of dense columns beside one-hot columns of the codes, every value of them."""
 
     def __init__(
         self,
@@ -106,37 +117,47 @@ class Scaler:
         self.widths = widths
 
     @classmethod
-    def fit(cls, table: Design, *, max_values: int) -> "Scaler":
-        """Means and deviations; codes with more than `max_values` values are left out (an identity is not a feature here)."""
+    def fit(cls, table: Design, *, leave_out: Collection[str] = ()) -> "Scaler":
+        """Means and deviations, and how many values each code has; a code that is always unknown is left out."""
         widths = table.codes.max(axis=0, initial=0).astype(np.int64) + 1
-        few = [place for place, width in enumerate(widths) if 1 < width <= max_values]
+        told = [place for place, name in enumerate(table.code_names) if widths[place] > 1 and name not in leave_out]
         deviation = table.dense.std(axis=0, dtype=np.float64)
         return cls(
             table.names,
-            tuple(table.code_names[place] for place in few),
+            tuple(table.code_names[place] for place in told),
             table.dense.mean(axis=0, dtype=np.float64),
             np.where(deviation > 1e-9, deviation, 1.0),
-            widths[few],
+            widths[told],
         )
 
-    def transform(self, table: Design) -> sparse.csr_matrix:
-        """(N, F + sum of widths) float32."""
-        own = table.picked(self.names, self.code_names)
-        scaled = ((own.dense - self.mean) / self.deviation).astype(np.float32)
-        rows = np.arange(len(scaled))
-        parts: list[Any] = [sparse.csr_matrix(scaled)]
-        for place, width in enumerate(self.widths):
-            codes = np.where(own.codes[:, place] < width, own.codes[:, place], 0)
-            parts.append(sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, codes)), shape=(len(rows), int(width))))
-        return sparse.hstack(parts, format="csr", dtype=np.float32)
+    @property
+    def width(self) -> int:
+        """Columns laid out: numbers, and one for each value of each code."""
+        return len(self.names) + int(self.widths.sum())
 
-    def product(self, table: Design, weights: Floats, *, largest: float) -> Floats:
-        """(N,) `transform(table)`, cut at +-`largest` (1 or more), times `weights`: without laying out its many zeros."""
-        own = table.picked(self.names, self.code_names)
-        scaled = np.clip((own.dense - self.mean) / self.deviation, -largest, largest).astype(np.float32)
-        first = scaled.shape[1] + np.cumsum(self.widths) - self.widths
-        coded = weights[first + np.where(own.codes < self.widths, own.codes, 0)].sum(axis=1)
-        total: Floats = scaled @ weights[: scaled.shape[1]] + coded
+    def dense(self, table: Design) -> Floats:
+        """(N, F) numbers in deviations from the mean, at most LARGEST of them."""
+        scaled = (table.picked(self.names, ()).dense - self.mean) / self.deviation
+        return np.clip(scaled, -LARGEST, LARGEST).astype(np.float32)
+
+    def places(self, table: Design) -> NDArray[np.int64]:
+        """(N, C) which of the laid out columns is 1, for each code; a value that was not there when fitting is unknown."""
+        codes = table.picked((), self.code_names).codes
+        first = len(self.names) + np.cumsum(self.widths) - self.widths
+        return np.asarray(first + np.where(codes < self.widths, codes, 0), dtype=np.int64)
+
+    def transform(self, table: Design) -> sparse.csr_matrix:
+        """(N, width) float32."""
+        dense, places = self.dense(table), self.places(table)
+        rows, count = len(dense), len(self.widths)
+        ones = np.ones(places.size, np.float32)
+        starts = np.arange(rows + 1) * count
+        coded = sparse.csr_matrix((ones, places.ravel() - dense.shape[1], starts), (rows, int(self.widths.sum())))
+        return sparse.hstack([sparse.csr_matrix(dense), coded], format="csr", dtype=np.float32)
+
+    def product(self, table: Design, weights: Floats) -> Floats:
+        """(N,) `transform(table)` times `weights`, without laying out its many zeros."""
+        total: Floats = self.dense(table) @ weights[: len(self.names)] + weights[self.places(table)].sum(axis=1)
         return total
 
     def values(self) -> dict[str, Any]:

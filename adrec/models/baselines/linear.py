@@ -8,15 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from adrec.models.baselines.base import Floats, Inputs, load_state, save_state
+from adrec.models.baselines.base import Floats, Inputs, folds_of, load_state, save_state
 from adrec.models.baselines.design import Scaler, design
 from adrec.models.baselines.similarity import list_indicator
+from adrec.models.blend.calibration import log_loss
 
-_MAX_VALUES = 1000
+_STRENGTHS = (0.02, 0.2, 2.0)
+"""Values of C tried by cross-validation where rows are few; the first, which suits many rows, elsewhere."""
+_FEW_ROWS = 20_000
+_FOLDS = 5
 
 
 class LogisticRegression:
-    """P(click) = sigmoid(w . x + b), L2 regularised with strength 1 / C over all rows (Richardson et al. 2007 for clicks)."""
+    """P(click) = sigmoid(w . x + b), L2 regularised with strength 1 / C over all rows (Richardson et al. 2007 for clicks).
+
+    `c` None: chosen by cross-validation over whole requests where rows are few, else 0.02.
+    """
 
     name: ClassVar[str] = "logistic"
     is_probability: ClassVar[bool] = True
@@ -24,7 +31,7 @@ class LogisticRegression:
     def __init__(
         self,
         *,
-        c: float = 0.02,
+        c: float | None = None,
         scaler: Scaler | None = None,
         weights: NDArray[np.float64] | None = None,
         intercept: float = 0.0,
@@ -44,14 +51,13 @@ class LogisticRegression:
 
     def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
         """Scale, then maximise the penalised likelihood."""
-        from sklearn.linear_model import LogisticRegression as Sklearn
-
         known = inputs.labelled()
-        self.scaler = Scaler.fit(design(known), max_values=_MAX_VALUES)
+        self.scaler = Scaler.fit(design(known))
         self.lists = {name: int(values.values.max(initial=0)) + 1 for name, values in known.ads.lists.items()}
-        model = Sklearn(C=self.c, max_iter=300, random_state=seed).fit(self._columns(known), known.clicks.astype(int))
-        self.weights = model.coef_[0].astype(np.float64)
-        self.intercept = float(model.intercept_[0])
+        columns, clicks = self._columns(known), known.clicks.astype(int)
+        if self.c is None:
+            self.c = _strength(columns, clicks, known.examples.request, seed) if len(known) <= _FEW_ROWS else _STRENGTHS[0]
+        self.weights, self.intercept = _solve(columns, clicks, self.c)
 
     def score(self, inputs: Inputs) -> Floats:
         """(N,) probabilities."""
@@ -94,3 +100,26 @@ class LogisticRegression:
             known.resize((known.shape[0], width))  # these ads may hold fewer values, or (hashed) others
             parts.append(known)
         return sparse.hstack(parts, format="csr", dtype=np.float32)[inputs.examples.ad_index]
+
+
+def _solve(columns: sparse.csr_matrix, clicks: NDArray[np.int64], c: float) -> tuple[NDArray[np.float64], float]:
+    """Weights and intercept."""
+    from sklearn.linear_model import LogisticRegression as Sklearn
+
+    model = Sklearn(C=c, max_iter=300).fit(columns, clicks)
+    return model.coef_[0].astype(np.float64), float(model.intercept_[0])
+
+
+def _strength(columns: sparse.csr_matrix, clicks: NDArray[np.int64], request: NDArray[Any], seed: int) -> float:
+    """The C with the least cross-validated log loss; the smallest where a fold would lack a label."""
+    fold = folds_of(request, _FOLDS, seed)
+    if any(len(np.unique(clicks[fold != number])) < 2 for number in range(_FOLDS)):
+        return _STRENGTHS[0]
+    losses = {}
+    for c in _STRENGTHS:
+        margin = np.zeros(len(clicks))
+        for number in range(_FOLDS):
+            weights, intercept = _solve(columns[fold != number], clicks[fold != number], c)
+            margin[fold == number] = columns[fold == number] @ weights + intercept
+        losses[c] = log_loss(margin, clicks)
+    return min(losses, key=lambda c: losses[c])

@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from adrec.models.baselines.base import Floats, Inputs, load_state, save_state
 from adrec.models.baselines.design import Scaler, design
+from adrec.models.baselines.rates import Rates
 
 _MAX_VALUES = 64
 _SCORING_ROWS = 65_536
 
 
 class ClassicMlp:
-    """Standard-scaled features and one-hot categories of at most 64 values into a 128-64-1 network.
+    """Standard-scaled features and one-hot categories into a 128-64-1 network; of categories of more than 64 values, the click
+    rates of the values, for a network learns rare ones by heart.
 
     `max_rows` bounds the training rows (drawn at random above it), since batches of 32 are slow by design.
     """
@@ -34,6 +36,7 @@ class ClassicMlp:
         max_rows: int = 200_000,
         scaler: Scaler | None = None,
         network: nn.Sequential | None = None,
+        rates: Rates | None = None,
     ) -> None:
         self.epochs = epochs
         self.batch_size = batch_size
@@ -41,6 +44,7 @@ class ClassicMlp:
         self.max_rows = max_rows
         self.scaler = scaler
         self.network = network
+        self.rates = rates or Rates()
 
     @classmethod
     def lacks(cls, inputs: Inputs) -> str:
@@ -51,8 +55,9 @@ class ClassicMlp:
         """Scale, then train."""
         known = inputs.labelled()
         table = design(known)
-        self.scaler = Scaler.fit(table, max_values=_MAX_VALUES)
-        rows = self.scaler.transform(table)
+        self.rates, own = Rates.fit(table, known, beyond=_MAX_VALUES, seed=seed)
+        self.scaler = Scaler.fit(table.with_columns(own), leave_out=self.rates.names)
+        rows = self.scaler.transform(table.with_columns(own))
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(rows.shape[0], generator=generator)[: self.max_rows]
         features = _dense(rows[chosen.numpy()])
@@ -71,7 +76,8 @@ class ClassicMlp:
         """(N,) probabilities."""
         if self.scaler is None or self.network is None:
             raise ValueError("the classic MLP is not fitted")
-        rows = self.scaler.transform(design(inputs))
+        table = design(inputs)
+        rows = self.scaler.transform(table.with_columns(self.rates.columns(table)))
         result = np.zeros(rows.shape[0], np.float32)
         with torch.inference_mode():
             for start in range(0, rows.shape[0], _SCORING_ROWS):
@@ -80,11 +86,13 @@ class ClassicMlp:
         return result
 
     def save(self, folder: Path) -> None:
-        """Scaling and weights."""
+        """Scaling and weights, and below `rates` those of many values."""
         if self.scaler is None or self.network is None:
             raise ValueError("the classic MLP is not fitted")
         save_state(folder, {"scaler": self.scaler.values()})
         save_file(self.network.state_dict(), folder / "network.safetensors")
+        (folder / "rates").mkdir()
+        self.rates.save(folder / "rates")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -93,7 +101,7 @@ class ClassicMlp:
         state = load_file(folder / "network.safetensors")
         network = build_network(state["0.weight"].shape[1], torch.Generator().manual_seed(0))
         network.load_state_dict(state)
-        return cls(scaler=scaler, network=network)
+        return cls(scaler=scaler, network=network, rates=Rates.load(folder / "rates"))
 
 
 def build_network(width: int, generator: torch.Generator) -> nn.Sequential:

@@ -15,21 +15,33 @@ from adrec.metrics import classification, ranking
 from adrec.models.baselines.base import Floats, Inputs, load_state, save_state
 from adrec.models.baselines.design import Design, design
 from adrec.models.baselines.linear import LogisticRegression
+from adrec.models.baselines.rates import Rates
 from adrec.models.blend.calibration import log_loss
 
 _MAX_CATEGORIES = 64
 _MOST_ROUNDS, _BLIND_ROUNDS = 1000, 100
+_SURE_CLICKS = 200
+"""With fewer in the validation rows an AUC moves by chance from tree to tree; the log loss moves less."""
 PARAMETERS: dict[str, Any] = {
     "learning_rate": 0.05,
-    "num_leaves": 15,
-    "min_data_in_leaf": 200,
     "feature_fraction": 0.7,
     "bagging_fraction": 0.8,
     "bagging_freq": 1,
     "lambda_l2": 5.0,
-    "cat_smooth": 50.0,
     "lambdarank_truncation_level": 20,
 }
+
+
+def parameters_for(rows: int) -> dict[str, Any]:
+    """LightGBM's settings for so many training rows: with more of them, more and larger leaves (200 rows at 66,000)."""
+    leaves = next(leaves for most, leaves in ((3_000, 7), (200_000, 15), (2_000_000, 31), (np.inf, 63)) if rows < most)
+    return {
+        **PARAMETERS,
+        "num_leaves": leaves,
+        "min_data_in_leaf": int(np.clip(0.78 * np.sqrt(rows), 5, 1_000)),
+        "cat_smooth": float(np.clip(rows / 1_300, 10, 50)),
+        "min_data_per_group": int(np.clip(rows / 660, 5, 100)),
+    }
 
 
 class TreeModel:
@@ -47,7 +59,8 @@ class TreeModel:
         booster: Any = None,
     ) -> None:
         self.objective = objective
-        self.parameters = {**PARAMETERS, **(parameters or {})}
+        self.parameters = dict(parameters or {})
+        """what differs from `parameters_for` the training rows"""
         self.rounds = rounds
         self.patience = patience
         self.names = names
@@ -63,9 +76,10 @@ class TreeModel:
         seed: int,
         start: NDArray[np.float64] | None = None,
     ) -> None:
-        """Grow trees on rows that all have a click label; stop where the validation AUC has not risen for `patience` trees.
+        """Grow trees on rows that all have a click label; stop where validation has not become better for `patience` trees.
 
-        The AUC is the mean over requests for a ranker, and over all rows otherwise. At most `rounds` trees are grown: 1000
+        What counts is the AUC within requests for a ranker, else the AUC over all rows, or the log loss where clicks are few.
+        Codes of more than 64 values are left to the caller (`Rates`). At most `rounds` trees are grown: 1000
         unless given, 100 without validation rows. `start` (N,) are margins to improve on; `predict` does not include them.
         """
         import lightgbm
@@ -86,6 +100,7 @@ class TreeModel:
             free_raw_data=True,
         )
         settings = {
+            **parameters_for(len(inputs)),
             **self.parameters,
             "objective": self.objective,
             "metric": "None",
@@ -106,16 +121,20 @@ class TreeModel:
             reference=data,
         )
 
-        def validation_auc(predictions: NDArray[np.float64], _: Any) -> tuple[str, float, bool]:
-            by = "auc_request" if self.objective == "lambdarank" else "auc"
-            return "auc", quality(by, valid_inputs, predictions), True
+        few = min(valid_inputs.clicks.sum(), (1 - valid_inputs.clicks).sum()) < _SURE_CLICKS
+        metric = "auc_request" if self.objective == "lambdarank" else "log_loss" if few else "auc"
+
+        def validation(predictions: NDArray[np.float64], _: Any) -> tuple[str, float, bool]:
+            if metric == "log_loss":
+                predictions = _log_odds(predictions)
+            return metric, quality(metric, valid_inputs, predictions), True
 
         self.booster = lightgbm.train(
             settings,
             data,
             _MOST_ROUNDS if self.rounds is None else self.rounds,
             valid_sets=[held],
-            feval=validation_auc,
+            feval=validation,
             callbacks=[lightgbm.early_stopping(self.patience, verbose=False)],
         )
 
@@ -172,10 +191,17 @@ class LightGbm:
     objective: ClassVar[str] = "binary"
 
     def __init__(
-        self, *, counters: bool = True, trees: TreeModel | None = None, linear: LogisticRegression | None = None
+        self,
+        *,
+        counters: bool = True,
+        trees: TreeModel | None = None,
+        linear: LogisticRegression | None = None,
+        rates: Rates | None = None,
     ) -> None:
         self.counters = counters
         self.trees = trees or TreeModel(objective=self.objective)
+        self.rates = rates or Rates()
+        """Click rates of the values of codes with more than 64."""
         self.linear = linear
         """Weighs the values of the ads' lists, hundreds of words that a tree could only ask for one by one. Fitted with the
         trees unless one that was fitted on the same rows is given."""
@@ -191,15 +217,21 @@ class LightGbm:
         if known.ads.lists and self.linear is None:
             self.linear = LogisticRegression()
             self.linear.fit(known, seed=seed)
+        table = self._columns(known)
+        self.rates, own = Rates.fit(table, known, beyond=_MAX_CATEGORIES, seed=seed)
         held = None if valid is None else valid.labelled()
-        pair = None if held is None else (self._design(held), held)
-        self.trees.fit(self._design(known), known, pair, seed=seed)
+        pair = None if held is None or not len(held) else (self._design(held), held)
+        self.trees.fit(table.with_columns(own), known, pair, seed=seed)
 
     def margin(self, inputs: Inputs) -> Floats:
         """(N,) sum of the leaves."""
         return self.trees.predict(self._design(inputs))
 
     def _design(self, inputs: Inputs) -> Design:
+        table = self._columns(inputs)
+        return table.with_columns(self.rates.columns(table))
+
+    def _columns(self, inputs: Inputs) -> Design:
         extra = {"list_weights": self.linear.list_margin(inputs)} if self.linear is not None else {}
         return design(inputs, counters=self.counters, extra=extra)
 
@@ -208,8 +240,10 @@ class LightGbm:
         return (1 / (1 + np.exp(-self.margin(inputs).astype(np.float64)))).astype(np.float32)
 
     def save(self, folder: Path) -> None:
-        """The trees, and below `linear` the weights of list values."""
+        """The trees, below `rates` those of many values, and below `linear` the weights of list values."""
         self.trees.save(folder)
+        (folder / "rates").mkdir()
+        self.rates.save(folder / "rates")
         if self.linear is not None:
             (folder / "linear").mkdir()
             self.linear.save(folder / "linear")
@@ -218,7 +252,7 @@ class LightGbm:
     def load(cls, folder: Path) -> Self:
         """From `save`."""
         linear = LogisticRegression.load(folder / "linear") if (folder / "linear").exists() else None
-        return cls(trees=TreeModel.load(folder), linear=linear)
+        return cls(trees=TreeModel.load(folder), linear=linear, rates=Rates.load(folder / "rates"))
 
 
 class LightGbmRanker(LightGbm):
@@ -242,6 +276,11 @@ class LightGbmRanker(LightGbm):
 def request_sizes(inputs: Inputs) -> NDArray[np.int64]:
     """(G,) rows of each request."""
     return np.diff(inputs.examples.request_starts)
+
+
+def _log_odds(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    clipped = np.clip(probabilities, 1e-6, 1 - 1e-6)
+    return np.asarray(np.log(clipped / (1 - clipped)))
 
 
 def quality(metric: str, inputs: Inputs, scores: NDArray[Any]) -> float:

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from adrec.models.baselines.base import Baseline, Floats, Inputs, load_state, save_state
+from adrec.models.baselines.base import Baseline, Floats, Inputs, folds_of, load_state, save_state
 from adrec.models.baselines.choice import ConditionalLogit
 from adrec.models.baselines.design import Design, design
 from adrec.models.baselines.trees import LightGbm, TreeModel, quality
@@ -116,8 +116,7 @@ def fit_hybrid(
         return Hybrid(), network
     members = _members(network, scores, names)
     tried: tuple[Kind, ...] = KINDS if kind == "auto" else (kind,)
-    order = np.random.default_rng(seed).permutation(int(rows.examples.request.max()) + 1)
-    fold = order[rows.examples.request] % folds
+    fold = folds_of(rows.examples.request, folds, seed)
     held_out = {name: _cross_fitted(name, names, members[known], rows, fold, seed) for name in tried}
     reached: dict[str, float] = {name: quality(metric, rows, logits) for name, logits in held_out.items()}
     best = max(tried, key=lambda name: reached[name])

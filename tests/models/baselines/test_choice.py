@@ -1,5 +1,7 @@
 """The conditional logit against a numerical gradient, scikit-learn, and planted weights."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from baseline_worlds import catalog, inputs, planted
@@ -28,12 +30,20 @@ def world_of_features(requests=400, *, per_request=4, seed=0, weights=(1.5, -0.7
 @pytest.mark.parametrize("by_request", [True, False])
 def test_the_slope_is_the_derivative_of_the_loss(by_request):
     rng = np.random.default_rng(0)
-    problem = _Problem.of(WORLD, rng.normal(size=(len(WORLD), 3)).astype(np.float32))
+    features = rng.normal(size=(len(WORLD), 3)).astype(np.float32)
+    places = 3 + np.stack([rng.integers(0, 4, len(WORLD)), 4 + rng.integers(0, 90, len(WORLD))], axis=1)
+    problem = replace(_Problem.of(WORLD, features, places, 3 + 94), by_request=by_request)
     part = problem._softmax if by_request else problem._logistic
     for _ in range(3):
-        weights = rng.normal(size=problem.wide.shape[1]) * 0.3
-        wide = problem.wide.astype(np.float64)
-        error = check_grad(lambda w: part(wide @ w)[0], lambda w: wide.T @ part(wide @ w)[1], weights, epsilon=1e-6)
+        weights = rng.normal(size=problem.columns + 1) * 0.3
+        laid_out = np.zeros((len(WORLD), problem.columns + 1))
+        laid_out[:, : problem.wide.shape[1]] = problem.wide
+        np.put_along_axis(laid_out, problem.coded, 1, axis=1)
+        laid_out[:, -1] = 1
+        np.testing.assert_allclose(problem.product(weights), laid_out @ weights, atol=1e-4)
+        slope = part(laid_out @ weights)[1]
+        np.testing.assert_allclose(problem.slopes(slope)[:-1], (laid_out.T @ slope)[:-1], atol=1e-5)
+        error = check_grad(lambda w: part(laid_out @ w)[0], lambda w: laid_out.T @ part(laid_out @ w)[1], weights, epsilon=1e-6)
         assert error < 1e-4
 
 

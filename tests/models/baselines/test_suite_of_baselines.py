@@ -10,9 +10,10 @@ from baseline_worlds import catalog, genres, inputs, planted
 
 from adrec.config.baselines import BaselineName, BaselinesConfig
 from adrec.errors import BundleError
+from adrec.metrics.classification import auc
 from adrec.metrics.ranking import auc_request
 from adrec.models.baselines import BASELINES, fit_all, load_all, save_all, score_all
-from adrec.models.baselines.base import Inputs, sampled_requests
+from adrec.models.baselines.base import Columns, Inputs, sampled_requests
 
 TRAIN, VALID, TEST = planted(400, seed=1), planted(150, seed=2), planted(200, seed=3)
 CONFIG = BaselinesConfig()
@@ -49,6 +50,49 @@ def test_words_listed_as_a_feature_speak_one_by_one(tmp_path):
     fewer = test.take(np.arange(10)).compact()  # rows whose ads hold fewer words than were learned
     for name, scores in score_all(load_all(tmp_path / "baselines"), fewer).items():
         np.testing.assert_array_equal(scores, score_all(suite.fitted, test)[name][:10], err_msg=name)
+
+
+@pytest.mark.parametrize("values", [40, 3000])
+def test_every_value_of_a_category_is_learned_and_a_pure_chance_one_is_not(values, tmp_path):
+    """Clicks depend on a category of many values; another, of as many, says nothing, and must not be learned by heart."""
+    appeal = np.random.default_rng(9).normal(0, 1.5, values)
+
+    def world(requests: int, seed: int) -> Inputs:
+        rng = np.random.default_rng(seed)
+        site = (
+            np.minimum(rng.zipf(1.3, requests * 2) - 1, values - 1) if values > 100 else rng.integers(0, values, requests * 2)
+        )
+        clicks = rng.random(len(site)) < 1 / (1 + np.exp(1 - appeal[site]))
+        rows = [(r, [], [(0, int(clicks[2 * r])), (0, int(clicks[2 * r + 1]))]) for r in range(requests)]
+        codes = np.stack([site, rng.integers(0, values, len(site))], axis=1) + 1
+        columns = Columns(categorical=("site", "chance"))
+        return inputs(rows, catalog(["a"]), catalog(range(requests)), columns=columns, categorical=codes)
+
+    train, valid, test = world(6000, 1), world(1000, 2), world(3000, 3)
+    ceiling = auc(test.clicks, appeal[test.examples.categorical[:, 0] - 1])
+    names = ["logistic", "conditional_logit", "mlp", "lightgbm"]
+    suite = fit_all(BaselinesConfig(names=names), train, valid)
+    for name, scores in score_all(suite.fitted, test).items():
+        assert auc(test.clicks, scores) > ceiling - (0.06 if name == "mlp" else 0.04), name
+    save_all(suite.fitted, tmp_path / "baselines")
+    for name, scores in score_all(load_all(tmp_path / "baselines"), test).items():
+        np.testing.assert_array_equal(scores, score_all(suite.fitted, test)[name], err_msg=name)
+
+
+@pytest.mark.parametrize("rows", [60, 250])
+def test_few_rows_teach_trees_and_regression_a_line(rows):
+    rng = np.random.default_rng(rows)
+
+    def world(count: int) -> Inputs:
+        x = rng.normal(size=(count, 2))
+        clicks = (x @ [1.0, -1.0] + 0.2 * rng.normal(size=count) > 0).astype(int)
+        listed = [(0, [], [(0, int(click))]) for click in clicks]
+        return inputs(listed, catalog(["a"]), catalog(["u"]), columns=Columns(numeric=("first", "second")), numeric=x)
+
+    train, valid, test = world(rows), world(rows // 4), world(2000)
+    suite = fit_all(BaselinesConfig(names=["logistic", "conditional_logit", "lightgbm"]), train, valid)
+    for name, scores in score_all(suite.fitted, test).items():
+        assert auc(test.clicks, scores) > (0.9 if name == "lightgbm" else 0.97), name
 
 
 def _words(given: Inputs) -> list[np.ndarray]:
