@@ -78,6 +78,8 @@ class ServeConfig(StoreConfig, OnDevice, Seeded):
     """Use its int8 encoder."""
     cache: ConfigPath | None = None
     """Folder of cached text vectors. Default: the user's."""
+    keep_typed: bool = False
+    """Also write vectors of queries and interests to the cache on disk. By default they are held in memory alone."""
     prepared: ConfigPath | None = None
     """Prepared folder: the catalogue, known users with their histories, and the counters of the past."""
     ads: ConfigPath | None = None

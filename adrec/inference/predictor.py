@@ -79,7 +79,9 @@ class Predictor:
         cache: Path | None = None,
         network: Callable[[Batch], torch.Tensor] | None = None,
         encoder: TextEncoder | None = None,
+        keep_typed: bool = True,
     ) -> None:
+        """`keep_typed` false: no vector of a query or of interests is written to the cache on disk."""
         self.packed = packed
         self.checked = False
         """Whether golden requests had their logits again."""
@@ -93,16 +95,25 @@ class Predictor:
             device=self.device,
             batch_tokens=text.batch_tokens,
             cache=cache or text.cache,
+            keep_typed=keep_typed,
         )
 
     @classmethod
-    def load(cls, bundle: Path, *, device: str = "auto", verify: bool = True, cache: Path | None = None) -> "Predictor":
+    def load(
+        cls,
+        bundle: Path,
+        *,
+        device: str = "auto",
+        verify: bool = True,
+        cache: Path | None = None,
+        keep_typed: bool = True,
+    ) -> "Predictor":
         """Open a bundle folder. Raises BundleError where it is incomplete, altered or of another version.
 
         `verify` also asks for the logits of its golden requests; `checked` says whether it has any.
         """
         opened = open_bundle(bundle, verify=verify)
-        predictor = cls(unpack(opened), device=resolve_device(device), cache=cache)
+        predictor = cls(unpack(opened), device=resolve_device(device), cache=cache, keep_typed=keep_typed)
         golden = read_golden(opened) if verify else None
         if golden is not None:
             predictor.check(golden, where=str(bundle))

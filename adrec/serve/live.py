@@ -57,7 +57,14 @@ class Live:
         """
         if predictor is None:
             graphs = config.onnx if onnx else None
-            predictor = predictor_of(bundle, device=config.device, cache=config.cache, onnx=graphs, int8=config.onnx_int8)
+            predictor = predictor_of(
+                bundle,
+                device=config.device,
+                cache=config.cache,
+                onnx=graphs,
+                int8=config.onnx_int8,
+                keep_typed=config.keep_typed,
+            )
         table, gone = with_changes(ads, changes, predictor.packed)
         catalogs = predictor.catalogs(table, users.slice(0, 1))
         # A changed ad is what the change says, at any moment.

@@ -17,19 +17,23 @@ from adrec.inference.predictor import Predictor
 from adrec.models.text.text_encoder import TextEncoder
 
 
-def onnx_predictor(packed: ClickModel, folder: Path, *, int8: bool = False, cache: Path | None = None) -> Predictor:
+def onnx_predictor(
+    packed: ClickModel, folder: Path, *, int8: bool = False, cache: Path | None = None, keep_typed: bool = True
+) -> Predictor:
     """A predictor over a folder that `adrec export` wrote from the same bundle. Raises DataError, ResourceError."""
     encoder = None
     if packed.encoder is not None:
         encoder = OnnxEncoder(packed.encoder, folder / ("encoder.int8.onnx" if int8 else "encoder.onnx"))
-    return Predictor(packed, cache=cache, network=OnnxScorer(folder), encoder=encoder)
+    return Predictor(packed, cache=cache, network=OnnxScorer(folder), encoder=encoder, keep_typed=keep_typed)
 
 
-def predictor_of(bundle: Path, *, device: str, cache: Path | None, onnx: Path | None, int8: bool = False) -> Predictor:
+def predictor_of(
+    bundle: Path, *, device: str, cache: Path | None, onnx: Path | None, int8: bool = False, keep_typed: bool = True
+) -> Predictor:
     """The predictor that a config asks for: torch on `device`, or onnxruntime over the folder `onnx`."""
     if onnx is not None:
-        return onnx_predictor(unpack(open_bundle(bundle)), onnx, int8=int8, cache=cache)
-    return Predictor.load(bundle, device=device, cache=cache)
+        return onnx_predictor(unpack(open_bundle(bundle)), onnx, int8=int8, cache=cache, keep_typed=keep_typed)
+    return Predictor.load(bundle, device=device, cache=cache, keep_typed=keep_typed)
 
 
 class OnnxScorer:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from adrec.data.collate import QueryInputs, TextInputs, Texts, padded
 from adrec.data.examples import Catalog, Ragged
-from adrec.data.vector_cache import cached_vectors
+from adrec.data.vector_cache import RecentVectors, cached_vectors
 from adrec.models.text.text_encoder import TextEncoder, encode_texts
 from adrec.terminal import Terminal
 
@@ -35,29 +35,40 @@ class TextReader:
         batch_tokens: int = 8192,
         cache: Path | None = None,
         use_cache: bool = True,
+        keep_typed: bool = True,
     ) -> None:
+        """`keep_typed` false: vectors of what people type, queries and interests, are held in memory and never written."""
         self.encoder, self.as_tokens = encoder, as_tokens
         self.device, self.batch_tokens, self.cache, self.use_cache = device, batch_tokens, cache, use_cache
+        self.keep_typed, self._typed = keep_typed, RecentVectors()
 
     @property
     def width(self) -> int:
         """Width of the vectors; 0 without text."""
         return self.encoder.dimension if self.encoder is not None else 0
 
-    def vectors(self, texts: Sequence[str], terminal: Terminal | None = None, what: str = "texts") -> NDArray[np.float32]:
-        """(N, D) float32; (N, 0) without an encoder. An empty text is the zero vector: nothing is known."""
+    def vectors(
+        self, texts: Sequence[str], terminal: Terminal | None = None, what: str = "texts", *, typed: bool = False
+    ) -> NDArray[np.float32]:
+        """(N, D) float32; (N, 0) without an encoder. An empty text is the zero vector: nothing is known.
+
+        typed: people wrote them for nobody else.
+        """
         found = np.zeros((len(texts), self.width), np.float32)
         rows = np.flatnonzero(np.fromiter((bool(text) for text in texts), bool, len(texts)))
         if self.encoder is None or len(rows) == 0:
             return found
         named = [text for text in texts if text]
-        if self.use_cache:
-            fingerprint = self.encoder.fingerprint
-            found[rows] = cached_vectors(
-                named, fingerprint=fingerprint, encode=lambda missing: self._encode(missing, terminal, what), folder=self.cache
-            )
+
+        def encode(missing: list[str]) -> NDArray[np.float32]:
+            return self._encode(missing, terminal, what)
+
+        if typed and not self.keep_typed:
+            found[rows] = self._typed(named, encode)
+        elif self.use_cache:
+            found[rows] = cached_vectors(named, fingerprint=self.encoder.fingerprint, encode=encode, folder=self.cache)
         else:
-            found[rows] = self._encode(named, terminal, what)
+            found[rows] = encode(named)
         return found
 
     def read(
@@ -70,7 +81,7 @@ class TextReader:
         rows = np.arange(len(catalog)) if used is None else np.asarray(used)
         if self.as_tokens and self.encoder is not None:
             return catalog, _Tokens(self, catalog.texts)
-        vectors = _Vectors(self, catalog.texts)
+        vectors = _Vectors(self, catalog.texts, typed=what == "interests")
         vectors.ensure(rows, terminal, what)
         return catalog.with_vectors(vectors.values), vectors
 
@@ -98,17 +109,12 @@ class TextReader:
         if self.as_tokens and self.encoder is not None:
             encoder = self.encoder
             return lambda asked: Texts(None, *encoder.tokenize(asked))
-        known = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        vectors = self.vectors(list(known), terminal, "queries")
+        recent = RecentVectors()
 
         def give(asked: Sequence[str]) -> Texts:
-            nonlocal vectors
-            new = [text for text in dict.fromkeys(asked) if text not in known]
-            if new:
-                vectors = np.concatenate([vectors, self.vectors(new)])
-                known.update({text: len(known) + number for number, text in enumerate(new)})
-            return Texts(torch.from_numpy(vectors[[known[text] for text in asked]]))
+            return Texts(torch.from_numpy(recent(asked, lambda new: self.vectors(new, terminal, "queries", typed=True))))
 
+        give(texts)
         return give
 
     def _encode(self, texts: list[str], terminal: Terminal | None, what: str) -> NDArray[np.float32]:
@@ -122,8 +128,8 @@ class TextReader:
 class _Vectors:
     """Vectors of a catalog's texts, made where a row is asked for the first time. Rows never asked for cost no memory."""
 
-    def __init__(self, reader: TextReader, texts: pa.StringArray) -> None:
-        self.reader, self.texts = reader, texts
+    def __init__(self, reader: TextReader, texts: pa.StringArray, *, typed: bool = False) -> None:
+        self.reader, self.texts, self.typed = reader, texts, typed
         self.values = np.zeros((len(texts), reader.width), np.float32)
         self.known = np.zeros(len(texts), bool)
 
@@ -132,7 +138,7 @@ class _Vectors:
         new = np.unique(rows[~self.known[rows]])
         if len(new) == 0:
             return
-        self.values[new] = self.reader.vectors(_strings(self.texts.take(pa.array(new))), terminal, what)
+        self.values[new] = self.reader.vectors(_strings(self.texts.take(pa.array(new))), terminal, what, typed=self.typed)
         self.known[new] = True
 
     def __call__(self, rows: NDArray[np.int64]) -> Texts:
@@ -146,7 +152,7 @@ class _Phrases:
     def __init__(self, reader: TextReader, texts: pa.StringArray) -> None:
         lists = pc.split_pattern_regex(texts, _BETWEEN_PHRASES, max_splits=MOST_PHRASES - 1)
         phrases = pc.utf8_trim_whitespace(lists.flatten()).dictionary_encode()
-        self.distinct = _Vectors(reader, phrases.dictionary)
+        self.distinct = _Vectors(reader, phrases.dictionary, typed=True)
         self.lists = Ragged(lists.offsets.to_numpy().astype(np.int64), phrases.indices.to_numpy())
 
     def ensure(self, rows: NDArray[np.integer], terminal: Terminal | None = None, what: str = "texts") -> None:
