@@ -1,12 +1,13 @@
 """The bundle: one folder that holds a trained model and all it needs to score, checked by sha256, with no pickle.
 
-`bundle.json` lists the size and digest of every other file; loading refuses a folder with a missing or altered one.
-Layout: docs/bundle.md.
+`bundle.json` lists the size and digest of every other file; loading refuses a folder with a missing or altered one, with a
+link, with a file that it does not list where a library would read it, and with files of a kind that adrec never writes: a
+bundle of a stranger is data, and opening it runs no code. Layout: docs/bundle.md.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,12 @@ from adrec.errors import BundleError
 FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
 _FIX = "Run 'adrec finetune' again, or copy the whole folder."
+_STRANGE = "Do not trust this bundle."
+_KINDS = frozenset({".json", ".yaml", ".safetensors", ".parquet", ".npz", ".npy", ".txt", ".model", ".jinja", ".md"})
+"""Endings of the files that adrec writes into a bundle. None of them can hold code; pickles (.bin, .pt, .pkl) can."""
+_READ_ELSEWHERE = frozenset({"adapter_config.json"})
+"""Files that send a library on to another folder or to the network."""
+_MOST_MANIFEST_BYTES = 64_000_000
 
 
 @dataclass(frozen=True)
@@ -66,12 +73,14 @@ def save_bundle(path: Path, **facts: Any) -> Iterator[Path]:
             for file in sorted(folder.rglob("*"))
             if file.is_file()
         }
+        for name in files:
+            _check_kind(folder, name)
         manifest = {"format_version": FORMAT_VERSION, "adrec_version": __version__, **facts, "files": files}
         write_json(manifest, folder / MANIFEST)
 
 
 def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
-    """Read and check a bundle. Raises BundleError naming the first missing or altered file, or the wrong version.
+    """Read and check a bundle. Raises BundleError naming the first missing, altered or strange file, or the wrong version.
 
     `verify` False skips the digests (not the presence and sizes) of files: for a bundle that was just checked.
     """
@@ -79,16 +88,20 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
     if not manifest_path.is_file():
         raise BundleError(f"{path}: not a bundle ({MANIFEST} is missing). Run 'adrec finetune' to make one.")
     try:
+        if manifest_path.stat().st_size > _MOST_MANIFEST_BYTES:
+            raise ValueError("too large")
         manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
         version, files = manifest["format_version"], manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        listed = {str(name): (str(facts["sha256"]), int(facts["bytes"])) for name, facts in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(f"{manifest_path}: cannot be read ({type(error).__name__}). {_FIX}") from None
     if version != FORMAT_VERSION:
         is_student = "distilled_from" in manifest  # its config is that of the training it stands for
         command, config = ("adrec distill", None) if is_student else ("adrec finetune", path / "config.yaml")
         raise BundleError(other_format(path, found=version, ours=FORMAT_VERSION, command=command, config=config))
-    for name, facts in files.items():
-        _check_file(path, name, facts, verify=verify)
+    for name, (digest, size) in listed.items():
+        _check_file(path, name, digest if verify else None, size)
+    _refuse_unlisted(path, listed)
     return Bundle(path, manifest)
 
 
@@ -97,14 +110,32 @@ def write_json(value: Any, path: Path) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def _check_file(path: Path, name: str, facts: dict[str, Any], *, verify: bool) -> None:
+def _check_file(path: Path, name: str, digest: str | None, size: int) -> None:
     file = path / name
-    if not file.resolve().is_relative_to(path.resolve()):
-        raise BundleError(f"{path}: {MANIFEST} names a file outside the folder ({name}). Do not trust this bundle.")
+    if "\0" in name or not file.resolve().is_relative_to(path.resolve()):
+        raise BundleError(f"{path}: {MANIFEST} names a file outside the folder ({name!r}). {_STRANGE}")
+    _check_kind(path, name)
+    if any(part.is_symlink() for part in (file, *file.parents) if part.is_relative_to(path) and part != path):
+        raise BundleError(f"{path}: {name} is a link, and a bundle holds none. Copy the files themselves.")
     if not file.is_file():
         raise BundleError(f"{path}: {name} is missing. {_FIX}")
-    if file.stat().st_size != facts["bytes"] or (verify and _digest(file) != facts["sha256"]):
+    if file.stat().st_size != size or (digest is not None and _digest(file) != digest):
         raise BundleError(f"{path}: {name} was altered since the bundle was made. {_FIX}")
+
+
+def _check_kind(path: Path, name: str) -> None:
+    file = Path(name)
+    if file.suffix not in _KINDS or file.name in _READ_ELSEWHERE:
+        raise BundleError(f"{path}: holds {name!r}, a kind of file that no bundle may have. {_STRANGE}")
+
+
+def _refuse_unlisted(path: Path, listed: Collection[str]) -> None:
+    """Libraries read a folder's files by their usual names: what nobody vouches for must not lie there."""
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path).as_posix()
+        is_read = "/" in name and not file.name.startswith(".") and not file.is_dir()
+        if is_read and name not in listed:
+            raise BundleError(f"{path}: {MANIFEST} does not list {name!r}. Remove it, or copy the whole bundle again.")
 
 
 def _digest(file: Path) -> str:

@@ -36,11 +36,14 @@ class Golden:
     users: pa.Table
     logits: NDArray[np.float32] | None = None
     """(N,) what the bundle gave; None before it is known"""
+    scores: NDArray[np.float32] | None = None
+    """(N,) the probabilities it made of them; None in bundles of earlier versions"""
 
-    def save(self, folder: Path, logits: NDArray[np.float32]) -> None:
+    def save(self, folder: Path, logits: NDArray[np.float32], scores: NDArray[np.float32]) -> None:
         """Write into the folder of a bundle that is being made."""
         (folder / FOLDER).mkdir(exist_ok=True)
         rows = self.impressions.append_column("golden_logit", pa.array(logits, pa.float32()))
+        rows = rows.append_column("golden_score", pa.array(scores, pa.float32()))
         for name, table in (("impressions", rows), ("ads", self.ads), ("users", self.users)):
             write_table(table, folder / FOLDER / f"{name}.parquet")
 
@@ -85,8 +88,13 @@ def read_golden(bundle: Bundle) -> Golden | None:
     if not bundle.has(f"{FOLDER}/"):
         return None
     impressions, ads, users = (read_table(bundle.file(f"{FOLDER}/{name}.parquet")) for name in ("impressions", "ads", "users"))
-    logits = np.asarray(impressions["golden_logit"].to_numpy(), np.float32)
-    return Golden(impressions.drop_columns(["golden_logit"]), ads, users, logits)
+    known = {
+        name: np.asarray(impressions[name].to_numpy(), np.float32)
+        for name in ("golden_logit", "golden_score")
+        if name in impressions.column_names
+    }
+    rows = impressions.drop_columns(list(known))
+    return Golden(rows, ads, users, known.get("golden_logit"), known.get("golden_score"))
 
 
 def _cut(column: pa.ChunkedArray) -> pa.Array:

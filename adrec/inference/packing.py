@@ -1,11 +1,19 @@
-"""A click model in and out of a bundle folder: the one place that knows which file holds what."""
+"""A click model in and out of a bundle folder: the one place that knows which file holds what.
 
+A bundle may come from a stranger: nothing in it names a file outside it, and what it claims to be is held against the sizes
+of its files before memory is taken.
+"""
+
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from adrec.bundle import Bundle, write_json
@@ -60,7 +68,7 @@ class ClickModel:
 
 def pack(folder: Path, packed: ClickModel, metrics: dict[str, Any]) -> None:
     """Write all files of the bundle but `bundle.json` into `folder`."""
-    save_config(packed.config, folder / "config.yaml")
+    save_config(_without_cache(packed.config), folder / "config.yaml")
     write_json(
         {
             "impressions": packed.features["impressions"].columns,
@@ -68,7 +76,7 @@ def pack(folder: Path, packed: ClickModel, metrics: dict[str, Any]) -> None:
             "users": packed.features["users"].columns,
             "dimensions": packed.dimensions.to_json(),
             "tasks": [task.to_json() for task in packed.tasks],
-            "text": packed.text.model_dump(mode="json"),
+            "text": _save_text(packed.text, folder).model_dump(mode="json"),
         },
         folder / "schema.json",
     )
@@ -98,39 +106,28 @@ def save_network(folder: Path, network: ClickNetwork) -> None:
 def unpack(bundle: Bundle) -> ClickModel:
     """The click model of an opened bundle. Raises BundleError where a file does not fit this version."""
     try:
-        config = load_stored_config(bundle.file("config.yaml"), FinetuneConfig, command="finetune")
+        config = _without_cache(load_stored_config(bundle.file("config.yaml"), FinetuneConfig, command="finetune"))
         schema = bundle.json("schema.json")
         dimensions = Dimensions.from_json(schema["dimensions"])
         tasks = tuple(Task.from_json(task) for task in schema["tasks"])
         features = {name: FeatureSet.from_json(fitted) for name, fitted in bundle.json("features.json").items()}
         calibrations = {name: Calibration.from_json(fitted) for name, fitted in bundle.json("calibration.json").items()}
-        text = stored_section(schema["text"], TextSettings, where=str(bundle.path / "schema.json"), command="finetune")
+        text = _load_text(bundle, schema["text"])
     except (KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise BundleError(f"{bundle.path}: not written by this version ({reason}). Run 'adrec finetune' again.") from None
     encoder = load_text_encoder(str(bundle.path / ENCODER)) if bundle.has(f"{ENCODER}/") else None
     trained = config.text.train != "frozen" and encoder is not None
-    members = [
-        build_model(
-            config.model,
-            dimensions,
-            tasks,
-            text_encoder=encoder if trained else None,
-            next_category=config.loss.next_category > 0,
-        )
-        for _ in range(config.seeds if config.ensemble else 1)
-    ]
-    model: ClickNetwork = Ensemble(members) if config.ensemble else members[0]
-    try:
-        missing, unexpected = model.load_state_dict(load_file(bundle.file("model.safetensors")), strict=False)
-    except RuntimeError as error:  # torch's word for weights of another shape
-        shape = str(error).strip().splitlines()[-1].strip()
-        raise BundleError(f"{bundle.path}: not written by this version ({shape}) Run 'adrec finetune' again.") from None
+    with torch.device("meta"):  # shapes alone: what is claimed may be larger than any memory
+        _refuse_other_shapes(bundle, _network(config, dimensions, tasks, encoder=None))
+    model = _network(config, dimensions, tasks, encoder=encoder if trained else None)
+    missing, unexpected = model.load_state_dict(load_file(bundle.file("model.safetensors")), strict=False)
     missing = [name for name in missing if not name.startswith(ENCODER_PREFIX)]
     if missing or unexpected:
         raise BundleError(f"{bundle.path}: model.safetensors does not fit config.yaml ({(missing + unexpected)[0]}).")
-    seen = read_table(bundle.file("seen.parquet"))
+    seen = _bounded_table(bundle, "seen.parquet")
     kind = np.asarray(seen["kind"].to_numpy(zero_copy_only=False))
+    seen = seen.drop_columns(["kind"])
     return ClickModel(
         config=config,
         features=features,
@@ -143,8 +140,80 @@ def unpack(bundle: Bundle) -> ClickModel:
         seen_users=seen.filter(pa.array(kind == "user")),
         text=text,
         baselines=load_all(bundle.path / BASELINES) if bundle.has(f"{BASELINES}/") else {},
-        hybrid=Hybrid.load(bundle.path / HYBRID),
+        hybrid=Hybrid.load(bundle.path / HYBRID) if bundle.has(f"{HYBRID}/") else Hybrid(),
     )
+
+
+def _network(
+    config: FinetuneConfig, dimensions: Dimensions, tasks: tuple[Task, ...], *, encoder: TextEncoder | None
+) -> ClickNetwork:
+    has_categories = config.loss.next_category > 0
+    members = [
+        build_model(config.model, dimensions, tasks, text_encoder=encoder, next_category=has_categories)
+        for _ in range(config.seeds if config.ensemble else 1)
+    ]
+    return Ensemble(members) if config.ensemble else members[0]
+
+
+def _refuse_other_shapes(bundle: Bundle, claimed: ClickNetwork) -> None:
+    """Raises BundleError where the file of weights, which is as large as it is, holds other shapes than the config claims."""
+    try:
+        with safe_open(bundle.file("model.safetensors"), framework="pt") as stored:
+            held = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise BundleError(f"{bundle.path}: model.safetensors is damaged ({error}). Copy the whole folder again.") from None
+    for name, tensor in claimed.state_dict().items():
+        if tuple(tensor.shape) != held.get(name, tuple(tensor.shape)):
+            shapes = f"{name} is {held[name]}, expected {tuple(tensor.shape)}"
+            raise BundleError(f"{bundle.path}: not written by this version ({shapes}). Run 'adrec finetune' again.")
+        if name not in held:
+            raise BundleError(f"{bundle.path}: model.safetensors does not fit config.yaml ({name}).")
+
+
+def _bounded_table(bundle: Bundle, name: str) -> pa.Table:
+    """A table with a different id in each row: a row takes a byte at the least. Raises BundleError."""
+    file = bundle.file(name)
+    try:
+        rows = pq.read_metadata(file).num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise BundleError(f"{file}: cannot be read ({str(error).splitlines()[0]}). Copy the whole folder again.") from None
+    if rows > file.stat().st_size:
+        raise BundleError(f"{file}: claims {rows:,} rows, more than it can hold. Do not trust this bundle.")
+    return read_table(file)
+
+
+def _without_cache(config: FinetuneConfig) -> FinetuneConfig:
+    """Where vectors were cached is a matter of the machine that trained."""
+    return config.model_copy(update={"text": config.text.model_copy(update={"cache": None})})
+
+
+_TEXT_FILES = {"extra_stop_words": "stop_words.txt", "user_dictionary": "user_dictionary.txt"}
+"""Setting → file of the bundle that the setting's file becomes."""
+
+
+def _save_text(settings: TextSettings, folder: Path) -> TextSettings:
+    """Copy the files that the settings name; the settings then name the copies."""
+    named = {}
+    for setting, name in _TEXT_FILES.items():
+        source = getattr(settings, setting)
+        if source is not None:
+            shutil.copyfile(source, folder / name)
+            named[setting] = Path(name)
+    return settings.model_copy(update=named)
+
+
+def _load_text(bundle: Bundle, stored: dict[str, Any]) -> TextSettings:
+    """The settings with the bundle's own files. Raises BundleError where they name others."""
+    named = {}
+    for setting, name in _TEXT_FILES.items():
+        if stored.get(setting) is not None:
+            if stored[setting] != name:
+                raise BundleError(
+                    f"{bundle.path}: text.{setting} names a file outside the bundle. Run 'adrec finetune' again to take it in."
+                )
+            named[setting] = str(bundle.file(name).resolve())
+    where = str(bundle.path / "schema.json")
+    return stored_section({**stored, **named}, TextSettings, where=where, command="finetune")
 
 
 def text_settings(prepared: Prepared) -> TextSettings:

@@ -119,23 +119,25 @@ class Predictor:
             predictor.check(golden, where=str(bundle))
         return predictor
 
-    def golden_logits(self, golden: Golden) -> NDArray[np.float32]:
-        """(N,) the logits of golden requests."""
+    def golden_scores(self, golden: Golden) -> Scores:
+        """Logits and probabilities of golden requests."""
         catalogs = self.catalogs(golden.ads, golden.users, where="golden ads")
-        examples = self.examples_of(golden.impressions)
-        return self.score_examples(examples, catalogs, baselines=False).logit
+        return self.score_examples(self.examples_of(golden.impressions), catalogs, baselines=False)
 
     def check(self, golden: Golden, *, where: str) -> None:
-        """Raises BundleError where a golden request has another logit than when the bundle was made."""
-        found, expected = self.golden_logits(golden), golden.logits
-        if expected is None or found.shape != expected.shape:
-            raise BundleError(f"{where}: golden requests without their logits. Run 'adrec finetune' again.")
-        difference = float(np.abs(found - expected).max(initial=0.0))
-        if not difference <= TOLERANCE:  # NaN is refused too
-            raise BundleError(
-                f"{where}: golden requests differ by {difference:.2g} in their logits from when the bundle was made"
-                f" (at most {TOLERANCE:g}). Run 'adrec finetune' again, or use the versions that made it."
-            )
+        """Raises BundleError where a golden request has another logit, or probability, than when the bundle was made."""
+        made = self.golden_scores(golden)
+        for what, now, then in (("logits", made.logit, golden.logits), ("probabilities", made.score, golden.scores)):
+            if then is None and what == "probabilities":
+                continue
+            if then is None or now.shape != then.shape:
+                raise BundleError(f"{where}: golden requests without their {what}. Run 'adrec finetune' again.")
+            difference = float(np.abs(now - then).max(initial=0.0))
+            if not difference <= TOLERANCE:  # NaN is refused too
+                raise BundleError(
+                    f"{where}: golden requests differ by {difference:.2g} in their {what} from when the bundle was made"
+                    f" (at most {TOLERANCE:g}). Run 'adrec finetune' again, or use the versions that made it."
+                )
         self.checked = True
 
     def catalogs(

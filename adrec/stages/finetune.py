@@ -128,7 +128,8 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     ) as folder:
         pack(folder, packed, metrics)
         golden = draw_golden(prepared, data.features, seed=config.seed)
-        golden.save(folder, Predictor(packed, cache=config.text.cache).golden_logits(golden))
+        made = Predictor(packed, cache=config.text.cache).golden_scores(golden)
+        golden.save(folder, made.logit, made.score)
     shutil.rmtree(work, ignore_errors=True)
     return FinetuneResult(
         output=str(config.output),

@@ -4,6 +4,8 @@ A scored table numbers its ads and users anew, so a baseline remembers identifie
 """
 
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +22,8 @@ from adrec.errors import BundleError
 
 Floats = NDArray[np.float32]
 Arrays = dict[str, NDArray[Any]]
+_MOST_RATIO, _LEAST_BOUND = 200, 64_000_000
+"""Arrays unpack to at most so many times their file's bytes, and so many bytes more."""
 
 
 @dataclass(frozen=True)
@@ -186,10 +190,20 @@ def load_state(folder: Path) -> tuple[dict[str, Any], Arrays]:
         path = folder / "arrays.npz"
         if not path.exists():
             return values, {}
+        _refuse_bomb(path)
         with np.load(path, allow_pickle=False) as stored:
             return values, {name: stored[name] for name in stored.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError, zipfile.BadZipFile, zlib.error) as error:
         raise BundleError(f"{folder}: the baseline cannot be read ({error}). Run 'adrec finetune' again.") from None
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Raises ValueError where an archive unpacks to far more than arrays of this many bytes do."""
+    with zipfile.ZipFile(path) as packed:
+        unpacked = sum(member.file_size for member in packed.infolist())
+    most = _LEAST_BOUND + _MOST_RATIO * path.stat().st_size
+    if unpacked > most:
+        raise ValueError(f"{path.name} unpacks to {unpacked:,} bytes, more than {most:,}")
 
 
 def text_array(ids: pa.Array) -> NDArray[np.str_]:

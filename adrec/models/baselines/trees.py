@@ -16,6 +16,7 @@ from adrec.models.baselines.base import Floats, Inputs, load_state, save_state
 from adrec.models.baselines.design import Design, design
 from adrec.models.baselines.linear import LogisticRegression
 from adrec.models.baselines.rates import Rates
+from adrec.models.baselines.tree_text import checked_trees
 from adrec.models.blend.calibration import log_loss
 
 _MAX_CATEGORIES = 64
@@ -169,8 +170,8 @@ class TreeModel:
 
         values, _ = load_state(folder)
         try:
-            booster = lightgbm.Booster(model_str=(folder / "trees.txt").read_text(encoding="utf-8"))
-        except (OSError, lightgbm.basic.LightGBMError) as error:
+            booster = lightgbm.Booster(model_str=checked_trees((folder / "trees.txt").read_text(encoding="utf-8")))
+        except (OSError, ValueError, lightgbm.basic.LightGBMError) as error:
             raise BundleError(f"{folder}: the trees cannot be read ({error}). Run 'adrec finetune' again.") from None
         names, code_names = tuple(values["names"]), tuple(values["code_names"])
         return cls(objective=values["objective"], names=names, code_names=code_names, booster=booster)

@@ -1,4 +1,4 @@
-"""Open Hugging Face weights from a folder, an installed package or the hub, with one-line errors."""
+"""Open Hugging Face weights from a folder, an installed package or the hub, with one-line errors. No code of a model is run."""
 
 import importlib.util
 import inspect
@@ -65,7 +65,7 @@ def load_tokenizer(where: Path | str) -> Any:
     from transformers import AutoTokenizer
 
     source, options = _source(where)
-    if isinstance(where, Path) and not options and not any((where / name).exists() for name in _TOKENIZER_FILES):
+    if isinstance(where, Path) and "gguf_file" not in options and not any((where / name).exists() for name in _TOKENIZER_FILES):
         raise DataError(
             f"{where}: the folder holds no tokenizer ({', '.join(_TOKENIZER_FILES[:2])}, ...). Copy it beside the weights."
         )
@@ -119,7 +119,7 @@ def load_masked_lm(where: Path | str) -> tuple[Any, int]:
         where,
         "weights",
         lambda: AutoModelForMaskedLM.from_pretrained(
-            where, dtype=torch.float32, output_loading_info=True, attn_implementation="sdpa"
+            source, dtype=torch.float32, output_loading_info=True, attn_implementation="sdpa", **options
         ),
     )
     missing = {str(key) for key in report.get("missing_keys", ())}
@@ -182,11 +182,12 @@ def first_position(config: Any) -> int:
 
 def _source(where: Path | str) -> tuple[Path | str, dict[str, Any]]:
     """What to give `from_pretrained`, with its options: a GGUF file is named beside its folder, and needs its package."""
+    options: dict[str, Any] = {"trust_remote_code": False}  # None asks at the terminal, and `yes |` answers
     if not (isinstance(where, Path) and where.suffix == GGUF):
-        return where, {}
+        return where, options
     if importlib.util.find_spec("gguf") is None:
         raise ResourceError(f"{where}: reading GGUF needs the package gguf. Run: pip install 'adrec[gguf]'")
-    return where.parent, {"gguf_file": where.name}
+    return where.parent, {**options, "gguf_file": where.name}
 
 
 def _accepts_pooler(kind: Any) -> bool:

@@ -172,7 +172,7 @@ def copy_tokenizer(reference: str, folder: Path, *, max_tokens: int = 512) -> in
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(_local(reference))
+        tokenizer = AutoTokenizer.from_pretrained(_local(reference), trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"tokenizer.reference: {reference!r} cannot be opened as a tokenizer ({reason[:200]}).") from None

@@ -69,7 +69,8 @@ def write_bundle(config: DistillConfig, encoder: TextEncoder, taught: ClickModel
         save_network(folder, packed.model)
         golden = read_golden(bundle)
         if golden is not None:  # their logits come from the new encoder now
-            golden.save(folder, Predictor(packed).golden_logits(golden))
+            made = Predictor(packed).golden_scores(golden)
+            golden.save(folder, made.logit, made.score)
 
 
 def validation_auc(path: Path, config: DistillConfig, prepared: Prepared, terminal: Terminal) -> float:
