@@ -206,6 +206,7 @@ _IMPRESSIONS = (
         "ids",
     ),
 )
+DRAWN = "drawn"
 PREPARED_IMPRESSIONS = TableSpec(
     "impressions",
     (
@@ -224,6 +225,13 @@ PREPARED_IMPRESSIONS = TableSpec(
             "ids",
         ),
         Column("history_length", pa.int32(), True, "clicks the user had before, not cut", "number"),
+        Column(
+            DRAWN,
+            pa.bool_(),
+            False,
+            "whether preprocess drew the row from the catalogue (`negatives`): nobody was shown it, no counter counts it",
+            "flag",
+        ),
     ),
 )
 
@@ -282,6 +290,8 @@ SPLITS = ("train", "valid", "test")
 COUNTER_PREFIX = "counter_"
 """Point-in-time counters are float32 columns of the prepared impressions named `counter_<what>`."""
 
+CATALOGUE_RANK, CATALOGUE_SIZE = "catalogue_rank", "catalogue_size"
+
 # What score and rank add. SCORED keeps the user's own columns beside these.
 SCORED = TableSpec(
     "scored",
@@ -289,10 +299,27 @@ SCORED = TableSpec(
         Column("user_id", pa.string(), True, "who", "person"),
         Column("ad_id", pa.string(), True, "what", "id"),
         Column("logit", pa.float32(), True, "raw output of the model", "number"),
-        Column("score", pa.float32(), True, "calibrated click probability, in [0, 1]", "number", bounds=(0, 1)),
+        Column(
+            "score",
+            pa.float32(),
+            True,
+            "calibrated click probability, in [0, 1]; of a log of clicks alone a preference",
+            "number",
+            bounds=(0, 1),
+        ),
         Column("cold_ad", pa.bool_(), False, "the ad had no impression in training", "flag"),
         Column("cold_user", pa.bool_(), False, "the user had no impression in training", "flag"),
         Column("history_length", pa.int32(), False, "clicks known before shown_at", "number", bounds=(0, inf)),
+        Column(
+            CATALOGUE_RANK,
+            pa.float64(),
+            False,
+            "of a held-out click in a log of clicks alone: its place among the ads available then, 1 the first, ties in the "
+            "middle; `catalogue_rank_<name>` that of a baseline",
+            "number",
+            bounds=(1, inf),
+        ),
+        Column(CATALOGUE_SIZE, pa.int32(), False, "among how many ads", "number", bounds=(1, inf)),
     ),
 )
 BASELINE_PREFIX = "baseline_"

@@ -16,6 +16,7 @@ from adrec.asof.spec import CLICKED, CONVERTED, LABELLED, SHOWN
 from adrec.config.features import HistoryConfig
 from adrec.data.disk.engine import name
 from adrec.errors import DataError
+from adrec.schema import DRAWN
 
 Ints = NDArray[np.int64]
 WEIGHTS = (SHOWN, LABELLED, CLICKED, CONVERTED)
@@ -48,6 +49,7 @@ class Log:
     def __init__(self, relation: str, columns: Collection[str], history: HistoryConfig, by: Sequence[str]) -> None:
         """`by`: columns of the impressions to carry. Raises DataError for a declared moment that is not a column."""
         self.relation, self._columns = relation, set(columns)
+        self._happened = f"NOT {DRAWN}" if DRAWN in self._columns else "true"  # what was drawn is no event
         self.carried = "".join(f", {name(column)}" for column in by if column in self._columns)
         self._late = {}
         for kind, label, moment in ((CLICKED, "click", history.clicked_at), (CONVERTED, "conversion", history.converted_at)):
@@ -63,13 +65,15 @@ class Log:
     def weights(self, counted: str = "true") -> str:
         """SQL of four columns 0 or 1 of an impression's own moment, all 0 where not `counted`."""
         return ", ".join(
-            f"CAST(({counted}) AND ({condition}) AS TINYINT) AS {_weight(kind)}" for kind, condition in self._own().items()
+            f"CAST(({counted}) AND {self._happened} AND ({condition}) AS TINYINT) AS {_weight(kind)}"
+            for kind, condition in self._own().items()
         )
 
     def events(self, shown: str = "true") -> str:
         """SQL of events: TIME, user_index, ad_index, weights, carried columns; of impressions themselves those with `shown`."""
         columns = f"user_index, ad_index{self.carried}"
-        parts = [f"SELECT epoch_us(shown_at) AS {name(TIME)}, {columns}, {self.weights()} FROM {self.relation} WHERE {shown}"]
+        own = f"({shown}) AND {self._happened}"
+        parts = [f"SELECT epoch_us(shown_at) AS {name(TIME)}, {columns}, {self.weights()} FROM {self.relation} WHERE {own}"]
         for kind, (label, moment) in self._late.items():
             weights = ", ".join(f"CAST({int(other == kind)} AS TINYINT) AS {_weight(other)}" for other in WEIGHTS)
             late = f"{label} = 1 AND {moment} > shown_at"
@@ -92,7 +96,7 @@ class Log:
             condition = "false"
         return (
             f"SELECT user_index, ad_index, epoch_us({moment}) AS time, epoch_us(shown_at) AS shown, {row} AS row "
-            f"FROM {self.relation} WHERE {condition}"
+            f"FROM {self.relation} WHERE {condition} AND {self._happened}"
         )
 
     def _own(self) -> dict[str, str]:

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from adrec.config.base import Config
-from adrec.schema import TRUE_PROBABILITY
+from adrec.schema import DRAWN, TRUE_PROBABILITY
 
 
 def _column_shorthand(value: Any) -> Any:
@@ -215,8 +215,17 @@ def resolve_counters(declared: Sequence[CounterSpec | Literal["usual"]], columns
 
 
 def usual_counters(columns: Collection[str]) -> list[CounterSpec]:
-    """The counters that help almost everywhere, as far as their columns exist (names of all three tables together)."""
-    wanted = [
+    """The counters that help almost everywhere, as far as their columns exist (names of all three tables together).
+
+    Where rows were drawn (column `drawn`) the log holds clicks alone: those that need to know what was shown are left out.
+    """
+    wanted = _of_clicks() if DRAWN in columns else _of_impressions()
+    known = {"user", "ad", *columns} | ({"advertiser"} if "advertiser_id" in columns else set())
+    return [spec for spec in wanted if set(spec.by) <= known]
+
+
+def _of_impressions() -> list[CounterSpec]:
+    return [
         CounterSpec(by=["ad"], measures=["impressions", "clicks"], half_lives_hours=[None, 1.0, 24.0], log1p=True),
         CounterSpec(by=["ad"], measures=["rate"], half_lives_hours=[None, 1.0, 24.0]),
         CounterSpec(by=["ad"], measures=["hours_since_first"], log1p=True),
@@ -232,5 +241,19 @@ def usual_counters(columns: Collection[str]) -> list[CounterSpec]:
         CounterSpec(by=["position"], measures=["rate"]),
         CounterSpec(by=["scenario"], measures=["rate"]),
     ]
-    known = {"user", "ad", *columns} | ({"advertiser"} if "advertiser_id" in columns else set())
-    return [spec for spec in wanted if set(spec.by) <= known]
+
+
+def _of_clicks() -> list[CounterSpec]:
+    grouped = [
+        CounterSpec(by=by, measures=["clicks"], half_lives_hours=windows, log1p=True)
+        for by, windows in (
+            (["ad"], [None, 24.0, 168.0]),
+            (["user"], [None]),
+            (["user", "ad"], [None]),
+            (["category"], [None, 168.0]),
+            (["user", "category"], [None]),
+            (["user", "advertiser"], [None]),
+        )
+    ]
+    since = CounterSpec(by=["ad"], measures=["hours_since_first"], log1p=True)
+    return [*grouped, since, *(CounterSpec(by=[by], measures=["history_share"]) for by in ("category", "advertiser"))]

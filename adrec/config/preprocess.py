@@ -194,6 +194,22 @@ class PrivacySettings(Config):
     """Quasi-identifiers to protect."""
 
 
+class Negatives(Config):
+    """A log of clicks (purchases, plays) alone: what was not clicked is drawn from the ads available at that moment."""
+
+    per_click: int = Field(4, ge=1, le=10_000)
+    """Ads drawn beside each click; fewer where the catalogue has not so many. None is clicked in that request."""
+    draw: Literal["uniform", "popularity"] = "uniform"
+    """uniform: each available ad alike. popularity: in proportion to (clicks before that moment + 1)^alpha. The losses of
+    finetune take that advantage back (logQ); trees do not, so that the hybrid needs uniform."""
+    alpha: float = Field(0.75, gt=0, le=1)
+    """Exponent of `popularity`."""
+
+
+_NEED_SHOWN = ("impressions", "rate", "conversion_rate")
+"""Measures of counters that mean nothing where nobody knows what was shown."""
+
+
 class Features(Config):
     """Fitted inputs of the models, by table. Columns named here are carried along without being declared elsewhere."""
 
@@ -222,6 +238,9 @@ class PreprocessConfig(Seeded):
     text: TextSettings = TextSettings()
     tokenizer: TokenizerSettings = TokenizerSettings()
     history: HistoryConfig = HistoryConfig()
+    negatives: Negatives | None = None
+    """For logs that hold nothing but clicks (docs/implicit.md). Every row is a click then; rows of a `click` column that are
+    not 1 are left out."""
     counters: Counters = []
     """Point-in-time counters; `usual`, alone or in the list, stands for the customary ones as far as their columns exist."""
     features: Features = Features()
@@ -257,6 +276,12 @@ class PreprocessConfig(Seeded):
             found = [column for column in spec.by if column in outcomes] if spec != "usual" else []
             if found:
                 raise ValueError(f"counter {number + 1}, by: '{found[0]}' {NOT_A_FEATURE}")
+            shown = [name for name in spec.measures if name in _NEED_SHOWN] if spec != "usual" else []
+            if shown and info.data.get("negatives") is not None:
+                raise ValueError(
+                    f"counter {number + 1}, measures: '{shown[0]}' needs to know what was shown, and with `negatives` the log "
+                    "holds clicks alone. Use clicks"
+                )
         return counters
 
     @field_validator("features")

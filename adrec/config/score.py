@@ -55,6 +55,11 @@ class ScoreConfig(RowsConfig, OnDevice):
     """CPU threads; None leaves the choice to torch."""
     baselines: bool = True
     """Add the scores of the bundle's baselines as `baseline_*`."""
+    catalogue: Literal["auto", "none", "full"] | Annotated[int, Field(ge=1, le=1_000_000_000)] = "auto"
+    """For clicks alone: rank each click among all ads available at its moment (`full`), or among so many drawn at random for
+    its request. auto: full up to 20,000 ads, else 1,000, where the bundle learned from clicks alone; else none."""
+    catalogue_clicked: Literal["auto", "keep", "drop"] = "auto"
+    """Whether ads that the user clicked before are among them. auto: drop where at most 1 % of the log's clicks repeat one."""
     shard_rows: Annotated[int, Field(ge=1, le=1_000_000_000)] = 524_288
     """Rows of a finished part, which a killed run keeps; what workers share out."""
     workers: Annotated[int, Field(ge=1, le=1_024)] = 1

@@ -19,6 +19,7 @@ from adrec.data.features import FeatureArrays, FeatureSet
 from adrec.data.labels import LabelCut, labels_as_of
 from adrec.data.prepared import Prepared
 from adrec.errors import DataError
+from adrec.schema import DRAWN
 
 LABELS = ("click", "conversion", "rating", "dwell_seconds")
 """Columns of the impressions that a task may learn."""
@@ -238,6 +239,7 @@ def examples_from_table(
     history_offsets, kept = newest(history.offsets, max_history, first_rows)
     skipped_offsets, kept_skipped = newest(skipped.offsets, max_history, first_rows)
     query, queries = _query_codes(table)
+    alone = _without_negatives(table, request) if DRAWN in table.column_names else None
     no_position = np.zeros(len(table), np.int32)
     return Examples(
         row_id=table["row_id"].to_numpy() if "row_id" in table.column_names else np.arange(len(table), dtype=np.int64),
@@ -246,7 +248,7 @@ def examples_from_table(
         ad_index=integers(table["ad_index"], 0, np.int32),
         shown_at=pc.cast(table["shown_at"], pa.int64()).to_numpy(),
         position=integers(table["position"], 0, np.int32) if "position" in table.column_names else no_position,
-        labels={name: _label(table[name]) for name in labels if name in table.column_names},
+        labels={name: _label(table[name], alone) for name in labels if name in table.column_names},
         numeric=arrays.numeric,
         categorical=arrays.categorical,
         lists={name: Ragged(offsets, values) for name, (offsets, values) in arrays.lists.items()},
@@ -295,8 +297,16 @@ def _empty_lists(count: int) -> Ragged:
     return Ragged(np.zeros(count + 1, np.int64), np.zeros(0, np.int32))
 
 
-def _label(column: pa.ChunkedArray) -> Floats:
-    return np.asarray(pc.cast(column, pa.float32()).to_numpy(), np.float32)
+def _label(column: pa.ChunkedArray, alone: NDArray[np.bool_] | None) -> Floats:
+    values = np.asarray(pc.cast(column, pa.float32()).to_numpy(), np.float32)
+    return values if alone is None else np.where(alone, np.float32(np.nan), values)
+
+
+def _without_negatives(table: pa.Table, request: Ints) -> NDArray[np.bool_]:
+    """(N,) clicks beside which nothing could be drawn: there is nothing to compare them with."""
+    drawn = combined(table[DRAWN]).to_numpy(zero_copy_only=False)
+    count = np.bincount(request, drawn, minlength=1)
+    return np.asarray(count[request] == 0)
 
 
 def run_codes(column: pa.ChunkedArray) -> Ints:
@@ -352,7 +362,7 @@ def columns_to_read(prepared: Prepared, labels: Sequence[str], cut: LabelCut | N
     """The columns of the impressions that training reads, among those the folder has; for a `cut`, the labels' moments too."""
     wanted = {
         *("row_id", "request_id", "user_index", "ad_index", "shown_at", "position", "query", "history_index"),
-        *("history_hours", "skipped_index", "history_length"),
+        *("history_hours", "skipped_index", "history_length", DRAWN),
         *labels,
         *(column for label, column in (cut.columns.items() if cut is not None else ()) if label in labels),
         *prepared.features()["impressions"].columns,

@@ -14,6 +14,7 @@ from adrec.config.base import load_stored_config
 from adrec.config.features import CounterSpec, HistoryConfig, resolve_counters
 from adrec.config.preprocess import PreprocessConfig
 from adrec.data.arrays import combined
+from adrec.data.availability import FILE, Availability
 from adrec.data.disk.formats import other_format
 from adrec.data.disk.outputs import is_stray
 from adrec.data.disk.tables import iter_batches, parquet_schema, read_table
@@ -93,6 +94,15 @@ class Prepared:
     def users(self) -> pa.Table:
         """All users, PREPARED_USERS and declared columns; the row number is the `user_index`."""
         return self.table(USERS)
+
+    @property
+    def is_implicit(self) -> bool:
+        """Whether the log holds clicks alone, beside which negatives were drawn."""
+        return bool(self.manifest.get("implicit"))
+
+    def availability(self) -> Availability:
+        """From when to when each ad may be shown, in the order of `ads`."""
+        return Availability.load(self.path) if (self.path / FILE).is_file() else Availability.of_ads(self.ads())
 
     @property
     def state(self) -> Path:

@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 
 from adrec.config.score import RowsConfig
 from adrec.data.arrays import combined
+from adrec.data.availability import Availability
 from adrec.data.disk.tables import check_schema, iter_batches, open_dataset, parquet_files, parquet_schema, read_table
 from adrec.data.examples import Examples
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.errors import DataError
-from adrec.inference.known import known_of, own_rows
+from adrec.inference.known import Known, known_of, own_rows, placed
 from adrec.inference.predictor import Catalogs, Predictor
 from adrec.prepare.staging.canonical import canonical_rows
 from adrec.schema import IMPRESSIONS, PREPARED_IMPRESSIONS, TableSpec
@@ -27,9 +28,10 @@ WHO = TableSpec("impressions", (IMPRESSIONS["user_id"],))
 
 
 class Chunk(NamedTuple):
-    """Some rows in order: the columns to keep, and the arrays that the model reads."""
+    """Some rows in order: the columns to keep, the rows as prepared impressions, and the arrays that the model reads."""
 
     table: pa.Table
+    rows: pa.Table
     examples: Examples
 
 
@@ -38,6 +40,12 @@ class Source(Protocol):
 
     catalogs: Catalogs
     ads: pa.Table
+
+    def known_then(self) -> Known:
+        """What answers for the past of other pairs than the rows'."""
+
+    def availability(self) -> Availability:
+        """From when to when each ad of the catalogue may be shown."""
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:
         """Rows `start` up to `stop` (the end where None) in order; one empty chunk where there are none."""
@@ -85,7 +93,18 @@ class PreparedSource:
             for name in joined.column_names:
                 if name not in kept.column_names:
                     kept = kept.append_column(name, joined[name])
-            yield Chunk(kept, examples)
+            yield Chunk(kept, table, examples)
+
+    def known_then(self) -> Known:
+        """What the folder's log knows, of the split's users."""
+        users = combined(self.prepared.users()["user_id"])
+        rows = [batch["user_index"] for batch in self.prepared.iter(self.split, ["user_index"], 1 << 20)]
+        asked = users.take(pc.unique(pa.chunked_array(rows))) if rows else users.slice(0, 0)
+        return known_of(self.prepared, self.catalogs.ad_table, asked_users=asked)
+
+    def availability(self) -> Availability:
+        """As preprocess found it."""
+        return self.prepared.availability()
 
 
 class TableSource:
@@ -103,6 +122,7 @@ class TableSource:
             users = prepared.users() if users is None else users
         assert ads is not None
         self.ads = ads
+        self._available = prepared.availability() if prepared is not None and config.ads is None else None
         asked = self._users()
         self.catalogs = predictor.catalogs(ads, users, asked, where=str(config.ads or config.prepared))
         clicks = read_table(config.history) if config.history is not None else None
@@ -113,11 +133,18 @@ class TableSource:
         features = self.predictor.packed.features["impressions"]
         for rows in _tables(self.path, start, stop, self.chunk_rows):
             table = own_rows(rows, features, where=str(self.path), first_row=start)
-            yield Chunk(
-                table,
-                self.predictor.examples(table, self.catalogs, self.known, where=str(self.path), first_row=start),
-            )
+            user, ad = placed(table, self.catalogs.ads.ids, self.catalogs.users.ids, where=str(self.path), first_row=start)
+            attached = self.predictor.attached(table, self.catalogs, self.known, user, ad)
+            yield Chunk(table, attached, self.predictor.examples_of(attached))
             start += table.num_rows
+
+    def known_then(self) -> Known:
+        """What attaches the rows' past."""
+        return self.known
+
+    def availability(self) -> Availability:
+        """By the user's own ads where they are given, else as preprocess found it."""
+        return self._available if self._available is not None else Availability.of_ads(self.ads)
 
     def _users(self) -> pa.Array:
         """Distinct users of all rows."""

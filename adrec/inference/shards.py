@@ -14,11 +14,13 @@ from contextlib import closing
 from functools import cache
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from adrec.bundle import Bundle, open_bundle
 from adrec.config.score import ScoreConfig
 from adrec.data.device import resolve_device, use_threads
 from adrec.data.disk.checks import check_rows
@@ -26,12 +28,16 @@ from adrec.data.disk.outputs import marked
 from adrec.data.disk.writing import write_aside
 from adrec.errors import ResourceError
 from adrec.inference.ahead import ahead
+from adrec.inference.catalogue_ranks import CatalogueRanks
 from adrec.inference.onnx.backend import predictor_of
 from adrec.inference.predictor import with_scores
 from adrec.inference.score_source import open_source
 from adrec.schema import SCORED
 from adrec.terminal import Terminal
 
+FULL_UP_TO, SAMPLED = 20_000, 1_000
+"""Ads up to which `catalogue: auto` ranks among all of them, and how many it draws where there are more."""
+FEW_REPEATS = 0.01
 _CURE = "The bundle gives that: nothing was written. Look at the row's inputs, or train again with 'adrec finetune'."
 
 
@@ -49,6 +55,17 @@ class ShardScorer:
         self.config, self.terminal = config, terminal
         self.predictor = predictor_of(config.bundle, device=device, cache=config.cache, onnx=config.onnx, int8=config.onnx_int8)
         self.source = open_source(config, self.predictor)
+        self.ranks: CatalogueRanks | None = None
+        if (wanted := catalogue_of(config, open_bundle(config.bundle, verify=False), len(self.source.ads))) is not None:
+            self.ranks = CatalogueRanks(
+                self.predictor,
+                self.source.catalogs,
+                self.source.known_then(),
+                self.source.availability(),
+                candidates=wanted.candidates,
+                drop_clicked=wanted.drop_clicked,
+                baselines=config.baselines,
+            )
 
     def write(self, number: int, work: Path) -> int:
         """Score one shard into its part; the number of its rows."""
@@ -76,7 +93,32 @@ class ShardScorer:
                     baselines=self.config.baselines,
                     terminal=self.terminal,
                 )
-                yield with_scores(chunk.table, chunk.examples, self.source.catalogs, scores)
+                scored = with_scores(chunk.table, chunk.examples, self.source.catalogs, scores)
+                if self.ranks is not None:
+                    for name, values in self.ranks.columns(chunk.rows, chunk.examples).items():
+                        scored = scored.append_column(name, values)
+                yield scored
+
+
+class Wanted(NamedTuple):
+    """Ranks over the catalogue that a run writes."""
+
+    candidates: int | None
+    """None: all ads"""
+    drop_clicked: bool
+
+
+def catalogue_of(config: ScoreConfig, bundle: Bundle, ads: int) -> Wanted | None:
+    """What `catalogue` and `catalogue_clicked` come to for this bundle and so many ads; None for no ranks."""
+    implicit = bundle.manifest.get("implicit") or {}
+    if config.catalogue == "none" or (config.catalogue == "auto" and not implicit):
+        return None
+    clicked = config.catalogue_clicked
+    repeated = implicit.get("repeated_clicks")
+    drop = clicked == "drop" or (clicked == "auto" and repeated is not None and repeated <= FEW_REPEATS)
+    if config.catalogue == "auto":
+        return Wanted(None if ads <= FULL_UP_TO else SAMPLED, drop)
+    return Wanted(None if config.catalogue == "full" else config.catalogue, drop)
 
 
 def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:

@@ -12,12 +12,14 @@ import duckdb
 
 from adrec.config.features import WORDS, CounterSpec, FeatureSpec, resolve_counters
 from adrec.config.preprocess import ColumnSplit, PreprocessConfig, RollingSplit, Split, TimeSplit
+from adrec.data.availability import Availability
 from adrec.data.disk.engine import columns_of, name, one_row, readable_faults
 from adrec.data.labels import LabelCut
 from adrec.errors import ConfigError, DataError
 from adrec.prepare.log.append import (
     Earlier,
     add_earlier_users,
+    check_catalogue,
     check_events,
     check_known,
     check_versions,
@@ -37,6 +39,15 @@ from adrec.prepare.log.events import (
     plain_columns,
 )
 from adrec.prepare.log.gate import cuts_of, findings_of, immature_labels, merged, moments_of, sum_counts
+from adrec.prepare.log.negatives import (
+    OF_THE_SLOT,
+    available_by_log,
+    available_by_table,
+    draw_negatives,
+    keep_clicks,
+    refuse_clicks_alone,
+    repeated_share,
+)
 from adrec.prepare.log.rolling import MOVED, no_moved, read_moved
 from adrec.prepare.log.splits import assign, refuse_empty, refuse_time_travel
 from adrec.prepare.log.versions import candidates, changing, choose_versions, join_versions, renumber_versions, versions_of_rows
@@ -50,6 +61,7 @@ from adrec.prepare.staging.validate import Rejected, Staged, stage_table
 from adrec.prepare.text.clean import template_columns
 from adrec.schema import (
     ADS,
+    DRAWN,
     IMPRESSIONS,
     KNOWN_FROM,
     PREPARED_ADS,
@@ -85,6 +97,10 @@ class Built:
     """of these rows: what the config says, with its moments where it names spans"""
     moves: bool = False
     """whether the bounds of an earlier output's parts move"""
+    available: Availability | None = None
+    """of the ads, where negatives are drawn from them"""
+    repeated: float | None = None
+    """share of the clicks on ads that their user had clicked before, where the log holds clicks alone"""
     gate: dict[str, Any] = field(default_factory=dict)
     """for the manifest: cuts, labels' moments, labels that came after the cut, findings"""
 
@@ -174,6 +190,7 @@ class Builder:
         self._step(note="reading the impressions")
         self._stage_impressions()
         self._refuse_faults()
+        self._look_at_clicks()
         self._step(note="sorting")
         self._make_ads_and_users()
         build_requests(connection, "staged_impressions")
@@ -280,6 +297,37 @@ class Builder:
         if not one_row(self._connection, left)["n"]:
             raise DataError("\n".join([*map(str, built.rejected), "impressions: no row passed the checks."]))
 
+    def _look_at_clicks(self) -> None:
+        """A log of clicks alone teaches nothing, unless negatives are drawn."""
+        if self._config.negatives is not None:
+            note = keep_clicks(self._connection, "staged_impressions")
+            self._built.notes += [note] if note else []
+        elif self._earlier is None:
+            refuse_clicks_alone(self._connection, "staged_impressions")
+
+    def _draw_negatives(self) -> None:
+        connection, settings, earlier = self._connection, self._config.negatives, self._earlier
+        if settings is None:
+            return
+        if earlier is not None:
+            check_catalogue(connection, earlier)
+        wide = self._raw.ads is None
+        self._built.available = available_by_log(connection) if wide else available_by_table(connection)
+        self._built.repeated = repeated_share(connection)
+        early = draw_negatives(
+            connection,
+            settings,
+            self._built.available,
+            seed=self._config.seed,
+            earlier=earlier.files_of_impressions if earlier is not None else (),
+        )
+        if early:
+            self._built.notes.append(
+                f"{early:,} clicks are on ads that were not available before ("
+                + ("first clicks of their ads" if wide else "by starts_at or known_from")
+                + "): histories and counters know them, but no negatives are drawn beside them and no rank is given"
+            )
+
     def _make_ads_and_users(self) -> None:
         """Their ids and numbers."""
         connection, earlier = self._connection, self._earlier
@@ -341,7 +389,8 @@ class Builder:
 
     def _counters(self) -> list[CounterSpec]:
         tables = ("staged_impressions", "ads", "users")
-        return resolve_counters(self._config.counters, {key for table in tables for key in columns_of(self._connection, table)})
+        known = {key for table in tables for key in columns_of(self._connection, table)}
+        return resolve_counters(self._config.counters, known | ({DRAWN} if self._config.negatives is not None else set()))
 
     def _told_by_rows(self) -> dict[str, str]:
         """Columns of a wide table that may be versions, by the name under which events carry them."""
@@ -353,13 +402,14 @@ class Builder:
         }
 
     def _join_versions(self) -> None:
-        """What changes goes to the events, as of their request."""
+        """What changes goes to the events, drawn ones too, as of their request."""
         versioned = self._built.versioned
         for spec in (ADS, USERS):
             columns = self._candidates(spec)
             if columns and self._raw.tables.get(spec.name) is None:
                 versions_of_rows(self._connection, spec, columns)
             versioned[spec.name] = changing(self._connection, spec, columns)
+        self._draw_negatives()
         join_versions(self._connection, versioned)
 
     def _read_by_models(self, spec: TableSpec) -> set[str]:
@@ -376,6 +426,8 @@ class Builder:
         wanted = {*IMPRESSIONS.names, *self._extras.impressions, TRUE_PROBABILITY} - {"user_id", "ad_id", "shown_at"}
         if self._config.history.source == "clicks":
             wanted.discard("history")
+        if self._config.negatives is not None:
+            wanted.difference_update(OF_THE_SLOT)
         return [column for column in known if column in wanted]
 
 

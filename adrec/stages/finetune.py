@@ -119,12 +119,14 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         "refit": refit,
     }
     learned = list(config.learned_splits)
+    implicit = {"implicit": {"repeated_clicks": prepared.manifest.get("repeated_clicks")}} if prepared.is_implicit else {}
     with save_bundle(
         config.output,
         data_fingerprint=prepared.fingerprint,
         learned_splits=learned,
         seed=best.trained.seed,
         kind="click_model",
+        **implicit,
     ) as folder:
         pack(folder, packed, metrics)
         golden = draw_golden(prepared, data.features, seed=config.seed)

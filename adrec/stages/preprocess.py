@@ -169,6 +169,8 @@ def _prepare(
             connection, folder, before / "corpus.parquet" if before is not None else None, cut=built.cut
         )
     write_versions(connection, folder, built.versioned)
+    if built.available is not None:
+        built.available.save(folder)
     old = earlier.manifest if earlier is not None else {}
     carried = earlier.state if earlier is not None else None
     attach = open_attach(connection, config, folder, carried)
@@ -199,6 +201,8 @@ def _prepare(
         "seed": config.seed,
         **totals(splits),
         **counts,
+        "implicit": config.negatives is not None,
+        "repeated_clicks": old.get("repeated_clicks", built.repeated),
         "text_template": config.text.ad_template,
         "split": config.split.method,
         "splits": splits,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from adrec.config.rank import Policy
 from adrec.data.arrays import combined
+from adrec.data.availability import ALWAYS, NEVER, Availability
 from adrec.errors import DataError
 from adrec.inference.lists.words import Words
 from adrec.prepare.text.clean import language, load_stop_words, segmented
@@ -16,7 +17,6 @@ from adrec.ranking.auction import budget_in_micros
 from adrec.ranking.constraints import Rules
 
 Ints = NDArray[np.int64]
-_NEVER, _FOREVER = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class AdColumns:
     def of(cls, ads: pa.Table) -> "AdColumns":
         """From an ads table, prepared or raw."""
         titles = combined(ads["title"]).cast(pa.string())
+        available = Availability.of_ads(ads)
         category, categories = codes(ads, "category")
         advertiser, _ = codes(ads, "advertiser_id")
         languages = combined(ads["language"]) if "language" in ads.column_names else language(titles)
@@ -58,8 +59,8 @@ class AdColumns:
             titles=titles,
             bid=floats(ads, "bid"),
             budget=budget_in_micros(floats(ads, "budget")),
-            starts=_moments(ads, "starts_at", _NEVER),
-            ends=_moments(ads, "ends_at", _FOREVER),
+            starts=available.opens,
+            ends=available.closes,
             category=category,
             categories=categories,
             advertiser=advertiser,
@@ -100,8 +101,8 @@ class AdColumns:
             mask, names = _admits(combined(self.table[target.ad_column]))
             admits.append(mask)
             values.append(names)
-        starts = self.starts if rules.active else np.full(len(self), _NEVER)
-        ends = self.ends if rules.active else np.full(len(self), _FOREVER)
+        starts = self.starts if rules.active else np.full(len(self), ALWAYS)
+        ends = self.ends if rules.active else np.full(len(self), NEVER)
         return Rules(allowed=allowed, starts=starts, ends=ends, admits=admits), values
 
     def _among(self, column: str, names: list[str]) -> NDArray[np.bool_]:
@@ -132,13 +133,6 @@ def floats(table: pa.Table, column: str) -> NDArray[np.float64]:
 def segment(texts: pa.Array) -> pa.Array:
     """Words as preprocess makes them, without stop words."""
     return segmented(texts, stop_words=load_stop_words(True, None))
-
-
-def _moments(table: pa.Table, column: str, missing: int) -> Ints:
-    if column not in table.column_names:
-        return np.full(len(table), missing, dtype=np.int64)
-    moments = combined(table[column]).cast(pa.timestamp("us", tz="UTC")).cast(pa.int64())
-    return np.asarray(pc.fill_null(moments, missing).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
 def _admits(column: pa.Array) -> tuple[NDArray[np.bool_], pa.Array]:

@@ -3,15 +3,18 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from adrec.data.arrays import combined
+from adrec.data.arrays import Longs, combined
 from adrec.data.examples import Examples, Ragged
 from adrec.data.features import FeatureArrays
+from adrec.inference.known import Known
 from adrec.inference.lists.catalogue import AdColumns
-from adrec.inference.predictor import Predictor
+from adrec.inference.predictor import Catalogs, Predictor
 from adrec.ranking.arrays import Floats, Ints
+from adrec.schema import COUNTER_PREFIX
 
 
 def pair_examples(examples: Examples, row: Ints, ad: Ints, features: FeatureArrays | None) -> Examples:
@@ -21,6 +24,25 @@ def pair_examples(examples: Examples, row: Ints, ad: Ints, features: FeatureArra
         lists = {name: Ragged(offsets, values) for name, (offsets, values) in features.lists.items()}
         pairs = replace(pairs, numeric=features.numeric, categorical=features.categorical, lists=lists)
     return pairs
+
+
+def pairs_at(
+    predictor: Predictor, catalogs: Catalogs, known: Known, table: pa.Table, examples: Examples, row: Longs, ad: Longs
+) -> Examples:
+    """N pairs of request `row` (N,) of `table` (prepared impressions) and ad (N,), with what was known at its moment."""
+    features = predictor.packed.features["impressions"]
+    if not features.columns:
+        return pair_examples(examples, row, ad, None)
+    # A request's own row may carry the counters of its first ad, and what that ad was like.
+    described = predictor.described
+    kept = [
+        name
+        for name in table.column_names
+        if name in features.columns and name not in described and not name.startswith(COUNTER_PREFIX)
+    ]
+    columns = {name: table[name].take(pa.array(row)) for name in {*kept, "history_length"}}
+    columns |= known.pair_columns(table, ads=catalogs.ad_table, users=catalogs.user_table, row=row, ad=ad, described=described)
+    return pair_examples(examples, row, ad, features.transform(pa.table(columns)))
 
 
 def category_shares(examples: Examples, category: Ints, count: int) -> NDArray[np.float64]:

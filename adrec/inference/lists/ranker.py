@@ -15,7 +15,7 @@ from adrec.inference.known import NOTHING, Known
 from adrec.inference.lists.candidates import Finder
 from adrec.inference.lists.catalogue import AdColumns
 from adrec.inference.lists.evidence import reasons
-from adrec.inference.lists.pairs import category_shares, pair_examples, training_counts
+from adrec.inference.lists.pairs import category_shares, pairs_at, training_counts
 from adrec.inference.lists.vectors import unit
 from adrec.inference.predictor import Catalogs, Predictor, Scores
 from adrec.ranking.arrays import Floats, Ints
@@ -24,7 +24,6 @@ from adrec.ranking.diversify import ByValue, CalibratedCategories, Diversifier, 
 from adrec.ranking.explore import logit_deviation
 from adrec.ranking.ledger import UNLIMITED, Ledger
 from adrec.ranking.policy import Candidates, DiversifierOf, ListPolicy, Ranked, rank_block
-from adrec.schema import COUNTER_PREFIX
 from adrec.terminal import Terminal
 
 PRIOR_IMPRESSIONS = 200.0
@@ -194,20 +193,7 @@ class Ranker:
 
     def pairs(self, table: pa.Table, examples: Examples, row: Longs, ad: Longs) -> Examples:
         """N pairs of request `row` (N,) of `table` (`attached`) and ad (N,), with what was known at its moment."""
-        features = self.predictor.packed.features["impressions"]
-        if not features.columns:
-            return pair_examples(examples, row, ad, None)
-        # A request's own row may carry the counters of its first ad, and what that ad was like.
-        described = self.predictor.described
-        kept = [
-            name
-            for name in table.column_names
-            if name in features.columns and name not in described and not name.startswith(COUNTER_PREFIX)
-        ]
-        columns = {name: table[name].take(pa.array(row)) for name in {*kept, "history_length"}}
-        ads, users = self.catalogs.ad_table, self.catalogs.user_table
-        columns |= self.known.pair_columns(table, ads=ads, users=users, row=row, ad=ad, described=described)
-        return pair_examples(examples, row, ad, features.transform(pa.table(columns)))
+        return pairs_at(self.predictor, self.catalogs, self.known, table, examples, row, ad)
 
     def _candidates(self, examples: Examples, policy: Ints, ad: Ints, scored: tuple[Ints, Scores], first: int) -> Candidates:
         place, scores = scored

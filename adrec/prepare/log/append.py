@@ -57,6 +57,11 @@ class Earlier:
         """What counters and histories carry on."""
         return self.folder / STATE
 
+    @property
+    def files_of_impressions(self) -> list[Path]:
+        """All its shards."""
+        return [file for split in SPLITS for file in shards_of(self.folder, split)]
+
     def table(self, spec: TableSpec) -> str:
         """SQL of a table beside the impressions as it was, with `file_row_number`, which is its index."""
         return parquet(self.folder / spec.file, options="file_row_number = true")
@@ -166,6 +171,13 @@ def check_known(earlier: Earlier, new_ads: int) -> None:
     if earlier.manifest["history"]["unknown_items"]:
         what = "given histories without the ads that were unknown then"
         earlier.keep("earlier histories hold ids of ads that may be known now", what)
+
+
+def check_catalogue(connection: duckdb.DuckDBPyConnection, earlier: Earlier) -> None:
+    """New ads might have been drawn beside earlier clicks, as negatives, had they been in the table then."""
+    if one_row(connection, "SELECT count(*) AS n FROM ads")["n"] != earlier.manifest["ads"]:
+        what = "negatives of earlier clicks, drawn from the ads that there were"
+        earlier.keep("the ads have become more, from which negatives are drawn", what)
 
 
 def check_described(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adrec.data.disk.engine import columns_of, fetch, moment_sql, name, parquet, text
+from adrec.schema import DRAWN
 
 FOLDER = "carried"
 _PEOPLE, _LATE, _REQUESTS = "people.parquet", "late_labels.parquet", "requests.npy"
@@ -19,12 +20,17 @@ _PEOPLE, _LATE, _REQUESTS = "people.parquet", "late_labels.parquet", "requests.n
 
 def count_people(connection: duckdb.DuckDBPyConnection, earlier: Path | None, *, moves: bool = False) -> None:
     """Table `people`: part, kind (ad or user), index, rows, first moment, of `events` and `moved` and the `earlier` output.
+    What was drawn from the catalogue says nothing of anybody.
 
     `moves`: whether the rows of its other parts than training are in table `moved`.
     """
+    happened = {
+        table: f" WHERE NOT coalesce({DRAWN}, false)" if DRAWN in columns_of(connection, table) else ""
+        for table in ("events", "moved")
+    }
     shown = [
         f"SELECT part, '{kind}' AS kind, {kind}_index AS index, count(*) AS rows, min(shown_at) AS first "
-        f"FROM {table} GROUP BY ALL"
+        f"FROM {table}{happened[table]} GROUP BY ALL"
         for kind in ("ad", "user")
         for table in ("events", "moved")
     ]

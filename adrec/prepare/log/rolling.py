@@ -17,6 +17,7 @@ from adrec.data.prepared import shards_of
 from adrec.prepare.log.append import Earlier
 from adrec.prepare.log.splits import part_of
 from adrec.prepare.output.writer import SplitWriter
+from adrec.schema import DRAWN
 
 MOVED = ("valid", "test")
 """Splits whose rows may be another part's now."""
@@ -26,7 +27,7 @@ def read_moved(connection: duckdb.DuckDBPyConnection, earlier: Earlier, split: T
     """Table `moved`: part, ad_index, user_index, shown_at, query, labels and their moments of the earlier rows of MOVED."""
     files = [file for part in MOVED for file in shards_of(earlier.folder, part)]
     columns = columns_of(connection, f"SELECT * FROM {parquet(files[0])}")
-    wanted = [column for column in ("query", *labels, *labels.values()) if column in columns]
+    wanted = [column for column in ("query", DRAWN, *labels, *labels.values()) if column in columns]
     selected = "".join(
         f", CAST({name(column)} AS {columns[column].removesuffix(' WITH TIME ZONE')}) AS {name(column)}" for column in wanted
     )

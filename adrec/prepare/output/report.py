@@ -33,6 +33,8 @@ def render_manifest(output: Path, manifest: dict[str, Any]) -> Iterator[Renderab
     for name in splits:
         table.add_column(name, justify="right", no_wrap=True)
     for label, show in _ROWS:
+        if label == "click rate" and manifest.get("implicit"):  # of what was drawn: no rate of anything
+            label, show = "negatives drawn", lambda split: f"{split['rows'] - split['clicks']:,}"
         table.add_row(label, *(show(split) for split in splits.values()))
     yield table
     yield (

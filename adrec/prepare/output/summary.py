@@ -22,7 +22,7 @@ def add_people(connection: duckdb.DuckDBPyConnection, splits: dict[str, dict[str
             found = one_row(
                 connection,
                 "SELECT count(*) AS n, count(*) - count(trained) AS cold, "
-                "coalesce(sum(rows) FILTER (trained IS NULL), 0) AS rows FROM people LEFT JOIN "
+                "coalesce(sum(rows) FILTER (trained IS NULL), 0) AS rows, sum(rows) AS of FROM people LEFT JOIN "
                 f"(SELECT index, true AS trained FROM people WHERE part = 0 AND kind = '{kind}') USING (index) "
                 f"WHERE part = {number} AND kind = '{kind}'",
             )
@@ -31,7 +31,7 @@ def add_people(connection: duckdb.DuckDBPyConnection, splits: dict[str, dict[str
                 splits[split] |= {
                     f"shared_{kind}s": found["n"] - found["cold"],
                     f"cold_{kind}s": found["cold"] / found["n"],
-                    f"cold_{kind}_rows": int(found["rows"]) / splits[split]["rows"],
+                    f"cold_{kind}_rows": int(found["rows"]) / int(found["of"]),
                 }
 
 
