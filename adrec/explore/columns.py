@@ -1,263 +1,501 @@
-"""Which column is which: by its name first, then checked against its values; and by its values where no name fits."""
+"""Which column is which: by its name, checked against its values; by its values where no name fits; or as the user says.
+
+Never refuses: what the files do not say becomes a gap, with what goes without it and which columns may be meant.
+"""
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 
+from adrec import schema
 from adrec.errors import DataError
+from adrec.explore.findings import Guess, Shape, values_of
+from adrec.explore.gaps import find_gaps
+from adrec.explore.inputs import declare_features
+from adrec.explore.labels import Kinds, Label, is_of_events, kinds_of, label_of, threshold
 from adrec.explore.look import Column, Table
+from adrec.explore.names import AFTERWARDS, is_code, is_of_people_or_places, likeness, owner, plain, snake
+from adrec.explore.roles import find_others, the_log
+from adrec.explore.ties import Rows, rows_of
 
-# canonical -> names it goes by, the likeliest first. Compared in lower case with everything but letters and digits dropped.
-NAMES: dict[str, tuple[str, ...]] = {
-    "user_id": ("user_id", "user", "uid", "customer_id", "member_id", "visitor_id", "viewer_id", "device_id", "person_id",
-                "account_id", "cookie", "用户id", "用户"),
-    "ad_id": ("ad_id", "advertisement_id", "advert_id", "creative_id", "item_id", "iid", "news_id", "nid", "movie_id",
-              "product_id", "article_id", "video_id", "sku", "asin", "goods_id", "ad", "item",
-              "广告id", "广告", "商品id", "物品id"),
-    "shown_at": ("shown_at", "timestamp", "time", "ts", "datetime", "date_time", "impression_time", "event_time", "created_at",
-                 "served_at", "request_time", "unix_time", "unix_timestamp", "time_stamp", "date",
-                 "展示时间", "曝光时间", "时间"),
-    "click": ("click", "clicked", "is_click", "is_clicked", "clk", "label", "target", "y", "click_label", "点击", "是否点击"),
-    "title": ("title", "headline", "ad_title", "item_title", "movie_title", "name", "item_name", "product_name", "subject",
-              "标题", "名称", "商品名"),
-    "description": ("description", "desc", "body", "ad_text", "abstract", "summary", "content", "plot", "copy", "text",
-                    "details", "描述", "简介", "正文"),
-    "category": ("category", "cat", "category_name", "cate", "cate_id", "category_id", "genre", "genres", "topic", "vertical",
-                 "section", "class", "类别", "分类", "类目"),
-    "advertiser_id": ("advertiser_id", "advertiser", "brand", "brand_id", "seller_id", "merchant_id", "publisher", "customer",
-                      "广告主", "品牌"),
-    "starts_at": ("starts_at", "start_time", "start_date", "start", "valid_from", "开始时间"),
-    "ends_at": ("ends_at", "end_time", "end_date", "end", "valid_to", "expires_at", "结束时间"),
-    "bid": ("bid", "bid_price", "max_bid", "cpc", "出价"),
-    "budget": ("budget", "daily_budget", "total_budget", "预算"),
-    "request_id": ("request_id", "impression_id", "imp_id", "search_id", "query_id", "auction_id", "page_view_id",
-                   "pageview_id"),
-    "position": ("position", "pos", "slot", "rank", "ad_position", "slot_id", "位置"),
-    "propensity": ("propensity", "propensity_score", "pscore", "action_prob", "logging_probability"),
-    "conversion": ("conversion", "converted", "is_conversion", "cvr_label", "purchase", "purchased", "is_purchase", "buy",
-                   "转化"),
-    "rating": ("rating", "stars", "score", "评分"),
-    "dwell_seconds": ("dwell_seconds", "dwell_time", "dwell", "read_time", "watch_seconds", "停留时间"),
-    "scenario": ("scenario", "channel", "placement", "surface", "scene", "渠道", "场景"),
-    "query": ("query", "search_query", "search_term", "keyword", "查询", "搜索词"),
-    "history": ("history", "click_history", "clicked_items", "browsed", "历史"),
-    "interests": ("interests", "interest", "user_interests", "likes", "preferences", "兴趣"),
-}  # fmt: skip
-# What happens after the click may not be an input; nor may the sample's oracle.
-_AFTERWARDS = re.compile(r"convert|conversion|purchase|revenue|order|payment|dwell|watch|after|true_?prob|click|clk|label")
-_ALONE = {"ads": ("title", "description", "category", "advertiser_id", "starts_at", "ends_at", "bid", "budget"),
-          "users": ("interests",)}  # fmt: skip
-_LOG = ("shown_at", "request_id", "click", "position", "propensity", "conversion", "rating", "dwell_seconds", "scenario",
-        "query", "history")  # fmt: skip
-_MOST_VALUES = 1000
+Said = Mapping[str, str | list[str] | None]
+
+_OF_ADS = ("category", "advertiser_id", "starts_at", "ends_at", "bid", "budget")
+_TEXTS = ("title", "description")
+_CONTEXT = ("position", "propensity", "dwell_seconds", "scenario", "query", "history")
+_COUNTS = ("impressions", "clicks", "conversions", "spend")
+_SHARED_IDS = {"deviceid", "cookie", "cookieid", "idfa", "gaid", "uuid", "guid", "设备id"}
+_MOST_OF_ONE = 0.2
+"""A device or a cookie with more of the rows than this stands for many people: an unknown one, a proxy."""
+_CLOCK = r"\d{1,2}:\d{2}(:\d{2}([.]\d+)?)?"
+_OTHER_MOMENTS = re.compile(
+    r"birth|dob|expire|end|signup|sign_up|regist|updat|releas|publish|launch|install|first|last|生日|注册"
+)
+_SHOWN = re.compile(r"impression|imps?(_|$)|shown|expos|served|曝光|展示")
+_WORDS_OF_A_TEXT = 1.8
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One decision: `column` of `table` is `meaning`, because `why`."""
+def guess(tables: list[Table], said: Said | None = None) -> Guess:
+    """Say which table is the log, the ads, the users, the clicks, and which column is which.
 
-    table: str
-    column: str
-    meaning: str
-    why: str
-
-
-@dataclass
-class Guess:
-    """The tables by role, what their columns are, and what was noticed."""
-
-    tables: dict[str, Table]
-    names: dict[str, dict[str, str]]
-    """role -> canonical name -> column."""
-    features: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    """role -> numeric, categorical or lists -> columns."""
-    findings: list[Finding] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def column(self, role: str, canonical: str) -> Column | None:
-        """The column that plays `canonical` in table `role`."""
-        found = self.names.get(role, {}).get(canonical)
-        return self.tables[role].columns[found] if found is not None else None
-
-
-def guess(tables: list[Table]) -> Guess:
-    """Say which table is the log, which the ads and which the users, and which column is which. Raises DataError."""
-    log = _the_log(tables)
-    found = Guess({"impressions": log}, {})
-    others = [table for table in tables if table is not log]
-    for role, key in (("ads", "ad_id"), ("users", "user_id")):
-        table = next((table for table in others if _is_of(table, key)), None)
-        if table is not None:
-            others.remove(table)
-            found.tables[role] = table
-    found.notes += [f"{table.label} is none of impressions, ads and users: left out." for table in others]
-    for role, table in found.tables.items():
-        found.names[role] = {}
-        for canonical in _wanted(found, role):
-            column = _by_name(table, canonical, taken=set(found.names[role].values()))
-            if column is not None:
-                _take(found, role, canonical, column, f"called {column.name!r}; {_values(column)}")
-    _by_values(found)
-    _refuse_without_needs(found)
-    for role in found.tables:
-        _declare_features(found, role)
+    `said`: canonical name -> column(s), from the user; None: there is none. Raises DataError where no table has them.
+    """
+    with ExitStack() as stack:
+        rows = {id(table): stack.enter_context(rows_of(table)) for table in tables}
+        log = the_log(tables)
+        found = Guess({"impressions": log}, {"impressions": {}})
+        find_others(found, [table for table in tables if table is not log], rows)
+        search = _Search(found, rows[id(log)], dict(said or {}))
+        search.run()
+        for role in ("ads", "users"):
+            if role in found.tables:
+                _name_entities(found, role, rows[id(found.tables[role])], search.said)
+        for role in ("clicks", "conversions"):
+            if role in found.tables:
+                _name_events(found, role)
+        declare_features(found, {role: rows[id(table)] for role, table in found.tables.items()}, search.label)
+        find_gaps(found, rows[id(log)], search.said)
+    _keep_other_names_apart(found)
     return found
 
 
-def _the_log(tables: list[Table]) -> Table:
-    """The table with a user and an ad in each row; the longest of several."""
-    logs = [table for table in tables if _by_name(table, "user_id") is not None and _by_name(table, "ad_id") is not None]
-    if not logs:
-        seen = "; ".join(f"{table.label}: {', '.join(list(table.columns)[:8])}" for table in tables)
-        raise DataError(
-            f"no table with a user and an ad in each row was found ({seen}). Rename their columns to user_id and ad_id."
+class _Search:
+    """The search for the log's columns."""
+
+    def __init__(self, found: Guess, rows: Rows, said: dict[str, str | list[str] | None]) -> None:
+        self.found, self.rows, self.said = found, rows, said
+        self.reading = found.reading.setdefault("impressions", {})
+        self.label: tuple[str, Label] | None = None
+        """The column of clicks and how it says them, where one does."""
+
+    def run(self) -> None:
+        """Ids first: what a title or a category is follows from whose it is."""
+        self._take_what_is_said()
+        for canonical in ("user_id", "ad_id"):
+            self._take_best(canonical)
+        self._labels()
+        self._take_best("request_id")
+        self._time()
+        for canonical in _CONTEXT:
+            self._take_best(canonical)
+        position = self.found.column("impressions", "position")
+        if position is not None and position.low == 0:
+            self.reading["first_position"] = 0
+        if "ads" not in self.found.tables:
+            self._text("title")
+            for canonical in ("description", *_OF_ADS):
+                self._take_best(canonical)
+        if "users" not in self.found.tables and "user_id" in self.names:
+            self._take_best("interests")
+        title = self.names.get("title")
+        if title is not None and self._is_open("ad_id"):
+            self.found.take("impressions", "ad_id", title, "no column names the ad: its text stands for it")
+
+    @property
+    def names(self) -> dict[str, str | list[str]]:
+        return self.found.names["impressions"]
+
+    def _take_what_is_said(self) -> None:
+        for canonical, columns in self.said.items():
+            wanted = [columns] if isinstance(columns, str) else columns or []
+            roles = [role for role, table in self.found.tables.items() if all(name in table.columns for name in wanted)]
+            if not wanted:
+                continue
+            if not roles:
+                there = "; ".join(f"{table.label}: {', '.join(table.columns)}" for table in self.found.tables.values())
+                raise DataError(f"columns.{canonical}: no table has {' and '.join(map(repr, wanted))}. There are {there}.")
+            of_ads = canonical in {*_OF_ADS, *_TEXTS}
+            home = "ads" if of_ads else "users" if canonical == "interests" else "impressions"
+            roles.sort(key=lambda role: role != home)
+            for role in roles if canonical in {"ad_id", "user_id", "request_id"} else roles[:1]:
+                self.found.take(role, canonical, wanted[0] if len(wanted) == 1 else wanted, "you said so")
+
+    def _free(self) -> list[Column]:
+        used = self.found.used("impressions")
+        return [column for column in self.rows.table.columns.values() if column.name not in used and column.filled]
+
+    def _is_open(self, canonical: str) -> bool:
+        return canonical not in self.said and canonical not in self.names
+
+    def _take_best(self, canonical: str) -> None:
+        """The column with the likeliest name whose values fit."""
+        if not self._is_open(canonical):
+            return
+        for column in _likeliest(self._free(), canonical):
+            if self._fits(canonical, column):
+                self.found.take("impressions", canonical, column.name, f"by its name; {_values(canonical, column)}")
+                return
+
+    def _fits(self, canonical: str, column: Column) -> bool:
+        if not fits(canonical, column):
+            return False
+        if canonical == "user_id":
+            is_shared = plain(column.name) in _SHARED_IDS and self.rows.top_share(column.name) > _MOST_OF_ONE
+            return column.distinct > 1 and not is_shared
+        if canonical == "request_id":
+            users = self.names.get("user_id")
+            is_of_several = users is not None and self.rows.tie([column.name], _keys(users), []).fails
+            return column.distinct < 0.95 * column.filled and not is_of_several
+        if canonical in {*_OF_ADS, *_TEXTS} and column.distinct > 1:
+            return not self._differs("ad_id", column)
+        if canonical == "interests":
+            return not self._differs("user_id", column)
+        if canonical == "history" and "ad_id" in self.names:
+            return self.rows.share_of_items(column, _keys(self.names["ad_id"])) >= 0.05
+        return canonical not in {*_OF_ADS, "scenario", "position"} or column.distinct > 1
+
+    def _differs(self, key: str, column: Column) -> bool:
+        """Whether rows of the same ad (user) plainly hold different values."""
+        return key in self.names and self.rows.tie(_keys(self.names[key]), [column.name], []).fails
+
+    # What was clicked.
+
+    def _labels(self) -> None:
+        steps: tuple[Callable[[], Shape | None], ...] = (
+            self._counts,
+            self._named_flag,
+            self._kinds,
+            self._events_beside,
+            self._rating,
+            self._lone_flag,
+            self._nothing_but,
         )
-    return max(logs, key=lambda table: table.rows)
+        if "click" in self.said:
+            steps = (self._said_flag, *steps) if self.said["click"] is not None else (self._events_beside, self._nothing_but)
+        self.found.shape = next((shape for step in steps if (shape := step()) is not None), "unlabelled")
+        if self.found.shape not in {"counts", "clicks"}:
+            self._conversion()
+
+    def _said_flag(self) -> Shape | None:
+        name = self.names["click"]
+        column = self.rows.table.columns[name] if isinstance(name, str) else None
+        label = label_of(self.rows, column) if column is not None else None
+        if column is None:
+            return None
+        if label is None and column.is_number:
+            least = threshold(column, self.rows)
+            del self.names["click"]
+            self.found.take("impressions", "rating", column.name, f"you said so; a click from {least:g} on")
+            self.reading["at_least"] = {"click": {"rating": least}}
+            return "ratings"
+        return self._flag(column, label or Label(None), is_named=True)
+
+    def _counts(self) -> Shape | None:
+        pair = [next((c for c in _likeliest(self._free(), canonical) if _is_count(c)), None) for canonical in _COUNTS[:2]]
+        if "impressions" in self.names and "clicks" in self.names:
+            pair = [self.found.column("impressions", canonical) for canonical in _COUNTS[:2]]
+        shown, clicked = pair
+        if shown is None or clicked is None or (shown.high or 0) <= 1 or self.rows.above(clicked.name, shown.name) > 0.01:
+            return None
+        for canonical, column in zip(_COUNTS, pair, strict=False):
+            if self._is_open(canonical) and column is not None:
+                self.found.take("impressions", canonical, column.name, f"by its name; a count: {values_of(column)}")
+        for canonical in _COUNTS[2:]:
+            self._take_best(canonical)
+        return "counts"
+
+    def _named_flag(self) -> Shape | None:
+        for column in [*_likeliest(self._free(), "click"), *_likeliest(self._free(), "clicks")]:
+            label = label_of(self.rows, column)
+            if label is not None:
+                return self._flag(column, label, is_named=True)
+        return None
+
+    def _flag(self, column: Column, label: Label, *, is_named: bool) -> Shape:
+        if self.names.get("click") != column.name:
+            how = "by its name" if is_named else "the only column of two values that may be a click"
+            self.found.take("impressions", "click", column.name, f"{how}; {label.why}")
+        if label.positive is not None:
+            self.reading["positive"] = {"click": list(label.positive)}
+        if label.empty_is_zero:
+            self.reading["defaults"] = {"click": 0}
+        self.label = (column.name, label)
+        return "clicks" if label.is_constant else "impressions"
+
+    def _kinds(self) -> Shape | None:
+        for column in self._free():
+            kinds = kinds_of(self.rows, column)
+            if kinds is None:
+                continue
+            keys = [
+                name for canonical in ("user_id", "ad_id") if canonical in self.names for name in _keys(self.names[canonical])
+            ]
+            if not kinds.shown:
+                self.found.pass_over("impressions", column, "says what happened: every row is taken for a click")
+                return "clicks"
+            if is_of_events(self.rows, column, kinds, keys):
+                return self._event_log(column, kinds)
+            words = kinds.clicked or kinds.bought
+            self.found.take("impressions", "click", column.name, f"{', '.join(words)} means 1")
+            self.reading["positive"] = {"click": list(words)}
+            self.label = (column.name, Label(words))
+            return "impressions"
+        return None
+
+    def _event_log(self, column: Column, kinds: Kinds) -> Shape:
+        """Impressions and clicks are rows of one table: it is read once as either."""
+        words = kinds.clicked or kinds.bought
+        every = (*kinds.shown, *kinds.clicked, *kinds.bought, *kinds.other)
+        for role, own in (("impressions", kinds.shown), ("clicks", words)):
+            self.found.tables[role] = self.rows.table
+            rest = [word for word in every if word not in own]
+            self.found.reading.setdefault(role, {})["leave_out"] = {column.name: rest}
+        why = f"rows of {', '.join(kinds.shown)} are impressions, of {', '.join(words)} their clicks"
+        self.found.pass_over("impressions", column, why)
+        return "events"
+
+    def _events_beside(self) -> Shape | None:
+        return "events" if "clicks" in self.found.tables or "conversions" in self.found.tables else None
+
+    def _rating(self) -> Shape | None:
+        self._take_best("rating")
+        column = self.found.column("impressions", "rating")
+        if column is None or column.distinct < 2:
+            return None
+        least = threshold(column, self.rows)
+        self.reading["at_least"] = {"click": {"rating": least}}
+        self.found.notes.append(
+            f"{column.name!r} holds ratings from {column.low:g} to {column.high:g}: from {least:g} on a row counts as a click "
+            "(`at_least` in preprocess.yaml)."
+        )
+        return "ratings"
+
+    def _lone_flag(self) -> Shape | None:
+        flags = [(column, label) for column in self._free() if (label := label_of(self.rows, column)) is not None]
+        two = [
+            (column, label)
+            for column, label in flags
+            if column.distinct == 2 and (column.is_flag or label.positive is not None) and owner(column.name) != "users"
+        ]
+        return self._flag(*two[0], is_named=False) if len(two) == 1 else None
+
+    def _nothing_but(self) -> Shape | None:
+        """A table of users and ads without a label is a log of what they took, unless its names say that ads were shown."""
+        table = self.rows.table
+        named = [*(file.name.split(".", 1)[0] for file in table.files), *table.columns]
+        is_of_shown = any(_SHOWN.search(snake(name)) for name in named) or {"position", "propensity"} & set(self.names)
+        return "clicks" if "ad_id" in self.names and "user_id" in self.names and not is_of_shown else None
+
+    def _conversion(self) -> None:
+        """Another flag for what followed the click."""
+        if not self._is_open("conversion"):
+            return
+        for column in _likeliest(self._free(), "conversion"):
+            label = label_of(self.rows, column)
+            if label is not None and not label.is_constant:
+                self.found.take("impressions", "conversion", column.name, f"by its name; {label.why}")
+                if label.positive is not None:
+                    self.reading.setdefault("positive", {})["conversion"] = list(label.positive)
+                return
+
+    # When, and what it says.
+
+    def _time(self) -> None:
+        if not self._is_open("shown_at"):
+            return
+        times = [column for column in self._free() if column.time is not None and not column.is_list]
+        named = [column for column in _likeliest(times, "shown_at") if not self._is_another_moment(column)]
+        other = [column for column in times if _is_plainly_a_time(column) and not self._is_another_moment(column)]
+        for columns, how in ((named, "by its name"), (other, "its values are times")):
+            if columns:
+                self._take_time(columns[0], f"{how}; {values_of(columns[0])}")
+                return
+
+    def _is_another_moment(self, column: Column) -> bool:
+        """A birthday, the end of a campaign; or the moment of an outcome, unless its name is one of those that logs use."""
+        if _OTHER_MOMENTS.search(snake(column.name)):
+            return True
+        is_after = AFTERWARDS.search(snake(column.name)) is not None and self.found.shape != "clicks"
+        return is_after and plain(column.name) not in {"clicktime", "clicktimestamp"}
+
+    def _take_time(self, column: Column, why: str) -> None:
+        is_a_day = ":" not in column.example and "T" not in column.example and "time_unit" not in (column.time or {})
+        clocks = (
+            [other for other in self._free() if other is not column and self.rows.matches(other.name, _CLOCK)]
+            if is_a_day
+            else []
+        )
+        if not clocks:
+            self.found.take("impressions", "shown_at", column.name, why)
+            return
+        clock = clocks[0]
+        self.found.take("impressions", "shown_at", [column.name, clock.name], "a day and a time of day")
+        form = (column.time or {}).get("time_format")
+        if form is not None:
+            self.reading["time_format"] = f"{form} %H:%M:%S" if clock.example.count(":") == 2 else f"{form} %H:%M"
+
+    def _text(self, canonical: str) -> None:
+        """Text that is the ad's: words, the same in all rows of an ad, no person's and no place's name."""
+        if not self._is_open(canonical):
+            return
+        ad = self.names.get("ad_id")
+        stands = [self.rows.table.columns[ad]] if isinstance(ad, str) and ad in self.rows.table.columns else []
+        for column in _likeliest([*self._free(), *stands], canonical):
+            if fits(canonical, column) and self._is_an_ads_text(column):
+                self.found.take("impressions", canonical, column.name, f"by its name; {column.words:.0f} words on average")
+                return
+        texts = [
+            column
+            for column in self._free()
+            if fits(canonical, column)
+            and column.words >= _WORDS_OF_A_TEXT
+            and not column.is_list
+            and not AFTERWARDS.search(snake(column.name))
+            and owner(column.name) not in {"users", "impressions"}
+            and self._is_an_ads_text(column)
+        ]
+        if texts:
+            longest = max(texts, key=lambda column: column.words)
+            self.found.take("impressions", canonical, longest.name, f"the longest text, {longest.words:.0f} words on average")
+
+    def _is_an_ads_text(self, column: Column) -> bool:
+        if column.distinct < 2 or is_of_people_or_places(column.name) or self.rows.letters(column.name) < 0.5:
+            return False
+        if "ad_id" not in self.names:
+            return "user_id" not in self.names or not self.rows.tie(_keys(self.names["user_id"]), [column.name], []).holds
+        return not self._differs("ad_id", column)
 
 
-def _is_of(table: Table, key: str) -> bool:
-    """A table of ads (or users) names one a row, each once."""
-    column = _by_name(table, key)
-    other = _by_name(table, "user_id" if key == "ad_id" else "ad_id")
-    return column is not None and column.distinct == table.rows and (other is None or key == "ad_id")
-
-
-def _wanted(found: Guess, role: str) -> Iterator[str]:
-    """Canonical names to look for in a table: those of its role, and of roles that have no table of their own."""
-    if role == "impressions":
-        yield from ("user_id", "ad_id", *_LOG)
-        yield from (name for other, names in _ALONE.items() if other not in found.tables for name in names)
-    else:
-        yield "ad_id" if role == "ads" else "user_id"
-        yield from _ALONE[role]
-
-
-def _by_name(table: Table, canonical: str, taken: set[str] | None = None) -> Column | None:
-    """The column with the likeliest name whose values fit."""
-    plain = {_plain(column.name): column for column in table.columns.values() if column.name not in (taken or ())}
-    for wanted in NAMES[canonical]:
-        column = plain.get(_plain(wanted))
-        if column is not None and column.filled and _fits(canonical, column):
-            return column
-    return None
-
-
-def _fits(canonical: str, column: Column) -> bool:
-    """Whether the values allow the meaning that the name suggests."""
-    if canonical in {"click", "conversion"}:
-        return column.is_flag
-    if canonical in {"shown_at", "starts_at", "ends_at"}:
-        return column.time is not None
-    if canonical in {"bid", "budget", "rating", "dwell_seconds"}:
+def fits(canonical: str, column: Column) -> bool:
+    """Whether the values of a column allow the meaning that its name suggests."""
+    is_time = column.time is not None
+    if canonical in {"shown_at", "starts_at", "ends_at", "clicked_at", "converted_at"}:
+        return is_time
+    if canonical in {"user_id", "ad_id", "request_id"}:
+        is_stored_time = is_time and not column.is_number
+        is_fraction = column.is_number and not column.whole
+        return not (column.separator == "" or column.is_list or is_stored_time or is_fraction or column.is_flag)
+    if canonical in {"bid", "budget", "dwell_seconds", "spend", "conversions"}:
         return column.is_number and (column.low or 0) >= 0
+    if canonical == "rating":
+        return column.is_number and (column.low or 0) >= 0 and (plain(column.name) != "score" or (column.high or 11) <= 10)
     if canonical == "propensity":
         return column.is_number and column.low is not None and column.low > 0 and (column.high or 2) <= 1
     if canonical == "position":
-        return column.is_number and column.whole and (column.low or 0) >= 0
+        return column.is_number and column.whole and (column.low or 0) >= 0 and not is_time
     if canonical in {"history", "interests"}:
-        return column.separator is not None or (canonical == "interests" and column.stored == "VARCHAR")
-    if canonical in {"title", "description", "query"}:
-        return column.separator != "" and not column.is_number and column.time is None
-    return column.separator != "" or canonical == "category"
-
-
-def _by_values(found: Guess) -> None:
-    """Where no name fitted: the only column of times, the only 0/1 column, the longest text."""
-    log, names = found.tables["impressions"], found.names["impressions"]
-    free = [column for column in log.columns.values() if column.name not in names.values()]
-    if "shown_at" not in names:
-        times = [column for column in free if column.time is not None]
-        if times:
-            _take(found, "impressions", "shown_at", times[0], f"its values are times; {_values(times[0])}")
-    if "click" not in names:
-        flags = [column for column in free if column.is_flag and column.distinct == 2]
-        if len(flags) == 1:
-            _take(found, "impressions", "click", flags[0], "the only column of 0 and 1")
-    role = "ads" if "ads" in found.tables else "impressions"
-    if "title" not in found.names[role]:
-        taken = set(found.names[role].values())
-        free = [column for column in found.tables[role].columns.values() if column.name not in taken]
-        texts = [column for column in free if column.words >= 2 and not column.is_list and column.time is None]
-        if texts:
-            longest = max(texts, key=lambda column: column.words)
-            _take(found, role, "title", longest, f"the longest text, {longest.words:.0f} words on average")
-
-
-def _refuse_without_needs(found: Guess) -> None:
-    log = found.tables["impressions"]
-    if "click" not in found.names["impressions"]:
-        hint = " There are ratings: add a column that is 1 for good ones." if "rating" in found.names["impressions"] else ""
-        raise DataError(
-            f"{log.files[0]}: no column says whether the ad was clicked (0 or 1); columns: {', '.join(log.columns)}."
-            f"{hint} Rename it to click."
+        return column.separator is not None or (
+            canonical == "interests" and column.stored == "VARCHAR" and not column.is_number
         )
-    role = "ads" if "ads" in found.tables else "impressions"
-    if "title" not in found.names[role]:
-        found.notes.append("no text says what an ad is about: its id stands for the title, and no language model is used.")
-    if "shown_at" not in found.names["impressions"]:
-        found.notes.append("no column is a time: the split is at random, and there are no histories and no counters.")
+    if canonical in {*_TEXTS, "query"}:
+        return column.separator != "" and not column.is_number and not is_time
+    return not is_time and (column.separator != "" or canonical == "category")
 
 
-def _declare_features(found: Guess, role: str) -> None:
-    """Numbers and categories that are left become features; ids, free text and what happens later do not."""
-    table, named = found.tables[role], found.names[role]
-    kinds: dict[str, list[str]] = {"numeric": [], "categorical": [], "lists": []}
-    for column in table.columns.values():
-        if column.name in named.values():
+def _likeliest(columns: list[Column], canonical: str) -> list[Column]:
+    """Columns with a name for `canonical`, the likeliest first."""
+    ranked = [
+        (place, number, column)
+        for number, column in enumerate(columns)
+        if (place := likeness(column.name, canonical)) is not None
+    ]
+    return [column for _, _, column in sorted(ranked, key=lambda item: item[:2])]
+
+
+def _is_count(column: Column) -> bool:
+    return column.is_number and column.whole and (column.low or 0) >= 0 and column.time is None
+
+
+def _is_plainly_a_time(column: Column) -> bool:
+    """Whole numbers are times only where nothing speaks for an id: of a name, of a range of years."""
+    if not column.is_number:
+        return True
+    says_otherwise = is_code(column.name) is not None or owner(column.name) in {"ads", "users"}
+    return "time_unit" in (column.time or {}) and not says_otherwise
+
+
+def _values(canonical: str, column: Column) -> str:
+    return (
+        f"{column.distinct:,} values"
+        if canonical.endswith("_id") or canonical in {"category", "scenario"}
+        else values_of(column)
+    )
+
+
+def _keys(columns: str | list[str]) -> list[str]:
+    return [columns] if isinstance(columns, str) else columns
+
+
+def _name_entities(found: Guess, role: str, rows: Rows, said: Said) -> None:
+    """The columns of a table of ads or of users."""
+    wanted = (*_TEXTS, *_OF_ADS) if role == "ads" else ("interests",)
+    for canonical in wanted:
+        if canonical in found.names[role] or canonical in said:
             continue
-        meaning, why = _feature(column, table)
-        found.findings.append(Finding(role, column.name, meaning, why))
-        kind = {"number": "numeric", "category": "categorical", "list": "lists"}.get(meaning)
-        if kind is not None:
-            kinds[kind].append(column.name)
-    for canonical in ("bid", "category", "advertiser_id"):
-        column_of = found.column(role, canonical)
-        if column_of is not None:
-            kinds["numeric" if canonical == "bid" else "categorical"].append(canonical)
-    for canonical in ("scenario", "position"):
-        if canonical in named:
-            kinds["categorical"].append(canonical)
-    if "interests" in named:
-        kinds["lists"].append("interests")
-    found.features[role] = kinds
+        used = found.used(role)
+        free = [column for column in rows.table.columns.values() if column.name not in used and column.filled]
+        named = [column for column in _likeliest(free, canonical) if fits(canonical, column)]
+        why = "by its name"
+        if not named and canonical == "title":
+            named = [
+                column
+                for column in sorted(free, key=lambda column: -column.words)
+                if fits(canonical, column) and column.words >= _WORDS_OF_A_TEXT and rows.letters(column.name) >= 0.5
+            ]
+            why = "the longest text"
+        if named:
+            found.take(role, canonical, named[0].name, f"{why}; {values_of(named[0])}")
 
 
-def _feature(column: Column, table: Table) -> tuple[str, str]:
-    """number, category, list or not used, and why."""
-    if _AFTERWARDS.search(column.name.lower()):
-        return "not used", "its name says that it is known only after the click"
-    if not column.filled:
-        return "not used", "empty"
-    if column.distinct == 1:
-        return "not used", f"always {column.example!r}"
-    if column.is_list:
-        return "list", f"lists such as {column.example!r}"
-    if column.time is not None:
-        return "not used", "a second time"
-    looks_like_id = _plain(column.name).endswith(("id", "key", "hash")) or column.distinct > 0.9 * column.filled > 50
-    if column.is_number and not (column.whole and looks_like_id):
-        return "number", _values(column)
-    if column.distinct <= min(_MOST_VALUES, max(20, table.rows // 5)):
-        return "category", f"{column.distinct:,} values, such as {column.example!r}"
-    return "not used", f"{column.distinct:,} different values: an id or free text"
+def _name_events(found: Guess, role: str) -> None:
+    """A table of clicks (conversions): the ids that it shares with the log, and its moment."""
+    table, log = found.tables[role], found.tables["impressions"]
+    moment = "clicked_at" if role == "clicks" else "converted_at"
+    names = found.names.setdefault(role, {})
+    if table is log:  # one log of events
+        names |= {key: value for key, value in found.names["impressions"].items() if key in {"user_id", "ad_id", "request_id"}}
+        if "shown_at" in found.names["impressions"]:
+            names[moment] = found.names["impressions"]["shown_at"]
+    else:
+        columns = list(table.columns.values())
+        for canonical in ("request_id", "user_id", "ad_id"):
+            named = [
+                column for column in _likeliest(columns, canonical) if fits(canonical, column) or canonical != "request_id"
+            ]
+            if named and canonical not in names and (canonical == "request_id" or canonical in found.names["impressions"]):
+                found.take(role, canonical, named[0].name, "by its name, as in the log")
+        times = [column for column in columns if column.time is not None and column.name not in found.used(role)]
+        if times:
+            found.take(role, moment, times[0].name, f"its moment; {values_of(times[0])}")
+    _join(found, role)
 
 
-def _take(found: Guess, role: str, canonical: str, column: Column, why: str) -> None:
-    found.names[role][canonical] = column.name
-    found.findings.append(Finding(role, column.name, canonical, why))
+def _join(found: Guess, role: str) -> None:
+    """By the request or impression id where both have one, else by user, ad and time."""
+    log, events = found.names["impressions"], found.names[role]
+    if "request_id" in events and "request_id" not in log:
+        same = _likeliest(list(found.tables["impressions"].columns.values()), "request_id")
+        if same:
+            found.take("impressions", "request_id", same[0].name, f"names what the {role} belong to")
+    shared: list[str] = [
+        canonical for canonical in ("request_id", "user_id", "ad_id") if canonical in log and canonical in events
+    ]
+    if "request_id" in shared:
+        shared = [canonical for canonical in shared if canonical != "user_id"]
+    else:
+        found.reading.setdefault(role, {})["within"] = "30 minutes"
+        events.pop("request_id", None)
+    found.joined_on[role] = shared
 
 
-def _values(column: Column) -> str:
-    if column.time is not None:
-        how = column.time.get("time_unit") or column.time.get("time_format")
-        since = " since 1970" if "time_unit" in column.time else ""
-        return f"times ({how}{since})" if how else "times"
-    if column.is_flag:
-        return "0 or 1"
-    if column.is_number:
-        return f"numbers from {column.low:g} to {column.high:g}"
-    return f"such as {column.example!r}"
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]+", "", name.lower())
+def _keep_other_names_apart(found: Guess) -> None:
+    """A column that has a name of the contract and means something else is read under another name."""
+    for role in ("impressions", "ads", "users"):
+        if role not in found.tables:
+            continue
+        contract = {*schema.IMPRESSIONS.names, *schema.OUTCOMES} if role == "impressions" else set()
+        contract |= set(schema.ADS.names) if role == "ads" or (role == "impressions" and "ads" not in found.tables) else set()
+        contract |= (
+            set(schema.USERS.names) if role == "users" or (role == "impressions" and "users" not in found.tables) else set()
+        )
+        contract -= {schema.TRUE_PROBABILITY, *schema.ROW_NAMES} - {"request_id"}
+        used, named = found.used(role), found.names[role]
+        for column in found.tables[role].columns:
+            features = found.features.get(role, {})
+            is_a_feature = any(column in columns for kinds in found.features.values() for columns in kinds.values())
+            if column in contract and column not in used and (column not in named or is_a_feature) and column != "image":
+                named[f"own_{column}"] = column
+                for kinds in found.features.values():
+                    for kind, columns in kinds.items():
+                        kinds[kind] = [f"own_{column}" if name == column else name for name in columns]
+            del features

@@ -23,7 +23,7 @@ TIME_FORMATS = (
     "%m/%d/%Y", "%Y/%m/%d",
 )  # fmt: skip
 """Tried in this order where text is no ISO 8601."""
-SEPARATORS = ("|", ";", ",", " ")
+SEPARATORS = ("|", ";", "^", ",", " ")
 PARTS = {"train": "train", "training": "train", "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid",
          "test": "test"}  # fmt: skip
 """Names of files that say a part."""
@@ -56,7 +56,7 @@ class Column:
     @property
     def is_list(self) -> bool:
         """A list whatever it is called; commas and spaces alone may as well be those of a sentence."""
-        return self.separator in {"", "|", ";"}
+        return self.separator in {"", "|", ";", "^"}
 
     @property
     def is_flag(self) -> bool:
@@ -73,6 +73,8 @@ class Table:
     columns: dict[str, Column]
     parts: dict[str, str] = field(default_factory=dict)
     """File name -> train, valid or test, where the names of the files say so."""
+    reading: dict[str, Any] = field(default_factory=dict)
+    """How to read its files, as keys of the config (`delimiter`, `encoding`, ...)."""
     head: pa.Table = field(default_factory=lambda: pa.table({}), compare=False, repr=False)
     """The rows looked at, as stored: what one column says of another is measured on them."""
 
@@ -118,12 +120,20 @@ def _groups(files: Sequence[Path]) -> list[list[Path]]:
     groups: dict[tuple[object, ...], list[Path]] = {}
     for file in files:
         stem = file.name.split(".", 1)[0].lower()
-        stem = "(parts)" if stem in PARTS else re.sub(r"[-_ .]?\d+$", "", stem) or "(numbers)"
+        part = _part_of(file)
+        stem = f"({stem.replace(part[0], '')})" if part is not None else re.sub(r"[-_ .]?\d+$", "", stem) or "(numbers)"
         folder = file.parent
         while "=" in folder.name:
             folder = folder.parent
         groups.setdefault((folder, stem, format_of(file)), []).append(file)
     return list(groups.values())
+
+
+def _part_of(file: Path) -> tuple[str, str] | None:
+    """The word in a file's name that says its part, and the part: `train` of train_sample.csv."""
+    words = re.split(r"[^a-z]+", file.name.split(".", 1)[0].lower())
+    said = [word for word in words if word in PARTS]
+    return (said[0], PARTS[said[0]]) if len(said) == 1 else None
 
 
 def _table(connection: duckdb.DuckDBPyConnection, files: list[Path]) -> Table:
@@ -134,9 +144,9 @@ def _table(connection: duckdb.DuckDBPyConnection, files: list[Path]) -> Table:
     rows = int(one_row(connection, "SELECT count(*) AS n FROM head")["n"])
     if not rows:
         raise DataError(f"{files[0]}: holds no rows, so nothing can be guessed from it.")
-    parts = {file.name: PARTS[stem] for file in files if (stem := file.name.split(".", 1)[0].lower()) in PARTS}
+    parts = {file.name: part[1] for file in files if (part := _part_of(file)) is not None}
     columns = {column: _column(connection, column, kind) for column, kind in stored.items()}
-    return Table(tuple(files), rows, columns, parts if len(files) > 1 else {}, fetch(connection, "SELECT * FROM head"))
+    return Table(tuple(files), rows, columns, parts if len(files) > 1 else {}, {}, fetch(connection, "SELECT * FROM head"))
 
 
 def _column(connection: duckdb.DuckDBPyConnection, column: str, stored: str) -> Column:
@@ -201,9 +211,12 @@ def _separator(connection: duckdb.DuckDBPyConnection, as_text: str, filled: int)
         row = one_row(
             connection,
             f"SELECT (SELECT count(*) FROM head WHERE contains({as_text}, {text(separator)})) AS several, "
-            f"max(length(trim(piece))) AS longest FROM ({pieces})",
+            f"max(length(trim(piece))) AS longest, bool_and(regexp_full_match(trim(piece), '[\\w.:-]*')) AS are_codes "
+            f"FROM ({pieces})",
         )
-        if filled and row["several"] >= 0.3 * filled and (row["longest"] or 0) <= 40:
+        # A few lists among single items are enough where each item is a code: text holds such marks by chance.
+        share = 0.02 if row["are_codes"] and separator in {"|", ";", "^"} else 0.3
+        if filled and row["several"] >= share * filled and (row["longest"] or 0) <= 40:
             return separator
     return None
 

@@ -1,5 +1,6 @@
 """adrec init on files as people have them: it finds the tables, names the columns, and its configs validate and run."""
 
+import io
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from adrec.asof.spec import counter_names
 from adrec.config.base import load_config
@@ -69,7 +71,8 @@ def test_one_wide_csv_with_unix_seconds(tmp_path):
     assert found["impressions", "device"] == "category"
     assert found["impressions", "purchase_value"] == "not used"  # known only after the click
     assert found["impressions", "session_key"] == "not used"  # an id
-    assert result.configs == ["preprocess", "pretrain", "finetune", "score", "evaluate", "rank"]
+    assert result.configs == ["preprocess", "finetune", "score", "evaluate", "rank", "serve", "tune"]
+    assert any("40 different texts" in note for note in result.notes)  # too few to pretrain on, and that is said
 
 
 def test_the_written_configs_run_as_they_stand(tmp_path):
@@ -124,7 +127,6 @@ def test_three_tables_with_chinese_headers(tmp_path):
     assert found["users", "兴趣"] == "interests"
     config = load_config(tmp_path / "configs/mine/preprocess.yaml", config_model("preprocess"))
     assert config.source.users.list_separator == "|"
-    assert [(item.column, item.splits_at) for item in config.features.ads.lists] == [("title", (",", "，", "|"))]
     preprocess.run(config, QUIET)
     assert "revenue" in (tmp_path / "configs/mine/rank.yaml").read_text()
 
@@ -156,7 +158,7 @@ def test_the_classic_csv_without_text_and_time(tmp_path):
     }  # fmt: skip
     result = run(tmp_path, write_csv(tmp_path / "clicks.csv", columns))
     assert "pretrain" not in result.configs
-    assert len(result.notes) == 2
+    assert {gap.canonical for gap in result.gaps} == {"shown_at", "title"}
     preprocess.run(load_config(tmp_path / "configs/mine/preprocess.yaml", config_model("preprocess")), QUIET)
 
 
@@ -182,16 +184,38 @@ def test_a_table_that_is_neither_is_named(tmp_path):
     assert any("weather.csv" in note for note in run(tmp_path, tmp_path / "log.csv", tmp_path / "weather.csv").notes)
 
 
-@pytest.mark.parametrize(
-    ("drop", "part"),
-    [("clk", "no column says whether the ad was clicked"), ("uid", "no table with a user and an ad in each row")],
-)
-def test_what_cannot_be_guessed_is_one_line_with_the_fix(tmp_path, drop, part):
-    columns = {name: values for name, values in wide_table().items() if name != drop}
-    with pytest.raises(DataError, match=part) as caught:
-        run(tmp_path, write_csv(tmp_path / "log.csv", columns))
-    assert "\n" not in str(caught.value) and "Rename" in str(caught.value)
-    assert not (tmp_path / "configs").exists()
+def said(result) -> str:
+    console = Console(width=80, file=io.StringIO())
+    for part in result.render():
+        console.print(part)
+    return console.file.getvalue()
+
+
+def test_what_is_missing_is_a_gap_with_the_command_that_fills_it(tmp_path):
+    columns = wide_table()
+    columns["cookie_hash"] = columns.pop("uid")
+    result = run(tmp_path, write_csv(tmp_path / "log.csv", {"adgrp": columns.pop("advertisement_id"), **columns}))
+    assert {gap.canonical for gap in result.gaps} == set()
+    odd = {"who": columns.pop("cookie_hash"), "creative_code": [f"c{n % 40}" for n in range(400)], "clk": columns["clk"]}
+    odd |= {"session_token": odd.pop("who")}
+    result = run(tmp_path / "odd", write_csv(tmp_path / "odd.csv", odd))
+    gaps = {gap.canonical: gap for gap in result.gaps}
+    assert "session_token" in gaps["user_id"].candidates and set(gaps) >= {"user_id", "shown_at"}
+    text = said(result)
+    assert "--set columns.user_id=session_token" in " ".join(text.split()) and "rename" not in text.lower()
+    config = (tmp_path / "odd/configs/mine/preprocess.yaml").read_text()
+    assert "# CHOOSE user_id: session_token?" in config
+    again = run(tmp_path / "again", tmp_path / "odd.csv", columns={"user_id": "session_token"})
+    assert meanings(again)["impressions", "session_token"] == "user_id"
+    assert "user_id" not in {gap.canonical for gap in again.gaps}
+
+
+def test_no_column_of_that_name(tmp_path):
+    log = write_csv(tmp_path / "log.csv", wide_table())
+    with pytest.raises(DataError, match="columns.ad_id: no table has 'banner'. There are log.csv: uid"):
+        run(tmp_path, log, columns={"ad_id": "banner"})
+    with pytest.raises(ConfigError, match="did you mean ad_id"):
+        load_config(None, InitConfig, [f"output={tmp_path}", f"data=[{log}]", "columns.ad_ids=banner"])
 
 
 def test_missing_and_empty_files_and_a_full_folder(tmp_path):
