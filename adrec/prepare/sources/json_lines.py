@@ -55,5 +55,11 @@ def is_broken() -> str:
 
 def text_items(cell: str, separator: str) -> str:
     """SQL of the items of a list that is text: of a JSON array, else what stands between separators."""
-    is_array = f"starts_with(ltrim({cell}), '[') AND json_valid({cell})"
-    return f"CASE WHEN {is_array} THEN from_json({cell}, '[\"VARCHAR\"]') ELSE string_split({cell}, {text(separator)}) END"
+    is_list = f"starts_with(ltrim({cell}), '[')"
+    # Python writes the items between single quotes.
+    python = f"translate({cell}, {text(chr(39))}, {text(chr(34))})"
+    return (
+        f"CASE WHEN {is_list} AND json_valid({cell}) THEN from_json({cell}, '[\"VARCHAR\"]') "
+        f"WHEN {is_list} AND json_valid({python}) THEN from_json({python}, '[\"VARCHAR\"]') "
+        f"ELSE string_split({cell}, {text(separator)}) END"
+    )

@@ -109,6 +109,21 @@ def _readable(
     return _copy(connection, file, what, lambda aside: _write_objects(connection, plain, aside, shape, head))
 
 
+def is_text_of(file: Path) -> bool:
+    """Whether a file without a telling name is text: not Parquet, by its first bytes."""
+    return not next(pieces(file), b"").startswith(b"PAR1")
+
+
+def sheet_rows(file: Path) -> dict[str, int]:
+    """The sheets of a workbook that hold anything, in order, and how many rows each has. Raises DataError."""
+    book = _workbook(file)
+    rows = {name: len(book.get_sheet_by_name(name).to_python()) for name in book.sheet_names}
+    filled = {name: count for name, count in rows.items() if count}
+    if not filled:
+        raise DataError(f"{file}: the workbook holds no rows.")
+    return filled
+
+
 def _copy(connection: duckdb.DuckDBPyConnection, file: Path, what: str, write: Callable[[Path], None]) -> Path:
     folder = Path(one_row(connection, "SELECT current_setting('temp_directory') AS folder")["folder"]) / "decoded"
     digest = hashlib.sha256(f"{what} {file}".encode()).hexdigest()[:16]
@@ -192,27 +207,23 @@ def _write_objects(connection: duckdb.DuckDBPyConnection, path: Path, copy: Path
 
 def _write_sheet(file: Path, copy: Path, sheet: str | None) -> None:
     """A sheet as CSV. Its cells have types: moments become ISO 8601, whole numbers lose their `.0`."""
+    book = _workbook(file)
+    if sheet is not None and sheet not in book.sheet_names:
+        raise DataError(f"{file}: has no sheet {sheet!r}. Sheets: {', '.join(book.sheet_names)}. Mend `sheet` in the config.")
+    rows = book.get_sheet_by_name(sheet or next(iter(sheet_rows(file)))).to_python()
+    with open(copy, "w", encoding="utf-8", newline="") as target:
+        csv.writer(target, lineterminator="\n").writerows([_cell(value) for value in row] for row in rows)
+
+
+def _workbook(file: Path) -> Any:
     try:
         from python_calamine import CalamineError, CalamineWorkbook
     except ImportError:
         raise ResourceError(f"{file}: reading workbooks needs python-calamine. Run: pip install 'adrec[xlsx]'") from None
     try:
-        book = CalamineWorkbook.from_path(file)
-        if sheet is not None and sheet not in book.sheet_names:
-            raise DataError(
-                f"{file}: has no sheet {sheet!r}. Sheets: {', '.join(book.sheet_names)}. Mend `sheet` in the config."
-            )
-        rows: list[list[Any]] = []
-        for name in [sheet] if sheet is not None else book.sheet_names:
-            rows = book.get_sheet_by_name(name).to_python()
-            if rows:
-                break
+        return CalamineWorkbook.from_path(file)
     except (CalamineError, OSError) as error:
         raise DataError(f"{file}: is no whole workbook ({str(error).splitlines()[0][:160]}). Write the file again.") from None
-    if not rows:
-        raise DataError(f"{file}: the workbook holds no rows.")
-    with open(copy, "w", encoding="utf-8", newline="") as target:
-        csv.writer(target, lineterminator="\n").writerows([_cell(value) for value in row] for row in rows)
 
 
 def _cell(value: object) -> object:

@@ -23,14 +23,19 @@ def open_tables(connection: duckdb.DuckDBPyConnection, config: TablesSource, ski
     return RawTables(impressions=impressions, **others, can_skip=True)
 
 
-def open_table(connection: duckdb.DuckDBPyConnection, view: str, table: TableInput, skip: int = 0) -> RawTable:
-    """One table, without its first `skip` files, with its columns renamed to the canonical names."""
+def open_table(
+    connection: duckdb.DuckDBPyConnection, view: str, table: TableInput, skip: int = 0, *, head: int | None = None
+) -> RawTable:
+    """One table, without its first `skip` files, with its columns renamed to the canonical names.
+
+    `head` is for a first look: of files that must be decoded, about so many bytes are enough.
+    """
     files, stored = find_files(table.files), f"{view}_files"
     first_column = next(iter(table.leave_out.values()), [])
     read_files(
         connection, stored, files[skip:], all_files=files, format=table.format, delimiter=table.delimiter, header=table.header,
         skip_lines=table.skip_lines, left_out=[str(value) for value in first_column], quote=table.quote, escape=table.escape,
-        encoding=table.encoding, sheet=table.sheet,
+        encoding=table.encoding, sheet=table.sheet, head=head,
     )  # fmt: skip
     found = columns_of(connection, stored)
     try:

@@ -243,7 +243,8 @@ def _counted(reading: Reading, cell: str, stored: str) -> str:
     """SQL of a number that counts units from 1970 (days from 1899)."""
     if reading.time_unit == "excel":
         # Spreadsheets know no more than milliseconds.
-        milliseconds = f"round((try_cast({cell} AS DOUBLE) - {_EXCEL_EPOCH_DAYS}) * 86400000)"
+        days = _number(reading, cell) if is_text(stored) else f"try_cast({cell} AS DOUBLE)"
+        milliseconds = f"round(({days} - {_EXCEL_EPOCH_DAYS}) * 86400000)"
         return _localised(reading, f"make_timestamp(try_cast({milliseconds} AS BIGINT) * 1000)")
     times, over = _SCALES[reading.time_unit]
     if is_text(stored):
@@ -257,12 +258,13 @@ def _counted(reading: Reading, cell: str, stored: str) -> str:
 def _iso(reading: Reading, cell: str) -> str:
     """SQL of text in ISO 8601, or of a number."""
     number = _counted(reading, cell, "VARCHAR")
+    is_count = f"regexp_full_match({cell}, {text(_COUNT.replace('[.]', '[.,]') if reading.decimal == ',' else _COUNT)})"
     # A zone that the engine does not know would be left out of a naive reading: then the cell is no moment.
     plain = f"regexp_replace(regexp_replace({cell}, '([+-][0-9:]+|Z)\\[[^]]*\\]$', '\\1'), ' ([+-]|Z$)', '\\1')"
     aware = f"timezone('UTC', try_cast({plain} AS TIMESTAMPTZ))"
     naive = _localised(reading, f"try_cast({cell} AS TIMESTAMP)")
     return (
-        f"CASE WHEN regexp_full_match({cell}, {text(_COUNT)}) THEN {number} "
+        f"CASE WHEN {is_count} THEN {number} "
         f"WHEN regexp_full_match({cell}, {text(_NAIVE)}) THEN {naive} "
         f"WHEN regexp_full_match({plain}, {text(_ZONED)}) "
         f"AND NOT regexp_full_match({cell}, {text(_SHARED_ZONES)}) THEN {aware} END"
