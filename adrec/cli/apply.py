@@ -37,8 +37,8 @@ def score(
 ) -> None:
     """Give click probabilities for any number of rows; labels are not needed, ads and users may be new.
 
-    Reads a bundle, and a split of a prepared folder or Parquet tables of impressions, ads and users. Writes one Parquet file:
-    the rows' own columns, logit, score, cold flags and baselines. Killed, the same command goes on with the parts that are
+    Reads a bundle, and a split of a prepared folder or your own files (CSV, TSV, lines of JSON, Parquet, `-` for standard input)
+    in the columns of the log. Writes one file: the rows' own columns, logit, score, cold flags and baselines. Killed, the same command goes on with the parts that are
     missing; `workers` in the config shares the parts among processes and GPUs.
 
     Example: adrec score --config configs/sample/score.yaml
@@ -61,7 +61,7 @@ def encode(
 ) -> None:
     """Write ad and user vectors for other systems: their dot product orders ads for a user.
 
-    Reads a bundle, and ads and users of a prepared folder or of Parquet tables. Writes a folder with ads.parquet,
+    Reads a bundle, and ads and users of a prepared folder or of your own files. Writes a folder with ads.parquet,
     ads.npy and ads.ids.txt, and the same for users.
 
     Example: adrec encode --bundle runs/sample/bundle --set prepared=runs/sample/prepared --output runs/sample/vectors

@@ -71,7 +71,7 @@ class _Typed(str):
 
 def _anchored(value: Any, info: ValidationInfo) -> Any:
     """A path that an override names, made absolute; `~` is left to whoever reads it."""
-    if not isinstance(value, _Typed) or value.startswith("~"):
+    if not isinstance(value, _Typed) or value.startswith("~") or value == "-":
         return value
     return str((info.context or {}).get("typed_base", Path.cwd()) / value)
 
@@ -89,6 +89,8 @@ def _resolve(path: Path, info: ValidationInfo) -> Path:
 
 
 def _resolve_pattern(pattern: str, info: ValidationInfo) -> str:
+    if pattern == "-":  # standard input
+        return pattern
     return str(_resolve(Path(pattern), info))
 
 
@@ -287,7 +289,8 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"--set {override}: expected dotted.key=value.")
-    value = _typed(_parse_yaml(text, where=f"--set {override}", below=key))
+    # YAML takes a lone dash for a list of nothing; here it is standard input.
+    value = "-" if text == "-" else _typed(_parse_yaml(text, where=f"--set {override}", below=key))
     node: Any = raw
     *parents, last = key.split(".")
     if len(parents) > _DEEPEST:

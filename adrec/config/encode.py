@@ -1,6 +1,7 @@
 """Config of `adrec encode`: ad and user vectors for other systems."""
 
 from adrec.config.base import ConfigPath, OnDevice
+from adrec.config.own_tables import OwnTable
 
 
 class EncodeConfig(OnDevice):
@@ -12,11 +13,11 @@ class EncodeConfig(OnDevice):
     """Folder to write: ads.parquet, ads.npy, ads.ids.txt, and the same for users."""
     prepared: ConfigPath | None = None
     """Prepared folder: its ads, and its users with their newest history."""
-    ads: ConfigPath | None = None
-    """Parquet file of ads; None takes those of `prepared`."""
-    users: ConfigPath | None = None
-    """Parquet file of users (user_id, optional interests and features)."""
-    history: ConfigPath | None = None
-    """Parquet file of clicks (user_id, ad_id, shown_at, optional click)."""
+    ads: OwnTable | None = None
+    """Files of ads; None takes those of `prepared`."""
+    users: OwnTable | None = None
+    """Files of users (user_id, optional interests and features); None takes those of `prepared`."""
+    history: OwnTable | None = None
+    """Files of clicks (user_id, ad_id, shown_at, optional click)."""
     cache: ConfigPath | None = None
     """Folder of cached text vectors; None is the user's cache folder."""

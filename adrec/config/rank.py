@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from adrec.config.base import Config, ConfigPath, Moment, OnDevice, Seeded
+from adrec.config.own_tables import OnOwnTables, OwnTable
 
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -145,21 +146,21 @@ class Why(Config):
     """Ad id."""
 
 
-class RankConfig(OnDevice, Seeded):
+class RankConfig(OnOwnTables, OnDevice, Seeded):
     """Config of `adrec rank`."""
 
     bundle: ConfigPath
     """Bundle folder of `adrec finetune`."""
     prepared: ConfigPath | None = None
     """Prepared folder: ads, users and histories. Give it, or `ads` with `requests`."""
-    ads: ConfigPath | None = None
-    """Catalogue in the canonical ADS layout. Default: the prepared folder's."""
-    users: ConfigPath | None = None
-    """Users in the canonical USERS layout. Default: the prepared folder's."""
-    requests: ConfigPath | None = None
-    """Parquet with `user_id` and, optionally, `request_id`, `shown_at`, `scenario`, `query`, `history`, context columns.
-    Default: the requests of the prepared folder's `split`."""
-    history: ConfigPath | None = None
+    ads: OwnTable | None = None
+    """Files of the catalogue. Default: the prepared folder's."""
+    users: OwnTable | None = None
+    """Files of the users. Default: the prepared folder's."""
+    requests: OwnTable | None = None
+    """Files with `user_id` and, optionally, `request_id`, `shown_at`, `scenario`, `query`, `history`, context columns, in these
+    names or those of the bundle's log; `-` for standard input. Default: the requests of the prepared folder's `split`."""
+    history: OwnTable | None = None
     """With `requests`: a log of clicks (`user_id`, `ad_id`, `shown_at`) for requests that bring no history of their own."""
     split: Literal["train", "valid", "test", "users"] = "test"
     """Without `requests`: rank the requests of this split, or every user once (`users`)."""

@@ -4,10 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from adrec.config.base import ConfigPath, OnDevice, StageConfig
+from adrec.config.base import ConfigPath, OnDevice
+from adrec.config.own_tables import OnOwnTables, OwnTable
 
 
-class RowsConfig(StageConfig):
+class RowsConfig(OnOwnTables):
     """Rows to apply a bundle to: a split of a prepared folder, or tables of the user's own."""
 
     bundle: ConfigPath
@@ -16,14 +17,15 @@ class RowsConfig(StageConfig):
     """Prepared folder: its `split` is scored, or its ads, users and clicks stand behind the rows of `impressions`."""
     split: Literal["train", "valid", "test"] | None = None
     """Which split of `prepared`; None scores `impressions`."""
-    impressions: ConfigPath | None = None
-    """Parquet file or folder: user_id, ad_id, shown_at; optional request_id, history, query, declared features."""
-    ads: ConfigPath | None = None
-    """Parquet file of the ads; None takes those of `prepared`."""
-    users: ConfigPath | None = None
-    """Parquet file of the users; None takes those of `prepared`, or knows nothing of them."""
-    history: ConfigPath | None = None
-    """Parquet file of clicks (user_id, ad_id, shown_at, optional click) for rows without a `history` column."""
+    impressions: OwnTable | None = None
+    """Rows of your own, in files of any format that preprocess reads, `-` for standard input: the columns of the log that the
+    bundle learned from, in its names or the canonical ones (user_id, ad_id, shown_at, ...). No labels are needed."""
+    ads: OwnTable | None = None
+    """Files of the ads; None takes those of `prepared`, and of a wide log those that the rows describe."""
+    users: OwnTable | None = None
+    """Files of the users; None takes those of `prepared`, and of a wide log what the rows say of theirs."""
+    history: OwnTable | None = None
+    """Files of clicks (user_id, ad_id, shown_at, optional click) for rows without a `history` column."""
     cache: ConfigPath | None = None
     """Folder of cached text vectors; None is the user's cache folder."""
     chunk_rows: Annotated[int, Field(ge=1, le=1_000_000_000)] = 65_536
@@ -35,8 +37,8 @@ class RowsConfig(StageConfig):
             raise ValueError("give either `prepared` with a `split`, or `impressions`")
         if self.split is not None and self.prepared is None:
             raise ValueError("`split` needs `prepared`")
-        if self.impressions is not None and self.ads is None and self.prepared is None:
-            raise ValueError("`impressions` needs `ads` (or a `prepared` folder that has them)")
+        if any(table is not None and table.is_standard_input for table in (self.ads, self.users, self.history)):
+            raise ValueError("standard input (`-`) is for `impressions`")
         return self
 
 

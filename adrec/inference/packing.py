@@ -32,6 +32,7 @@ from adrec.models.build import Dimensions, build_model
 from adrec.models.net.ensemble import ClickNetwork, Ensemble
 from adrec.models.net.tasks import Task
 from adrec.models.text.text_encoder import TextEncoder, load_text_encoder
+from adrec.prepare.own_files import LogForm
 
 ENCODER = "encoder"
 BASELINES = "baselines"
@@ -57,6 +58,8 @@ class ClickModel:
     text: TextSettings
     """How raw ads, users and queries become text."""
     baselines: dict[str, Baseline] = field(default_factory=dict)
+    form: LogForm = field(default_factory=LogForm)
+    """How the log was written that it learned from: how new files are read."""
     hybrid: Hybrid = field(default_factory=Hybrid)
     """What joins the network and the trees; the network alone by default."""
 
@@ -77,6 +80,7 @@ def pack(folder: Path, packed: ClickModel, metrics: dict[str, Any]) -> None:
             "dimensions": packed.dimensions.to_json(),
             "tasks": [task.to_json() for task in packed.tasks],
             "text": _save_text(packed.text, folder).model_dump(mode="json"),
+            "log": packed.form.to_json(),
         },
         folder / "schema.json",
     )
@@ -103,6 +107,16 @@ def save_network(folder: Path, network: ClickNetwork) -> None:
     save_file(state, folder / "model.safetensors")
 
 
+def how_to_read(bundle: Bundle) -> tuple[LogForm, dict[str, FeatureSet]]:
+    """How new files of the log behind a bundle are read, and which of their columns it needs, by table: without its weights."""
+    try:
+        log = bundle.json("schema.json").get("log")
+        features = {name: FeatureSet.from_json(fitted) for name, fitted in bundle.json("features.json").items()}
+        return LogForm.from_json(log) if log is not None else LogForm(), features
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _other_version(bundle, str(error).splitlines()[0]) from None
+
+
 def unpack(bundle: Bundle) -> ClickModel:
     """The click model of an opened bundle. Raises BundleError where a file does not fit this version."""
     try:
@@ -110,12 +124,11 @@ def unpack(bundle: Bundle) -> ClickModel:
         schema = bundle.json("schema.json")
         dimensions = Dimensions.from_json(schema["dimensions"])
         tasks = tuple(Task.from_json(task) for task in schema["tasks"])
-        features = {name: FeatureSet.from_json(fitted) for name, fitted in bundle.json("features.json").items()}
+        form, features = how_to_read(bundle)
         calibrations = {name: Calibration.from_json(fitted) for name, fitted in bundle.json("calibration.json").items()}
         text = _load_text(bundle, schema["text"])
     except (KeyError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise BundleError(f"{bundle.path}: not written by this version ({reason}). Run 'adrec finetune' again.") from None
+        raise _other_version(bundle, str(error).splitlines()[0]) from None
     encoder = load_text_encoder(str(bundle.path / ENCODER)) if bundle.has(f"{ENCODER}/") else None
     trained = config.text.train != "frozen" and encoder is not None
     with torch.device("meta"):  # shapes alone: what is claimed may be larger than any memory
@@ -139,6 +152,7 @@ def unpack(bundle: Bundle) -> ClickModel:
         seen_ads=seen.filter(pa.array(kind == "ad")),
         seen_users=seen.filter(pa.array(kind == "user")),
         text=text,
+        form=form,
         baselines=load_all(bundle.path / BASELINES) if bundle.has(f"{BASELINES}/") else {},
         hybrid=Hybrid.load(bundle.path / HYBRID) if bundle.has(f"{HYBRID}/") else Hybrid(),
     )
@@ -216,6 +230,15 @@ def _load_text(bundle: Bundle, stored: dict[str, Any]) -> TextSettings:
     return stored_section({**stored, **named}, TextSettings, where=where, command="finetune")
 
 
+def _other_version(bundle: Bundle, reason: str) -> BundleError:
+    return BundleError(f"{bundle.path}: not written by this version ({reason}). Run 'adrec finetune' again.")
+
+
 def text_settings(prepared: Prepared) -> TextSettings:
     """How the prepared folder's texts were made; the defaults where it does not say."""
     return prepared.config.text if prepared.config is not None else TextSettings()
+
+
+def log_form(prepared: Prepared) -> LogForm:
+    """How the prepared folder's log was written; nothing where it does not say."""
+    return LogForm.of(prepared.config) if prepared.config is not None else LogForm()

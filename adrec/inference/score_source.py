@@ -1,6 +1,7 @@
 """Where rows to score come from: chunks of a table with the Examples behind them, from a prepared split or the user's files."""
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -9,22 +10,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from adrec.config.score import RowsConfig
-from adrec.data.arrays import combined
 from adrec.data.availability import Availability
-from adrec.data.disk.tables import check_schema, iter_batches, open_dataset, parquet_files, parquet_schema, read_table
+from adrec.data.disk.tables import check_schema, iter_batches, open_dataset, parquet_schema, read_table
 from adrec.data.examples import Examples
+from adrec.data.features import FeatureSet
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.errors import DataError
-from adrec.inference.known import Known, known_of, own_rows, placed
+from adrec.inference.known import Known, known_of, placed
+from adrec.inference.own_tables import OwnTables, as_of_rows, stage_own, with_described
 from adrec.inference.predictor import Catalogs, Predictor
-from adrec.prepare.staging.canonical import canonical_rows
-from adrec.schema import IMPRESSIONS, PREPARED_IMPRESSIONS, TableSpec
+from adrec.prepare.own_files import LogForm, spool
+from adrec.schema import ADS, PREPARED_IMPRESSIONS, USERS
 
 INTERNAL = ("ad_index", "user_index", "history_index", "history_hours", "skipped_index", "history_length")
 """Columns of a prepared folder that mean nothing outside it."""
-
-
-WHO = TableSpec("impressions", (IMPRESSIONS["user_id"],))
 
 
 class Chunk(NamedTuple):
@@ -51,24 +50,37 @@ class Source(Protocol):
         """Rows `start` up to `stop` (the end where None) in order; one empty chunk where there are none."""
 
 
-def count_rows(config: RowsConfig) -> int:
+def count_rows(config: RowsConfig, own: OwnTables) -> int:
     """How many rows a config names. Raises DataError where a file is missing or broken."""
     if config.split is not None:
         assert config.prepared is not None
         files = open_prepared(config.prepared).split_files(config.split)
     else:
-        assert config.impressions is not None
-        files = parquet_files(config.impressions)
+        assert own.rows is not None
+        files = [own.rows]
     return sum(pq.read_metadata(file).num_rows for file in files if parquet_schema(file) is not None)
 
 
-def open_source(config: RowsConfig, predictor: Predictor) -> Source:
-    """The rows that a config names. Raises DataError where a file is missing or broken."""
+def stage_rows(config: RowsConfig, form: LogForm, features: Mapping[str, FeatureSet], folder: Path) -> OwnTables:
+    """The user's own tables of a config, read into `folder`. Raises DataError where one cannot be."""
+    if config.impressions is None:
+        return OwnTables()
+    prepared = open_prepared(config.prepared) if config.prepared is not None else None
+    tables = {
+        "impressions": config.impressions, "ads": config.ads, "users": config.users, "history": config.history,
+    }  # fmt: skip
+    return stage_own(form, features, folder, tables, columns=config.columns, prepared=prepared)
+
+
+def open_source(config: RowsConfig, predictor: Predictor, own: OwnTables | None = None) -> Source:
+    """The rows that a config names; `own` are its tables where they are read already. Raises DataError where a file is missing
+    or broken.
+    """
     prepared = open_prepared(config.prepared) if config.prepared is not None else None
     if config.split is not None:
         assert prepared is not None
         return PreparedSource(prepared, config.split, predictor, config.chunk_rows)
-    return TableSource(config, prepared, predictor)
+    return TableSource(config, prepared, predictor, own)
 
 
 class PreparedSource:
@@ -111,32 +123,42 @@ class TableSource:
     """The user's own rows. What they do not bring of the past is what the prepared folder's log knew at their moments, or,
     for histories, a click log of the user's own."""
 
-    def __init__(self, config: RowsConfig, prepared: Prepared | None, predictor: Predictor) -> None:
+    def __init__(
+        self, config: RowsConfig, prepared: Prepared | None, predictor: Predictor, own: OwnTables | None = None
+    ) -> None:
         assert config.impressions is not None
-        self.path, self.predictor, self.chunk_rows = config.impressions, predictor, config.chunk_rows
-        own = [name for name in ("ads", "users") if getattr(config, name) is not None]
-        ads = read_table(config.ads) if config.ads is not None else None
-        users = read_table(config.users) if config.users is not None else None
-        if prepared is not None:
-            ads = prepared.ads() if ads is None else ads
-            users = prepared.users() if users is None else users
+        self.predictor, self.chunk_rows, self.where = predictor, config.chunk_rows, config.impressions.name
+        if own is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="adrec-rows-")  # goes with this source
+            folder = Path(self._folder.name)
+            spooled = config.model_copy(update={"impressions": spool(config.impressions, folder)})
+            own = stage_rows(spooled, predictor.packed.form, predictor.packed.features, folder)
+        assert own.rows is not None
+        self.path = own.rows
+        ads = read_table(own.ads) if own.ads is not None else prepared.ads() if prepared is not None else None
+        users = read_table(own.users) if own.users is not None else prepared.users() if prepared is not None else None
+        ads = with_described(ads, own.row_ads, ADS, predictor.packed)
+        users = with_described(users, own.row_users, USERS, predictor.packed)
         assert ads is not None
         self.ads = ads
         self._available = prepared.availability() if prepared is not None and config.ads is None else None
         asked = self._users()
-        self.catalogs = predictor.catalogs(ads, users, asked, where=str(config.ads or config.prepared))
-        clicks = read_table(config.history) if config.history is not None else None
-        self.known = known_of(prepared, self.catalogs.ad_table, clicks, asked_users=asked, where=str(config.history), own=own)
+        ads_from = config.ads.name if config.ads is not None else str(config.prepared or self.where)
+        self.catalogs = predictor.catalogs(ads, users, asked, where=ads_from)
+        clicks = read_table(own.history) if own.history is not None else None
+        where = config.history.name if config.history is not None else "history"
+        mine = [label for label in ("ads", "users") if getattr(config, label) is not None]
+        self.known = known_of(prepared, self.catalogs.ad_table, clicks, asked_users=asked, where=where, own=mine)
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:
         """Chunks in file order."""
-        features = self.predictor.packed.features["impressions"]
+        form = self.predictor.packed.form
         for rows in _tables(self.path, start, stop, self.chunk_rows):
-            table = own_rows(rows, features, where=str(self.path), first_row=start)
-            user, ad = placed(table, self.catalogs.ads.ids, self.catalogs.users.ids, where=str(self.path), first_row=start)
+            table = as_of_rows(rows, self.predictor.described, form)
+            user, ad = placed(table, self.catalogs.ads.ids, self.catalogs.users.ids, where=self.where, first_row=start)
             attached = self.predictor.attached(table, self.catalogs, self.known, user, ad)
-            yield Chunk(table, attached, self.predictor.examples_of(attached))
-            start += table.num_rows
+            yield Chunk(rows, attached, self.predictor.examples_of(attached))
+            start += rows.num_rows
 
     def known_then(self) -> Known:
         """What attaches the rows' past."""
@@ -149,14 +171,8 @@ class TableSource:
     def _users(self) -> pa.Array:
         """Distinct users of all rows."""
         found: list[pa.Array] = []
-        schema = parquet_schema(parquet_files(self.path)[0])
-        if "user_id" not in schema.names:
-            return pa.array([], pa.string())  # the missing column is reported with all others
-        row = 0
         for batch in iter_batches(self.path, columns=["user_id"], batch_rows=1 << 20):
-            ids = canonical_rows(pa.Table.from_batches([batch]), WHO, where=str(self.path), first_row=row)["user_id"]
-            found = [pc.unique(pa.concat_arrays([*found, combined(ids)]))]
-            row += batch.num_rows
+            found = [pc.unique(pa.concat_arrays([*found, batch.column("user_id")]))]
         return found[0] if found else pa.array([], pa.string())
 
 

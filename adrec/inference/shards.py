@@ -30,6 +30,7 @@ from adrec.errors import ResourceError
 from adrec.inference.ahead import ahead
 from adrec.inference.catalogue_ranks import CatalogueRanks
 from adrec.inference.onnx.backend import predictor_of
+from adrec.inference.own_tables import OwnTables
 from adrec.inference.predictor import with_scores
 from adrec.inference.score_source import open_source
 from adrec.schema import SCORED
@@ -49,12 +50,12 @@ def part_path(work: Path, number: int) -> Path:
 class ShardScorer:
     """An opened bundle over opened rows."""
 
-    def __init__(self, config: ScoreConfig, device: str, terminal: Terminal) -> None:
+    def __init__(self, config: ScoreConfig, own: OwnTables, device: str, terminal: Terminal) -> None:
         if config.threads is not None:
             use_threads(config.threads)
         self.config, self.terminal = config, terminal
         self.predictor = predictor_of(config.bundle, device=device, cache=config.cache, onnx=config.onnx, int8=config.onnx_int8)
-        self.source = open_source(config, self.predictor)
+        self.source = open_source(config, self.predictor, own)
         self.ranks: CatalogueRanks | None = None
         if (wanted := catalogue_of(config, open_bundle(config.bundle, verify=False), len(self.source.ads))) is not None:
             self.ranks = CatalogueRanks(
@@ -127,15 +128,15 @@ def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     return pq.ParquetWriter(path, marked(schema, "scored"), compression="zstd", use_dictionary=strings)
 
 
-def score_shards(config: ScoreConfig, numbers: Sequence[int], work: Path, terminal: Terminal) -> Iterator[int]:
-    """Score the given shards into `work`; yields the rows of each as it is finished, in any order.
+def score_shards(config: ScoreConfig, own: OwnTables, numbers: Sequence[int], work: Path, terminal: Terminal) -> Iterator[int]:
+    """Score the given shards into `work`; yields the rows of each as it is finished, in any order. `own` are the tables read.
 
     With several workers each is a process with its own copy of the model, on the next GPU in turn where there are GPUs.
     Raises ResourceError where one was killed.
     """
     workers = min(config.workers, len(numbers))
     if workers <= 1:
-        scorer = ShardScorer(config, resolve_device(config.device), terminal)
+        scorer = ShardScorer(config, own, resolve_device(config.device), terminal)
         for number in numbers:
             yield scorer.write(number, work)
         return
@@ -144,9 +145,10 @@ def score_shards(config: ScoreConfig, numbers: Sequence[int], work: Path, termin
     for worker in range(workers):
         devices.put(_device_of(worker, resolve_device(config.device)))
     shared = config if config.threads is not None else config.model_copy(update={"threads": _share(workers)})
+    text = shared.model_dump_json()
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(devices,)) as pool:
         try:
-            for done in as_completed([pool.submit(_score_shard, shared, number, work) for number in numbers]):
+            for done in as_completed([pool.submit(_score_shard, text, own, number, work) for number in numbers]):
                 yield done.result()
         except BrokenProcessPool:
             raise ResourceError(
@@ -184,10 +186,10 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _score_shard(config: ScoreConfig, number: int, work: Path) -> int:
-    return _scorer(config).write(number, work)
+def _score_shard(config: str, own: OwnTables, number: int, work: Path) -> int:
+    return _scorer(config, own).write(number, work)
 
 
 @cache
-def _scorer(config: ScoreConfig) -> ShardScorer:
-    return ShardScorer(config, _DEVICE[0], Terminal(quiet=True))
+def _scorer(config: str, own: OwnTables) -> ShardScorer:
+    return ShardScorer(ScoreConfig.model_validate_json(config), own, _DEVICE[0], Terminal(quiet=True))

@@ -1,5 +1,6 @@
 """`adrec encode`: ad and user vectors to Parquet, and to `.npy` beside a list of identifiers."""
 
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,12 @@ from adrec.config.encode import EncodeConfig
 from adrec.data.arrays import combined
 from adrec.data.device import resolve_device
 from adrec.data.disk.outputs import VECTORS
-from adrec.data.disk.tables import read_table, write_table
+from adrec.data.disk.tables import write_table
 from adrec.data.disk.writing import folder_aside
 from adrec.data.prepared import open_prepared
 from adrec.errors import ConfigError
 from adrec.inference.known import Known, known_of
+from adrec.inference.own_tables import read_own
 from adrec.inference.predictor import Catalogs, Predictor
 from adrec.terminal import Terminal
 
@@ -45,18 +47,20 @@ class EncodeResult:
 def run(config: EncodeConfig, terminal: Terminal) -> EncodeResult:
     """Encode all ads, and all users with the newest history known of them."""
     prepared = open_prepared(config.prepared) if config.prepared is not None else None
-    ads = read_table(config.ads) if config.ads is not None else prepared.ads() if prepared is not None else None
-    users = read_table(config.users) if config.users is not None else prepared.users() if prepared is not None else None
-    if ads is None:
+    if config.ads is None and prepared is None:
         raise ConfigError("encode: give `ads`, or a `prepared` folder that has them.")
     predictor = Predictor.load(config.bundle, device=resolve_device(config.device), cache=config.cache)
-    catalogs = predictor.catalogs(ads, users, where=str(config.ads or config.prepared))
+    with tempfile.TemporaryDirectory(prefix="adrec-tables-") as folder:
+        tables = {"ads": config.ads, "users": config.users, "history": config.history}
+        own = read_own(predictor.packed.form, predictor.packed.features, Path(folder), tables)
+    ads = own["ads"] if prepared is None else own.get("ads", prepared.ads())
+    users = own.get("users", prepared.users() if prepared is not None else None)
+    catalogs = predictor.catalogs(ads, users, where=config.ads.name if config.ads is not None else str(config.prepared))
     with terminal.progress("Encoding", len(catalogs.ads) + len(catalogs.users), unit="vectors") as advance:
         ad_vectors = predictor.ad_vectors(catalogs)
         advance(len(ad_vectors))
-        clicks = read_table(config.history) if config.history is not None else None
-        own = [name for name in ("ads", "users") if getattr(config, name) is not None]
-        known = known_of(prepared, catalogs.ad_table, clicks, where=str(config.history), own=own)
+        where = config.history.name if config.history is not None else "history"
+        known = known_of(prepared, catalogs.ad_table, own.get("history"), where=where, own=own)
         user_vectors = _users(predictor, catalogs, known)
         advance(len(user_vectors))
     with folder_aside(config.output, VECTORS) as folder:

@@ -15,7 +15,7 @@ from adrec.config.finetune import FinetuneConfig
 from adrec.data.examples import Examples
 from adrec.data.prepared import open_prepared
 from adrec.inference.golden import draw_golden
-from adrec.inference.packing import ClickModel, pack, text_settings
+from adrec.inference.packing import ClickModel, log_form, pack, text_settings
 from adrec.inference.predictor import Predictor
 from adrec.metrics.classification import log_loss
 from adrec.models.baselines.base import Columns, Inputs
@@ -102,6 +102,7 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         seen_ads=_seen_table(shipped.seen_ads),
         seen_users=_seen_table(shipped.seen_users),
         text=text_settings(prepared),
+        form=log_form(prepared),
         baselines=fitted.fitted,
         hybrid=best.hybrid,
     )

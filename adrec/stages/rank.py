@@ -8,6 +8,7 @@ catalogue, the ledger and one block of requests.
 import hashlib
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -33,9 +34,11 @@ from adrec.inference.known import Known, known_of
 from adrec.inference.lists.ranker import Block, Ranker
 from adrec.inference.lists.requests import REQUESTS, blocks, split_requests, table_requests, users_at
 from adrec.inference.lists.why import Told, tell
+from adrec.inference.own_tables import OwnTables, stage_own, with_described
 from adrec.inference.predictor import Catalogs, Predictor
 from adrec.inference.rows import with_new_users
-from adrec.schema import ADS, RANKED, USERS
+from adrec.prepare.own_files import files_of, spool
+from adrec.schema import RANKED, USERS
 from adrec.terminal import Terminal
 
 REQUEST_BLOCK = 256
@@ -93,12 +96,23 @@ def run(config: RankConfig, terminal: Terminal) -> "RankResult | Told":
     policies = _policies(config)
     prepared = open_prepared(config.prepared) if config.prepared is not None else None
     predictor = Predictor.load(config.bundle, device=config.device)
-    ads = read_table(config.ads, ADS) if config.ads is not None else _of(prepared).ads()
-    asked = _asked_users(config, prepared)
-    users = _users(config, prepared, asked)
+    with tempfile.TemporaryDirectory(prefix="adrec-requests-") as folder:
+        if config.requests is not None:
+            config = config.model_copy(update={"requests": spool(config.requests, Path(folder))})
+        own = _own_tables(config, prepared, predictor, Path(folder))
+        return _run(config, terminal, policies, prepared, predictor, own)
+
+
+def _run(
+    config: RankConfig, terminal: Terminal, policies: dict[str, Policy], prepared: Prepared | None, predictor: Predictor,
+    own: OwnTables,
+) -> "RankResult | Told":  # fmt: skip
+    ads = read_table(own.ads) if own.ads is not None else _of(prepared).ads()
+    asked = _asked_users(config, prepared, own)
+    users = _users(config, prepared, predictor, asked, own)
     with terminal.progress("Encoding the catalogue", len(ads), unit="ads") as advance:
-        catalogs = predictor.catalogs(ads, users, where=str(config.ads or config.prepared))
-        known = _known(config, prepared, catalogs, asked)
+        catalogs = predictor.catalogs(ads, users, where=config.ads.name if config.ads is not None else str(config.prepared))
+        known = _known(config, prepared, catalogs, asked, own)
         ranker = Ranker(
             predictor,
             catalogs,
@@ -110,16 +124,16 @@ def run(config: RankConfig, terminal: Terminal) -> "RankResult | Told":
             seed=config.seed,
         )
         advance(len(ads))
-    total = _count(config, prepared)
+    total = _count(config, prepared, own)
     if config.why is not None:
-        return tell(ranker, _blocks(config, prepared), config.why.user, config.why.ad, total)
+        return tell(ranker, _blocks(config, prepared, own), config.why.user, config.why.ad, total)
     started = time.perf_counter()
     work = config.output.with_name(f".{config.output.name}.{_fingerprint(config, prepared)}.parts")
     result = RankResult(config.output, ads=len(ads), policies=dict.fromkeys(policies, 0))
     done = _resume(work, ranker, result, terminal)
     with terminal.progress("Ranking", total, unit="requests") as advance:
         advance(done)
-        parts = _parts(_blocks(config, prepared, skip=done), config, ranker, done, total, advance, result)
+        parts = _parts(_blocks(config, prepared, own, skip=done), config, ranker, done, total, advance, result)
         for number, (table, count) in enumerate(parts, start=_finished(work)):
             done += count
             check_rows(table, RANKED, where=str(config.output), cure=_CURE, first_row=result.shown - table.num_rows)
@@ -226,7 +240,9 @@ def _fingerprint(config: RankConfig, prepared: Prepared | None) -> str:
     ]
     if prepared is not None:
         facts.append(prepared.fingerprint)
-    facts += file_facts((config.ads, config.users, config.requests, config.history))
+    facts += file_facts(
+        file for table in (config.ads, config.users, config.requests, config.history) for file in files_of(table)
+    )
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
@@ -250,21 +266,27 @@ def _of(prepared: Prepared | None) -> Prepared:
     return prepared
 
 
-def _users(config: RankConfig, prepared: Prepared | None, asked: pa.Array) -> pa.Table:
+def _own_tables(config: RankConfig, prepared: Prepared | None, predictor: Predictor, folder: Path) -> OwnTables:
+    """The tables of the config, typed, in `folder`."""
+    tables = {"ads": config.ads, "users": config.users, "history": config.history, "requests": config.requests}
+    return stage_own(
+        predictor.packed.form, predictor.packed.features, folder, tables,
+        rows="requests", spec=REQUESTS, columns=config.columns, prepared=prepared,
+    )  # fmt: skip
+
+
+def _users(config: RankConfig, prepared: Prepared | None, predictor: Predictor, asked: pa.Array, own: OwnTables) -> pa.Table:
     """The users table with a row for everyone in the requests."""
-    if config.users is not None:
-        users = read_table(config.users, USERS)
-    else:
-        users = prepared.users() if prepared is not None else None
-    if config.requests is None:
+    users = read_table(own.users) if own.users is not None else prepared.users() if prepared is not None else None
+    if own.rows is None:
         return users if users is not None else _of(prepared).users()
-    return with_new_users(users, asked)
+    return with_new_users(with_described(users, own.row_users, USERS, predictor.packed), asked)
 
 
-def _asked_users(config: RankConfig, prepared: Prepared | None) -> pa.Array:
+def _asked_users(config: RankConfig, prepared: Prepared | None, own: OwnTables) -> pa.Array:
     """Everyone who has a request."""
-    if config.requests is not None:
-        batches = iter_batches(config.requests, REQUESTS, ["user_id"])
+    if own.rows is not None:
+        batches = iter_batches(own.rows, columns=["user_id"])
     elif config.split == "users":
         return combined(_of(prepared).users()["user_id"])
     else:
@@ -275,11 +297,12 @@ def _asked_users(config: RankConfig, prepared: Prepared | None) -> pa.Array:
     return found
 
 
-def _known(config: RankConfig, prepared: Prepared | None, catalogs: Catalogs, asked: pa.Array) -> Known:
+def _known(config: RankConfig, prepared: Prepared | None, catalogs: Catalogs, asked: pa.Array, own: OwnTables) -> Known:
     """What the prepared folder's log knows, and the click log of the config before it."""
-    clicks = read_table(config.history) if config.history is not None else None
-    own = [name for name in ("ads", "users") if getattr(config, name) is not None]
-    return known_of(prepared, catalogs.ad_table, clicks, asked_users=asked, where=str(config.history), own=own)
+    clicks = read_table(own.history) if own.history is not None else None
+    where = config.history.name if config.history is not None else "history"
+    mine = [name for name in ("ads", "users") if getattr(config, name) is not None]
+    return known_of(prepared, catalogs.ad_table, clicks, asked_users=asked, where=where, own=mine)
 
 
 def _moment(config: RankConfig) -> int | None:
@@ -291,9 +314,10 @@ def _after(prepared: Prepared) -> int:
     return int(np.datetime64(prepared.manifest["last"].removesuffix("Z"), "us").astype(np.int64)) + 1
 
 
-def _blocks(config: RankConfig, prepared: Prepared | None, *, skip: int = 0) -> Iterator[pa.Table]:
-    if config.requests is not None:
-        tables = table_requests(config.requests, _moment(config))
+def _blocks(config: RankConfig, prepared: Prepared | None, own: OwnTables, *, skip: int = 0) -> Iterator[pa.Table]:
+    if own.rows is not None:
+        assert config.requests is not None
+        tables = table_requests(own.rows, _moment(config), where=config.requests.name)
     elif config.split == "users":
         moment = _moment(config)
         tables = users_at(_of(prepared), _after(_of(prepared)) if moment is None else moment)
@@ -302,10 +326,10 @@ def _blocks(config: RankConfig, prepared: Prepared | None, *, skip: int = 0) -> 
     return blocks(tables, REQUEST_BLOCK, skip=skip)
 
 
-def _count(config: RankConfig, prepared: Prepared | None) -> int:
+def _count(config: RankConfig, prepared: Prepared | None, own: OwnTables) -> int:
     """How many requests there are: what even pacing and the progress bar divide by."""
-    if config.requests is not None:
-        return int(open_dataset(config.requests).count_rows())
+    if own.rows is not None:
+        return int(open_dataset(own.rows).count_rows())
     if config.split == "users":
         return len(_of(prepared).users())
     return sum(len(table) for table in split_requests(_of(prepared), config.split))

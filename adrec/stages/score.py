@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,8 +23,10 @@ from adrec.data.disk.tables import file_facts, iter_batches
 from adrec.data.disk.writing import put_file, write_aside
 from adrec.data.prepared import open_prepared
 from adrec.inference.ahead import ahead
-from adrec.inference.score_source import count_rows
+from adrec.inference.packing import how_to_read
+from adrec.inference.score_source import count_rows, stage_rows
 from adrec.inference.shards import parquet_writer, part_path, score_shards
+from adrec.prepare.own_files import files_of, spool
 from adrec.terminal import Terminal
 
 
@@ -60,21 +63,31 @@ class ScoreResult:
 
 
 def run(config: ScoreConfig, terminal: Terminal) -> ScoreResult:
-    """Score every row. A killed run goes on with the parts that are not finished."""
+    """Score every row. A killed run goes on with the parts that are not finished; one that reads standard input starts over."""
+    if config.impressions is None or not config.impressions.is_standard_input:
+        return _run(config, terminal)
+    config.output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=config.output.parent, prefix=f".{config.output.name}.input-") as folder:
+        return _run(config.model_copy(update={"impressions": spool(config.impressions, Path(folder))}), terminal)
+
+
+def _run(config: ScoreConfig, terminal: Terminal) -> ScoreResult:
     began = time.monotonic()
     bundle = open_bundle(config.bundle, verify=False)  # whoever loads its weights checks it
-    rows = count_rows(config)
     if _learned(config, bundle):
         terminal.warn(f"{config.bundle} has learned the rows of '{config.split}': its figures there flatter it.")
     work = config.output.with_name(f".{config.output.name}.work")
-    inputs = file_facts((config.prepared, config.impressions, config.ads, config.users, config.history))
+    own = [file for table in (config.impressions, config.ads, config.users, config.history) for file in files_of(table)]
+    inputs = file_facts((config.prepared, *own))
     _open_work(work, {"bundle": bundle.fingerprint, "rows": inputs, "config": _identity(config)})
+    tables = stage_rows(config, *how_to_read(bundle), work)
+    rows = count_rows(config, tables)
     parts = [part_path(work, number) for number in range(max(1, math.ceil(rows / config.shard_rows)))]
     missing = [number for number, part in enumerate(parts) if not part.exists()]
     resumed = sum(pq.read_metadata(part).num_rows for part in parts if part.exists())
     with terminal.progress("Scoring", rows, unit="rows") as advance:
         advance(resumed)
-        for scored in score_shards(config, missing, work, terminal):
+        for scored in score_shards(config, tables, missing, work, terminal):
             advance(scored)
     facts = _join(parts, config.output)
     shutil.rmtree(work, ignore_errors=True)

@@ -216,11 +216,12 @@ def test_bad_rows_are_named(planted, tmp_path):
     settings = {"impressions": tmp_path / "raw.parquet", "ads": tmp_path / "ads.parquet", "chunk_rows": 100}
     ids = raw["ad_id"].to_pylist()
     pq.write_table(raw.set_column(1, "ad_id", pa.array([*ids[:150], "nope", *ids[151:]])), tmp_path / "raw.parquet")
-    with pytest.raises(DataError, match="row 151: ad_id 'nope' is not in the ads table"):
+    with pytest.raises(DataError, match="column 'ad_id', row 151: 'nope' is no ad's ad_id"):
         _score(config, tmp_path, **settings)
     pq.write_table(raw.drop_columns(["shown_at"]), tmp_path / "raw.parquet")
     with pytest.raises(DataError, match="column 'shown_at' is missing"):
         _score(config, tmp_path, **settings)
+    pq.write_table(raw, tmp_path / "raw.parquet")
     ads = pq.read_table(tmp_path / "ads.parquet")
     pq.write_table(pa.concat_tables([ads, ads.slice(3, 1)]), tmp_path / "ads.parquet")
     with pytest.raises(DataError, match="ad_id 'a3' occurs more than once"):

@@ -4,6 +4,7 @@ A request is one row: who asks, when, in which scenario, with which query and hi
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,16 @@ from adrec.data.prepared import Prepared
 from adrec.errors import DataError
 from adrec.schema import IMPRESSIONS, TIMESTAMP, TableSpec
 
+_OF_A_REQUEST = {"user_id", "request_id", "shown_at", "scenario", "query", "history"}
 REQUESTS = TableSpec(
     "requests",
-    tuple(column for column in IMPRESSIONS.columns if column.name in {"user_id", "request_id", "scenario", "query", "history"}),
+    tuple(
+        replace(column, required=column.required and column.name != "shown_at")
+        for column in IMPRESSIONS.columns
+        if column.name in _OF_A_REQUEST
+    ),
 )
-"""A table of requests; `shown_at` beside them where requests have moments."""
+"""A table of requests; one without `shown_at` is ranked at one moment that the config names."""
 _NOT_A_REQUEST = {"row_id", "position", "propensity", "click", "conversion", "rating", "dwell_seconds", "true_probability"}
 
 
@@ -47,23 +53,25 @@ def users_at(prepared: Prepared, moment: int) -> Iterator[pa.Table]:
     yield pa.table({"user_id": ids, "request_id": ids, "user_index": index, "shown_at": moments})
 
 
-def table_requests(path: Path, moment: int | None, *, batch_rows: int = 65_536) -> Iterator[pa.Table]:
+def table_requests(path: Path, moment: int | None, *, where: str = "", batch_rows: int = 65_536) -> Iterator[pa.Table]:
     """Rows of a requests table. Raises DataError where it has no moments and none is given, or is not in order of time."""
     row, last = 0, -(2**62)
     for batch in iter_batches(path, REQUESTS, batch_rows=batch_rows):
         table = pa.Table.from_batches([batch])
         if "shown_at" not in table.column_names:
             if moment is None:
-                raise DataError(f"{path}: no column 'shown_at'. Add it, or give the moment in the config ('at').")
+                raise DataError(f"{where or path}: no column 'shown_at'. Add it, or give the moment in the config ('at').")
             table = table.append_column("shown_at", pa.array(np.full(len(table), moment), TIMESTAMP))
         time = pc.cast(combined(table["shown_at"]).cast(TIMESTAMP), pa.int64())
         if time.null_count:
             raise DataError(
-                f"{path}: row {row + int(pc.index(time.is_null(), True).as_py()) + 1}: 'shown_at' is empty. Fill it."
+                f"{where or path}: row {row + int(pc.index(time.is_null(), True).as_py()) + 1}: 'shown_at' is empty. Fill it."
             )
         falls = np.flatnonzero(np.diff(time.to_numpy(), prepend=last) < 0)
         if len(falls):
-            raise DataError(f"{path}: row {row + int(falls[0]) + 1}: 'shown_at' is before the row above. Sort by 'shown_at'.")
+            raise DataError(
+                f"{where or path}: row {row + int(falls[0]) + 1}: 'shown_at' is before the row above. Sort by 'shown_at'."
+            )
         if len(table):
             last, row = int(time[-1].as_py()), row + len(table)
         if "request_id" not in table.column_names:

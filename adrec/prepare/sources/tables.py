@@ -1,6 +1,6 @@
 """Plain tables with column mapping: three, two, or one wide table that carries ads and users in the impressions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import duckdb
 
@@ -24,11 +24,18 @@ def open_tables(connection: duckdb.DuckDBPyConnection, config: TablesSource, ski
 
 
 def open_table(
-    connection: duckdb.DuckDBPyConnection, view: str, table: TableInput, skip: int = 0, *, head: int | None = None
+    connection: duckdb.DuckDBPyConnection,
+    view: str,
+    table: TableInput,
+    skip: int = 0,
+    *,
+    head: int | None = None,
+    may_lack: Callable[[str], bool] = lambda canonical: False,
 ) -> RawTable:
     """One table, without its first `skip` files, with its columns renamed to the canonical names.
 
-    `head` is for a first look: of files that must be decoded, about so many bytes are enough.
+    `head` is for a first look: of files that must be decoded, about so many bytes are enough. `may_lack` says of which
+    canonical columns the mapping is passed over where the files lack what it names.
     """
     files, stored = find_files(table.files), f"{view}_files"
     first_column = next(iter(table.leave_out.values()), [])
@@ -52,6 +59,14 @@ def open_table(
         inside = path_cell(connection, stored, column)
         if inside is not None:
             cells[column] = inside
+    lacking = {ours for ours, columns in asked if may_lack(ours) and not set(columns) <= set(cells)}
+    if lacking or table.at_least:
+        table = _without(table, lacking, {*cells, *named, *firsts}, may_lack)
+        named, firsts, asked = (
+            {ours: columns for ours, columns in named.items() if ours not in lacking},
+            {ours: columns for ours, columns in firsts.items() if ours not in lacking},
+            [(ours, columns) for ours, columns in asked if ours not in lacking],
+        )
     missing = [f"'{column}' (for {ours})" for ours, columns in asked for column in columns if column not in cells]
     if missing:
         known = ", ".join(column for column in list(cells)[:20] if not column.startswith("source_"))
@@ -100,3 +115,16 @@ def _joined(ours: str, cells: Sequence[str], table: TableInput) -> str:
 
 def _is_left_out(cell: str, values: Sequence[Scalar]) -> str:
     return f"coalesce(trim(CAST({cell} AS VARCHAR)) IN ({', '.join(text(str(value)) for value in values)}), false)"
+
+
+def _without(
+    table: TableInput, lacking: Collection[str], found: Collection[str], may_lack: Callable[[str], bool]
+) -> TableInput:
+    """`table` without the mappings called `lacking`, and without flags made of a column that is not `found`, if they may lack."""
+    kept = {
+        "columns": {ours: theirs for ours, theirs in table.columns.items() if ours not in lacking},
+        "first_of": {ours: theirs for ours, theirs in table.first_of.items() if ours not in lacking},
+        "leave_out": {column: values for column, values in table.leave_out.items() if f"leave_out.{column}" not in lacking},
+        "at_least": {flag: bound for flag, bound in table.at_least.items() if set(bound) <= set(found) or not may_lack(flag)},
+    }
+    return table.model_copy(update=kept)

@@ -31,7 +31,7 @@ def faults_of(
     """Every kind of fault in a staged table, with its first row. Values of `hidden` columns are not shown."""
     if not staged.bad_rows:
         return []
-    found = _unread_lines(connection, staged, label)
+    found = unread_lines(connection, staged.lines, label)
     known = columns_of(connection, raw.view)
     for number, check in enumerate(staged.checks):
         condition = _bit(number)
@@ -52,16 +52,21 @@ def faults_of(
     return found
 
 
-def _unread_lines(connection: duckdb.DuckDBPyConnection, staged: Staged, label: str) -> list[Rejected]:
-    if not staged.lines:
+def unread_lines(
+    connection: duckdb.DuckDBPyConnection,
+    lines: str,
+    label: str,
+    otherwise: str = ", or allow for some (validation.max_rejected_fraction)",
+) -> list[Rejected]:
+    """Every kind of fault of the `lines` that could not be read, with the first; `otherwise` is the cure beside mending it."""
+    if not lines:
         return []
     kinds = connection.execute(
         f"SELECT reason, count(*), arg_min(source_file, source_order), arg_min(source_row, source_order), "
-        f"arg_min(line, source_order) FROM {staged.lines} GROUP BY reason ORDER BY min(source_order)"
+        f"arg_min(line, source_order) FROM {lines} GROUP BY reason ORDER BY min(source_order)"
     ).fetchall()
-    fix = "Mend that line, or allow for some (validation.max_rejected_fraction)."
-    fixes = {NOT_UTF8: "Set `encoding` in the config (gbk, utf-16, latin-1, ...), or allow for some such lines "
-                       "(validation.max_rejected_fraction)."}  # fmt: skip
+    fix = f"Mend that line{otherwise}."
+    fixes = {NOT_UTF8: f"Set `encoding` in the config (gbk, utf-16, latin-1, ...){otherwise}."}
     return [
         Rejected(label, LINE, reason, fixes.get(reason, fix), rows, file, row, None, line)
         for reason, rows, file, row, line in kinds

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
 from adrec.config.features import WORDS, FeatureSpec
 from adrec.config.preprocess import ColumnSplit, PreprocessConfig
@@ -19,6 +20,15 @@ class Roles:
         if any(fnmatchcase(column, pattern) for pattern in self._patterns):
             return "number"
         return self._by_column.get(column, "kept")
+
+    def to_json(self) -> dict[str, object]:
+        """For a bundle."""
+        return {"columns": dict(self._by_column), "numbers": list(self._patterns)}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Roles":
+        """What `to_json` gave."""
+        return cls(stored["columns"], stored["numbers"])
 
     def __or__(self, other: "Roles") -> "Roles":
         """Both, as a table that carries another's columns needs them; where they differ, these go first."""
@@ -38,11 +48,13 @@ def roles_of(config: PreprocessConfig) -> dict[str, Roles]:
         "impressions": config.features.impressions, "ads": config.features.ads, "users": config.features.users,
     }  # fmt: skip
     return {
-        table: _roles(spec, categories[table], moments if table == "impressions" else set()) for table, spec in features.items()
+        table: roles_of_features(spec, categories[table], moments if table == "impressions" else set())
+        for table, spec in features.items()
     }
 
 
-def _roles(spec: FeatureSpec, categories: set[str], moments: set[str]) -> Roles:
+def roles_of_features(spec: FeatureSpec, categories: Iterable[str] = (), moments: Iterable[str] = ()) -> Roles:
+    """The roles of what the features of one table read, and of further columns."""
     roles: dict[str, Role] = dict.fromkeys(categories, "category")
     roles |= dict.fromkeys((item.column for group in (spec.categorical, spec.hashed) for item in group), "category")
     for item in spec.lists:

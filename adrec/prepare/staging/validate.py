@@ -166,14 +166,19 @@ def plan_columns(
     *,
     private: Callable[[str, str, str], str] | None = None,
     nan_is_missing: bool = False,
+    carried: Sequence[str] = (),
 ) -> Plan:
-    """How the `wanted` columns of `raw`, stored as `found` says, become values and checks.
+    """How the `wanted` columns of `raw`, stored as `found` says, become values and checks. `carried` ones stay as they are.
 
     Three layers: cells without space around them and without words for nothing; values, each converted once; checks.
     """
     reading = raw.reading
     cells, words, inner, outer, checks = [], [], [], [], []
     moments = []
+    for column in carried:
+        cells.append(f"adrec_raw.{name(column)}")
+        inner.append(f"adrec_cells.{name(column)}")
+        outer.append(_typed(column))
     for column in wanted:
         stored, role = found.get(column), spec[column].role if column in spec else roles[column]
         if column in spec:

@@ -1,0 +1,179 @@
+"""The user's own tables, made ready for a bundle: each read once into a typed Parquet file of a work folder, in file order.
+
+Of a wide log, whose rows carry their ads and users, new rows do so too: what they say of an ad or a user that no table knows is
+its description, as preprocess would have taken it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from adrec.config.features import WORDS
+from adrec.config.own_tables import OwnFiles
+from adrec.data.arrays import combined
+from adrec.data.disk.engine import columns_of, fetch, name, open_memory_engine, parquet
+from adrec.data.disk.tables import parquet_schema, read_table, write_table
+from adrec.data.features import FeatureSet
+from adrec.data.prepared import Prepared
+from adrec.errors import DataError
+from adrec.inference.known import CLICKS
+from adrec.inference.packing import ClickModel
+from adrec.inference.rows import with_texts
+from adrec.prepare.own_files import LogForm, TableForm, stage_file
+from adrec.prepare.staging.roles import Roles, roles_of_features
+from adrec.schema import ADS, IMPRESSIONS, USERS, Column, TableSpec, as_of_column
+
+_CLICKS = TableSpec("history", (*CLICKS.columns, IMPRESSIONS["click"]))
+
+
+class OwnTables(NamedTuple):
+    """Typed Parquet files; None where the user gave no such table."""
+
+    rows: Path | None = None
+    ads: Path | None = None
+    users: Path | None = None
+    history: Path | None = None
+    row_ads: Path | None = None
+    """ads that the rows themselves describe"""
+    row_users: Path | None = None
+
+
+def stage_own(
+    form: LogForm,
+    features: Mapping[str, FeatureSet],
+    folder: Path,
+    tables: Mapping[str, OwnFiles | None],
+    *,
+    rows: str = "impressions",
+    spec: TableSpec = IMPRESSIONS,
+    columns: Mapping[str, str | list[str]] | None = None,
+    prepared: Prepared | None = None,
+) -> OwnTables:
+    """Read `tables` (`ads`, `users`, `history` and the one called `rows`, which holds `spec`) into `folder`.
+
+    Files that are there already are kept, so that a run which was killed goes on. `columns` are the config's for the rows.
+    Raises DataError for what cannot be read, and for rows of ads that neither the ads nor `prepared` know.
+    """
+    staged: dict[str, Path] = {}
+    for label, wanted in (("ads", ADS), ("users", USERS), ("history", _CLICKS)):
+        table = tables.get(label)
+        if table is not None:
+            staged[label] = folder / f"{label}.parquet"
+            roles = roles_of_features(features[label].spec) if label in features else None
+            _stage(table, staged[label], wanted, form, "impressions" if label == "history" else label, key=label, roles=roles)
+    table = tables.get(rows)
+    if table is None:
+        return OwnTables(**staged)
+    carried = {label: names for label, names in form.carried.items() if label not in staged}
+    ids = _known_ads(staged.get("ads"), prepared, is_wide="ads" in carried) if rows == "impressions" else None
+    staged["rows"] = folder / f"{rows}.parquet"
+    roles = roles_of_features(features["impressions"].spec)
+    _stage(
+        table, staged["rows"], _with_carried(spec, carried), form, "impressions",
+        key=rows, roles=roles, columns=columns, known_ads=ids,
+    )  # fmt: skip
+    for described in (ADS, USERS):
+        made = _described_by_rows(staged["rows"], described, carried.get(described.name, ()), folder)
+        if made is not None:
+            staged[f"row_{described.name}"] = made
+    if rows == "impressions" and prepared is None and not {"ads", "row_ads"} & set(staged):
+        raise DataError(
+            f"{table.name}: says nothing of its ads but their ids. Name a file of `ads`, or the `prepared` folder that has "
+            "them."
+        )
+    return OwnTables(**staged)
+
+
+def read_own(
+    form: LogForm, features: Mapping[str, FeatureSet], folder: Path, tables: Mapping[str, OwnFiles | None]
+) -> dict[str, pa.Table]:
+    """Those of `ads`, `users` and `history` that there are, whole, read through `folder` as `stage_own` does."""
+    staged = stage_own(form, features, folder, tables)
+    return {label: read_table(file) for label, file in staged._asdict().items() if file is not None}
+
+
+def with_described(table: pa.Table | None, described: Path | None, spec: TableSpec, packed: ClickModel) -> pa.Table | None:
+    """The ads or users of a table, and behind them those that rows describe and it lacks, with their texts."""
+    if described is None:
+        return table
+    text = packed.text
+    template = text.ad_template if spec is ADS else text.user_template
+    new = read_table(described)
+    if table is not None:
+        assert spec.key is not None
+        known = set(combined(table[spec.key]).to_pylist())
+        new = new.filter(pa.array([key not in known for key in combined(new[spec.key]).to_pylist()], pa.bool_()))
+        if new.num_rows == 0:
+            return table
+    words = WORDS in packed.features[spec.name].columns
+    if table is None or "text" in table.column_names:
+        new = with_texts(new, template, text, words=words)
+    return new if table is None else pa.concat_tables([table, new], promote_options="permissive")
+
+
+def as_of_rows(rows: pa.Table, columns: list[str], form: LogForm) -> pa.Table:
+    """The rows with those `columns` (`ad@price`) that hold what a wide row says of its ad or user (`price`)."""
+    for column in columns:
+        found = as_of_column(column)
+        if found is None or column in rows.column_names:
+            continue
+        spec, told = found
+        if spec.name in form.carried and told in rows.column_names:
+            rows = rows.append_column(column, rows[told])
+    return rows
+
+
+def _stage(
+    table: OwnFiles,
+    target: Path,
+    spec: TableSpec,
+    form: LogForm,
+    label: str,
+    *,
+    key: str,
+    roles: Roles | None,
+    columns: Mapping[str, str | list[str]] | None = None,
+    known_ads: pa.Array | None = None,
+) -> None:
+    if not target.exists():
+        stage_file(
+            table, target, spec, form.tables.get(label, TableForm()),
+            key=key, columns=columns, roles=roles, privacy=form.privacy(), known_ads=known_ads,
+        )  # fmt: skip
+
+
+def _known_ads(ads: Path | None, prepared: Prepared | None, *, is_wide: bool) -> pa.Array | None:
+    """Ids that every row's ad must be among; None where rows bring their own."""
+    if ads is not None:
+        return combined(read_table(ads, columns=["ad_id"])["ad_id"])
+    return combined(prepared.ads()["ad_id"]) if prepared is not None and not is_wide else None
+
+
+def _with_carried(spec: TableSpec, carried: Mapping[str, tuple[str, ...]]) -> TableSpec:
+    """The rows' contract with the columns of ads and users that they may bring along."""
+    added: list[Column] = []
+    for other in (ADS, USERS):
+        names = [name for name in carried.get(other.name, ()) if name in other and name not in spec]
+        added += [Column(name, other[name].type, False, other[name].meaning, other[name].role) for name in names]
+    return TableSpec(spec.name, (*spec.columns, *added), spec.key)
+
+
+def _described_by_rows(rows: Path, spec: TableSpec, columns: tuple[str, ...], folder: Path) -> Path | None:
+    """A file of what `rows` say of each ad or user: of every column the last value given, in time. None where nothing."""
+    found = parquet_schema(rows).names
+    wanted = [column for column in columns if column in found]
+    if not wanted or spec.key not in found:
+        return None
+    target = folder / f"row_{spec.name}.parquet"
+    if not target.exists():
+        with open_memory_engine() as connection:
+            source = parquet(rows, options="file_row_number = true")
+            moment = "shown_at, " if "shown_at" in columns_of(connection, f"(SELECT * FROM {source})") else ""
+            last = ", ".join(f"arg_max({name(column)}, ({moment}file_row_number)) AS {name(column)}" for column in wanted)
+            query = (
+                f"SELECT {spec.key}, {last} FROM {source} WHERE {spec.key} IS NOT NULL GROUP BY 1 ORDER BY min(file_row_number)"
+            )
+            write_table(fetch(connection, query), target)
+    return target
