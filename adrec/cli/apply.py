@@ -37,9 +37,9 @@ def score(
 ) -> None:
     """Give click probabilities for any number of rows; labels are not needed, ads and users may be new.
 
-    Reads a bundle, and a split of a prepared folder or your own files (CSV, TSV, lines of JSON, Parquet, `-` for standard input)
-    in the columns of the log. Writes one file: the rows' own columns, logit, score, cold flags and baselines. Killed, the same command goes on with the parts that are
-    missing; `workers` in the config shares the parts among processes and GPUs.
+    Reads a bundle, and a split of a prepared folder or your own files (CSV, TSV, lines of JSON, Parquet, `-` for standard
+    input) in the columns of the log. Writes one file: the rows' own columns, logit, score, cold flags and baselines. Killed,
+    the same command goes on with the parts that are missing; `workers` in the config shares the parts among processes and GPUs.
 
     Example: adrec score --config configs/sample/score.yaml
     """

@@ -144,15 +144,21 @@ def stage_file(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".reading-") as folder, open_engine(Path(folder)) as connection:
         raw = open_table(connection, "own_rows", settings, may_lack=lambda canonical: canonical not in said)
         refuse_lone_quotes(connection, raw.files)
+        _refuse_lines(connection, raw, key)
         known_roles = form.roles if roles is None else form.roles | roles
         reader = _Reader(connection, raw, spec, known_roles, privacy or PrivacySettings(), key, settings)
         try:
             with readable_faults(table.name):
                 return reader.write(target, known_ads)
         except DataError:
-            if not set_lines_aside(connection, raw.files):
-                raise
-        faults = unread_lines(connection, lines_of(connection, raw.files), key, "")
+            if set_lines_aside(connection, raw.files):
+                _refuse_lines(connection, raw, key)
+            raise
+
+
+def _refuse_lines(connection: duckdb.DuckDBPyConnection, raw: RawTable, key: str) -> None:
+    faults = unread_lines(connection, lines_of(connection, raw.files), key, "")
+    if faults:
         raise DataError("\n".join(map(str, faults)))
 
 

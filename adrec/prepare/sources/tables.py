@@ -120,7 +120,7 @@ def _is_left_out(cell: str, values: Sequence[Scalar]) -> str:
 def _without(
     table: TableInput, lacking: Collection[str], found: Collection[str], may_lack: Callable[[str], bool]
 ) -> TableInput:
-    """`table` without the mappings called `lacking`, and without flags made of a column that is not `found`, if they may lack."""
+    """`table` without the mappings called `lacking`, and without the flags that may lack and whose column is not `found`."""
     kept = {
         "columns": {ours: theirs for ours, theirs in table.columns.items() if ours not in lacking},
         "first_of": {ours: theirs for ours, theirs in table.first_of.items() if ours not in lacking},
