@@ -14,7 +14,17 @@ from adrec.explore.gaps import find_gaps
 from adrec.explore.inputs import declare_features
 from adrec.explore.labels import Kinds, Label, is_of_events, kinds_of, label_of, threshold
 from adrec.explore.look import Column, Table
-from adrec.explore.names import AFTERWARDS, is_code, is_of_people_or_places, likeness, owner, plain, snake
+from adrec.explore.names import (
+    AFTERWARDS,
+    is_coarse,
+    is_code,
+    is_of_people_or_places,
+    is_row_name,
+    likeness,
+    owner,
+    plain,
+    snake,
+)
 from adrec.explore.roles import find_others, the_log
 from adrec.explore.ties import Rows, rows_of
 
@@ -33,6 +43,7 @@ _OTHER_MOMENTS = re.compile(
 )
 _SHOWN = re.compile(r"impression|imps?(_|$)|shown|expos|served|曝光|展示")
 _WORDS_OF_A_TEXT = 1.8
+_FEWEST_IDS = 10
 
 
 def guess(tables: list[Table], said: Said | None = None) -> Guess:
@@ -71,8 +82,9 @@ class _Search:
     def run(self) -> None:
         """Ids first: what a title or a category is follows from whose it is."""
         self._take_what_is_said()
-        for canonical in ("user_id", "ad_id"):
+        for canonical, role in (("user_id", "users"), ("ad_id", "ads")):
             self._take_best(canonical)
+            self._take_determining(canonical, role)
         self._labels()
         self._take_best("request_id")
         self._time()
@@ -124,6 +136,26 @@ class _Search:
         for column in _likeliest(self._free(), canonical):
             if self._fits(canonical, column):
                 self.found.take("impressions", canonical, column.name, f"by its name; {_values(canonical, column)}")
+                return
+
+    def _take_determining(self, canonical: str, role: str) -> None:
+        """Where no name says it: the code on which most of what describes people (ads) depends."""
+        if not self._is_open(canonical):
+            return
+        described = [column for column in self._free() if owner(column.name) == role and column.distinct > 1]
+        codes = [
+            column
+            for column in self._free()
+            if (is_row_name(column.name) or is_code(column.name))
+            and column.name not in {other.name for other in described}
+            and self._fits(canonical, column)
+            and _FEWEST_IDS < column.distinct < 0.95 * column.filled
+        ]
+        for column in codes:
+            depends = [other for other in described if self.rows.tie([column.name], [other.name], []).holds]
+            if len(depends) >= 2 and len(depends) >= len(described) / 2:
+                why = f"says what {', '.join(other.name for other in depends[:3])} are"
+                self.found.take("impressions", canonical, column.name, why)
                 return
 
     def _fits(self, canonical: str, column: Column) -> bool:
@@ -295,11 +327,20 @@ class _Search:
             return
         times = [column for column in self._free() if column.time is not None and not column.is_list]
         named = [column for column in _likeliest(times, "shown_at") if not self._is_another_moment(column)]
-        other = [column for column in times if _is_plainly_a_time(column) and not self._is_another_moment(column)]
+        other = [column for column in times if self._is_plainly_a_time(column) and not self._is_another_moment(column)]
         for columns, how in ((named, "by its name"), (other, "its values are times")):
             if columns:
                 self._take_time(columns[0], f"{how}; {values_of(columns[0])}")
                 return
+
+    def _is_plainly_a_time(self, column: Column) -> bool:
+        """Whole numbers are times only where nothing speaks for an id: neither the name, nor an ad or a user that always has it."""
+        if not column.is_number:
+            return True
+        says_otherwise = is_code(column.name) is not None or owner(column.name) in {"ads", "users"}
+        keys = [self.names[key] for key in ("ad_id", "user_id") if key in self.names]
+        belongs = any(self.rows.tie(_keys(key), [column.name], []).holds for key in keys)
+        return "time_unit" in (column.time or {}) and not says_otherwise and not belongs
 
     def _is_another_moment(self, column: Column) -> bool:
         """A birthday, the end of a campaign; or the moment of an outcome, unless its name is one of those that logs use."""
@@ -331,6 +372,9 @@ class _Search:
         ad = self.names.get("ad_id")
         stands = [self.rows.table.columns[ad]] if isinstance(ad, str) and ad in self.rows.table.columns else []
         for column in _likeliest([*self._free(), *stands], canonical):
+            if canonical == "title" and stands and fits(canonical, column) and self._is_finer(column, stands[0]):
+                del self.names["ad_id"]
+                self.found.findings = [one for one in self.found.findings if one.meaning != "ad_id"]
             if fits(canonical, column) and self._is_an_ads_text(column):
                 self.found.take("impressions", canonical, column.name, f"by its name; {column.words:.0f} words on average")
                 return
@@ -347,6 +391,13 @@ class _Search:
         if texts:
             longest = max(texts, key=lambda column: column.words)
             self.found.take("impressions", canonical, longest.name, f"the longest text, {longest.words:.0f} words on average")
+
+    def _is_finer(self, title: Column, ad: Column) -> bool:
+        """A group or a campaign of several texts is not the ad: the text is."""
+        is_text = title.words >= _WORDS_OF_A_TEXT and not is_of_people_or_places(title.name)
+        return (
+            is_coarse(ad.name) and not ad.is_number and "ad_id" not in self.said and is_text and self._differs("ad_id", title)
+        )
 
     def _is_an_ads_text(self, column: Column) -> bool:
         if column.distinct < 2 or is_of_people_or_places(column.name) or self.rows.letters(column.name) < 0.5:
@@ -394,14 +445,6 @@ def _likeliest(columns: list[Column], canonical: str) -> list[Column]:
 
 def _is_count(column: Column) -> bool:
     return column.is_number and column.whole and (column.low or 0) >= 0 and column.time is None
-
-
-def _is_plainly_a_time(column: Column) -> bool:
-    """Whole numbers are times only where nothing speaks for an id: of a name, of a range of years."""
-    if not column.is_number:
-        return True
-    says_otherwise = is_code(column.name) is not None or owner(column.name) in {"ads", "users"}
-    return "time_unit" in (column.time or {}) and not says_otherwise
 
 
 def _values(canonical: str, column: Column) -> str:

@@ -51,6 +51,9 @@ def _candidates(canonical: str, free: list[Column], rows: Rows) -> list[Column]:
             for c in repeated
             if not _PEOPLE.search(snake(c.name)) and (owner(c.name) == "ads" or (owner(c.name) is None and is_code(c.name)))
         ]
+        fitting = fitting or [
+            c for c in repeated if re.search(r"(^|_)(app|channel|site|placement|product)(_|$)", snake(c.name))
+        ]
         return sorted(fitting, key=lambda c: (owner(c.name) != "ads", -c.distinct))
     if canonical == "shown_at":
         return [c for c in several if c.time is not None or (_TIMES.search(snake(c.name)) and (not c.is_number or c.whole))]

@@ -7,7 +7,7 @@ row speaks against it. Declared so, `rank` gives each candidate its own; the sho
 from adrec.explore.findings import Finding, Guess, values_of
 from adrec.explore.labels import Label
 from adrec.explore.look import Column
-from adrec.explore.names import AFTERWARDS, EARLIER, SPEND, family, is_code, is_row_name, owner, snake
+from adrec.explore.names import AFTERWARDS, EARLIER, SPEND, family, is_code, is_of_a_person, is_row_name, owner, snake
 from adrec.explore.ties import Rows
 
 _MOST_VALUES = 100_000
@@ -71,6 +71,8 @@ def _not_used(column: Column, rows: Rows, found: Guess) -> str | None:
     called = snake(column.name)
     if not column.filled:
         return "empty"
+    if is_of_a_person(column.name):
+        return "who it is, not what: ids stand for people"
     if column.distinct == 1 and column.filled == rows.table.rows:
         return "the same in every row"
     is_numbering = column.is_number and column.whole and (is_row_name(column.name) or column.distinct == column.filled)

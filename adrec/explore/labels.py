@@ -66,12 +66,12 @@ def label_of(rows: Rows, column: Column) -> Label | None:
         return Label(None if plain <= READ_AS_THEY_ARE else (values[0],), is_constant=True, why="always 1") if is_yes else None
     if plain <= READ_AS_THEY_ARE:
         return Label(None, why=" or ".join(sorted(values)))
-    yes = [value for value in values if value.lower() in _YES or (not _is_no(value) and _is_no(_other(value, values)))]
-    if len(yes) == 1:
-        return Label((yes[0],), why=f"{yes[0]!r} means 1")
     if column.is_number:
         high = max(values, key=float)
         return Label((high,), why=f"two numbers: {high} is taken for 1")
+    yes = [value for value in values if value.lower() in _YES or (not _is_no(value) and _is_no(_other(value, values)))]
+    if len(yes) == 1:
+        return Label((yes[0],), why=f"{yes[0]!r} means 1")
     return None
 
 

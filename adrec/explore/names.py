@@ -21,7 +21,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "ad_id": words(
         "ad_id ads_id advertisement_id advert_id creative_id ad_creative_id adgroup_id ad_group_id banner_id item_id "
         "target_item_id iid news_id nid movie_id product_id article_id video_id sku sku_id asin goods_id content_id "
-        "post_id offer_id ad advertisement creative item product article movie video ad_set_id ad_name ad_set_name "
+        "post_id offer_id ad advertisement creative item product article movie video advert ad_set_id ad_name ad_set_name "
         "ad_group ad_group_name 广告id 广告 广告编号 创意id 广告创意id 商品id 商品编号 物品id 素材id 新闻id 视频id"
     ),
     "shown_at": words(
@@ -112,8 +112,9 @@ _STANDS_FOR_AN_AD = ("campaign_id", "campaign", "campaign_name", "xyz_campaign_i
 """Where no finer column names the ad."""
 
 AFTERWARDS = re.compile(
-    r"convert|conversion|purchase|revenue|order|payment|dwell|watch_?(time|sec|ratio)|after|true_?prob|click|clk|label|attributed|roas"
-    r"|install|checkout|transaction|conv_|_conv|paying_?price|win_?price|点击|转化|成交|购买|收入|停留|cpc$|ctr|cvr|cpa$|reviewtext|review_text"
+    r"convert|conversion|purchase|revenue|order|payment|dwell|watch_?(time|sec|ratio)|after|true_?prob|label|attributed|roas|install"
+    r"|checkout|transaction|conv_|_conv|paying_?price|win_?price|点击|转化|成交|购买|收入|停留|(^|_)(cpc|ctr|cvr|cpa)(_|$)|review_?text"
+    r"|(^|_)(non_?)?(click|clk)(s|ed)?(_|$)"
 )
 """What happens after the ad was shown may not be an input; nor may the sample's oracle."""
 EARLIER = re.compile(r"last|prev|past|before|prior|histor|earlier|lag|since|avg|mean|seq|_so_far|total_before|历史|以往|上次")
@@ -143,9 +144,9 @@ _OF_ROWS = frozenset(
 )
 _CODES = frozenset(
     words(
-        "id ids code type class group category cat cate segid gender sex brand campaign customer advertiser seller device "
+        "id ids token code type class group category cat cate segid gender sex brand campaign customer advertiser seller device "
         "os network channel zone region city province state country flag is has slot pid occupation job model version "
-        "lang language browser platform app site publisher zip zipcode postcode cluster bucket segment carrier conn "
+        "hash lang language browser platform app site ip publisher zip zipcode postcode cluster bucket carrier conn "
         "connection weekday month hour dayofweek level male female married biz page placement exchange interest"
     )
 )
@@ -161,6 +162,9 @@ _PEOPLE_AND_PLACES = re.compile(
     r"user|person|customer|full_?name|first_?name|last_?name|city|town|country|province|state|region|address|street|agent|url|uri|link"
     r"|referr?er|query|keyword|search|comment|review|email|phone|browser|device|model|domain|host|ip$|gender|language|interest|tag"
     r"|history|姓名|城市|省|地区|国家|评论|关键词|搜索"
+)
+_PERSONAL = re.compile(
+    r"(^|_)(full|first|last|user|customer|person|family|given)_?name(_|$)|(^|_)(e_?mail|phone|mobile_number|telephone|street)(_|$)|姓名|手机号|邮箱"
 )
 _CODE_NAMES = re.compile(r"(c|cat|cate|category|code|categorical)_?\d+")
 _ROW_NAMES = frozenset(
@@ -238,6 +242,16 @@ def family(name: str) -> str | None:
 def is_of_people_or_places(name: str) -> bool:
     """Text of this name is no text of an ad: a city, a person, a query, an address."""
     return _PEOPLE_AND_PLACES.search(snake(name)) is not None
+
+
+def is_of_a_person(name: str) -> bool:
+    """What identifies a person and describes nothing: a name, an address, a number to call."""
+    return _PERSONAL.search(snake(name)) is not None
+
+
+def is_coarse(name: str) -> bool:
+    """Names of groups of ads: a group, a set, a campaign."""
+    return re.search(r"group|ad_?set|campaign|活动|计划", snake(name)) is not None
 
 
 def is_row_name(name: str) -> bool:

@@ -44,15 +44,19 @@ def find_others(found: Guess, others: list[Table], rows: dict[int, Rows]) -> Non
             others.remove(table)
             found.tables[role] = table
     for role, canonical in (("ads", "ad_id"), ("users", "user_id")):
-        scored = [
-            (keyed[1], table, keyed[0]) for table in others if (keyed := _key_of(table, canonical, log, rows)) is not None
-        ]
-        if scored:
-            _, table, key = max(scored, key=lambda item: item[0])
-            others.remove(table)
-            found.tables[role] = table
-            found.take(role, canonical, key.name, "each of its values once, a row each")
+        keyed = [(table, *pair) for table in others if (pair := _key_of(table, canonical, log, rows)) is not None]
+        if keyed:
+            chosen, column, _ = max(keyed, key=lambda item: (round(item[2], 2), _richness(item[0], role)))
+            others.remove(chosen)
+            found.tables[role] = chosen
+            found.take(role, canonical, column.name, "each of its values once, a row each")
     found.notes += [f"{table.label} is none of impressions, clicks, ads and users: left out." for table in others]
+
+
+def _richness(table: Table, role: str) -> int:
+    """How many columns of the contract a table has, by name: of two tables of ads the one that describes them is taken."""
+    canonical = ("title", "description", "category", "advertiser_id", "bid") if role == "ads" else ("interests",)
+    return sum(named_for(table, name) is not None for name in canonical)
 
 
 def _has_events(table: Table, role: str, log: Table) -> bool:
