@@ -37,7 +37,6 @@ _COUNTS = ("impressions", "clicks", "conversions", "spend")
 _SHARED_IDS = {"deviceid", "cookie", "cookieid", "idfa", "gaid", "uuid", "guid", "设备id"}
 _MOST_OF_ONE = 0.2
 """A device or a cookie with more of the rows than this stands for many people: an unknown one, a proxy."""
-_CLOCK = r"\d{1,2}:\d{2}(:\d{2}([.]\d+)?)?"
 _OTHER_MOMENTS = re.compile(
     r"birth|dob|expire|end|signup|sign_up|regist|updat|releas|publish|launch|install|first|last|生日|注册"
 )
@@ -67,6 +66,8 @@ def guess(tables: list[Table], said: Said | None = None) -> Guess:
         declare_features(found, {role: rows[id(table)] for role, table in found.tables.items()}, search.label)
         find_gaps(found, rows[id(log)], search.said)
     _keep_other_names_apart(found)
+    for table in found.tables.values():
+        found.notes += [f"{table.label}: {note}" for note in table.notes if f"{table.label}: {note}" not in found.notes]
     return found
 
 
@@ -334,7 +335,7 @@ class _Search:
                 return
 
     def _is_plainly_a_time(self, column: Column) -> bool:
-        """Whole numbers are times only where nothing speaks for an id: neither the name, nor an ad or a user that always has it."""
+        """Whole numbers are times only where neither the name speaks for an id, nor an ad or a user that always has it."""
         if not column.is_number:
             return True
         says_otherwise = is_code(column.name) is not None or owner(column.name) in {"ads", "users"}
@@ -350,20 +351,12 @@ class _Search:
         return is_after and plain(column.name) not in {"clicktime", "clicktimestamp"}
 
     def _take_time(self, column: Column, why: str) -> None:
-        is_a_day = ":" not in column.example and "T" not in column.example and "time_unit" not in (column.time or {})
-        clocks = (
-            [other for other in self._free() if other is not column and self.rows.matches(other.name, _CLOCK)]
-            if is_a_day
-            else []
-        )
-        if not clocks:
+        pairs = [pair for pair in self.rows.table.joined if column.name in pair.columns]
+        if not pairs:
             self.found.take("impressions", "shown_at", column.name, why)
             return
-        clock = clocks[0]
-        self.found.take("impressions", "shown_at", [column.name, clock.name], "a day and a time of day")
-        form = (column.time or {}).get("time_format")
-        if form is not None:
-            self.reading["time_format"] = f"{form} %H:%M:%S" if clock.example.count(":") == 2 else f"{form} %H:%M"
+        self.found.take("impressions", "shown_at", list(pairs[0].columns), "a day and a time of day")
+        self.reading |= pairs[0].time
 
     def _text(self, canonical: str) -> None:
         """Text that is the ad's: words, the same in all rows of an ad, no person's and no place's name."""

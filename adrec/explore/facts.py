@@ -1,21 +1,16 @@
 """What the recipe wants to know of a log, counted on the rows that `look` read and scaled to the whole."""
 
-import gzip
-from pathlib import Path
-
-import pyarrow.parquet as pq
+from dataclasses import replace
 
 from adrec.data.disk.engine import columns_of, name, one_row
 from adrec.errors import AdrecError
 from adrec.explore.findings import Guess
-from adrec.explore.look import ROWS, Table
 from adrec.explore.profile import profile_texts
 from adrec.explore.recipe import Facts
 from adrec.explore.ties import Rows, rows_of
 from adrec.prepare.sources.base import Reading
 from adrec.prepare.staging.convert import converted, filled
 
-_PROBED_BYTES = 1 << 20
 _SEGMENT = (2, 30)
 """A segment has at least and at most so many values."""
 
@@ -23,7 +18,7 @@ _SEGMENT = (2, 30)
 def facts_of(found: Guess) -> Facts:
     """Counts of the log that was guessed."""
     log, names = found.tables["impressions"], found.names["impressions"]
-    total = estimated_rows(log)
+    total = max(log.total_rows, log.rows)
     scale = total / max(log.rows, 1)
     with rows_of(log) as rows:
         weight = _sum(rows, found, "impressions") if found.shape == "counts" else log.rows
@@ -35,7 +30,7 @@ def facts_of(found: Guess) -> Facts:
         hours = _hours(rows, found)
         texts, languages = _texts(rows, found) if "title" in names else (0, {})
     if "ads" in found.tables:
-        ads = max(ads, found.tables["ads"].rows)
+        ads = max(ads, found.tables["ads"].total_rows)
         if "title" in found.names["ads"]:
             with rows_of(found.tables["ads"]) as rows:
                 texts, languages = _texts(rows, found, "ads")
@@ -57,25 +52,6 @@ def facts_of(found: Guess) -> Facts:
         segments=_segments(found),
         split_given={"train", "test"} <= set(log.parts.values()),
     )
-
-
-def estimated_rows(table: Table) -> float:
-    """All rows of a table: counted where Parquet says it or the look saw the end, else by the bytes of its first lines."""
-    if table.rows < ROWS:
-        return table.rows
-    if table.files[0].suffix == ".parquet":
-        return float(sum(pq.read_metadata(file).num_rows for file in table.files))
-    lines, bytes_read = _probed(table.files[0])
-    return max(float(table.rows), sum(file.stat().st_size for file in table.files) * lines / max(bytes_read, 1))
-
-
-def _probed(file: Path) -> tuple[int, int]:
-    """Lines at the beginning of a text file, and how many bytes of the file they take."""
-    if file.suffix == ".gz":
-        with file.open("rb") as raw, gzip.GzipFile(fileobj=raw) as text:
-            return text.read(_PROBED_BYTES).count(b"\n"), raw.tell()
-    with file.open("rb") as raw:
-        return raw.read(_PROBED_BYTES).count(b"\n"), min(_PROBED_BYTES, file.stat().st_size)
 
 
 def _listed(columns: str | list[str]) -> list[str]:
@@ -117,7 +93,7 @@ def _hours(rows: Rows, found: Guess) -> tuple[float, ...]:
     column = found.column("impressions", "shown_at")
     if column is None or column.time is None:
         return ()
-    reading = Reading(time_format=column.time.get("time_format"), time_unit=column.time.get("time_unit", "seconds"))
+    reading = replace(Reading(), **column.time)
     stored = columns_of(rows.connection, Rows.RELATION)[column.name]
     moment = converted(reading, "shown_at", filled(reading, name(column.name), stored, "moment"), stored, "TIMESTAMP", "moment")
     counts = ", ".join(f"count_if(hour(m) = {hour}) AS h{hour}" for hour in range(24))

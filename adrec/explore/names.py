@@ -144,9 +144,9 @@ _OF_ROWS = frozenset(
 )
 _CODES = frozenset(
     words(
-        "id ids token code type class group category cat cate segid gender sex brand campaign customer advertiser seller device "
+        "id ids token code type class group category cat cate gender sex brand campaign customer advertiser seller device "
         "os network channel zone region city province state country flag is has slot pid occupation job model version "
-        "hash lang language browser platform app site ip publisher zip zipcode postcode cluster bucket carrier conn "
+        "hash segid lang language browser platform app site ip publisher zip zipcode postcode cluster bucket carrier conn "
         "connection weekday month hour dayofweek level male female married biz page placement exchange interest"
     )
 )

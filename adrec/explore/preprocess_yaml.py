@@ -68,6 +68,8 @@ def _table(found: Guess, role: str, paths: Paths, to: Commented) -> dict[str, An
     if separator is not None:
         section["list_separator"] = separator
     section |= _how_to_read_time(found, role) | found.reading.get(role, {})
+    if "leave_out" in table.reading:
+        section["leave_out"] = {**table.reading["leave_out"], **section["leave_out"]}
     if role in found.joined_on:
         section["on"] = found.joined_on[role]
         to.behind[f"source.{role}.on"] = "what a row and its impression have in common"

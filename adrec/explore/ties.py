@@ -188,12 +188,6 @@ class Rows:
         row = one_row(self.connection, f"SELECT count_if({left} > {right}) AS n, count(*) AS rows FROM looked_rows")
         return float(row["n"]) / max(float(row["rows"]), 1)
 
-    def matches(self, column: str, pattern: str) -> bool:
-        """Whether every filled cell is of the regular expression `pattern`."""
-        cell = self.cell(column)
-        is_one = f"bool_and(regexp_full_match({cell}, {text(pattern)}))"
-        return bool(self.ask(f"count({cell}) > 0 AND {is_one}"))
-
     def share_inside(self, column: str, other: "Rows", other_column: str) -> float:
         """Share of the distinct values of `column` that `other_column` of another table holds too."""
         ours = {value for value, _ in self.values(column, 100_000)}
