@@ -196,6 +196,17 @@ _IMPRESSIONS = (
     Column("conversion", pa.int8(), False, "what followed the click", "flag", outcome=True),
     Column("rating", pa.float64(), False, "explicit rating", "number", outcome=True),
     Column("dwell_seconds", pa.float64(), False, "time spent after the click, 0 or more", "number", outcome=True),
+    Column(
+        "impressions",
+        pa.int64(),
+        False,
+        "how often it was shown, where a row is counts: see [counts](#counts); 0 rows are left out",
+        "number",
+        outcome=True,
+    ),
+    Column("clicks", pa.int64(), False, "of these impressions", "number", outcome=True),
+    Column("conversions", pa.int64(), False, "of these impressions", "number", outcome=True),
+    Column("spend", pa.float64(), False, "what it cost", "number", outcome=True),
     Column("scenario", pa.string(), False, "social, search, email, ...", "category"),
     Column("query", pa.string(), False, "what the user searched for"),
     Column(
@@ -206,12 +217,18 @@ _IMPRESSIONS = (
         "ids",
     ),
 )
+COUNTS = ("impressions", "clicks", "conversions")
+"""Columns of a row that stands for many impressions: preprocess makes a row for each outcome of them, with a `weight`."""
+
+WEIGHT = "weight"
+"""How many impressions a prepared or scored row stands for. Logs without counts have no such column: each row is one."""
+
 DRAWN = "drawn"
 PREPARED_IMPRESSIONS = TableSpec(
     "impressions",
     (
         Column("row_id", pa.int64(), True, "number of the row over the whole prepared folder, in time order", "number"),
-        *(column for column in _IMPRESSIONS if column.name not in {"history", "request_id"}),
+        *(column for column in _IMPRESSIONS if column.name not in {"history", "request_id", *COUNTS}),
         Column("request_id", pa.string(), True, "as given, or one per (user, moment)", "person"),
         Column("ad_index", pa.int32(), True, "row of the ad in ads.parquet", "number"),
         Column("user_index", pa.int32(), True, "row of the user in users.parquet", "number"),
@@ -232,6 +249,7 @@ PREPARED_IMPRESSIONS = TableSpec(
             "whether preprocess drew the row from the catalogue (`negatives`): nobody was shown it, no counter counts it",
             "flag",
         ),
+        Column(WEIGHT, pa.float64(), False, "impressions that the row stands for, in a log of counts only", "number"),
     ),
 )
 
@@ -278,7 +296,7 @@ ROW_NAMES = ("row_id", "source_row", "source_order", "request_id")
 
 OUTCOMES = (
     *IMPRESSIONS.outcomes,
-    *("clicked_at", "converted_at", "impressions", "clicks", "conversions"),
+    *("clicked_at", "converted_at"),
     *ROW_NAMES,
     TRUE_PROBABILITY,
 )

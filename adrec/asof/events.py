@@ -16,7 +16,7 @@ from adrec.asof.spec import CLICKED, CONVERTED, LABELLED, SHOWN
 from adrec.config.features import HistoryConfig
 from adrec.data.disk.engine import name
 from adrec.errors import DataError
-from adrec.schema import DRAWN
+from adrec.schema import DRAWN, WEIGHT
 
 Ints = NDArray[np.int64]
 WEIGHTS = (SHOWN, LABELLED, CLICKED, CONVERTED)
@@ -32,7 +32,7 @@ class EventRows(NamedTuple):
     codes: dict[str, Ints]
     """name in a counter's `by` -> codes (N,)"""
     weights: dict[str, Ints]
-    """kind of event -> 0 or 1"""
+    """kind of event -> 0 or 1; of rows of counts, how often"""
 
     def take(self, index: NDArray[np.generic] | slice) -> "EventRows":
         """Some events, by position, mask or slice."""
@@ -63,9 +63,9 @@ class Log:
                 self._late[kind] = (label, name(moment))
 
     def weights(self, counted: str = "true") -> str:
-        """SQL of four columns 0 or 1 of an impression's own moment, all 0 where not `counted`."""
+        """SQL of four columns of an impression's own moment: 0 or 1 (of a row of counts, how often), 0 where not `counted`."""
         return ", ".join(
-            f"CAST(({counted}) AND {self._happened} AND ({condition}) AS TINYINT) AS {_weight(kind)}"
+            f"{self._times(f'({counted}) AND {self._happened} AND ({condition})')} AS {_weight(kind)}"
             for kind, condition in self._own().items()
         )
 
@@ -75,7 +75,7 @@ class Log:
         own = f"({shown}) AND {self._happened}"
         parts = [f"SELECT epoch_us(shown_at) AS {name(TIME)}, {columns}, {self.weights()} FROM {self.relation} WHERE {own}"]
         for kind, (label, moment) in self._late.items():
-            weights = ", ".join(f"CAST({int(other == kind)} AS TINYINT) AS {_weight(other)}" for other in WEIGHTS)
+            weights = ", ".join(f"{self._times(str(other == kind))} AS {_weight(other)}" for other in WEIGHTS)
             late = f"{label} = 1 AND {moment} > shown_at"
             parts.append(f"SELECT epoch_us({moment}) AS {name(TIME)}, {columns}, {weights} FROM {self.relation} WHERE {late}")
         return " UNION ALL ".join(parts)
@@ -98,6 +98,12 @@ class Log:
             f"SELECT user_index, ad_index, epoch_us({moment}) AS time, epoch_us(shown_at) AS shown, {row} AS row "
             f"FROM {self.relation} WHERE {condition} AND {self._happened}"
         )
+
+    def _times(self, condition: str) -> str:
+        """SQL of how many events a row is where `condition` holds."""
+        if WEIGHT in self._columns:
+            return f"CASE WHEN {condition} THEN CAST({WEIGHT} AS BIGINT) ELSE 0 END"
+        return f"CAST({condition} AS TINYINT)"
 
     def _own(self) -> dict[str, str]:
         has = {label: label in self._columns for label in ("click", "conversion")}

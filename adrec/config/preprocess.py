@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 from adrec.config.base import Config, ConfigPath, EncoderReference, Moment, Seeded
 from adrec.config.features import NOT_A_FEATURE, Counters, FeatureSpec, HistoryConfig
 from adrec.config.sources import Source, TablesSource
-from adrec.schema import OUTCOMES
+from adrec.schema import OUTCOMES, WEIGHT
 
 
 class ValidationSettings(Config):
@@ -293,7 +293,7 @@ class PreprocessConfig(Seeded):
             f"{table}.{fault}"
             for table, spec in tables.items()
             if table == "impressions" or _from_impressions(info, table)
-            for fault in spec.refused(outcomes)
+            for fault in spec.refused(outcomes | {WEIGHT} if table == "impressions" else outcomes)
         ]
         if faults:
             raise ValueError("; ".join(faults))

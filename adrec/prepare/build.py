@@ -27,6 +27,7 @@ from adrec.prepare.log.append import (
     split_of,
 )
 from adrec.prepare.log.carried import count_people, find_late_labels
+from adrec.prepare.log.counts import split_counts
 from adrec.prepare.log.events import (
     SOURCE_COLUMNS,
     add_unlisted_users,
@@ -61,6 +62,7 @@ from adrec.prepare.staging.validate import Rejected, Staged, stage_table
 from adrec.prepare.text.clean import template_columns
 from adrec.schema import (
     ADS,
+    COUNTS,
     DRAWN,
     IMPRESSIONS,
     KNOWN_FROM,
@@ -69,13 +71,16 @@ from adrec.schema import (
     TRUE_PROBABILITY,
     USER_LANGUAGE,
     USERS,
+    WEIGHT,
     TableSpec,
     as_of_column,
     entity_tables,
 )
 from adrec.terminal import Advance
 
-_MADE = {"part", "request", "candidate", *PREPARED_IMPRESSIONS.names, *PREPARED_ADS.names} - {*IMPRESSIONS.names, *ADS.names}
+_MADE = {"part", "request", "candidate", *PREPARED_IMPRESSIONS.names, *PREPARED_ADS.names} - {
+    *IMPRESSIONS.names, *ADS.names, WEIGHT,
+}  # fmt: skip
 
 
 @dataclass
@@ -154,7 +159,7 @@ def extras_of(config: PreprocessConfig) -> Extras:
     users = [*config.user_columns, *(column for column in named(config.features.users) if column not in {USER_LANGUAGE, WORDS})]
     if config.privacy.k_anonymity is not None:
         users += config.privacy.k_anonymity.columns
-    reserved = sorted({*impressions, *ads, *users} & _MADE)
+    reserved = sorted(({*impressions, *ads, *users} & _MADE) | ({*impressions} & {WEIGHT}))
     reserved += sorted(column for column in {*impressions, *ads, *users} if as_of_column(column) is not None)
     if reserved:
         raise ConfigError(f"column '{reserved[0]}' is made by preprocess itself. Rename yours with `columns` in the config.")
@@ -190,6 +195,7 @@ class Builder:
         self._step(note="reading the impressions")
         self._stage_impressions()
         self._refuse_faults()
+        built.notes += split_counts(connection, "staged_impressions")
         self._look_at_clicks()
         self._step(note="sorting")
         self._make_ads_and_users()
@@ -423,7 +429,8 @@ class Builder:
     def _carried(self) -> list[str]:
         """Columns of the staged impressions that reach the events."""
         known = plain_columns(self._connection, "staged_impressions")
-        wanted = {*IMPRESSIONS.names, *self._extras.impressions, TRUE_PROBABILITY} - {"user_id", "ad_id", "shown_at"}
+        wanted = {*IMPRESSIONS.names, WEIGHT, *self._extras.impressions, TRUE_PROBABILITY}
+        wanted -= {"user_id", "ad_id", "shown_at", *COUNTS}
         if self._config.history.source == "clicks":
             wanted.discard("history")
         if self._config.negatives is not None:

@@ -22,7 +22,7 @@ from adrec.prepare.log.splits import held_bounds, rolling_bounds
 from adrec.prepare.log.versions import written_versions
 from adrec.prepare.sources import RawTables
 from adrec.prepare.staging.validate import UNKNOWN_AD
-from adrec.schema import ADS, KNOWN_FROM, SPLITS, USERS, TableSpec
+from adrec.schema import ADS, KNOWN_FROM, SPLITS, USERS, WEIGHT, TableSpec
 
 
 class CannotAppendError(Exception):
@@ -217,6 +217,8 @@ def check_events(connection: duckdb.DuckDBPyConnection, earlier: Earlier) -> Non
     others = (set(ours) - set(theirs)) - {"request", "started", "part", "history"}
     if others:
         raise CannotAppendError(f"column '{min(others)}' is in the new files only")
+    if WEIGHT in theirs and WEIGHT not in ours:
+        raise CannotAppendError("the new files are a row an impression, those before are counts")
     again = known_requests(connection, earlier.folder)
     if again:
         earlier.keep(

@@ -12,7 +12,7 @@ import duckdb
 from adrec.data.disk.engine import columns_of, moment_sql, name, one_row
 from adrec.errors import DataError
 from adrec.prepare.log.versions import build_versions
-from adrec.schema import KNOWN_FROM, TableSpec
+from adrec.schema import KNOWN_FROM, WEIGHT, TableSpec
 
 SOURCE_COLUMNS = ("source_file", "source_row", "source_order")
 
@@ -149,10 +149,12 @@ def build_events(
     )
     columns = "".join(f", s.{name(column)}" for column in carried)
     columns += "".join(f", s.{name(column)} AS {name(new)}" for new, column in (renamed or {}).items())
+    # Outcomes of one row of counts share its source order.
+    ties = "".join(f", s.{label} DESC" for label in ("click", "conversion") if WEIGHT in carried and label in carried)
     passed = " AND ".join(f"s.{condition}" for condition in good(connection, staged).split(" AND "))
     connection.execute(
         "CREATE OR REPLACE TABLE events AS SELECT CAST(r.rowid AS INTEGER) AS request, u.user_index, s.ad_index, "
         f"r.started, s.shown_at"
         f"{columns}, CAST({split} AS UTINYINT) AS part FROM {staged} s JOIN requests r ON {on} "
-        f"JOIN users u ON u.user_id = s.user_id {joins} WHERE {passed} ORDER BY request, s.shown_at, s.source_order"
+        f"JOIN users u ON u.user_id = s.user_id {joins} WHERE {passed} ORDER BY request, s.shown_at, s.source_order{ties}"
     )

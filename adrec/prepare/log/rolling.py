@@ -17,7 +17,7 @@ from adrec.data.prepared import shards_of
 from adrec.prepare.log.append import Earlier
 from adrec.prepare.log.splits import part_of
 from adrec.prepare.output.writer import SplitWriter
-from adrec.schema import DRAWN
+from adrec.schema import DRAWN, WEIGHT
 
 MOVED = ("valid", "test")
 """Splits whose rows may be another part's now."""
@@ -56,7 +56,8 @@ def move_shards(earlier: Earlier, split: TimeSplit, writer: SplitWriter) -> None
     first = -2  # numbers of requests that no new row has, other in each file
     for file in (file for part in MOVED for file in shards_of(earlier.folder, part)):
         known = pq.read_schema(file).names
-        ends = pq.read_table(file, columns=[column for column in ("request_id", "shown_at", "click") if column in known])
+        wanted = [column for column in ("request_id", "shown_at", "click", WEIGHT) if column in known]
+        ends = pq.read_table(file, columns=wanted)
         run = run_codes(ends["request_id"])
         opens = np.flatnonzero(np.diff(run, prepend=-1))
         shown = combined(ends["shown_at"]).cast(pa.int64()).to_numpy()

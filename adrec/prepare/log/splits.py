@@ -22,10 +22,10 @@ from adrec.config.preprocess import (
     UserSplit,
     span_of,
 )
-from adrec.data.disk.engine import moment_sql, name, one_row, text
+from adrec.data.disk.engine import columns_of, moment_sql, name, one_row, text
 from adrec.errors import DataError
 from adrec.prepare.log.events import good
-from adrec.schema import SPLITS
+from adrec.schema import SPLITS, WEIGHT
 
 TRAIN, VALID, TEST = 0, 1, 2
 _NEVER = datetime(9999, 1, 1, tzinfo=UTC)
@@ -82,8 +82,9 @@ def _at_random(connection: duckdb.DuckDBPyConnection, staged: str, split: Random
         _table_of(connection, "drawn", parts)
         return Assignment("d.part", "JOIN drawn d ON d.number = r.rowid")
     passed = good(connection, staged)
+    once = "DISTINCT " if WEIGHT in columns_of(connection, staged) else ""  # outcomes of one row of counts go together
     connection.execute(
-        f"CREATE OR REPLACE TABLE source_rows AS SELECT source_order FROM {staged} WHERE {passed} ORDER BY source_order"
+        f"CREATE OR REPLACE TABLE source_rows AS SELECT {once}source_order FROM {staged} WHERE {passed} ORDER BY source_order"
     )
     count = one_row(connection, "SELECT count(*) AS n FROM source_rows")["n"]
     _table_of(connection, "drawn_rows", random_parts(count, split.valid_fraction, split.test_fraction, seed))

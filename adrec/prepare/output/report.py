@@ -11,6 +11,7 @@ from adrec.schema import SPLITS
 
 _ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("rows", lambda split: f"{split['rows']:,}"),
+    ("impressions", lambda split: f"{split['impressions']:,}"),
     ("requests", lambda split: f"{split['requests']:,}"),
     ("clicks", lambda split: f"{split['clicks']:,}"),
     ("click rate", lambda split: "-" if split["click_rate"] is None else f"{split['click_rate']:.2%}"),
@@ -35,7 +36,8 @@ def render_manifest(output: Path, manifest: dict[str, Any]) -> Iterator[Renderab
     for label, show in _ROWS:
         if label == "click rate" and manifest.get("implicit"):  # of what was drawn: no rate of anything
             label, show = "negatives drawn", lambda split: f"{split['rows'] - split['clicks']:,}"
-        table.add_row(label, *(show(split) for split in splits.values()))
+        if label != "impressions" or "impressions" in manifest:  # of a log of counts
+            table.add_row(label, *(show(split) for split in splits.values()))
     yield table
     yield (
         f"{manifest['rows']:,} rows, {manifest['clicks']:,} clicks, {manifest['users']:,} users, {manifest['ads']:,} ads, "

@@ -37,7 +37,9 @@ def add_people(connection: duckdb.DuckDBPyConnection, splits: dict[str, dict[str
 
 def totals(splits: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Rows, requests (one that is split counts in each part), clicks and the time range of everything."""
+    counted = {"impressions": sum(split["impressions"] for split in splits.values() if "impressions" in split)}
     return {
+        **(counted if counted["impressions"] else {}),
         "rows": sum(split["rows"] for split in splits.values()),
         "requests": sum(split["requests"] for split in splits.values()),
         "clicks": sum(split["clicks"] for split in splits.values()),

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from adrec.data.disk.writing import link_file
 from adrec.prepare.output.entities import canonical
-from adrec.schema import PREPARED_IMPRESSIONS, SPLITS
+from adrec.schema import PREPARED_IMPRESSIONS, SPLITS, WEIGHT
 
 _GROUP_ROWS = 65_536
 
@@ -29,12 +29,16 @@ class SplitCounts:
     first: str | None = None
     last: str | None = None
     shards: int = 0
+    impressions: int = 0
+    """that the rows of a log of counts stand for; then clicks and labelled count impressions too"""
 
     def add(self, batch: pa.RecordBatch, requests: int) -> None:
         """Take in rows that follow those before."""
         self.rows += batch.num_rows
         self.requests += requests
-        if "click" in batch.schema.names:
+        if WEIGHT in batch.schema.names:
+            self._add_counts(batch)
+        elif "click" in batch.schema.names:
             click = batch.column("click")
             self.clicks += pc.sum(pc.equal(click, 1)).as_py() or 0
             self.labelled += len(click) - click.null_count
@@ -44,8 +48,17 @@ class SplitCounts:
         self.last = max(self.last or last, last)
 
     def as_dict(self) -> dict[str, Any]:
-        """Counts with the click rate."""
-        return asdict(self) | {"click_rate": self.clicks / self.labelled if self.labelled else None}
+        """Counts with the click rate; `impressions` in a log of counts only."""
+        counts = asdict(self) | {"click_rate": self.clicks / self.labelled if self.labelled else None}
+        return counts if self.impressions else {key: value for key, value in counts.items() if key != "impressions"}
+
+    def _add_counts(self, batch: pa.RecordBatch) -> None:
+        weight = batch.column(WEIGHT).to_numpy()
+        self.impressions += int(weight.sum())
+        if "click" in batch.schema.names:
+            click = np.asarray(batch.column("click").cast(pa.float64()).to_numpy(zero_copy_only=False))
+            self.clicks += int(weight[click == 1].sum())
+            self.labelled += int(weight[~np.isnan(click)].sum())
 
 
 class SplitWriter:

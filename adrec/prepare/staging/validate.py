@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import duckdb
 
+from adrec.data.counts import counts_among
 from adrec.data.disk.engine import columns_of, name, one_row, text
 from adrec.errors import DataError
 from adrec.prepare.sources import RawTable
@@ -26,7 +27,7 @@ from adrec.prepare.staging.convert import (
 )
 from adrec.prepare.staging.notes import notes_of
 from adrec.prepare.staging.roles import Roles
-from adrec.schema import TableSpec
+from adrec.schema import COUNTS, TableSpec
 
 UNKNOWN_AD = "is no ad's ad_id"
 BITS = 60
@@ -90,6 +91,7 @@ _CHECKS: Mapping[str, tuple[str, str, str]] = {
     "dwell_seconds": ("{v} < 0", "is negative", "Seconds are 0 or more."),
     "bid": ("{v} < 0", "is negative", "A bid is 0 or more."),
     "budget": ("{v} < 0", "is negative", "A budget is 0 or more."),
+    **dict.fromkeys(COUNTS, ("{v} < 0", "is negative", "A count is 0 or more.")),
 }
 
 
@@ -118,6 +120,8 @@ def stage_table(
     refuse_lone_quotes(connection, raw.files)
     made = {*raw.reading.defaults, *raw.reading.at_least}
     wanted = [column for column in spec.names if column in found or column in made]
+    counted = counts_among(wanted)
+    wanted = [column for column in wanted if column not in COUNTS or column in counted or spec.key is not None]
     wanted += [column for column in extra if column not in spec]
     wanted += [column for column in optional_extra if column in found and column not in wanted]
     plan = plan_columns(raw, spec, found, wanted, roles or Roles({}), private=private, nan_is_missing=nan_is_missing)
@@ -217,6 +221,8 @@ def plan_columns(
     if "starts_at" in wanted and "ends_at" in wanted:
         later = f"{_typed('starts_at')} >= {_typed('ends_at')}"
         checks.append(Check("ends_at", later, "is not after starts_at", "An ad ends after it starts."))
+    if COUNTS[0] in wanted and COUNTS[0] in spec:
+        checks += _counts_fit([column for column in COUNTS[1:] if column in wanted])
     source = "source_file, source_row, source_order"
     layer = f"SELECT {', '.join([*cells, source])} FROM {raw.view} adrec_raw"
     return Plan(
@@ -226,6 +232,14 @@ def plan_columns(
         tuple(words),
         tuple(moments),
     )
+
+
+def _counts_fit(columns: Sequence[str]) -> list[Check]:
+    """Every row counts impressions, and what follows them is counted among them."""
+    shown, cure = _typed(COUNTS[0]), "Map `impressions` to the column that counts how often the ad was shown."
+    found = [Check(column, f"{_typed(column)} > {shown}", "is more than the row's impressions", cure) for column in columns]
+    missing = f"{shown} IS NULL AND NOT {_typed('given ' + COUNTS[0])}"
+    return [*found, Check(COUNTS[0], missing, "is missing", "Every row of a log of counts needs one.")]
 
 
 def _typed(column: str) -> str:
@@ -271,6 +285,11 @@ def refuse_missing(raw: RawTable, spec: TableSpec, found: Mapping[str, str], ext
                 else ("Mend the config that names it.")
             )
             faults.append(f"{raw.files[0]}: column '{column}' is missing ({spec.name} need it). Columns: {known[:300]}. {fix}")
+    if spec.key is None and (counted := counts_among(found)) and COUNTS[0] not in (*counted, *raw.reading.defaults, *raw.reading.at_least):
+        faults.append(
+            f"{raw.files[0]}: column '{COUNTS[0]}' is missing: `{counted[0]}` counts of how many impressions? Name it under "
+            f"`columns` ({COUNTS[0]}: <its name in the file>), or map `click` to a column of 0 and 1. Columns: {known[:300]}."
+        )
     if faults:
         raise DataError("\n".join(dict.fromkeys(faults)))
 
@@ -331,5 +350,6 @@ _UNREADABLE = {
     ),
     "VARCHAR[]": ("is not a list", "Write a list."),
     "BOOLEAN": ("is not a boolean", _NO_NUMBER[1]),
+    "BIGINT": ("is not a whole number", _NO_NUMBER[1]),
     "VARCHAR": ("is a float too large to tell ids apart", "Store the column as text or as whole numbers."),
 }
