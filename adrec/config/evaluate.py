@@ -112,6 +112,9 @@ class EvaluateConfig(Seeded):
     """Baselines whose scores are click probabilities, so that log loss and calibration mean something for them."""
     cutoffs: Annotated[list[Count], Field(min_length=1)] = [5, 10]
     """The k of nDCG@k, hit rate, precision, recall and MAP@k."""
+    arms: str | None = None
+    """Column that names the test (experiment, ad group, article) whose ads are compared pair by pair as its arms; None: the
+    request of a log of counts, where it groups several ads. It may be any column of the scored table."""
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Score from which accuracy, precision, recall and F1 say yes."""
     bootstrap: BootstrapSettings = BootstrapSettings()

@@ -3,6 +3,10 @@
 Rows of one user are not independent, so the user is the unit that is drawn (Efron & Tibshirani 1993, ch. 8; Field & Welsh
 2007). A draw is a vector of user weights; a measure maps weights (U, b) of b draws to named values (b,), through sums by
 user (most metrics) or a sparse product (AUC). All measures see the same draws, so differences of runs are paired.
+
+In a log of counts the unit is what rows share: an ad, or a test of several (`adrec.stages.evaluation.counts`); drawing it whole
+carries both how units differ and the binomial noise inside them. Where units are too few to stand for others, the counts
+themselves are drawn, each from a Poisson distribution (`counts`): the noise of these units alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,14 +32,17 @@ def bootstrap(
     users: int,
     replicates: int,
     generator: np.random.Generator,
+    counts: Floats | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> dict[str, Values]:
     """Values (replicates,) of every measure of every run, under the same draws of `users` users with replacement.
 
-    `advance` is called with the number of draws done since the last call.
+    `counts` (U,): draw these counts instead, by `draw_counts`. `advance` is called with the number of draws done since the last
+    call.
     """
     parts: dict[str, dict[str, list[Floats]]] = {run: {} for run in measures}
-    for weights in draw_weights(users, replicates, generator):
+    drawn = draw_weights(users, replicates, generator) if counts is None else draw_counts(counts, replicates, generator)
+    for weights in drawn:
         for run, group in measures.items():
             for name, values in _evaluate(group, weights).items():
                 parts[run].setdefault(name, []).append(values)
@@ -57,6 +64,18 @@ def draw_weights(users: int, replicates: int, generator: np.random.Generator) ->
         for draw in counts:
             draw[:] = np.bincount(generator.integers(0, users, users), minlength=users)
         yield np.ascontiguousarray(counts.T, dtype=np.float64)
+
+
+def draw_counts(counts: Floats, replicates: int, generator: np.random.Generator) -> Iterator[Floats]:
+    """Blocks (U, b) of Poisson(count) / count: what each count (U,), above 0, becomes when the same is counted again.
+
+    Drawing every single impression with replacement is this to within 1 / (their number) (Hanley and MacGibbon 2006,
+    "Creating non-parametric bootstrap samples using Poisson frequencies").
+    """
+    width = int(np.clip(_WEIGHTS_AT_ONCE // max(len(counts), 1), 1, min(replicates, 256)))
+    for start in range(0, replicates, width):
+        size = (len(counts), min(width, replicates - start))
+        yield generator.poisson(counts[:, None], size) / counts[:, None]
 
 
 def of_sums(columns: Mapping[str, ArrayLike], users: Codes, count: int, combine: Callable[[Values], Values]) -> Measure:
@@ -89,9 +108,10 @@ def of_groups(values: Mapping[str, Floats], group_users: Codes, count: int) -> M
     return of_sums(columns, group_users, count, lambda sums: {n: divide(sums[n], sums[divisor[n]]) for n in values})
 
 
-def of_curve(labels: ArrayLike, scores: ArrayLike, users: Codes, count: int) -> Measure:
-    """`auc` and `pr_auc` over all rows, equal to those of `classification` with rows weighted by their user's weight."""
-    curve = _Curve(labels, scores, users, count)
+def of_curve(labels: ArrayLike, scores: ArrayLike, users: Codes, count: int, rows: Floats | None = None) -> Measure:
+    """`auc` and `pr_auc` over all rows, equal to those of `classification` with rows weighted by their user's weight, times
+    `rows` (N,) where these stand for many impressions."""
+    curve = _Curve(labels, scores, users, count, rows)
 
     def measure(weights: Floats) -> Values:
         draws = weights.shape[1]
@@ -126,24 +146,25 @@ class _Curve:
     merged, which is exact and makes the dense part as small as the number of distinct scores of positives.
     """
 
-    def __init__(self, labels: ArrayLike, scores: ArrayLike, users: Codes, count: int) -> None:
+    def __init__(self, labels: ArrayLike, scores: ArrayLike, users: Codes, count: int, rows: Floats | None = None) -> None:
         y, s = as_labels_and_scores(labels, scores)
         order = np.argsort(s)[::-1]
         block = np.zeros(len(y), dtype=np.int32)
         ordered = s[order]
         np.cumsum(ordered[1:] != ordered[:-1], out=block[1:])
         positive, user = y[order] > 0, users[order]
+        hits, misses = (None, None) if rows is None else (rows[order][positive], rows[order][~positive])
         del order, ordered
         hit_blocks = np.unique(block[positive])
         self.size = len(hit_blocks)
         # Row q: positives of hit block q. Negatives: row 2q before block q, row 2q + 1 inside it, last row after all.
         place = np.searchsorted(hit_blocks, block, side="left").astype(np.int32)
-        self.positive = _rows_to_users(place[positive], user[positive], self.size, count)
+        self.positive = _rows_to_users(place[positive], user[positive], self.size, count, hits)
         inside = hit_blocks[np.minimum(place, max(self.size - 1, 0))] == block if self.size else np.zeros(len(y), dtype=bool)
         place *= 2
         place += inside
-        self.negative = _rows_to_users(place[~positive], user[~positive], 2 * self.size + 1, count)
-        self.misses_by_user: Floats = np.bincount(user[~positive], minlength=count).astype(np.float64)
+        self.negative = _rows_to_users(place[~positive], user[~positive], 2 * self.size + 1, count, misses)
+        self.misses_by_user: Floats = np.bincount(user[~positive], misses, count).astype(np.float64)
 
     def walk(self, weights: Floats) -> Iterator[tuple[Floats, Floats, Floats]]:
         """Blocks of rows: positives in the block, negatives above it, negatives inside it; each (rows, b)."""
@@ -158,8 +179,8 @@ class _Curve:
             above = running[-1]
 
 
-def _rows_to_users(rows: Codes, users: Codes, height: int, width: int) -> sparse.csr_matrix:
-    """CSR (height, width) counting users in each row; `rows` (N,) are sorted, so no sort is needed."""
+def _rows_to_users(rows: Codes, users: Codes, height: int, width: int, counts: Floats | None) -> sparse.csr_matrix:
+    """CSR (height, width) counting users in each row, `counts` (N,) times; `rows` (N,) are sorted, so no sort is needed."""
     pointer = np.searchsorted(rows, np.arange(height + 1)).astype(np.int32)
-    ones = np.ones(len(users), dtype=np.int8)  # a product with weights is in their type
+    ones = np.ones(len(users), dtype=np.int8) if counts is None else counts  # a product with weights is in their type
     return sparse.csr_matrix((ones, users.astype(np.int32, copy=False), pointer), shape=(height, width))

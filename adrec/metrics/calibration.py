@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy.special import ndtri
 
-from adrec.metrics.ties import ArrayLike, Floats, Ints
+from adrec.metrics.ties import ArrayLike, Floats, Ints, as_weights
 
 Binning = Literal["quantile", "uniform"]
 BINS = 15
@@ -15,41 +15,64 @@ BINS = 15
 class Reliability(NamedTuple):
     """The reliability diagram's points; arrays (K,) over the K bins that hold rows, lowest scores first."""
 
-    rows: Ints
+    rows: Ints | Floats
+    """Impressions, where rows weigh."""
     predicted: Floats
     """Mean predicted probability of the bin."""
     observed: Floats
     """Share of positives in the bin."""
     low: Floats
-    """Lower end of the 95 % Wilson interval of `observed` (rows taken as independent)."""
+    """Lower end of the 95 % Wilson interval of `observed` (rows, or impressions, taken as independent)."""
     high: Floats
 
 
-def bin_codes(probabilities: ArrayLike, bins: int = BINS, binning: Binning = "quantile") -> Ints:
-    """Bin of each row (N,) in [0, bins). Quantile bins hold about equally many rows; equal scores share a bin."""
+def bin_codes(
+    probabilities: ArrayLike, bins: int = BINS, binning: Binning = "quantile", weights: ArrayLike | None = None
+) -> Ints:
+    """Bin of each row (N,) in [0, bins). Quantile bins hold about equally many rows (or weights); equal scores share a bin."""
     p = np.asarray(probabilities, dtype=np.float64)
-    if len(p) == 0:
-        return np.zeros(0, dtype=np.int64)
+    return np.searchsorted(bin_edges(p, bins, binning, weights), p, side="left").astype(np.int64)
+
+
+def bin_edges(
+    probabilities: ArrayLike, bins: int = BINS, binning: Binning = "quantile", weights: ArrayLike | None = None
+) -> Floats:
+    """Highest probability of each bin but the last, at most bins - 1 of them, rising."""
+    p = np.asarray(probabilities, dtype=np.float64)
     steps = np.linspace(0, 1, bins + 1)[1:-1]
+    if binning == "uniform" or len(p) == 0:
+        return np.asarray(steps, dtype=np.float64)
     # "lower" takes edges from the data, so that an edge never falls inside a run of equal scores.
-    edges = np.unique(np.quantile(p, steps, method="lower")) if binning == "quantile" else steps
-    return np.searchsorted(edges, p, side="left").astype(np.int64)
+    return np.unique(_lower_quantiles(p, steps, weights))
 
 
-def reliability(labels: ArrayLike, probabilities: ArrayLike, bins: int = BINS, binning: Binning = "quantile") -> Reliability:
+def reliability(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    bins: int = BINS,
+    binning: Binning = "quantile",
+    weights: ArrayLike | None = None,
+) -> Reliability:
     """Predicted against observed by bin, with Wilson (1927) intervals. Empty input gives empty arrays."""
     y, p = np.asarray(labels, dtype=np.float64), np.asarray(probabilities, dtype=np.float64)
-    codes = bin_codes(p, bins, binning)
-    rows = np.bincount(codes, minlength=bins)
+    codes = bin_codes(p, bins, binning, weights)
+    w = as_weights(weights, len(y))
+    rows = np.bincount(codes, w, bins)
     kept = rows > 0
-    rows = rows[kept].astype(np.int64)
-    predicted = np.bincount(codes, p, bins)[kept] / rows
-    observed = np.bincount(codes, y, bins)[kept] / rows
+    rows = rows[kept] if weights is not None else rows[kept].astype(np.int64)
+    predicted = np.bincount(codes, w * p, bins)[kept] / rows
+    observed = np.bincount(codes, w * y, bins)[kept] / rows
     low, high = wilson_interval(observed, rows)
     return Reliability(rows, predicted, observed, low, high)
 
 
-def ece(labels: ArrayLike, probabilities: ArrayLike, bins: int = BINS, binning: Binning = "quantile") -> float:
+def ece(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    bins: int = BINS,
+    binning: Binning = "quantile",
+    weights: ArrayLike | None = None,
+) -> float:
     """Expected calibration error, in [0, 1]: the row-weighted mean of |predicted - observed| over bins (Naeini et al. 2015).
 
     Quantile bins by default, since click probabilities crowd near 0. NaN without rows.
@@ -57,13 +80,13 @@ def ece(labels: ArrayLike, probabilities: ArrayLike, bins: int = BINS, binning: 
     >>> ece([0, 1], [0.25, 0.75], bins=2)  # (|.25 - 0| + |.75 - 1|) / 2
     0.25
     """
-    table = reliability(labels, probabilities, bins, binning)
+    table = reliability(labels, probabilities, bins, binning, weights)
     if len(table.rows) == 0:
         return float("nan")
     return float(table.rows @ np.abs(table.predicted - table.observed) / table.rows.sum())
 
 
-def predicted_over_observed(labels: ArrayLike, probabilities: ArrayLike) -> float:
+def predicted_over_observed(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Sum of predicted probabilities over number of positives ("calibration" in He et al. 2014); 1 is right.
 
     NaN without positives.
@@ -71,12 +94,23 @@ def predicted_over_observed(labels: ArrayLike, probabilities: ArrayLike) -> floa
     >>> predicted_over_observed([1, 0], [0.5, 0.25])
     0.75
     """
-    observed = float(np.asarray(labels, dtype=np.float64).sum())
-    predicted = float(np.asarray(probabilities, dtype=np.float64).sum())
+    y, p = np.asarray(labels, dtype=np.float64), np.asarray(probabilities, dtype=np.float64)
+    w = as_weights(weights, len(y))
+    observed, predicted = float((w * y).sum()), float((w * p).sum())
     return predicted / observed if observed > 0 else float("nan")
 
 
-def wilson_interval(rate: Floats, rows: Ints, level: float = 0.95) -> tuple[Floats, Floats]:
+def _lower_quantiles(p: Floats, steps: Floats, weights: ArrayLike | None) -> Floats:
+    """numpy's "lower" quantiles of p (N,), of each value as often as its weight says."""
+    if weights is None:
+        return np.asarray(np.quantile(p, steps, method="lower"))
+    order = np.argsort(p, kind="stable")
+    above = np.cumsum(as_weights(weights, len(p))[order])  # how many values lie at or before each
+    place = np.searchsorted(above, np.floor(steps * (above[-1] - 1)), side="right")
+    return np.asarray(p[order][np.minimum(place, len(p) - 1)])
+
+
+def wilson_interval(rate: Floats, rows: Ints | Floats, level: float = 0.95) -> tuple[Floats, Floats]:
     """Wilson (1927) interval of a share `rate` seen in `rows` independent rows; both (K,)."""
     z = float(ndtri(0.5 + level / 2))
     scale = 1 + z**2 / rows

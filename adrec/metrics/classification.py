@@ -1,6 +1,7 @@
 """Metrics over all rows at once: discrimination, probability error, decisions at a threshold, ratings.
 
-Every function takes labels (N,) and predictions (N,), with optional non-negative row weights (N,), and returns a float.
+Every function takes labels (N,) and predictions (N,), with optional non-negative row weights (N,), and returns a float: that of
+rows repeated so often as their weights say.
 Where the value does not exist (no rows, one class only) it is NaN, never a guess.
 """
 
@@ -8,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from adrec.metrics.ties import ArrayLike, Floats, as_labels_and_scores, run_starts
+from adrec.metrics.ties import ArrayLike, Floats, as_labels_and_scores, as_weights, run_starts
 
 
 def auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> float:
@@ -103,7 +104,7 @@ def decisions(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5, weig
     0.5
     """
     y, s = as_labels_and_scores(labels, scores)
-    w = _weights(weights, len(y))
+    w = as_weights(weights, len(y))
     yes = s >= threshold
     hit, false_alarm = float(w @ (yes * y)), float(w @ (yes * (1 - y)))
     miss, total = float(w @ (~yes * y)), float(w.sum())
@@ -120,24 +121,24 @@ def decisions_from_counts(hit: float, false_alarm: float, miss: float, total: fl
     )
 
 
-def accuracy(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> float:
+def accuracy(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5, weights: ArrayLike | None = None) -> float:
     """Share of rows decided rightly by score >= threshold."""
-    return decisions(labels, scores, threshold).accuracy
+    return decisions(labels, scores, threshold, weights).accuracy
 
 
-def precision(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> float:
+def precision(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5, weights: ArrayLike | None = None) -> float:
     """Share of positives among the rows with score >= threshold; NaN where there is no such row."""
-    return decisions(labels, scores, threshold).precision
+    return decisions(labels, scores, threshold, weights).precision
 
 
-def recall(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> float:
+def recall(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5, weights: ArrayLike | None = None) -> float:
     """Share of the positives that have score >= threshold; NaN without a positive."""
-    return decisions(labels, scores, threshold).recall
+    return decisions(labels, scores, threshold, weights).recall
 
 
-def f1(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> float:
+def f1(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5, weights: ArrayLike | None = None) -> float:
     """Harmonic mean of precision and recall at score >= threshold; NaN where neither a positive nor a yes exists."""
-    return decisions(labels, scores, threshold).f1
+    return decisions(labels, scores, threshold, weights).f1
 
 
 def mse(targets: ArrayLike, predictions: ArrayLike, weights: ArrayLike | None = None) -> float:
@@ -162,7 +163,7 @@ def mae(targets: ArrayLike, predictions: ArrayLike, weights: ArrayLike | None = 
 def _mass_by_falling_score(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None) -> tuple[Floats, Floats]:
     """Weight of positives and of negatives (T,) at each of the T distinct scores, highest score first."""
     y, s = as_labels_and_scores(labels, scores)
-    w = _weights(weights, len(y))
+    w = as_weights(weights, len(y))
     order = np.argsort(s)[::-1]
     starts = run_starts(s[order])
     if len(starts) == 0:
@@ -171,15 +172,11 @@ def _mass_by_falling_score(labels: ArrayLike, scores: ArrayLike, weights: ArrayL
     return positive, np.add.reduceat((w * (1 - y))[order], starts)
 
 
-def _weights(weights: ArrayLike | None, rows: int) -> Floats:
-    return np.ones(rows) if weights is None else np.asarray(weights, dtype=np.float64)
-
-
 def _mean(values: Floats, weights: ArrayLike | None) -> float:
     if weights is None:
         return float(values.mean()) if len(values) else float("nan")
-    w = _weights(weights, len(values))
-    return _ratio(float(w @ values), float(w.sum()))
+    w = as_weights(weights, len(values))
+    return _ratio(float((w * values).sum()), float(w.sum()))  # not a dot product: weights of 1 give the plain mean's bits
 
 
 def _ratio(numerator: float, denominator: float) -> float:

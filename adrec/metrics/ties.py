@@ -21,6 +21,18 @@ def as_labels_and_scores(labels: ArrayLike, scores: ArrayLike) -> tuple[Floats, 
     return y, s
 
 
+def as_weights(weights: ArrayLike | None, rows: int) -> Floats:
+    """Weights of rows (N,) float64; ones where None. Raises ValueError on another length, NaN or a negative one."""
+    if weights is None:
+        return np.ones(rows)
+    w = np.asarray(weights, dtype=np.float64)
+    if w.shape != (rows,):
+        raise ValueError(f"weights {w.shape} must be one for each of {rows} rows")
+    if not (w >= 0).all():
+        raise ValueError("weights hold NaN or negative numbers")
+    return w
+
+
 def descending_keys(scores: npt.NDArray[np.floating]) -> npt.NDArray[np.uint32]:
     """uint32 keys (N,) that rise as the scores fall, equal exactly where the scores are equal.
 

@@ -25,8 +25,10 @@ from adrec.data.disk.writing import folder_aside, write_aside
 from adrec.errors import DataError
 from adrec.metrics.calibration import reliability
 from adrec.metrics.significance import LEVEL, Interval
+from adrec.schema import WEIGHT
 from adrec.stages.evaluation import show
 from adrec.stages.evaluation.align import aligned
+from adrec.stages.evaluation.arms import ArmsResult, judge_arms
 from adrec.stages.evaluation.judge import TaskResult, judge_task
 from adrec.stages.evaluation.lists import ListResult, judge_lists
 from adrec.stages.evaluation.replay import OffPolicyResult, replay
@@ -50,6 +52,8 @@ class EvaluateResult:
     tasks: tuple[TaskResult, ...]
     slices: dict[str, SliceResult]
     """By label of the task; binary ones only."""
+    arms: dict[str, ArmsResult]
+    """By label of the task, where the rows are of tests; binary ones only."""
     lists: ListResult | None
     off_policy: OffPolicyResult | None
     config: EvaluateConfig
@@ -86,13 +90,16 @@ class EvaluateResult:
         if sliced is not None:
             found |= {"slices": [_plain(asdict(part)) for part in sliced.slices]}
             found |= {"alarms": [_plain(asdict(alarm)) for alarm in sliced.alarms]}
+        arms = self.arms.get(result.task.label_name)
+        if arms is not None:
+            found |= {"arms": arms.as_dict()}
         return found
 
     def _bins(self, result: TaskResult, scores: Scores) -> dict[str, Any]:
         """The points of the reliability diagram, which the report draws."""
         if not scores.is_probability:
             return {}
-        table = reliability(result.frame.labels, scores.values)
+        table = reliability(result.frame.labels, scores.values, weights=result.frame.weights)
         return {"reliability": {name: values.tolist() for name, values in table._asdict().items()}}
 
     def _off_policy(self, result: OffPolicyResult) -> dict[str, Any]:
@@ -134,11 +141,19 @@ def run(config: EvaluateConfig, terminal: Terminal) -> EvaluateResult:
         if done.task.kind == "binary":
             with terminal.progress(f"slices of {done.task.label_name}"):
                 sliced[done.task.label_name] = judge_slices(done, cuts, config, generator)
+    arms = {}
+    for done in judged:
+        if done.task.kind == "binary" and (compared := judge_arms(rows, done.task, config, generator)) is not None:
+            arms[done.task.label_name] = compared
     lists = judge_lists(rows, ads, _popularity(config.training), config, generator)
+    if config.off_policy is not None and WEIGHT in rows:
+        raise DataError(
+            f"{config.scored}: its rows are counts; off-policy evaluation needs each decision as a row. Leave off_policy out."
+        )
     off_policy = replay(rows, config, generator) if config.off_policy is not None else None
     output = config.output or evaluation_folder(config.scored)
     result = EvaluateResult(
-        output, config.name or config.scored.stem, _facts(config), tuple(judged), sliced, lists, off_policy, config
+        output, config.name or config.scored.stem, _facts(config), tuple(judged), sliced, arms, lists, off_policy, config
     )
     _write(result, rows, ads, terminal)
     return result
@@ -151,6 +166,8 @@ def _load(config: EvaluateConfig) -> tuple[Rows, list[tuple[str, Rows]]]:
         wanted += [name for name in (settings.policy_column, settings.expected_column, settings.propensity_column) if name]
     if config.against:
         wanted.append("row_id")
+    if config.arms is not None:
+        wanted.append(config.arms)
     rows = load_rows(config.scored, wanted)
     if config.labels is not None and not rows.is_ranked:
         rows = with_labels(rows, config.labels)

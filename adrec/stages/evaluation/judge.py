@@ -9,6 +9,7 @@ import numpy as np
 from adrec.config.evaluate import EvaluateConfig
 from adrec.metrics.bootstrap import Values, bootstrap, point
 from adrec.metrics.significance import ALARM_LEVEL, Difference, Interval, adjust, difference, interval
+from adrec.stages.evaluation.counts import tests_of, units_of, weights_of
 from adrec.stages.evaluation.measures import LOWER_IS_BETTER, NO_DIRECTION, Frame, binary_measures, regression_measures
 from adrec.stages.evaluation.rows import Rows
 from adrec.stages.evaluation.tasks import Role, Task
@@ -57,16 +58,20 @@ class TaskResult:
 
     def counts(self) -> dict[str, Any]:
         """How much data stands behind the numbers."""
-        labels, requests = self.frame.labels, self.frame.requests
-        counts: dict[str, Any] = {"rows": len(labels), "users": self.frame.user_count}
+        frame, labels, requests = self.frame, self.frame.labels, self.frame.requests
+        counts: dict[str, Any] = {"rows": len(labels)}
+        if frame.weights is None:
+            counts["users"] = frame.user_count
+        else:
+            counts |= {"impressions": int(frame.impressions), frame.unit: frame.user_count, "drawn": frame.unit}
         if requests is not None:
             counts["requests"] = int(requests.max(initial=-1)) + 1 - self.frame.lone
             if self.frame.lone:
                 counts["rows_without_request"] = self.frame.lone
         if self.task.kind == "binary":
-            counts |= {"positives": int(labels.sum()), "rate": float(labels.mean())}
+            counts |= {"positives": int(frame.positives), "rate": frame.positives / frame.impressions}
         else:
-            counts |= {"mean": float(labels.mean())}
+            counts |= {"mean": frame.positives / frame.impressions}
         return counts | {"unlabelled_rows": self.task.unlabelled} | self.skipped
 
 
@@ -74,9 +79,7 @@ def judge_task(
     rows: Rows, task: Task, config: EvaluateConfig, generator: np.random.Generator, advance: Callable[[int], None]
 ) -> TaskResult:
     """Point values, intervals and paired comparisons of all runs of a task."""
-    requests = None if rows.requests is None else rows.requests.codes[task.rows]
-    lone = 0 if rows.lone is None else int(rows.lone[task.rows].sum())
-    frame = Frame.of(task.labels, rows.users.codes[task.rows], requests, lone)
+    frame = frame_of(rows, task, config)
     values: dict[str, dict[str, float]] = {}
     draws: dict[str, Values] = {}
     skipped: dict[str, int] = {}
@@ -93,6 +96,7 @@ def judge_task(
             users=frame.user_count,
             replicates=config.bootstrap.replicates,
             generator=np.random.default_rng(seed),
+            counts=frame.counts,
             advance=advance,
         )
     metrics = {
@@ -100,6 +104,19 @@ def judge_task(
         for run, named in values.items()
     }
     return TaskResult(task, frame, metrics, _compare(task, frame, values, draws, config), skipped)
+
+
+def frame_of(rows: Rows, task: Task, config: EvaluateConfig) -> Frame:
+    """The rows of a task, and what of them is drawn. Raises DataError for weights that are none."""
+    weights = weights_of(rows)
+    if weights is not None:
+        tests = tests_of(rows, config.arms)
+        ads = rows.ads.codes[task.rows]
+        own = weights[task.rows]
+        return Frame.of_counts(task.labels, own, units_of(ads, None if tests is None else tests[task.rows], own))
+    requests = None if rows.requests is None else rows.requests.codes[task.rows]
+    lone = 0 if rows.lone is None else int(rows.lone[task.rows].sum())
+    return Frame.of(task.labels, rows.users.codes[task.rows], requests, lone)
 
 
 def _compare(

@@ -1,16 +1,17 @@
 """Every metric of one column of predictions, as bootstrap measures: point value and all draws come from the same code."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from adrec.metrics.bootstrap import Measure, Values, divide, of_curve, of_groups, of_sums
-from adrec.metrics.calibration import BINS, bin_codes
+from adrec.metrics.calibration import BINS, bin_edges
 from adrec.metrics.classification import log_losses
 from adrec.metrics.ranking import RankedGroups
 from adrec.metrics.ties import Floats, Ints, group_codes
+from adrec.stages.evaluation.counts import Units, repeated
 from adrec.stages.evaluation.tasks import Scores
 
 Codes = npt.NDArray[np.integer]
@@ -22,7 +23,11 @@ NO_DIRECTION = frozenset({"predicted_over_observed"})
 
 @dataclass(frozen=True)
 class Frame:
-    """Rows of a task with their users and groups, recoded so that only users with rows are drawn."""
+    """Rows of a task with their users and groups, recoded so that only users with rows are drawn.
+
+    Where rows stand for many impressions, what is drawn stands in the place of the users, and there are no lists: nobody was
+    shown the rows of a request together, nor is a user one person.
+    """
 
     labels: Floats
     users: Codes
@@ -32,6 +37,12 @@ class Frame:
     """(N,) dense codes; None where the table has no requests."""
     lone: int = 0
     """Rows of no request. Each has a code of its own, so means over requests leave it out as one of a single class."""
+    weights: Floats | None = None
+    """(N,) impressions of each row; None where each is one."""
+    unit: str = "users"
+    """What is drawn."""
+    counts: Floats | None = None
+    """(user_count,) counts that are drawn themselves, where units are too few to stand for others."""
 
     @classmethod
     def of(cls, labels: Floats, users: Codes, requests: Codes | None, lone: int = 0) -> "Frame":
@@ -40,10 +51,26 @@ class Frame:
         grouped = None if requests is None else group_codes(requests)[0].astype(np.int32)
         return cls(labels, codes.astype(np.int32), count, grouped, lone)
 
+    @classmethod
+    def of_counts(cls, labels: Floats, weights: Floats, units: Units) -> "Frame":
+        """Rows that stand for many impressions."""
+        return cls(labels, units.codes, units.count, None, weights=weights, unit=units.name, counts=units.counts)
+
+    @property
+    def impressions(self) -> float:
+        """Rows, or what they weigh together."""
+        return float(len(self.labels) if self.weights is None else self.weights.sum())
+
+    @property
+    def positives(self) -> float:
+        """Of the impressions."""
+        return float(repeated(self.labels, self.weights).sum())
+
     def take(self, rows: Codes | slice) -> "Frame":
         """The given rows; users keep their codes, so that draws stay paired with those of all rows."""
         requests = None if self.requests is None else self.requests[rows]
-        return Frame(self.labels[rows], self.users[rows], self.user_count, requests)
+        weights = None if self.weights is None else self.weights[rows]
+        return replace(self, labels=self.labels[rows], users=self.users[rows], requests=requests, lone=0, weights=weights)
 
     @property
     def has_lists(self) -> bool:
@@ -55,15 +82,16 @@ def binary_measures(
     frame: Frame, scores: Scores, *, cutoffs: Sequence[int], threshold: float
 ) -> tuple[list[Measure], dict[str, int]]:
     """Measures of a click-like task, and how many requests and users each kind of mean left out (one class only)."""
-    measures = [of_curve(frame.labels, scores.values, frame.users, frame.user_count)]
+    measures = [of_curve(frame.labels, scores.values, frame.users, frame.user_count, frame.weights)]
     skipped = {}
     if frame.requests is not None and frame.has_lists:
         ranked = RankedGroups(frame.labels, scores.values, frame.requests)
         measures.append(of_groups(_list_metrics(ranked, cutoffs), owners(frame.requests, frame.users), frame.user_count))
         skipped["requests_of_one_class"] = ranked.skipped - frame.lone
-    by_user = RankedGroups(frame.labels, scores.values, frame.users)
-    measures.append(_user_measure(by_user, frame))
-    skipped["users_of_one_class"] = by_user.skipped
+    if frame.weights is None:
+        by_user = RankedGroups(frame.labels, scores.values, frame.users)
+        measures.append(_user_measure(by_user, frame))
+        skipped["users_of_one_class"] = by_user.skipped
     if scores.is_probability:
         measures += [_probability_measure(frame, scores.values), _calibration_measure(frame, scores.values)]
         measures.append(_decision_measure(frame, scores.values, threshold))
@@ -72,7 +100,7 @@ def binary_measures(
 
 def core_measures(frame: Frame, scores: Scores) -> list[Measure]:
     """The few measures that slices report."""
-    measures = [of_curve(frame.labels, scores.values, frame.users, frame.user_count)]
+    measures = [of_curve(frame.labels, scores.values, frame.users, frame.user_count, frame.weights)]
     if frame.requests is not None and frame.has_lists:
         auc = RankedGroups(frame.labels, scores.values, frame.requests).auc()
         measures.append(of_groups({"auc_request": auc}, owners(frame.requests, frame.users), frame.user_count))
@@ -152,9 +180,10 @@ def _probability_measure(frame: Frame, p: npt.NDArray[np.floating]) -> Measure:
 
 def _calibration_measure(frame: Frame, p: npt.NDArray[np.floating]) -> Measure:
     """ECE with bins fixed by the data: the sum over bins of |predicted - observed| clicks, over rows."""
+    edges = bin_edges(p, weights=frame.weights)
 
     def columns(y: Floats, p: npt.NDArray[np.floating]) -> Values:
-        code = bin_codes(p)
+        code = np.searchsorted(edges, p, side="left")
         return {**{str(b): (p - y) * (code == b) for b in range(BINS)}, "rows": np.ones(len(y))}
 
     def combine(sums: Values) -> Values:
@@ -193,7 +222,8 @@ def _of_rows(
     for start in range(0, max(len(p), 1), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
         for name, values in columns(frame.labels[part], p[part]).items():
-            totals[name] = totals.get(name, 0.0) + np.bincount(frame.users[part], values, count).astype(np.float64)
+            weighed = values if frame.weights is None else values * frame.weights[part]
+            totals[name] = totals.get(name, 0.0) + np.bincount(frame.users[part], weighed, count).astype(np.float64)
     return of_sums(totals, np.arange(count), count, combine)
 
 

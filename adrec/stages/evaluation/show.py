@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from adrec.metrics.significance import LEVEL, Interval
+from adrec.stages.evaluation.arms import ArmsResult, Pair
 from adrec.stages.evaluation.judge import Comparison, TaskResult
 from adrec.stages.evaluation.tasks import Role, Scores
 
@@ -50,6 +51,11 @@ TITLES = {
     "switch_doubly_robust": "switch doubly robust",
 }
 HEADLINE = ("auc", "auc_request", "auc_user", "mrr", "ndcg", "log_loss", "normalised_entropy", "ece", "predicted_over_observed")
+COUNTED = ("rows", "impressions", "requests", "users", "ads", "tests")
+"""How much is judged, in the order in which it is told."""
+DRAWN = {"ads": "ads whole", "tests": "tests whole", "counts": "the counts (too few ads to stand for others)"}
+"""What intervals of a log of counts are made of."""
+NO_LISTS = "rows are counts: no lists, so no figures per request or user"
 _SHORT = {
     "auc_request": "AUC/req",
     "auc_user": "AUC/user",
@@ -121,6 +127,9 @@ def render(result: "EvaluateResult") -> Iterable[RenderableType]:
             for alarm in sliced.alarms:
                 where, p = f"{alarm.column} = {alarm.value}", p_value(alarm.adjusted_p)
                 yield Text.assemble(("alarm", "yellow"), f" {where}: {alarm.message} (adjusted p {p})")
+        arms = result.arms.get(task.task.label_name)
+        if arms is not None:
+            yield from _arms(arms)
     if result.lists is not None:
         table = Table(title=f"Lists: {result.lists.what}, {result.lists.lists:,} lists", title_justify="left")
         for name in ("metric", "value", "interval"):
@@ -136,13 +145,13 @@ def render(result: "EvaluateResult") -> Iterable[RenderableType]:
 
 def _headline(result: "EvaluateResult", task: TaskResult) -> Table:
     counts = task.counts()
-    what = ", ".join(f"{counts[name]:,} {name}" for name in ("rows", "requests", "users") if name in counts)
-    rate = f", rate {counts['rate']:.4f}" if "rate" in counts else ""
+    what = ", ".join(f"{counts[name]:,} {name}" for name in COUNTED if name in counts)
+    rate = f", rate {counts['rate']:.{4 if counts['rate'] >= 0.01 else 6}f}" if "rate" in counts else ""
     lone = counts.get("rows_without_request", 0)
     rate += f"; {lone:,} rows of no known request are in no figure per request" if lone else ""
     table = Table(
         title=f"{result.name}: {task.task.label_name} ({what}{rate})",
-        caption=f"± half of the {LEVEL:.0%} interval (bootstrap over users)",
+        caption=f"± half of the {LEVEL:.0%} interval ({_drawn(counts)})",
         title_justify="left",
         caption_justify="left",
         box=box.HORIZONTALS,
@@ -167,6 +176,10 @@ def _headline(result: "EvaluateResult", task: TaskResult) -> Table:
     return table
 
 
+def _drawn(counts: dict[str, Any]) -> str:
+    return f"bootstrap, drawing {DRAWN[counts['drawn']]}; {NO_LISTS}" if "drawn" in counts else "bootstrap over users"
+
+
 def _comparisons(task: TaskResult) -> Iterable[RenderableType]:
     shown = [c for c in task.comparisons if c.role == "against"]
     if not shown:
@@ -178,6 +191,51 @@ def _comparisons(task: TaskResult) -> Iterable[RenderableType]:
         value, interval, _, adjusted = difference_cells(c)
         table.add_row(c.other, _SHORT.get(c.metric, title(c.metric)), value, interval, adjusted, c.verdict())
     yield table
+
+
+TOLD_ARMS = 10
+"""Pairs of arms shown to people; metrics.json has more."""
+
+
+def _arms(arms: ArmsResult) -> Iterable[RenderableType]:
+    table = Table(title=arms_title(arms), caption=ARMS_CAPTION, title_justify="left", caption_justify="left")
+    for name in ("run", "ordered rightly", "interval", "rate of arms put above the mean", "interval"):
+        table.add_column(name, justify="left" if name == "run" else "right")
+    for name, judged in arms.runs.items():
+        ordered, lift = judged.ordered_rightly, judged.lift_above_mean
+        cells = (number(ordered.value, 3), bounds(ordered), number(lift.value, 3), bounds(lift))
+        table.add_row(name, *cells, style="bold" if judged.role == "model" else "dim" if judged.role == "oracle" else "")
+    yield table
+    pairs = Table(title="The surest differences of click rates", title_justify="left")
+    for name in ("test", "better", "other", "rates", "difference", "interval", "adj. p", "model says"):
+        pairs.add_column(name, justify="left" if name in {"test", "better", "other", "model says"} else "right")
+    for pair in arms.told[:TOLD_ARMS]:
+        pairs.add_row(*arm_cells(pair))
+    yield pairs
+
+
+ARMS_CAPTION = (
+    "Ordered rightly: of the pairs whose difference is significant (Holm within a test). "
+    "Rate: over that of the arms' own tests; 1 is no better than drawing an arm."
+)
+
+
+def arms_title(arms: ArmsResult) -> str:
+    """How many tests, arms and pairs."""
+    return (
+        f"Arms of {arms.tests:,} tests (by {arms.by}): {arms.arms:,} arms, {arms.pairs:,} pairs, "
+        f"{arms.sure:,} with a significant difference in {arms.sure_tests:,} tests"
+    )
+
+
+def arm_cells(pair: Pair) -> tuple[str, ...]:
+    """Test, better arm, other arm, rates, difference, interval, adjusted p, what the model says."""
+    says = {1.0: "the same", 0.0: "the other"}.get(pair.agrees, "neither")
+    ends = f"{pair.low:+.5f} to {pair.high:+.5f}"
+    return (
+        pair.test, pair.arm, pair.other, f"{pair.rate:.5f}, {pair.other_rate:.5f}", f"{pair.difference:+.5f}", ends,
+        p_value(pair.adjusted_p), says,
+    )  # fmt: skip
 
 
 def difference_cells(comparison: Comparison) -> tuple[str, str, str, str]:

@@ -13,6 +13,7 @@ from adrec.config.evaluate import EvaluateConfig
 from adrec.errors import DataError
 from adrec.metrics.bootstrap import Values, bootstrap, point
 from adrec.metrics.significance import ALARM_LEVEL, Difference, Interval, adjust, difference, interval
+from adrec.stages.evaluation.counts import LEAST_UNITS
 from adrec.stages.evaluation.judge import TaskResult
 from adrec.stages.evaluation.measures import Frame, core_measures
 from adrec.stages.evaluation.rows import Rows, ShortInts, encode, look_up
@@ -113,6 +114,7 @@ def judge_slices(
                     users=frame.user_count,
                     replicates=config.bootstrap.slice_replicates,
                     generator=np.random.default_rng(seed),
+                    counts=frame.counts,
                 )
             )
 
@@ -140,16 +142,20 @@ def _slice(
     draws: Values,
     config: EvaluateConfig,
 ) -> Slice:
-    positives = int(frame.labels[part].sum())
-    least = LEAST_POSITIVES
+    inside = frame.take(part)
+    positives, least = int(inside.positives), LEAST_POSITIVES
+    drawn = len(np.unique(inside.users))
+    # Drawing a few ads whole says nothing of others: with one ad, nothing of anything.
+    few = frame.unit in {"ads", "tests"} and drawn < LEAST_UNITS
+    unknown = np.full(1, np.nan)
     return Slice(
         column=column,
         value=value,
         rows=len(part),
-        users=len(np.unique(frame.users[part])),
+        users=drawn,
         positives=positives,
-        metrics={metric: interval(found, draws[metric]) for metric, found in values.items()},
-        small=positives < least or len(part) - positives < least,
+        metrics={metric: interval(found, unknown if few else draws[metric]) for metric, found in values.items()},
+        small=few or positives < least or inside.impressions - positives < least,
     )
 
 

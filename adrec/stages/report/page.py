@@ -14,6 +14,12 @@ from adrec.metrics.significance import Interval
 from adrec.stages.evaluation.judge import TaskResult, direction
 from adrec.stages.evaluation.rows import Rows
 from adrec.stages.evaluation.show import (
+    ARMS_CAPTION,
+    COUNTED,
+    DRAWN,
+    NO_LISTS,
+    arm_cells,
+    arms_title,
     bounds,
     difference_cells,
     headline_metrics,
@@ -94,6 +100,7 @@ def write_report(result: "EvaluateResult", rows: Rows, ads: pa.Table | None, pat
         "thousands": lambda n: f"{n:,}",
     }
     environment.globals |= {"difference_cells": difference_cells, "best_of": _best}
+    environment.globals |= {"arm_cells": arm_cells, "arms_title": arms_title, "arms_caption": ARMS_CAPTION}
     pictures = Pictures()
     template = environment.from_string((files("adrec.stages.report") / "page.html.j2").read_text(encoding="utf-8"))
     page = template.render(
@@ -167,14 +174,18 @@ def _oracle(runs: Sequence[Scores]) -> list[Scores]:
 
 def _counts(task: TaskResult) -> str:
     counts = task.counts()
-    said = [f"{counts[name]:,} {name}" for name in ("rows", "requests", "users") if name in counts]
+    said = [f"{counts[name]:,} {name}" for name in COUNTED if name in counts]
     if "rate" in counts:
-        said.append(f"{counts['positives']:,} {task.task.label_name}s ({counts['rate']:.2%})")
+        said.append(
+            f"{counts['positives']:,} {task.task.label_name}s ({counts['rate']:.{2 if counts['rate'] >= 0.01 else 4}%})"
+        )
     for name, value in counts.items():
         if name.endswith("of_one_class") and value:
             said.append(f"{value:,} {name.replace('_', ' ')} left out of their means")
     if "rows_without_request" in counts:
         said.append(f"{counts['rows_without_request']:,} rows of no known request left out of figures per request")
+    if "impressions" in counts:
+        said.append(f"{NO_LISTS}; intervals by drawing {DRAWN[counts['drawn']]}")
     if counts["unlabelled_rows"]:
         said.append(f"{counts['unlabelled_rows']:,} rows without the label left out")
     return ", ".join(said)

@@ -20,7 +20,7 @@ from adrec.stages.report.figures import GRID, INK, MUTED, SERIES, SURFACE, Plot,
 def roc_plot(result: TaskResult, runs: Sequence[Scores]) -> Plot:
     """ROC of the model beside at most four other runs."""
     with drawing("ROC", "The higher the curve, the better clicks are told from the rest.") as plot:
-        _lines(plot.axes, result.frame.labels, runs, roc)
+        _lines(plot.axes, result, runs, roc)
         plot.axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":")
         plot.axes.set(xlabel="share of non-clicks let through", ylabel="share of clicks caught", xlim=(0, 1), ylim=(0, 1.02))
         plot.axes.legend(loc="lower right")
@@ -29,11 +29,11 @@ def roc_plot(result: TaskResult, runs: Sequence[Scores]) -> Plot:
 
 def precision_plot(result: TaskResult, runs: Sequence[Scores]) -> Plot:
     """Precision by recall."""
-    labels = result.frame.labels
+    frame = result.frame
     with drawing("Precision and recall", "The dotted line is the click rate: what showing everything gives.") as plot:
-        found = _lines(plot.axes, labels, runs, _settled_precision)
+        found = _lines(plot.axes, result, runs, _settled_precision)
         top = max(float(curve.y.max(initial=0)) for curve in found)
-        plot.axes.axhline(labels.mean(), color=MUTED, linewidth=0.8, linestyle=":")
+        plot.axes.axhline(frame.positives / frame.impressions, color=MUTED, linewidth=0.8, linestyle=":")
         plot.axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, min(1.02, 1.1 * top)))
         plot.axes.legend(loc="upper right")
     return plot
@@ -42,7 +42,7 @@ def precision_plot(result: TaskResult, runs: Sequence[Scores]) -> Plot:
 def gain_plot(result: TaskResult, runs: Sequence[Scores]) -> Plot:
     """Share of clicks kept by share of impressions shown."""
     with drawing("Gain", "Show only the best-scored share of ads: how many of the clicks are kept.") as plot:
-        _lines(plot.axes, result.frame.labels, runs, gain)
+        _lines(plot.axes, result, runs, gain)
         plot.axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":")
         plot.axes.set(xlabel="share of impressions, best first", ylabel="share of clicks", xlim=(0, 1), ylim=(0, 1.02))
         plot.axes.legend(loc="lower right")
@@ -52,7 +52,7 @@ def gain_plot(result: TaskResult, runs: Sequence[Scores]) -> Plot:
 def lift_plot(result: TaskResult, runs: Sequence[Scores]) -> Plot:
     """Click rate of the best-scored share, as a multiple of the overall rate."""
     with drawing("Lift", "The click rate of the best-scored share, as a multiple of showing everything.") as plot:
-        _lines(plot.axes, result.frame.labels, runs, _settled_lift)
+        _lines(plot.axes, result, runs, _settled_lift)
         plot.axes.axhline(1, color=MUTED, linewidth=0.8, linestyle=":")
         plot.axes.set(xlabel="share of impressions, best first", ylabel="times the click rate", xlim=(0, 1), ylim=(0, None))
         plot.axes.legend(loc="upper right")
@@ -67,7 +67,7 @@ def reliability_plot(result: TaskResult, runs: Sequence[Scores]) -> Plot:
     with drawing("Reliability", "On the diagonal, predicted probabilities come true. Bars: 95 % intervals.") as plot:
         most = 0.0
         for number, scores in enumerate(runs):
-            table = reliability(result.frame.labels, scores.values)
+            table = reliability(result.frame.labels, scores.values, weights=result.frame.weights)
             colour = SERIES[number]
             if number == 0:
                 error = _bars(table.observed, table.low, table.high)
@@ -93,12 +93,14 @@ def distributions(result: TaskResult, scores: Scores) -> Plot:
     """Histogram of the model's scores, of clicks and of the rest, each summing to 1."""
     labels = result.frame.labels > 0
     values = np.asarray(scores.values, dtype=np.float64)
+    weights = np.ones(len(labels)) if result.frame.weights is None else result.frame.weights
     highest = max(np.quantile(values, 0.998), np.quantile(values[labels], 0.99))
     edges = np.linspace(values.min(), highest + 1e-9, 46)
     caption = "Share of each class by score; the less they overlap, the better. The last bar holds all higher scores."
     with drawing("Score distributions", caption) as plot:
-        for number, (name, part) in enumerate((("clicks", values[labels]), ("the rest", values[~labels]))):
-            share = np.histogram(np.minimum(part, edges[-1]), edges)[0] / max(len(part), 1)
+        for number, (name, part) in enumerate((("clicks", labels), ("the rest", ~labels))):
+            own = weights[part]
+            share = np.histogram(np.minimum(values[part], edges[-1]), edges, weights=own)[0] / max(own.sum(), 1)
             colour = SERIES[0] if number == 0 else MUTED
             plot.axes.stairs(share, edges, fill=True, color=colour, alpha=0.22)
             plot.axes.stairs(share, edges, color=colour, linewidth=1.5, label=name)
@@ -135,7 +137,7 @@ def by_day(slices: Sequence[Slice]) -> Plot | None:
         return None
     has_ratio = all("predicted_over_observed" in part.metrics for part in days)
     metrics = ["auc", "predicted_over_observed"][: 2 if has_ratio else 1]
-    with drawing("By day", "Bands: intervals over users.", height=1.5 * len(metrics), rows=len(metrics)) as plot:
+    with drawing("By day", "Bands: intervals.", height=1.5 * len(metrics), rows=len(metrics)) as plot:
         axes = plot.axes if len(metrics) > 1 else [plot.axes]
         x = np.arange(len(days))
         for axis, metric in zip(axes, metrics, strict=True):
@@ -237,12 +239,12 @@ def estimators(found: Mapping[str, Interval], logged: Interval) -> Plot:
     return plot
 
 
-def _settled_precision(labels: Floats, scores: Floats) -> Curve:
-    return _settled(precision_recall(labels, scores))
+def _settled_precision(labels: Floats, scores: Floats, weights: Floats | None) -> Curve:
+    return _settled(precision_recall(labels, scores, weights=weights))
 
 
-def _settled_lift(labels: Floats, scores: Floats) -> Curve:
-    return _settled(lift(labels, scores))
+def _settled_lift(labels: Floats, scores: Floats, weights: Floats | None) -> Curve:
+    return _settled(lift(labels, scores, weights=weights))
 
 
 def _settled(curve: Curve) -> Curve:
@@ -251,10 +253,10 @@ def _settled(curve: Curve) -> Curve:
     return Curve(curve.x[kept], curve.y[kept])
 
 
-def _lines(axes: Any, labels: Floats, runs: Sequence[Scores], make: Callable[[Any, Any], Curve]) -> list[Curve]:
+def _lines(axes: Any, result: TaskResult, runs: Sequence[Scores], make: Callable[..., Curve]) -> list[Curve]:
     found = []
     for number, scores in enumerate(runs):
-        curve = make(labels, scores.values)
+        curve = make(result.frame.labels, scores.values, weights=result.frame.weights)
         is_oracle = scores.role == "oracle"
         axes.plot(
             *curve,
