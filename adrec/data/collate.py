@@ -83,6 +83,8 @@ class Batch(NamedTuple):
     """(B, K) float32, NaN where missing"""
     log_frequency: Tensor
     """(B,) float32, log of how often the ad is drawn in training (for in-batch negatives)"""
+    weight: Tensor | None = None
+    """(B,) float32, impressions that each row stands for; None where each is one"""
 
 
 TextInputs = Callable[[NDArray[np.int64]], Texts]
@@ -141,6 +143,7 @@ class Collator:
             group=_tensor(np.unique(codes, return_inverse=True)[1]),
             labels=_tensor(_labels(examples, rows, self.tasks)),
             log_frequency=_tensor(self._frequency(examples.ad_index[rows])),
+            weight=None if examples.weight is None else _tensor(examples.weight[rows].astype(np.float32)),
         )
 
     def _queries(self, texts: Sequence[str]) -> Texts:

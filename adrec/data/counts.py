@@ -15,9 +15,10 @@ _Outcome = tuple[int | str, int | str, str]
 
 
 def counts_among(columns: Collection[str]) -> tuple[str, ...]:
-    """Those of COUNTS that a table of these columns is to be read by; none where it is a row an impression (`click`)."""
+    """Those of COUNTS that a table of these columns is to be read by; none where it has labels of single impressions."""
     is_counted = _CLICKS in columns or (_CONVERSIONS in columns and _SHOWN in columns)
-    return tuple(column for column in COUNTS if column in columns) if is_counted and "click" not in columns else ()
+    is_labelled = any(label in columns for label in ("click", "conversion", "rating"))
+    return tuple(column for column in COUNTS if column in columns) if is_counted and not is_labelled else ()
 
 
 def outcome_rows(relation: str, columns: Collection[str]) -> str:

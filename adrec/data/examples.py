@@ -19,7 +19,7 @@ from adrec.data.features import FeatureArrays, FeatureSet
 from adrec.data.labels import LabelCut, labels_as_of
 from adrec.data.prepared import Prepared
 from adrec.errors import DataError
-from adrec.schema import DRAWN
+from adrec.schema import DRAWN, WEIGHT
 
 LABELS = ("click", "conversion", "rating", "dwell_seconds")
 """Columns of the impressions that a task may learn."""
@@ -94,6 +94,8 @@ class Examples:
     """(R + 1,)"""
     skipped_values: Ints
     """(W,) ads shown earlier and not clicked, newest last."""
+    weight: NDArray[np.float64] | None = None
+    """(N,) impressions that each row stands for; None where each is one."""
 
     def __len__(self) -> int:
         return len(self.row_id)
@@ -144,6 +146,7 @@ class Examples:
             history_hours=self.history_hours[spans],
             skipped_offsets=skipped.offsets,
             skipped_values=skipped.values,
+            weight=None if self.weight is None else self.weight[rows],
         )
 
 
@@ -261,6 +264,7 @@ def examples_from_table(
         history_hours=hours[kept] if hours is not None else np.full(len(kept), np.nan, np.float32),
         skipped_offsets=skipped_offsets,
         skipped_values=skipped.values[kept_skipped],
+        weight=table[WEIGHT].to_numpy() if WEIGHT in table.column_names else None,
     )
 
 
@@ -362,7 +366,7 @@ def columns_to_read(prepared: Prepared, labels: Sequence[str], cut: LabelCut | N
     """The columns of the impressions that training reads, among those the folder has; for a `cut`, the labels' moments too."""
     wanted = {
         *("row_id", "request_id", "user_index", "ad_index", "shown_at", "position", "query", "history_index"),
-        *("history_hours", "skipped_index", "history_length", DRAWN),
+        *("history_hours", "skipped_index", "history_length", DRAWN, WEIGHT),
         *labels,
         *(column for label, column in (cut.columns.items() if cut is not None else ()) if label in labels),
         *prepared.features()["impressions"].columns,

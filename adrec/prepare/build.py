@@ -195,7 +195,7 @@ class Builder:
         self._step(note="reading the impressions")
         self._stage_impressions()
         self._refuse_faults()
-        built.notes += split_counts(connection, "staged_impressions")
+        built.notes += split_counts(connection, "staged_impressions", is_implicit=self._config.negatives is not None)
         self._look_at_clicks()
         self._step(note="sorting")
         self._make_ads_and_users()

@@ -216,6 +216,7 @@ def _calibrate(config: FinetuneConfig, data: ClickData, best: _Joined) -> dict[s
             found[task.name] = fit_calibration(
                 best.valid.logits[:, number],
                 best.valid.labels[:, number],
+                weights=best.valid.weight,
                 method=config.calibration,
                 # A hybrid is fitted on rows that are not down-sampled: nothing is left to undo.
                 negative_rate=config.loss.negative_rate if number == 0 and best.hybrid.kind == "none" else 1.0,
@@ -242,13 +243,14 @@ def _levelled(
     for found, inputs in zip(raw, parts, strict=True):
         found.logits[:, 0] = hybrid.logit(found.logits[:, 0], score_all(members, inputs), inputs)
     logits, labels = (np.concatenate([getattr(found, name) for found in raw]) for name in ("logits", "labels"))
+    weights = None if raw[0].weight is None else np.concatenate([found.weight for found in raw if found.weight is not None])
     times = np.concatenate([part.examples.shown_at for part in parts])
     is_recent = np.repeat([False, True], [len(part) for part in parts])
     moved = {}
     for number, task in enumerate(again.data.tasks):
         if task.is_binary:
             calibrated = calibrations[task.name]
-            shift = level_shift(calibrated.logit(logits[:, number]), labels[:, number], times, is_recent)
+            shift = level_shift(calibrated.logit(logits[:, number]), labels[:, number], times, is_recent, weights)
             moved[task.name] = calibrated.shifted(shift)
     return moved
 
@@ -298,7 +300,8 @@ def _seen_table(seen: Seen) -> pa.Table:
 def _simple_metrics(score: NDArray[np.float32], is_probability: bool, data: ClickData) -> dict[str, float]:
     """Validation metrics of a baseline; a log loss only where its score means a probability."""
     labels = data.valid.labels[data.sampling.label]
-    metrics = main_metrics(score, labels, data.valid.request)
+    metrics = main_metrics(score, labels, data.valid.request, data.valid.weight)
     known = ~np.isnan(labels)
     metrics.pop("log_loss")
-    return {**metrics, "log_loss": log_loss(labels[known], score[known])} if is_probability else metrics
+    weight = None if data.valid.weight is None else data.valid.weight[known]
+    return {**metrics, "log_loss": log_loss(labels[known], score[known], weight)} if is_probability else metrics

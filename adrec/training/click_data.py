@@ -22,6 +22,7 @@ from adrec.errors import DataError
 from adrec.models.build import Dimensions, FeatureShape, build_tasks
 from adrec.models.net.tasks import Task
 from adrec.models.text.text_vectors import TextReader
+from adrec.schema import WEIGHT
 from adrec.terminal import Terminal
 
 VALID_ROWS = 500_000
@@ -62,6 +63,8 @@ class ClickData:
     seen_ads: Seen
     seen_users: Seen
     max_history: int
+    mean_weight: float = 1.0
+    """Of the training rows; 1 where each is one impression."""
 
     @property
     def rows(self) -> int:
@@ -70,6 +73,11 @@ class ClickData:
 
     def plan(self, config: FinetuneConfig, seed: int) -> MemoryPlan | StreamedPlan:
         """The epochs of a run. Raises DataError where nothing can be learned."""
+        if self.valid.weight is not None and (config.loss.negatives is not None or config.loss.negative_rate < 1):
+            raise DataError(
+                f"{self.prepared.path}: its rows are counts, which weigh; there is nothing to draw negatives from. Leave "
+                "loss.negatives and loss.negative_rate out."
+            )
         if self.train is not None:
             plan: MemoryPlan | StreamedPlan = MemoryPlan(
                 self.train, self.collate, sampling=self.sampling, batch_rows=config.training.batch_rows, seed=seed
@@ -139,7 +147,7 @@ def load_click_data(
         in_memory = total <= config.training.in_memory_rows
         cut = prepared.label_cut(splits)
         train = load_examples(prepared, *splits, max_history=history, labels=labels, cut=cut) if in_memory else None
-        seen_ads, seen_users, fitted, queries = _survey(prepared, splits, config, advance)
+        seen_ads, seen_users, fitted, queries, mean_weight = _survey(prepared, splits, config, advance)
     ads_table, users_table = prepared.ads(), prepared.users()
     own = config.model.identities
     ads = catalog_from_table(ads_table, features["ads"], key="ad_id", seen=seen_ads.ids if "ads" in own else None)
@@ -181,49 +189,62 @@ def load_click_data(
         seen_ads=seen_ads,
         seen_users=seen_users,
         max_history=history,
+        mean_weight=mean_weight,
     )
 
 
 def _survey(
     prepared: Prepared, splits: tuple[str, ...], config: FinetuneConfig, advance: object
-) -> tuple[Seen, Seen, tuple[Task, ...], Sequence[str]]:
-    """One pass over the training rows: how often ads and users occur, the scale of each label, the distinct queries."""
+) -> tuple[Seen, Seen, tuple[Task, ...], Sequence[str], float]:
+    """One pass over the training rows: how often ads and users occur, the scale of each label, the distinct queries, the
+    mean weight of a row."""
     assert callable(advance)
     names = [task.name for task in config.tasks]
     cut = prepared.label_cut(splits)
     columns = ["ad_index", "user_index", *names, *(["query"] if "query" in prepared.columns else [])]
+    columns += [WEIGHT] if WEIGHT in prepared.columns else []
     columns += [moment for label, moment in (cut.columns.items() if cut is not None else ()) if label in names]
     counts = {"ad_index": _Counts(), "user_index": _Counts()}
     tasks = build_tasks(config.tasks)
     moments: dict[str, Moments] = {name: Moments() for name in names}
     queries: dict[str, None] = {}
+    rows, weighed = 0, 0.0
     for batch in chain.from_iterable(prepared.iter(split, columns, 262_144) for split in splits):
         batch = labels_as_of(batch, cut)
         clicked = np.nan_to_num(pc.cast(batch[names[0]], pa.float32()).to_numpy(zero_copy_only=False)) > 0
+        weight = batch[WEIGHT].to_numpy() if WEIGHT in columns else None
+        rows += batch.num_rows
+        weighed += batch.num_rows if weight is None else float(weight.sum())
         for name, count in counts.items():
-            count.add(batch[name].to_numpy(), clicked)
+            count.add(batch[name].to_numpy(), clicked, weight)
         for task in tasks:
-            moments[task.name].add(task.scaled(pc.cast(batch[task.name], pa.float32()).to_numpy(zero_copy_only=False)))
+            scaled = task.scaled(pc.cast(batch[task.name], pa.float32()).to_numpy(zero_copy_only=False))
+            moments[task.name].add(scaled, weight)
         if "query" in columns and len(queries) < 1_000_000:
             queries.update(dict.fromkeys(pc.unique(batch["query"]).drop_null().to_numpy(zero_copy_only=False)))
         advance(batch.num_rows)
     fitted = tuple(task.fitted(moments[task.name]) for task in tasks)
     ads = counts["ad_index"].seen(prepared.ads()["ad_id"])
     users = counts["user_index"].seen(prepared.users()["user_id"])
-    return ads, users, fitted, list(queries)
+    return ads, users, fitted, list(queries), weighed / max(rows, 1)
 
 
 class _Counts:
-    """Occurrences and clicks by row number."""
+    """Occurrences and clicks by row number; a row of counts occurs as often as it weighs."""
 
     def __init__(self) -> None:
         self.shown = np.zeros(0, np.int64)
         self.clicked = np.zeros(0, np.int64)
 
-    def add(self, index: NDArray[np.integer], clicked: NDArray[np.bool_]) -> None:
+    def add(self, index: NDArray[np.integer], clicked: NDArray[np.bool_], weight: NDArray[np.float64] | None = None) -> None:
         size = max(len(self.shown), int(index.max(initial=-1)) + 1)
-        self.shown = np.bincount(index, minlength=size) + np.pad(self.shown, (0, size - len(self.shown)))
-        self.clicked = np.bincount(index[clicked], minlength=size) + np.pad(self.clicked, (0, size - len(self.clicked)))
+        self.shown = self._counted(index, weight, size) + np.pad(self.shown, (0, size - len(self.shown)))
+        of_clicks = self._counted(index[clicked], None if weight is None else weight[clicked], size)
+        self.clicked = of_clicks + np.pad(self.clicked, (0, size - len(self.clicked)))
+
+    @staticmethod
+    def _counted(index: NDArray[np.integer], weight: NDArray[np.float64] | None, size: int) -> NDArray[np.int64]:
+        return np.bincount(index, weight, size).astype(np.int64, copy=False)
 
     def seen(self, ids: pa.ChunkedArray) -> Seen:
         order = np.argsort(-self.shown, kind="stable")

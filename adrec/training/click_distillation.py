@@ -52,16 +52,18 @@ class SoftClicks(CTRModule):
         assert isinstance(batch, SoftBatch)
         outputs = self.model(batch.rows)
         binary = [number for number, task in enumerate(self.tasks) if task.is_binary]
-        soft = binary_soft_loss(outputs.logits[:, binary], batch.teacher[:, binary], TEMPERATURE)
+        weight = self._scaled(batch.rows.weight)
+        soft = binary_soft_loss(outputs.logits[:, binary], batch.teacher[:, binary], TEMPERATURE, weight)
         loss = (1 - self.soft) * self.loss(batch.rows, outputs) + self.soft * soft
         self.log("train_loss", loss, batch_size=len(batch.rows.ad))
         return loss
 
 
-def binary_soft_loss(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Mean cross-entropy of softened probabilities, times the squared temperature."""
+def binary_soft_loss(logits: Tensor, teacher: Tensor, temperature: float, weight: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy of softened probabilities (B, K), times the squared temperature; rows may have a `weight` (B,)."""
     target = torch.sigmoid(teacher / temperature)
-    return nn.functional.binary_cross_entropy_with_logits(logits / temperature, target) * temperature**2
+    weighed = None if weight is None else weight[:, None]
+    return nn.functional.binary_cross_entropy_with_logits(logits / temperature, target, weighed) * temperature**2
 
 
 def teach_clicks(
@@ -89,6 +91,7 @@ def teach_clicks(
         "terms": [(term.kind, term.weight) for term in config.loss.terms],
         "learned_weights": False,
         "next_category": config.loss.next_category,
+        "mean_weight": student_data.mean_weight,
         "monitor": monitor,
     }
     said = raw_outputs(CTRModule(model=teacher, **settings), teacher_data.batches(teacher_data.train), device).logits

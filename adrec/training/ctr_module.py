@@ -28,11 +28,14 @@ class Raw(NamedTuple):
     """(N, K), NaN where missing"""
     request: NDArray[np.int64]
     """(N,)"""
+    weight: NDArray[np.float64] | None = None
+    """(N,) impressions that each row stands for; None where each is one"""
 
 
 class CTRModule(ShardableModule):
     """Trains `model` on the losses of its tasks. The main task's loss is the weighted sum of `terms`.
 
+    `mean_weight`: of the training rows, where rows weigh: the size of a step must not depend on the unit of counts.
     `optimizer(module, text_encoder)` gives what Lightning's `configure_optimizers` returns; the text encoder is None where
     it is not trained.
     """
@@ -47,6 +50,7 @@ class CTRModule(ShardableModule):
         next_category: float,
         monitor: str,
         list_penalty: float = 0.0,
+        mean_weight: float = 1.0,
         optimizer: Callable[[nn.Module, nn.Module | None], dict[str, Any]] | None = None,
     ) -> None:
         super().__init__()
@@ -54,6 +58,7 @@ class CTRModule(ShardableModule):
         self.tasks = tuple(tasks)
         self.terms = tuple(terms)
         self.next_category, self.list_penalty = next_category, list_penalty
+        self.mean_weight = mean_weight
         self.monitor = monitor
         self.optimizer = optimizer
         self.task_weights = losses.TaskWeights(
@@ -61,7 +66,7 @@ class CTRModule(ShardableModule):
             learned=learned_weights,
             is_binary=tuple(task.is_binary for task in tasks),
         )
-        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._seen: list[Seen] = []
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """The loss of one batch."""
@@ -85,7 +90,8 @@ class CTRModule(ShardableModule):
     def validation_step(self, batch: Batch, index: int) -> None:
         """Keep the batch's logits; metrics need whole requests."""
         logits = self.model(batch).logits.float().cpu()
-        self._seen.append((logits, batch.labels.cpu(), batch.group.cpu()))
+        weight = None if batch.weight is None else batch.weight.cpu()
+        self._seen.append((logits, batch.labels.cpu(), batch.group.cpu(), weight))
 
     def on_validation_epoch_end(self) -> None:
         """Log `valid_<metric>` of every task."""
@@ -99,30 +105,34 @@ class CTRModule(ShardableModule):
 
     def metrics(self, raw: Raw) -> dict[str, float]:
         """Metrics of the main task under their own names, those of other tasks behind the task's name."""
-        found = main_metrics(raw.logits[:, 0], raw.labels[:, 0], raw.request)
+        found = main_metrics(raw.logits[:, 0], raw.labels[:, 0], raw.request, raw.weight)
         for index, task in enumerate(self.tasks[1:], start=1):
             logits, labels = raw.logits[:, index], raw.labels[:, index]
             known = ~np.isnan(labels)
             if not known.any():
                 continue
+            weight = None if raw.weight is None else raw.weight[known]
             if task.is_binary:
-                found[f"{task.name}_auc"] = classification.auc(labels[known], logits[known])
+                found[f"{task.name}_auc"] = classification.auc(labels[known], logits[known], weight)
             else:
-                error = task.output(logits[known]) - labels[known]
-                found[f"{task.name}_rmse"] = float(np.sqrt(np.mean(np.square(error, dtype=np.float64))))
+                found[f"{task.name}_rmse"] = classification.rmse(labels[known], task.output(logits[known]), weight)
         return found
 
     def _task_losses(self, batch: Batch, outputs: Outputs) -> list[Tensor]:
         found = [self._main_loss(batch, outputs)]
+        weight = self._scaled(batch.weight)
         for index, task in enumerate(self.tasks[1:], start=1):
             logits, labels = outputs.logits[:, index], batch.labels[:, index]
             if task.is_binary:
                 # A conversion after the click is learned from impressions: without a click there was none.
-                found.append(losses.binary(logits, labels))
+                found.append(losses.binary(logits, labels, weight))
                 continue
             values = torch.log1p(labels) if task.log1p else labels
-            found.append(losses.squared(logits, (values - task.mean) / task.deviation))
+            found.append(losses.squared(logits, (values - task.mean) / task.deviation, weight))
         return found
+
+    def _scaled(self, weight: Tensor | None) -> Tensor | None:
+        return None if weight is None else weight / self.mean_weight
 
     def _main_loss(self, batch: Batch, outputs: Outputs) -> Tensor:
         logits, labels = outputs.logits[:, 0], batch.labels[:, 0]
@@ -130,22 +140,35 @@ class CTRModule(ShardableModule):
         for term, weight in self.terms:
             match term:
                 case "bce":
-                    loss = losses.binary(logits, labels)
+                    loss = losses.binary(logits, labels, self._scaled(batch.weight))
                 case "listwise":
-                    loss = losses.listwise(logits, labels, batch.group)
+                    loss = losses.listwise(logits, labels, batch.group, batch.weight)
                 case "bpr":
-                    loss = losses.bpr(logits, labels, batch.group)
+                    loss = losses.bpr(logits, labels, batch.group, batch.weight)
                 case "in_batch":
-                    loss = losses.in_batch(outputs.users, outputs.ads, batch.context, batch.ad, labels, batch.log_frequency)
+                    loss = losses.in_batch(
+                        outputs.users, outputs.ads, batch.context, batch.ad, labels, batch.log_frequency, batch.weight
+                    )
             total = total + weight * loss
         return total
 
 
-def main_metrics(logits: NDArray[Any], labels: NDArray[Any], request: NDArray[Any]) -> dict[str, float]:
-    """auc, log_loss, and over requests auc_request, mrr, ndcg@5, ndcg@10, of rows with a known label."""
+def main_metrics(
+    logits: NDArray[Any], labels: NDArray[Any], request: NDArray[Any], weight: NDArray[Any] | None = None
+) -> dict[str, float]:
+    """auc, log_loss, and over requests auc_request, mrr, ndcg@5, ndcg@10, of rows with a known label.
+
+    Rows that stand for many impressions are no list that anybody was shown: they have no figures of requests.
+    """
     known = ~np.isnan(labels)
     labels, logits, request = labels[known], logits[known].astype(np.float64), request[known]
     probability = np.exp(-np.logaddexp(0.0, -logits))
+    if weight is not None:
+        weight = weight[known]
+        return {
+            "auc": classification.auc(labels, logits, weight),
+            "log_loss": classification.log_loss(labels, probability, weight),
+        }
     return {
         "auc": classification.auc(labels, logits),
         "log_loss": classification.log_loss(labels, probability),
@@ -156,16 +179,21 @@ def main_metrics(logits: NDArray[Any], labels: NDArray[Any], request: NDArray[An
     }
 
 
-def gathered(parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Raw:
+Seen = tuple[Tensor, Tensor, Tensor, Tensor | None]
+"""Logits, labels, groups and weights of a batch."""
+
+
+def gathered(parts: Sequence[Seen]) -> Raw:
     """Batches end to end; group codes of a batch become codes over all batches."""
     logits = torch.cat([part[0] for part in parts]).numpy()
     labels = torch.cat([part[1] for part in parts]).numpy()
     shift = 0
     request = []
-    for _, _, group in parts:
+    for _, _, group, _ in parts:
         request.append(group.numpy() + shift)
         shift += int(group.max()) + 1
-    return Raw(logits, labels, np.concatenate(request))
+    weights = [part[3].numpy().astype(np.float64) for part in parts if part[3] is not None]
+    return Raw(logits, labels, np.concatenate(request), np.concatenate(weights) if weights else None)
 
 
 def _interest_loss(batch: Batch, interest: Tensor) -> Tensor:
@@ -175,4 +203,7 @@ def _interest_loss(batch: Batch, interest: Tensor) -> Tensor:
     rows, category = rows[category > 0], category[category > 0]
     if len(rows) == 0:
         return interest.sum() * 0
-    return nn.functional.cross_entropy(interest[batch.context[rows]], category)
+    if batch.weight is None:
+        return nn.functional.cross_entropy(interest[batch.context[rows]], category)
+    lost = nn.functional.cross_entropy(interest[batch.context[rows]], category, reduction="none")
+    return (batch.weight[rows] * lost).sum() / batch.weight[rows].sum()

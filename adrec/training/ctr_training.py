@@ -1,6 +1,6 @@
 """Train one click model on `ClickData`, and score rows with it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,9 @@ from torch import nn
 
 from adrec.config.finetune import FinetuneConfig
 from adrec.data.collate import Batch
+from adrec.data.dataset import InOrder
 from adrec.data.device import resolve_device
+from adrec.errors import DataError
 from adrec.models.build import build_model
 from adrec.models.net.ctr_model import CTRModel
 from adrec.models.net.ensemble import Ensemble
@@ -85,6 +87,7 @@ def train_click_model(
         learned_weights=config.loss.task_weights == "uncertainty",
         next_category=config.loss.next_category,
         list_penalty=LIST_PENALTY,
+        mean_weight=data.mean_weight,
         monitor=monitor,
         optimizer=partial(_optimizer, config, steps),
     )
@@ -177,7 +180,7 @@ def ensemble(runs: Sequence[Trained]) -> Trained:
     return Trained(module, runs[0].run, runs[0].seed, valid, runs[0].batches_per_epoch)
 
 
-def raw_outputs(module: CTRModule, batches: Iterable[Batch], device: str) -> Raw:
+def raw_outputs(module: CTRModule, batches: InOrder, device: str) -> Raw:
     """Raw outputs of rows in order, position bias off."""
     target = torch.device(resolve_device(device))
     module = module.to(target).eval()
@@ -185,8 +188,8 @@ def raw_outputs(module: CTRModule, batches: Iterable[Batch], device: str) -> Raw
     with torch.inference_mode():
         for batch in batches:
             moved = move(batch, target)
-            parts.append((module.model(moved).logits.float().cpu(), batch.labels, batch.group))
-    return gathered(parts)
+            parts.append((module.model(moved).logits.float().cpu(), batch.labels, batch.group, None))
+    return gathered(parts)._replace(weight=batches.examples.weight)
 
 
 def move(value: Any, device: torch.device) -> Any:
@@ -202,7 +205,14 @@ def move(value: Any, device: torch.device) -> Any:
 def monitored_metric(config: FinetuneConfig, data: ClickData) -> str:
     """The validation metric that picks the best weights: as the config says, or by what the validation rows can measure."""
     if config.training.monitor != "auto":
+        if config.training.monitor == "auc_request" and data.valid.weight is not None:
+            raise DataError(
+                f"{data.prepared.path}: rows of counts are no lists that anybody was shown, so there is no auc_request. "
+                "Set training.monitor to auc or log_loss."
+            )
         return config.training.monitor
+    if data.valid.weight is not None:
+        return "auc"
     label = data.valid.labels[data.tasks[0].name]
     starts = data.valid.request_starts[:-1]
     mixed = np.maximum.reduceat(label, starts) > np.minimum.reduceat(label, starts)

@@ -73,6 +73,11 @@ class Inputs:
         return next(iter(self.examples.labels.values()))
 
     @property
+    def weights(self) -> NDArray[np.float64] | None:
+        """(N,) impressions that each row stands for, in a log of counts; None where each is one."""
+        return self.examples.weight
+
+    @property
     def user_of_history(self) -> NDArray[np.int64]:
         """(R,) row of the user each distinct history belongs to."""
         users = np.zeros(len(self.examples.history_offsets) - 1, np.int64)

@@ -24,7 +24,8 @@ _PRODUCT_SCALE = 20.0
 
 class ConditionalLogit:
     """The score is z, a logit up to a constant of the request. Where hardly any request holds a click and a miss, rows are
-    taken one by one (logistic regression) instead. `penalty` is the L2 strength of the text weights. `max_rows` bounds the
+    taken one by one (logistic regression) instead, as are rows of counts: they are no choice of one request.
+    `penalty` is the L2 strength of the text weights. `max_rows` bounds the
     training rows, drawn as whole requests.
     """
 
@@ -59,7 +60,7 @@ class ConditionalLogit:
         """Solve; nothing is chosen on validation rows."""
         rows = sampled_requests(inputs.labelled(), self.max_rows, np.random.default_rng(seed)).compact()
         table = design(rows)
-        self.scaler = Scaler.fit(table)
+        self.scaler = Scaler.fit(table, weights=rows.weights)
         problem = _Problem.of(rows, self.scaler.dense(table), self.scaler.places(table), self.scaler.width)
         solution = problem.solve(self.penalty)
         weights, width = solution[:-1].astype(np.float32), problem.width
@@ -117,6 +118,10 @@ class _Problem:
     group: NDArray[np.int64]
     """(N,) which of the requests"""
     by_request: bool
+    size: float
+    """impressions: rows, or what they weigh"""
+    share: Floats | None = None
+    """(N,) of each row among what is weighed, 1 together; None where rows are impressions"""
 
     @classmethod
     def of(cls, rows: Inputs, features: Floats, places: NDArray[np.int64], columns: int) -> "_Problem":
@@ -130,10 +135,12 @@ class _Problem:
             parts = [interest[examples.history_of_row] * shown * np.float32(_PRODUCT_SCALE), shown, features]
         starts = examples.request_starts[:-1]
         mixed = np.maximum.reduceat(rows.clicks, starts) > np.minimum.reduceat(rows.clicks, starts)
-        by_request = bool(mixed.sum() >= 30 and mixed.mean() > 0.1)
+        by_request = rows.weights is None and bool(mixed.sum() >= 30 and mixed.mean() > 0.1)
+        share = None if rows.weights is None else (rows.weights / rows.weights.sum()).astype(np.float32)
+        size = float(len(rows) if rows.weights is None else rows.weights.sum())
         wide = np.concatenate(parts, axis=1).astype(np.float32, copy=False)
         group = np.repeat(np.arange(len(starts)), np.diff(examples.request_starts))
-        return cls(wide, width, places + 2 * width, columns + 2 * width, rows.clicks, starts, group, by_request)
+        return cls(wide, width, places + 2 * width, columns + 2 * width, rows.clicks, starts, group, by_request, size, share)
 
     def solve(self, strength: float) -> NDArray[np.float64]:
         """Weights (2 D + F + values + 1,), the intercept last; it stays 0 in a softmax, which it cannot change."""
@@ -141,7 +148,7 @@ class _Problem:
 
         start = np.zeros(self.columns + 1)
         penalty = np.full(len(start), strength)
-        penalty[2 * self.width :] = max(_FEATURE_PENALTY, 1 / len(self.wide))
+        penalty[2 * self.width :] = max(_FEATURE_PENALTY, 1 / self.size)
         penalty[-1] = 0.0
 
         def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
@@ -181,5 +188,7 @@ class _Problem:
     def _logistic(self, z: Floats) -> tuple[float, Floats]:
         """Mean log loss, and its slope in z."""
         p = np.exp(-np.logaddexp(0.0, -z))
-        value = float(np.mean(np.logaddexp(0.0, z) - self.clicks * z, dtype=np.float64))
-        return value, np.asarray((p - self.clicks) / len(z), dtype=np.float32)
+        losses = np.logaddexp(0.0, z) - self.clicks * z
+        if self.share is not None:
+            return float((self.share * losses).sum(dtype=np.float64)), np.asarray(self.share * (p - self.clicks), np.float32)
+        return float(np.mean(losses, dtype=np.float64)), np.asarray((p - self.clicks) / len(z), dtype=np.float32)

@@ -147,7 +147,7 @@ class ContentScore:
         self.tfidf = TfIdf.fit(inputs.ads.texts)
         if self.given is None:
             known = inputs.labelled()
-            self.weights = learned_weights(self.cosines(known), known.clicks)
+            self.weights = learned_weights(self.cosines(known), known.clicks, known.weights)
 
     def cosines(self, inputs: Inputs) -> dict[str, Floats]:
         """feature → (N,) cosine of interest and ad."""
@@ -196,21 +196,27 @@ def cosine_to_interest(inputs: Inputs, ads: sparse.csr_matrix, users: sparse.csr
     return row_products(profile, unit, inputs.examples.history_of_row, inputs.examples.ad_index)
 
 
-def learned_weights(cosines: Mapping[str, Floats], clicks: Floats) -> dict[str, float]:
-    """Non-negative logistic regression of clicks on cosines (free intercept, L2 of 1e-4 a row); weights sum to 1."""
+def learned_weights(cosines: Mapping[str, Floats], clicks: Floats, rows: NDArray[np.float64] | None = None) -> dict[str, float]:
+    """Non-negative logistic regression of clicks on cosines (free intercept, L2 of 1e-4 a row); weights sum to 1.
+
+    `rows` (N,): impressions that each row stands for.
+    """
     from scipy.optimize import minimize
 
     names = list(cosines)
     x = np.stack([cosines[name] for name in names] + [np.ones(len(clicks), np.float32)], axis=1).astype(np.float64)
     y = clicks.astype(np.float64)
+    share = None if rows is None else rows / rows.sum()
 
     def loss(w: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         z = x @ w
         p = np.exp(-np.logaddexp(0.0, -z))
         penalty = 1e-4 * w
         penalty[-1] = 0.0
-        value = float(np.mean(np.logaddexp(0.0, z) - y * z) + 0.5 * penalty @ w)
-        return value, x.T @ (p - y) / len(y) + penalty
+        losses = np.logaddexp(0.0, z) - y * z
+        if share is not None:
+            return float(share @ losses + 0.5 * penalty @ w), x.T @ (share * (p - y)) + penalty
+        return float(np.mean(losses) + 0.5 * penalty @ w), x.T @ (p - y) / len(y) + penalty
 
     start = np.zeros(x.shape[1])
     bounds = [(0.0, None)] * len(names) + [(None, None)]

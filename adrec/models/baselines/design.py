@@ -117,15 +117,23 @@ class Scaler:
         self.widths = widths
 
     @classmethod
-    def fit(cls, table: Design, *, leave_out: Collection[str] = ()) -> "Scaler":
-        """Means and deviations, and how many values each code has; a code that is always unknown is left out."""
+    def fit(cls, table: Design, *, leave_out: Collection[str] = (), weights: NDArray[np.float64] | None = None) -> "Scaler":
+        """Means and deviations, and how many values each code has; a code that is always unknown is left out.
+
+        `weights` (N,): impressions that each row stands for.
+        """
         widths = table.codes.max(axis=0, initial=0).astype(np.int64) + 1
         told = [place for place, name in enumerate(table.code_names) if widths[place] > 1 and name not in leave_out]
-        deviation = table.dense.std(axis=0, dtype=np.float64)
+        if weights is None:
+            mean, deviation = table.dense.mean(axis=0, dtype=np.float64), table.dense.std(axis=0, dtype=np.float64)
+        else:
+            share = weights / weights.sum()
+            mean = share @ table.dense.astype(np.float64)
+            deviation = np.sqrt(share @ (table.dense - mean) ** 2)
         return cls(
             table.names,
             tuple(table.code_names[place] for place in told),
-            table.dense.mean(axis=0, dtype=np.float64),
+            mean,
             np.where(deviation > 1e-9, deviation, 1.0),
             widths[told],
         )

@@ -52,12 +52,13 @@ class LogisticRegression:
     def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
         """Scale, then maximise the penalised likelihood."""
         known = inputs.labelled()
-        self.scaler = Scaler.fit(design(known))
+        self.scaler = Scaler.fit(design(known), weights=known.weights)
         self.lists = {name: int(values.values.max(initial=0)) + 1 for name, values in known.ads.lists.items()}
         columns, clicks = self._columns(known), known.clicks.astype(int)
         if self.c is None:
-            self.c = _strength(columns, clicks, known.examples.request, seed) if len(known) <= _FEW_ROWS else _STRENGTHS[0]
-        self.weights, self.intercept = _solve(columns, clicks, self.c)
+            few = len(known) <= _FEW_ROWS
+            self.c = _strength(columns, clicks, known.weights, known.examples.request, seed) if few else _STRENGTHS[0]
+        self.weights, self.intercept = _solve(columns, clicks, known.weights, self.c)
 
     def score(self, inputs: Inputs) -> Floats:
         """(N,) probabilities."""
@@ -102,15 +103,23 @@ class LogisticRegression:
         return sparse.hstack(parts, format="csr", dtype=np.float32)[inputs.examples.ad_index]
 
 
-def _solve(columns: sparse.csr_matrix, clicks: NDArray[np.int64], c: float) -> tuple[NDArray[np.float64], float]:
-    """Weights and intercept."""
+def _solve(
+    columns: sparse.csr_matrix, clicks: NDArray[np.int64], rows: NDArray[np.float64] | None, c: float
+) -> tuple[NDArray[np.float64], float]:
+    """Weights and intercept. `rows` (N,): impressions that each row stands for."""
     from sklearn.linear_model import LogisticRegression as Sklearn
 
-    model = Sklearn(C=c, max_iter=300).fit(columns, clicks)
+    model = Sklearn(C=c, max_iter=300).fit(columns, clicks, sample_weight=rows)
     return model.coef_[0].astype(np.float64), float(model.intercept_[0])
 
 
-def _strength(columns: sparse.csr_matrix, clicks: NDArray[np.int64], request: NDArray[Any], seed: int) -> float:
+def _strength(
+    columns: sparse.csr_matrix,
+    clicks: NDArray[np.int64],
+    rows: NDArray[np.float64] | None,
+    request: NDArray[Any],
+    seed: int,
+) -> float:
     """The C with the least cross-validated log loss; the smallest where a fold would lack a label."""
     fold = folds_of(request, _FOLDS, seed)
     if any(len(np.unique(clicks[fold != number])) < 2 for number in range(_FOLDS)):
@@ -119,7 +128,8 @@ def _strength(columns: sparse.csr_matrix, clicks: NDArray[np.int64], request: ND
     for c in _STRENGTHS:
         margin = np.zeros(len(clicks))
         for number in range(_FOLDS):
-            weights, intercept = _solve(columns[fold != number], clicks[fold != number], c)
+            rest = fold != number
+            weights, intercept = _solve(columns[rest], clicks[rest], None if rows is None else rows[rest], c)
             margin[fold == number] = columns[fold == number] @ weights + intercept
-        losses[c] = log_loss(margin, clicks)
+        losses[c] = log_loss(margin, clicks, rows)
     return min(losses, key=lambda c: losses[c])

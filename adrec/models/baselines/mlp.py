@@ -56,20 +56,25 @@ class ClassicMlp:
         known = inputs.labelled()
         table = design(known)
         self.rates, own = Rates.fit(table, known, beyond=_MAX_VALUES, seed=seed)
-        self.scaler = Scaler.fit(table.with_columns(own), leave_out=self.rates.names)
+        self.scaler = Scaler.fit(table.with_columns(own), leave_out=self.rates.names, weights=known.weights)
         rows = self.scaler.transform(table.with_columns(own))
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(rows.shape[0], generator=generator)[: self.max_rows]
         features = _dense(rows[chosen.numpy()])
         labels = torch.from_numpy(known.clicks[chosen.numpy()])
+        weights = None
+        if known.weights is not None:  # of mean 1, so that a step does not depend on the unit of counts
+            weights = torch.from_numpy((known.weights[chosen.numpy()] / known.weights.mean()).astype(np.float32))
         self.network = build_network(features.shape[1], generator)
         optimizer = torch.optim.Adam(self.network.parameters(), lr=self.learning_rate)
-        loss_of = nn.BCEWithLogitsLoss()
+        loss_of = nn.functional.binary_cross_entropy_with_logits
         for _ in range(self.epochs):
             order = torch.randperm(len(features), generator=generator)
             for batch in torch.split(order, self.batch_size):
                 optimizer.zero_grad(set_to_none=True)
-                loss_of(self.network(features[batch])[:, 0], labels[batch]).backward()
+                weight = None if weights is None else weights[batch]
+                loss: Tensor = loss_of(self.network(features[batch])[:, 0], labels[batch], weight)
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
 
     def score(self, inputs: Inputs) -> Floats:

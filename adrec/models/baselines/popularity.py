@@ -131,8 +131,9 @@ def ad_totals(inputs: Inputs) -> tuple[NDArray[np.str_], NDArray[np.float64], ND
     """Identifiers, impressions and clicks of every ad shown in rows with a known click."""
     known = inputs.labelled()
     index, count = known.examples.ad_index, len(known.ads)
-    impressions = np.bincount(index, minlength=count).astype(np.float64)
-    clicks = np.bincount(index, known.clicks, count).astype(np.float64)
+    w = known.weights
+    impressions = np.bincount(index, w, count).astype(np.float64)
+    clicks = np.bincount(index, known.clicks if w is None else w * known.clicks, count).astype(np.float64)
     shown = np.flatnonzero(impressions)
     return text_array(inputs.ads.ids.take(shown)), impressions[shown], clicks[shown]
 

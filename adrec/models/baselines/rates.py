@@ -6,6 +6,7 @@ rows is left out of its rates, or the tree would read its label there.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,10 @@ class Rates:
         """Of codes with more than `beyond` values, from rows with a known click; and the columns that these rows may read, in
         which the rows of other requests alone count.
         """
-        clicks, mean = inputs.clicks.astype(np.float64), float(inputs.clicks.mean())
+        clicks, mean, weights = inputs.clicks.astype(np.float64), float(inputs.clicks.mean()), inputs.weights
+        if weights is not None:
+            clicks = weights * clicks
+            mean = float(clicks.sum() / weights.sum())
         fold = folds_of(inputs.examples.request, _FOLDS, seed)
         names, values, own = [], [], {}
         for name, codes in zip(table.code_names, table.codes.T, strict=True):
@@ -37,7 +41,7 @@ class Rates:
             if width <= beyond:
                 continue
             cell = fold * width + codes
-            shown = np.bincount(cell, minlength=_FOLDS * width).reshape(_FOLDS, width)
+            shown = np.bincount(cell, weights, _FOLDS * width).reshape(_FOLDS, width)
             clicked = np.bincount(cell, clicks, minlength=_FOLDS * width).reshape(_FOLDS, width)
             names.append(name)
             values.append(_smoothed(clicked.sum(0), shown.sum(0), mean))
@@ -63,7 +67,7 @@ class Rates:
         return cls(tuple(values["names"]), tuple(arrays[f"rates_{place}"] for place in range(len(values["names"]))))
 
 
-def _smoothed(clicked: NDArray[np.float64], shown: NDArray[np.int64], mean: float) -> Floats:
+def _smoothed(clicked: NDArray[np.float64], shown: NDArray[Any], mean: float) -> Floats:
     return ((clicked + _PRIOR_ROWS * mean) / (shown + _PRIOR_ROWS)).astype(np.float32)
 
 

@@ -94,6 +94,7 @@ class TreeModel:
         data = lightgbm.Dataset(
             self._matrix(table),
             inputs.clicks,
+            weight=inputs.weights,
             group=request_sizes(inputs) if self.objective == "lambdarank" else None,
             init_score=start,
             feature_name=self._feature_names(),
@@ -122,7 +123,8 @@ class TreeModel:
             reference=data,
         )
 
-        few = min(valid_inputs.clicks.sum(), (1 - valid_inputs.clicks).sum()) < _SURE_CLICKS
+        held_weights = np.ones(1) if valid_inputs.weights is None else valid_inputs.weights
+        few = min((held_weights * valid_inputs.clicks).sum(), (held_weights * (1 - valid_inputs.clicks)).sum()) < _SURE_CLICKS
         metric = "auc_request" if self.objective == "lambdarank" else "log_loss" if few else "auc"
 
         def validation(predictions: NDArray[np.float64], _: Any) -> tuple[str, float, bool]:
@@ -265,7 +267,9 @@ class LightGbmRanker(LightGbm):
 
     @classmethod
     def lacks(cls, inputs: Inputs) -> str:
-        """Requests of several impressions."""
+        """Requests of several impressions, each a row."""
+        if inputs.weights is not None:
+            return "a row an impression: counts are no lists that anybody was shown"
         several = len(inputs) > 0 and bool((request_sizes(inputs) > 1).any())
         return super().lacks(inputs) if several else "requests with more than one impression"
 
@@ -290,6 +294,6 @@ def quality(metric: str, inputs: Inputs, scores: NDArray[Any]) -> float:
     `auc_request` is `auc` where no request holds both a click and a miss.
     """
     if metric == "log_loss":
-        return -log_loss(scores, inputs.clicks)
+        return -log_loss(scores, inputs.clicks, inputs.weights)
     by_request = ranking.auc_request(inputs.clicks, scores, inputs.examples.request) if metric == "auc_request" else np.nan
-    return by_request if not np.isnan(by_request) else classification.auc(inputs.clicks, scores)
+    return by_request if not np.isnan(by_request) else classification.auc(inputs.clicks, scores, inputs.weights)

@@ -73,6 +73,7 @@ def fit(
     logits: npt.ArrayLike,
     labels: npt.ArrayLike,
     *,
+    weights: npt.ArrayLike | None = None,
     method: Literal["auto", "none", "temperature", "platt", "isotonic"] = "auto",
     negative_rate: float = 1.0,
     groups: npt.ArrayLike | None = None,
@@ -81,7 +82,8 @@ def fit(
 ) -> Calibration:
     """Fit on validation rows that the model did not train on.
 
-    `logits` (N,), `labels` (N,) of 0 and 1; rows with a NaN label are left out. `negative_rate` in (0, 1] is the share of
+    `logits` (N,), `labels` (N,) of 0 and 1; rows with a NaN label are left out. `weights` (N,): how many impressions each row
+    stands for, one where None; the fit is that of so many rows. `negative_rate` in (0, 1] is the share of
     negatives that training kept; the rows given here must not be down-sampled. `auto` takes the method with the least log
     loss over `folds` cross-fitted folds (whole `groups`, such as requests, stay together), the simpler one on a tie.
     With fewer than 5 rows of either label nothing is fitted and only the down-sampling is undone.
@@ -90,21 +92,29 @@ def fit(
     y = np.asarray(labels, dtype=np.float64)
     known = ~np.isnan(y)
     x, y = np.asarray(logits, dtype=np.float64)[known] + offset, y[known]
-    clicks = int(y.sum())
-    if not _has_both(y):
-        return Calibration(offset=offset, rows=len(y), clicks=clicks)
+    w = np.ones(len(y)) if weights is None else np.asarray(weights, dtype=np.float64)[known]
+    rows, clicks = int(w.sum()), int(w @ y)
+    if not _has_both(y, w):
+        return Calibration(offset=offset, rows=rows, clicks=clicks)
     fold = _folds(len(y), None if groups is None else np.asarray(groups)[known], folds, seed)
     tried: tuple[Method, ...] = METHODS if method == "auto" else (method,)
-    losses = {name: _cross_fitted_loss(name, x, y, fold) for name in tried}
+    losses = {name: _cross_fitted_loss(name, x, y, w, fold) for name in tried}
     best = min(tried, key=lambda name: losses[name])
-    return Calibration(**{**_FITTERS[best](x, y), "offset": offset, "log_loss": losses, "rows": len(y), "clicks": clicks})
+    return Calibration(**{**_FITTERS[best](x, y, w), "offset": offset, "log_loss": losses, "rows": rows, "clicks": clicks})
 
 
-def level_shift(logits: npt.ArrayLike, labels: npt.ArrayLike, times: npt.ArrayLike, is_recent: npt.ArrayLike) -> float:
+def level_shift(
+    logits: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    times: npt.ArrayLike,
+    is_recent: npt.ArrayLike,
+    weights: npt.ArrayLike | None = None,
+) -> float:
     """What to add to calibrated logits so that predicted clicks equal observed ones, for a model that learned all these rows.
 
-    `logits` (N,), `labels` (N,) of 0 and 1, `times` (N,) in any unit, `is_recent` (N,) bool; rows with a NaN label are left
-    out. The level of the recent rows is nearer to what comes next, that of all rows less noisy. The shift is that of all rows,
+    `logits` (N,), `labels` (N,) of 0 and 1, `times` (N,) in any unit, `is_recent` (N,) bool, `weights` (N,) impressions that
+    each row stands for; rows with a NaN label are left out.
+    The level of the recent rows is nearer to what comes next, that of all rows less noisy. The shift is that of all rows,
     moved towards the recent one's by tau^2 / (tau^2 + var), where tau^2 is how much levels truly vary between periods as
     long as the recent one (DerSimonian and Laird 1986) and var the recent level's own variance. 0 with fewer than 5 rows of a
     label.
@@ -112,18 +122,19 @@ def level_shift(logits: npt.ArrayLike, labels: npt.ArrayLike, times: npt.ArrayLi
     y = np.asarray(labels, dtype=np.float64)
     known = ~np.isnan(y)
     x, y, recent = np.asarray(logits, dtype=np.float64)[known], y[known], np.asarray(is_recent, dtype=bool)[known]
-    if not _has_both(y):
+    w = np.ones(len(y)) if weights is None else np.asarray(weights, dtype=np.float64)[known]
+    if not _has_both(y, w):
         return 0.0
-    overall = _match_mean(x, float(y.mean()))
+    overall = _match_mean(x, _average(y, w), w)
     old = np.flatnonzero(~recent)
-    if not (_has_both(y[recent]) and _has_both(y[old])):
+    if not (_has_both(y[recent], w[recent]) and _has_both(y[old], w[old])):
         return overall
     old = old[np.argsort(np.asarray(times)[known][old], kind="stable")]
     count = int(np.clip(round(len(old) / recent.sum()), 1, _MOST_PERIODS))
-    periods = [np.flatnonzero(recent), *(rows for rows in np.array_split(old, count) if _has_both(y[rows]))]
-    levels = np.array([_match_mean(x[rows], float(y[rows].mean())) for rows in periods])
+    periods = [np.flatnonzero(recent), *(rows for rows in np.array_split(old, count) if _has_both(y[rows], w[rows]))]
+    levels = np.array([_match_mean(x[rows], _average(y[rows], w[rows]), w[rows]) for rows in periods])
     p = [_sigmoid(x[rows] + level) for rows, level in zip(periods, levels, strict=True)]
-    variances = np.array([1.0 / float(np.sum(q * (1.0 - q))) for q in p])
+    variances = np.array([1.0 / float(np.sum(w[rows] * q * (1.0 - q))) for rows, q in zip(periods, p, strict=True)])
     between = _variance_between(levels, variances)
     return float(overall + between / (between + variances[0]) * (levels[0] - overall))
 
@@ -147,14 +158,21 @@ def sampling_offset(negative_rate: float) -> float:
     return float(np.log(negative_rate))
 
 
-def log_loss(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Mean of log(1 + exp(x)) - y x, in nats; exact for logits of any size."""
+def log_loss(logits: npt.ArrayLike, labels: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> float:
+    """Mean of log(1 + exp(x)) - y x, in nats; exact for logits of any size. `weights` (N,): how often each row counts."""
     x, y = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.float64)
-    return float(np.mean(np.logaddexp(0.0, x) - y * x))
+    losses = np.logaddexp(0.0, x) - y * x
+    return float(np.mean(losses)) if weights is None else _average(losses, np.asarray(weights, dtype=np.float64))
 
 
-def _has_both(y: Floats) -> bool:
-    return bool(min(y.sum(), len(y) - y.sum()) >= _MIN_OF_EACH_LABEL)
+def _average(values: Floats, w: Floats) -> float:
+    """Weighted mean; to the bit the plain one where all weights are 1."""
+    return float((w * values).sum() / w.sum())
+
+
+def _has_both(y: Floats, w: Floats) -> bool:
+    positives = (w * y).sum()
+    return bool(min(positives, w.sum() - positives) >= _MIN_OF_EACH_LABEL)
 
 
 def _sigmoid(x: Floats) -> Floats:
@@ -167,59 +185,61 @@ def _folds(rows: int, groups: npt.NDArray[Any] | None, folds: int, seed: int) ->
     return order[codes] % folds
 
 
-def _cross_fitted_loss(method: Method, x: Floats, y: Floats, fold: npt.NDArray[np.int64]) -> float:
+def _cross_fitted_loss(method: Method, x: Floats, y: Floats, w: Floats, fold: npt.NDArray[np.int64]) -> float:
     calibrated = np.empty_like(x)
     for number in np.unique(fold):
         held = fold == number
-        calibrated[held] = Calibration(**_FITTERS[method](x[~held], y[~held])).logit(x[held])
-    return log_loss(calibrated, y)
+        calibrated[held] = Calibration(**_FITTERS[method](x[~held], y[~held], w[~held])).logit(x[held])
+    return log_loss(calibrated, y, w)
 
 
-def _fit_none(x: Floats, y: Floats) -> dict[str, Any]:
+def _fit_none(x: Floats, y: Floats, w: Floats) -> dict[str, Any]:
     return {"method": "none"}
 
 
-def _fit_temperature(x: Floats, y: Floats) -> dict[str, Any]:
+def _fit_temperature(x: Floats, y: Floats, w: Floats) -> dict[str, Any]:
     """One positive number divides every logit (Guo et al. 2017). Searched in log scale, T between e^-5 and e^5."""
     from scipy.optimize import minimize_scalar
 
-    found = minimize_scalar(lambda t: log_loss(x * np.exp(-t), y), bounds=(-5.0, 5.0), method="bounded")
+    found = minimize_scalar(lambda t: log_loss(x * np.exp(-t), y, w), bounds=(-5.0, 5.0), method="bounded")
     return {"method": "temperature", "slope": float(np.exp(-found.x))}
 
 
-def _fit_platt(x: Floats, y: Floats) -> dict[str, Any]:
+def _fit_platt(x: Floats, y: Floats, w: Floats) -> dict[str, Any]:
     """Slope and intercept by maximum likelihood on Platt's smoothed targets, so that separable rows stay finite."""
-    clicks = y.sum()
-    target = np.where(y > 0, (clicks + 1) / (clicks + 2), 1 / (len(y) - clicks + 2))
-    centre, spread = float(x.mean()), float(x.std()) or 1.0
-    slope, intercept = _newton((x - centre) / spread, target)
+    clicks = (w * y).sum()
+    target = np.where(y > 0, (clicks + 1) / (clicks + 2), 1 / (w.sum() - clicks + 2))
+    centre = _average(x, w)
+    spread = float(np.sqrt(_average((x - centre) ** 2, w))) or 1.0
+    slope, intercept = _newton((x - centre) / spread, target, w)
     if slope / spread < _MIN_SLOPE:
         # A model that is no better than chance may ask for a falling line; an increasing one is promised.
         slope = _MIN_SLOPE * spread
-        intercept = _match_mean(slope * (x - centre) / spread, float(target.mean()))
+        intercept = _match_mean(slope * (x - centre) / spread, _average(target, w), w)
     return {"method": "platt", "slope": slope / spread, "intercept": intercept - slope * centre / spread}
 
 
-def _newton(x: Floats, target: Floats) -> tuple[float, float]:
+def _newton(x: Floats, target: Floats, w: Floats) -> tuple[float, float]:
     """Logistic regression of one standardised variable; damped Newton steps (Lin, Lin and Weng 2007)."""
     design = np.stack([x, np.ones_like(x)])  # (2, N)
-    weights = np.array([0.0, float(np.log(target.mean() / (1 - target.mean())))])
-    loss = log_loss(weights @ design, target)
+    rate, total = _average(target, w), w.sum()
+    weights = np.array([0.0, float(np.log(rate / (1 - rate)))])
+    loss = log_loss(weights @ design, target, w)
     for _ in range(100):
         p = _sigmoid(weights @ design)
-        gradient = design @ (p - target) / len(x)
-        hessian = (design * (p * (1 - p))) @ design.T / len(x) + 1e-12 * np.eye(2)
+        gradient = design @ (w * (p - target)) / total
+        hessian = (design * (w * (p * (1 - p)))) @ design.T / total + 1e-12 * np.eye(2)
         step, size = np.linalg.solve(hessian, gradient), 1.0
-        while size > 1e-8 and log_loss((weights - size * step) @ design, target) > loss:
+        while size > 1e-8 and log_loss((weights - size * step) @ design, target, w) > loss:
             size /= 2
         weights = weights - size * step
-        loss = log_loss(weights @ design, target)
+        loss = log_loss(weights @ design, target, w)
         if np.abs(gradient).max() < 1e-10 or size <= 1e-8:
             break
     return float(weights[0]), float(weights[1])
 
 
-def _fit_isotonic(x: Floats, y: Floats) -> dict[str, Any]:
+def _fit_isotonic(x: Floats, y: Floats, w: Floats) -> dict[str, Any]:
     """Centred isotonic regression (Oron and Flournoy 2017): pooled blocks become knots at their centres.
 
     Between knots the line rises, so rows that plain isotonic regression would tie keep their order. Ends are kept off 0 and 1
@@ -227,29 +247,30 @@ def _fit_isotonic(x: Floats, y: Floats) -> dict[str, Any]:
     """
     from sklearn.isotonic import IsotonicRegression
 
-    pooled = IsotonicRegression(y_min=0.0, y_max=1.0).fit_transform(x, y)
-    _, block, size = np.unique(np.round(pooled, 12), return_inverse=True, return_counts=True)
-    knot_x = np.bincount(block, weights=x) / size
-    knot_p = np.bincount(block, weights=y) / size
-    half_row = 0.5 / (len(y) + 1)
+    pooled = IsotonicRegression(y_min=0.0, y_max=1.0).fit_transform(x, y, sample_weight=w)
+    _, block = np.unique(np.round(pooled, 12), return_inverse=True)
+    size = np.bincount(block, weights=w)
+    knot_x = np.bincount(block, weights=w * x) / size
+    knot_p = np.bincount(block, weights=w * y) / size
+    half_row = 0.5 / (w.sum() + 1)
     knot_p = np.clip(knot_p, half_row, 1 - half_row)
     knot_y = np.log(knot_p / (1 - knot_p))
-    parts = {"method": "isotonic", "slope": _fit_platt(x, y)["slope"]}
+    parts = {"method": "isotonic", "slope": _fit_platt(x, y, w)["slope"]}
     mapped = Calibration(**parts, knots=tuple(zip(knot_x.tolist(), knot_y.tolist(), strict=True))).logit(x)
-    shift = _match_mean(mapped, float(y.mean()))
+    shift = _match_mean(mapped, _average(y, w), w)
     return {**parts, "knots": tuple(zip(knot_x.tolist(), (knot_y + shift).tolist(), strict=True))}
 
 
-def _match_mean(x: Floats, mean: float) -> float:
-    """The shift s for which the mean of sigmoid(x + s) is `mean`, in (0, 1)."""
+def _match_mean(x: Floats, mean: float, w: Floats) -> float:
+    """The shift s for which the mean of sigmoid(x + s), weighed by `w`, is `mean`, in (0, 1)."""
     from scipy.optimize import brentq
 
     wanted = np.log(mean / (1 - mean))
     low, high = float(wanted - x.max()) - 1.0, float(wanted - x.min()) + 1.0
-    return float(brentq(lambda s: float(_sigmoid(x + s).mean()) - mean, low, high))
+    return float(brentq(lambda s: _average(_sigmoid(x + s), w) - mean, low, high))
 
 
-_FITTERS: dict[Method, Callable[[Floats, Floats], dict[str, Any]]] = {
+_FITTERS: dict[Method, Callable[[Floats, Floats, Floats], dict[str, Any]]] = {
     "none": _fit_none,
     "temperature": _fit_temperature,
     "platt": _fit_platt,

@@ -153,21 +153,25 @@ def _cross_fitted(
 def _fit_kind(kind: Kind, names: tuple[str, ...], members: NDArray[np.float64], rows: Inputs, seed: int) -> Hybrid:
     if kind == "none":
         return Hybrid()
-    deviation = members.std(axis=0)
+    w = rows.weights
+    mean, deviation = members.mean(axis=0), members.std(axis=0)
+    if w is not None:
+        mean = w @ members / w.sum()
+        deviation = np.sqrt(w @ (members - mean) ** 2 / w.sum())
     scaling: dict[str, Any] = {
         "names": names,
-        "mean": tuple(members.mean(axis=0).tolist()),
+        "mean": tuple(mean.tolist()),
         "deviation": tuple(np.where(deviation > 1e-9, deviation, 1.0).tolist()),
     }
     if kind == "average":
         others = len(names) - 1  # the network counts as much as all others together
-        mean = Hybrid("average", weights=(0.5, *((0.5 / others,) * others)), **scaling)
-        slope, intercept = _non_negative_logistic(mean.weighted(members)[:, None], rows.clicks)
+        even = Hybrid("average", weights=(0.5, *((0.5 / others,) * others)), **scaling)
+        slope, intercept = _non_negative_logistic(even.weighted(members)[:, None], rows.clicks, w)
         # An increasing line brings the mean to log-odds; a mean worse than chance keeps its order all the same.
         scale = max(float(slope[0]), 1e-3)
-        return replace(mean, weights=tuple(scale * weight for weight in mean.weights), intercept=intercept)
+        return replace(even, weights=tuple(scale * weight for weight in even.weights), intercept=intercept)
     even = Hybrid("weighted", weights=(0.0,) * len(names), **scaling)
-    weights, intercept = _non_negative_logistic((members - even.mean) / np.asarray(even.deviation), rows.clicks)
+    weights, intercept = _non_negative_logistic((members - even.mean) / np.asarray(even.deviation), rows.clicks, w)
     weighted = replace(even, weights=tuple(weights.tolist()), intercept=intercept)
     if kind == "weighted":
         return weighted
@@ -181,20 +185,30 @@ def _table(inputs: Inputs, base: NDArray[np.float64], members: NDArray[np.float6
     return design(inputs.compact(), extra={"hybrid": base.astype(np.float32), NETWORK: members[:, 0].astype(np.float32)})
 
 
-def _non_negative_logistic(x: NDArray[np.float64], clicks: Floats) -> tuple[NDArray[np.float64], float]:
-    """Weights >= 0 and a free intercept that minimise log loss + 0.5e-3 |w|^2, for standardised columns."""
+def _non_negative_logistic(
+    x: NDArray[np.float64], clicks: Floats, weights: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.float64], float]:
+    """Weights >= 0 and a free intercept that minimise log loss + 0.5e-3 |w|^2, for standardised columns.
+
+    `weights` (N,): impressions that each row stands for.
+    """
     from scipy.optimize import minimize
 
     y = clicks.astype(np.float64)
     wide = np.concatenate([x, np.ones((len(x), 1))], axis=1)
+    share = None if weights is None else weights / weights.sum()
+    rate = y.mean() if share is None else share @ y
 
     def loss(w: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         z = wide @ w
         p = np.exp(-np.logaddexp(0.0, -z))
         penalty = 1e-3 * np.append(w[:-1], 0.0)
-        return float(np.mean(np.logaddexp(0.0, z) - y * z) + 0.5 * penalty @ w), wide.T @ (p - y) / len(y) + penalty
+        losses = np.logaddexp(0.0, z) - y * z
+        if share is not None:
+            return float(share @ losses + 0.5 * penalty @ w), wide.T @ (share * (p - y)) + penalty
+        return float(np.mean(losses) + 0.5 * penalty @ w), wide.T @ (p - y) / len(y) + penalty
 
-    start = np.append(np.full(x.shape[1], 0.1), np.log(y.mean() / (1 - y.mean())))
+    start = np.append(np.full(x.shape[1], 0.1), np.log(rate / (1 - rate)))
     bounds = [(0.0, None)] * x.shape[1] + [(None, None)]
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
     return found[:-1], float(found[-1])

@@ -15,16 +15,18 @@ _MOST_AT_ONCE = (1 << 32) - 1
 """Impressions of one moment that a counter holds."""
 
 
-def split_counts(connection: duckdb.DuckDBPyConnection, staged: str) -> list[str]:
+def split_counts(connection: duckdb.DuckDBPyConnection, staged: str, *, is_implicit: bool = False) -> list[str]:
     """Replace the good rows of `staged` that count impressions by rows with `click`, `conversion` and WEIGHT; returns notes.
 
-    A table without counts stays as it is. Raises DataError for a column of the user's own that is called as the weight is, and
-    where nothing was shown at all.
+    A table without counts stays as it is. Raises DataError for a column of the user's own named as the weight is, where
+    nothing was shown at all, and for `negatives` to a log that has its own (`is_implicit`).
     """
     columns = columns_of(connection, staged)
     counted = counts_among(columns)
     if not counted:
         return []
+    if is_implicit:
+        raise DataError("negatives: the impressions count how often an ad was shown and not clicked. Leave `negatives` out.")
     if WEIGHT in columns:
         raise DataError(
             f"impressions: column '{WEIGHT}' is made of the counts. Map yours to another name with `columns` in the config."

@@ -285,7 +285,8 @@ def refuse_missing(raw: RawTable, spec: TableSpec, found: Mapping[str, str], ext
                 else ("Mend the config that names it.")
             )
             faults.append(f"{raw.files[0]}: column '{column}' is missing ({spec.name} need it). Columns: {known[:300]}. {fix}")
-    if spec.key is None and (counted := counts_among(found)) and COUNTS[0] not in (*counted, *raw.reading.defaults, *raw.reading.at_least):
+    counted = counts_among({*found, *raw.reading.defaults, *raw.reading.at_least})
+    if spec.key is None and counted and COUNTS[0] not in counted:
         faults.append(
             f"{raw.files[0]}: column '{COUNTS[0]}' is missing: `{counted[0]}` counts of how many impressions? Name it under "
             f"`columns` ({COUNTS[0]}: <its name in the file>), or map `click` to a column of 0 and 1. Columns: {known[:300]}."
