@@ -1,7 +1,6 @@
 """Two click rates set against each other: the difference with its interval, and how likely chance alone gives one as large."""
 
 import numpy as np
-from scipy.special import ndtr
 
 from adrec.metrics.calibration import wilson_interval
 from adrec.metrics.ties import ArrayLike, Floats
@@ -31,18 +30,22 @@ def difference_interval(
 
 
 def difference_p_value(clicks: ArrayLike, shown: ArrayLike, other_clicks: ArrayLike, other_shown: ArrayLike) -> Floats:
-    """Two-sided p-value (P,) of equal rates: the pooled z test, which is Pearson's chi-square of the 2 x 2 table.
+    """Two-sided p-value (P,) of equal rates: Fisher's exact test, twice the smaller tail (Fisher 1935), at most 1.
 
-    1 where the rates are equal or nobody clicked.
+    Exact, since arms are compared that nearly nobody clicked: of 1 click in 219 and none in 20,000 a z test makes p < .001.
 
     >>> difference_p_value([5], [10], [5], [10]).tolist()
     [1.0]
+    >>> difference_p_value([1], [219], [0], [20_000]).round(4).tolist()  # 2 x 219 / 20,219
+    [0.0217]
     """
-    (k, n), (other_k, other_n) = _pairs(clicks, shown, other_clicks, other_shown)
-    pooled = (k + other_k) / (n + other_n)
-    error = np.sqrt(pooled * (1 - pooled) * (1 / n + 1 / other_n))
-    gap = np.abs(k / n - other_k / other_n)
-    return np.asarray(2 * ndtr(-np.divide(gap, error, out=np.zeros_like(gap), where=error > 0)), dtype=np.float64)
+    from scipy.stats import hypergeom
+
+    k, n, other_k, other_n = (np.rint(part).astype(np.int64) for pair in _pairs(clicks, shown, other_clicks, other_shown)
+                              for part in pair)  # fmt: skip
+    given = (n + other_n, k + other_k, n)  # impressions, clicks among them, impressions of the first
+    tails = np.minimum(hypergeom.cdf(k, *given), hypergeom.sf(k - 1, *given))
+    return np.asarray(np.minimum(1.0, 2 * tails), dtype=np.float64)
 
 
 def _pairs(*arrays: ArrayLike) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:

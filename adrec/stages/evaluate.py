@@ -145,7 +145,8 @@ def run(config: EvaluateConfig, terminal: Terminal) -> EvaluateResult:
     for done in judged:
         if done.task.kind == "binary" and (compared := judge_arms(rows, done.task, config, generator)) is not None:
             arms[done.task.label_name] = compared
-    lists = judge_lists(rows, ads, _popularity(config.training), config, generator)
+    # Rows of counts are no lists that anybody was shown.
+    lists = None if WEIGHT in rows else judge_lists(rows, ads, _popularity(config.training), config, generator)
     if config.off_policy is not None and WEIGHT in rows:
         raise DataError(
             f"{config.scored}: its rows are counts; off-policy evaluation needs each decision as a row. Leave off_policy out."

@@ -27,6 +27,7 @@ from adrec.inference.packing import how_to_read
 from adrec.inference.score_source import count_rows, stage_rows
 from adrec.inference.shards import parquet_writer, part_path, score_shards
 from adrec.prepare.own_files import files_of, spool
+from adrec.schema import WEIGHT
 from adrec.terminal import Terminal
 
 
@@ -120,18 +121,30 @@ def _facts(parts: list[Path]) -> dict[str, Any]:
     columns = pq.read_schema(parts[0]).names
     sums = dict.fromkeys((name for name in ("score", "cold_ad", "cold_user", "click") if name in columns), 0.0)
     rows = labelled = 0
+    weighed = scored = clicks = weighed_labels = 0.0  # of the impressions that rows of counts stand for
+    counted = [WEIGHT] if WEIGHT in columns and pa.types.is_float64(pq.read_schema(parts[0]).field(WEIGHT).type) else []
     for part in parts:
-        for batch in iter_batches(part, columns=list(sums)):
+        for batch in iter_batches(part, columns=[*sums, *counted]):
             rows += batch.num_rows
             for name in sums:
                 sums[name] += pc.sum(pc.cast(batch[name], pa.float64())).as_py() or 0.0
             if "click" in sums:
                 labelled += batch.num_rows - batch["click"].null_count
+            if counted:
+                weight = batch[WEIGHT]
+                weighed += pc.sum(weight).as_py() or 0.0
+                scored += pc.sum(pc.multiply(weight, pc.cast(batch["score"], pa.float64()))).as_py() or 0.0
+                if "click" in sums:
+                    clicks += pc.sum(pc.multiply(weight, pc.cast(batch["click"], pa.float64()))).as_py() or 0.0
+                    weighed_labels += pc.sum(pc.if_else(pc.is_valid(batch["click"]), weight, 0.0)).as_py() or 0.0
     total = max(rows, 1)
+    rate = sums["click"] / labelled if labelled else None
+    if counted:
+        rate = clicks / weighed_labels if weighed_labels else None
     return {
         "rows": rows,
-        "mean_score": sums["score"] / total,
-        "clicks": sums["click"] / labelled if labelled else None,
+        "mean_score": scored / weighed if weighed else sums["score"] / total,
+        "clicks": rate,
         "cold_ad_rows": sums["cold_ad"] / total,
         "cold_user_rows": sums["cold_user"] / total,
         "columns": columns,

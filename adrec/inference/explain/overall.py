@@ -67,10 +67,11 @@ def importances(
     label = examples.labels["click"]
     rows = np.flatnonzero(np.isfinite(label))
     examples, label = examples.take(rows), label[rows].astype(np.float64)
+    weight = examples.weight
     predictor.encode(examples, catalogs)
     rng = np.random.default_rng(seed)
     before = predictor.score_examples(examples, catalogs, baselines=False).score
-    losses, reached = log_losses(label, before), auc(label, before)
+    losses, reached = log_losses(label, before), auc(label, before, weight)
     inputs: list[tuple[str, str, float]] = []
     rises: dict[str, NDArray[np.float64]] = {}
     for name, kind, shuffled in _shuffles(predictor, examples, catalogs):
@@ -78,11 +79,13 @@ def importances(
         for _ in range(repeats):
             after = predictor.score_examples(*shuffled(rng), baselines=False).score
             rise += (log_losses(label, after) - losses) / repeats
-            drop += (reached - auc(label, after)) / repeats
+            drop += (reached - auc(label, after, weight)) / repeats
         rises[str(len(inputs))] = rise
         inputs.append((name, kind, float(drop)))
         advance(1)
-    draws = _means_under_draws(rises, examples.user_index, rng)
+    own = np.ones(len(label)) if weight is None else weight / weight.mean()
+    rises = {name: own * rise for name, rise in rises.items()}
+    draws = _means_under_draws(rises, own, examples.user_index if weight is None else examples.ad_index, rng)
     found = []
     for number, (name, kind, drop) in enumerate(inputs):
         increase, low, high = interval(float(rises[str(number)].mean()), draws[str(number)])
@@ -91,11 +94,14 @@ def importances(
 
 
 def _means_under_draws(
-    columns: dict[str, NDArray[np.float64]], user_index: NDArray[np.integer], rng: np.random.Generator
+    columns: dict[str, NDArray[np.float64]],
+    weight: NDArray[np.float64],
+    user_index: NDArray[np.integer],
+    rng: np.random.Generator,
 ) -> Values:
-    """The mean of each column (N,) in each of DRAWS draws of users with replacement, (DRAWS,)."""
+    """The sum of each column (N,) over that of `weight` in each of DRAWS draws of users (of ads, for counts), (DRAWS,)."""
     users, user = np.unique(user_index, return_inverse=True)
-    sums = {**columns, "rows": np.ones(len(user))}
+    sums = {**columns, "rows": weight}
     measure = of_sums(sums, user, len(users), lambda total: {name: divide(total[name], total["rows"]) for name in columns})
     return bootstrap({"": [measure]}, users=len(users), replicates=DRAWS, generator=rng)[""]
 

@@ -20,10 +20,11 @@ from adrec.config.features import FeatureSpec, is_pattern
 from adrec.config.preprocess import Features
 from adrec.data.arrays import combined, integers
 from adrec.data.disk.tables import parquet_files, parquet_schema, read_table
+from adrec.data.examples import run_codes
 from adrec.data.features.numeric import to_floats
 from adrec.data.labels import LabelCut, labels_as_of
 from adrec.metrics.classification import auc
-from adrec.schema import COUNTER_PREFIX, as_of_column
+from adrec.schema import COUNTER_PREFIX, WEIGHT, as_of_column
 
 LEAK = "leak"
 """Kind of a finding about a feature."""
@@ -38,6 +39,8 @@ _PRIOR_ROWS = 20.0
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
+Counted = tuple[Floats, NDArray[np.int32]]
+"""Of rows of counts: impressions (N,), and the request of each (N,)."""
 
 
 def leaking_features(folder: Path, features: Features, cut: LabelCut | None) -> list[dict[str, Any]]:
@@ -49,15 +52,22 @@ def leaking_features(folder: Path, features: Features, cut: LabelCut | None) -> 
         return []
     own = [(key, column) for key, column in _declared(features.impressions, known) if not column.startswith(COUNTER_PREFIX)]
     moments = [column for column in (cut.columns.values() if cut is not None else ()) if column in known]
+    weighs = [WEIGHT, "request_id"] if WEIGHT in known else []
     rows = labels_as_of(
-        _sample(files, list(dict.fromkeys(["click", "ad_index", "user_index", *(column for _, column in own), *moments]))), cut
+        _sample(
+            files, list(dict.fromkeys(["click", "ad_index", "user_index", *weighs, *(column for _, column in own), *moments]))
+        ),
+        cut,
     )
     click = rows["click"].combine_chunks()
     rows = rows.filter(pc.is_valid(click))
     clicked = pc.equal(click.drop_null(), 1).to_numpy(zero_copy_only=False)
+    weights = (rows[WEIGHT].to_numpy(), run_codes(rows["request_id"])) if weighs else None
     told = {}
     for declared, values in _columns(folder, features, rows, own):
-        message = (_filled(values, clicked) if declared.table == "impressions" else "") or _ranks(declared, values, clicked)
+        message = (_filled(values, clicked) if declared.table == "impressions" else "") or _ranks(
+            declared, values, clicked, weights
+        )
         if message:
             versioned = as_of_column(declared.column)
             table, column = (versioned[0].name, versioned[1]) if versioned else (declared.table, declared.column)
@@ -98,28 +108,34 @@ def _filled(values: pa.Array, clicked: Bools) -> str:
     return ""
 
 
-def _ranks(declared: _Declared, values: pa.Array, clicked: Bools) -> str:
+def _ranks(declared: _Declared, values: pa.Array, clicked: Bools, weights: Counted | None) -> str:
     """Whether the column alone tells clicks from misses."""
     if min(clicked.sum(), (~clicked).sum()) < _FEW:
         return ""
-    score = to_floats(values, declared.column) if declared.key == "numeric" else _rates(values, clicked)
+    score = to_floats(values, declared.column) if declared.key == "numeric" else _rates(values, clicked, weights)
     # Missing numbers stand below all others.
-    reached = auc(clicked.astype(np.float64), np.where(np.isfinite(score), score, -np.inf))
+    reached = auc(
+        clicked.astype(np.float64), np.where(np.isfinite(score), score, -np.inf), None if weights is None else weights[0]
+    )
     reached = max(reached, 1 - reached)
     return f"alone ranks the training rows at an AUC of {reached:.4f}" if reached > _AUC else ""
 
 
-def _rates(values: pa.Array, clicked: Bools) -> Floats:
+def _rates(values: pa.Array, clicked: Bools, weights: Counted | None) -> Floats:
     """Click rate of each row's value among the rows of the other half, smoothed: a value of one row says nothing."""
     codes = integers(pc.cast(values, pa.string()).dictionary_encode().indices, -1) + 1
     half = np.random.default_rng(0).random(len(codes)) < 0.5
+    if weights is not None:  # the outcomes of one row of counts would tell on each other
+        half = half[weights[1]]
     size = int(codes.max(initial=0)) + 1
     found = np.empty(len(codes))
+    own = np.ones(len(codes)) if weights is None else weights[0]
+    mean = (own * clicked).sum() / own.sum()
     for mine in (half, ~half):
-        shown = np.bincount(codes[~mine], minlength=size)
-        clicks = np.bincount(codes[~mine], weights=clicked[~mine], minlength=size)
+        shown = np.bincount(codes[~mine], own[~mine], size)
+        clicks = np.bincount(codes[~mine], (own * clicked)[~mine], size)
         # Both halves are smoothed towards one rate, or rows of a half would be told apart by it.
-        rates = (clicks + _PRIOR_ROWS * clicked.mean()) / (shown + _PRIOR_ROWS)
+        rates = (clicks + _PRIOR_ROWS * mean) / (shown + _PRIOR_ROWS)
         found[mine] = rates[codes[mine]]
     return found
 
