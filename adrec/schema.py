@@ -33,6 +33,8 @@ class Column:
     """whether it is known only after the ad was shown: a label, never a feature"""
     bounds: tuple[float, float] | None = None
     """least and greatest value of a number that a command writes"""
+    filled: bool = False
+    """whether no cell of it may be empty where the column is there"""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ _KNOWN_FROM = Column(
 
 _ADS = (
     Column("ad_id", pa.string(), True, "identifier, unique", "id"),
-    Column("title", pa.string(), True, "headline; where there is none, map another column to it"),
+    Column("title", pa.string(), False, "headline; ads without any text are known by their id and features"),
     Column("description", pa.string(), False, "body copy"),
     Column("category", pa.string(), False, "topic or product class", "category"),
     Column("advertiser_id", pa.string(), False, "who pays", "id"),
@@ -167,14 +169,15 @@ PREPARED_USERS = TableSpec(
 )
 
 _IMPRESSIONS = (
-    Column("user_id", pa.string(), True, "who saw it", "person"),
-    Column("ad_id", pa.string(), True, "what was shown, an ad of the ads table", "id"),
-    Column("shown_at", TIMESTAMP, True, "when: see [moments](#moments)", "moment"),
+    Column("user_id", pa.string(), False, "who saw it; empty: somebody unknown, each such row somebody else", "person"),
+    Column("ad_id", pa.string(), False, "what was shown, an ad of the ads table", "id", filled=True),
+    Column("shown_at", TIMESTAMP, False, "when: see [moments](#moments)", "moment", filled=True),
     Column(
         "request_id",
         pa.string(),
         False,
-        "groups the impressions shown together, of one user; without it rows of one user at one moment are one request",
+        "groups the impressions shown together, of one user; without it rows of one user at one moment are one request, and "
+        "a row without user or moment is one by itself",
         "person",
     ),
     Column(
@@ -229,7 +232,7 @@ PREPARED_IMPRESSIONS = TableSpec(
     (
         Column("row_id", pa.int64(), True, "number of the row over the whole prepared folder, in time order", "number"),
         *(column for column in _IMPRESSIONS if column.name not in {"history", "request_id", *COUNTS}),
-        Column("request_id", pa.string(), True, "as given, or one per (user, moment)", "person"),
+        Column("request_id", pa.string(), True, "as given, or one per (user, moment), else one per row", "person"),
         Column("ad_index", pa.int32(), True, "row of the ad in ads.parquet", "number"),
         Column("user_index", pa.int32(), True, "row of the user in users.parquet", "number"),
         Column("history_index", INDICES, True, "rows of ads clicked before, newest last, `history.max_clicks` at most", "ids"),
@@ -269,6 +272,10 @@ USERS = TableSpec(
     prepared=PREPARED_USERS,
     text=TextSpec(template="user_template", kind="interests", language=USER_LANGUAGE),
 )
+NOBODY = ""
+"""Identifier, in the prepared folder and in every command, of the user of rows that name none, and of the ad where a log names
+no ads. No file has it: an empty cell is a missing one. It has no history, no counters and no place in a vocabulary."""
+
 IMPRESSIONS = TableSpec("impressions", _IMPRESSIONS, meaning="One row an ad shown once.", prepared=PREPARED_IMPRESSIONS)
 
 TABLES: tuple[TableSpec, ...] = (ADS, USERS, IMPRESSIONS)
@@ -314,8 +321,8 @@ CATALOGUE_RANK, CATALOGUE_SIZE = "catalogue_rank", "catalogue_size"
 SCORED = TableSpec(
     "scored",
     (
-        Column("user_id", pa.string(), True, "who", "person"),
-        Column("ad_id", pa.string(), True, "what", "id"),
+        Column("user_id", pa.string(), False, "who", "person"),
+        Column("ad_id", pa.string(), False, "what", "id"),
         Column("logit", pa.float32(), True, "raw output of the model", "number"),
         Column(
             "score",
@@ -326,7 +333,7 @@ SCORED = TableSpec(
             bounds=(0, 1),
         ),
         Column("cold_ad", pa.bool_(), False, "the ad had no impression in training", "flag"),
-        Column("cold_user", pa.bool_(), False, "the user had no impression in training", "flag"),
+        Column("cold_user", pa.bool_(), False, "the user had no impression in training; empty where nobody is named", "flag"),
         Column("history_length", pa.int32(), False, "clicks known before shown_at", "number", bounds=(0, inf)),
         Column(
             CATALOGUE_RANK,
@@ -346,7 +353,7 @@ BASELINE_PREFIX = "baseline_"
 RANKED = TableSpec(
     "ranked",
     (
-        Column("user_id", pa.string(), True, "for whom", "person"),
+        Column("user_id", pa.string(), False, "for whom; empty where nobody is named", "person"),
         Column("request_id", pa.string(), True, "for which request (the user id where users are ranked)", "person"),
         Column("ad_id", pa.string(), True, "what to show", "id"),
         Column("rank", pa.int32(), True, "1-based within the request", "number", bounds=(1, inf)),

@@ -165,7 +165,7 @@ class Attach:
             return EventLog.write([], 0, self._folder / kind)
         now = (
             "SELECT u.code, CAST(a.ad_index AS INTEGER) AS ad_index, a.time, a.shown, a.row "
-            f"FROM ({acts}) a JOIN user_codes u USING (user_index)"
+            f"FROM ({acts}) a JOIN user_codes u USING (user_index) WHERE u.code >= 0"
         )
         self._make("acts", now, None)
         count = int(one_row(self._connection, "SELECT count(*) AS n FROM acts")["n"])
@@ -219,7 +219,7 @@ class Attach:
             f"{self._log.weights('shown_at = started')} FROM {self._table}"
         )
         query = (
-            f"SELECT e.*, CAST(u.code >> {shift} AS INTEGER) AS partition FROM ({asked} UNION ALL BY NAME "
+            f"SELECT e.*, CAST(greatest(u.code, 0) >> {shift} AS INTEGER) AS partition FROM ({asked} UNION ALL BY NAME "
             f"SELECT * FROM late_events) e JOIN user_codes u USING (user_index) ORDER BY partition, {name(TIME)}, row"
         )
         layers = self._linked_layers(plans)

@@ -9,13 +9,14 @@ from copy import copy
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from adrec.config.features import CounterSpec
 from adrec.data.features.categorical import to_strings
 from adrec.data.hashing import hash_strings, mix
 from adrec.errors import DataError
-from adrec.schema import ADS, USERS
+from adrec.schema import ADS, NOBODY, USERS
 
 Ints = NDArray[np.int64]
 NO_CODE = -1
@@ -27,10 +28,11 @@ _REST = np.int64((1 << (63 - USER_BITS)) - 1)
 
 
 def codes_of(values: pa.Array | pa.ChunkedArray, column: str) -> Ints:
-    """int64 (N,) in [0, 2^63), NO_CODE where null. Raises DataError for a column that holds no categories."""
+    """int64 (N,) in [0, 2^63), NO_CODE where null or `NOBODY`. Raises DataError for a column that holds no categories."""
     array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     encoded = to_strings(array, column).dictionary_encode()
     of_value = (hash_strings(encoded.dictionary) >> np.uint64(1)).astype(np.int64)
+    of_value[pc.equal(encoded.dictionary, NOBODY).to_numpy(zero_copy_only=False)] = NO_CODE
     index = encoded.indices.fill_null(len(of_value)).to_numpy(zero_copy_only=False)
     codes: Ints = np.append(of_value, NO_CODE)[index]
     return codes

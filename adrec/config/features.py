@@ -206,21 +206,29 @@ Counters = Annotated[list[CounterItem], BeforeValidator(lambda value: [value] if
 """`usual` stands for `usual_counters` of the tables at hand; `counters: usual` is short for a list of that word."""
 
 
-def resolve_counters(declared: Sequence[CounterSpec | Literal["usual"]], columns: Collection[str]) -> list[CounterSpec]:
-    """The counters that `declared` stands for where the tables have these `columns` (names of all three together)."""
+def resolve_counters(
+    declared: Sequence[CounterSpec | Literal["usual"]], columns: Collection[str], lacking: Collection[str] = ()
+) -> list[CounterSpec]:
+    """The counters that `declared` stands for where the tables have these `columns` (names of all three together).
+
+    `lacking`: what the log does not name, of `user`, `ad`, `time`.
+    """
     resolved: list[CounterSpec] = []
     for item in declared:
-        resolved += usual_counters(columns) if item == "usual" else [item]
+        resolved += usual_counters(columns, lacking) if item == "usual" else [item]
     return resolved
 
 
-def usual_counters(columns: Collection[str]) -> list[CounterSpec]:
+def usual_counters(columns: Collection[str], lacking: Collection[str] = ()) -> list[CounterSpec]:
     """The counters that help almost everywhere, as far as their columns exist (names of all three tables together).
 
-    Where rows were drawn (column `drawn`) the log holds clicks alone: those that need to know what was shown are left out.
+    None without moments, and none by what the log does not name. Where rows were drawn (column `drawn`) the log holds clicks
+    alone: those that need to know what was shown are left out.
     """
+    if "time" in lacking:
+        return []
     wanted = _of_clicks() if DRAWN in columns else _of_impressions()
-    known = {"user", "ad", *columns} | ({"advertiser"} if "advertiser_id" in columns else set())
+    known = ({"user", "ad", *columns} | ({"advertiser"} if "advertiser_id" in columns else set())) - {*lacking}
     return [spec for spec in wanted if set(spec.by) <= known]
 
 

@@ -1,14 +1,13 @@
 """Config of `adrec preprocess`: where the logs are, how to read and clean them, how to split them."""
 
-import re
-from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from adrec.config.base import Config, ConfigPath, EncoderReference, Moment, Seeded
 from adrec.config.features import NOT_A_FEATURE, Counters, FeatureSpec, HistoryConfig
 from adrec.config.sources import Source, TablesSource
+from adrec.config.spans import Span
 from adrec.schema import OUTCOMES, WEIGHT
 
 
@@ -75,25 +74,6 @@ class TimeSplit(Config):
         if self.valid_from is not None and self.test_from is not None and self.valid_from >= self.test_from:
             raise ValueError("`valid_from` must lie before `test_from`")
         return self
-
-
-_UNITS = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(weeks=1)}
-
-
-def _is_span(text: str) -> str:
-    if not re.fullmatch(rf"[1-9][0-9]{{0,4}} ({'|'.join(_UNITS)})s?", text):
-        raise ValueError(f"{text!r} is no span of time. Write `1 day`, `36 hours` or `2 weeks`")
-    return text
-
-
-Span = Annotated[str, AfterValidator(_is_span)]
-"""A number of minutes, hours, days or weeks."""
-
-
-def span_of(text: str) -> tuple[timedelta, timedelta]:
-    """A Span, and its unit."""
-    count, unit = text.removesuffix("s").split(" ")
-    return int(count) * _UNITS[unit], _UNITS[unit]
 
 
 class RollingSplit(Config):

@@ -22,6 +22,7 @@ from pydantic_core import PydanticCustomError
 from adrec import schema
 from adrec.config.base import Config, ConfigPath, ConfigPattern, describe
 from adrec.config.plugins import SourceFormat, check_name, installed, load
+from adrec.config.spans import Span
 from adrec.errors import ConfigError
 
 
@@ -143,6 +144,17 @@ class TableInput(Config):
         return self
 
 
+class EventsInput(TableInput):
+    """What came of impressions (clicks, conversions), a row each, in files of their own."""
+
+    on: Annotated[list[str], Field(min_length=1)]
+    """Columns that the impressions have too, by their canonical names: what identifies an impression ([request_id, ad_id],
+    [impression_id]), or with `within` who and what it was ([user_id, ad_id])."""
+    within: Span | None = None
+    """With a moment (`clicked_at`, `converted_at`): an event belongs to the latest such impression at or before it, unless that
+    was longer ago. None joins by the columns alone."""
+
+
 class TablesSource(Config):
     """Plain tables: impressions, and ads and users where they are tables of their own."""
 
@@ -153,6 +165,11 @@ class TablesSource(Config):
     """One row an ad; None takes the ads from the impressions."""
     users: TableInput | None = None
     """One row a user; None takes the users from the impressions."""
+    clicks: EventsInput | None = None
+    """One row a click, where clicks are files of their own: they give the impressions `click` and, with `clicked_at`, its
+    moment."""
+    conversions: EventsInput | None = None
+    """One row a conversion, likewise: `conversion` and `converted_at`."""
     tables: dict[str, TableInput] = {}
     """Further tables of the data contract, by name (docs/data.md)."""
 

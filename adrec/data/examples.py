@@ -65,7 +65,7 @@ class Examples:
     ad_index: Ints
     """(N,) row in the ads catalog."""
     shown_at: Longs
-    """(N,) microseconds since 1970, UTC."""
+    """(N,) microseconds since 1970, UTC; 0 where the log has no moments."""
     position: Ints
     """(N,) slot from 1; 0 where unknown."""
     labels: dict[str, Floats]
@@ -243,13 +243,13 @@ def examples_from_table(
     skipped_offsets, kept_skipped = newest(skipped.offsets, max_history, first_rows)
     query, queries = _query_codes(table)
     alone = _without_negatives(table, request) if DRAWN in table.column_names else None
-    no_position = np.zeros(len(table), np.int32)
+    no_position, no_moment = np.zeros(len(table), np.int32), np.zeros(len(table), np.int64)
     return Examples(
         row_id=table["row_id"].to_numpy() if "row_id" in table.column_names else np.arange(len(table), dtype=np.int64),
         request=request,
         user_index=user_index,
         ad_index=integers(table["ad_index"], 0, np.int32),
-        shown_at=pc.cast(table["shown_at"], pa.int64()).to_numpy(),
+        shown_at=pc.cast(table["shown_at"], pa.int64()).to_numpy() if "shown_at" in table.column_names else no_moment,
         position=integers(table["position"], 0, np.int32) if "position" in table.column_names else no_position,
         labels={name: _label(table[name], alone) for name in labels if name in table.column_names},
         numeric=arrays.numeric,

@@ -20,6 +20,7 @@ from adrec.data.disk.outputs import is_stray
 from adrec.data.disk.tables import iter_batches, parquet_schema, read_table
 from adrec.data.features import FeatureSet
 from adrec.data.labels import LabelCut
+from adrec.data.shape import LogShape
 from adrec.errors import ConfigError, DataError
 from adrec.schema import ADS, PREPARED_IMPRESSIONS, SPLITS, USERS, TableSpec, entity_tables
 
@@ -65,6 +66,11 @@ class Prepared:
         except ConfigError as error:
             reason = str(error).splitlines()[0].removeprefix(f"{file}: ").rstrip(".")
             raise DataError(f"{file}: made by another version ({reason}). Run 'adrec preprocess' again.") from None
+
+    @property
+    def has(self) -> LogShape:
+        """What the log names."""
+        return LogShape.of(self.manifest)
 
     @property
     def fingerprint(self) -> str:
@@ -118,7 +124,7 @@ class Prepared:
         if self.config is None:
             return []
         tables = (parquet_schema(self.path / spec.file).names for spec in (ADS, USERS))
-        return resolve_counters(self.config.counters, set(self.columns).union(*tables))
+        return resolve_counters(self.config.counters, set(self.columns).union(*tables), self.has.lacking)
 
     def split_files(self, split: str) -> list[Path]:
         """Impression shards of train, valid or test, in order; empty where the split has no rows."""

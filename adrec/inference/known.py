@@ -6,7 +6,7 @@ New rows may name users never seen, and need no labels. An ad that the ads table
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from adrec.asof.history import TIMELESS, EventLog, Histories, read_given
-from adrec.asof.keys import codes_of
+from adrec.asof.keys import NO_CODE, codes_of
 from adrec.asof.reader import AsOf, LogFiles
 from adrec.asof.versions import NOTHING_CHANGES, Attributes, Versions
 from adrec.data.arrays import combined, integers, places
@@ -22,9 +22,10 @@ from adrec.data.disk.tables import check_schema
 from adrec.data.examples import ragged
 from adrec.data.features import FeatureSet
 from adrec.data.prepared import Prepared
+from adrec.data.shape import LogShape
 from adrec.errors import DataError
 from adrec.prepare.staging.canonical import canonical_rows
-from adrec.schema import ADS, IMPRESSIONS, SPLITS, USERS, Column, TableSpec, as_of_column
+from adrec.schema import ADS, IMPRESSIONS, NOBODY, SPLITS, TIMESTAMP, USERS, Column, TableSpec, as_of_column
 
 Ints = NDArray[np.int64]
 _READ = ("user_id", "ad_id", "shown_at", "request_id", "query", "history")
@@ -83,8 +84,9 @@ class Known:
         table = table.drop_columns([name for name in table.column_names if name in _MADE])
         if self.asof is not None:  # counters of histories see what they saw in training
             limit = self.asof.max_clicks
-        request, first, started = requests_of(table, user)
-        codes = codes_of(users["user_id"].take(pa.array(user[first])), "user_id")
+        codes_of_users = codes_of(users["user_id"].take(pa.array(user)), "user_id")
+        request, first, started = requests_of(table, user, codes_of_users == NO_CODE)
+        codes = codes_of_users[first]
         history, moments, of_row = self._histories(table, ads, codes, request, started, limit, null_is_known)
         columns: dict[str, pa.Array] = {
             "request_id": pa.array(request).cast(pa.string()),
@@ -118,6 +120,8 @@ class Known:
         """Counters, and the `described` columns, of N pairs: request `row` (N,) of `requests` (as `attach` gives them) with
         ad row `ad` (N,).
         """
+        if "shown_at" not in requests.column_names:
+            requests = at_no_moment(requests)
         user, moments = integers(requests["user_index"])[row], integers(pc.cast(requests["shown_at"], pa.int64()))[row]
         by = self.asof.row_columns if self.asof is not None else []
         columns = self.attributes.columns(
@@ -193,10 +197,11 @@ def attributes_of(prepared: Prepared, own: Collection[str] = ()) -> Attributes:
 
 
 def log_of(prepared: Prepared) -> LogFiles:
-    """The log behind a prepared folder."""
+    """The log behind a prepared folder; without moments nothing is before anything."""
+    is_dated = prepared.has.time
     return LogFiles(
-        state=prepared.state,
-        impressions=[file for split in SPLITS for file in prepared.split_files(split)],
+        state=prepared.state if is_dated else None,
+        impressions=[file for split in SPLITS if is_dated for file in prepared.split_files(split)],
         ads=prepared.ads(),
         users=prepared.users(),
         counters=prepared.counters(),
@@ -215,15 +220,34 @@ def click_log(table: pa.Table, ads: pa.Table, *, where: str = "history") -> Even
     return EventLog.of(codes_of(table["user_id"], "user_id"), ad, integers(pc.cast(table["shown_at"], pa.int64())))
 
 
-def placed(
-    rows: pa.Table, ads: pa.Array, users: pa.Array, *, where: str = "impressions", first_row: int = 0
-) -> tuple[Ints, Ints]:
-    """(N,) rows of `users` and of `ads` for the user's own rows. Raises DataError naming an unknown ad or a missing moment.
+def users_named(rows: pa.Table) -> pa.Array:
+    """(N,) whose rows these are, `NOBODY` where they do not say."""
+    if "user_id" not in rows.column_names:
+        return pa.repeat(pa.scalar(NOBODY), len(rows))
+    return pc.fill_null(combined(rows["user_id"]).cast(pa.string()), NOBODY)
 
-    first_row: the row's number in the user's file.
+
+def at_no_moment(rows: pa.Table) -> pa.Table:
+    """The rows as those of a log without moments stand: all at one."""
+    others = rows.drop_columns(["shown_at"]) if "shown_at" in rows.column_names else rows
+    return others.append_column("shown_at", pa.array(np.zeros(len(rows), np.int64)).cast(TIMESTAMP))
+
+
+def placed(
+    rows: pa.Table, ads: pa.Array, users: pa.Array, has: LogShape, *, where: str = "impressions", first_row: int = 0
+) -> tuple[Ints, Ints]:
+    """(N,) rows of `users` and of `ads` for the user's own rows; a model that knows no ads has one row for all.
+
+    Rows need not name what the model does not know (`has`), and some may be nobody's. Raises DataError naming an unknown ad
+    or a missing moment. first_row: the row's number in the user's file.
     """
-    check_schema(rows.schema, SCORABLE, where=where)
-    ad, user = places(rows["ad_id"], ads), places(rows["user_id"], users)
+    needed = {name for name, known in (("user_id", has.user), ("ad_id", has.ad), ("shown_at", has.time)) if known}
+    spec = TableSpec(SCORABLE.name, tuple(replace(one, required=one.name in needed) for one in SCORABLE.columns))
+    check_schema(rows.schema, spec, where=where)
+    user = places(users_named(rows), users)
+    if not has.ad:
+        return user, np.zeros(len(rows), np.int64)
+    ad = places(rows["ad_id"], ads)
     unknown = np.flatnonzero(ad < 0)
     if len(unknown):
         row = int(unknown[0])
@@ -231,10 +255,9 @@ def placed(
         raise DataError(
             f"{where}: row {first_row + row + 1}: ad_id '{found}' is not in the ads table. Add the ad, or drop the row."
         )
-    for name, what in (("shown_at", "Give the moment for which to score."), ("user_id", "Every row needs a user.")):
-        if rows[name].null_count:
-            row = int(np.flatnonzero(pc.is_null(rows[name]).to_numpy())[0])
-            raise DataError(f"{where}: row {first_row + row + 1}: '{name}' is empty. {what}")
+    if has.time and rows["shown_at"].null_count:
+        row = int(np.flatnonzero(pc.is_null(rows["shown_at"]).to_numpy())[0])
+        raise DataError(f"{where}: row {first_row + row + 1}: 'shown_at' is empty. Give the moment for which to score.")
     return user, ad
 
 
@@ -246,19 +269,24 @@ def own_rows(rows: pa.Table, features: FeatureSet, *, where: str, first_row: int
     return canonical_rows(rows, spec, where=where, first_row=first_row, numeric=numeric, categories=categories)
 
 
-def requests_of(table: pa.Table, user: Ints) -> tuple[Ints, Ints, Ints]:
+def requests_of(table: pa.Table, user: Ints, is_nobody: NDArray[np.bool_]) -> tuple[Ints, Ints, Ints]:
     """Requests of N rows: each row's number (N,), and the first row and the first moment (microseconds) of each, (R,).
 
-    A request is a user's rows of one request_id, or of one moment where there is none.
+    A request is a user's rows of one request_id, or of one moment where there is none; without an id a row of an unknown user
+    (`is_nobody`, (N,)) is one by itself.
     """
+    is_given = np.zeros(len(table), np.bool_)
     time = integers(pc.cast(combined(table["shown_at"]).cast(pa.timestamp("us", tz="UTC")), pa.int64()))
     if "request_id" in table.column_names and table["request_id"].null_count < len(table):
         given = combined(table["request_id"]).cast(pa.string())
+        is_given = np.asarray(given.is_valid().to_numpy(zero_copy_only=False))
         moments = pa.array(time).cast(pa.string())
         by_id, by_moment = (pc.binary_join_element_wise(kind, text, "") for kind, text in (("r", given), ("t", moments)))
         name = combined(pc.if_else(given.is_valid(), by_id, by_moment)).dictionary_encode().indices.to_numpy().astype(np.int64)
     else:
         _, name = np.unique(time, return_inverse=True)
+    alone = np.flatnonzero(is_nobody & ~is_given)
+    name[alone] = int(name.max(initial=0)) + 1 + np.arange(len(alone))
     pairs = user * (int(name.max(initial=0)) + 1) + name
     _, first, request = np.unique(pairs, return_index=True, return_inverse=True)
     order = np.argsort(first, kind="stable")

@@ -71,14 +71,15 @@ def stage_own(
     staged["rows"] = folder / f"{rows}.parquet"
     roles = roles_of_features(features["impressions"].spec)
     _stage(
-        table, staged["rows"], _with_carried(spec, carried), form, "impressions",
+        table, staged["rows"], _with_carried(form.needed_by(spec), carried), form, "impressions",
         key=rows, roles=roles, columns=columns, known_ads=ids,
     )  # fmt: skip
     for described in (ADS, USERS):
         made = _described_by_rows(staged["rows"], described, carried.get(described.name, ()), folder)
         if made is not None:
             staged[f"row_{described.name}"] = made
-    if rows == "impressions" and prepared is None and not {"ads", "row_ads"} & set(staged):
+    names_ads = "ad_id" in parquet_schema(staged["rows"]).names
+    if rows == "impressions" and names_ads and prepared is None and not {"ads", "row_ads"} & set(staged):
         raise DataError(
             f"{table.name}: says nothing of its ads but their ids. Name a file of `ads`, or the `prepared` folder that has "
             "them."
@@ -148,7 +149,7 @@ def _known_ads(ads: Path | None, prepared: Prepared | None, *, is_wide: bool) ->
     """Ids that every row's ad must be among; None where rows bring their own."""
     if ads is not None:
         return combined(read_table(ads, columns=["ad_id"])["ad_id"])
-    return combined(prepared.ads()["ad_id"]) if prepared is not None and not is_wide else None
+    return combined(prepared.ads()["ad_id"]) if prepared is not None and prepared.has.ad and not is_wide else None
 
 
 def _with_carried(spec: TableSpec, carried: Mapping[str, tuple[str, ...]]) -> TableSpec:

@@ -23,6 +23,7 @@ from adrec.config.preprocess import TextSettings
 from adrec.data.disk.tables import read_table, write_table
 from adrec.data.features import FeatureSet
 from adrec.data.prepared import Prepared
+from adrec.data.shape import LogShape
 from adrec.errors import BundleError
 from adrec.models.baselines.base import Baseline, Columns
 from adrec.models.baselines.suite import load_all, save_all
@@ -62,6 +63,11 @@ class ClickModel:
     """How the log was written that it learned from: how new files are read."""
     hybrid: Hybrid = field(default_factory=Hybrid)
     """What joins the network and the trees; the network alone by default."""
+
+    @property
+    def has(self) -> LogShape:
+        """What the log names that the model learned from."""
+        return self.form.has
 
     @property
     def columns(self) -> Columns:
@@ -241,4 +247,4 @@ def text_settings(prepared: Prepared) -> TextSettings:
 
 def log_form(prepared: Prepared) -> LogForm:
     """How the prepared folder's log was written; nothing where it does not say."""
-    return LogForm.of(prepared.config) if prepared.config is not None else LogForm()
+    return LogForm.of(prepared.config, prepared.has) if prepared.config is not None else LogForm()

@@ -24,7 +24,7 @@ from adrec.data.examples import Catalog, Examples, catalog_from_table, examples_
 from adrec.errors import BundleError
 from adrec.inference.ahead import ahead
 from adrec.inference.golden import TOLERANCE, Golden, read_golden
-from adrec.inference.known import NOTHING, Known, click_log, placed
+from adrec.inference.known import NOTHING, Known, at_no_moment, click_log, placed, users_named
 from adrec.inference.packing import ClickModel, unpack
 from adrec.inference.rows import checked_ads, checked_users, with_new_users, with_texts
 from adrec.models.baselines.base import Inputs
@@ -32,7 +32,7 @@ from adrec.models.baselines.declared import declared_columns
 from adrec.models.baselines.suite import score_all
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.models.text.text_vectors import TextReader
-from adrec.schema import BASELINE_PREFIX, as_of_column
+from adrec.schema import BASELINE_PREFIX, NOBODY, as_of_column
 from adrec.terminal import Terminal
 
 BATCH_ROWS = 4096
@@ -182,7 +182,7 @@ class Predictor:
         Labels are not needed; ads and users may be new. History comes from the rows' `history` column, or from the click log
         `history` (user_id, ad_id, shown_at). Raises DataError where a table breaks the contract.
         """
-        catalogs = self.catalogs(ads, users, combined(impressions["user_id"]).cast(pa.string()))
+        catalogs = self.catalogs(ads, users, users_named(impressions))
         examples = self.examples(impressions, catalogs, _by_clicks(history, catalogs))
         return with_scores(impressions, examples, catalogs, self.score_examples(examples, catalogs))
 
@@ -196,7 +196,7 @@ class Predictor:
         first_row: int = 0,
     ) -> Examples:
         """Raw impressions as arrays over the catalogs, with what is `known` of the past at their moments."""
-        user, ad = placed(impressions, catalogs.ads.ids, catalogs.users.ids, where=where, first_row=first_row)
+        user, ad = placed(impressions, catalogs.ads.ids, catalogs.users.ids, self.packed.has, where=where, first_row=first_row)
         return self.examples_at(impressions, catalogs, known, user, ad)
 
     def examples_at(
@@ -208,7 +208,9 @@ class Predictor:
     def attached(
         self, rows: pa.Table, catalogs: Catalogs, known: Known, user: NDArray[Any], ad: NDArray[Any], **how: bool
     ) -> pa.Table:
-        """The same rows as prepared impressions."""
+        """The same rows as prepared impressions. A model that knows no moments sees them all at one."""
+        if not self.packed.has.time:
+            rows = at_no_moment(rows)
         limit = self.packed.config.model.user.max_history
         return known.attach(
             rows,
@@ -336,11 +338,14 @@ def with_scores(impressions: pa.Table, examples: Examples, catalogs: Catalogs, s
     """The impressions with the SCORED columns beside their own; columns of those names are replaced."""
     added: dict[str, Any] = {"logit": scores.logit, "score": scores.score}
     added |= {f"score_{name}": values for name, values in scores.tasks.items()}
-    added |= {
-        "cold_ad": catalogs.cold_ad[examples.ad_index],
-        "cold_user": catalogs.cold_user[examples.user_index],
-        "history_length": examples.history_length,
-    }
+    nobody, nothing = ((catalog.ids.to_numpy(zero_copy_only=False) == NOBODY) for catalog in (catalogs.users, catalogs.ads))
+    for name, cold, unnamed, index in (
+        ("cold_ad", catalogs.cold_ad, nothing, examples.ad_index),
+        ("cold_user", catalogs.cold_user, nobody, examples.user_index),
+    ):
+        if not len(unnamed) or not unnamed.all():
+            added[name] = pa.array(cold[index], mask=unnamed[index])
+    added["history_length"] = examples.history_length
     added |= {f"{BASELINE_PREFIX}{name}": values.astype(np.float32) for name, values in scores.baselines.items()}
     kept = impressions.select([name for name in impressions.column_names if name not in added])
     for name, values in added.items():

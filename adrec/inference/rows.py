@@ -9,7 +9,7 @@ from adrec.data.arrays import combined
 from adrec.data.disk.tables import check_schema
 from adrec.errors import DataError
 from adrec.prepare.output.entities import TextMaker, language_where_written
-from adrec.schema import ADS, USER_LANGUAGE, USERS, TableSpec
+from adrec.schema import ADS, NOBODY, USER_LANGUAGE, USERS, TableSpec
 
 
 def with_texts(table: pa.Table, template: str, settings: TextSettings, *, words: bool = False) -> pa.Table:
@@ -31,6 +31,22 @@ def with_texts(table: pa.Table, template: str, settings: TextSettings, *, words:
     return table
 
 
+def written_titles(ads: pa.Table) -> pa.Array:
+    """(A,) titles, empty where an ad has none."""
+    if "title" not in ads.column_names:
+        return pa.array([""] * len(ads), pa.string())
+    return pc.fill_null(combined(ads["title"]).cast(pa.string()), "")
+
+
+def shown_titles(ads: pa.Table) -> pa.Array:
+    """(A,) what people are shown of an ad: its title, else its other text, else its identifier."""
+    shown = written_titles(ads)
+    for column in ("text", "ad_id"):
+        if column in ads.column_names:
+            shown = pc.if_else(pc.equal(shown, ""), pc.fill_null(combined(ads[column]).cast(pa.string()), ""), shown)
+    return shown
+
+
 def checked_ads(ads: pa.Table, *, where: str = "ads") -> pa.Table:
     """The ads, strings as plain strings. Raises DataError on a missing or mistyped column, a null or a repeated ad_id."""
     return _checked(ads, ADS, where)
@@ -42,7 +58,8 @@ def checked_users(users: pa.Table, *, where: str = "users") -> pa.Table:
 
 
 def with_new_users(users: pa.Table | None, wanted: pa.Array) -> pa.Table:
-    """The users table with a blank row for every user in `wanted` that it lacks."""
+    """The users table with a blank row for every user in `wanted` that it lacks; null is `NOBODY`."""
+    wanted = pc.fill_null(wanted, NOBODY)
     if users is None:
         return pa.table({"user_id": pc.unique(wanted)})
     lacking = pc.filter(wanted, pc.invert(pc.is_in(wanted, value_set=combined(users["user_id"]))))

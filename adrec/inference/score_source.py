@@ -21,7 +21,7 @@ from adrec.inference.known import Known, known_of, placed
 from adrec.inference.own_tables import OwnTables, as_of_rows, stage_own, with_described
 from adrec.inference.predictor import Catalogs, Predictor
 from adrec.prepare.own_files import LogForm, spool
-from adrec.schema import ADS, PREPARED_IMPRESSIONS, USERS
+from adrec.schema import ADS, NOBODY, PREPARED_IMPRESSIONS, USERS
 
 INTERNAL = ("ad_index", "user_index", "history_index", "history_hours", "skipped_index", "history_length")
 """Columns of a prepared folder that mean nothing outside it."""
@@ -91,7 +91,8 @@ class PreparedSource:
         self.prepared, self.split, self.predictor, self.chunk_rows = prepared, split, predictor, chunk_rows
         self.catalogs = predictor.catalogs(prepared.ads(), prepared.users())
         self.ads = ads = prepared.ads()
-        self.of_ad = ads.select([name for name in ("category", "language", "bid", "advertiser_id") if name in ads.column_names])
+        described = ("category", "language", "bid", "advertiser_id") if prepared.has.ad else ()
+        self.of_ad = ads.select([name for name in described if name in ads.column_names])
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:
         """What `evaluate` slices by is joined from the ads."""
@@ -102,10 +103,10 @@ class PreparedSource:
         for table in _tables(folder, start, stop, self.chunk_rows):
             examples = self.predictor.examples_of(table)
             kept = table.select([name for name in table.column_names if name not in INTERNAL])
-            joined = self.of_ad.take(table["ad_index"])
-            for name in joined.column_names:
+            kept = kept.set_column(kept.column_names.index("request_id"), "request_id", without_lone(table["request_id"]))
+            for name in self.of_ad.column_names:
                 if name not in kept.column_names:
-                    kept = kept.append_column(name, joined[name])
+                    kept = kept.append_column(name, self.of_ad[name].take(table["ad_index"]))
             yield Chunk(kept, table, examples)
 
     def known_then(self) -> Known:
@@ -140,7 +141,9 @@ class TableSource:
         users = read_table(own.users) if own.users is not None else prepared.users() if prepared is not None else None
         ads = with_described(ads, own.row_ads, ADS, predictor.packed)
         users = with_described(users, own.row_users, USERS, predictor.packed)
-        assert ads is not None
+        if ads is None:
+            assert not predictor.packed.has.ad
+            ads = pa.table({"ad_id": [NOBODY]})
         self.ads = ads
         self._available = prepared.availability() if prepared is not None and config.ads is None else None
         asked = self._users()
@@ -156,7 +159,8 @@ class TableSource:
         form = self.predictor.packed.form
         for rows in _tables(self.path, start, stop, self.chunk_rows):
             table = as_of_rows(rows, self.predictor.described, form)
-            user, ad = placed(table, self.catalogs.ads.ids, self.catalogs.users.ids, where=self.where, first_row=start)
+            ads, users, has = self.catalogs.ads.ids, self.catalogs.users.ids, self.predictor.packed.has
+            user, ad = placed(table, ads, users, has, where=self.where, first_row=start)
             attached = self.predictor.attached(table, self.catalogs, self.known, user, ad)
             yield Chunk(rows, attached, self.predictor.examples_of(attached))
             start += rows.num_rows
@@ -172,9 +176,17 @@ class TableSource:
     def _users(self) -> pa.Array:
         """Distinct users of all rows."""
         found: list[pa.Array] = []
+        if "user_id" not in open_dataset(self.path).schema.names:
+            return pa.array([NOBODY])
         for batch in iter_batches(self.path, columns=["user_id"], batch_rows=1 << 20):
-            found = [pc.unique(pa.concat_arrays([*found, batch.column("user_id")]))]
+            found = [pc.unique(pa.concat_arrays([*found, pc.fill_null(batch.column("user_id"), NOBODY)]))]
         return found[0] if found else pa.array([], pa.string())
+
+
+def without_lone(requests: pa.ChunkedArray) -> pa.Array:
+    """Names of requests, null where preprocess gave a row one of its own: `@` and its number."""
+    names = combined(requests)
+    return pc.if_else(pc.match_substring_regex(names, r"^@\d+$"), pa.scalar(None, names.type), names)
 
 
 def _tables(path: Path, start: int, stop: int | None, chunk_rows: int) -> Iterator[pa.Table]:

@@ -15,6 +15,7 @@ from adrec.config.preprocess import ColumnSplit, PreprocessConfig, RollingSplit,
 from adrec.data.availability import Availability
 from adrec.data.disk.engine import columns_of, name, one_row, readable_faults
 from adrec.data.labels import LabelCut
+from adrec.data.shape import LogShape
 from adrec.errors import ConfigError, DataError
 from adrec.prepare.log.append import (
     Earlier,
@@ -49,8 +50,10 @@ from adrec.prepare.log.negatives import (
     refuse_clicks_alone,
     repeated_share,
 )
+from adrec.prepare.log.outcomes import events_of, join_events_to, joined_by, made_columns, spec_of, told_of
 from adrec.prepare.log.rolling import MOVED, no_moved, read_moved
 from adrec.prepare.log.splits import assign, refuse_empty, refuse_time_travel
+from adrec.prepare.log.unnamed import fill_unnamed, forget_nobody, shape_of
 from adrec.prepare.log.versions import candidates, changing, choose_versions, join_versions, renumber_versions, versions_of_rows
 from adrec.prepare.output.leaks import LEAK
 from adrec.prepare.sources import RawTable, RawTables
@@ -106,6 +109,10 @@ class Built:
     """of the ads, where negatives are drawn from them"""
     repeated: float | None = None
     """share of the clicks on ads that their user had clicked before, where the log holds clicks alone"""
+    joined: dict[str, dict[str, int]] = field(default_factory=dict)
+    """how many clicks and conversions of files of their own belong to impressions"""
+    shape: LogShape = field(default_factory=LogShape)
+    """what the impressions name, and whether ads have texts"""
     gate: dict[str, Any] = field(default_factory=dict)
     """for the manifest: cuts, labels' moments, labels that came after the cut, findings"""
 
@@ -185,6 +192,9 @@ class Builder:
     def build(self) -> Built:
         """Check and type every table, order the events, assign the split. Raises DataError listing every fault."""
         connection, config, built = self._connection, self._config, self._built
+        made = made_columns(config.source)
+        extra = [column for column in self._extras.impressions if column not in made]
+        built.shape = shape_of(connection, self._raw, config, extra)
         for spec in entity_tables():
             if (raw := self._raw.tables.get(spec.name)) is not None:
                 self._step(note=f"reading the {spec.name}")
@@ -199,11 +209,11 @@ class Builder:
         self._look_at_clicks()
         self._step(note="sorting")
         self._make_ads_and_users()
-        build_requests(connection, "staged_impressions")
+        build_requests(connection, "staged_impressions", built.shape)
         split = built.split = split_of(connection, config, self._earlier)
         assignment = assign(connection, "staged_impressions", split, seed=config.seed)
         carried, told = self._carried(), self._told_by_rows()
-        build_events(connection, "staged_impressions", assignment.part, carried, assignment.joins, renamed=told)
+        build_events(connection, "staged_impressions", assignment.part, carried, assignment.joins, told, shape=built.shape)
         before = self._earlier.manifest["splits"] if self._earlier is not None else {}
         no_moved(connection)
         if self._earlier is not None and built.moves and isinstance(split, TimeSplit):
@@ -211,8 +221,9 @@ class Builder:
             before = {part: counts for part, counts in before.items() if part not in MOVED}
         parts = "(SELECT part FROM events UNION ALL SELECT part FROM moved)"
         refuse_empty(connection, config.split, {part: counts["rows"] for part, counts in before.items()}, parts)
-        refuse_time_travel(connection, split)
-        built.cuts = cuts_of(connection, split, before)
+        if built.shape.time:
+            refuse_time_travel(connection, split)
+            built.cuts = cuts_of(connection, split, before)
         self._describe_ads_and_users()
         self._join_versions()
         if self._earlier is not None:
@@ -243,7 +254,7 @@ class Builder:
             "cuts": {part: moment.isoformat() for part, moment in cuts.items()},
             "label_moments": moments,
             "immature": immature,
-            "findings": merged(kept, [found.as_dict() for found in findings_of(connection, built.split)]),
+            "findings": merged(kept, [found.as_dict() for found in findings_of(connection, built.split, built.shape)]),
         }
 
     def _stage(self, raw: RawTable, spec: TableSpec, label: str, extra: Sequence[str], **more: Any) -> None:
@@ -270,24 +281,42 @@ class Builder:
 
     def _roles_of(self, label: str) -> Roles:
         roles = roles_of(self._config)
+        if label in events_of(self._config.source):
+            return Roles(dict.fromkeys(joined_by(self._config.source), "id"))
         if label != "impressions":
             return roles.get(label, Roles({}))
         carried = [table for table, raw in (("ads", self._raw.ads), ("users", self._raw.users)) if raw is None]
-        return reduce(or_, (roles[table] for table in carried), roles["impressions"])
+        keys = Roles(dict.fromkeys(joined_by(self._config.source), "id"))
+        return reduce(or_, (roles[table] for table in carried), roles["impressions"] | keys)
 
     def _stage_impressions(self) -> None:
         """A wide table brings the columns of ads and users along."""
-        extra, spec = [*self._extras.impressions], IMPRESSIONS
-        if self._raw.ads is None:
+        made = made_columns(self._config.source)
+        extra = [*(column for column in self._extras.impressions if column not in made), *joined_by(self._config.source)]
+        spec, shape = IMPRESSIONS, self._built.shape
+        if self._raw.ads is None and shape.ad:
             extra, spec = [*extra, *self._extras.ads], _wide(spec, ADS)
-        if self._raw.users is None:
+        if self._raw.users is None and shape.user:
             extra, spec = [*extra, *self._extras.users], _wide(spec, USERS)
         since = self._config.privacy.drop_before
         self._stage(
             self._raw.impressions, spec, "impressions", extra, optional_extra=[TRUE_PROBABILITY],
             known_ads="ads" if self._raw.ads is not None else None,
-            since=f"{since:%Y-%m-%d %H:%M:%S.%f}" if since is not None else None,
+            since=f"{since:%Y-%m-%d %H:%M:%S.%f}" if since is not None and shape.time else None,
         )  # fmt: skip
+        self._join_events()
+        fill_unnamed(self._connection, "staged_impressions", shape)
+
+    def _join_events(self) -> None:
+        """Clicks and conversions that are files of their own."""
+        for label, table in events_of(self._config.source).items():
+            raw = self._raw.events[label]
+            self._stage(raw, spec_of(label, table), label, [column for column in table.on if column not in IMPRESSIONS])
+            is_append = self._earlier is not None
+            counts = join_events_to(self._connection, "staged_impressions", label, table, str(raw.files[0]), may_miss=is_append)
+            self._built.joined[label] = counts
+            if not is_append and counts["matched"] < counts["events"]:  # of an append, most belong to rows of before
+                self._built.notes.append(told_of(label, table, counts))
 
     def _refuse_faults(self) -> None:
         """The limit holds for each table by itself; of appended files, together with those before."""
@@ -357,13 +386,11 @@ class Builder:
         for spec, raw in ((ADS, self._raw.ads), (USERS, self._raw.users)):
             if raw is None and (spec is ADS or earlier is None):
                 latest_values(connection, "staged_impressions", spec, self._described_by_rows(spec), cut)
+                forget_nobody(connection, spec)
             elif self._has_versions(spec):
                 if earlier is not None:
                     renumber_versions(connection, spec)
                 choose_versions(connection, spec, cut, self._read_by_models(spec))
-        untitled = one_row(connection, "SELECT min(ad_id) AS ad, count(*) AS n FROM ads WHERE title IS NULL")
-        if untitled["n"]:
-            raise DataError(f"impressions: {untitled['n']:,} ads have no title in any row, {untitled['ad']!r} among them.")
         if self._config.privacy.k_anonymity is not None:
             self._built.privacy = protect_users(connection, self._config.privacy.k_anonymity)
         if earlier is not None:
@@ -395,8 +422,9 @@ class Builder:
 
     def _counters(self) -> list[CounterSpec]:
         tables = ("staged_impressions", "ads", "users")
-        known = {key for table in tables for key in columns_of(self._connection, table)}
-        return resolve_counters(self._config.counters, known | ({DRAWN} if self._config.negatives is not None else set()))
+        columns = {key for table in tables for key in columns_of(self._connection, table)}
+        columns |= {DRAWN} if self._config.negatives is not None else set()
+        return resolve_counters(self._config.counters, columns, self._built.shape.lacking)
 
     def _told_by_rows(self) -> dict[str, str]:
         """Columns of a wide table that may be versions, by the name under which events carry them."""
@@ -414,6 +442,7 @@ class Builder:
             columns = self._candidates(spec)
             if columns and self._raw.tables.get(spec.name) is None:
                 versions_of_rows(self._connection, spec, columns)
+                forget_nobody(self._connection, spec)
             versioned[spec.name] = changing(self._connection, spec, columns)
         self._draw_negatives()
         join_versions(self._connection, versioned)
@@ -458,11 +487,6 @@ def _wide(spec: TableSpec, other: TableSpec) -> TableSpec:
 
 
 def _number_ads(connection: duckdb.DuckDBPyConnection) -> None:
-    if "title" not in columns_of(connection, "staged_impressions"):
-        raise DataError(
-            "impressions: column 'title' is missing. A wide table carries the ads: map `title` (another column may "
-            "stand for it), or name an `ads` table in the config."
-        )
     number_keys(connection, "staged_impressions", ADS, order="source_order")
     connection.execute("ALTER TABLE staged_impressions ADD COLUMN ad_index INTEGER")
     connection.execute("UPDATE staged_impressions s SET ad_index = ads.ad_index FROM ads WHERE ads.ad_id = s.ad_id")

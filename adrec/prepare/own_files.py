@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from adrec.config.sources import TableInput, TablesSource
 from adrec.data.arrays import places
 from adrec.data.disk.engine import columns_of, name, one_row, open_engine, readable_faults
 from adrec.data.disk.writing import write_aside
+from adrec.data.shape import LogShape
 from adrec.errors import ConfigError, DataError
 from adrec.prepare.build import extras_of
 from adrec.prepare.sources import RawTable
@@ -72,15 +73,24 @@ class LogForm:
     """`ads`, `users` where the impressions carry them (one wide table): the columns that describe them"""
     mask_contacts: bool = False
     pseudonymised: bool = False
+    has: LogShape = field(default_factory=LogShape)
+    """what it names, and so must new rows of it"""
+
+    def needed_by(self, spec: TableSpec) -> TableSpec:
+        """The contract of new rows: they say who, what and when where the log does."""
+        needed = {"user_id": self.has.user, "ad_id": self.has.ad, "shown_at": self.has.time and "ad_id" in spec}
+        columns = tuple(replace(column, required=needed.get(column.name, column.required)) for column in spec.columns)
+        return TableSpec(spec.name, columns, spec.key)
 
     @classmethod
-    def of(cls, config: PreprocessConfig) -> "LogForm":
+    def of(cls, config: PreprocessConfig, has: LogShape) -> "LogForm":
         """From what a prepared folder was made with. A source of another format than plain tables says no more than roles."""
         source, roles, extras = config.source, roles_of(config), extras_of(config)
         given: dict[str, TableInput | None] = {}
         if isinstance(source, TablesSource):
             given = {"impressions": source.impressions, "ads": source.ads, "users": source.users}
-        wide = [spec for spec in (ADS, USERS) if spec.name in given and given[spec.name] is None]
+        named = [spec for spec, is_named in ((ADS, has.ad), (USERS, has.user)) if is_named]
+        wide = [spec for spec in named if spec.name in given and given[spec.name] is None]
         tables = {}
         for label, own in roles.items():
             table = given.get(label) or given.get("impressions")  # of a wide log, its ads are called as they are there
@@ -94,6 +104,7 @@ class LogForm:
             {spec.name: tuple(dict.fromkeys((*spec.names[1:], *extras.of(spec.name)))) for spec in wide},
             privacy.mask_contacts,
             privacy.pseudonymise,
+            has,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -103,6 +114,7 @@ class LogForm:
             "carried": {label: list(columns) for label, columns in self.carried.items()},
             "mask_contacts": self.mask_contacts,
             "pseudonymised": self.pseudonymised,
+            "has": self.has.as_dict(),
         }
 
     @classmethod
@@ -113,6 +125,7 @@ class LogForm:
             {label: tuple(columns) for label, columns in stored["carried"].items()},
             stored["mask_contacts"],
             stored["pseudonymised"],
+            LogShape.of(stored),
         )
 
     def privacy(self) -> PrivacySettings:

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from adrec.data.arrays import combined, places
 from adrec.inference.packing import ClickModel
-from adrec.inference.rows import with_texts
+from adrec.inference.rows import with_texts, written_titles
 from adrec.prepare.text.clean import language
 from adrec.schema import ADS, STRINGS, USER_LANGUAGE, USERS
 from adrec.serve.messages import UserIn
@@ -37,7 +37,7 @@ def completed(ads: pa.Table, packed: ClickModel) -> pa.Table:
     """With `text`, `segmented` and `language`, made where they are missing."""
     ads = with_texts(ads, packed.text.ad_template, packed.text, words=True)
     if "language" not in ads.column_names:
-        ads = ads.append_column("language", language(combined(ads["title"]).cast(pa.string())))
+        ads = ads.append_column("language", language(written_titles(ads)))
     return ads
 
 

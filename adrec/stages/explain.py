@@ -98,6 +98,8 @@ def _wanted(config: ExplainConfig, source: Source) -> Iterable[Any]:
         fits = np.ones(len(chunk.examples), bool)
         for column, wanted in (("user_id", config.user_id), ("ad_id", config.ad_id)):
             if wanted is not None:
+                if column not in chunk.table.column_names:
+                    raise DataError(f"explain: these rows have no '{column}'. Leave {column} out.")
                 fits &= np.asarray(chunk.table[column].to_numpy()) == wanted
         for row in np.flatnonzero(fits)[:left]:
             yield chunk.examples.take(np.array([row]))
@@ -115,7 +117,10 @@ def _drawn(explanation: Explanation, text: str, changed: list[Change]) -> Iterab
         lit.append(word.text, style)
         lit.append("" if explanation.language == "zh" else " ")
     table = Table(
-        title=f"{explanation.user_id} · {explanation.ad_id}", title_justify="left", caption=text, caption_justify="left"
+        title=" · ".join(filter(None, (explanation.user_id, explanation.ad_id))),
+        title_justify="left",
+        caption=text,
+        caption_justify="left",
     )
     table.add_column("what")
     table.add_column("value", overflow="fold", max_width=60)

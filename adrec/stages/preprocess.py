@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from rich.console import RenderableType
 from adrec import __version__
 from adrec.config.base import save_config
 from adrec.config.preprocess import PreprocessConfig, TimeSplit
-from adrec.data.disk.engine import open_engine, open_memory_engine
+from adrec.data.disk.engine import columns_of, one_row, open_engine, open_memory_engine, text
 from adrec.data.disk.outputs import PREPARED, files_of
 from adrec.data.disk.tables import parquet_schema
 from adrec.data.disk.writing import folder_aside
@@ -24,9 +24,10 @@ from adrec.prepare.build import Built, build, extras_of, work_folder
 from adrec.prepare.log.append import CannotAppendError, Earlier, check_described, link_shards, plan_append
 from adrec.prepare.log.carried import save_carried
 from adrec.prepare.log.impressions import keyed_columns, open_attach, write_impressions
+from adrec.prepare.log.outcomes import LABELS, events_of
 from adrec.prepare.log.rolling import MOVED, move_shards
 from adrec.prepare.log.versions import moved_features, write_versions
-from adrec.prepare.output.entities import TextMaker, add_queries, prepare_texts, write_corpus, write_tables
+from adrec.prepare.output.entities import TextMaker, add_queries, has_texts, prepare_texts, write_corpus, write_tables
 from adrec.prepare.output.fingerprint import config_digest, describe_inputs, fingerprint
 from adrec.prepare.output.fit import fit_features, make_tokenizer, plan_fit
 from adrec.prepare.output.leaks import leaking_features
@@ -35,7 +36,7 @@ from adrec.prepare.output.summary import add_people, added, totals
 from adrec.prepare.output.writer import SplitWriter
 from adrec.prepare.sources import open_source
 from adrec.prepare.staging import quarantine
-from adrec.schema import ADS, SPLITS, USERS, entity_tables
+from adrec.schema import ADS, NOBODY, SPLITS, USERS, TableSpec, entity_tables
 from adrec.terminal import Terminal
 
 ROWS_PER_SHARD = 1_000_000
@@ -95,6 +96,7 @@ def run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
 
 
 def _run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
+    config = _with_moments(config)
     plan = _plan(config, terminal)
     is_enough = plan.manifest is not None and (config.append == "fast" or not plan.manifest.get("kept"))
     if plan.manifest is not None and is_enough and plan.manifest["fingerprint"] == plan.fingerprint:
@@ -111,6 +113,21 @@ def _run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
     if why:
         terminal.note(f"Everything is built anew, because {why}.")
     return PreprocessResult(config.output, _write(config, plan, None, terminal), "built", why)
+
+
+def _with_moments(config: PreprocessConfig) -> PreprocessConfig:
+    """The config with the moments of clicks and conversions that are files of their own: a label is known from then on."""
+    if not events_of(config.source):
+        return config
+    with open_memory_engine() as connection:
+        events = open_source(connection, config.source).events
+        found = {
+            moment: moment
+            for label, table in events.items()
+            for _, moment in [LABELS[label]]
+            if moment in columns_of(connection, table.view) and getattr(config.history, moment) is None
+        }
+    return config.model_copy(update={"history": config.history.model_copy(update=found)}) if found else config
 
 
 def _plan(config: PreprocessConfig, terminal: Terminal) -> _Plan:
@@ -163,8 +180,11 @@ def _prepare(
         counts: dict[str, int | None] = {**write_tables(connection, folder, maker, cut=built.cut, earlier=before)}
         if earlier is not None:
             for spec in (ADS, USERS):
-                check_described(connection, earlier, folder, spec, keyed_columns(connection, config))
+                check_described(connection, earlier, folder, spec, keyed_columns(connection, config, built.shape))
         add_queries(connection, maker, cut=built.cut)
+        for spec in (ADS, USERS):
+            counts[spec.name] = _named(connection, spec)
+        shape = replace(built.shape, text=has_texts(connection))
         counts["texts"] = write_corpus(
             connection, folder, before / "corpus.parquet" if before is not None else None, cut=built.cut
         )
@@ -173,9 +193,9 @@ def _prepare(
         built.available.save(folder)
     old = earlier.manifest if earlier is not None else {}
     carried = earlier.state if earlier is not None else None
-    attach = open_attach(connection, config, folder, carried)
+    attach = open_attach(connection, config, built.shape, folder, carried)
     writer = _open_writer(built, earlier, folder)
-    write_impressions(connection, attach, writer, terminal, first_row=old.get("rows", 0))
+    write_impressions(connection, attach, writer, terminal, shape=built.shape, first_row=old.get("rows", 0))
     splits = writer.close()
     with terminal.progress("counting users and ads"):
         add_people(connection, splits)
@@ -204,6 +224,7 @@ def _prepare(
         "implicit": config.negatives is not None,
         "repeated_clicks": old.get("repeated_clicks", built.repeated),
         "text_template": config.text.ad_template,
+        "has": shape.as_dict(),
         "split": config.split.method,
         "splits": splits,
         **built.gate,
@@ -211,6 +232,7 @@ def _prepare(
         "source_rows": _source_rows(built, earlier),
         "rejected": {"lines": lines, "reasons": quarantine.as_dict(built.rejected, old.get("rejected", {}).get("reasons", []))},
         "unlisted_users": built.unlisted_users,
+        **({"joined": built.joined} if built.joined else {}),
         "notes": built.notes,
         "privacy": built.privacy,
         "schema": _schemas(folder),
@@ -218,6 +240,12 @@ def _prepare(
         "learnt_texts": carry_on.texts,
         "inputs": plan.inputs,
     }
+
+
+def _named(connection: duckdb.DuckDBPyConnection, spec: TableSpec) -> int:
+    """Ads or users that have an identifier."""
+    found = one_row(connection, f"SELECT count(*) AS n FROM {spec.name} WHERE {spec.key} <> {text(NOBODY)}")
+    return int(found["n"])
 
 
 def _open_writer(built: Built, earlier: Earlier | None, folder: Path) -> SplitWriter:

@@ -30,7 +30,7 @@ from adrec.data.disk.tables import file_facts, iter_batches, open_dataset, read_
 from adrec.data.disk.writing import write_aside
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.errors import DataError
-from adrec.inference.known import Known, known_of
+from adrec.inference.known import Known, known_of, users_named
 from adrec.inference.lists.ranker import Block, Ranker
 from adrec.inference.lists.requests import REQUESTS, blocks, split_requests, table_requests, users_at
 from adrec.inference.lists.why import Told, tell
@@ -38,7 +38,7 @@ from adrec.inference.own_tables import OwnTables, stage_own, with_described
 from adrec.inference.predictor import Catalogs, Predictor
 from adrec.inference.rows import with_new_users
 from adrec.prepare.own_files import files_of, spool
-from adrec.schema import RANKED, USERS
+from adrec.schema import NOBODY, RANKED, USERS
 from adrec.terminal import Terminal
 
 REQUEST_BLOCK = 256
@@ -96,6 +96,7 @@ def run(config: RankConfig, terminal: Terminal) -> "RankResult | Told":
     policies = _policies(config)
     prepared = open_prepared(config.prepared) if config.prepared is not None else None
     predictor = Predictor.load(config.bundle, device=config.device)
+    _refuse_unnamed(config, predictor)
     with tempfile.TemporaryDirectory(prefix="adrec-requests-") as folder:
         if config.requests is not None:
             config = config.model_copy(update={"requests": spool(config.requests, Path(folder))})
@@ -143,6 +144,17 @@ def _run(
     result.seconds = time.perf_counter() - started
     shutil.rmtree(work, ignore_errors=True)
     return result
+
+
+def _refuse_unnamed(config: RankConfig, predictor: Predictor) -> None:
+    """Raise DataError where there is nothing to choose from, or nobody to rank for."""
+    if not predictor.packed.has.ad:
+        raise DataError(
+            f"{config.bundle}: the log names no ads, so that there is nothing to choose from. Say in the preprocess config "
+            "which column names them (--set source.impressions.columns.ad_id=COLUMN), and train again."
+        )
+    if config.requests is None and config.split == "users" and not predictor.packed.has.user:
+        raise DataError(f"{config.bundle}: the log names no users to rank for. Take the requests of a split (split: test).")
 
 
 def _parts(
@@ -286,14 +298,16 @@ def _users(config: RankConfig, prepared: Prepared | None, predictor: Predictor, 
 def _asked_users(config: RankConfig, prepared: Prepared | None, own: OwnTables) -> pa.Array:
     """Everyone who has a request."""
     if own.rows is not None:
-        batches = iter_batches(own.rows, columns=["user_id"])
+        named = "user_id" in open_dataset(own.rows).schema.names
+        batches = iter_batches(own.rows, columns=["user_id"]) if named else iter(())
     elif config.split == "users":
         return combined(_of(prepared).users()["user_id"])
     else:
-        batches = _of(prepared).iter(config.split, ["user_id"])
-    found = pa.array([], pa.string())
+        named = "user_id" in _of(prepared).columns
+        batches = _of(prepared).iter(config.split, ["user_id"]) if named else iter(())
+    found = pa.array([] if named else [NOBODY], pa.string())
     for batch in batches:
-        found = pa.concat_arrays([found, batch.column("user_id").cast(pa.string())]).unique()
+        found = pa.concat_arrays([found, users_named(pa.Table.from_batches([batch]))]).unique()
     return found
 
 
@@ -331,5 +345,5 @@ def _count(config: RankConfig, prepared: Prepared | None, own: OwnTables) -> int
     if own.rows is not None:
         return int(open_dataset(own.rows).count_rows())
     if config.split == "users":
-        return len(_of(prepared).users())
+        return sum(len(table) for table in users_at(_of(prepared), 0))
     return sum(len(table) for table in split_requests(_of(prepared), config.split))

@@ -40,8 +40,9 @@ class ScoreResult:
     mean_score: float
     clicks: float | None
     """observed click rate, where the rows have labels"""
-    cold_ad_rows: float
-    cold_user_rows: float
+    cold_ad_rows: float | None
+    """share of the rows; None where the log names no ads"""
+    cold_user_rows: float | None
     columns: list[str]
     seconds: float
     resumed_rows: int
@@ -56,7 +57,9 @@ class ScoreResult:
         table.add_row("mean score", f"{self.mean_score:.4f}")
         if self.clicks is not None:
             table.add_row("observed click rate", f"{self.clicks:.4f}")
-        table.add_row("rows of cold ads, cold users", f"{self.cold_ad_rows:.1%}, {self.cold_user_rows:.1%}")
+        for of, share in (("ads", self.cold_ad_rows), ("users", self.cold_user_rows)):
+            if share is not None:
+                table.add_row(f"rows of cold {of}", f"{share:.1%}")
         if self.resumed_rows:
             table.add_row("rows kept from an interrupted run", f"{self.resumed_rows:,}")
         table.add_row("output", self.output)
@@ -145,8 +148,8 @@ def _facts(parts: list[Path]) -> dict[str, Any]:
         "rows": rows,
         "mean_score": scored / weighed if weighed else sums["score"] / total,
         "clicks": rate,
-        "cold_ad_rows": sums["cold_ad"] / total,
-        "cold_user_rows": sums["cold_user"] / total,
+        "cold_ad_rows": sums["cold_ad"] / total if "cold_ad" in sums else None,
+        "cold_user_rows": sums["cold_user"] / total if "cold_user" in sums else None,
         "columns": columns,
     }
 

@@ -22,7 +22,7 @@ from adrec.errors import DataError
 from adrec.models.build import Dimensions, FeatureShape, build_tasks
 from adrec.models.net.tasks import Task
 from adrec.models.text.text_vectors import TextReader
-from adrec.schema import WEIGHT
+from adrec.schema import NOBODY, WEIGHT
 from adrec.terminal import Terminal
 
 VALID_ROWS = 500_000
@@ -223,10 +223,27 @@ def _survey(
         if "query" in columns and len(queries) < 1_000_000:
             queries.update(dict.fromkeys(pc.unique(batch["query"]).drop_null().to_numpy(zero_copy_only=False)))
         advance(batch.num_rows)
+    _refuse_one_class(prepared, tasks[0], moments[tasks[0].name])
     fitted = tuple(task.fitted(moments[task.name]) for task in tasks)
     ads = counts["ad_index"].seen(prepared.ads()["ad_id"])
     users = counts["user_index"].seen(prepared.users()["user_id"])
     return ads, users, fitted, list(queries), weighed / max(rows, 1)
+
+
+def _refuse_one_class(prepared: Prepared, main: Task, labels: Moments) -> None:
+    """Raise DataError where the main label is the same in all training rows: whatever is learned promises that for ever."""
+    if not (main.is_binary and labels.count and labels.squares == 0.0):
+        return
+    count, name = labels.count, main.name
+    if labels.mean > 0:
+        raise DataError(
+            f"{prepared.path}: '{name}' is 1 in all {count:,} training rows, so that there is nothing to tell it from. A log "
+            "of clicks only needs rows that were not clicked: set `negatives` in the preprocess config, which draws them."
+        )
+    raise DataError(
+        f"{prepared.path}: '{name}' is 0 in all {count:,} training rows: there is nothing to learn. Check the column that "
+        "is read as the label (`columns`, `positive` and `at_least` in the source), or take a longer log."
+    )
 
 
 class _Counts:
@@ -247,8 +264,9 @@ class _Counts:
         return np.bincount(index, weight, size).astype(np.int64, copy=False)
 
     def seen(self, ids: pa.ChunkedArray) -> Seen:
+        named = pc.not_equal(ids, NOBODY).to_numpy()[: len(self.shown)]
         order = np.argsort(-self.shown, kind="stable")
-        order = order[self.shown[order] > 0]
+        order = order[(self.shown > 0)[order] & named[order]]
         return Seen(ids.combine_chunks().take(pa.array(order)), self.shown[order], self.clicked[order])
 
 

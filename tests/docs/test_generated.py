@@ -25,7 +25,7 @@ def test_every_column_of_every_table_is_told():
         for column in spec.columns:
             assert column.meaning, (spec.name, column.name)
             assert f"| `{column.name}` | " in page, (spec.name, column.name)
-    assert "| `user_id` | text | who saw it. Required |" in page
+    assert "| `ad_id` | text | identifier, unique. Required |" in page
     assert "| `click` | 0 or 1 | empty where unknown" in page
     assert "An outcome: a label, never a feature |" in page
 

@@ -249,7 +249,6 @@ def test_lists_use_ads_and_vectors(tmp_path):
     ("change", "message"),
     [
         ({"without": ["click"]}, "no label column"),
-        ({"without": ["user_id"]}, "column 'user_id' is missing"),
         ({"click": lambda y: y * 2}, "is neither 0 nor 1"),
         ({"click": lambda y: y * 0}, "metrics need both classes"),
         ({"click": lambda y: [None] * len(y)}, "null in every row"),

@@ -40,7 +40,8 @@ def test_a_missing_column(tmp_path, made):
     write(made["impressions"].drop_columns(["shown_at"]), tmp_path / "impressions.parquet")
     line = fault(tmp_path)
     assert "impressions.parquet: column 'shown_at' is missing" in line
-    assert "`columns`" in line
+    assert "which split.method time and every counter need" in line
+    assert "--set source.impressions.columns.shown_at=COLUMN" in line
 
 
 def test_every_missing_column_is_listed_at_once(tmp_path, made):
@@ -141,14 +142,14 @@ def test_a_nan_feature_unless_it_is_declared_missing(tmp_path, made):
 
 
 def test_every_fault_is_told_at_once(tmp_path, made):
-    put(tmp_path, made, "ads", "title", 0, None)
+    put(tmp_path, made, "ads", "ad_id", 0, None)
     table = made["impressions"]
     clicks, prices = table["click"].to_pylist(), table["price_seen"].to_pylist()
     clicks[0], clicks[9], prices[0] = 3, 4, float("inf")
     table = table.set_column(4, "click", pa.array(clicks, pa.int8())).set_column(6, "price_seen", pa.array(prices))
     write(table, tmp_path / "impressions.parquet")
     text = fault(tmp_path)
-    assert "ads.parquet: column 'title', row 1: is missing" in text
+    assert "ads.parquet: column 'ad_id', row 1: is missing" in text
     assert "column 'click', row 1: '3' is not 0 or 1 (2 rows in all)" in text
     assert "column 'price_seen', row 1: 'inf' is NaN or infinite" in text
 

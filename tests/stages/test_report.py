@@ -107,7 +107,7 @@ def test_in_a_browser(report, browser, size, scheme):
     for plot in plots:
         assert plot["width"] > 250, plot
         assert plot["height"] > 50, plot
-        assert plot["paths"] > 3, plot
+        assert plot["paths"] > 2, plot  # a part of few users has no interval
         assert plot["smallest"] >= 8, plot
         assert plot["outside"] == 0, plot
     context.close()

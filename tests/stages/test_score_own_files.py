@@ -193,7 +193,7 @@ def test_another_writing_is_said_beside_the_files(trained, tmp_path):
     [
         ("when", "yesterday", "column 'when', row 7: 'yesterday' is not a timestamp"),
         ("price", "cheap", "column 'price', row 7: 'cheap' is not a number of its range"),
-        ("person", "", "column 'person', row 7: is missing"),
+        ("item no", "", "column 'item no', row 7: is missing"),
     ],
 )
 def test_faults_name_file_row_column_and_cure(trained, tmp_path, column, cell, problem):

@@ -21,6 +21,7 @@ from adrec.inference.explain.attribution import Attribution, attribute
 from adrec.inference.explain.variants import Continuous, Discrete, Row, take_apart, token_embeddings
 from adrec.inference.explain.words import Word, words_from_tokens
 from adrec.inference.predictor import Catalogs, Predictor, moved
+from adrec.inference.rows import shown_titles
 
 AVERAGE_OF = 1000
 """Ads whose mean text vector is the average ad."""
@@ -207,8 +208,8 @@ class Explainer:
 
 
 def titles_of(ads: pa.Table) -> dict[str, str]:
-    """ad_id → title."""
-    ids, titles = combined(ads["ad_id"]).cast(pa.string()), combined(ads["title"]).cast(pa.string())
+    """ad_id → title, or what else is shown of it."""
+    ids, titles = combined(ads["ad_id"]).cast(pa.string()), shown_titles(ads)
     columns = (np.asarray(column.to_numpy(zero_copy_only=False)) for column in (ids, titles))
     return dict(zip(*columns, strict=True))
 

@@ -12,6 +12,7 @@ from adrec.data.arrays import combined
 from adrec.data.availability import ALWAYS, NEVER, Availability
 from adrec.errors import DataError
 from adrec.inference.lists.words import Words
+from adrec.inference.rows import shown_titles, written_titles
 from adrec.prepare.text.clean import language, load_stop_words, segmented
 from adrec.ranking.auction import budget_in_micros
 from adrec.ranking.constraints import Rules
@@ -47,16 +48,16 @@ class AdColumns:
     @classmethod
     def of(cls, ads: pa.Table) -> "AdColumns":
         """From an ads table, prepared or raw."""
-        titles = combined(ads["title"]).cast(pa.string())
+        written = written_titles(ads)
         available = Availability.of_ads(ads)
         category, categories = codes(ads, "category")
         advertiser, _ = codes(ads, "advertiser_id")
-        languages = combined(ads["language"]) if "language" in ads.column_names else language(titles)
-        words = combined(ads["segmented"]) if "segmented" in ads.column_names else segment(titles)
+        languages = combined(ads["language"]) if "language" in ads.column_names else language(written)
+        words = combined(ads["segmented"]) if "segmented" in ads.column_names else segment(written)
         return cls(
             table=ads,
             ids=combined(ads["ad_id"]).cast(pa.string()),
-            titles=titles,
+            titles=shown_titles(ads),
             bid=floats(ads, "bid"),
             budget=budget_in_micros(floats(ads, "budget")),
             starts=available.opens,

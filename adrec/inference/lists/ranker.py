@@ -11,7 +11,7 @@ from adrec.config.rank import Policy
 from adrec.data.arrays import Longs, combined, integers, places
 from adrec.data.examples import Examples
 from adrec.errors import ConfigError
-from adrec.inference.known import NOTHING, Known
+from adrec.inference.known import NOTHING, Known, users_named
 from adrec.inference.lists.candidates import Finder
 from adrec.inference.lists.catalogue import AdColumns
 from adrec.inference.lists.evidence import reasons
@@ -24,6 +24,7 @@ from adrec.ranking.diversify import ByValue, CalibratedCategories, Diversifier, 
 from adrec.ranking.explore import logit_deviation
 from adrec.ranking.ledger import UNLIMITED, Ledger
 from adrec.ranking.policy import Candidates, DiversifierOf, ListPolicy, Ranked, rank_block
+from adrec.schema import NOBODY
 from adrec.terminal import Terminal
 
 PRIOR_IMPRESSIONS = 200.0
@@ -100,7 +101,7 @@ class Ranker:
         if "user_index" in requests.column_names:
             user = integers(requests["user_index"])
         else:
-            user = places(requests["user_id"], self.catalogs.users.ids)
+            user = places(users_named(requests), self.catalogs.users.ids)
         # A request has no ad yet; the reading of rows needs one to be an impression.
         ad = np.zeros(len(requests), np.int64)
         return self.predictor.attached(requests, self.catalogs, self.known, user, ad, counters=False, null_is_known=True)
@@ -134,8 +135,10 @@ class Ranker:
         found = self.finder.find(requests, examples, vectors, policy, given)
         scores = self._score(table, examples, found.ad)
         candidates = self._candidates(examples, policy, found.ad, scores, first)
-        if user is not None:
-            candidates = candidates._replace(user=user)
+        if user is None:  # a frequency cap is a person's: requests of nobody have one each
+            is_nobody = self.catalogs.users.ids.to_numpy(zero_copy_only=False)[candidates.user] == NOBODY
+            user = np.where(is_nobody, -1 - candidates.number, candidates.user)
+        candidates = candidates._replace(user=user)
         diversifiers = [self._diversifier(index, candidates, examples) for index in range(len(self.policies))]
         ranked = rank_block(
             candidates,
@@ -165,9 +168,12 @@ class Ranker:
         column = ranked.column[row, slot]
         price = ranked.price[row, slot]
         requests = block.requests
+        users, own = users_named(requests).take(pa.array(row)), {}
+        if "shown_at" in requests.column_names:
+            own["shown_at"] = combined(requests["shown_at"]).take(pa.array(row))
         return pa.table(
             {
-                "user_id": combined(requests["user_id"]).cast(pa.string()).take(pa.array(row)),
+                "user_id": pc.if_else(pc.equal(users, NOBODY), pa.scalar(None, pa.string()), users),
                 "request_id": combined(requests["request_id"]).cast(pa.string()).take(pa.array(row)),
                 "ad_id": self.ads.ids.take(pa.array(ranked.ad[row, slot])),
                 "rank": pa.array(slot + 1, pa.int32()),
@@ -176,7 +182,7 @@ class Ranker:
                 "price": pa.array(price, pa.float64(), mask=np.isnan(price)),
                 "propensity": pa.array(ranked.propensity[row, slot], pa.float64()),
                 "reason": self.reasons(block),
-                "shown_at": combined(requests["shown_at"]).take(pa.array(row)),
+                **own,
                 "policy": pa.array(self.names, pa.string()).take(pa.array(block.policy[row])),
             }
         )

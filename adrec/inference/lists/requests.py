@@ -16,7 +16,8 @@ from adrec.data.disk.tables import iter_batches
 from adrec.data.examples import run_codes
 from adrec.data.prepared import Prepared
 from adrec.errors import DataError
-from adrec.schema import IMPRESSIONS, TIMESTAMP, TableSpec
+from adrec.inference.known import users_named
+from adrec.schema import IMPRESSIONS, NOBODY, TIMESTAMP, TableSpec
 
 _OF_A_REQUEST = {"user_id", "request_id", "shown_at", "scenario", "query", "history"}
 REQUESTS = TableSpec(
@@ -48,7 +49,8 @@ def split_requests(prepared: Prepared, split: str, *, batch_rows: int = 65_536) 
 def users_at(prepared: Prepared, moment: int) -> Iterator[pa.Table]:
     """Each user of the folder once, at `moment` (microseconds)."""
     ids = combined(prepared.users()["user_id"])
-    index = pa.array(np.arange(len(ids)), pa.int32())
+    rows = np.flatnonzero(ids.to_numpy(zero_copy_only=False) != NOBODY)
+    ids, index = ids.take(pa.array(rows)), pa.array(rows, pa.int32())
     moments = pa.array(np.full(len(ids), moment), TIMESTAMP)
     yield pa.table({"user_id": ids, "request_id": ids, "user_index": index, "shown_at": moments})
 
@@ -75,7 +77,9 @@ def table_requests(path: Path, moment: int | None, *, where: str = "", batch_row
         if len(table):
             last, row = int(time[-1].as_py()), row + len(table)
         if "request_id" not in table.column_names:
-            table = table.append_column("request_id", table["user_id"])
+            numbered = pa.array(np.arange(row - len(table), row)).cast(pa.string())
+            users = users_named(table)
+            table = table.append_column("request_id", pc.if_else(pc.equal(users, NOBODY), numbered, users))
         yield table.drop_columns([name for name in _NOT_A_REQUEST if name in table.column_names])
 
 

@@ -17,6 +17,7 @@ from adrec.config.preprocess import LeaveLastOutSplit, PreprocessConfig, RandomS
 from adrec.data.disk.engine import columns_of, name, one_row, parquet, text
 from adrec.data.disk.writing import link_file
 from adrec.data.prepared import STATE, shards_of
+from adrec.data.shape import LogShape
 from adrec.prepare.log.carried import FOLDER, known_requests
 from adrec.prepare.log.splits import held_bounds, rolling_bounds
 from adrec.prepare.log.versions import written_versions
@@ -92,8 +93,15 @@ def plan_append(
         raise CannotAppendError("fast appends kept what a rebuild gives otherwise")
     if not (earlier.folder / FOLDER).is_dir():
         raise CannotAppendError("the earlier output does not say what an append goes on from")
+    if raw.events:
+        earlier.keep(
+            f"{' and '.join(raw.events)} come in files of their own, and may be of earlier rows",
+            f"the labels of earlier rows, whatever {' and '.join(raw.events)} came in later",
+        )
     if len(new) == len(old):
         raise CannotAppendError("tables beside the impressions have changed")
+    if not LogShape.of(manifest).time:
+        raise CannotAppendError("the log names no moments, and only later rows can be appended")
     if not raw.can_skip:
         raise CannotAppendError("this source is always read whole")
     if raw.ads is None:

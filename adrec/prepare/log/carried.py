@@ -90,7 +90,9 @@ def _requests(connection: duckdb.DuckDBPyConnection) -> NDArray[np.uint64]:
     """Half of the MD5 of each request's identifier: chance confuses two of a thousand million once in forty logs."""
     if "key" not in columns_of(connection, "requests"):  # those of a user and a moment cannot go on later
         return np.zeros(0, np.uint64)
-    codes = fetch(connection, "SELECT md5_number_lower(key) AS code FROM requests")["code"]
+    # Nor can a row that is a request by itself: its key is its number behind @.
+    query = "SELECT md5_number_lower(key) AS code FROM requests WHERE NOT regexp_full_match(key, '@[0-9]+')"
+    codes = fetch(connection, query)["code"]
     return np.asarray(codes.to_numpy(), dtype=np.uint64)
 
 

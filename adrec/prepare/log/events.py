@@ -6,13 +6,15 @@ Order: requests by their first moment (ties in source order), inside a request b
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Literal
 
 import duckdb
 
-from adrec.data.disk.engine import columns_of, moment_sql, name, one_row
+from adrec.data.disk.engine import columns_of, moment_sql, name, one_row, text
+from adrec.data.shape import LogShape
 from adrec.errors import DataError
 from adrec.prepare.log.versions import build_versions
-from adrec.schema import KNOWN_FROM, WEIGHT, TableSpec
+from adrec.schema import KNOWN_FROM, NOBODY, WEIGHT, TableSpec
 
 SOURCE_COLUMNS = ("source_file", "source_row", "source_order")
 
@@ -93,23 +95,56 @@ def latest_values(
 
 
 def add_unlisted_users(connection: duckdb.DuckDBPyConnection, staged: str) -> int:
-    """Users of the impressions that the users table lacks go behind it, by first appearance. Returns how many."""
+    """Users of the impressions that the users table lacks go behind it, by first appearance. Returns how many have a name."""
     before = int(one_row(connection, "SELECT count(*) AS n FROM users")["n"])
+    named = f"SELECT count(*) AS n FROM users WHERE user_id <> {text(NOBODY)}"
+    known = int(one_row(connection, named)["n"])
     connection.execute(
         f"INSERT INTO users BY NAME SELECT CAST({before} + row_number() OVER (ORDER BY first) - 1 AS INTEGER) AS user_index, "
         f"user_id FROM (SELECT user_id, min((shown_at, source_order)) AS first FROM {staged} "
         f"WHERE {good(connection, staged)} AND user_id NOT IN (SELECT user_id FROM users) GROUP BY 1) ORDER BY first"
     )
-    return int(one_row(connection, "SELECT count(*) AS n FROM users")["n"]) - before
+    return int(one_row(connection, named)["n"]) - known
 
 
-def build_requests(connection: duckdb.DuckDBPyConnection, staged: str) -> None:
+def _keyed(connection: duckdb.DuckDBPyConnection, staged: str, shape: LogShape) -> Literal["text", "visit", "row"]:
+    """What names the requests of the staged rows: a text, or a user and a moment, or each row stands alone.
+
+    A row without a request id belongs with those of its user and moment; where either is unknown it is a request by itself.
+    """
+    if "request_id" in columns_of(connection, staged):
+        return "text"
+    if not (shape.user and shape.time):
+        return "row"
+    some = one_row(connection, f"SELECT count(*) AS n FROM {staged} WHERE user_id = {text(NOBODY)}")["n"]
+    return "text" if some else "visit"
+
+
+def _key(connection: duckdb.DuckDBPyConnection, staged: str, shape: LogShape, row: str = "") -> str:
+    """SQL of the text that names a row's request; `row` is what stands before its columns. No user is called nothing, so
+    that a row's number behind @ is nobody's."""
+    alone = f"'@' || {row}source_order"
+    made = alone
+    if shape.user and shape.time:
+        visit = f"{row}user_id || '@' || epoch_us({row}shown_at)"
+        made = f"CASE WHEN {row}user_id = {text(NOBODY)} THEN {alone} ELSE {visit} END"
+    return f"coalesce({row}request_id, {made})" if "request_id" in columns_of(connection, staged) else made
+
+
+def build_requests(connection: duckdb.DuckDBPyConnection, staged: str, shape: LogShape) -> None:
     """Table `requests`: key, started, first row, number of rows; its rowid is the request's number in time order."""
-    given = "request_id" in columns_of(connection, staged)
-    key = "coalesce(request_id, user_id || '@' || epoch_us(shown_at))" if given else "user_id, shown_at"
+    keyed = _keyed(connection, staged, shape)
+    if keyed == "row":
+        connection.execute(
+            "CREATE OR REPLACE TABLE requests AS SELECT user_id, shown_at, shown_at AS started, source_order AS first, "
+            f"count(*) AS rows FROM {staged} WHERE {good(connection, staged)} GROUP BY ALL ORDER BY started, first"
+        )
+        return
+    given = keyed == "text"
     grouped = "key" if given else "user_id, shown_at"
     selected = (
-        f"{key} AS key, min(user_id) AS user_id, max(user_id) AS other_user, min(shown_at) AS started"
+        f"{_key(connection, staged, shape)} AS key, min(user_id) AS user_id, max(user_id) AS other_user, "
+        "min(shown_at) AS started"
         if given
         else "user_id, shown_at, user_id AS other_user, shown_at AS started"
     )
@@ -135,18 +170,19 @@ def build_events(
     carried: Sequence[str],
     joins: str = "",
     renamed: Mapping[str, str] | None = None,
+    *,
+    shape: LogShape,
 ) -> None:
     """Table `events` in final order with request, user_index, ad_index, started, part (0 train, 1 valid, 2 test).
 
     `split` is SQL of the part over the aliases s (staged), r (requests), u (users) and what `joins` adds. `renamed`: further
     columns by their new name.
     """
-    given = "request_id" in columns_of(connection, staged)
-    on = (
-        "r.key = coalesce(s.request_id, s.user_id || '@' || epoch_us(s.shown_at))"
-        if given
-        else "r.user_id = s.user_id AND r.shown_at = s.shown_at"
-    )
+    on = {
+        "text": f"r.key = {_key(connection, staged, shape, 's.')}",
+        "visit": "r.user_id = s.user_id AND r.shown_at = s.shown_at",
+        "row": "r.first = s.source_order",
+    }[_keyed(connection, staged, shape)]
     columns = "".join(f", s.{name(column)}" for column in carried)
     columns += "".join(f", s.{name(column)} AS {name(new)}" for new, column in (renamed or {}).items())
     # Outcomes of one row of counts share its source order.

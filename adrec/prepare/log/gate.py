@@ -12,11 +12,14 @@ import duckdb
 
 from adrec.config.features import HistoryConfig
 from adrec.config.preprocess import ColumnSplit, Split, TimeSplit
-from adrec.data.disk.engine import columns_of, moment_sql, name, one_row
-from adrec.schema import SPLITS, WEIGHT
+from adrec.data.disk.engine import columns_of, moment_sql, name, one_row, text
+from adrec.data.shape import LogShape
+from adrec.schema import NOBODY, ROW_NAMES, SPLITS, WEIGHT
 
 _MANY = 0.1
 """Share of the clicks that a history must know beforehand to be told: people do click the same ad again."""
+_MORE_ALIKE = 0.3
+"""Share of the rows outside training that may equal training rows beyond those that do so by chance, without a word."""
 _ENOUGH = 10
 """Fewest such clicks."""
 
@@ -90,9 +93,10 @@ def immature_labels(
     return found
 
 
-def findings_of(connection: duckdb.DuckDBPyConnection, split: Split) -> list[Finding]:
+def findings_of(connection: duckdb.DuckDBPyConnection, split: Split, shape: LogShape) -> list[Finding]:
     """Repeated rows, rows in two parts, histories that know what comes: a finding each, where there are any."""
-    found = [_repeats(connection), _shared(connection, split), _foreseen(connection)]
+    is_named = shape.user and shape.ad and shape.time
+    found = [_repeats(connection), _shared(connection, split) if is_named else _copied(connection), _foreseen(connection)]
     return [finding for finding in found if finding is not None]
 
 
@@ -141,6 +145,31 @@ def _shared(connection: duckdb.DuckDBPyConnection, split: Split) -> Finding | No
     )
 
 
+def _copied(connection: duckdb.DuckDBPyConnection) -> Finding | None:
+    """As `_shared`, where rows do not say who, what and when: rows whose every cell is that of a training row.
+
+    Rows of few values are alike by chance, so only more of them than that are told.
+    """
+    own = {"request", "part", "request_id", *ROW_NAMES}
+    columns = ", ".join(name(column) for column in columns_of(connection, "events") if column not in own)
+    counts = one_row(
+        connection,
+        "SELECT coalesce(sum(later) FILTER (trained > 0), 0) AS rows, sum(later) AS of, sum(trained) AS trained, "
+        "coalesce(sum(trained) FILTER (trained > 1), 0) AS repeated FROM (SELECT count_if(part > 0) AS later, "
+        f"count_if(part = 0) AS trained FROM events GROUP BY {columns})",
+    )
+    # As many training rows equal another training row where it is chance.
+    if counts["rows"] <= (_MORE_ALIKE + counts["repeated"] / max(counts["trained"], 1)) * counts["of"]:
+        return None
+    return Finding(
+        "shared_rows",
+        int(counts["rows"]),
+        counts["of"],
+        "{rows} of {of} rows outside training equal training rows in every cell: figures on them mean little",
+        "Where files hold the same rows, name each once in the source; else declare more columns, or split otherwise",
+    )
+
+
 def _foreseen(connection: duckdb.DuckDBPyConnection) -> Finding | None:
     """Given histories that hold what their user clicks in that request or later, at the first request of each user.
 
@@ -151,7 +180,8 @@ def _foreseen(connection: duckdb.DuckDBPyConnection) -> Finding | None:
     counts = one_row(
         connection,
         "WITH firsts AS (SELECT user_index, arg_min(history, request) AS history FROM events GROUP BY user_index), "
-        "clicks AS (SELECT DISTINCT e.user_index, a.ad_id FROM events e JOIN ads a USING (ad_index) WHERE e.click = 1) "
+        "clicks AS (SELECT DISTINCT e.user_index, a.ad_id FROM events e JOIN ads a USING (ad_index) "
+        f"JOIN users u USING (user_index) WHERE e.click = 1 AND u.user_id <> {text(NOBODY)}) "
         "SELECT count(*) AS of, count_if(list_contains(f.history, c.ad_id)) AS rows "
         "FROM clicks c JOIN firsts f USING (user_index) WHERE len(f.history) > 0",
     )

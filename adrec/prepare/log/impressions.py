@@ -17,21 +17,23 @@ from adrec.config.preprocess import PreprocessConfig
 from adrec.data.disk.engine import columns_of, fetch
 from adrec.data.disk.tables import parquet_schema
 from adrec.data.prepared import STATE
+from adrec.data.shape import LogShape
 from adrec.errors import DataError
 from adrec.prepare.output.writer import SplitWriter
+from adrec.schema import NOBODY
 from adrec.terminal import Terminal
 
 _SOURCES = {"advertiser": "advertiser_id"}
 
 
-def counters_of(connection: duckdb.DuckDBPyConnection, config: PreprocessConfig) -> list[CounterSpec]:
+def counters_of(connection: duckdb.DuckDBPyConnection, config: PreprocessConfig, shape: LogShape) -> list[CounterSpec]:
     """The declared counters, the usual ones as far as the tables have their columns.
 
     Raises DataError for one that is declared twice in different ways.
     """
     tables = ("events", "ads", "users")
     known = {column for table in tables for column in columns_of(connection, table)}
-    counters = resolve_counters(config.counters, known - {"user_index", "ad_index", "part", "request"})
+    counters = resolve_counters(config.counters, known - {"user_index", "ad_index", "part", "request"}, shape.lacking)
     settings: dict[str, tuple[float, bool]] = {}
     for spec in counters:
         wanted = (spec.prior_strength, spec.log1p)
@@ -44,21 +46,21 @@ def counters_of(connection: duckdb.DuckDBPyConnection, config: PreprocessConfig)
     return counters
 
 
-def keyed_columns(connection: duckdb.DuckDBPyConnection, config: PreprocessConfig) -> list[str]:
+def keyed_columns(connection: duckdb.DuckDBPyConnection, config: PreprocessConfig, shape: LogShape) -> list[str]:
     """Columns that counters are kept by, of whichever table."""
-    counters = counters_of(connection, config)
+    counters = counters_of(connection, config, shape)
     return sorted({_SOURCES.get(key, key) for spec in counters for key in spec.by} - {"user", "ad"})
 
 
 def open_attach(
-    connection: duckdb.DuckDBPyConnection, config: PreprocessConfig, folder: Path, earlier: Path | None = None
+    connection: duckdb.DuckDBPyConnection, config: PreprocessConfig, shape: LogShape, folder: Path, earlier: Path | None = None
 ) -> Attach:
     """What attaches histories and counters: the events of the engine, the ads and users written to `folder`.
 
     Raises DataError for an unknown column.
     """
-    counters = counters_of(connection, config)
-    by = set(keyed_columns(connection, config))
+    counters = counters_of(connection, config, shape)
+    by = set(keyed_columns(connection, config, shape))
     ads, users = folder / "ads.parquet", folder / "users.parquet"
     known = {*columns_of(connection, "events"), *parquet_schema(ads).names, *parquet_schema(users).names}
     _refuse_unknown(by - known)
@@ -79,10 +81,11 @@ def write_impressions(
     writer: SplitWriter,
     terminal: Terminal,
     *,
+    shape: LogShape,
     first_row: int = 0,
 ) -> None:
     """Every row of table `events`, numbered from `first_row`, with history and counters, to `writer`."""
-    finisher = _Finisher(connection, first_row)
+    finisher = _Finisher(connection, shape, first_row)
     with terminal.progress("counting by user", attach.rows) as advance:
         batches = attach.run(advance)
         first = next(batches, None)
@@ -96,8 +99,8 @@ def write_impressions(
 class _Finisher:
     """Adds row numbers and identifiers, and the cleaned query."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, first_row: int) -> None:
-        self._row = first_row
+    def __init__(self, connection: duckdb.DuckDBPyConnection, shape: LogShape, first_row: int) -> None:
+        self._row, self._first_row, self._shape = first_row, first_row, shape
         self._ads = _strings(connection, "ads", "ad_id", "ad_index")
         self._users = _strings(connection, "users", "user_id", "user_index")
         self._queries: tuple[pa.Array, pa.Array] | None = None
@@ -106,15 +109,26 @@ class _Finisher:
             self._queries = (_array(table["query"]), _array(table["text"]))
 
     def finish(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The batch with its last columns; `part` is gone, `request` stays for the writer."""
-        made = {column: batch.column(column) for column in batch.schema.names if column != "part"}
+        """The batch with its last columns; `part` is gone, `request` stays for the writer. What the log does not name is left
+        out, and null where some rows do not."""
+        left_out = {"part"} | (set() if self._shape.time else {"shown_at"})
+        made = {column: batch.column(column) for column in batch.schema.names if column not in left_out}
         made["row_id"] = pa.array(np.arange(self._row, self._row + batch.num_rows))
         self._row += batch.num_rows
-        made["user_id"] = self._users.take(batch.column("user_index"))
-        made["ad_id"] = self._ads.take(batch.column("ad_index"))
-        moment = pc.cast(pc.cast(batch.column("shown_at"), pa.int64()), pa.string())
-        default = pc.binary_join_element_wise(made["user_id"], moment, "@")
-        made["request_id"] = pc.coalesce(made["request_id"], default) if "request_id" in made else default
+        users = self._users.take(batch.column("user_index"))
+        users = pc.if_else(pc.equal(users, NOBODY), pa.scalar(None, users.type), users)
+        # A row of an unknown user, or without a moment, is a request by itself (drawn negatives are the click's). Of an append
+        # the numbers go on behind all rows before.
+        number = pc.add(pc.cast(batch.column("request"), pa.int64()), self._first_row)
+        request = pc.binary_join_element_wise("", pc.cast(number, pa.string()), "@")
+        if self._shape.user:
+            made["user_id"] = users
+        if self._shape.ad:
+            made["ad_id"] = self._ads.take(batch.column("ad_index"))
+        if self._shape.user and self._shape.time:
+            moment = pc.cast(pc.cast(batch.column("shown_at"), pa.int64()), pa.string())
+            request = pc.coalesce(pc.binary_join_element_wise(users, moment, "@"), request)
+        made["request_id"] = pc.coalesce(made["request_id"], request) if "request_id" in made else request
         if self._queries is not None:
             raw, cleaned = self._queries
             made["query"] = cleaned.take(pc.index_in(batch.column("query"), value_set=raw))

@@ -20,8 +20,8 @@ from adrec.config.preprocess import (
     Split,
     TimeSplit,
     UserSplit,
-    span_of,
 )
+from adrec.config.spans import span_of
 from adrec.data.disk.engine import columns_of, moment_sql, name, one_row, text
 from adrec.errors import DataError
 from adrec.prepare.log.events import good

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from adrec.config.preprocess import TextSettings
-from adrec.data.disk.engine import columns_of, moment_sql, name, parquet, stream, text
+from adrec.data.disk.engine import columns_of, moment_sql, name, one_row, parquet, stream, text
 from adrec.prepare.output.later import later_rows
 from adrec.prepare.text.clean import fill_template, gentle, language, load_stop_words, segmented, template_columns
-from adrec.schema import TableSpec, TextSpec, entity_tables
+from adrec.schema import ADS, TableSpec, TextSpec, entity_tables
 
 _TEXTS = pa.schema(
     [
@@ -25,6 +25,9 @@ _LATER = "later than the cut"
 """Column of a query's result: whether the row exists only after the cut."""
 _OLD = ("text of before", "words of before", "language of before")
 """Columns of a query's result: what an earlier output has."""
+
+
+_NO_WORDS = {column.name for column in ADS.columns if column.role in {"category", "id"}}
 
 
 class TextMaker:
@@ -42,6 +45,10 @@ class TextMaker:
                 values = batch.column(column)
                 columns[column] = self.clean(values) if pa.types.is_string(values.type) else values
         whole = pc.fill_null(fill_template(template, columns, batch.num_rows), "")
+        words = [column for column in template_columns(template) if column not in _NO_WORDS]
+        if words and len(words) < len(template_columns(template)):  # a category is no text by itself: it is often a code
+            filled = fill_template("".join(f"{{{column}}}" for column in words), columns, batch.num_rows)
+            whole = pc.if_else(pc.equal(pc.fill_null(filled, ""), ""), "", whole)
         encoded = whole.dictionary_encode()
         words = segmented(encoded.dictionary, stop_words=self.stop_words, user_dictionary=self.settings.user_dictionary)
         return whole, words.take(encoded.indices), language(encoded.dictionary).take(encoded.indices)
@@ -132,6 +139,12 @@ def prepare_texts(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(
         "CREATE OR REPLACE TABLE texts (kind VARCHAR, text VARCHAR, segmented VARCHAR, language VARCHAR, later BOOLEAN)"
     )
+
+
+def has_texts(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether any ad has a text."""
+    found = one_row(connection, "SELECT count(*) AS n FROM texts WHERE kind = 'ad' AND text <> ''")
+    return bool(found["n"])
 
 
 def canonical(batch: pa.RecordBatch, spec: TableSpec) -> pa.RecordBatch:

@@ -83,8 +83,8 @@ def make_tokenizer(settings: TokenizerSettings, folder: Path, earlier: Path | No
 
     `earlier`: the prepared folder whose tokenizer is taken over.
     """
-    if settings.kind == "none":
-        return None
+    if settings.kind == "none" or not pq.read_metadata(folder / "corpus.parquet").num_rows:
+        return None  # nobody asks for one, or there is nothing to cut
     if earlier is not None:
         shutil.copytree(earlier / "tokenizer", folder / "tokenizer")
         return int(json.loads((earlier / "manifest.json").read_text(encoding="utf-8"))["vocabulary"])

@@ -4,14 +4,14 @@ from typing import Any
 
 import duckdb
 
-from adrec.data.disk.engine import one_row
-from adrec.schema import SPLITS
+from adrec.data.disk.engine import one_row, text
+from adrec.schema import NOBODY, SPLITS
 
 
 def add_people(connection: duckdb.DuckDBPyConnection, splits: dict[str, dict[str, Any]]) -> None:
     """Put users, ads and, beside training, shared and cold ones of table `people` into each split's counts.
 
-    Cold: training has no row of it.
+    Cold: training has no row of it. Rows of nobody, or of no ad, are counted with none.
 
     `cold_ads` and `cold_users` are shares of the distinct ads and users, `cold_ad_rows` and `cold_user_rows` of the rows.
     """
@@ -24,14 +24,15 @@ def add_people(connection: duckdb.DuckDBPyConnection, splits: dict[str, dict[str
                 "SELECT count(*) AS n, count(*) - count(trained) AS cold, "
                 "coalesce(sum(rows) FILTER (trained IS NULL), 0) AS rows, sum(rows) AS of FROM people LEFT JOIN "
                 f"(SELECT index, true AS trained FROM people WHERE part = 0 AND kind = '{kind}') USING (index) "
-                f"WHERE part = {number} AND kind = '{kind}'",
+                f"WHERE part = {number} AND kind = '{kind}' AND index NOT IN "
+                f"(SELECT {kind}_index FROM {kind}s WHERE {kind}_id = {text(NOBODY)})",
             )
             splits[split][f"{kind}s"] = found["n"]
             if split != "train" and "train" in splits:
                 splits[split] |= {
                     f"shared_{kind}s": found["n"] - found["cold"],
-                    f"cold_{kind}s": found["cold"] / found["n"],
-                    f"cold_{kind}_rows": int(found["rows"]) / int(found["of"]),
+                    f"cold_{kind}s": found["cold"] / max(found["n"], 1),
+                    f"cold_{kind}_rows": int(found["rows"]) / max(int(found["of"] or 0), 1),
                 }
 
 
@@ -43,8 +44,8 @@ def totals(splits: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "rows": sum(split["rows"] for split in splits.values()),
         "requests": sum(split["requests"] for split in splits.values()),
         "clicks": sum(split["clicks"] for split in splits.values()),
-        "first": min(split["first"] for split in splits.values()),
-        "last": max(split["last"] for split in splits.values()),
+        "first": min((split["first"] for split in splits.values() if split["first"]), default=None),
+        "last": max((split["last"] for split in splits.values() if split["last"]), default=None),
     }
 
 

@@ -42,6 +42,8 @@ class SplitCounts:
             click = batch.column("click")
             self.clicks += pc.sum(pc.equal(click, 1)).as_py() or 0
             self.labelled += len(click) - click.null_count
+        if "shown_at" not in batch.schema.names:
+            return
         ends = pc.min_max(batch.column("shown_at"))
         first, last = (f"{np.datetime64(ends[end].value, 'us')}Z" for end in ("min", "max"))
         self.first = min(self.first or first, first)

@@ -50,8 +50,11 @@ class RawTable:
 class RawTables:
     """The tables of a source, by their name in `schema.TABLES`. Ads or users that are not there come from the impressions."""
 
-    def __init__(self, *, can_skip: bool = False, **tables: RawTable | None) -> None:
+    def __init__(
+        self, *, can_skip: bool = False, events: Mapping[str, RawTable] | None = None, **tables: RawTable | None
+    ) -> None:
         """`can_skip`: the source can be opened without its first files of impressions, so that new days may be appended.
+        `events`: `clicks` and `conversions` that are tables of their own.
 
         Raises DataError where there are no impressions, or a table that no spec describes.
         """
@@ -60,7 +63,7 @@ class RawTables:
         if unknown or tables.get("impressions") is None:
             what = f"gives a table '{unknown[0]}'" if unknown else "gives no impressions"
             raise DataError(f"source: {what}. Tables: {', '.join(sorted(known))}.")
-        self.can_skip = can_skip
+        self.can_skip, self.events = can_skip, dict(events or {})
         self.tables: dict[str, RawTable] = {
             spec.name: table for spec in schema.TABLES if (table := tables.get(spec.name)) is not None
         }
@@ -83,4 +86,4 @@ class RawTables:
     @property
     def files(self) -> dict[str, tuple[Path, ...]]:
         """Every input file by table, for fingerprints."""
-        return {label: table.files for label, table in self.tables.items()}
+        return {label: table.files for label, table in {**self.tables, **self.events}.items()}

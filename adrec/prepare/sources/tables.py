@@ -20,7 +20,9 @@ def open_tables(connection: duckdb.DuckDBPyConnection, config: TablesSource, ski
     named = {"ads": config.ads, "users": config.users, **config.tables}
     others = {label: open_table(connection, f"raw_{label}", table) for label, table in named.items() if table is not None}
     impressions = open_table(connection, "raw_impressions", config.impressions, skip)
-    return RawTables(impressions=impressions, **others, can_skip=True)
+    told = {label: table for label, table in (("clicks", config.clicks), ("conversions", config.conversions)) if table}
+    events = {label: open_table(connection, f"raw_{label}", table) for label, table in told.items()}
+    return RawTables(impressions=impressions, **others, events=events, can_skip=True)
 
 
 def open_table(

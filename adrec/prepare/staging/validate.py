@@ -267,6 +267,13 @@ def _bad(checks: Sequence[Check]) -> str:
 
 def refuse_missing(raw: RawTable, spec: TableSpec, found: Mapping[str, str], extra: Sequence[str]) -> None:
     """Raise DataError listing the required columns, and those of `extra`, that the table lacks."""
+    faults = missing_columns(raw, spec, found, extra)
+    if faults:
+        raise DataError("\n".join(faults))
+
+
+def missing_columns(raw: RawTable, spec: TableSpec, found: Mapping[str, str], extra: Sequence[str]) -> list[str]:
+    """A line for each of the required columns, and those of `extra`, that the table lacks."""
     faults = []
     known = ", ".join(column for column in found if not column.startswith("source_"))
     for flag, (column, _) in raw.reading.at_least.items():
@@ -291,8 +298,7 @@ def refuse_missing(raw: RawTable, spec: TableSpec, found: Mapping[str, str], ext
             f"{raw.files[0]}: column '{COUNTS[0]}' is missing: `{counted[0]}` counts of how many impressions? Name it under "
             f"`columns` ({COUNTS[0]}: <its name in the file>), or map `click` to a column of 0 and 1. Columns: {known[:300]}."
         )
-    if faults:
-        raise DataError("\n".join(dict.fromkeys(faults)))
+    return list(dict.fromkeys(faults))
 
 
 def _extra_kind(role: Role, declared: str | None, stored: str) -> tuple[Role, str]:
@@ -330,7 +336,7 @@ def _checks(spec: TableSpec, column: str, stored: str | None, kind: str, role: R
     if kind == "DOUBLE" and not nan_is_missing:
         fix = "Leave the cell empty, or set validation.nan_is_missing."
         checks.append(Check(column, f"NOT isfinite({value})", "is NaN or infinite", fix))
-    if column in spec and spec[column].required:
+    if column in spec and (spec[column].required or spec[column].filled):
         missing = f"{value} IS NULL" + (f" AND NOT {is_given}" if may_fail else "")
         checks.append(Check(column, missing, "is missing", "Every row needs one."))
     if column in _CHECKS and column in spec:

@@ -43,9 +43,15 @@ def _take(rows: Rows, order: Ints) -> Rows:
         return replace(codes, codes=codes.codes[order])
 
     requests = None if rows.requests is None else taken(rows.requests)
-    lone = None if rows.lone is None else rows.lone[order]
+    lone, unnamed = (None if mask is None else mask[order] for mask in (rows.lone, rows.unnamed))
     return replace(
-        rows, table=rows.table.take(pa.array(order)), users=taken(rows.users), ads=taken(rows.ads), requests=requests, lone=lone
+        rows,
+        table=rows.table.take(pa.array(order)),
+        users=taken(rows.users),
+        ads=taken(rows.ads),
+        requests=requests,
+        lone=lone,
+        unnamed=unnamed,
     )
 
 

@@ -12,6 +12,7 @@ from adrec.metrics.significance import ALARM_LEVEL, Difference, Interval, adjust
 from adrec.stages.evaluation.counts import tests_of, units_of, weights_of
 from adrec.stages.evaluation.measures import LOWER_IS_BETTER, NO_DIRECTION, Frame, binary_measures, regression_measures
 from adrec.stages.evaluation.rows import Rows
+from adrec.stages.evaluation.support import Support, support_of
 from adrec.stages.evaluation.tasks import Role, Task
 
 COMPARED = ("auc", "auc_request", "auc_user", "ndcg", "pr_auc", "log_loss", "rmse", "mae")
@@ -38,7 +39,9 @@ class Comparison:
         return (self.difference.value < 0) == (self.metric in LOWER_IS_BETTER)
 
     def verdict(self) -> str:
-        """better, worse, or no difference."""
+        """better, worse, no difference, or too few to say."""
+        if np.isnan(self.difference.p_value):
+            return "too few to say"
         if not self.adjusted_p < ALARM_LEVEL:
             return "no difference"
         return "better" if self.better else "worse"
@@ -55,15 +58,21 @@ class TaskResult:
     comparisons: tuple[Comparison, ...]
     skipped: dict[str, int]
     """Groups with one class only, by kind."""
+    support: Support
+    """How much stands behind each metric."""
 
     def counts(self) -> dict[str, Any]:
         """How much data stands behind the numbers."""
-        frame, labels, requests = self.frame, self.frame.labels, self.frame.requests
-        counts: dict[str, Any] = {"rows": len(labels)}
-        if frame.weights is None:
-            counts["users"] = frame.user_count
-        else:
+        frame, requests = self.frame, self.frame.requests
+        named = frame.named
+        counts: dict[str, Any] = {"rows": len(frame.labels)}
+        if frame.weights is not None:
             counts |= {"impressions": int(frame.impressions), frame.unit: frame.user_count, "drawn": frame.unit}
+        else:
+            if named.any():
+                counts["users"] = len(np.unique(frame.users[named]))
+            if not named.all():
+                counts["rows_without_user"] = int((~named).sum())
         if requests is not None:
             counts["requests"] = int(requests.max(initial=-1)) + 1 - self.frame.lone
             if self.frame.lone:
@@ -72,7 +81,7 @@ class TaskResult:
             counts |= {"positives": int(frame.positives), "rate": frame.positives / frame.impressions}
         else:
             counts |= {"mean": frame.positives / frame.impressions}
-        return counts | {"unlabelled_rows": self.task.unlabelled} | self.skipped
+        return counts | {"unlabelled_rows": self.task.unlabelled} | self.skipped | self.support.counts()
 
 
 def judge_task(
@@ -80,6 +89,7 @@ def judge_task(
 ) -> TaskResult:
     """Point values, intervals and paired comparisons of all runs of a task."""
     frame = frame_of(rows, task, config)
+    support = support_of(frame)
     values: dict[str, dict[str, float]] = {}
     draws: dict[str, Values] = {}
     skipped: dict[str, int] = {}
@@ -100,10 +110,13 @@ def judge_task(
             advance=advance,
         )
     metrics = {
-        run: {name: interval(value, draws[run][name], centred=name in ABSOLUTE_GAPS) for name, value in named.items()}
+        run: {
+            name: support.shown(name, interval(value, draws[run][name], centred=name in ABSOLUTE_GAPS))
+            for name, value in named.items()
+        }
         for run, named in values.items()
     }
-    return TaskResult(task, frame, metrics, _compare(task, frame, values, draws, config), skipped)
+    return TaskResult(task, frame, metrics, _compare(task, frame, support, values, draws, config), skipped, support)
 
 
 def frame_of(rows: Rows, task: Task, config: EvaluateConfig) -> Frame:
@@ -116,11 +129,17 @@ def frame_of(rows: Rows, task: Task, config: EvaluateConfig) -> Frame:
         return Frame.of_counts(task.labels, own, units_of(ads, None if tests is None else tests[task.rows], own))
     requests = None if rows.requests is None else rows.requests.codes[task.rows]
     lone = 0 if rows.lone is None else int(rows.lone[task.rows].sum())
-    return Frame.of(task.labels, rows.users.codes[task.rows], requests, lone)
+    unnamed = None if rows.unnamed is None else rows.unnamed[task.rows]
+    return Frame.of(task.labels, rows.users.codes[task.rows], requests, lone, unnamed)
 
 
 def _compare(
-    task: Task, frame: Frame, values: dict[str, dict[str, float]], draws: dict[str, Values], config: EvaluateConfig
+    task: Task,
+    frame: Frame,
+    support: Support,
+    values: dict[str, dict[str, float]],
+    draws: dict[str, Values],
+    config: EvaluateConfig,
 ) -> tuple[Comparison, ...]:
     """The model against every other run, corrected within runs of one role."""
     chosen = [f"{name}@{config.cutoffs[-1]}" if name == "ndcg" else name for name in COMPARED]
@@ -135,7 +154,8 @@ def _compare(
                 if metric in values[scores.name] and metric in values[model]:
                     gap = values[model][metric] - values[scores.name][metric]
                     gaps = draws[model][metric] - draws[scores.name][metric]
-                    family.append((scores, metric, difference(gap, gaps, users=frame.user_count)))
+                    told = support.told(metric, difference(gap, gaps, users=frame.user_count))
+                    family.append((scores, metric, told))
         adjusted = adjust([item[2].p_value for item in family])
         found += [
             Comparison(scores.name, scores.role, metric, gap, float(p))

@@ -17,6 +17,7 @@ from adrec.metrics.significance import Interval, interval
 from adrec.metrics.ties import Floats, Ints, group_codes, totals
 from adrec.stages.evaluation.measures import Frame, owners
 from adrec.stages.evaluation.rows import AnyInts, Rows, as_floats, encode, look_up
+from adrec.stages.evaluation.support import FEWEST
 from adrec.stages.evaluation.truth import list_truth
 
 
@@ -50,7 +51,7 @@ def judge_lists(
     groups = rows.group.codes
     if rows.is_ranked:
         kept, what = np.arange(len(rows)), "the ranked lists"
-    elif rows.requests is not None and len(rows) > len(rows.requests) and "score" in rows:
+    elif rows.requests is not None and len(rows) > len(rows.requests) and "score" in rows and "ad_id" in rows:
         kept, what = _top(rows, depth), f"the {depth} best ads of each request, by score"
     else:
         return None
@@ -83,7 +84,12 @@ def _with_intervals(
     if not measures:
         return {}
     draws = bootstrap({"": measures}, users=users, replicates=config.bootstrap.slice_replicates, generator=generator)[""]
-    return {name: interval(value, draws[name]) for name, value in point(measures, users).items()}
+    too_few = users < FEWEST
+    nothing = float("nan")
+    return {
+        name: Interval(value, nothing, nothing) if too_few else interval(value, draws[name])
+        for name, value in point(measures, users).items()
+    }
 
 
 def _top(rows: Rows, depth: int) -> Ints:

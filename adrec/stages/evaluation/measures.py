@@ -43,13 +43,29 @@ class Frame:
     """What is drawn."""
     counts: Floats | None = None
     """(user_count,) counts that are drawn themselves, where units are too few to stand for others."""
+    unnamed: npt.NDArray[np.bool_] | None = None
+    """(N,) rows of nobody, where there are any: units of the bootstrap, but no users."""
 
     @classmethod
-    def of(cls, labels: Floats, users: Codes, requests: Codes | None, lone: int = 0) -> "Frame":
+    def of(
+        cls,
+        labels: Floats,
+        users: Codes,
+        requests: Codes | None,
+        lone: int = 0,
+        unnamed: npt.NDArray[np.bool_] | None = None,
+    ) -> "Frame":
         """Recode the raw codes of some rows of a table."""
         codes, count = group_codes(users)
         grouped = None if requests is None else group_codes(requests)[0].astype(np.int32)
-        return cls(labels, codes.astype(np.int32), count, grouped, lone)
+        return cls(labels, codes.astype(np.int32), count, grouped, lone, unnamed=unnamed)
+
+    @property
+    def named(self) -> npt.NDArray[np.bool_]:
+        """(N,) rows of a known user; those of counts are of nobody."""
+        if self.unnamed is None:
+            return np.full(len(self.users), self.weights is None)
+        return ~self.unnamed
 
     @classmethod
     def of_counts(cls, labels: Floats, weights: Floats, units: Units) -> "Frame":
@@ -70,7 +86,16 @@ class Frame:
         """The given rows; users keep their codes, so that draws stay paired with those of all rows."""
         requests = None if self.requests is None else self.requests[rows]
         weights = None if self.weights is None else self.weights[rows]
-        return replace(self, labels=self.labels[rows], users=self.users[rows], requests=requests, lone=0, weights=weights)
+        unnamed = None if self.unnamed is None else self.unnamed[rows]
+        return replace(
+            self,
+            labels=self.labels[rows],
+            users=self.users[rows],
+            requests=requests,
+            lone=0,
+            weights=weights,
+            unnamed=unnamed,
+        )
 
     @property
     def has_lists(self) -> bool:
@@ -88,9 +113,11 @@ def binary_measures(
         ranked = RankedGroups(frame.labels, scores.values, frame.requests)
         measures.append(of_groups(_list_metrics(ranked, cutoffs), owners(frame.requests, frame.users), frame.user_count))
         skipped["requests_of_one_class"] = ranked.skipped - frame.lone
-    if frame.weights is None:
-        by_user = RankedGroups(frame.labels, scores.values, frame.users)
-        measures.append(_user_measure(by_user, frame))
+    if frame.named.any():
+        known = frame if frame.unnamed is None else frame.take(np.flatnonzero(frame.named))
+        values = scores.values if frame.unnamed is None else scores.values[frame.named]
+        by_user = RankedGroups(known.labels, values, known.users)
+        measures.append(_user_measure(by_user, known))
         skipped["users_of_one_class"] = by_user.skipped
     if scores.is_probability:
         measures += [_probability_measure(frame, scores.values), _calibration_measure(frame, scores.values)]

@@ -30,6 +30,10 @@ CONTEXT = (
 """Columns used wherever a table has them."""
 
 
+_MOST_UNITS = 1 << 16
+"""Units of the bootstrap that rows of nobody make up."""
+
+
 @dataclass(frozen=True)
 class Codes:
     """Identifiers as integers: `values[codes]` are the identifiers of the rows."""
@@ -54,6 +58,8 @@ class Rows:
     requests: Codes | None
     lone: npt.NDArray[np.bool_] | None = None
     """(N,) rows of no known request, where there are any: each has a request code of its own, whose value is null."""
+    unnamed: npt.NDArray[np.bool_] | None = None
+    """(N,) rows of nobody, where there are any: `users` has their requests' codes, or their own, whose value is null."""
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -80,17 +86,45 @@ def load_rows(path: Path, wanted: Sequence[str] = ()) -> Rows:
     """Read CONTEXT, the labels, every score, and `wanted`, of a Parquet file or folder. Raises DataError."""
     dataset = open_dataset(path)
     present = dataset.schema.names
-    for required in ("user_id", "ad_id"):
-        if required not in present:
-            raise DataError(f"{path}: column '{required}' is missing. 'adrec score' and 'adrec rank' write tables to evaluate.")
     keep = {*CONTEXT, *LABELS, *wanted, "score", TRUE_PROBABILITY}
     columns = [name for name in present if name in keep or name.startswith((BASELINE_PREFIX, "score_"))]
     table = read_table(path, columns=columns, dictionaries=True)
     if table.num_rows == 0:
         raise DataError(f"{path}: the table has no rows.")
-    users = encode(table["user_id"])
+    nothing = pa.chunked_array([pa.nulls(table.num_rows, pa.string())])
+    users = encode(table["user_id"] if "user_id" in columns else nothing)
+    ads = encode(table["ad_id"] if "ad_id" in columns else nothing)
     requests, lone = _requests(table, users) if "request_id" in columns else (None, None)
-    return Rows(path, table, tuple(present), users, encode(table["ad_id"]), requests, lone)
+    if lone is not None and lone.all():
+        requests, lone = None, None
+    users, unnamed = _units(users, requests, lone)
+    return Rows(path, table, tuple(present), users, ads, requests, lone, unnamed)
+
+
+def _units(
+    users: Codes, requests: Codes | None, lone: npt.NDArray[np.bool_] | None
+) -> tuple[Codes, npt.NDArray[np.bool_] | None]:
+    """The users, and which rows are of nobody: those of one request belong together, others stand alone.
+
+    Many that stand alone share units that are dealt out in turn: draws of these are draws of as many independent parts.
+    """
+    names = users.values.cast(pa.string())
+    is_nobody = pc.fill_null(pc.equal(names, ""), True).to_numpy(zero_copy_only=False)
+    if not is_nobody.any():
+        return users, None
+    unnamed = is_nobody[users.codes]
+    names = names.filter(pa.array(~is_nobody))
+    codes = (np.cumsum(~is_nobody) - 1)[users.codes]
+    rows = np.flatnonzero(unnamed)
+    if requests is None:
+        codes[rows] = len(names) + np.arange(len(rows)) % _MOST_UNITS
+    else:
+        codes[rows] = len(names) + requests.codes[rows] % _MOST_UNITS
+        alone = rows[lone[rows]] if lone is not None else rows[:0]
+        codes[alone] = len(names) + _MOST_UNITS + np.arange(len(alone)) % _MOST_UNITS
+    used, codes = np.unique(codes, return_inverse=True)
+    nobody = pa.nulls(int((used >= len(names)).sum()), pa.string())
+    return Codes(codes.astype(np.int32), pa.concat_arrays([names, nobody])), unnamed
 
 
 def _requests(table: pa.Table, users: Codes) -> tuple[Codes, npt.NDArray[np.bool_] | None]:

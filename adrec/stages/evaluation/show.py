@@ -14,6 +14,7 @@ from rich.text import Text
 from adrec.metrics.significance import LEVEL, Interval
 from adrec.stages.evaluation.arms import ArmsResult, Pair
 from adrec.stages.evaluation.judge import Comparison, TaskResult
+from adrec.stages.evaluation.support import FEWEST
 from adrec.stages.evaluation.tasks import Role, Scores
 
 if TYPE_CHECKING:
@@ -145,9 +146,15 @@ def render(result: "EvaluateResult") -> Iterable[RenderableType]:
 
 def _headline(result: "EvaluateResult", task: TaskResult) -> Table:
     counts = task.counts()
-    what = ", ".join(f"{counts[name]:,} {name}" for name in COUNTED if name in counts)
+    what = ", ".join(
+        f"{counts[name]:,} {name}" + (f" ({counts[carry]:,} with both classes)" if carry in counts else "")
+        for name in COUNTED
+        if name in counts
+        for carry in [f"{name}_with_both_classes"]
+    )
     rate = f", rate {counts['rate']:.{4 if counts['rate'] >= 0.01 else 6}f}" if "rate" in counts else ""
-    lone = counts.get("rows_without_request", 0)
+    nobodys, lone = counts.get("rows_without_user", 0), counts.get("rows_without_request", 0)
+    rate += f"; {nobodys:,} rows of nobody" if nobodys else ""
     rate += f"; {lone:,} rows of no known request are in no figure per request" if lone else ""
     table = Table(
         title=f"{result.name}: {task.task.label_name} ({what}{rate})",
@@ -162,22 +169,28 @@ def _headline(result: "EvaluateResult", task: TaskResult) -> Table:
     table.add_column("run", no_wrap=True)
     for metric in metrics:
         table.add_column(_SHORT.get(metric, title(metric)), justify="right", no_wrap=True)
-    runs = ordered_runs(task)
+    runs, is_vague = ordered_runs(task), False
     for scores, following in zip(runs, [*runs[1:], None], strict=True):
         cells = []
         for metric in metrics:
             value = task.metrics[scores.name].get(metric)
             known = value is not None and scores.role == "model" and math.isfinite(value.high - value.low)
             half = f"\n±{(value.high - value.low) / 2:.3f}" if value is not None and known else ""
+            if value is not None and scores.role == "model" and not known and math.isfinite(value.value):
+                half, is_vague = "\n–", True
             cells.append("–" if value is None else number(value.value) + half)
         last = following is None or _ORDER[following.role] // 2 != _ORDER[scores.role] // 2 or following.role == "oracle"
         style = "bold" if scores.role == "model" else "dim" if scores.role == "oracle" else ""
         table.add_row(scores.name, *cells, style=style, end_section=last)
+    if is_vague:
+        table.caption = f"{table.caption}; – where fewer than {FEWEST} units carry a figure, or no draw differs"
     return table
 
 
 def _drawn(counts: dict[str, Any]) -> str:
-    return f"bootstrap, drawing {DRAWN[counts['drawn']]}; {NO_LISTS}" if "drawn" in counts else "bootstrap over users"
+    if "drawn" in counts:
+        return f"bootstrap, drawing {DRAWN[counts['drawn']]}; {NO_LISTS}"
+    return "bootstrap over users" + (", requests or rows of nobody" if counts.get("rows_without_user") else "")
 
 
 def _comparisons(task: TaskResult) -> Iterable[RenderableType]:
@@ -241,7 +254,8 @@ def arm_cells(pair: Pair) -> tuple[str, ...]:
 def difference_cells(comparison: Comparison) -> tuple[str, str, str, str]:
     """Value, interval, p and adjusted p as text."""
     d = comparison.difference
-    return f"{d.value:+.4f}", f"{d.low:+.4f} to {d.high:+.4f}", p_value(d.p_value), p_value(comparison.adjusted_p)
+    interval = f"{d.low:+.4f} to {d.high:+.4f}" if math.isfinite(d.low) else "–"
+    return f"{d.value:+.4f}", interval, p_value(d.p_value), p_value(comparison.adjusted_p)
 
 
 def _off_policy(result: "EvaluateResult") -> Iterable[RenderableType]:

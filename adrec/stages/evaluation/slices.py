@@ -17,6 +17,7 @@ from adrec.stages.evaluation.counts import LEAST_UNITS
 from adrec.stages.evaluation.judge import TaskResult
 from adrec.stages.evaluation.measures import Frame, core_measures
 from adrec.stages.evaluation.rows import Rows, ShortInts, encode, look_up
+from adrec.stages.evaluation.support import support_of
 from adrec.stages.evaluation.tasks import Scores
 
 ALWAYS = ("cold_ad", "cold_user", "history_length", "category", "scenario", "language", "position", "day")
@@ -143,18 +144,17 @@ def _slice(
     config: EvaluateConfig,
 ) -> Slice:
     inside = frame.take(part)
-    positives, least = int(inside.positives), LEAST_POSITIVES
+    positives, least, support = int(inside.positives), LEAST_POSITIVES, support_of(inside)
     drawn = len(np.unique(inside.users))
     # Drawing a few ads whole says nothing of others: with one ad, nothing of anything.
     few = frame.unit in {"ads", "tests"} and drawn < LEAST_UNITS
-    unknown = np.full(1, np.nan)
     return Slice(
         column=column,
         value=value,
         rows=len(part),
         users=drawn,
         positives=positives,
-        metrics={metric: interval(found, unknown if few else draws[metric]) for metric, found in values.items()},
+        metrics={metric: support.shown(metric, interval(found, draws[metric])) for metric, found in values.items()},
         small=few or positives < least or inside.impressions - positives < least,
     )
 

@@ -114,6 +114,8 @@ def _shared_groups(rows: Rows, truth: Rows) -> tuple[ShortInts, Ints]:
         if (found >= 0).any():
             return rows.requests.codes, found
     if rows.requests is None:
+        if "user_id" not in rows or "user_id" not in truth:
+            raise DataError(f"{rows.path}: has neither request_id nor user_id, by which labels could be joined to its rows.")
         return rows.users.codes, codes_in(truth.users, rows.users.values)
     # Users were ranked: the request id is the user id.
     return rows.requests.codes, codes_in(truth.users, rows.requests.values)

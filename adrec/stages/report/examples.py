@@ -61,7 +61,8 @@ def best_and_worst(result: TaskResult, rows: Rows, ads: pa.Table | None, count: 
         first = task.rows[inside[0]]
         assert rows.requests is not None
         name = str(rows.requests.values[int(rows.requests.codes[first])])
-        return Example(name, str(rows.table["user_id"][int(first)]), float(auc[request]), shown, len(inside) - len(kept))
+        user = str(rows.table["user_id"][int(first)]) if "user_id" in rows else "nobody known"
+        return Example(name, user, float(auc[request]), shown, len(inside) - len(kept))
 
     return [example(int(r)) for r in best[: min(count, len(best) - len(best) // 2)]], [example(int(r)) for r in worst]
 

@@ -182,6 +182,13 @@ def _counts(task: TaskResult) -> str:
     for name, value in counts.items():
         if name.endswith("of_one_class") and value:
             said.append(f"{value:,} {name.replace('_', ' ')} left out of their means")
+    for name in ("requests", "users"):
+        if f"{name}_with_both_classes" in counts:
+            said.append(
+                f"{counts[f'{name}_with_both_classes']:,} {name} with both classes, which figures per {name[:-1]} are of"
+            )
+    if "rows_without_user" in counts:
+        said.append(f"{counts['rows_without_user']:,} rows of nobody")
     if "rows_without_request" in counts:
         said.append(f"{counts['rows_without_request']:,} rows of no known request left out of figures per request")
     if "impressions" in counts:
@@ -195,7 +202,7 @@ def _cards(task: TaskResult, sliced: SliceResult | None) -> list[Card]:
     """The few figures to read first."""
     model = task.metrics[task.task.model.name]
     main = "auc_request" if "auc_request" in model else "auc" if "auc" in model else "rmse"
-    cards = [Card(title(main), number(model[main].value, 3), f"95 % interval {bounds(model[main])}")]
+    cards = [Card(title(main), number(model[main].value, 3), f"95 % interval {bounds(model[main]) or '–'}")]
     baselines = [s for s in task.task.scores if s.role == "baseline" and main in task.metrics[s.name]]
     if baselines:
         best = max(baselines, key=lambda scores: task.metrics[scores.name][main].value)
@@ -207,7 +214,7 @@ def _cards(task: TaskResult, sliced: SliceResult | None) -> list[Card]:
         cards.append(Card("of what is possible", f"{reached:.0%}", f"between chance and the oracle's {ceiling:.3f}"))
     if "predicted_over_observed" in model:
         ratio = model["predicted_over_observed"]
-        cards.append(Card("predicted / observed", number(ratio.value, 2), f"1 is right; interval {bounds(ratio, 2)}"))
+        cards.append(Card("predicted / observed", number(ratio.value, 2), f"1 is right; interval {bounds(ratio, 2) or '–'}"))
     if sliced is not None:
         count = len(sliced.alarms)
         cards.append(Card("alarms", str(count), f"in {len(sliced.slices)} slices" if count else "no slice stands out"))
@@ -215,7 +222,9 @@ def _cards(task: TaskResult, sliced: SliceResult | None) -> list[Card]:
 
 
 def _said(verdict: str) -> str:
-    return "no significant difference" if verdict == "no difference" else f"significantly {verdict}"
+    if verdict in {"better", "worse"}:
+        return f"significantly {verdict}"
+    return "no significant difference" if verdict == "no difference" else verdict
 
 
 def _best(section: Section, metric: str) -> float:

@@ -7,7 +7,7 @@ import pytest
 
 from adrec.errors import DataError
 from adrec.prepare.staging.canonical import canonical_rows
-from adrec.schema import IMPRESSIONS, TableSpec
+from adrec.schema import ADS, IMPRESSIONS, TableSpec
 
 NAMES = ("user_id", "ad_id", "shown_at", "request_id", "position", "history")
 SPEC = TableSpec("impressions", tuple(IMPRESSIONS[name] for name in NAMES))
@@ -36,6 +36,7 @@ def canonical(table, **settings):
         ("user_id", pa.array(["2024-01-02T10:00:00", "320_50", "1e5"]), ["2024-01-02T10:00:00", "320_50", "1e5"]),
         ("request_id", pa.array([None, "r", "NULL"]), [None, "r", None]),
         ("request_id", pa.nulls(3), [None, None, None]),
+        ("user_id", pa.array(["u", "nan", None]), ["u", None, None]),
         ("request_id", pa.array([1.0, float("nan"), None]), ["1", None, None]),
         ("position", pa.array(["1", "2", None]), [1, 2, None]),
         ("position", pa.array([1.0, 2.0, None]), [1, 2, None]),
@@ -69,8 +70,8 @@ def test_moments_of_frames(values):
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({"user_id": pa.array(["u", None, "v"])}, "column 'user_id', row 102: is missing"),
-        ({"user_id": pa.array(["u", "nan", "v"])}, "column 'user_id', row 102: 'nan' is missing"),
+        ({"ad_id": pa.array(["u", None, "v"])}, "column 'ad_id', row 102: is missing"),
+        ({"ad_id": pa.array(["u", "nan", "v"])}, "column 'ad_id', row 102: 'nan' is missing"),
         ({"user_id": pa.array([1.0, 2.0**60, 3.0])}, "column 'user_id', row 102: .* is a float too large to tell ids apart"),
         ({"user_id": pa.array([1.0, 2.0**25, 3.0], pa.float32())}, "row 102: .* is a float too large to tell ids apart"),
         ({"ad_id": pa.array([b"a", b"\xff", b"c"], pa.binary())}, "column 'ad_id', row 102: .* is not UTF-8 text"),
@@ -95,8 +96,13 @@ def test_features_are_read_by_their_role_and_the_rest_is_left_alone():
 
 
 def test_a_missing_column_is_named():
-    with pytest.raises(DataError, match="rows.parquet: column 'ad_id' is missing"):
-        canonical(frame().drop_columns(["ad_id"]))
+    with pytest.raises(DataError, match="ads.parquet: column 'ad_id' is missing"):
+        canonical_rows(pa.table({"title": ["t"]}), ADS, where="ads.parquet")
+
+
+def test_rows_need_not_name_users_ads_or_moments():
+    plain = pa.table({"position": ["1", "2"]})
+    assert canonical(plain)["position"].to_pylist() == [1, 2]
 
 
 def test_no_rows_are_no_rows():
