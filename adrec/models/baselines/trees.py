@@ -19,6 +19,8 @@ from adrec.models.baselines.rates import Rates
 from adrec.models.baselines.tree_text import checked_trees
 from adrec.models.blend.calibration import log_loss
 
+_LONGEST_LIST = 10_000
+"""Rows of a query of LightGBM's."""
 _MAX_CATEGORIES = 64
 _MOST_ROUNDS, _BLIND_ROUNDS = 1000, 100
 _SURE_CLICKS = 200
@@ -279,8 +281,13 @@ class LightGbmRanker(LightGbm):
 
 
 def request_sizes(inputs: Inputs) -> NDArray[np.int64]:
-    """(G,) rows of each request."""
-    return np.diff(inputs.examples.request_starts)
+    """(G,) rows of each request; LightGBM takes no longer lists than `_LONGEST_LIST`, so longer requests become several."""
+    sizes = np.diff(inputs.examples.request_starts)
+    pieces = -(-sizes // _LONGEST_LIST)
+    last = np.cumsum(pieces) - 1
+    split = np.full(int(pieces.sum()), _LONGEST_LIST)
+    split[last] = sizes - (pieces - 1) * _LONGEST_LIST
+    return split
 
 
 def _log_odds(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
