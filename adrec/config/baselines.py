@@ -9,6 +9,7 @@ from adrec.config.plugins import names_of, own_names
 
 BaselineName = Literal[
     "popularity",
+    "recent_popularity",
     "smoothed_ctr",
     "item_rate",
     "category_affinity",
@@ -18,6 +19,8 @@ BaselineName = Literal[
     "user_cf",
     "item_cf",
     "matrix_factorisation",
+    "ease",
+    "item_transitions",
     "logistic",
     "conditional_logit",
     "mlp",
@@ -34,6 +37,11 @@ AnyBaseline = Annotated[str, names_of(OWN_BASELINES, "adrec.baselines", "baselin
 
 HYBRID_MEMBERS = frozenset({"lightgbm", "lightgbm_ranker", "conditional_logit"})
 """Baselines strong enough to score beside the network."""
+CLICK_MEMBERS = (
+    *("popularity", "recent_popularity", "tfidf", "encoder_cosine", "user_cf", "item_cf", "matrix_factorisation"),
+    *("ease", "item_transitions", "conditional_logit", "lightgbm_ranker"),
+)
+"""Baselines for logs of clicks alone, all of which a hybrid may join there."""
 
 
 class BaselinesConfig(Config):
@@ -57,7 +65,8 @@ class BaselinesConfig(Config):
         "lightgbm_ranker",
     ]
     """Which ones; those whose inputs the data lacks are left out with a note. [] for none. Those of other packages
-    go by the name of their entry point."""
+    go by the name of their entry point. Where they are not named, a log of clicks alone gets those that rank: popularity,
+    recent popularity, texts, neighbours, factorisation, EASE, transitions, conditional logit and the LightGBM ranker."""
     max_rows: Annotated[int, Field(ge=1000, le=1_000_000_000)] = 1_000_000
     """Above this many training rows the baselines learn from a random sample of whole requests."""
 

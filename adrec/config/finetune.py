@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from adrec.config.base import Config, ConfigPath, EncoderReference, OnDevice, Pooling, Seeded
-from adrec.config.baselines import HYBRID_MEMBERS, BaselinesConfig, HybridConfig
+from adrec.config.baselines import CLICK_MEMBERS, HYBRID_MEMBERS, BaselinesConfig, HybridConfig
 from adrec.config.plugins import names_of, own_names
 from adrec.config.training import TrainingConfig
+from adrec.errors import ConfigError
 
 _INTERACTIONS = ("dot", "mlp", "dcn", "fm", "deepfm")
 _USER_PARTS = ("mean", "soft", "global", "local", "gru", "target")
@@ -207,7 +208,7 @@ class FinetuneConfig(OnDevice, Seeded):
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
             raise ValueError("tasks: the same name twice")
-        if self.hybrid.kind != "none" and not HYBRID_MEMBERS & set(self.baselines.names):
+        if self.hybrid.kind != "none" and not (HYBRID_MEMBERS | set(CLICK_MEMBERS)) & set(self.baselines.names):
             raise ValueError(f"hybrid: needs one of {', '.join(sorted(HYBRID_MEMBERS))} among `baselines.names`")
         if not self.tasks[0].is_binary:
             raise ValueError("tasks: the first task is the one `score` reports, so it must be binary")
@@ -217,3 +218,24 @@ class FinetuneConfig(OnDevice, Seeded):
             if task.after is not None and (task.after not in names or task.after == task.name or not task.is_binary):
                 raise ValueError(f"tasks: '{task.name}' comes after '{task.after}', which must be another binary task")
         return self
+
+
+def for_clicks_alone(config: FinetuneConfig, *, uniform: bool) -> FinetuneConfig:
+    """The config where negatives were drawn: what it does not name becomes what suits clicks alone.
+
+    A softmax over each click and its negatives, the baselines that rank, and, for `uniform` draws, a hybrid of all of them.
+    Raises ConfigError for a hybrid of other draws.
+    """
+    changes: dict[str, object] = {}
+    if "terms" not in config.loss.model_fields_set:
+        changes["loss"] = config.loss.model_copy(update={"terms": [LossTerm(kind="listwise")]})
+    if "names" not in config.baselines.model_fields_set:
+        changes["baselines"] = config.baselines.model_copy(update={"names": list(CLICK_MEMBERS)})
+    if "kind" not in config.hybrid.model_fields_set:
+        changes["hybrid"] = config.hybrid.model_copy(update={"kind": "weighted" if uniform else "none"})
+    elif not uniform and config.hybrid.kind != "none":
+        raise ConfigError(
+            "hybrid: its members but the network do not know that negatives were drawn by popularity. Set hybrid.kind to none, "
+            "or negatives.draw to uniform in the preprocess config."
+        )
+    return config.model_copy(update=changes)

@@ -106,6 +106,12 @@ class Prepared:
         """Whether the log holds clicks alone, beside which negatives were drawn."""
         return bool(self.manifest.get("implicit"))
 
+    @property
+    def drawn_by(self) -> float:
+        """The power of an ad's clicks in proportion to which negatives were drawn; 0 for all alike, or none."""
+        settings = self.config.negatives if self.config is not None else None
+        return settings.alpha if settings is not None and settings.draw == "popularity" else 0.0
+
     def availability(self) -> Availability:
         """From when to when each ad may be shown, in the order of `ads`."""
         return Availability.load(self.path) if (self.path / FILE).is_file() else Availability.of_ads(self.ads())

@@ -25,10 +25,11 @@ from adrec.data.disk.writing import folder_aside, write_aside
 from adrec.errors import DataError
 from adrec.metrics.calibration import reliability
 from adrec.metrics.significance import LEVEL, Interval
-from adrec.schema import WEIGHT
+from adrec.schema import CATALOGUE_RANK, DRAWN, WEIGHT
 from adrec.stages.evaluation import show
 from adrec.stages.evaluation.align import aligned
 from adrec.stages.evaluation.arms import ArmsResult, judge_arms
+from adrec.stages.evaluation.catalogue import CatalogueResult, judge_catalogue
 from adrec.stages.evaluation.judge import TaskResult, judge_task
 from adrec.stages.evaluation.lists import ListResult, judge_lists
 from adrec.stages.evaluation.replay import OffPolicyResult, replay
@@ -56,6 +57,8 @@ class EvaluateResult:
     """By label of the task, where the rows are of tests; binary ones only."""
     lists: ListResult | None
     off_policy: OffPolicyResult | None
+    catalogue: CatalogueResult | None
+    """Ranks of clicks among all ads, where the rows have them."""
     config: EvaluateConfig
 
     def as_dict(self) -> dict[str, Any]:
@@ -66,6 +69,7 @@ class EvaluateResult:
             "tasks": {task.task.label_name: self._task(task) for task in self.tasks},
             "lists": None if self.lists is None else self.lists.as_dict(),
             "off_policy": None if self.off_policy is None else self._off_policy(self.off_policy),
+            "catalogue": None if self.catalogue is None else self.catalogue.as_dict(),
         }
 
     def render(self) -> Iterable[RenderableType]:
@@ -124,7 +128,7 @@ def run(config: EvaluateConfig, terminal: Terminal) -> EvaluateResult:
     users = _table(config.users, "users", "user_id")
     generator = np.random.default_rng(config.seed)
     labelled = [] if rows.is_ranked else resolve_tasks(rows, config.tasks)
-    if not labelled and not rows.is_ranked and config.off_policy is None:
+    if not labelled and not rows.is_ranked and config.off_policy is None and CATALOGUE_RANK not in rows:
         raise DataError(
             f"{config.scored}: no label column (click, conversion, rating, dwell_seconds) stands beside a score."
             " Give the impressions with the outcomes as `labels`, or name the columns under `tasks`."
@@ -145,16 +149,27 @@ def run(config: EvaluateConfig, terminal: Terminal) -> EvaluateResult:
     for done in judged:
         if done.task.kind == "binary" and (compared := judge_arms(rows, done.task, config, generator)) is not None:
             arms[done.task.label_name] = compared
-    # Rows of counts are no lists that anybody was shown.
-    lists = None if WEIGHT in rows else judge_lists(rows, ads, _popularity(config.training), config, generator)
+    # Rows of counts, and what was drawn beside a click, are no lists that anybody was shown.
+    lists = None if WEIGHT in rows or DRAWN in rows else judge_lists(rows, ads, _popularity(config.training), config, generator)
     if config.off_policy is not None and WEIGHT in rows:
         raise DataError(
             f"{config.scored}: its rows are counts; off-policy evaluation needs each decision as a row. Leave off_policy out."
         )
     off_policy = replay(rows, config, generator) if config.off_policy is not None else None
+    with terminal.progress("judging the ranks"):
+        catalogue = judge_catalogue(rows, others, config, generator)
     output = config.output or evaluation_folder(config.scored)
     result = EvaluateResult(
-        output, config.name or config.scored.stem, _facts(config), tuple(judged), sliced, arms, lists, off_policy, config
+        output,
+        config.name or config.scored.stem,
+        _facts(config),
+        tuple(judged),
+        sliced,
+        arms,
+        lists,
+        off_policy,
+        catalogue,
+        config,
     )
     _write(result, rows, ads, terminal)
     return result

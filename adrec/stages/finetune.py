@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from adrec.bundle import save_bundle
-from adrec.config.finetune import FinetuneConfig
+from adrec.config.finetune import FinetuneConfig, for_clicks_alone
 from adrec.data.examples import Examples
 from adrec.data.prepared import open_prepared
 from adrec.inference.golden import draw_golden
@@ -21,6 +21,7 @@ from adrec.metrics.classification import log_loss
 from adrec.models.baselines.base import Columns, Inputs
 from adrec.models.baselines.declared import declared_columns
 from adrec.models.baselines.suite import Suite, fit_all, score_all
+from adrec.models.blend.by_request import fit_by_request
 from adrec.models.blend.calibration import Calibration, level_shift
 from adrec.models.blend.calibration import fit as fit_calibration
 from adrec.models.blend.hybrid import Hybrid, fit_hybrid
@@ -38,6 +39,8 @@ from adrec.training.trainer import work_folder
 def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     """Train, calibrate, compare, and write the bundle. A killed run goes on from its last checkpoint."""
     prepared = open_prepared(config.prepared)
+    if prepared.is_implicit:
+        config = for_clicks_alone(config, uniform=not prepared.drawn_by)
     for finding in prepared.manifest.get("findings", []):
         terminal.warn(finding["message"])
     encoder = open_text_encoder(config, prepared)
@@ -73,9 +76,9 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     valid = _inputs(config, data, data.valid)
     train = _inputs(config, data, _baseline_rows(config, data)) if config.baselines.names or config.refit else None
     suite, simple = _baselines(config, train, valid, terminal)
-    joined = [_join(config, run, suite, simple, valid) for run in runs]
+    joined = [_join(config, data, run, suite, simple, valid) for run in runs]
     best = (
-        _join(config, _one(kept), suite, simple, valid)
+        _join(config, data, _one(kept), suite, simple, valid)
         if config.ensemble
         else next(one for one in joined if one.trained is kept[0])
     )
@@ -196,13 +199,21 @@ def _inputs(config: FinetuneConfig, data: ClickData, rows: Examples) -> Inputs:
 
 
 def _join(
-    config: FinetuneConfig, trained: Trained, suite: Suite, simple: dict[str, NDArray[np.float32]], valid: Inputs
+    config: FinetuneConfig,
+    data: ClickData,
+    trained: Trained,
+    suite: Suite,
+    simple: dict[str, NDArray[np.float32]],
+    valid: Inputs,
 ) -> _Joined:
     """The hybrid of one run, fitted on the validation rows."""
     network = trained.valid.logits[:, 0]
     settings = config.hybrid
     monitor = trained.module.monitor
-    hybrid, joined = fit_hybrid(settings.kind, network, suite.fitted, simple, valid, metric=monitor, seed=config.seed)
+    if data.prepared.is_implicit and settings.kind != "none":
+        hybrid, joined = fit_by_request(network, simple, valid, seed=config.seed)
+    else:
+        hybrid, joined = fit_hybrid(settings.kind, network, suite.fitted, simple, valid, metric=monitor, seed=config.seed)
     logits = trained.valid.logits.copy()
     logits[:, 0] = joined
     return _Joined(trained, hybrid, trained.valid._replace(logits=logits))

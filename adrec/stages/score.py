@@ -27,7 +27,7 @@ from adrec.inference.packing import how_to_read
 from adrec.inference.score_source import count_rows, stage_rows
 from adrec.inference.shards import parquet_writer, part_path, score_shards
 from adrec.prepare.own_files import files_of, spool
-from adrec.schema import WEIGHT
+from adrec.schema import CATALOGUE_RANK, WEIGHT
 from adrec.terminal import Terminal
 
 
@@ -46,6 +46,11 @@ class ScoreResult:
     columns: list[str]
     seconds: float
     resumed_rows: int
+    is_preference: bool = False
+    """whether the bundle learned from clicks alone: its scores order, and are no probabilities"""
+    ranked_clicks: int | None = None
+    """clicks that got a rank in the catalogue; None where none was asked for"""
+    mean_rank: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-safe values."""
@@ -54,8 +59,10 @@ class ScoreResult:
     def render(self) -> Iterable[RenderableType]:
         """A small table."""
         table = Table(show_header=False, title=f"Scored {self.rows:,} rows in {self.seconds:.1f} s", title_justify="left")
-        table.add_row("mean score", f"{self.mean_score:.4f}")
-        if self.clicks is not None:
+        table.add_row("mean preference" if self.is_preference else "mean score", f"{self.mean_score:.4f}")
+        if self.ranked_clicks is not None:
+            table.add_row("clicks ranked among all ads", f"{self.ranked_clicks:,}, mean rank {self.mean_rank:,.1f}")
+        if self.clicks is not None and not self.is_preference:
             table.add_row("observed click rate", f"{self.clicks:.4f}")
         for of, share in (("ads", self.cold_ad_rows), ("users", self.cold_user_rows)):
             if share is not None:
@@ -95,7 +102,8 @@ def _run(config: ScoreConfig, terminal: Terminal) -> ScoreResult:
             advance(scored)
     facts = _join(parts, config.output)
     shutil.rmtree(work, ignore_errors=True)
-    return ScoreResult(output=str(config.output), seconds=time.monotonic() - began, resumed_rows=resumed, **facts)
+    return ScoreResult(output=str(config.output), seconds=time.monotonic() - began, resumed_rows=resumed,
+                       is_preference="implicit" in bundle.manifest, **facts)  # fmt: skip
 
 
 def _learned(config: ScoreConfig, bundle: Bundle) -> bool:
@@ -122,8 +130,8 @@ def _join(parts: list[Path], output: Path) -> dict[str, Any]:
 def _facts(parts: list[Path]) -> dict[str, Any]:
     """Means over all rows."""
     columns = pq.read_schema(parts[0]).names
-    sums = dict.fromkeys((name for name in ("score", "cold_ad", "cold_user", "click") if name in columns), 0.0)
-    rows = labelled = 0
+    sums = dict.fromkeys((name for name in ("score", "cold_ad", "cold_user", "click", CATALOGUE_RANK) if name in columns), 0.0)
+    rows = labelled = ranked = 0
     weighed = scored = clicks = weighed_labels = 0.0  # of the impressions that rows of counts stand for
     counted = [WEIGHT] if WEIGHT in columns and pa.types.is_float64(pq.read_schema(parts[0]).field(WEIGHT).type) else []
     for part in parts:
@@ -140,6 +148,8 @@ def _facts(parts: list[Path]) -> dict[str, Any]:
                 if "click" in sums:
                     clicks += pc.sum(pc.multiply(weight, pc.cast(batch["click"], pa.float64()))).as_py() or 0.0
                     weighed_labels += pc.sum(pc.if_else(pc.is_valid(batch["click"]), weight, 0.0)).as_py() or 0.0
+            if CATALOGUE_RANK in sums:
+                ranked += batch.num_rows - batch[CATALOGUE_RANK].null_count
     total = max(rows, 1)
     rate = sums["click"] / labelled if labelled else None
     if counted:
@@ -151,6 +161,8 @@ def _facts(parts: list[Path]) -> dict[str, Any]:
         "cold_ad_rows": sums["cold_ad"] / total if "cold_ad" in sums else None,
         "cold_user_rows": sums["cold_user"] / total if "cold_user" in sums else None,
         "columns": columns,
+        "ranked_clicks": ranked if CATALOGUE_RANK in sums else None,
+        "mean_rank": sums[CATALOGUE_RANK] / ranked if ranked else None,
     }
 
 

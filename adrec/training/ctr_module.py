@@ -36,6 +36,10 @@ class CTRModule(ShardableModule):
     """Trains `model` on the losses of its tasks. The main task's loss is the weighted sum of `terms`.
 
     `mean_weight`: of the training rows, where rows weigh: the size of a step must not depend on the unit of counts.
+
+    `drawn_by`: negatives were drawn in proportion to the ads' clicks to this power. The main losses see the logits less
+    log q, so that the logits themselves come to mean log p (Bengio and Senecal 2008), and not log p / q.
+
     `optimizer(module, text_encoder)` gives what Lightning's `configure_optimizers` returns; the text encoder is None where
     it is not trained.
     """
@@ -51,13 +55,14 @@ class CTRModule(ShardableModule):
         monitor: str,
         list_penalty: float = 0.0,
         mean_weight: float = 1.0,
+        drawn_by: float = 0.0,
         optimizer: Callable[[nn.Module, nn.Module | None], dict[str, Any]] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.tasks = tuple(tasks)
         self.terms = tuple(terms)
-        self.next_category, self.list_penalty = next_category, list_penalty
+        self.next_category, self.list_penalty, self.drawn_by = next_category, list_penalty, drawn_by
         self.mean_weight = mean_weight
         self.monitor = monitor
         self.optimizer = optimizer
@@ -136,6 +141,8 @@ class CTRModule(ShardableModule):
 
     def _main_loss(self, batch: Batch, outputs: Outputs) -> Tensor:
         logits, labels = outputs.logits[:, 0], batch.labels[:, 0]
+        if self.drawn_by:
+            logits = logits - self.drawn_by * batch.log_frequency
         total = logits.new_zeros(())
         for term, weight in self.terms:
             match term:

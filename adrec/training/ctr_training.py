@@ -88,6 +88,7 @@ def train_click_model(
         next_category=config.loss.next_category,
         list_penalty=LIST_PENALTY,
         mean_weight=data.mean_weight,
+        drawn_by=data.prepared.drawn_by,
         monitor=monitor,
         optimizer=partial(_optimizer, config, steps),
     )

@@ -96,7 +96,7 @@ class UserCf:
             weighted = sparse.diags(1.0 / np.where(total > 0, total, 1.0)) @ nearest
             return sparse.csr_matrix(weighted @ known.clicks[:, wanted])
 
-        return _in_blocks(inputs, ad_place, interest)
+        return in_blocks(inputs, ad_place, interest)
 
     def save(self, folder: Path) -> None:
         """The click matrix."""
@@ -146,7 +146,7 @@ class ItemCf:
             # The clicked ad itself has cosine 1 with the candidate that equals it; taking its weight away leaves it out.
             return sparse.csr_matrix(own @ by_user @ columns[:, wanted] - own[:, wanted])
 
-        return _in_blocks(inputs, ad_place, interest)
+        return in_blocks(inputs, ad_place, interest)
 
     def save(self, folder: Path) -> None:
         """The click matrix."""
@@ -158,8 +158,8 @@ class ItemCf:
         return cls(ClickMatrix.from_arrays(load_state(folder)[1]))
 
 
-def _in_blocks(inputs: Inputs, ad_place: NDArray[np.int64], interest: Any) -> Floats:
-    """Call `interest(histories, wanted ads)` for blocks of histories and pick each row's cell."""
+def in_blocks(inputs: Inputs, ad_place: NDArray[np.int64], interest: Any) -> Floats:
+    """Call `interest(histories, wanted ads)` for blocks of histories and pick each row's cell, sparse or dense."""
     result = np.zeros(len(inputs), np.float32)
     place = ad_place[inputs.examples.ad_index]
     known = np.flatnonzero(place >= 0)
@@ -172,7 +172,8 @@ def _in_blocks(inputs: Inputs, ad_place: NDArray[np.int64], interest: Any) -> Fl
             continue
         wanted, column = np.unique(place[rows], return_inverse=True)
         values = interest(slice(start, start + _BLOCK_HISTORIES), wanted)
-        result[rows] = picked_cells(values, history[low:high] - start, column)
+        place_in = history[low:high] - start
+        result[rows] = picked_cells(values, place_in, column) if sparse.issparse(values) else values[place_in, column]
     return result
 
 

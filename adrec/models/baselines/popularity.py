@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import digamma
 
+from adrec.metrics.ranking import mrr
 from adrec.models.baselines.base import Floats, Inputs, load_state, looked_up, positions, save_state, text_array
 from adrec.schema import COUNTER_PREFIX
 
@@ -125,6 +126,51 @@ class ItemRate:
         """From `save`."""
         load_state(folder)
         return cls()
+
+
+class RecentPopularity:
+    """Clicks of the ad up to the moment, older ones faded: the point-in-time counter as it stands, of the half-life whose order
+    puts the validation clicks highest."""
+
+    name: ClassVar[str] = "recent_popularity"
+    is_probability: ClassVar[bool] = False
+
+    def __init__(self, column: str = "") -> None:
+        self.column = column
+
+    @classmethod
+    def lacks(cls, inputs: Inputs) -> str:
+        """A counter of the ad's clicks that fades."""
+        return "" if _fading(inputs) else f"an impression feature '{COUNTER_PREFIX}ad_clicks_<hours>h'"
+
+    def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
+        """Choose the counter."""
+        judged = (valid if valid is not None else inputs).labelled()
+        found = {
+            column: mrr(judged.clicks, judged.examples.numeric[:, place].astype(np.float64), judged.examples.request)
+            for column, place in _fading(inputs).items()
+        }
+        self.column = max(found, key=lambda column: np.nan_to_num(found[column]))
+
+    def score(self, inputs: Inputs) -> Floats:
+        """(N,) the standardised counter."""
+        return inputs.examples.numeric[:, inputs.columns.numeric.index(self.column)]
+
+    def save(self, folder: Path) -> None:
+        """The counter's name."""
+        save_state(folder, {"column": self.column})
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """From `save`."""
+        values, _ = load_state(folder)
+        return cls(str(values["column"]))
+
+
+def _fading(inputs: Inputs) -> dict[str, int]:
+    """Counters of the ad's clicks with a half-life, and their places among the numeric features."""
+    prefix = f"{COUNTER_PREFIX}ad_clicks_"
+    return {name: place for place, name in enumerate(inputs.columns.numeric) if name.startswith(prefix)}
 
 
 def ad_totals(inputs: Inputs) -> tuple[NDArray[np.str_], NDArray[np.float64], NDArray[np.float64]]:

@@ -16,14 +16,16 @@ from adrec.models.baselines.choice import ConditionalLogit
 from adrec.models.baselines.collaborative import ItemCf, UserCf
 from adrec.models.baselines.content import CategoryAffinity, ContentScore, EncoderCosine, TfIdfCosine
 from adrec.models.baselines.factorisation import ImplicitAls
+from adrec.models.baselines.items import Ease, ItemModel, ItemTransitions
 from adrec.models.baselines.linear import LogisticRegression
 from adrec.models.baselines.mlp import ClassicMlp
-from adrec.models.baselines.popularity import ItemRate, Popularity, SmoothedCtr
+from adrec.models.baselines.popularity import ItemRate, Popularity, RecentPopularity, SmoothedCtr
 from adrec.models.baselines.trees import LightGbm, LightGbmRanker
 from adrec.schema import NOBODY
 
 _CLASSES: tuple[type[Baseline], ...] = (
     Popularity,
+    RecentPopularity,
     SmoothedCtr,
     ItemRate,
     CategoryAffinity,
@@ -33,6 +35,8 @@ _CLASSES: tuple[type[Baseline], ...] = (
     UserCf,
     ItemCf,
     ImplicitAls,
+    Ease,
+    ItemTransitions,
     LogisticRegression,
     ConditionalLogit,
     ClassicMlp,
@@ -100,6 +104,8 @@ def fit_all(
                 baseline.linear = linear
             if isinstance(baseline, LightGbm) and like is not None:
                 baseline.trees.rounds = cast(LightGbm, like[name]).trees.count
+            if isinstance(baseline, ItemModel) and like is not None:
+                baseline.adopt(cast(ItemModel, like[name]))
             baseline.fit(rows, held, seed=seed)
             if isinstance(baseline, LogisticRegression):
                 linear = baseline
@@ -148,4 +154,6 @@ def _folder(name: str) -> str:
 
 def _lacks_to_score(baseline: Baseline, inputs: Inputs) -> bool:
     """Only inputs count here, not labels: rows to be scored have none."""
-    return isinstance(baseline, ItemRate | CategoryAffinity | EncoderCosine) and bool(type(baseline).lacks(inputs))
+    return isinstance(baseline, ItemRate | RecentPopularity | CategoryAffinity | EncoderCosine) and bool(
+        type(baseline).lacks(inputs)
+    )

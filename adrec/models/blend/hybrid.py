@@ -23,6 +23,8 @@ from adrec.models.baselines.trees import LightGbm, TreeModel, quality
 Kind = Literal["none", "average", "weighted", "stack"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 NETWORK = "network"
+COLLABORATIVE = frozenset({"user_cf", "item_cf", "matrix_factorisation", "ease", "item_transitions"})
+"""Members of hybrids for clicks alone (`by_request`)."""
 
 _CORRECTION = {"num_leaves": 7, "min_data_in_leaf": 200, "learning_rate": 0.05, "lambda_l2": 10.0}
 _CORRECTION_ROUNDS = 60
@@ -52,7 +54,7 @@ class Hybrid:
         """
         if self.kind == "none":
             return network.copy()
-        return self.joined(_members(network, baselines, self.names), inputs).astype(np.float32)
+        return self.joined(members_of(network, baselines, self.names), inputs).astype(np.float32)
 
     def joined(self, members: NDArray[np.float64], inputs: Inputs) -> NDArray[np.float64]:
         """(N,) from the members' log-odds or margins (N, M), columns as in `names`."""
@@ -114,7 +116,7 @@ def fit_hybrid(
     rows = valid.take(known)
     if kind == "none" or len(names) == 1 or not 0 < rows.clicks.mean() < 1:
         return Hybrid(), network
-    members = _members(network, scores, names)
+    members = members_of(network, scores, names)
     tried: tuple[Kind, ...] = KINDS if kind == "auto" else (kind,)
     fold = folds_of(rows.examples.request, folds, seed)
     held_out = {name: _cross_fitted(name, names, members[known], rows, fold, seed) for name in tried}
@@ -126,7 +128,7 @@ def fit_hybrid(
     return hybrid, logits
 
 
-def _members(network: Floats, baselines: Mapping[str, Floats], names: tuple[str, ...]) -> NDArray[np.float64]:
+def members_of(network: Floats, baselines: Mapping[str, Floats], names: tuple[str, ...]) -> NDArray[np.float64]:
     """(N, M) scores of the members, probabilities as logits, so that all are on a log-odds or margin scale."""
     columns = [network.astype(np.float64)]
     for name in names[1:]:
@@ -134,6 +136,8 @@ def _members(network: Floats, baselines: Mapping[str, Floats], names: tuple[str,
         if name == LightGbm.name:
             clipped = np.clip(values, 1e-6, 1 - 1e-6)
             values = np.log(clipped / (1 - clipped))
+        if name in COLLABORATIVE:  # a few large values among many near 0
+            values = np.log(np.maximum(values, 0.0) + 1e-3)
         columns.append(values)
     return np.stack(columns, axis=1)
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from adrec.data.arrays import combined
 from adrec.data.disk.tables import open_dataset, read_table
 from adrec.errors import DataError
-from adrec.schema import BASELINE_PREFIX, TRUE_PROBABILITY, WEIGHT
+from adrec.schema import BASELINE_PREFIX, CATALOGUE_RANK, CATALOGUE_SIZE, DRAWN, TRUE_PROBABILITY, WEIGHT
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -86,8 +86,8 @@ def load_rows(path: Path, wanted: Sequence[str] = ()) -> Rows:
     """Read CONTEXT, the labels, every score, and `wanted`, of a Parquet file or folder. Raises DataError."""
     dataset = open_dataset(path)
     present = dataset.schema.names
-    keep = {*CONTEXT, *LABELS, *wanted, "score", TRUE_PROBABILITY}
-    columns = [name for name in present if name in keep or name.startswith((BASELINE_PREFIX, "score_"))]
+    keep = {*CONTEXT, *LABELS, *wanted, "score", TRUE_PROBABILITY, CATALOGUE_SIZE, DRAWN}
+    columns = [name for name in present if name in keep or name.startswith((BASELINE_PREFIX, CATALOGUE_RANK, "score_"))]
     table = read_table(path, columns=columns, dictionaries=True)
     if table.num_rows == 0:
         raise DataError(f"{path}: the table has no rows.")

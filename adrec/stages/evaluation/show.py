@@ -120,6 +120,8 @@ def p_value(p: float) -> str:
 
 def render(result: "EvaluateResult") -> Iterable[RenderableType]:
     """Tables and lines for the terminal."""
+    if result.catalogue is not None:
+        yield from result.catalogue.render(result.name)
     for task in result.tasks:
         yield _headline(result, task)
         yield from _comparisons(task)

@@ -7,10 +7,11 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 
 from adrec.config.evaluate import TaskColumns
 from adrec.errors import DataError
-from adrec.schema import BASELINE_PREFIX, TRUE_PROBABILITY
+from adrec.schema import BASELINE_PREFIX, CATALOGUE_RANK, DRAWN, TRUE_PROBABILITY
 from adrec.stages.evaluation.rows import LABELS, Floats, Ints, Rows
 
 Role = Literal["model", "baseline", "oracle", "against"]
@@ -62,6 +63,8 @@ def resolve_tasks(rows: Rows, configured: Sequence[TaskColumns]) -> list[TaskCol
     for name in labels:
         own = f"score_{name}"
         score = own if own in rows else "score" if name == labels[0] else None
+        if name == "click" and CATALOGUE_RANK in rows and pc.min(rows.table["click"]).as_py() == 1:
+            continue  # clicks alone: their ranks are judged
         if score is not None and score in rows:
             binary = name in {"click", "conversion"}
             found.append(TaskColumns(label=name, score=score, kind="binary" if binary else "regression"))
@@ -80,16 +83,18 @@ def build_task(
     binary = columns.kind == "binary"
     if binary:
         _check_binary(labels, kept, rows.path, columns.label)
-    scores = [Scores("model", "model", _column(rows, columns.score, kept, probability=binary), binary)]
+    # Against negatives that were drawn a score is a preference: how many were drawn decides its level.
+    probable = binary and DRAWN not in rows
+    scores = [Scores("model", "model", _column(rows, columns.score, kept, probability=binary), probable)]
     for name, other in against:
         if columns.score not in other:
             raise DataError(f"{other.path}: column '{columns.score}' is missing. {_named(other.columns)}")
-        scores.append(Scores(name, "against", _column(other, columns.score, kept, probability=binary), binary))
+        scores.append(Scores(name, "against", _column(other, columns.score, kept, probability=binary), probable))
     if binary and columns.label == "click":
         for column in rows.table.column_names:
             if column.startswith(BASELINE_PREFIX):
                 name = column.removeprefix(BASELINE_PREFIX)
-                is_probability = name in probability_baselines
+                is_probability = probable and name in probability_baselines
                 values = _column(rows, column, kept, probability=is_probability)
                 scores.append(Scores(name, "baseline", values, is_probability))
         if TRUE_PROBABILITY in rows:

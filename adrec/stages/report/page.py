@@ -133,7 +133,7 @@ def _section(task: TaskResult, result: "EvaluateResult", rows: Rows, ads: pa.Tab
         for curve in plots.CURVES:
             drawn += pictures.draw(curve, task, few)
         probable = [scores for scores in few if scores.is_probability and scores.role != "oracle"]
-        drawn += pictures.draw(plots.reliability_plot, task, probable)
+        drawn += pictures.draw(plots.reliability_plot, task, probable) if probable else []
         drawn += pictures.draw(plots.distributions, task, task.task.model)
         best, worst = best_and_worst(task, rows, ads, EXAMPLES)
     if sliced is not None:
