@@ -21,11 +21,11 @@ from adrec.asof.keys import codes_of
 from adrec.config.preprocess import Negatives
 from adrec.data.arrays import integers
 from adrec.data.availability import ALWAYS, NEVER, Availability
-from adrec.data.disk.engine import columns_of, fetch, name, one_row, parquet
+from adrec.data.disk.engine import columns_of, fetch, name, one_row, parquet, text
 from adrec.data.hashing import mix
 from adrec.errors import DataError
 from adrec.prepare.log.events import good
-from adrec.schema import DRAWN, KNOWN_FROM, OUTCOMES
+from adrec.schema import DRAWN, KNOWN_FROM, NOBODY, OUTCOMES
 
 Ints = NDArray[np.int64]
 OF_THE_SLOT = ("position", "propensity")
@@ -104,17 +104,18 @@ def available_by_log(connection: duckdb.DuckDBPyConnection) -> Availability:
     return Availability(opens, np.full(len(opens), NEVER))
 
 
-def repeated_share(connection: duckdb.DuckDBPyConnection) -> float:
-    """Share of the clicks of table `events` on an ad that their user clicked in an earlier request."""
+def repeated_share(connection: duckdb.DuckDBPyConnection) -> float | None:
+    """Share of the clicks of table `events` on an ad that their user clicked in an earlier request; None without users."""
     given = ""
     if "history" in columns_of(connection, "events"):
         given = "OR coalesce(list_contains(history, (SELECT ad_id FROM ads a WHERE a.ad_index = e.ad_index)), false)"
     found = one_row(
         connection,
         f"SELECT avg(CAST(request > first {given} AS INTEGER)) AS share FROM (SELECT *, min(request) OVER "
-        "(PARTITION BY user_index, ad_index) AS first FROM events) e",
+        "(PARTITION BY user_index, ad_index) AS first FROM events JOIN users USING (user_index) "
+        f"WHERE user_id <> {text(NOBODY)}) e",
     )
-    return float(found["share"])
+    return float(found["share"]) if found["share"] is not None else None
 
 
 def draw_negatives(
@@ -189,6 +190,7 @@ class _Catalogue:
         key = mix(codes_of(clicks["user_id"], "user_id").astype(np.uint64) + salt)
         key = mix(key ^ codes_of(clicks["ad_id"], "ad_id").astype(np.uint64))
         key = mix(key + started.astype(np.uint64))[first]
+        key = mix(key + _occurrence(key).astype(np.uint64) * _STEP)
         request, started, row = request[first], started[first], integers(clicks["row"])[first]
         count = np.searchsorted(self._opens, started, side="right")
         # Never more than there is: what is available but for the request's own clicks.
@@ -276,6 +278,16 @@ class _Popularity:
         """Clicks of each ad among the first `before` of all."""
         found = np.searchsorted(self._keys, ad * self._width + before) - np.searchsorted(self._keys, ad * self._width)
         return np.asarray(found, np.int64)
+
+
+def _occurrence(key: NDArray[np.uint64]) -> Ints:
+    """(N,) how many equal keys stand before each: clicks of nobody, or of no moment, differ in nothing else."""
+    order = np.argsort(key, kind="stable")
+    place = np.arange(len(key))
+    opens = np.diff(key[order], prepend=~key[order[:1]]) != 0
+    found = np.empty(len(key), np.int64)
+    found[order] = place - np.maximum.accumulate(np.where(opens, place, 0))
+    return found
 
 
 def _share(bits: NDArray[np.uint64]) -> NDArray[np.float64]:

@@ -150,7 +150,7 @@ def _section(task: TaskResult, result: "EvaluateResult", rows: Rows, ads: pa.Tab
         runs=tuple(runs),
         plots=tuple(_named(drawn, task)),
         slices=() if sliced is None else sliced.slices,
-        slice_metrics=("auc", "auc_request", "log_loss", "predicted_over_observed"),
+        slice_metrics=_slice_metrics(task),
         slice_plots=tuple(_named(sliced_plots, task)),
         sliced=sliced,
         best=tuple(best),
@@ -170,6 +170,10 @@ def _named(drawn: Sequence[Plot], task: TaskResult) -> Sequence[Plot]:
 
 def _oracle(runs: Sequence[Scores]) -> list[Scores]:
     return [scores for scores in runs if scores.role == "oracle"]
+
+
+def _slice_metrics(task: TaskResult) -> tuple[str, ...]:
+    return ("auc", "auc_request", *(("log_loss", "predicted_over_observed") if task.task.model.is_probability else ()))
 
 
 def _counts(task: TaskResult) -> str:

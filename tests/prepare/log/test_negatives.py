@@ -198,3 +198,21 @@ def test_clicks_alone_without_negatives_are_refused(tmp_path):
 def test_counters_of_what_was_shown_are_refused(tmp_path):
     with pytest.raises((ConfigError, ValueError), match="'rate' needs to know what was shown"):
         prepare(tmp_path, clicks(), catalogue(), counters=[{"by": ["ad"], "measures": ["rate"]}])
+
+
+def test_clicks_of_nobody_at_no_moment_draw_apart(tmp_path):
+    log = pa.table({"ad_id": [f"a{n % 3}" for n in range(300)]})
+    split = {"method": "random", "test_fraction": 0.2}
+    rows, folder, _ = prepare(tmp_path, log, catalogue(30), split=split, counters=[], features={})
+    frame = rows_of(rows)
+    assert folder.manifest["repeated_clicks"] is None and len(frame) == 300 * 5
+    drawn = frame[frame.drawn].groupby("request_id").ad_id.agg(lambda ads: tuple(sorted(ads)))
+    assert drawn.nunique() > 200
+    again, *_ = prepare(tmp_path, log, catalogue(30), split=split, counters=[], features={}, name="again")
+    assert again.equals(rows)
+    popular, *_ = prepare(
+        tmp_path, log, catalogue(30), split=split, counters=[], features={}, name="popular",
+        negatives={"per_click": 4, "draw": "popularity", "alpha": 1.0},
+    )  # fmt: skip
+    often = rows_of(popular).query("drawn").ad_id.isin(["a0", "a1", "a2"]).mean()
+    assert 0.3 < often < 0.6  # two of three popular ads a request, which others are drawn before it
