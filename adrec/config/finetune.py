@@ -208,7 +208,7 @@ class FinetuneConfig(OnDevice, Seeded):
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
             raise ValueError("tasks: the same name twice")
-        if self.hybrid.kind != "none" and not (HYBRID_MEMBERS | set(CLICK_MEMBERS)) & set(self.baselines.names):
+        if self.hybrid.kind != "none" and not (HYBRID_MEMBERS | {"ease", "item_transitions"}) & set(self.baselines.names):
             raise ValueError(f"hybrid: needs one of {', '.join(sorted(HYBRID_MEMBERS))} among `baselines.names`")
         if not self.tasks[0].is_binary:
             raise ValueError("tasks: the first task is the one `score` reports, so it must be binary")

@@ -141,7 +141,7 @@ def test_saved_and_loaded_they_score_identically_and_nothing_is_pickled(suite, t
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_strangers_get_finite_scores(suite, name):
-    strangers = planted(30, seed=5, prefix="new-")
+    strangers = with_recent_clicks(planted(30, seed=5, prefix="new-"))
     scores = suite.fitted[name].score(strangers)
     assert np.isfinite(scores).all()
     if name in {"logistic", "mlp", "lightgbm", "content", "tfidf", "encoder_cosine"}:
