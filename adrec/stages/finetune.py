@@ -109,10 +109,13 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         baselines=fitted.fitted,
         hybrid=best.hybrid,
     )
+    if prepared.is_implicit:  # of negatives that were drawn: a preference has no log loss
+        models = {name: {key: value for key, value in found.items() if key != "log_loss"} for name, found in models.items()}
     deviations = _deviations(joined)
     refit = again.as_dict(best.trained) if again is not None else None
     metrics = {
         "split": "valid",
+        "scores": "preference" if prepared.is_implicit else "probability",
         "models": models,
         "seeds": {str(one.trained.seed): one.metrics for one in joined},
         "deviations": deviations,

@@ -16,11 +16,13 @@ from rich.table import Table
 from adrec.config.evaluate import EvaluateConfig
 from adrec.errors import DataError
 from adrec.metrics.bootstrap import Values, bootstrap, of_groups, point
-from adrec.metrics.significance import LEVEL, Interval, adjust, difference, interval
-from adrec.metrics.ties import Floats, group_codes
+from adrec.metrics.significance import LEVEL, Difference, Interval, adjust, difference, interval
+from adrec.metrics.ties import Floats
 from adrec.schema import CATALOGUE_RANK, CATALOGUE_SIZE
 from adrec.stages.evaluation.judge import Comparison
+from adrec.stages.evaluation.measures import Frame
 from adrec.stages.evaluation.rows import Rows
+from adrec.stages.evaluation.support import FEWEST
 from adrec.stages.evaluation.tasks import Role
 
 RECALL_AT = (1, 3, 5, 10, 20)
@@ -88,7 +90,8 @@ class CatalogueResult:
         best = next((run for run in self.runs if self.roles[run] == "baseline"), None)
         if best is not None and (gap := self.gap(best)) is not None:
             d = gap.difference
-            yield f"recall@10, the model minus the best baseline ({best}): {d.value:+.4f} ({d.low:+.4f} to {d.high:+.4f})"
+            reach = f"({d.low:+.4f} to {d.high:+.4f})" if np.isfinite(d.low) else "(too few users for an interval)"
+            yield f"recall@10, the model minus the best baseline ({best}): {d.value:+.4f} {reach}"
         if self.unranked:
             yield f"{self.unranked:,} clicks have no rank: their ads were not available before."
 
@@ -103,7 +106,13 @@ def judge_catalogue(
     kept = np.flatnonzero(np.all([~np.isnan(values) for values in ranks.values()], axis=0))
     if not len(kept):
         return None
-    users, count = group_codes(rows.users.codes[kept])
+    frame = Frame.of(
+        np.ones(len(kept)),
+        rows.users.codes[kept],
+        None if rows.requests is None else rows.requests.codes[kept],
+        unnamed=None if rows.unnamed is None else rows.unnamed[kept],
+    )
+    users, count = frame.users, frame.user_count
     seed = int(generator.integers(2**63))
     values: dict[str, dict[str, float]] = {}
     draws: dict[str, Values] = {}
@@ -116,7 +125,7 @@ def judge_catalogue(
     comparisons = []
     for role in ("against", "baseline"):
         family = [
-            (run, metric, difference(values["model"][metric] - values[run][metric], gaps, users=count))
+            (run, metric, _difference(values["model"][metric] - values[run][metric], gaps, count))
             for run in ranks
             if roles[run] == role
             for metric in COMPARED
@@ -135,7 +144,7 @@ def judge_catalogue(
         unranked=int(clicked.sum()) - len(kept),
         ads=float(rows.numbers(CATALOGUE_SIZE)[kept].mean()) if CATALOGUE_SIZE in rows else float("nan"),
         roles=roles,
-        runs={run: {name: interval(value, draws[run][name]) for name, value in values[run].items()} for run in order},
+        runs={run: {name: _interval(value, draws[run][name], count) for name, value in values[run].items()} for run in order},
         comparisons=tuple(comparisons),
     )
 
@@ -168,6 +177,14 @@ def _of_clicks(rank: Floats) -> dict[str, Floats]:
     values = {f"recall@{k}": (rank <= k).astype(np.float64) for k in RECALL_AT}
     values |= {f"ndcg@{k}": np.where(rank <= k, 1 / np.log2(1 + rank), 0.0) for k in GAIN_AT}
     return values | {"mrr": 1 / rank}
+
+
+def _interval(value: float, draws: Floats, users: int) -> Interval:
+    return interval(value, draws) if users >= FEWEST else Interval(value, float("nan"), float("nan"))
+
+
+def _difference(value: float, draws: Floats, users: int) -> Difference:
+    return difference(value, draws, users=users) if users >= FEWEST else Difference(value, *(float("nan"),) * 3)
 
 
 def _half(found: Interval) -> str:
