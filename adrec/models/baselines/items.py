@@ -25,7 +25,9 @@ _JUDGED = 2_000
 """Validation clicks that choose the strengths."""
 _TIE = 1e-6
 """What popularity adds, at most: it orders equals, and those whose user has no history."""
-HALF_LIVES: tuple[float | None, ...] = (None, 10.0, 3.1, 1.0)
+_FEW_REPEATS = 0.01
+"""Share of the validation clicks on ads of their history up to which strengths are chosen among the others alone."""
+HALF_LIVES: tuple[float | None, ...] = (None, 20.0, 8.0, 3.1, 1.0)
 """Clicks after which an earlier one counts half; None: all alike."""
 
 
@@ -63,11 +65,13 @@ class ItemModel(ABC):
             self.weights = self.learned(inputs, matrix, self.strength)
             return
         best = -1.0
-        histories, targets = _held_out(valid, matrix.ads, seed)
+        histories, targets, barred = _held_out(valid, matrix.ads, seed)
         for strength in self.strengths(len(matrix.ads)):
             weights = self.learned(inputs, matrix, strength)
             for half_life, rows in histories.items():
-                reached = _mean_reciprocal_rank(_product(rows, weights) + self.ties, targets)
+                scores = _product(rows, weights) + self.ties
+                scores[barred] = -np.inf
+                reached = _mean_reciprocal_rank(scores, targets)
                 if reached > best:
                     best, self.half_life, self.strength, self.weights = reached, half_life, strength, weights
 
@@ -138,7 +142,7 @@ class Ease(ItemModel):
 
     def strengths(self, ads: int) -> tuple[float, ...]:
         """Ridges."""
-        return (5.0, 20.0, 100.0, 500.0) if ads <= _MANY_ADS else (200.0,)
+        return (5.0, 20.0, 100.0, 300.0) if ads <= _MANY_ADS else (200.0,)
 
     def learned(self, inputs: Inputs, matrix: ClickMatrix, strength: float) -> Floats:
         """By a Cholesky factor, in place."""
@@ -221,8 +225,10 @@ def _occurrences(inputs: Inputs) -> NDArray[Any]:
 
 def _held_out(
     valid: Inputs, ads: NDArray[np.str_], seed: int
-) -> tuple[dict[float | None, sparse.csr_matrix], NDArray[np.int64]]:
-    """Histories of validation clicks on known ads, by half-life, and the ads (T,)."""
+) -> tuple[dict[float | None, sparse.csr_matrix], NDArray[np.int64], tuple[NDArray[Any], NDArray[Any]]]:
+    """Histories of T validation clicks on known ads, by half-life; the ads (T,); and cells (T, A) that are no candidates: what
+    was clicked before, in a log where hardly anybody clicks an ad again.
+    """
     place = positions(valid.ads.ids, ads)
     rows = np.flatnonzero((valid.clicks > 0) & (place[valid.examples.ad_index] >= 0))
     if len(rows) > _JUDGED:
@@ -230,7 +236,12 @@ def _held_out(
     some = replace(valid, examples=valid.examples.take(rows), declared={})
     targets = place[some.examples.ad_index]
     of_row = some.examples.history_of_row
-    return {life: history_matrix(some, place, len(ads), half_life=life)[of_row] for life in HALF_LIVES}, targets
+    found = {life: history_matrix(some, place, len(ads), half_life=life)[of_row] for life in HALF_LIVES}
+    before, ad = found[None].nonzero()
+    is_target = targets[before] == ad
+    if is_target.sum() > _FEW_REPEATS * len(targets):
+        return found, targets, (before[:0], ad[:0])
+    return found, targets, (before[~is_target], ad[~is_target])
 
 
 def _mean_reciprocal_rank(scores: Floats, targets: NDArray[np.int64]) -> float:
