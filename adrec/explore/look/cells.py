@@ -14,7 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from adrec.data.disk.engine import fetch, name, one_row, text
-from adrec.explore.look.moments import is_clock, is_day, read_numbers, read_texts
+from adrec.explore.look.moments import are_numbers, is_clock, is_day, read_numbers, read_texts
 from adrec.prepare.sources.base import Reading
 from adrec.prepare.staging.convert import MISSING, converted, is_null_word
 
@@ -107,8 +107,10 @@ def marks_of(connection: duckdb.DuckDBPyConnection, columns: Sequence[str], deli
     unsure: list[str] = []
     others: Counter[str] = Counter()
     for column in columns:
-        values = [value for value in different_values(connection, column) if value not in MISSING]
-        rare = [value for value in values if value in _OTHER_NULLS]
+        every = different_values(connection, column)
+        values = [value for value in every if value not in MISSING]
+        # Among numbers NaN is a fault unless the config says that it means nothing.
+        rare = [value for value in every if value in _OTHER_NULLS or value.lower() == "nan"]
         rest = [value for value in values if value not in _OTHER_NULLS]
         pair = _number_marks(rest, is_comma_likely=delimiter == ";")
         if pair is not None:
@@ -117,14 +119,14 @@ def marks_of(connection: duckdb.DuckDBPyConnection, columns: Sequence[str], deli
             if marks != (".", ""):
                 found[marks] += 1
                 unsure += [] if is_sure else [column]
-        elif read_texts(rest) is not None and rest:
+        elif rest and read_texts(rest) is not None:
             others.update(rare)
     decimal, thousands = found.most_common(1)[0][0] if found else (".", "")
     if found and not thousands:  # a column of whole numbers may say what groups digits where others have a decimal mark
         thousands = next((mark for (point, mark), _ in found.items() if mark and point == decimal), "")
     keys: dict[str, Any] = {} if decimal == "." else {"decimal": decimal}
     keys |= {"thousands": thousands} if thousands else {}
-    nulls = (*MISSING, *others)
+    nulls = tuple(dict.fromkeys([*MISSING, *others]))
     keys |= {"null_values": list(nulls)} if others else {}
     notes = [f"column '{column}': its commas are taken for those of thousands" for column in unsure if thousands == ","]
     reading = Reading(decimal=decimal, thousands=thousands, null_values=nulls)
@@ -237,8 +239,8 @@ def _time(
         return {}, ""
     if not values or stored in {"BOOLEAN", "TIME", "UUID", "BLOB"}:
         return None, ""
-    if is_number:
-        found = read_numbers(values, column)
+    if is_number or are_numbers(values):
+        found = read_numbers(values, column) if are_numbers(values) else None
     elif _all_moments(connection, as_text, {}, filled):
         return {}, ""
     else:

@@ -85,11 +85,9 @@ def read_numbers(values: Sequence[str], column: str) -> Moments | None:
         lengths = {len(value) for value in whole}
         forms = _DIGITS.get(next(iter(lengths)), ()) if len(lengths) == 1 else ()
         for form in forms:
-            enough = is_called_so or (len(values) >= _FEW and len(form) > len("%y%m%d"))
+            enough = is_called_so or (len(values) >= _FEW and len(whole[0]) > 6)
             if enough and all(_fits(value, form) for value in whole):
                 return Moments({"time_format": form})
-    if not all(_NUMBER.fullmatch(value) for value in values):
-        return None
     numbers = [float(value.replace(",", ".")) for value in values]
     low, high = min(numbers), max(numbers)
     is_running = len(numbers) >= 20 and _is_sorted(numbers)
@@ -101,6 +99,11 @@ def read_numbers(values: Sequence[str], column: str) -> Moments | None:
     if low >= _EXCEL[0] and high < _EXCEL[1] and is_called_so and has_days:
         return Moments({"time_unit": "excel"})
     return None
+
+
+def are_numbers(values: Sequence[str]) -> bool:
+    """Whether all values are written as numbers, whatever their decimal mark."""
+    return bool(values) and all(_NUMBER.fullmatch(value) for value in values)
 
 
 def read_texts(values: Sequence[str]) -> Moments | None:

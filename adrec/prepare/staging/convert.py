@@ -243,8 +243,8 @@ def _counted(reading: Reading, cell: str, stored: str) -> str:
     """SQL of a number that counts units from 1970 (days from 1899)."""
     if reading.time_unit == "excel":
         # Spreadsheets know no more than milliseconds.
-        days = _number(reading, cell) if is_text(stored) else f"try_cast({cell} AS DOUBLE)"
-        milliseconds = f"round(({days} - {_EXCEL_EPOCH_DAYS}) * 86400000)"
+        days = f"replace({cell}, ',', '.')" if is_text(stored) else cell
+        milliseconds = f"round((try_cast({days} AS DOUBLE) - {_EXCEL_EPOCH_DAYS}) * 86400000)"
         return _localised(reading, f"make_timestamp(try_cast({milliseconds} AS BIGINT) * 1000)")
     times, over = _SCALES[reading.time_unit]
     if is_text(stored):
