@@ -14,6 +14,8 @@ from adrec.prepare.staging.convert import converted, filled
 _SEGMENT = (2, 30)
 """A segment has at least and at most so many values."""
 
+_FEWEST_MOMENTS = 5
+
 
 def facts_of(found: Guess) -> Facts:
     """Counts of the log that was guessed."""
@@ -28,6 +30,7 @@ def facts_of(found: Guess) -> Facts:
             keys = [*_listed(names["user_id"]), *_listed(names["shown_at"])]
             requests = _distinct_of(rows, keys)
         hours = _hours(rows, found)
+        moments = _distinct(rows, found, "shown_at")
         texts, languages = _texts(rows, found) if "title" in names else (0, {})
     if "ads" in found.tables:
         ads = max(ads, found.tables["ads"].total_rows)
@@ -45,6 +48,7 @@ def facts_of(found: Guess) -> Facts:
         languages=languages,
         hours=hours if weight else (),
         has_time=has_time,
+        has_spread=moments >= _FEWEST_MOMENTS or total > log.rows,  # the first rows of more may all be of one day
         has_category=found.has("category"),
         has_description=found.has("description"),
         has_interests=found.has("interests"),

@@ -38,6 +38,8 @@ class Facts:
     hours: Sequence[float] = ()
     """Impressions in each of the 24 hours of a day, as the moments say them in UTC; empty without moments."""
     has_time: bool = True
+    has_spread: bool = True
+    """Whether there are moments enough to split by: a sample of one hour has none."""
     has_category: bool = False
     """Whether ads have a `category`."""
     has_description: bool = False
@@ -148,7 +150,7 @@ def _preprocess(facts: Facts, why: dict[str, str], notes: list[str]) -> dict[str
 def _split(facts: Facts) -> dict[str, Any]:
     valid, test = facts.split
     shares = {"valid_fraction": valid, "test_fraction": test}
-    if facts.has_time:
+    if facts.has_time and facts.has_spread:
         return {"method": "time", **shares}
     return {"method": "random", "unit": "request" if facts.rows_a_request > 1 else "row", **shares}
 

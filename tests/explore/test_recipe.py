@@ -111,3 +111,8 @@ def test_a_zone_is_guessed_from_nights_and_languages(languages, ahead, zone):
 def test_without_a_night_the_language_alone_speaks():
     assert likely_zone({"zh": 0.6, "en": 0.4}, [100] * 24) == ("Asia/Shanghai", "most texts are Chinese")
     assert likely_zone({"en": 1.0}, [])[0] == "UTC"
+
+
+def test_a_log_of_one_hour_is_not_split_by_time():
+    assert recipe(Facts(rows=100, clicks=20, ads=5, users=9, has_spread=False)).preprocess["split"]["method"] == "random"
+    assert recipe(Facts(rows=100, clicks=20, ads=5, users=9)).preprocess["split"]["method"] == "time"
