@@ -126,13 +126,17 @@ class Terminal:
         """One line that must be seen, piped or not."""
         self._err.print(f"warning: {message}", style="yellow", highlight=False, soft_wrap=True)
 
+    def leave_stdout(self) -> None:
+        """Show the result on stderr: stdout carries rows."""
+        self._out = self._err
+
     def show(self, result: StageResult) -> None:
         """Print a stage's result on stdout, as JSON or as tables."""
         if self.json_output:
             text = json.dumps(_finite(result.as_dict()), ensure_ascii=False, indent=2)
             # JSON leaves these as they are, and they would act on a terminal or not go out at all.
             text = re.sub("[\x7f-\x9f\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
-            sys.stdout.write(text + "\n")
+            self._out.file.write(text + "\n")
             return
         for part in result.render():
             self._out.print(part)

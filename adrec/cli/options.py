@@ -116,5 +116,4 @@ def _write_crash_log(error: Exception) -> str:
 
 
 def _as_yaml(value: Any) -> str:
-    """Paths given on the command line are relative to the working folder, not to the config file."""
-    return json.dumps(str(value.absolute()) if isinstance(value, Path) else value, ensure_ascii=False)
+    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)

@@ -77,6 +77,8 @@ def _anchored(value: Any, info: ValidationInfo) -> Any:
 
 
 def _resolve(path: Path, info: ValidationInfo) -> Path:
+    if str(path) == "-":  # standard input or output
+        return path
     base = (info.context or {}).get("base", Path.cwd())
     try:
         found = Path(os.path.normpath(base / path.expanduser()))
@@ -89,8 +91,6 @@ def _resolve(path: Path, info: ValidationInfo) -> Path:
 
 
 def _resolve_pattern(pattern: str, info: ValidationInfo) -> str:
-    if pattern == "-":  # standard input
-        return pattern
     return str(_resolve(Path(pattern), info))
 
 

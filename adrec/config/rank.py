@@ -167,7 +167,7 @@ class RankConfig(OnOwnTables, OnDevice, Seeded):
     at: Moment | None = None
     """With `split: users`, the moment of the ranking; histories hold clicks before it. Default: the end of the data."""
     output: ConfigPath
-    """RANKED Parquet file."""
+    """File of lists to write: CSV, TSV or lines of JSON by its ending, else Parquet; `-` is CSV on standard output."""
     top_n: int | None = Field(None, ge=1, le=1_000)
     """Overrides the list length of every policy."""
     policies: dict[str, Policy] = {"default": Policy()}

@@ -46,7 +46,8 @@ class ScoreConfig(RowsConfig, OnDevice):
     """Click probabilities for any number of rows, labels not needed. Reads the bundle and rows; writes `output`."""
 
     output: ConfigPath
-    """Parquet file to write: the rows' own columns, and logit, score, cold flags, baselines."""
+    """File to write: the rows' own columns, and logit, score, cold flags, baselines. CSV, TSV or lines of JSON where its name
+    ends in .csv, .tsv or .jsonl (also with .gz), else Parquet, which `evaluate` reads; `-` is CSV on standard output."""
     onnx: ConfigPath | None = None
     """Folder made by `adrec export` from this bundle: score by onnxruntime in place of torch."""
     onnx_int8: bool = False

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from adrec.bundle import Bundle, open_bundle
 from adrec.config.score import ScoreConfig
 from adrec.data.device import resolve_device, use_threads
 from adrec.data.disk.checks import check_rows
-from adrec.data.disk.outputs import marked
+from adrec.data.disk.row_files import row_writer
 from adrec.data.disk.writing import write_aside
 from adrec.errors import ResourceError
 from adrec.inference.ahead import ahead
@@ -73,7 +72,7 @@ class ShardScorer:
         rows = 0
         with closing(ahead(self._scored(number), depth=1)) as tables, write_aside(part_path(work, number)) as aside:
             first = next(tables)
-            with parquet_writer(aside, first.schema) as writer:
+            with row_writer(aside, first.schema, "scored", called=part_path(work, number)) as writer:
                 table: pa.Table | None = first
                 while table is not None:
                     first_row = number * self.config.shard_rows + rows
@@ -120,12 +119,6 @@ def catalogue_of(config: ScoreConfig, bundle: Bundle, ads: int) -> Wanted | None
     if config.catalogue == "auto":
         return Wanted(None if ads <= FULL_UP_TO else SAMPLED, drop)
     return Wanted(None if config.catalogue == "full" else config.catalogue, drop)
-
-
-def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """Dictionaries for strings alone: numbers rarely repeat enough to pay for looking."""
-    strings = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
-    return pq.ParquetWriter(path, marked(schema, "scored"), compression="zstd", use_dictionary=strings)
 
 
 def score_shards(config: ScoreConfig, own: OwnTables, numbers: Sequence[int], work: Path, terminal: Terminal) -> Iterator[int]:

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from adrec.bundle import open_bundle
 from adrec.config.rank import Policy, RankConfig
 from adrec.data.arrays import combined
 from adrec.data.disk.checks import check_rows
-from adrec.data.disk.outputs import LISTS, marked
+from adrec.data.disk.outputs import LISTS
+from adrec.data.disk.row_files import STANDARD_OUTPUT, row_writer, to_standard_output
 from adrec.data.disk.tables import file_facts, iter_batches, open_dataset, read_table, write_table
 from adrec.data.disk.writing import write_aside
 from adrec.data.prepared import Prepared, open_prepared
@@ -93,6 +94,12 @@ class RankResult:
 
 def run(config: RankConfig, terminal: Terminal) -> "RankResult | Told":
     """Rank every request, or tell the fate of one ad."""
+    if config.output == STANDARD_OUTPUT and config.why is None:
+        terminal.leave_stdout()
+        with tempfile.TemporaryDirectory(prefix="adrec-lists-") as folder:
+            result = run(config.model_copy(update={"output": Path(folder) / "lists.csv"}), terminal)
+            to_standard_output(Path(folder) / "lists.csv")
+            return replace(result, output=STANDARD_OUTPUT) if isinstance(result, RankResult) else result
     policies = _policies(config)
     prepared = open_prepared(config.prepared) if config.prepared is not None else None
     predictor = Predictor.load(config.bundle, device=config.device)
@@ -235,11 +242,11 @@ def _assemble(work: Path, output: Path, result: RankResult) -> None:
     if not files:
         raise DataError(f"{output}: there are no requests to rank. Check 'split', or the requests table.")
     seen: set[str] = set()
-    schema = marked(pq.read_schema(files[0]), "ranked")
-    with write_aside(output, LISTS) as aside, pq.ParquetWriter(aside, schema, compression="zstd") as writer:
+    schema = pq.read_schema(files[0])
+    with write_aside(output, LISTS) as aside, row_writer(aside, schema, "ranked", called=output) as writer:
         for file in files:
             for batch in iter_batches(file):
-                writer.write_batch(batch)
+                writer.write_table(pa.Table.from_batches([batch]))
                 seen.update(batch.column("ad_id").unique().tolist())
     result.distinct = len(seen)
 

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from rich.table import Table
 from adrec.bundle import Bundle, open_bundle
 from adrec.config.score import ScoreConfig
 from adrec.data.disk.outputs import SCORES
+from adrec.data.disk.row_files import STANDARD_OUTPUT, row_format, row_writer, to_standard_output
 from adrec.data.disk.tables import file_facts, iter_batches
 from adrec.data.disk.writing import put_file, write_aside
 from adrec.data.prepared import open_prepared
 from adrec.inference.ahead import ahead
 from adrec.inference.packing import how_to_read
 from adrec.inference.score_source import count_rows, stage_rows
-from adrec.inference.shards import parquet_writer, part_path, score_shards
+from adrec.inference.shards import part_path, score_shards
 from adrec.prepare.own_files import files_of, spool
 from adrec.schema import CATALOGUE_RANK, WEIGHT
 from adrec.terminal import Terminal
@@ -74,7 +75,13 @@ class ScoreResult:
 
 
 def run(config: ScoreConfig, terminal: Terminal) -> ScoreResult:
-    """Score every row. A killed run goes on with the parts that are not finished; one that reads standard input starts over."""
+    """Score every row. A killed run goes on with the parts that are not finished; one on a pipe starts over."""
+    if config.output == STANDARD_OUTPUT:
+        terminal.leave_stdout()
+        with tempfile.TemporaryDirectory(prefix="adrec-scores-") as folder:
+            result = run(config.model_copy(update={"output": Path(folder) / "scored.csv"}), terminal)
+            to_standard_output(Path(folder) / "scored.csv")
+            return replace(result, output="standard output")
     if config.impressions is None or not config.impressions.is_standard_input:
         return _run(config, terminal)
     config.output.parent.mkdir(parents=True, exist_ok=True)
@@ -116,10 +123,11 @@ def _learned(config: ScoreConfig, bundle: Bundle) -> bool:
 def _join(parts: list[Path], output: Path) -> dict[str, Any]:
     """Put the parts end to end, row group by row group (one part is the output as it stands), and sum up what they hold."""
     facts = _facts(parts)
-    if len(parts) == 1:
+    if len(parts) == 1 and row_format(output) == "parquet":
         put_file(parts[0], output, SCORES)
         return facts
-    with write_aside(output, SCORES) as aside, parquet_writer(aside, pq.read_schema(parts[0])) as writer:
+    schema = pq.read_schema(parts[0])
+    with write_aside(output, SCORES) as aside, row_writer(aside, schema, "scored", called=output) as writer:
         for part in parts:
             file = pq.ParquetFile(part)
             for table in ahead(file.read_row_group(group) for group in range(file.num_row_groups)):

@@ -12,6 +12,7 @@ from adrec.config.commands import command_of
 from adrec.data.disk import outputs
 from adrec.data.disk.lock import output_lock
 from adrec.data.disk.outputs import OutputKind
+from adrec.data.disk.row_files import STANDARD_OUTPUT
 from adrec.data.disk.writing import restore
 from adrec.terminal import Terminal
 
@@ -79,7 +80,7 @@ def _path(config: Any, key: str) -> Path | None:
     if command_of(type(config)) == "serve" and config.redis is not None:
         return None
     value: Path | None = getattr(config, key)
-    return value
+    return None if value == STANDARD_OUTPUT else value
 
 
 def evaluation_folder(scored: Path) -> Path:

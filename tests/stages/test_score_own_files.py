@@ -4,6 +4,8 @@ import csv
 import gzip
 import io
 import json
+import subprocess
+import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -19,8 +21,9 @@ from adrec.config.finetune import FinetuneConfig
 from adrec.config.preprocess import PreprocessConfig
 from adrec.config.rank import RankConfig
 from adrec.config.score import ScoreConfig
-from adrec.errors import ConfigError, DataError
+from adrec.errors import ConfigError, DataError, ResourceError
 from adrec.stages import encode, explain, finetune, preprocess, rank, score
+from adrec.stages.writing import writing
 from adrec.terminal import Terminal
 
 QUIET = Terminal(quiet=True)
@@ -264,3 +267,39 @@ def test_rank_encode_and_explain_read_the_same_files(trained, tmp_path):
     why = [f"bundle={folder}/bundle", f"impressions={folder}/log.csv", "rows=1", f"output={tmp_path}/why"]
     explain.run(load_config(None, ExplainConfig, why), QUIET)
     assert json.loads((tmp_path / "why/explanations.json").read_text())["rows"][0]["user_id"] == rows[0]["person"]
+
+
+@pytest.mark.parametrize("name", ["s.csv", "s.tsv", "s.jsonl", "s.csv.gz"])
+def test_the_ending_of_the_output_is_its_format(trained, tmp_path, name):
+    folder, rows = trained
+    usual = [f"impressions={folder}/log.csv", "shard_rows=150", "chunk_rows=64"]
+    expected = scored(trained, tmp_path / "a.parquet", *usual)
+    config = load_config(None, ScoreConfig, [f"bundle={folder}/bundle", f"output={tmp_path}/{name}", *usual])
+    for _ in range(2):  # what adrec wrote it may replace
+        with writing(config, QUIET):
+            score.run(config, QUIET)
+    data = (tmp_path / name).read_bytes()
+    text = (gzip.decompress(data) if name.endswith(".gz") else data).decode()
+    if name.endswith(".jsonl"):
+        found = [json.loads(line) for line in text.splitlines()]
+    else:
+        found = list(csv.DictReader(io.StringIO(text), delimiter="\t" if name.endswith(".tsv") else ","))
+    assert len(found) == len(rows) and list(found[0]) == expected.column_names
+    assert [row["user_id"] for row in found] == expected["user_id"].to_pylist()
+    assert [float(row["score"]) for row in found] == pytest.approx(expected["score"].to_pylist(), abs=1e-6)
+    moments = [datetime.fromisoformat(row["shown_at"]) for row in found]
+    assert moments == expected["shown_at"].to_pylist()
+    (tmp_path / name).write_text("user_id,note\n1,mine\n")
+    with pytest.raises(ResourceError, match="is not a table of scores that adrec wrote"), writing(config, QUIET):
+        pass
+
+
+def test_standard_output_carries_rows_and_nothing_else(trained, tmp_path):
+    folder, rows = trained
+    command = [sys.executable, "-m", "adrec", "score", "--bundle", str(folder / "bundle"), "--set", "impressions=-", "-o", "-"]
+    done = subprocess.run(command, input=(folder / "log.csv").read_bytes(), capture_output=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = list(csv.DictReader(io.StringIO(done.stdout.decode())))
+    assert [row["user_id"] for row in found] == [row["person"] for row in rows]
+    assert b"Scored 400 rows" in done.stderr
+    assert list(tmp_path.iterdir()) == []

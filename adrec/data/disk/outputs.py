@@ -182,15 +182,31 @@ def _is_store(path: Path) -> bool:
             return False
 
 
-def _parquet(kind: str, *columns: str) -> Callable[[Path], bool]:
-    """By the note in the schema; by its columns where it is of a version that left none."""
+def _rows(kind: str, *columns: str) -> Callable[[Path], bool]:
+    """By the note in the schema; by its columns where it is of a version that left none, or text."""
 
     def is_earlier(path: Path) -> bool:
+        if not _starts_with(path, b"PAR1"):
+            return set(columns) <= set(_first_names(path))
         schema = pq.read_schema(path)
         noted = (schema.metadata or {}).get(_KIND)
         return noted == kind.encode() if noted is not None else set(columns) <= set(schema.names)
 
     return is_earlier
+
+
+def _starts_with(path: Path, magic: bytes) -> bool:
+    with open(path, "rb") as handle:
+        return handle.read(len(magic)) == magic
+
+
+def _first_names(path: Path) -> list[str]:
+    """The names of the columns in a file of CSV, TSV or lines of JSON."""
+    with pa.input_stream(str(path), compression="gzip" if path.suffix == ".gz" else None) as stream:
+        line = stream.read(1 << 16).split(b"\n", 1)[0].decode("utf-8").rstrip("\r")
+    if line.startswith("{"):
+        return list(json.loads(line))
+    return [cell.strip('"') for cell in line.split("\t" if "\t" in line else ",")]
 
 
 def _is_page(path: Path) -> bool:
@@ -230,8 +246,8 @@ VECTORS = OutputKind(
 )
 SAMPLE = OutputKind("a sample", _is_sample, holds=("ads.parquet", "users.parquet", "impressions/part-*.parquet", "config.yaml"))
 CONFIGS = OutputKind("a new folder: configs are edited by hand, and those", lambda folder: False)
-SCORES = OutputKind("a table of scores", _parquet("scored", "user_id", "ad_id", "logit", "score"), is_folder=False)
-LISTS = OutputKind("a table of ranked ads", _parquet("ranked", "user_id", "ad_id", "rank", "score", "reason"), is_folder=False)
+SCORES = OutputKind("a table of scores", _rows("scored", "user_id", "ad_id", "logit", "score"), is_folder=False)
+LISTS = OutputKind("a table of ranked ads", _rows("ranked", "user_id", "ad_id", "rank", "score", "reason"), is_folder=False)
 COMPARISON = OutputKind("a comparison", _has("", "task", "metrics", "runs"), is_folder=False)
 PAGE = OutputKind("a page", _is_page, is_folder=False)
 STORE = OutputKind("an event store", _is_store, is_folder=False)
