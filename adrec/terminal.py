@@ -18,6 +18,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from adrec.errors import visible
+from adrec.urls import shown
 
 T = TypeVar("T")
 Advance = Callable[..., None]
@@ -52,7 +53,7 @@ class _PlainConsole(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         """A string as text, its pictures of control characters in place before its width is measured."""
-        return super().render_str(visible(text), **options)
+        return super().render_str(visible(shown(text)), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """The segments of a renderable; those of the terminal's own controls stay as they are."""
@@ -133,7 +134,7 @@ class Terminal:
     def show(self, result: StageResult) -> None:
         """Print a stage's result on stdout, as JSON or as tables."""
         if self.json_output:
-            text = json.dumps(_finite(result.as_dict()), ensure_ascii=False, indent=2)
+            text = shown(json.dumps(_finite(result.as_dict()), ensure_ascii=False, indent=2))
             # JSON leaves these as they are, and they would act on a terminal or not go out at all.
             text = re.sub("[\x7f-\x9f\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
             self._out.file.write(text + "\n")

@@ -47,7 +47,7 @@ def evaluate(
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed,
         options={
             "scored": scored, "output": output, "labels": labels,
-            "against": [str(path.absolute()) for path in against] if against else None,
+            "against": [str(path) for path in against] if against else None,
         },
     )  # fmt: skip
 
@@ -79,7 +79,7 @@ def compare(
         "compare", "compare:CompareConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet,
         options={
-            "runs": [str(path.absolute()) for path in runs] if runs else None,
+            "runs": [str(path) for path in runs] if runs else None,
             "metrics": metrics or None, "sort": sort, "task": task, "output": output,
         },
     )  # fmt: skip

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adrec.errors import AdrecError, visible
+from adrec.urls import is_remote, shown
 
 if TYPE_CHECKING:
     from adrec.terminal import Terminal
@@ -63,10 +64,11 @@ def run_stage(
         model = getattr(importlib.import_module(f"adrec.config.{module}"), name)
         shorthands = {"seed": seed, "device": device, **(options or {})}
         given = [f"{key}={_as_yaml(value)}" for key, value in shorthands.items() if value is not None]
+        if config is not None and is_remote(str(config)):
+            config = importlib.import_module("adrec.stages.storage").fetched_config(str(config))
         loaded = load_config(config, model, [*(overrides or ()), *given])
-        with importlib.import_module("adrec.stages.writing").writing(loaded, terminal):
-            run = importlib.import_module(f"adrec.stages.{stage}").run
-            terminal.show(run(loaded, terminal))
+        run = importlib.import_module(f"adrec.stages.{stage}").run
+        terminal.show(importlib.import_module("adrec.stages.writing").run_guarded(run, loaded, terminal))
 
 
 class faults_shown:
@@ -86,7 +88,7 @@ class faults_shown:
         if error is None or is_click or isinstance(error, typer.Exit | typer.Abort | SystemExit):
             return
         if isinstance(error, AdrecError):
-            for line in visible(str(error)).split("\n"):
+            for line in visible(shown(str(error))).split("\n"):
                 typer.echo(f"error: {line}", err=True)
             raise typer.Exit(error.exit_code) from None
         if isinstance(error, KeyboardInterrupt):

@@ -102,5 +102,5 @@ def init(
     run_stage(
         "init", "init:InitConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet,
-        options={"data": [str(path.absolute()) for path in data] if data else None, "output": output},
+        options={"data": [str(path) for path in data] if data else None, "output": output},
     )  # fmt: skip

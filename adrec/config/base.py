@@ -21,6 +21,7 @@ from pydantic import (
 
 from adrec.config.retired import Retired, retired
 from adrec.errors import ConfigError
+from adrec.urls import is_remote, local_of, shown
 
 _MOST = 1e15
 _DEEPEST = 50
@@ -70,7 +71,9 @@ class _Typed(str):
 
 
 def _anchored(value: Any, info: ValidationInfo) -> Any:
-    """A path that an override names, made absolute; `~` is left to whoever reads it."""
+    """An address as its place in the mirror; a path that an override names, made absolute. `~` is left to whoever reads it."""
+    if isinstance(value, str | Path) and is_remote(str(value)):
+        return str(local_of(str(value)))
     if not isinstance(value, _Typed) or value.startswith("~") or value == "-":
         return value
     return str((info.context or {}).get("typed_base", Path.cwd()) / value)
@@ -180,8 +183,17 @@ def describe(error: ValidationError, model: type[BaseModel], raw: Any) -> list[s
 
 def save_config(config: Config, path: Path) -> None:
     """Write the resolved config as YAML; loading it again gives an equal config."""
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(_by_address(config.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
     path.write_text(text, encoding="utf-8")
+
+
+def _by_address(value: Any) -> Any:
+    """A dumped config whose places in the mirror of remote files are called by their addresses."""
+    if isinstance(value, dict):
+        return {key: _by_address(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_by_address(item) for item in value]
+    return shown(value) if isinstance(value, str) else value
 
 
 def _validated(raw: dict[str, Any], model: type[ModelT], *, where: str, context: dict[str, Any]) -> ModelT:

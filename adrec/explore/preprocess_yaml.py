@@ -8,6 +8,7 @@ from typing import Any
 from adrec import schema
 from adrec.explore.findings import Gap, Guess
 from adrec.explore.look import Column, Table
+from adrec.urls import address_of
 
 _LISTED = ("history", "interests")
 NEGATIVES = {"per_click": 4, "draw": "uniform"}
@@ -24,7 +25,10 @@ class Paths:
         return self.to(self._runs / name)
 
     def to(self, path: Path | str) -> str:
-        """Relative to the configs, or absolute where that would climb far."""
+        """Relative to the configs, or absolute where that would climb far; of what lies elsewhere, its address."""
+        address = address_of(path)
+        if address is not None:
+            return address
         relative = os.path.relpath(path, self._final)
         return str(path) if relative.startswith("../../../") else relative
 

@@ -20,6 +20,7 @@ from adrec.data.disk.writing import folder_aside
 from adrec.errors import DataError, ResourceError
 from adrec.explore import Finding, Gap, Guess, guess, look_at, write_configs
 from adrec.terminal import Terminal
+from adrec.urls import address_of
 
 _NOT_AT_ONCE = ("serve", "tune")
 _SHAPES = {
@@ -122,7 +123,7 @@ def _again(config: InitConfig, found: Guess | None) -> str:
     """The same command into a folder of its own, with what was said already."""
     if found is None:
         return ""
-    data = " ".join(shlex.quote(os.path.relpath(path)) for path in config.data)
+    data = " ".join(shlex.quote(address_of(path) or os.path.relpath(path)) for path in config.data)
     said = "".join(f" --set {shlex.quote(f'columns.{ours}={_yaml(yours)}')}" for ours, yours in config.columns.items())
     return f"adrec init {data} --output {shlex.quote(os.path.relpath(config.output) + '-2')}{said}"
 

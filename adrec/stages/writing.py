@@ -15,6 +15,7 @@ from adrec.data.disk.outputs import OutputKind
 from adrec.data.disk.row_files import STANDARD_OUTPUT
 from adrec.data.disk.writing import restore
 from adrec.terminal import Terminal
+from adrec.urls import address_of
 
 KINDS: dict[str, tuple[str, OutputKind | Callable[[Any], OutputKind]]] = {
     "compare": ("output", outputs.COMPARISON),
@@ -41,16 +42,29 @@ _SHARED = frozenset({"serve"})
 """Commands that may write one output at once: several servers share a store."""
 
 
+def run_guarded(run: Callable[..., Any], config: StageConfig, terminal: Terminal) -> Any:
+    """The result of `run(config, terminal)`; where the config names addresses, what they stand for is fetched and published."""
+    if _is_first_process() and any(address_of(path) for path in _paths(config.model_dump(mode="python"))):
+        from adrec.stages.storage import run_remotely
+
+        return run_remotely(run, config, terminal)
+    with writing(config, terminal):
+        return run(config, terminal)
+
+
 @contextmanager
-def writing(config: StageConfig, terminal: Terminal) -> Iterator[None]:
+def writing(
+    config: StageConfig, terminal: Terminal, before: Callable[[OutputKind], None] = lambda kind: None
+) -> Iterator[None]:
     """Run a command in this block. Raises ResourceError before any work where its output is not its to replace, or is taken.
 
-    What an earlier run that was killed left half renamed is put back first.
+    What an earlier run that was killed left half renamed is put back first. `before` is called with the kind of output when
+    the output is held.
     """
     command = command_of(type(config))
     entry = KINDS.get(command)
     path = None if entry is None else _path(config, entry[0])
-    if entry is None or path is None or os.environ.get("LOCAL_RANK", "0") != "0":  # the other processes of one DDP run
+    if entry is None or path is None or not _is_first_process():
         yield
         return
     key, kind = entry[0], entry[1] if isinstance(entry[1], OutputKind) else entry[1](config)
@@ -59,10 +73,31 @@ def writing(config: StageConfig, terminal: Terminal) -> Iterator[None]:
         if command not in _SHARED:
             held.enter_context(output_lock(target))
             restore(target)
+        before(kind)
         outputs.guard_output(path, kind, inputs_of(config, except_key=key))
         if target != path:
             terminal.note(f"{path} is a link: {target} is written, and the link stays.")
         yield
+
+
+def output_of(config: StageConfig) -> Path | None:
+    """Where a command writes; None where it writes nothing, or a pipe."""
+    entry = KINDS.get(command_of(type(config)))
+    return None if entry is None else _path(config, entry[0])
+
+
+def paths_of(config: StageConfig) -> list[str]:
+    """Every path and pattern that a command may read."""
+    command = command_of(type(config))
+    left_out = {KINDS[command][0]} if command in KINDS else set()
+    if command == "init":
+        left_out.add("runs")  # where other commands will write
+    return list(dict.fromkeys(_paths(config.model_dump(mode="python", exclude=left_out))))
+
+
+def _is_first_process() -> bool:
+    """False in the other processes of one DDP run."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def inputs_of(config: StageConfig, *, except_key: str) -> list[Path]:

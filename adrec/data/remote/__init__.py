@@ -1,0 +1,1 @@
+"""Files elsewhere: object stores and web servers, read through a mirror and published to."""
