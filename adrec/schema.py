@@ -116,6 +116,10 @@ class TableSpec:
         return tuple(column.name for column in self.columns)
 
 
+PROPENSITY = "propensity"
+PROPENSITY_GIVEN_ABOVE = "propensity_given_above"
+"""The two kinds of a logging policy's probability: of an ad in its slot, and of that given the ads in the slots above."""
+
 # Columns of the raw tables, and what preprocess makes of each. Index columns are row numbers of ads.parquet and users.parquet.
 
 KNOWN_FROM = "known_from"
@@ -190,10 +194,17 @@ _IMPRESSIONS = (
     ),
     Column("position", pa.int32(), False, "slot, 1 is the first", "number"),
     Column(
-        "propensity",
+        PROPENSITY,
         pa.float64(),
         False,
-        "probability with which the logging policy showed it, in (0, 1]",
+        "probability with which the logging policy showed it in its slot, whatever stood above (marginal), in (0, 1]",
+        "number",
+    ),
+    Column(
+        PROPENSITY_GIVEN_ABOVE,
+        pa.float64(),
+        False,
+        "the same given the ads of the slots above, as `rank` and `serve` tell it; a list's is the product, in (0, 1]",
         "number",
     ),
     Column("conversion", pa.int8(), False, "what followed the click", "flag", outcome=True),
@@ -362,7 +373,14 @@ RANKED = TableSpec(
             "value", pa.float64(), True, "what the ranking orders by: score, score x bid, or a weighted sum of tasks", "number"
         ),
         Column("price", pa.float64(), False, "second price per click", "number"),
-        Column("propensity", pa.float64(), False, "probability with which the policy showed it here", "number", bounds=(0, 1)),
+        Column(
+            PROPENSITY_GIVEN_ABOVE,
+            pa.float64(),
+            False,
+            "probability with which the policy showed it here, given the ads above",
+            "number",
+            bounds=(0, 1),
+        ),
         Column("reason", pa.string(), True, "one plain sentence"),
     ),
 )

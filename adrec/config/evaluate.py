@@ -65,8 +65,15 @@ class OffPolicySettings(Config):
     """Instead of `policy`: column of the scored rows with the judged policy's probability of the ad that was shown."""
     expected_column: str | None = None
     """With `policy_column`: column with the model's expected reward under the judged policy, for the direct method."""
-    propensity_column: str = "propensity"
-    """Column of the scored rows: the logging policy's probability of the ad that was shown."""
+    propensity_column: str | None = None
+    """Column of the scored rows: the logging policy's probability of the ad that was shown. None: `propensity`, else
+    `propensity_given_above`."""
+    propensity_is: Literal["marginal", "given_above"] | None = None
+    """marginal: the probability of the ad in its slot, whatever stood above. given_above: that given the ads of the slots
+    above, as `adrec rank` and `serve` tell it; `position` counts the slots. None: given_above for `propensity_given_above`,
+    else marginal."""
+    slots: Annotated[int, Field(ge=1)] | None = None
+    """Judge only these many slots from the top; None: all."""
     clip: Annotated[float, Field(gt=0)] = 10.0
     """Largest weight of clipped IPS; above it switch-DR trusts the model."""
 

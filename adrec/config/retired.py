@@ -39,9 +39,9 @@ RETIRED: dict[str, dict[str, Retired]] = {
         "quantiles": decided("a column of numbers is cut into quarters"),
     },
     "OffPolicySettings": {
-        "least_effective_share": decided("adrec refuses below 1 % of the logged rows"),
-        "least_effective": decided("adrec refuses below an effective sample of 30 rows"),
-        "least_supported": decided("adrec refuses where the logs reach less than 80 % of what the policy shows"),
+        "least_effective_share": decided("what counts is the weight itself: 30 users' worth in each slot"),
+        "least_effective": decided("adrec refuses where a slot's rows weigh less than 30 users"),
+        "least_supported": decided("adrec refuses where the logs reach less than 95 % of what the policy shows"),
     },
     "EvaluateConfig": {
         "bins": decided("the reliability diagram has 15 bins"),

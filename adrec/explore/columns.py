@@ -32,7 +32,7 @@ Said = Mapping[str, str | list[str] | None]
 
 _OF_ADS = ("category", "advertiser_id", "starts_at", "ends_at", "bid", "budget")
 _TEXTS = ("title", "description")
-_CONTEXT = ("position", "propensity", "dwell_seconds", "scenario", "query", "history")
+_CONTEXT = ("position", "propensity", "propensity_given_above", "dwell_seconds", "scenario", "query", "history")
 _COUNTS = ("impressions", "clicks", "conversions", "spend")
 _SHARED_IDS = {"deviceid", "cookie", "cookieid", "idfa", "gaid", "uuid", "guid", "设备id"}
 _MOST_OF_ONE = 0.2
@@ -306,7 +306,11 @@ class _Search:
         """A table of users and ads without a label is a log of what they took, unless its names say that ads were shown."""
         table = self.rows.table
         named = [*(file.name.split(".", 1)[0] for file in table.files), *table.columns]
-        is_of_shown = any(_SHOWN.search(snake(name)) for name in named) or {"position", "propensity"} & set(self.names)
+        is_of_shown = any(_SHOWN.search(snake(name)) for name in named) or {
+            "position",
+            "propensity",
+            "propensity_given_above",
+        } & set(self.names)
         return "clicks" if "ad_id" in self.names and "user_id" in self.names and not is_of_shown else None
 
     def _conversion(self) -> None:
@@ -413,7 +417,7 @@ def fits(canonical: str, column: Column) -> bool:
         return column.is_number and (column.low or 0) >= 0
     if canonical == "rating":
         return column.is_number and (column.low or 0) >= 0 and (plain(column.name) != "score" or (column.high or 11) <= 10)
-    if canonical == "propensity":
+    if canonical in {"propensity", "propensity_given_above"}:
         return column.is_number and column.low is not None and column.low > 0 and (column.high or 2) <= 1
     if canonical == "position":
         return column.is_number and column.whole and (column.low or 0) >= 0 and not is_time

@@ -61,6 +61,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         "position pos slot rank ad_position slot_id show_pos banner_pos display_position click_pos 位置 展示位置 排名"
     ),
     "propensity": words("propensity propensity_score pscore action_prob logging_probability"),
+    "propensity_given_above": words("propensity_given_above"),
     "conversion": words(
         "conversion converted is_conversion cvr_label conversion_label purchase purchased is_purchase buy "
         "approved_conversion 转化 是否转化 是否购买"

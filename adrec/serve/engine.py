@@ -128,7 +128,7 @@ class Engine:
         told = [
             Event(
                 event.user_id, event.ad_id, event.kind, micros(event.at) or now, event.price, event.event_id,
-                event.request_id, event.position, event.score, event.propensity, event.arm, event.scenario,
+                event.request_id, event.position, event.score, event.propensity_given_above, event.arm, event.scenario,
                 json.dumps(event.context) if event.context else None,
             )
             for event in events

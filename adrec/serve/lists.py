@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from adrec.data.arrays import combined
 from adrec.inference.lists.ranker import Block, Ranker
+from adrec.schema import PROPENSITY_GIVEN_ABOVE
 from adrec.serve.live import Live
 
 Answer = dict[str, Any]
@@ -27,7 +28,7 @@ def lists_of(ranker: Ranker, block: Block) -> list[list[Answer]]:
     """The ads of each request of the block, in order."""
     table = ranker.table(block)
     row, _ = block.shown
-    names = ("ad_id", "rank", "score", "value", "price", "propensity", "reason")
+    names = ("ad_id", "rank", "score", "value", "price", PROPENSITY_GIVEN_ABOVE, "reason")
     columns = {name: combined(table[name]).tolist() for name in names}
     shown = block.ranked.ad[block.shown]
     columns["title"] = ranker.ads.titles.take(pa.array(shown)).tolist()

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field
 
 Id = Annotated[str, Field(min_length=1, max_length=200)]
 Plain = str | float | int | bool | list[str] | None
@@ -114,7 +114,8 @@ class RankedAd(Message):
     value: float
     bid: float | None
     price: float | None
-    propensity: float
+    propensity_given_above: float
+    """Probability with which the list shows this ad here, given the ads above it."""
     reason: str
 
 
@@ -185,7 +186,9 @@ class EventIn(Message):
     position: int | None = Field(default=None, ge=1, le=1_000_000)
     """The ad's rank in the list."""
     score: float | None = Field(default=None, ge=0, le=1)
-    propensity: float | None = Field(default=None, gt=0, le=1)
+    propensity_given_above: float | None = Field(
+        default=None, gt=0, le=1, validation_alias=AliasChoices("propensity_given_above", "propensity")
+    )
     arm: Literal["a", "b"] | None = None
 
 

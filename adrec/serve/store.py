@@ -23,7 +23,7 @@ class Event(NamedTuple):
     request_id: str | None = None
     position: int | None = None
     score: float | None = None
-    propensity: float | None = None
+    propensity: float | None = None  # given the ads above, as the list said
     arm: str | None = None
     scenario: str | None = None
     context: str | None = None  # JSON of further columns of the impression

@@ -109,13 +109,16 @@ class EvaluateResult:
     def _off_policy(self, result: OffPolicyResult) -> dict[str, Any]:
         return {
             "policy": result.policy,
+            "propensity": {"column": result.propensity, "is": "given_above" if result.given_above else "marginal"},
             "refused": result.refused,
             "estimates": _plain(result.estimates),
+            "bias": result.bias,
             "logged": result.logged._asdict(),
             "supported": result.supported._asdict(),
             "effective_sample_size": result.effective,
             "rows": result.rows,
             "matched_rows": result.matched,
+            "rows_not_judged": result.not_judged,
         }
 
 

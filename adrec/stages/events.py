@@ -16,7 +16,7 @@ from adrec.data.disk.outputs import SCORES, marked
 from adrec.data.disk.tables import write_table
 from adrec.data.disk.writing import write_aside
 from adrec.errors import DataError
-from adrec.schema import SCORED, TIMESTAMP
+from adrec.schema import PROPENSITY_GIVEN_ABOVE, SCORED, TIMESTAMP
 from adrec.serve.store import Event, Store, open_store
 from adrec.terminal import Terminal
 
@@ -92,7 +92,7 @@ def run(config: EventsConfig, terminal: Terminal) -> EventsResult:
             "shown_at": rows["at_min"].cast(TIMESTAMP),
             "click": click,
             "position": rows["position"],
-            "propensity": rows["propensity"],
+            PROPENSITY_GIVEN_ABOVE: rows["propensity"],
             "logit": pa.array(np.log(score / (1 - score)), pa.float32()),  # of the calibrated score: the list gives no other
             "score": rows["score"].cast(pa.float32()),
             "arm": pc.fill_null(rows["arm"], "a"),

@@ -1,5 +1,7 @@
 import csv
+import functools
 import importlib.util
+import itertools
 import json
 import os
 from pathlib import Path
@@ -41,9 +43,7 @@ def test_estimates_equal_obp():
 def logs_of(r, w, q=None, v=None, users=None):
     users = np.arange(len(r)) if users is None else users
     count = int(users.max()) + 1
-    expected = None if v is None else np.bincount(users, v, count)
-    shown = np.bincount(users, minlength=count).astype(float)
-    return off_policy.Logs(np.asarray(r, dtype=float), w, users, count, shown, q, expected)
+    return off_policy.Logs(np.asarray(r, dtype=float), w, users, count, predicted=q, expected=v)
 
 
 def test_the_measure_gives_the_same_estimates():
@@ -90,13 +90,74 @@ def test_impossible_probabilities_are_refused():
 
 
 def test_logs_that_cannot_answer_are_refused():
-    limits = {"least_effective": 30, "least_share": 0.01, "least_supported": 0.8}
-    good = (1.0, 0.95, 1.05)
-    assert off_policy.refusal(np.ones(100), good, **limits) == ""
-    assert "no logged row" in off_policy.refusal(np.zeros(100), good, **limits)
-    assert "weigh as much as 1.0" in off_policy.refusal(np.r_[100.0, np.zeros(99)], good, **limits)
-    assert "0.50%" in off_policy.refusal(np.r_[np.ones(50), np.zeros(9950)], good, **limits)
-    assert "reach only 40%" in off_policy.refusal(np.ones(100), (0.4, 0.35, 0.45), **limits)
+    clicks = np.arange(200) % 2.0
+    of = functools.partial(off_policy.refusal, supported=(1.0, 0.98, 1.02))
+    assert of(logs_of(clicks, np.ones(200))) == ""
+    assert "no logged row" in of(logs_of(clicks, np.zeros(200)))
+    assert "weigh as much as 1.0 users" in of(logs_of(clicks, np.r_[100.0, np.zeros(199)]))
+    assert "one user carries 7%" in of(logs_of(clicks, np.r_[15.0, np.ones(199)]))
+    assert "weigh as much as 20.0 users" in of(logs_of(clicks, np.ones(200), users=np.arange(200) // 10))
+    assert "matching clicks weigh as much as 3.0" in of(logs_of(np.r_[np.ones(3), np.zeros(197)], np.ones(200)))
+    assert "rows without a click weigh as much as 0.0" in of(logs_of(np.ones(200), np.ones(200)))
+    assert "reach only 40%" in off_policy.refusal(logs_of(clicks, np.ones(200)), (0.4, 0.35, 0.45))
+    assert "weigh 5.00 on average" in off_policy.refusal(logs_of(clicks, np.ones(200)), (5.0, 4.9, 5.1))
+
+
+def test_a_slot_without_support_is_named_and_those_above_can_be_judged():
+    slots, clicks = np.tile(np.arange(3), 200), np.tile([0.0, 0.0, 0.0, 1.0, 1.0, 1.0], 100)
+    weight = np.where(slots < 2, 1.0, np.where(np.arange(600) < 30, 20.0, 0.0))
+    users = np.arange(600) // 3
+    told = off_policy.refusal(logs_of(clicks, weight, users=users)._replace(slots=slots), (1.0, 0.9, 1.1))
+    assert told.startswith("slot 3: its 200 logged rows weigh as much as 10.0 users")
+    assert told.endswith("off_policy.slots=2.")
+
+
+ADS = 5
+CHANCE = np.array([0.9, 0.7, 0.5])[:, None] * np.array([0.05, 0.1, 0.2, 0.3, 0.4])
+"""Click probability by slot and ad."""
+
+
+def every_list(slots):
+    """All ordered lists of different ads, as uniform logging without repeats shows them. Ads (L, K), propensities."""
+    ads = np.array(list(itertools.permutations(range(ADS), slots)))
+    return ads, np.broadcast_to(1 / (ADS - np.arange(slots)), ads.shape)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3])
+def test_sequential_weights_are_exact_where_propensities_are_given_the_slots_above(slots):
+    """Over all lists that the logs could have shown, estimates have no error at all; single ratios as weights do."""
+    ads, propensity = every_list(slots)
+    best = np.array([4, 2, 3])[:slots]
+    request, slot = np.repeat(np.arange(len(ads)), slots), np.tile(np.arange(slots), len(ads))
+    ratio = ((ads == best) / propensity).ravel()
+    reward = CHANCE[slot, ads.ravel()]
+    shuffled = np.random.default_rng(0).permutation(len(request))
+    weight = np.empty(len(request))
+    weight[shuffled] = off_policy.sequential_weights(ratio[shuffled], request[shuffled], slot[shuffled] + 1)
+    model = np.array([0.1, 0.1, 0.3, 0.3, 0.2])
+    logs = logs_of(reward, weight, model[ads.ravel()], model[best][slot], request)._replace(slots=slot)
+    found = point([off_policy.estimates(logs, clip=np.inf)], logs.user_count)
+    truth = CHANCE[np.arange(slots), best].mean()
+    assert found["supported"] == pytest.approx(1)
+    for name in ("ips", "snips", "doubly_robust", "sn_doubly_robust", "switch_doubly_robust", "clipped_ips"):
+        assert found[name] == pytest.approx(truth), name
+    as_marginal = point([off_policy.estimates(logs._replace(weight=ratio), clip=np.inf)], logs.user_count)
+    assert as_marginal["supported"] == pytest.approx(np.mean(1 - np.arange(slots) / ADS))
+    assert slots == 1 or as_marginal["ips"] < truth - 0.01
+
+
+def test_self_normalisation_is_by_slot():
+    """RIPS (McInerney et al. 2020): each slot's weighted mean, slots equally."""
+    logs = logs_of([1.0, 0.0, 1.0, 0.0], np.array([1.0, 2.0, 3.0, 1.0]), users=np.array([0, 0, 1, 1]))
+    by_slot = point([off_policy.estimates(logs._replace(slots=np.array([0, 1, 0, 1])), clip=1.0)], 2)
+    assert by_slot["snips"] == pytest.approx(((1 + 3) / 4 + 0 / 3) / 2)
+    assert point([off_policy.estimates(logs, clip=1.0)], 2)["snips"] == pytest.approx((1 + 3) / 7)
+
+
+def test_requests_with_a_missing_or_repeated_slot_are_not_whole():
+    request = np.array([0, 0, 1, 1, 2, 2, 3, 4])
+    position = np.array([1.0, 2.0, 1.0, 3.0, 1.0, 1.0, 2.0, np.nan])
+    assert off_policy.whole_requests(request, position).tolist() == [True, True] + [False] * 6
 
 
 def simulated(rng, rounds=1500, actions=5):

@@ -86,8 +86,8 @@ def test_arms_answer_by_their_own_bundle_and_evaluate_reads_what_was_served(fold
                 for ad in ranked["ads"]:
                     event = {
                         "user_id": ranked["user_id"], "ad_id": ad["ad_id"], "request_id": ranked["request_id"],
-                        "arm": ranked["arm"], "position": ad["rank"], "score": ad["score"], "propensity": ad["propensity"],
-                        "kind": "impression",
+                        "arm": ranked["arm"], "position": ad["rank"], "score": ad["score"], "kind": "impression",
+                        "propensity_given_above": ad["propensity_given_above"],
                     }  # fmt: skip
                     told.append(event)
                     if rng.random() < (0.3 if ranked["arm"] == "b" else 0.1):

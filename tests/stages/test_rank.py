@@ -99,7 +99,7 @@ def test_lists_keep_every_promise(world, ranked):
     )
     bounded = spent.drop_nulls("budget")
     assert (bounded["spend"] <= bounded["budget"]).all() and bounded["spend"].max() > 1.5
-    assert ((lists["propensity"] > 0) & (lists["propensity"] <= 1)).all()
+    assert ((lists["propensity_given_above"] > 0) & (lists["propensity_given_above"] <= 1)).all()
     assert lists["reason"].str.len_chars().min() > 10
 
 

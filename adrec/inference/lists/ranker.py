@@ -24,7 +24,7 @@ from adrec.ranking.diversify import ByValue, CalibratedCategories, Diversifier, 
 from adrec.ranking.explore import logit_deviation
 from adrec.ranking.ledger import UNLIMITED, Ledger
 from adrec.ranking.policy import Candidates, DiversifierOf, ListPolicy, Ranked, rank_block
-from adrec.schema import NOBODY
+from adrec.schema import NOBODY, PROPENSITY_GIVEN_ABOVE
 from adrec.terminal import Terminal
 
 PRIOR_IMPRESSIONS = 200.0
@@ -180,7 +180,7 @@ class Ranker:
                 "score": pa.array(candidates.score[row, column], pa.float32()),
                 "value": pa.array(candidates.value[row, column], pa.float64()),
                 "price": pa.array(price, pa.float64(), mask=np.isnan(price)),
-                "propensity": pa.array(ranked.propensity[row, slot], pa.float64()),
+                PROPENSITY_GIVEN_ABOVE: pa.array(ranked.propensity[row, slot], pa.float64()),
                 "reason": self.reasons(block),
                 **own,
                 "policy": pa.array(self.names, pa.string()).take(pa.array(block.policy[row])),

@@ -17,7 +17,7 @@ from adrec.data.examples import run_codes
 from adrec.data.prepared import Prepared
 from adrec.errors import DataError
 from adrec.inference.known import users_named
-from adrec.schema import IMPRESSIONS, NOBODY, TIMESTAMP, TableSpec
+from adrec.schema import IMPRESSIONS, NOBODY, PROPENSITY, PROPENSITY_GIVEN_ABOVE, TIMESTAMP, TRUE_PROBABILITY, TableSpec
 
 _OF_A_REQUEST = {"user_id", "request_id", "shown_at", "scenario", "query", "history"}
 REQUESTS = TableSpec(
@@ -29,7 +29,7 @@ REQUESTS = TableSpec(
     ),
 )
 """A table of requests; one without `shown_at` is ranked at one moment that the config names."""
-_NOT_A_REQUEST = {"row_id", "position", "propensity", "click", "conversion", "rating", "dwell_seconds", "true_probability"}
+_NOT_A_REQUEST = {"row_id", "position", PROPENSITY, PROPENSITY_GIVEN_ABOVE, *IMPRESSIONS.outcomes, TRUE_PROBABILITY}
 
 
 def split_requests(prepared: Prepared, split: str, *, batch_rows: int = 65_536) -> Iterator[pa.Table]:

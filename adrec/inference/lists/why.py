@@ -137,7 +137,7 @@ def _follow(ranker: Ranker, block: Block, row: int, ad: int, steps: list[tuple[s
     if len(slots):
         slot = int(slots[0])
         price = ranked.price[row, slot]
-        steps.append(("list", f"shown at rank {slot + 1}, propensity {ranked.propensity[row, slot]:.4f}"))
+        steps.append(("list", f"shown at rank {slot + 1}, propensity given the slots above {ranked.propensity[row, slot]:.4f}"))
         if not np.isnan(price):
             steps.append(("price", f"{price:.4f} a click"))
         return True, f"shown at rank {slot + 1}."

@@ -25,10 +25,10 @@ from adrec.data.disk.engine import columns_of, fetch, name, one_row, parquet, te
 from adrec.data.hashing import mix
 from adrec.errors import DataError
 from adrec.prepare.log.events import good
-from adrec.schema import DRAWN, KNOWN_FROM, NOBODY, OUTCOMES
+from adrec.schema import DRAWN, KNOWN_FROM, NOBODY, OUTCOMES, PROPENSITY, PROPENSITY_GIVEN_ABOVE
 
 Ints = NDArray[np.int64]
-OF_THE_SLOT = ("position", "propensity")
+OF_THE_SLOT = ("position", PROPENSITY, PROPENSITY_GIVEN_ABOVE)
 """What a click has and a drawn ad has not: columns of them would give the click away."""
 _REQUESTS_AT_ONCE = 262_144
 _TRIES = 64

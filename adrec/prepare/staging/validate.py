@@ -27,7 +27,7 @@ from adrec.prepare.staging.convert import (
 )
 from adrec.prepare.staging.notes import notes_of
 from adrec.prepare.staging.roles import Roles
-from adrec.schema import COUNTS, TableSpec
+from adrec.schema import COUNTS, PROPENSITY, PROPENSITY_GIVEN_ABOVE, TableSpec
 
 UNKNOWN_AD = "is no ad's ad_id"
 BITS = 60
@@ -87,7 +87,10 @@ _CHECKS: Mapping[str, tuple[str, str, str]] = {
     "click": ("{v} NOT IN (0, 1)", "is not 0 or 1", _SAY_WHAT_IS_POSITIVE),
     "conversion": ("{v} NOT IN (0, 1)", "is not 0 or 1", _SAY_WHAT_IS_POSITIVE),
     "position": ("{v} < 1", "is below 1", "Where slots count from 0, set `first_position: 0` in the source."),
-    "propensity": ("NOT ({v} > 0 AND {v} <= 1)", "is not in (0, 1]", "A propensity is the probability of showing the ad."),
+    **dict.fromkeys(
+        (PROPENSITY, PROPENSITY_GIVEN_ABOVE),
+        ("NOT ({v} > 0 AND {v} <= 1)", "is not in (0, 1]", "A propensity is the probability of showing the ad."),
+    ),
     "dwell_seconds": ("{v} < 0", "is negative", "Seconds are 0 or more."),
     "bid": ("{v} < 0", "is negative", "A bid is 0 or more."),
     "budget": ("{v} < 0", "is negative", "A budget is 0 or more."),

@@ -101,7 +101,7 @@ function card(list, ad, before, moved) {
   node.querySelector(".reason").textContent = ad.reason;
   const numbers = [`${text.score} ${(100 * ad.score).toFixed(1)}%`, `${text.value} ${ad.value.toFixed(4)}`];
   if (ad.price !== null) numbers.push(`${text.price} ${ad.price.toFixed(3)}`);
-  if (ad.propensity < 1) numbers.push(`${text.propensity} ${(100 * ad.propensity).toFixed(1)}%`);
+  if (ad.propensity_given_above < 1) numbers.push(`${text.propensity} ${(100 * ad.propensity_given_above).toFixed(1)}%`);
   node.querySelector(".numbers").textContent = [...numbers, ad.ad_id].join(" · ");
   node.querySelector(".bar i").style.width = `${Math.min(100, 100 * ad.score)}%`;
   node.querySelector(".why").addEventListener("click", () => explain(node, ad.ad_id));
@@ -118,7 +118,7 @@ function card(list, ad, before, moved) {
 async function click(list, ad) {
   const event = {
     user_id: list.user_id, ad_id: ad.ad_id, kind: "click", request_id: list.request_id, arm: list.arm,
-    position: ad.rank, score: ad.score, propensity: ad.propensity,
+    position: ad.rank, score: ad.score, propensity_given_above: ad.propensity_given_above,
   };
   if (ad.price !== null) event.price = ad.price;
   try {

@@ -1,4 +1,4 @@
-"""Replay a policy against the logs: match what it would show with what was shown, then estimate off-policy."""
+"""Replay a policy against the logs: weigh each row by what the policy would do in its place, then estimate off-policy."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,25 @@ import numpy as np
 from adrec.config.evaluate import EvaluateConfig, OffPolicySettings
 from adrec.errors import DataError
 from adrec.metrics.bootstrap import bootstrap, point
-from adrec.metrics.off_policy import Logs, effective_sample_size, estimates, importance_weights, left_out, refusal
+from adrec.metrics.off_policy import (
+    BIASED,
+    Logs,
+    effective_sample_size,
+    estimates,
+    importance_weights,
+    left_out,
+    refusal,
+    sequential_weights,
+    whole_requests,
+)
 from adrec.metrics.significance import Interval, bca_interval
-from adrec.metrics.ties import Floats, Ints, group_codes, totals
-from adrec.stages.evaluation.rows import Rows, codes_in, load_rows
+from adrec.metrics.ties import Floats, Ints, group_codes
+from adrec.schema import PROPENSITY, PROPENSITY_GIVEN_ABOVE
+from adrec.stages.evaluation.matching import Judged, by_column, by_lists
+from adrec.stages.evaluation.rows import Rows
 
-LEAST_EFFECTIVE = 30.0
-"""Rows: a mean of fewer has no normal interval."""
-LEAST_SHARE = 0.01
-"""Of the logged rows, below which a handful of them decides."""
-LEAST_SUPPORTED = 0.8
-"""Of what the policy shows: what the logs never tried they cannot tell."""
+RARE_SLOTS = 0.02
+"""Share of the rows, in the deepest slots, that is too small to be a slot of its own."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +33,14 @@ class OffPolicyResult:
     """Clicks per shown ad of the judged policy, or why the logs cannot tell."""
 
     policy: str
+    propensity: str
+    """Column of the log."""
+    given_above: bool
+    """Whether it holds the propensity given the slots above: weights are then products from slot 1 down."""
     estimates: dict[str, Interval]
     """Empty where refused."""
+    bias: dict[str, float]
+    """Of the biased estimators: their distance from the unbiased one that they approximate."""
     logged: Interval
     """The logging policy's own clicks per shown ad."""
     supported: Interval
@@ -34,6 +48,8 @@ class OffPolicyResult:
     rows: int
     matched: int
     """Logged rows that the judged policy might have shown."""
+    not_judged: int
+    """Logged rows without a known click, without a counterpart in the policy's lists, or of a request with a slot missing."""
     weights: Floats
     """(N,), for the overlap plot."""
     refused: str
@@ -43,145 +59,136 @@ def replay(rows: Rows, config: EvaluateConfig, generator: np.random.Generator) -
     """Estimate the judged policy's click rate. Raises DataError where columns are missing or propensities impossible."""
     settings = config.off_policy
     assert settings is not None
-    for column in ("click", settings.propensity_column):
-        if column not in rows:
-            raise DataError(f"{rows.path}: column '{column}' is missing; off-policy evaluation needs it.")
-    reward = rows.numbers("click").astype(np.float64)
-    propensity = rows.numbers(settings.propensity_column).astype(np.float64)
+    if "click" not in rows:
+        raise DataError(f"{rows.path}: column 'click' is missing; off-policy evaluation needs it.")
+    column, given_above = _propensity_column(rows, settings)
+    propensity = _propensities(rows, column)
+    # A request of one slot has nothing above it: the two kinds are the same.
+    one_slot = rows.requests is not None and len(rows.requests) == len(rows)
+    sequential = given_above and not one_slot
+    is_judged = ~np.isnan(rows.numbers("click"))
+    if sequential:
+        is_whole = _whole(rows, column)
+        is_judged &= is_whole
+    if settings.policy_column is not None:
+        policy = by_column(rows, settings)
+    else:
+        policy = by_lists(rows, settings, given_above=sequential)
+    weight = importance_weights(policy.probability, propensity)
+    if sequential:
+        place, position = np.flatnonzero(is_whole), rows.numbers("position")
+        request = rows.group.codes.astype(np.int64)
+        weight[place] = sequential_weights(weight[place], request[place], position[place].astype(np.int64))
+    is_judged &= policy.shown > 0
+    if settings.slots is not None:
+        is_judged &= _positions(rows, "off_policy.slots") <= settings.slots
+    judged = np.flatnonzero(is_judged)
+    if len(judged) == 0:
+        raise DataError(f"{rows.path}: no row can be judged: none has a click that is known, all slots above it, and a list.")
+    logs = _logs(rows, policy, weight, judged, by_slot=policy.by_slot or sequential)
+    return _estimate(logs, policy.name, column, given_above, len(rows) - len(judged), config, settings, generator)
+
+
+def _propensity_column(rows: Rows, settings: OffPolicySettings) -> tuple[str, bool]:
+    """The column that holds the logging policy's probabilities, and whether they are those given the slots above."""
+    column = settings.propensity_column
+    if column is None:
+        column = PROPENSITY_GIVEN_ABOVE if PROPENSITY not in rows and PROPENSITY_GIVEN_ABOVE in rows else PROPENSITY
+    if column not in rows:
+        raise DataError(f"{rows.path}: column '{column}' is missing; off-policy evaluation needs it.")
+    kind = settings.propensity_is or ("given_above" if column == PROPENSITY_GIVEN_ABOVE else "marginal")
+    return column, kind == "given_above"
+
+
+def _propensities(rows: Rows, column: str) -> Floats:
+    propensity = rows.numbers(column).astype(np.float64)
     bad = np.flatnonzero(~((propensity > 0) & (propensity <= 1)))
     if len(bad):
         raise DataError(
-            f"{rows.path}: column '{settings.propensity_column}', row {bad[0]}: {propensity[bad[0]]:g} is not a propensity"
+            f"{rows.path}: column '{column}', row {bad[0]}: {propensity[bad[0]]:g} is not a propensity"
             f" in (0, 1] ({len(bad):,} such rows). Without them the logs cannot say what another policy would earn."
         )
-    kept = np.flatnonzero(~np.isnan(reward))
-    users, count = group_codes(rows.users.codes)
-    if settings.policy_column is not None:
-        logs = _from_column(rows, settings, reward, propensity, users, count)
-        name = settings.policy_column
-    else:
-        logs = _from_table(rows, settings, reward, propensity, users, count)
-        assert settings.policy is not None
-        name = settings.policy.stem
-    logs = logs._replace(
-        reward=logs.reward[kept],
-        weight=logs.weight[kept],
-        users=logs.users[kept],
-        predicted=None if logs.predicted is None else logs.predicted[kept],
+    return propensity
+
+
+def _positions(rows: Rows, reader: str) -> Floats:
+    if "position" not in rows:
+        raise DataError(f"{rows.path}: column 'position' is missing; {reader} needs it.")
+    return rows.numbers("position").astype(np.float64)
+
+
+def _whole(rows: Rows, column: str) -> np.ndarray:
+    """(N,) rows of requests that have every slot from 1 to their last: only there is it known what stood above."""
+    if rows.requests is None:
+        raise DataError(f"{rows.path}: column 'request_id' is missing; '{column}', given the slots above, needs it.")
+    whole = whole_requests(rows.requests.codes.astype(np.int64), _positions(rows, f"'{column}', given the slots above,"))
+    if not whole.any():
+        raise DataError(
+            f"{rows.path}: no request has each slot from 1 to its last once, as '{column}', given the slots above, needs."
+            " Does `position` count from 1 within a request?"
+        )
+    return whole
+
+
+def _logs(rows: Rows, policy: Judged, weight: Floats, judged: Ints, *, by_slot: bool) -> Logs:
+    users, count = group_codes(rows.users.codes[judged])
+    slots = None
+    if by_slot:
+        position = rows.numbers("position")[judged]
+        slots, _ = group_codes(np.minimum(position, np.quantile(position, 1 - RARE_SLOTS, method="higher")))
+    is_modelled = policy.expected is not None and "score" in rows
+    return Logs(
+        reward=rows.numbers("click")[judged].astype(np.float64),
+        weight=weight[judged],
+        users=users,
+        user_count=count,
+        slots=slots,
+        shown=policy.shown[judged],
+        predicted=rows.numbers("score")[judged].astype(np.float64) if is_modelled else None,
+        expected=policy.expected[judged] if is_modelled and policy.expected is not None else None,
     )
-    return _estimate(name, logs, config, settings, generator)
 
 
 def _estimate(
-    name: str, logs: Logs, config: EvaluateConfig, settings: OffPolicySettings, generator: np.random.Generator
+    logs: Logs,
+    name: str,
+    column: str,
+    given_above: bool,
+    not_judged: int,
+    config: EvaluateConfig,
+    settings: OffPolicySettings,
+    generator: np.random.Generator,
 ) -> OffPolicyResult:
-    ones = Logs(
-        logs.reward,
-        np.ones(len(logs.reward)),
-        logs.users,
-        logs.user_count,
-        totals(logs.users, None, logs.user_count),
-    )
-    cuts = {"policy": (logs, settings.clip), "logged": (ones, 1.0)}
-    measures = {run: [estimates(of, clip=clip)] for run, (of, clip) in cuts.items()}
+    own = Logs(logs.reward, np.ones(len(logs.reward)), logs.users, logs.user_count)
+    runs = {"policy": (logs, settings.clip), "logged": (own, 1.0)}
+    measures = {run: [estimates(of, clip=clip)] for run, (of, clip) in runs.items()}
     draws = bootstrap(measures, users=logs.user_count, replicates=config.bootstrap.replicates, generator=generator)
-    found = {}
+    intervals = {}
     for run, group in measures.items():
-        without = left_out(cuts[run][0], clip=cuts[run][1])
+        without = left_out(runs[run][0], clip=runs[run][1])
         values = point(group, logs.user_count)
-        found[run] = {name: bca_interval(value, draws[run][name], without[name]) for name, value in values.items()}
-    supported = found["policy"].pop("supported")
-    refused = refusal(
-        logs.weight, supported, least_effective=LEAST_EFFECTIVE, least_share=LEAST_SHARE, least_supported=LEAST_SUPPORTED
-    )
+        intervals[run] = {name: bca_interval(value, draws[run][name], without[name]) for name, value in values.items()}
+    policy = intervals["policy"]
+    supported = policy.pop("supported")
+    refused = refusal(logs, supported)
+    biased = {name: unbiased for name, unbiased in BIASED.items() if name in policy}
     return OffPolicyResult(
         policy=name,
-        estimates={} if refused else found["policy"],
-        logged=found["logged"]["ips"],
+        propensity=column,
+        given_above=given_above,
+        estimates={} if refused else policy | {name: _spanning(policy[name], policy[of]) for name, of in biased.items()},
+        bias={} if refused else {name: policy[name].value - policy[of].value for name, of in biased.items()},
+        logged=intervals["logged"]["ips"],
         supported=supported,
         effective=effective_sample_size(logs.weight),
         rows=len(logs.reward),
         matched=int((logs.weight > 0).sum()),
+        not_judged=not_judged,
         weights=logs.weight,
         refused=refused,
     )
 
 
-def _from_column(rows: Rows, settings: OffPolicySettings, reward: Floats, propensity: Floats, users: Ints, count: int) -> Logs:
-    """One action a row; the policy's probability stands beside it."""
-    for column in (settings.policy_column, settings.expected_column):
-        if column is not None and column not in rows:
-            raise DataError(f"{rows.path}: column '{column}' is missing.")
-    assert settings.policy_column is not None
-    policy = rows.numbers(settings.policy_column).astype(np.float64)
-    bad = np.flatnonzero(~((policy >= 0) & (policy <= 1)))
-    if len(bad):
-        raise DataError(
-            f"{rows.path}: column '{settings.policy_column}', row {bad[0]}: {policy[bad[0]]:g} is not a probability in [0, 1]."
-        )
-    known = ~np.isnan(reward)
-    shown = totals(users[known], None, count)
-    logs = Logs(reward, importance_weights(policy, propensity), users, count, shown)
-    if settings.expected_column is None or "score" not in rows:
-        return logs
-    expected = rows.numbers(settings.expected_column).astype(np.float64)
-    return logs._replace(
-        predicted=rows.numbers("score").astype(np.float64),
-        expected_by_user=totals(users[known], expected[known], count),
-    )
-
-
-def _from_table(rows: Rows, settings: OffPolicySettings, reward: Floats, propensity: Floats, users: Ints, count: int) -> Logs:
-    """Lists for the logged requests; a logged row weighs (policy's probability of it) / (logging probability of it)."""
-    assert settings.policy is not None
-    lists = load_rows(settings.policy)
-    by_slot = settings.match_position
-    if by_slot is None:
-        by_slot = "position" in rows and "rank" in lists
-    if by_slot and not ("position" in rows and "rank" in lists):
-        raise DataError(f"{rows.path}: match_position needs `position` here and `rank` in {settings.policy}.")
-    group, list_group = rows.group.codes, codes_in(lists.group, rows.group.values)
-    slots = np.bincount(group, minlength=len(rows.group))
-    probability = _probabilities(lists, settings)
-    # Ranks below the slots that a request had cannot be judged by what it showed.
-    judged = list_group >= 0
-    if "rank" in lists:
-        judged &= lists.numbers("rank") <= slots[np.maximum(list_group, 0)]
-    if not judged.any():
-        raise DataError(f"{settings.policy}: ranks none of the requests (or users) of {rows.path}.")
-    list_group, probability = list_group[judged], probability[judged]
-    ad = rows.ads.codes
-    list_ad = codes_in(lists.ads, rows.ads.values)[judged]
-    width, depth = len(rows.ads) + 1, 1
-    position, rank = np.zeros(len(rows), dtype=np.int64), np.zeros(len(list_ad), dtype=np.int64)
-    if by_slot:
-        position = rows.numbers("position").astype(np.int64)
-        rank = lists.numbers("rank")[judged].astype(np.int64)
-        depth = int(max(position.max(), rank.max())) + 1
-    key = (group * width + ad) * depth + position
-    listed = (list_group * width + np.where(list_ad < 0, len(rows.ads), list_ad)) * depth + rank
-    distinct, place = np.unique(listed, return_inverse=True)
-    mass = np.bincount(place, probability, len(distinct))
-    at = np.minimum(np.searchsorted(distinct, key), len(distinct) - 1)
-    policy = np.where(distinct[at] == key, mass[at], 0.0)
-    if not by_slot:
-        policy = policy / slots[group]  # each of the request's slots could have shown the ad
-    owner = np.zeros(len(rows.group), dtype=np.int64)
-    owner[group] = users
-    shown = totals(owner[list_group], probability, count)
-    logs = Logs(reward, importance_weights(np.minimum(policy, 1), propensity), users, count, shown)
-    if "score" not in lists or "score" not in rows:
-        return logs
-    expected = probability * lists.numbers("score")[judged]
-    return logs._replace(
-        predicted=rows.numbers("score").astype(np.float64),
-        expected_by_user=totals(owner[list_group], expected, count),
-    )
-
-
-def _probabilities(lists: Rows, settings: OffPolicySettings) -> Floats:
-    if settings.policy_is == "lists":
-        return np.ones(len(lists))
-    if "propensity" not in lists:
-        raise DataError(f"{settings.policy}: column 'propensity' is missing; policy_is: distribution needs it.")
-    return lists.numbers("propensity").astype(np.float64)
+def _spanning(biased: Interval, unbiased: Interval) -> Interval:
+    """A biased estimate's interval, widened to where the unbiased one may lie: its own draws know nothing of its bias."""
+    return Interval(biased.value, min(biased.low, unbiased.low), max(biased.high, unbiased.high))

@@ -15,7 +15,16 @@ import pyarrow.compute as pc
 from adrec.data.arrays import combined
 from adrec.data.disk.tables import open_dataset, read_table
 from adrec.errors import DataError
-from adrec.schema import BASELINE_PREFIX, CATALOGUE_RANK, CATALOGUE_SIZE, DRAWN, TRUE_PROBABILITY, WEIGHT
+from adrec.schema import (
+    BASELINE_PREFIX,
+    CATALOGUE_RANK,
+    CATALOGUE_SIZE,
+    DRAWN,
+    PROPENSITY,
+    PROPENSITY_GIVEN_ABOVE,
+    TRUE_PROBABILITY,
+    WEIGHT,
+)
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -24,8 +33,9 @@ AnyInts = npt.NDArray[np.integer]
 
 LABELS = ("click", "conversion", "rating", "dwell_seconds")
 CONTEXT = (
-    "user_id", "request_id", "ad_id", "shown_at", "position", "rank", "propensity", "scenario", "cold_ad",
-    "cold_user", "history_length", "value", "price", "bid", "reason", "category", "language", "advertiser_id", WEIGHT,
+    "user_id", "request_id", "ad_id", "shown_at", "position", "rank", PROPENSITY, PROPENSITY_GIVEN_ABOVE,
+    "scenario", "cold_ad", "cold_user", "history_length", "value", "price", "bid", "reason", "category", "language",
+    "advertiser_id", WEIGHT,
 )  # fmt: skip
 """Columns used wherever a table has them."""
 

@@ -51,6 +51,7 @@ TITLES = {
     "sn_doubly_robust": "self-normalised doubly robust",
     "switch_doubly_robust": "switch doubly robust",
 }
+OFF_POLICY_BIAS = "bias: what clipping, or the model, makes of the unbiased estimate, whose interval is spanned too"
 HEADLINE = ("auc", "auc_request", "auc_user", "mrr", "ndcg", "log_loss", "normalised_entropy", "ece", "predicted_over_observed")
 COUNTED = ("rows", "impressions", "requests", "users", "ads", "tests")
 """How much is judged, in the order in which it is told."""
@@ -264,15 +265,18 @@ def _off_policy(result: "EvaluateResult") -> Iterable[RenderableType]:
     found = result.off_policy
     assert found is not None
     head = f"Off-policy: {found.policy} ({found.matched:,} of {found.rows:,} logged rows match, worth {found.effective:,.0f})"
+    if found.not_judged:
+        head += f"\n{found.not_judged:,} more rows have no known click, no list, or a missing slot above: not judged"
     if found.refused:
         yield Text.assemble((f"{head}\nno estimate:", "yellow"), f" {found.refused}")
         return
-    table = Table(title=head, title_justify="left")
-    for name in ("estimator", "clicks per shown ad", "interval"):
+    table = Table(title=head, title_justify="left", caption=OFF_POLICY_BIAS, caption_justify="left")
+    for name in ("estimator", "clicks per shown ad", "interval", "bias"):
         table.add_column(name, justify="left" if name == "estimator" else "right")
-    table.add_row("the logs themselves", number(found.logged.value), bounds(found.logged, 4), style="dim")
+    table.add_row("the logs themselves", number(found.logged.value), bounds(found.logged, 4), "", style="dim")
     for name, value in found.estimates.items():
-        table.add_row(title(name), number(value.value), bounds(value, 4))
+        bias = f"{found.bias[name]:+.4f}" if name in found.bias else ""
+        table.add_row(title(name), number(value.value), bounds(value, 4), bias)
     yield table
 
 

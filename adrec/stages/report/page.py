@@ -18,6 +18,7 @@ from adrec.stages.evaluation.show import (
     COUNTED,
     DRAWN,
     NO_LISTS,
+    OFF_POLICY_BIAS,
     arm_cells,
     arms_title,
     bounds,
@@ -111,6 +112,7 @@ def write_report(result: "EvaluateResult", rows: Rows, ads: pa.Table | None, pat
         learning=pictures.draw(_learning, result.config.training),
         input_plots=pictures.draw(input_plots, result.config.importance),
         off_policy_plots=_off_policy_plots(result, pictures),
+        off_policy_bias=OFF_POLICY_BIAS,
         config=yaml.safe_dump(result.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         facts=result.facts,
     )
