@@ -92,7 +92,7 @@ def simulate(folder, seed):
     return judge(log, policy, rng), truth
 
 
-def judge(log, policy, rng, replicates=300, **settings):
+def judge(log, policy, rng, replicates=500, **settings):
     config = EvaluateConfig(
         scored=log, off_policy={"policy": policy, **settings}, bootstrap={"replicates": replicates}
     )  # fmt: skip
