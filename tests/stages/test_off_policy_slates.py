@@ -64,7 +64,8 @@ def write(path, ads, users, **columns):
 def simulate(folder, seed):
     """One world, log and judged policy, all drawn from the seed. Returns what was found, and the policy's true click rate."""
     rng = np.random.default_rng(seed)
-    slots, epsilon, requests = int(rng.integers(1, 11)), rng.uniform(0.1, 1), int(rng.choice([800, 2500, 8000]))
+    slots = int(rng.choice([1, 1, 1, 2, 2, 2, 3, 3, 5, 10]))  # far lists are refused but where the policies are near
+    epsilon, requests = rng.uniform(0.1, 1), int(rng.choice([2500, 8000]))
     ads, after_click = int(rng.integers(max(slots, 3), 25)), float(rng.choice([1.0, 0.5]))
     utility = rng.choice([-3.0, -2.0, -1.0]) + rng.normal(0, 0.8, (KINDS, ads))
     chance, fading = 1 / (1 + np.exp(-utility)), 0.9 ** np.arange(slots)
