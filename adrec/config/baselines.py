@@ -35,7 +35,7 @@ OWN_BASELINES: tuple[str, ...] = get_args(BaselineName)
 AnyBaseline = Annotated[str, names_of(OWN_BASELINES, "adrec.baselines", "baseline"), own_names(OWN_BASELINES)]
 """One of ours, or one that an installed package names under `adrec.baselines`."""
 
-HYBRID_MEMBERS = frozenset({"lightgbm", "lightgbm_ranker", "conditional_logit"})
+HYBRID_MEMBERS = frozenset({"lightgbm", "lightgbm_ranker", "conditional_logit", "logistic", "mlp"})
 """Baselines strong enough to score beside the network."""
 CLICK_MEMBERS = (
     *("popularity", "recent_popularity", "tfidf", "encoder_cosine", "user_cf", "item_cf", "matrix_factorisation"),
@@ -72,9 +72,10 @@ class BaselinesConfig(Config):
 
 
 class HybridConfig(Config):
-    """One scorer from the network, the trees and the conditional logit."""
+    """One scorer from the network and the strong simple models: trees, conditional logit, logistic regression, MLP."""
 
-    kind: Literal["none", "average", "weighted", "stack", "auto"] = "none"
-    """none: the network alone. average: mean of the standardised logits. weighted: non-negative weights learned on validation
-    rows. stack: trees on top, which read the network's logit among their features. auto: whichever is best by cross-fitting on
-    validation rows in the metric that training monitors, the simplest on a tie."""
+    kind: Literal["none", "single", "average", "weighted", "stack", "auto"] = "auto"
+    """none: the network alone. single: the best simple model alone. average: half the network's standardised logit, half the
+    mean of those not clearly worse than the best of them. weighted: non-negative weights learned on validation rows. stack:
+    trees on top, which read the network's logit among their features. auto: weighted (average where clicks are few), or
+    another kind that is better by more than chance on validation rows, in the metric that training monitors."""

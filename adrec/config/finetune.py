@@ -189,7 +189,7 @@ class FinetuneConfig(OnDevice, Seeded):
     baselines: BaselinesConfig = BaselinesConfig()
     """Simple models trained beside the network and reported with it."""
     hybrid: HybridConfig = HybridConfig()
-    """Joins the network with the trees among the baselines into one scorer."""
+    """Joins the network with the strong ones among the baselines into one scorer."""
     seeds: Annotated[int, Field(ge=1, le=100)] = 1
     """Train so many times, with seeds `seed`, `seed + 1`, ...; the bundle keeps the best, the result reports all."""
     ensemble: bool = False
@@ -208,7 +208,8 @@ class FinetuneConfig(OnDevice, Seeded):
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
             raise ValueError("tasks: the same name twice")
-        if self.hybrid.kind != "none" and not (HYBRID_MEMBERS | {"ease", "item_transitions"}) & set(self.baselines.names):
+        joins = HYBRID_MEMBERS | {"ease", "item_transitions"}
+        if self.hybrid.kind not in {"none", "auto"} and not joins & set(self.baselines.names):
             raise ValueError(f"hybrid: needs one of {', '.join(sorted(HYBRID_MEMBERS))} among `baselines.names`")
         if not self.tasks[0].is_binary:
             raise ValueError("tasks: the first task is the one `score` reports, so it must be binary")

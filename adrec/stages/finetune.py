@@ -2,9 +2,9 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,7 @@ from adrec.models.blend.hybrid import Hybrid, fit_hybrid
 from adrec.models.text.encoder_training import merged
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.stages.results.finetune import FinetuneResult
+from adrec.stages.results.simple_check import simple_check
 from adrec.terminal import Terminal
 from adrec.training.click_data import ClickData, Seen, load_click_data
 from adrec.training.click_encoder import open_text_encoder, text_reader, trained_encoder
@@ -76,17 +77,18 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     valid = _inputs(config, data, data.valid)
     train = _inputs(config, data, _baseline_rows(config, data)) if config.baselines.names or config.refit else None
     suite, simple = _baselines(config, train, valid, terminal)
-    joined = [_join(config, data, run, suite, simple, valid) for run in runs]
-    best = (
-        _join(config, data, _one(kept), suite, simple, valid)
-        if config.ensemble
-        else next(one for one in joined if one.trained is kept[0])
-    )
+    best = _join(config, data, _one(kept), suite, simple, valid, config.hybrid.kind)
+    # What was chosen for the network that is kept joins the others too: their figures say how much a seed matters.
+    joined = [
+        best if run is best.trained else _join(config, data, run, suite, simple, valid, best.hybrid.kind)
+        for run in (runs if len(runs) > 1 else [best.trained])
+    ]
     calibrations = _calibrate(config, data, best)
     models = {"adrec": _own_metrics(best, calibrations, data)}
     if best.hybrid.kind != "none":
         models["network"] = _simple_metrics(best.trained.valid.logits[:, 0], False, data)
     models |= {name: _simple_metrics(score, suite.fitted[name].is_probability, data) for name, score in simple.items()}
+    check = simple_check(best.valid.logits[:, 0], simple, suite.fitted, valid, metric=best.trained.module.monitor)
     shipped, trained, fitted = data, best.trained, suite
     if again is not None:
         assert train is not None
@@ -123,6 +125,7 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         "calibration": {name: found.to_json() for name, found in calibrations.items()},
         "baselines_left_out": suite.left_out,
         "hybrid": {"kind": best.hybrid.kind, "quality": dict(best.hybrid.quality)},
+        "simple_check": asdict(check) if check is not None else None,
         "refit": refit,
     }
     learned = list(config.learned_splits)
@@ -154,6 +157,7 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         calibration=calibrations[data.tasks[0].name].method,
         left_out=suite.left_out,
         hybrid=best.hybrid.kind,
+        simple_check=check,
         refit=refit,
     )
 
@@ -208,15 +212,15 @@ def _join(
     suite: Suite,
     simple: dict[str, NDArray[np.float32]],
     valid: Inputs,
+    kind: Literal["none", "single", "average", "weighted", "stack", "auto"],
 ) -> _Joined:
     """The hybrid of one run, fitted on the validation rows."""
     network = trained.valid.logits[:, 0]
-    settings = config.hybrid
     monitor = trained.module.monitor
-    if data.prepared.is_implicit and settings.kind != "none":
+    if data.prepared.is_implicit and kind != "none":
         hybrid, joined = fit_by_request(network, simple, valid, seed=config.seed)
     else:
-        hybrid, joined = fit_hybrid(settings.kind, network, suite.fitted, simple, valid, metric=monitor, seed=config.seed)
+        hybrid, joined = fit_hybrid(kind, network, suite.fitted, simple, valid, metric=monitor, seed=config.seed)
     logits = trained.valid.logits.copy()
     logits[:, 0] = joined
     return _Joined(trained, hybrid, trained.valid._replace(logits=logits))

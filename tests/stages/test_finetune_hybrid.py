@@ -74,7 +74,33 @@ def test_validation_figures_come_from_rows_the_hybrid_did_not_see(trained):
     assert auc(rows.labels["click"], seen.logit) > reported - 0.005, "its own rows look at least as good as others"
 
 
-def test_it_needs_a_member_among_the_baselines(made):
+def test_a_named_kind_needs_a_member_among_the_baselines_and_auto_does_not(made):
     world, folder = made
+    values = {"prepared": world.path, "output": folder / "x", "baselines": {"names": ["popularity"]}}
     with pytest.raises(ValidationError, match="hybrid: needs one of conditional_logit, lightgbm"):
-        FinetuneConfig(prepared=world.path, output=folder / "x", baselines={"names": ["popularity"]}, hybrid={"kind": "auto"})
+        FinetuneConfig(**values, hybrid={"kind": "average"})
+    assert FinetuneConfig(**values).hybrid.kind == "auto"
+
+
+def test_a_baseline_that_is_clearly_better_is_named(made):
+    """The network alone, barely trained, beside trees that know the counters: said on the terminal, in JSON, in the bundle."""
+    world, folder = made
+    config = settings(world, folder, "none", calibration="none")
+    config = config.model_copy(update={"training": config.training.model_copy(update={"max_steps": 1, "learning_rate": 1e-6})})
+    result = finetune.run(config, Terminal(quiet=True))
+    check = result.as_dict()["simple_check"]
+    assert check["low"] > 0 and check["name"] in NAMES
+    gap = result.models[check["name"]][check["metric"]] - result.models["adrec"][check["metric"]]
+    assert check["difference"] == pytest.approx(gap, abs=1e-6)
+    spoken = " ".join(str(line) for line in result.render())
+    assert f"{check['name']} is clearly better than the model" in spoken and "hybrid.kind=auto" in spoken
+    assert json.loads((config.output / "metrics.json").read_text())["simple_check"] == check
+
+
+def test_with_auto_no_baseline_is_clearly_better(made):
+    world, folder = made
+    config = settings(world, folder, "auto")
+    config = config.model_copy(update={"training": config.training.model_copy(update={"max_steps": 1, "learning_rate": 1e-6})})
+    result = finetune.run(config, Terminal(quiet=True))
+    assert result.simple_check is not None and not result.simple_check.is_better
+    assert any("no simple baseline is clearly better" in str(line) for line in result.render())

@@ -78,6 +78,12 @@ class Inputs:
         return self.examples.weight
 
     @property
+    def clusters(self) -> NDArray[np.int32]:
+        """(N,) whose rows these are, which are not independent: the users, or the requests where all rows are of one."""
+        user = self.examples.user_index
+        return user if len(user) and (user != user[0]).any() else self.examples.request
+
+    @property
     def user_of_history(self) -> NDArray[np.int64]:
         """(R,) row of the user each distinct history belongs to."""
         users = np.zeros(len(self.examples.history_offsets) - 1, np.int64)
@@ -209,6 +215,12 @@ def _refuse_bomb(path: Path) -> None:
     most = _LEAST_BOUND + _MOST_RATIO * path.stat().st_size
     if unpacked > most:
         raise ValueError(f"{path.name} unpacks to {unpacked:,} bytes, more than {most:,}")
+
+
+def log_odds(probabilities: NDArray[Any]) -> NDArray[np.float64]:
+    """Of probabilities (N,), which are kept off 0 and 1 by 1e-6."""
+    clipped = np.clip(np.asarray(probabilities, dtype=np.float64), 1e-6, 1 - 1e-6)
+    return np.asarray(np.log(clipped / (1 - clipped)))
 
 
 def text_array(ids: pa.Array) -> NDArray[np.str_]:

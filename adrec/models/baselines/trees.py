@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from adrec.errors import BundleError
 from adrec.metrics import classification, ranking
-from adrec.models.baselines.base import Floats, Inputs, load_state, save_state
+from adrec.models.baselines.base import Floats, Inputs, load_state, log_odds, save_state
 from adrec.models.baselines.design import Design, design
 from adrec.models.baselines.linear import LogisticRegression
 from adrec.models.baselines.rates import Rates
@@ -131,7 +131,7 @@ class TreeModel:
 
         def validation(predictions: NDArray[np.float64], _: Any) -> tuple[str, float, bool]:
             if metric == "log_loss":
-                predictions = _log_odds(predictions)
+                predictions = log_odds(predictions)
             return metric, quality(metric, valid_inputs, predictions), True
 
         self.booster = lightgbm.train(
@@ -288,11 +288,6 @@ def request_sizes(inputs: Inputs) -> NDArray[np.int64]:
     split = np.full(int(pieces.sum()), _LONGEST_LIST)
     split[last] = sizes - (pieces - 1) * _LONGEST_LIST
     return split
-
-
-def _log_odds(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    clipped = np.clip(probabilities, 1e-6, 1 - 1e-6)
-    return np.asarray(np.log(clipped / (1 - clipped)))
 
 
 def quality(metric: str, inputs: Inputs, scores: NDArray[Any]) -> float:

@@ -1,13 +1,15 @@
 """What `adrec finetune` reports: the validation table of the model and every baseline, and a line on the run."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
+
+from adrec.stages.results.simple_check import SimpleCheck
 
 HEADLINE = ("auc", "auc_request", "mrr", "ndcg@5", "ndcg@10", "log_loss")
 
@@ -31,13 +33,15 @@ class FinetuneResult:
     calibration: str
     left_out: dict[str, str] = field(default_factory=dict)
     hybrid: str = "none"
+    simple_check: SimpleCheck | None = None
+    """the best baseline against the model; None where validation rows are too few to say"""
     refit: dict[str, float] | None = None
     """`rows` and `steps` of the training on training and validation rows, at what `share` of the schedule it ended, and its
     `agreement` with the chosen network on the validation rows (rank correlation); None without"""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-safe values."""
-        return vars(self)
+        return {**vars(self), "simple_check": asdict(self.simple_check) if self.simple_check is not None else None}
 
     def render(self) -> Iterable[RenderableType]:
         """The validation table, and a line on the run."""
@@ -60,6 +64,10 @@ class FinetuneResult:
             f"{self.rows:,} training rows, {self.epochs:.1f} epochs in {self.seconds:.0f} s"
             f" ({self.rows_per_second:,.0f} rows/s); calibration: {self.calibration}; hybrid: {self.hybrid}"
         )
+        if self.simple_check is not None:
+            yield Text(self.simple_check.sentence(), style="yellow" if self.simple_check.is_better else "")
+        elif len(self.models) > 1:
+            yield "too few clicks in the validation rows to say whether a simple baseline is better than the model"
         if self.refit is not None:
             yield (
                 f"trained again on {self.refit['rows']:,} rows, validation included, for {self.refit['steps']:,} steps;"
