@@ -118,12 +118,15 @@ def test_a_float_id_that_may_be_another_is_refused_alike(tmp_path):
     )
 
 
-def test_words_for_a_missing_id_are_refused_alike_where_one_is_needed(tmp_path):
+def test_a_missing_user_is_nobody_and_a_missing_ad_is_refused_alike(tmp_path):
     for number, word in enumerate(("\\N", "NULL", "null", "NaN", "nan", "None", "NA", "")):
-        problems = {kind: told(tmp_path / str(number), kind, log(4, user_id=["u", "v", word, "w"])) for kind in FORMATS}
+        for kind in FORMATS:
+            prepared, _ = read(tmp_path / f"user{number}", kind, log(4, user_id=["u", "v", word, "w"]))
+            assert rows(prepared)["user_id"].to_pylist() == ["u", "v", None, "w"], (kind, word)
+        problems = {kind: told(tmp_path / f"ad{number}", kind, log(4, ad_id=["a", "b", word, "a"])) for kind in FORMATS}
         assert len(set(problems.values())) == 1, problems
         shown = f"{word!r} " if word else ""
-        assert f"log: column 'user_id', row 3: {shown}is missing" in problems["csv"]
+        assert f"log: column 'ad_id', row 3: {shown}is missing" in problems["csv"]
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -247,6 +247,8 @@ def _fit_isotonic(x: Floats, y: Floats, w: Floats) -> dict[str, Any]:
     """
     from sklearn.isotonic import IsotonicRegression
 
+    # Logits that differ by nothing that matters are the same: between such neighbours scikit-learn's line is no number.
+    x = np.round(x, 9)
     pooled = IsotonicRegression(y_min=0.0, y_max=1.0).fit_transform(x, y, sample_weight=w)
     _, block = np.unique(np.round(pooled, 12), return_inverse=True)
     size = np.bincount(block, weights=w)

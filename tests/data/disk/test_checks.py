@@ -38,7 +38,7 @@ def test_what_keeps_the_contract_passes_with_the_users_own_columns():
         (with_cells("logit", [0.0, 0.0, -inf], pa.float32()), "column 'logit', row 1,003: -inf is not a finite number"),
         (with_cells("score", [0.5, 1.5, -1.0], pa.float32()), "column 'score', row 1,002: 1.5 is not from 0 to 1"),
         (with_cells("score", [None, 0.5, 0.5], pa.float32()), "column 'score', row 1,001: an empty cell where every row needs"),
-        (with_cells("user_id", ["u", "u", None], pa.string()), "column 'user_id', row 1,003: an empty cell"),
+        (with_cells("logit", [0.0, 0.0, None], pa.float32()), "column 'logit', row 1,003: an empty cell"),
         (with_cells("history_length", [0, -1, 0], pa.int32()), "column 'history_length', row 1,002: -1 is not from 0 to inf"),
         (with_cells("logit", [0.0, 0.0, 0.0], pa.float64()), "column 'logit' is double, expected float. Train again."),
         (GOOD.drop_columns(["score"]), "column 'score' is missing"),

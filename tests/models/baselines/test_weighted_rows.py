@@ -15,7 +15,7 @@ from adrec.models.baselines.mlp import ClassicMlp
 from adrec.models.baselines.popularity import Popularity, SmoothedCtr
 from adrec.models.baselines.rates import Rates
 from adrec.models.baselines.trees import LightGbm, LightGbmRanker, TreeModel, quality
-from adrec.models.blend.hybrid import _fit_kind
+from adrec.models.blend.hybrid import _average, _Problem
 
 
 def weighted(seed=0, requests=150):
@@ -105,8 +105,13 @@ def test_what_joins_scores_weighs_too(kind):
     few, many = weighted()
     row = np.repeat(np.arange(len(few)), few.weights.astype(int))
     members = np.random.default_rng(0).normal(size=(len(few), 3)) + few.clicks[:, None]
-    one = _fit_kind(kind, ("network", "a", "b"), members, few, 0)
-    other = _fit_kind(kind, ("network", "a", "b"), members[row], many, 0)
+    even = _average(np.ones(3, bool))
+
+    def fitted(rows, scores):
+        problem = _Problem(("network", "a", "b"), scores, rows, "auc", 0, np.zeros(len(rows), np.int64))
+        return problem._line(kind, even) if kind == "average" else problem._weighted(kind, np.arange(len(rows)), even)
+
+    one, other = fitted(few, members), fitted(many, members[row])
     np.testing.assert_allclose(one.weighted(members), other.weighted(members), rtol=1e-3, atol=1e-3)
 
 

@@ -167,6 +167,15 @@ def test_json_round_trip_and_order(method, logits, seed, rate):
     assert (np.diff(p) >= 0).all() and ((p >= 0) & (p <= 1)).all()
 
 
+@pytest.mark.parametrize("near", [5e-324, 1e-300, 1e-16, 1e-12])
+def test_logits_that_hardly_differ_keep_the_order(near):
+    logits = np.tile([-50.0, -near, 0.0, near, 2 * near, 1.0, 50.0], 8)
+    for seed in range(20):
+        labels = (np.random.default_rng(seed).random(len(logits)) < 0.5).astype(float)
+        p = fit(logits, labels, method="isotonic").apply(np.sort(logits))
+        assert (np.diff(p) >= 0).all() and ((p > 0) & (p < 1)).all()
+
+
 def test_unknown_method_in_a_file_is_refused():
     with pytest.raises(ValueError, match="unknown calibration method"):
         Calibration.from_json({"method": "magic", "knots": []})
