@@ -176,15 +176,15 @@ def test_flipped_bytes_never_end_in_a_traceback(tmp_path_factory, data):
 
 
 def test_every_schema_fault_at_once_with_its_column(tmp_path):
-    path = tmp_path / "impressions.parquet"
-    pq.write_table(pa.table({"user_id": ["u"], "shown_at": ["2026-01-01"], "click": pa.array([1], pa.int64())}), path)
+    path = tmp_path / "ads.parquet"
+    pq.write_table(pa.table({"title": ["t"], "starts_at": ["2026-01-01"], "bid": pa.array([1], pa.int64())}), path)
     with pytest.raises(DataError) as caught:
-        read_table(path, IMPRESSIONS)
+        read_table(path, ADS)
     lines = str(caught.value).splitlines()
     assert len(lines) == 3
-    assert "column 'ad_id' is missing. Columns: user_id, shown_at, click." in lines[0]
-    assert "column 'shown_at' is string, expected timestamp[us, UTC]. Run 'adrec preprocess' first." in lines[1]
-    assert "column 'click' is int64, expected int8" in lines[2]
+    assert "column 'ad_id' is missing. Columns: title, starts_at, bid." in lines[0]
+    assert "column 'starts_at' is string, expected timestamp[us, UTC]. Run 'adrec preprocess' first." in lines[1]
+    assert "column 'bid' is int64, expected double" in lines[2]
 
 
 def test_dictionary_and_large_strings_count_as_strings(tmp_path):
