@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adrec.config.finetune import FinetuneConfig
+from adrec.config.base import load_config
+from adrec.config.finetune import FinetuneConfig, LossTerm
 from adrec.config.preprocess import PreprocessConfig
 from adrec.config.pretrain import PretrainConfig
 from adrec.config.serve import ServeConfig
@@ -116,3 +117,10 @@ def test_without_a_night_the_language_alone_speaks():
 def test_a_log_of_one_hour_is_not_split_by_time():
     assert recipe(Facts(rows=100, clicks=20, ads=5, users=9, has_spread=False)).preprocess["split"]["method"] == "random"
     assert recipe(Facts(rows=100, clicks=20, ads=5, users=9)).preprocess["split"]["method"] == "time"
+
+
+@pytest.mark.parametrize("file", sorted((Path(__file__).resolve().parents[2] / "configs").rglob("finetune*.yaml")), ids=str)
+def test_shipped_configs_train_the_vectors_that_retrieval_compares_as_the_recipe_does(file):
+    shipped = load_config(file, FinetuneConfig).loss.terms
+    made = FinetuneConfig.model_validate({"output": "o", "prepared": "p", **recipe(DEMO).finetune}, context=BASE).loss.terms
+    assert shipped[1:] == made[1:] == [LossTerm(kind="in_batch", weight=0.3)]
