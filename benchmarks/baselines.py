@@ -20,7 +20,7 @@ from adrec.data.examples import catalog_from_table, load_examples
 from adrec.data.prepared import open_prepared
 from adrec.metrics import classification, ranking
 from adrec.models.baselines import BASELINES, Baseline, Columns, Inputs
-from adrec.models.baselines.trees import LightGbmRanker
+from adrec.models.baselines.tabular.trees import LightGbmRanker
 from adrec.models.text.text_encoder import load_text_encoder
 from adrec.models.text.text_vectors import TextReader
 

@@ -100,7 +100,7 @@ def with_past(folder: Path) -> None:
     import duckdb
 
     from adrec.asof.attach import Attach
-    from adrec.config.features import HistoryConfig, usual_counters
+    from adrec.config.training.features import HistoryConfig, usual_counters
 
     ads = pq.read_table(folder / "ads.parquet")
     counters = usual_counters([*ads.column_names, "position"])

@@ -51,8 +51,8 @@ def main() -> None:
 
 _PROGRAM = """
 import resource, sys
-from adrec.config.preprocess import PreprocessConfig
-from adrec.stages.preprocess import run
+from adrec.config.data.preprocess import PreprocessConfig
+from adrec.stages.data.preprocess import run
 from adrec.terminal import Terminal
 run(PreprocessConfig.model_validate(eval(sys.argv[1])), Terminal(quiet=True))
 used = resource.getrusage(resource.RUSAGE_SELF)

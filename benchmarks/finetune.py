@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from adrec.config.finetune import FinetuneConfig
+from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.prepared import open_prepared
 from adrec.models.build import build_model
 from adrec.models.text.text_encoder import load_text_encoder

@@ -86,8 +86,8 @@ def cut_in_days(data: Path, folder: Path) -> None:
 def append_with_adrec(folder: Path, output: Path) -> None:
     """The stage over the days that lie there now; `output` is called MODE-LOG."""
     from adrec.config.base import load_config
-    from adrec.config.preprocess import PreprocessConfig
-    from adrec.stages.preprocess import run
+    from adrec.config.data.preprocess import PreprocessConfig
+    from adrec.stages.data.preprocess import run
     from adrec.terminal import Terminal
 
     mode, log = output.name.split("-")
@@ -119,8 +119,8 @@ def measured(function, data: Path, output: Path) -> None:
 def with_adrec(data: Path, output: Path) -> None:
     """The stage itself."""
     from adrec.config.base import load_config
-    from adrec.config.preprocess import PreprocessConfig
-    from adrec.stages.preprocess import run
+    from adrec.config.data.preprocess import PreprocessConfig
+    from adrec.stages.data.preprocess import run
     from adrec.terminal import Terminal
 
     tables = {"ads": "ads.parquet", "users": "users.parquet", "impressions": "impressions"}

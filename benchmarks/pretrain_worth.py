@@ -17,11 +17,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from adrec.config.base import load_config
-from adrec.config.finetune import FinetuneConfig
-from adrec.config.pretrain import PretrainConfig
-from adrec.config.score import ScoreConfig
+from adrec.config.inference.score import ScoreConfig
+from adrec.config.training.finetune import FinetuneConfig
+from adrec.config.training.pretrain import PretrainConfig
 from adrec.metrics import bootstrap, ranking, significance
-from adrec.stages import finetune, pretrain, score
+from adrec.stages.inference import score
+from adrec.stages.training import finetune, pretrain
 from adrec.terminal import Terminal
 
 ARMS = ("start", "pretrained")

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 
-from adrec.config.score import ScoreConfig
-from adrec.data.collate import Batch, Collator
-from adrec.data.dataset import InOrder
+from adrec.config.inference.score import ScoreConfig
+from adrec.data.batches.collate import Batch, Collator
+from adrec.data.batches.dataset import InOrder
 from adrec.data.examples import iter_examples
 from adrec.data.prepared import open_prepared
 from adrec.inference.predictor import BATCH_ROWS, Predictor
-from adrec.stages import score
+from adrec.stages.inference import score
 from adrec.terminal import Terminal
 
 BARE_ROWS = 200_000

@@ -10,10 +10,10 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from adrec.config.preprocess import PreprocessConfig
+from adrec.config.data.preprocess import PreprocessConfig
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.schema import SPLITS
-from adrec.stages.preprocess import PreprocessResult, run
+from adrec.stages.data.preprocess import PreprocessResult, run
 from adrec.terminal import Terminal
 
 START = np.datetime64("2026-03-01T00:00:00", "us")

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from adrec.asof.attach import Attach
-from adrec.config.features import HistoryConfig
+from adrec.config.training.features import HistoryConfig
 from adrec.data.examples import run_codes
 from adrec.data.features import FeatureSet, FeatureSpec
 from adrec.data.prepared import FORMAT, STATE
@@ -213,8 +213,8 @@ def topic_vectors(world: World, *, width: int = 16, noise: float = 0.1, seed: in
 def make_bundle(folder: Path, *settings: str) -> None:
     """A small click model without text over the world at `folder`/prepared, as `folder`/bundle; `settings` as of --set."""
     from adrec.config.base import load_config
-    from adrec.config.finetune import FinetuneConfig
-    from adrec.stages import finetune
+    from adrec.config.training.finetune import FinetuneConfig
+    from adrec.stages.training import finetune
     from adrec.terminal import Terminal
 
     usual = [

@@ -26,7 +26,7 @@ from adrec.asof.replay import SortedEvents
 from adrec.asof.spec import KeyPlan, plan_keys
 from adrec.asof.state import PENDING, State, save_about, sums_name
 from adrec.asof.sums import KeyedSums
-from adrec.config.features import CounterSpec, HistoryConfig
+from adrec.config.training.features import CounterSpec, HistoryConfig
 from adrec.data.disk.engine import columns_of, give_back_memory, name, one_row, stream, text
 from adrec.data.disk.writing import link_file
 from adrec.errors import DataError

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from adrec.asof.keys import KeyColumns
 from adrec.asof.spec import CLICKED, CONVERTED, LABELLED, SHOWN
-from adrec.config.features import HistoryConfig
+from adrec.config.training.features import HistoryConfig
 from adrec.data.disk.engine import name
 from adrec.errors import DataError
 from adrec.schema import DRAWN, WEIGHT

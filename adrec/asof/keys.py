@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from adrec.config.features import CounterSpec
+from adrec.config.training.features import CounterSpec
 from adrec.data.features.categorical import to_strings
 from adrec.data.hashing import hash_strings, mix
 from adrec.errors import DataError

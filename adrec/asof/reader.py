@@ -22,7 +22,7 @@ from adrec.asof.measure import counter_columns
 from adrec.asof.replay import Replay, logged_events
 from adrec.asof.spec import counter_names, plan_keys
 from adrec.asof.state import State
-from adrec.config.features import CounterSpec, HistoryConfig
+from adrec.config.training.features import CounterSpec, HistoryConfig
 from adrec.data.arrays import places
 
 Ints = NDArray[np.int64]

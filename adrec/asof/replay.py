@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from adrec.asof.events import TIME, EventRows, Log, is_counted, join_events, no_weights, read_events
 from adrec.asof.keys import KeyColumns
 from adrec.asof.state import State
-from adrec.config.features import HistoryConfig
+from adrec.config.training.features import HistoryConfig
 from adrec.data.disk.engine import columns_of, name, open_memory_engine, parquet, stream
 
 Ints = NDArray[np.int64]

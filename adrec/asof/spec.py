@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adrec.asof.sums import MICROSECONDS_AN_HOUR, NEVER, KeyedSums, Sums
-from adrec.config.features import CounterSpec
+from adrec.config.training.features import CounterSpec
 from adrec.schema import COUNTER_PREFIX
 
 Ints = NDArray[np.int64]

@@ -22,7 +22,7 @@ from adrec.asof.keys import make_key
 from adrec.asof.layers import load_sums, save_sums
 from adrec.asof.spec import KeyPlan
 from adrec.asof.sums import KeyedSums
-from adrec.config.features import HistoryConfig
+from adrec.config.training.features import HistoryConfig
 from adrec.errors import DataError
 
 Ints = NDArray[np.int64]

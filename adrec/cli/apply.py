@@ -44,7 +44,7 @@ def score(
     Example: adrec score --config configs/sample/score.yaml
     """
     run_stage(
-        "score", "score:ScoreConfig",
+        "inference.score", "inference.score:ScoreConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, device=device,
         options={"bundle": bundle, "output": output},
     )  # fmt: skip
@@ -67,7 +67,7 @@ def encode(
     Example: adrec encode --bundle runs/sample/bundle --set prepared=runs/sample/prepared --output runs/sample/vectors
     """
     run_stage(
-        "encode", "encode:EncodeConfig",
+        "inference.encode", "inference.encode:EncodeConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, device=device,
         options={"bundle": bundle, "output": output},
     )  # fmt: skip
@@ -98,7 +98,7 @@ def rank(
     """
     user, ad = why if why is not None else (None, None)
     run_stage(
-        "rank", "rank:RankConfig",
+        "inference.rank", "inference.rank:RankConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
         options={"bundle": bundle, "output": output, "top_n": top_n, "policy": policy, "why.user": user, "why.ad": ad},
     )  # fmt: skip

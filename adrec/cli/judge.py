@@ -43,7 +43,7 @@ def evaluate(
     Example: adrec evaluate runs/sample/scored.parquet --against runs/other/scored.parquet
     """
     run_stage(
-        "evaluate", "evaluate:EvaluateConfig",
+        "evaluation.evaluate", "evaluation.evaluate:EvaluateConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed,
         options={
             "scored": scored, "output": output, "labels": labels,
@@ -76,7 +76,7 @@ def compare(
     Example: adrec compare runs/
     """
     run_stage(
-        "compare", "compare:CompareConfig",
+        "evaluation.compare", "evaluation.compare:CompareConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet,
         options={
             "runs": [str(path) for path in runs] if runs else None,

@@ -50,7 +50,7 @@ def run_stage(
     device: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> None:
-    """Load the config (`module:Class` below adrec.config), run `adrec.stages.<stage>`, show its result.
+    """Load the config (`module:Class` below adrec.config), run `adrec.stages.<stage>` (`data.preprocess`), show its result.
 
     `options` are command-line shorthands: dotted config keys with values that are not None override the file.
     """

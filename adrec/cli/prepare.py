@@ -33,7 +33,7 @@ def preprocess(
     Example: adrec preprocess --config configs/sample/preprocess.yaml
     """
     run_stage(
-        "preprocess", "preprocess:PreprocessConfig",
+        "data.preprocess", "data.preprocess:PreprocessConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed,
     )  # fmt: skip
 
@@ -55,7 +55,7 @@ def sample(
     Example: adrec sample --out data/sample --impressions 30000 --seed 42
     """
     run_stage(
-        "sample", "sample:SampleConfig",
+        "data.sample", "data.sample:SampleConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed,
         options={"out": out, "impressions": impressions},
     )  # fmt: skip
@@ -78,7 +78,7 @@ def inspect(
     Example: adrec inspect runs/sample/prepared --html page.html
     """
     run_stage(
-        "inspect", "inspect:InspectConfig",
+        "data.inspect", "data.inspect:InspectConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet,
         options={"path": path, "html": html, "rows": rows},
     )  # fmt: skip
@@ -100,7 +100,7 @@ def init(
     Example: adrec init logs.csv ads.csv --output configs/mine
     """
     run_stage(
-        "init", "init:InitConfig",
+        "data.init", "data.init:InitConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet,
         options={"data": [str(path) for path in data] if data else None, "output": output},
     )  # fmt: skip

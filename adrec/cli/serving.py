@@ -45,7 +45,7 @@ def events(
     Example: adrec events --store adrec-store.sqlite --output served.parquet
     """
     run_stage(
-        "events", "serve:EventsConfig",
+        "inference.events", "inference.serve:EventsConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet,
         options={"output": output, "store": store, "redis": redis},
     )  # fmt: skip
@@ -73,7 +73,7 @@ def explain(
     Example: adrec explain --bundle runs/sample/bundle --set prepared=runs/sample/prepared --set split=test --output why
     """
     run_stage(
-        "explain", "explain:ExplainConfig",
+        "inference.explain", "inference.explain:ExplainConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
         options={"bundle": bundle, "output": output, "user_id": user, "ad_id": ad, "overall": overall},
     )  # fmt: skip
@@ -96,7 +96,7 @@ def export(
     Example: adrec export --bundle runs/sample/bundle --set prepared=runs/sample/prepared --set split=test --output onnx
     """
     run_stage(
-        "export", "export:ExportConfig",
+        "training.export", "training.export:ExportConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet,
         options={"bundle": bundle, "output": output, "int8": int8},
     )  # fmt: skip
@@ -122,7 +122,7 @@ def serve(
     Example: adrec serve --config configs/sample/serve.yaml --port 8080
     """
     run_stage(
-        "serve", "serve:ServeConfig",
+        "inference.serve", "inference.serve:ServeConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
         options={"bundle": bundle, "ads": ads, "host": host, "port": port},
     )  # fmt: skip

@@ -34,7 +34,7 @@ def pretrain(
     Example: adrec pretrain-mlm --config configs/sample/pretrain.yaml
     """
     run_stage(
-        "pretrain", "pretrain:PretrainConfig",
+        "training.pretrain", "training.pretrain:PretrainConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
     )  # fmt: skip
 
@@ -55,7 +55,7 @@ def distill(
     Example: adrec distill --set prepared=runs/mind/prepared --set bundle=runs/mind/bundle --set output=runs/mind/small
     """
     run_stage(
-        "distill", "distill:DistillConfig",
+        "training.distill", "training.distill:DistillConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
     )  # fmt: skip
 
@@ -77,7 +77,7 @@ def finetune(
     Example: adrec finetune --config configs/sample/finetune.yaml
     """
     run_stage(
-        "finetune", "finetune:FinetuneConfig",
+        "training.finetune", "training.finetune:FinetuneConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
         options={"seeds": seeds},
     )  # fmt: skip
@@ -100,7 +100,7 @@ def tune(
     Example: adrec tune --config configs/sample/tune.yaml --trials 20
     """
     run_stage(
-        "tune", "tune:TuneConfig",
+        "training.tune", "training.tune:TuneConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
         options={"trials": trials},
     )  # fmt: skip

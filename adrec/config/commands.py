@@ -17,8 +17,8 @@ def config_models() -> dict[str, type[StageConfig]]:
     A class that others extend is a common base, not a command's.
     """
     found: dict[str, type[StageConfig]] = {}
-    for module_info in pkgutil.iter_modules(adrec.config.__path__):
-        module = importlib.import_module(f"adrec.config.{module_info.name}")
+    for module_info in pkgutil.walk_packages(adrec.config.__path__, "adrec.config."):
+        module = importlib.import_module(module_info.name)
         for value in vars(module).values():
             if isinstance(value, type) and issubclass(value, StageConfig) and value is not StageConfig:
                 found[command_of(value)] = value

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adrec.config.base import load_stored_config
-from adrec.config.features import CounterSpec, HistoryConfig, resolve_counters
-from adrec.config.preprocess import PreprocessConfig
+from adrec.config.data.preprocess import PreprocessConfig
+from adrec.config.training.features import CounterSpec, HistoryConfig, resolve_counters
 from adrec.data.arrays import combined
 from adrec.data.availability import FILE, Availability
 from adrec.data.disk.formats import other_format

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from adrec.config.features import WORDS
-from adrec.config.own_tables import OwnFiles
+from adrec.config.data.own_tables import OwnFiles
+from adrec.config.training.features import WORDS
 from adrec.data.arrays import combined
 from adrec.data.disk.engine import columns_of, fetch, name, open_memory_engine, parquet
 from adrec.data.disk.tables import parquet_schema, read_table, write_table

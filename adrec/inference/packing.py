@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from adrec.bundle import Bundle, write_json
 from adrec.config.base import load_stored_config, save_config, stored_section
-from adrec.config.finetune import FinetuneConfig
-from adrec.config.preprocess import TextSettings
+from adrec.config.data.preprocess import TextSettings
+from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.disk.tables import read_table, write_table
 from adrec.data.features import FeatureSet
 from adrec.data.prepared import Prepared

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from adrec.bundle import open_bundle
-from adrec.config.features import WORDS
+from adrec.config.training.features import WORDS
 from adrec.data.arrays import combined
-from adrec.data.collate import Batch, Collator, QueryInputs, TextInputs, entities
-from adrec.data.dataset import InOrder
+from adrec.data.batches.collate import Batch, Collator, QueryInputs, TextInputs, entities
+from adrec.data.batches.dataset import InOrder
 from adrec.data.device import resolve_device
 from adrec.data.examples import Catalog, Examples, catalog_from_table, examples_from_table
 from adrec.errors import BundleError

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adrec.config.preprocess import TextSettings
+from adrec.config.data.preprocess import TextSettings
 from adrec.data.arrays import combined
 from adrec.data.disk.tables import check_schema
 from adrec.errors import DataError

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from adrec.config.score import RowsConfig
+from adrec.config.inference.score import RowsConfig
 from adrec.data.arrays import combined
 from adrec.data.availability import Availability
 from adrec.data.disk.tables import check_schema, iter_batches, open_dataset, parquet_schema, read_table

@@ -20,7 +20,7 @@ import pyarrow as pa
 import torch
 
 from adrec.bundle import Bundle, open_bundle
-from adrec.config.score import ScoreConfig
+from adrec.config.inference.score import ScoreConfig
 from adrec.data.device import resolve_device, use_threads
 from adrec.data.disk.checks import check_rows
 from adrec.data.disk.row_files import row_writer

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from adrec.config.finetune import ModelSettings, TaskSettings
 from adrec.config.plugins import ModelPart, load
+from adrec.config.training.finetune import ModelSettings, TaskSettings
 from adrec.data.features import FeatureSet
 from adrec.errors import ConfigError
 from adrec.models.net.ctr_model import CTRModel, EntityEncoder, Fields, ListWeights, PositionBias

@@ -10,8 +10,8 @@ from typing import Any
 
 import duckdb
 
-from adrec.config.features import WORDS, CounterSpec, FeatureSpec, resolve_counters
-from adrec.config.preprocess import ColumnSplit, PreprocessConfig, RollingSplit, Split, TimeSplit
+from adrec.config.data.preprocess import ColumnSplit, PreprocessConfig, RollingSplit, Split, TimeSplit
+from adrec.config.training.features import WORDS, CounterSpec, FeatureSpec, resolve_counters
 from adrec.data.availability import Availability
 from adrec.data.disk.engine import columns_of, name, one_row, readable_faults
 from adrec.data.labels import LabelCut

@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse
 from pydantic_core import to_json
 
 from adrec import __version__
-from adrec.config.serve import ServeConfig
+from adrec.config.inference.serve import ServeConfig
 from adrec.data.arrays import combined
 from adrec.data.device import use_threads
 from adrec.errors import AdrecError, BundleError, DataError

@@ -3,7 +3,7 @@
 import hashlib
 from typing import NamedTuple
 
-from adrec.config.serve import Challenger
+from adrec.config.inference.serve import Challenger
 
 FIRST, SECOND = "a", "b"
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from adrec.asof.reader import AsOf, LogFiles
 from adrec.asof.versions import NOTHING_CHANGES
-from adrec.config.serve import ServeConfig
+from adrec.config.inference.serve import ServeConfig
 from adrec.data.disk.tables import read_table
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.errors import ConfigError

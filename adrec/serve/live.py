@@ -11,7 +11,7 @@ import pyarrow as pa
 from adrec.asof.reader import AsOf
 from adrec.asof.versions import NOTHING_CHANGES, Attributes
 from adrec.bundle import open_bundle
-from adrec.config.serve import ServeConfig
+from adrec.config.inference.serve import ServeConfig
 from adrec.data.examples import Examples
 from adrec.errors import BundleError, DataError
 from adrec.inference.known import Known

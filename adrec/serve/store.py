@@ -7,7 +7,7 @@ order in which they became visible, so that several servers over one store can e
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from adrec.config.serve import StoreConfig
+from adrec.config.inference.serve import StoreConfig
 from adrec.errors import ResourceError
 
 

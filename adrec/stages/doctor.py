@@ -18,7 +18,7 @@ from rich.table import Table
 import adrec
 from adrec.config.doctor import DoctorConfig
 from adrec.config.plugins import Group, ModelPart, SourceFormat, installed, load
-from adrec.data.vector_cache import default_cache_folder
+from adrec.data.text.vector_cache import default_cache_folder
 from adrec.errors import ConfigError
 from adrec.terminal import Terminal
 

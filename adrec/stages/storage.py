@@ -16,8 +16,8 @@ from rich.console import RenderableType
 from adrec import __version__
 from adrec.config.base import StageConfig, load_config
 from adrec.config.commands import command_of
-from adrec.config.finetune import FinetuneConfig
-from adrec.config.tune import TuneConfig
+from adrec.config.training.finetune import FinetuneConfig
+from adrec.config.training.tune import TuneConfig
 from adrec.data.disk.outputs import STORE, OutputKind
 from adrec.data.disk.writing import write_aside
 from adrec.data.remote.fetching import fetch

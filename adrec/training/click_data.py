@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from adrec.config.finetune import FinetuneConfig
+from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.arrays import places
-from adrec.data.collate import Collator, QueryInputs
-from adrec.data.dataset import InOrder, MemoryPlan, Sampling, StreamedPlan
+from adrec.data.batches.collate import Collator, QueryInputs
+from adrec.data.batches.dataset import InOrder, MemoryPlan, Sampling, StreamedPlan
 from adrec.data.examples import Catalog, Examples, catalog_from_table, load_examples
 from adrec.data.features import FeatureSet
+from adrec.data.features.moments import Moments
 from adrec.data.labels import labels_as_of
-from adrec.data.moments import Moments
 from adrec.data.prepared import Prepared
 from adrec.errors import DataError
 from adrec.models.build import Dimensions, FeatureShape, build_tasks

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adrec.config.distill import ClickTerms
-from adrec.config.finetune import FinetuneConfig
-from adrec.data.collate import Batch
-from adrec.data.dataset import MemoryPlan
-from adrec.data.sampling import Draw
+from adrec.config.training.distill import ClickTerms
+from adrec.config.training.finetune import FinetuneConfig
+from adrec.data.batches.collate import Batch
+from adrec.data.batches.dataset import MemoryPlan
+from adrec.data.batches.sampling import Draw
 from adrec.errors import ConfigError
 from adrec.models.net.ctr_model import CTRModel
 from adrec.models.net.ensemble import ClickNetwork

@@ -3,7 +3,7 @@
 import pyarrow.compute as pc
 import torch
 
-from adrec.config.finetune import FinetuneConfig
+from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.device import resolve_device
 from adrec.data.prepared import Prepared
 from adrec.models.text.encoder_training import trainable_copy

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from adrec.data.collate import Batch
+from adrec.data.batches.collate import Batch
 from adrec.metrics import classification, ranking
 from adrec.models.net.ctr_model import Outputs
 from adrec.models.net.ensemble import ClickNetwork

@@ -11,9 +11,9 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from adrec.config.finetune import FinetuneConfig
-from adrec.data.collate import Batch
-from adrec.data.dataset import InOrder
+from adrec.config.training.finetune import FinetuneConfig
+from adrec.data.batches.collate import Batch
+from adrec.data.batches.dataset import InOrder
 from adrec.data.device import resolve_device
 from adrec.errors import DataError
 from adrec.models.build import build_model

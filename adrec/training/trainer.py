@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.strategies import Strategy
 
-from adrec.config.training import TrainingConfig
+from adrec.config.training.loop import TrainingConfig
 from adrec.data.device import resolve_device
 from adrec.data.disk.writing import write_aside
 from adrec.errors import ConfigError, ResourceError

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from adrec.asof.attach import Attach
 from adrec.asof.spec import counter_name
-from adrec.config.features import CounterSpec, HistoryConfig
+from adrec.config.training.features import CounterSpec, HistoryConfig
 
 HOUR = 3_600_000_000
 ADS = pa.table(

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from adrec.asof.spec import counter_names
 from adrec.asof.sums import NO_KEY, KeyedSums
 from adrec.config.base import Config
-from adrec.config.features import Counters, CounterSpec, HistoryConfig, resolve_counters, usual_counters
+from adrec.config.training.features import Counters, CounterSpec, HistoryConfig, resolve_counters, usual_counters
 from adrec.errors import DataError
 
 

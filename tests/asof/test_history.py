@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from point_in_time_reference import HOUR, assert_same, attach, reference_history, to_table, worlds
 
-from adrec.config.features import HistoryConfig
+from adrec.config.training.features import HistoryConfig
 from adrec.errors import DataError
 
 

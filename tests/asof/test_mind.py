@@ -11,7 +11,7 @@ import pytest
 from point_in_time_reference import HOUR, assert_same
 
 from adrec.asof.attach import Attach
-from adrec.config.features import CounterSpec, HistoryConfig, usual_counters
+from adrec.config.training.features import CounterSpec, HistoryConfig, usual_counters
 from adrec.data.examples import run_codes
 
 MIND = Path(__file__).resolve().parents[2] / "../shared/data/mind5k"

@@ -11,7 +11,7 @@ from adrec.asof.history import EventLog, joined
 from adrec.asof.spec import CLICKED, CONVERTED, LABELLED, SHOWN, plan_keys
 from adrec.asof.state import State
 from adrec.asof.sums import NEVER, KeyedSums
-from adrec.config.features import CounterSpec, HistoryConfig
+from adrec.config.training.features import CounterSpec, HistoryConfig
 from adrec.errors import DataError
 
 PLANS = plan_keys(

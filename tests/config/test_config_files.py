@@ -53,12 +53,12 @@ def test_unknown_command_lists_the_known_ones():
 
 
 def test_every_command_of_the_command_line_is_found_by_name():
-    """`run_stage("x", "module:XConfig", ...)` in adrec/cli and the names of the classes tell the same story."""
+    """`run_stage("room.x", "room.module:XConfig", ...)` in adrec/cli and the names of the classes tell the same story."""
     models = set(config_models().values())
     calls = [
         match
         for file in (ROOT / "adrec" / "cli").glob("*.py")
-        for match in re.findall(r'run_stage\(\s*"([\w.]+)",\s*"(\w+):(\w+)"', file.read_text(encoding="utf-8"))
+        for match in re.findall(r'run_stage\(\s*"([\w.]+)",\s*"([\w.]+):(\w+)"', file.read_text(encoding="utf-8"))
     ]
     assert calls
     for stage, module, name in calls:

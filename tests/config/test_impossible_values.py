@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 from adrec.cli.app import app
 from adrec.config.base import load_config
 from adrec.config.commands import config_models
-from adrec.config.preprocess import PreprocessConfig
+from adrec.config.data.preprocess import PreprocessConfig
 from adrec.errors import ConfigError
 
 WHOLE = "output: p\nsource: {format: tables, impressions: {files: log.csv}}\n"

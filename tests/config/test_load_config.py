@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from adrec.config.base import Config, ConfigPath, ConfigPattern, EncoderReference, OnDevice, Seeded, load_config, save_config
-from adrec.config.sample import SampleConfig
+from adrec.config.data.sample import SampleConfig
 from adrec.errors import ConfigError
 
 

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from adrec.config.preprocess import PreprocessConfig
+from adrec.config.data.preprocess import PreprocessConfig
 from adrec.schema import IMPRESSIONS, OUTCOMES
 
 

@@ -11,13 +11,16 @@ from worlds import make_world
 
 from adrec.bundle import open_bundle
 from adrec.config.base import load_config
+from adrec.config.data.preprocess import PreprocessConfig
 from adrec.config.doctor import DoctorConfig
-from adrec.config.finetune import FinetuneConfig
-from adrec.config.preprocess import PreprocessConfig
-from adrec.config.score import ScoreConfig
+from adrec.config.inference.score import ScoreConfig
+from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.prepared import open_prepared
 from adrec.errors import BundleError, ConfigError, DataError
-from adrec.stages import doctor, finetune, preprocess, score
+from adrec.stages import doctor
+from adrec.stages.data import preprocess
+from adrec.stages.inference import score
+from adrec.stages.training import finetune
 from adrec.terminal import Terminal
 
 QUIET = Terminal(quiet=True)
@@ -27,7 +30,7 @@ import numpy as np
 import torch
 from adrec.config.base import ConfigPath
 from adrec.config.plugins import ModelPart, SourceFormat
-from adrec.config.sources import SourceConfig
+from adrec.config.data.sources import SourceConfig
 from adrec.prepare.sources import RawTable, RawTables, Reading
 from adrec.prepare.sources.files import find_files, read_files
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from adrec.config.base import Config, _models_in, load_config, load_stored_config, stored_section
 from adrec.config.commands import config_models
-from adrec.config.preprocess import PreprocessConfig
+from adrec.config.data.preprocess import PreprocessConfig
 from adrec.config.retired import RETIRED, Retired
 from adrec.errors import ConfigError
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import make_world
 
-from adrec.data.collate import padded
+from adrec.data.batches.collate import padded
 from adrec.data.examples import Ragged, examples_from_table, iter_examples, load_examples
 from adrec.data.features import FeatureSet, FeatureSpec
 from adrec.data.prepared import open_prepared

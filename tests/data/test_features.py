@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from sklearn.preprocessing import QuantileTransformer, StandardScaler
 
 from adrec.config.base import load_config
-from adrec.config.features import FeatureSpec
+from adrec.config.training.features import FeatureSpec
 from adrec.data.features import FeatureSet
 from adrec.data.hashing import hash_strings
 from adrec.errors import ConfigError, DataError

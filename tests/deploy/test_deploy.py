@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from adrec.config.serve import ServeConfig
+from adrec.config.inference.serve import ServeConfig
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

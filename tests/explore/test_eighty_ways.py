@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from adrec.config.base import load_config
-from adrec.config.preprocess import PreprocessConfig
+from adrec.config.data.preprocess import PreprocessConfig
 from adrec.data.disk.engine import fetch, open_engine
 from adrec.explore import guess, look_at, write_configs
 from adrec.prepare.sources import open_source

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from adrec.config.features import WORDS
+from adrec.config.training.features import WORDS
 from adrec.data.examples import Ragged
 from adrec.inference.explain.counterfactual import changes
 from adrec.sample.catalogue import TAILS, topics

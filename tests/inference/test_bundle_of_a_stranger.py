@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from test_golden import made, resealed  # noqa: F401
 
 from adrec.bundle import open_bundle
-from adrec.config.preprocess import TextSettings
+from adrec.config.data.preprocess import TextSettings
 from adrec.errors import AdrecError, BundleError
 from adrec.inference.packing import pack, unpack
 from adrec.inference.predictor import Predictor

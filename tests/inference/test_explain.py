@@ -9,10 +9,10 @@ import torch
 from worlds import TOPICS, WORDS, make_bundle, make_world
 
 from adrec.config.base import load_config
-from adrec.config.evaluate import EvaluateConfig
-from adrec.config.explain import ExplainConfig
-from adrec.config.finetune import FinetuneConfig
-from adrec.config.score import ScoreConfig
+from adrec.config.evaluation.evaluate import EvaluateConfig
+from adrec.config.inference.explain import ExplainConfig
+from adrec.config.inference.score import ScoreConfig
+from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.examples import load_examples
 from adrec.data.prepared import open_prepared
 from adrec.errors import DataError
@@ -24,10 +24,10 @@ from adrec.inference.explain.words import Word, words_from_tokens
 from adrec.inference.predictor import Predictor
 from adrec.models.text.text_encoder import TextEncoder, encode_texts, load_text_encoder
 from adrec.models.text.word_vectors import WordTokenizer, WordVectors
-from adrec.stages.evaluate import run as evaluate
-from adrec.stages.explain import run as explain
-from adrec.stages.finetune import run as finetune
-from adrec.stages.score import run as score
+from adrec.stages.evaluation.evaluate import run as evaluate
+from adrec.stages.inference.explain import run as explain
+from adrec.stages.inference.score import run as score
+from adrec.stages.training.finetune import run as finetune
 from adrec.terminal import Terminal
 
 QUIET = Terminal(quiet=True)

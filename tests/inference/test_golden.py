@@ -11,12 +11,12 @@ from worlds import make_world, word_encoder
 
 from adrec.bundle import open_bundle, save_bundle
 from adrec.config.base import load_config
-from adrec.config.finetune import FinetuneConfig
+from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.prepared import open_prepared
 from adrec.errors import BundleError
 from adrec.inference.golden import CLICKS, ROWS, TOLERANCE, read_golden
 from adrec.inference.predictor import Predictor
-from adrec.stages.finetune import run as finetune
+from adrec.stages.training.finetune import run as finetune
 from adrec.terminal import Terminal
 
 

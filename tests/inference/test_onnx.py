@@ -5,8 +5,8 @@ import pytest
 import torch
 from worlds import make_world, topic_vectors
 
-from adrec.config.finetune import ModelSettings, UserEncoderSettings
-from adrec.data.collate import Collator, Texts
+from adrec.config.training.finetune import ModelSettings, UserEncoderSettings
+from adrec.data.batches.collate import Collator, Texts
 from adrec.data.examples import catalog_from_table, load_examples
 from adrec.data.prepared import open_prepared
 from adrec.errors import DataError

@@ -8,11 +8,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from adrec.config.finetune import FinetuneConfig
-from adrec.config.preprocess import PreprocessConfig
-from adrec.config.rank import Policy
-from adrec.config.score import ScoreConfig
-from adrec.config.serve import ServeConfig
+from adrec.config.data.preprocess import PreprocessConfig
+from adrec.config.inference.rank import Policy
+from adrec.config.inference.score import ScoreConfig
+from adrec.config.inference.serve import ServeConfig
+from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.examples import examples_from_table
 from adrec.data.prepared import open_prepared
 from adrec.inference.known import known_of
@@ -23,7 +23,8 @@ from adrec.inference.score_source import open_source
 from adrec.sample import generate_sample
 from adrec.serve.engine import Engine
 from adrec.serve.messages import EventIn, ExplainRequest, RankRequest, ScoreRequest, UserIn
-from adrec.stages import finetune, preprocess
+from adrec.stages.data import preprocess
+from adrec.stages.training import finetune
 from adrec.terminal import Terminal
 
 MIND = Path(__file__).resolve().parents[2] / "../shared/data/mind5k"

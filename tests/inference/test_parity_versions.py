@@ -18,10 +18,10 @@ from test_parity import (
     trained_rows,
 )
 
-from adrec.config.finetune import FinetuneConfig
-from adrec.config.preprocess import PreprocessConfig
-from adrec.config.rank import Policy
-from adrec.config.score import ScoreConfig
+from adrec.config.data.preprocess import PreprocessConfig
+from adrec.config.inference.rank import Policy
+from adrec.config.inference.score import ScoreConfig
+from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.prepared import open_prepared
 from adrec.inference.known import known_of
 from adrec.inference.lists.ranker import Ranker
@@ -31,7 +31,8 @@ from adrec.inference.score_source import open_source
 from adrec.sample import generate_sample
 from adrec.schema import SPLITS
 from adrec.serve.messages import AdIn, EventIn, ExplainRequest, ScoreRequest, UserIn
-from adrec.stages import finetune, preprocess
+from adrec.stages.data import preprocess
+from adrec.stages.training import finetune
 
 COUNTERS = [
     "usual",

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from adrec.config.preprocess import TextSettings
+from adrec.config.data.preprocess import TextSettings
 from adrec.inference.rows import with_texts
 from adrec.prepare.output.entities import TextMaker
 

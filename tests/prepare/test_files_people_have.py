@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from adrec.config.sources import TableInput
+from adrec.config.data.sources import TableInput
 from adrec.data.disk.engine import fetch, open_engine
 from adrec.errors import AdrecError, ConfigError, DataError
 from adrec.prepare.sources.base import Reading

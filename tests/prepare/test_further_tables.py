@@ -8,10 +8,10 @@ from pydantic import ValidationError
 from raw_worlds import config, prepare, world, write
 
 from adrec import schema
-from adrec.config.inspect import InspectConfig
+from adrec.config.data.inspect import InspectConfig
 from adrec.errors import DataError
 from adrec.schema import Column, TableSpec, TextSpec
-from adrec.stages.inspect import run as inspect
+from adrec.stages.data.inspect import run as inspect
 from adrec.terminal import Terminal
 
 ENTITIES = TableSpec(

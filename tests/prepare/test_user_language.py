@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from raw_worlds import prepare, rows, world, write
 
-from adrec.config.preprocess import TextSettings
+from adrec.config.data.preprocess import TextSettings
 from adrec.inference.rows import with_texts
 from adrec.serve.catalogue import users_of
 from adrec.serve.messages import UserIn

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import worlds
 
 from adrec.config.base import save_config
-from adrec.config.serve import ServeConfig
+from adrec.config.inference.serve import ServeConfig
 
 POLICIES = {
     "default": {"top_n": 5, "value": {"kind": "revenue"}, "limits": {"user_ad": 2}, "rules": {"clicked": "keep"}},

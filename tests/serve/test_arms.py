@@ -12,14 +12,16 @@ from fastapi.testclient import TestClient
 from served import make_bundle, settings_of
 
 from adrec.config.base import load_config
-from adrec.config.evaluate import EvaluateConfig
-from adrec.config.finetune import FinetuneConfig
-from adrec.config.serve import Challenger, EventsConfig
+from adrec.config.evaluation.evaluate import EvaluateConfig
+from adrec.config.inference.serve import Challenger, EventsConfig
+from adrec.config.training.finetune import FinetuneConfig
 from adrec.errors import DataError
 from adrec.serve.app import create_app
 from adrec.serve.arms import arm_of
 from adrec.serve.store import Event, open_store
-from adrec.stages import evaluate, events, finetune
+from adrec.stages.evaluation import evaluate
+from adrec.stages.inference import events
+from adrec.stages.training import finetune
 from adrec.terminal import Terminal
 
 QUIET = Terminal(quiet=True)

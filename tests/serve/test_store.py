@@ -11,14 +11,14 @@ import time
 import pytest
 from redis_server import needs_redis, redis_server
 
-from adrec.config.serve import StoreConfig
+from adrec.config.inference.serve import StoreConfig
 from adrec.errors import AdrecError
 from adrec.serve.sqlite_store import SqliteStore
 from adrec.serve.store import Event, StoreError, open_store
 
 WRITER = """
 import json, sys
-from adrec.config.serve import StoreConfig
+from adrec.config.inference.serve import StoreConfig
 from adrec.serve.store import Event, open_store
 store = open_store(StoreConfig.model_validate(json.loads(sys.argv[1])))
 number = store.totals().last

@@ -7,15 +7,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from adrec.config.evaluate import EvaluateConfig
-from adrec.config.finetune import FinetuneConfig
-from adrec.config.preprocess import PreprocessConfig
-from adrec.config.rank import RankConfig
-from adrec.config.score import ScoreConfig
+from adrec.config.data.preprocess import PreprocessConfig
+from adrec.config.evaluation.evaluate import EvaluateConfig
+from adrec.config.inference.rank import RankConfig
+from adrec.config.inference.score import ScoreConfig
+from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.prepared import open_prepared
 from adrec.errors import ConfigError
 from adrec.inference.shards import part_path
-from adrec.stages import evaluate, finetune, preprocess, rank, score
+from adrec.stages.data import preprocess
+from adrec.stages.evaluation import evaluate
+from adrec.stages.inference import rank, score
+from adrec.stages.training import finetune
 from adrec.terminal import Terminal
 
 QUIET = Terminal(quiet=True)

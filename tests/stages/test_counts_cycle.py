@@ -9,11 +9,14 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from adrec.config.evaluate import EvaluateConfig
-from adrec.config.finetune import FinetuneConfig
-from adrec.config.preprocess import PreprocessConfig
-from adrec.config.score import ScoreConfig
-from adrec.stages import evaluate, finetune, preprocess, score
+from adrec.config.data.preprocess import PreprocessConfig
+from adrec.config.evaluation.evaluate import EvaluateConfig
+from adrec.config.inference.score import ScoreConfig
+from adrec.config.training.finetune import FinetuneConfig
+from adrec.stages.data import preprocess
+from adrec.stages.evaluation import evaluate
+from adrec.stages.inference import score
+from adrec.stages.training import finetune
 from adrec.terminal import Terminal
 
 QUIET = Terminal(quiet=True)

@@ -13,15 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 from raw_worlds import prepare, rows, write
 
-from adrec.config.evaluate import EvaluateConfig
-from adrec.config.explain import ExplainConfig
-from adrec.config.finetune import FinetuneConfig
-from adrec.config.rank import RankConfig
-from adrec.config.score import ScoreConfig
+from adrec.config.evaluation.evaluate import EvaluateConfig
+from adrec.config.inference.explain import ExplainConfig
+from adrec.config.inference.rank import RankConfig
+from adrec.config.inference.score import ScoreConfig
+from adrec.config.training.finetune import FinetuneConfig
 from adrec.errors import DataError
 from adrec.models.baselines.suite import BASELINES
 from adrec.schema import NOBODY
-from adrec.stages import evaluate, explain, finetune, rank, score
+from adrec.stages.evaluation import evaluate
+from adrec.stages.inference import explain, rank, score
+from adrec.stages.training import finetune
 from adrec.terminal import Terminal
 
 PARTS = {"user": "user_id", "ad": "ad_id", "time": "shown_at", "text": "title", "request": "request_id"}

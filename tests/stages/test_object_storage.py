@@ -19,8 +19,8 @@ import raw_worlds
 from pyarrow import fs
 
 from adrec.config.base import load_config
-from adrec.config.preprocess import PreprocessConfig
-from adrec.config.score import ScoreConfig
+from adrec.config.data.preprocess import PreprocessConfig
+from adrec.config.inference.score import ScoreConfig
 from adrec.data.disk.outputs import BUNDLE, PREPARED
 from adrec.data.remote import publishing, stores
 from adrec.data.remote.fetching import fetch

@@ -11,7 +11,9 @@ from sklearn.metrics import roc_auc_score
 from adrec.config.base import load_config
 from adrec.config.commands import config_model
 from adrec.sample import generate_sample
-from adrec.stages import finetune, preprocess, pretrain, score
+from adrec.stages.data import preprocess
+from adrec.stages.inference import score
+from adrec.stages.training import finetune, pretrain
 from adrec.terminal import Terminal
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "sample"

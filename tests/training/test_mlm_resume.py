@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from adrec.config.training import TrainingConfig
+from adrec.config.training.loop import TrainingConfig
 from adrec.data.device import resolve_device
 from adrec.errors import AdrecError, ConfigError, ResourceError
 from adrec.terminal import Terminal

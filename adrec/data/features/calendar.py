@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from adrec.config.features import CalendarFeature
+from adrec.config.training.features import CalendarFeature
 from adrec.errors import DataError
 
 _CARDINALITY = {"hour": 24, "weekday": 7, "weekend": 2}

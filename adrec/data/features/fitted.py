@@ -14,7 +14,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from adrec.config.base import stored_section
-from adrec.config.features import CategoricalFeature, FeatureSpec, HashedFeature, ListFeature, NumericFeature, is_pattern
+from adrec.config.training.features import (
+    CategoricalFeature,
+    FeatureSpec,
+    HashedFeature,
+    ListFeature,
+    NumericFeature,
+    is_pattern,
+)
 from adrec.data.features.calendar import calendar_cardinalities, calendar_numeric_names, calendar_parts
 from adrec.data.features.categorical import FittedVocabulary, Hashed, VocabularyFitter, coder_from_json, to_ragged, to_strings
 from adrec.data.features.numeric import FittedNumeric, NumericFitter, to_floats

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from adrec.config.features import NumericFeature
-from adrec.data.moments import Moments
+from adrec.config.training.features import NumericFeature
+from adrec.data.features.moments import Moments
 from adrec.errors import DataError
 
 LANDMARKS = 1000

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adrec.config.pretrain import CLICKED
+from adrec.config.training.pretrain import CLICKED
 from adrec.data.labels import labels_as_of
 from adrec.data.prepared import Prepared
 from adrec.errors import DataError

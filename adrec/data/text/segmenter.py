@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from adrec.data.vector_cache import default_cache_folder
+from adrec.data.text.vector_cache import default_cache_folder
 
 
 @lru_cache(maxsize=2)

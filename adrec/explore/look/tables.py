@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adrec.config.sources import TableInput
+from adrec.config.data.sources import TableInput
 from adrec.data.disk.engine import columns_of, name, one_row, open_memory_engine
 from adrec.errors import DataError
 from adrec.explore.look.cells import Column, cleaned, column_of, different_values, marks_of

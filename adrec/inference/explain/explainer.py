@@ -12,9 +12,9 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from adrec.config.features import WORDS
+from adrec.config.training.features import WORDS
 from adrec.data.arrays import combined
-from adrec.data.collate import Collator
+from adrec.data.batches.collate import Collator
 from adrec.data.examples import Catalog, Examples
 from adrec.data.features import FeatureSet
 from adrec.inference.explain.attribution import Attribution, attribute

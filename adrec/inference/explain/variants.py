@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from adrec.data.collate import Batch, Entities, Texts
+from adrec.data.batches.collate import Batch, Entities, Texts
 from adrec.models.net.ensemble import ClickNetwork
 from adrec.models.text.text_encoder import TextEncoder
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adrec.config.rank import Policy, Retrieval
+from adrec.config.inference.rank import Policy, Retrieval
 from adrec.data.arrays import combined
 from adrec.data.examples import Examples
 from adrec.errors import DataError

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from adrec.config.rank import Policy
+from adrec.config.inference.rank import Policy
 from adrec.data.arrays import combined
 from adrec.data.availability import ALWAYS, NEVER, Availability
 from adrec.errors import DataError

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adrec.config.rank import Policy
+from adrec.config.inference.rank import Policy
 from adrec.data.arrays import Longs, combined, integers, places
 from adrec.data.examples import Examples
 from adrec.errors import ConfigError

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from adrec.bundle import open_bundle
-from adrec.data.collate import Batch
+from adrec.data.batches.collate import Batch
 from adrec.errors import DataError, ResourceError
 from adrec.inference.onnx.graphs import flat, padded_batch
 from adrec.inference.packing import ClickModel, unpack

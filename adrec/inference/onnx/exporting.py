@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from adrec.bundle import write_json
-from adrec.data.collate import Batch
+from adrec.data.batches.collate import Batch
 from adrec.errors import ResourceError
 from adrec.inference.onnx.graphs import Scorer, first_axis, flat, padded_batch
 from adrec.inference.predictor import Predictor

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adrec.data.collate import LIST_PADDING, Batch, Entities, Texts
+from adrec.data.batches.collate import LIST_PADDING, Batch, Entities, Texts
 from adrec.models.net.ensemble import ClickNetwork
 from adrec.models.text.text_vectors import MOST_PHRASES
 

@@ -9,7 +9,7 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from adrec.data.collate import QueryInputs, TextInputs
+from adrec.data.batches.collate import QueryInputs, TextInputs
 from adrec.data.examples import Catalog, Examples
 from adrec.models.baselines.base import Floats
 from adrec.models.baselines.similarity import row_products, unit_rows

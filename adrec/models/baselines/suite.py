@@ -8,19 +8,19 @@ from typing import cast
 
 import numpy as np
 
-from adrec.config.baselines import BaselinesConfig
 from adrec.config.plugins import load
+from adrec.config.training.baselines import BaselinesConfig
 from adrec.errors import BundleError, ConfigError
 from adrec.models.baselines.base import Baseline, Floats, Inputs, sampled_requests
-from adrec.models.baselines.choice import ConditionalLogit
-from adrec.models.baselines.collaborative import ItemCf, UserCf
+from adrec.models.baselines.collaborative.factorisation import ImplicitAls
+from adrec.models.baselines.collaborative.items import Ease, ItemModel, ItemTransitions
+from adrec.models.baselines.collaborative.neighbours import ItemCf, UserCf
 from adrec.models.baselines.content import CategoryAffinity, ContentScore, EncoderCosine, TfIdfCosine
-from adrec.models.baselines.factorisation import ImplicitAls
-from adrec.models.baselines.items import Ease, ItemModel, ItemTransitions
-from adrec.models.baselines.linear import LogisticRegression
-from adrec.models.baselines.mlp import ClassicMlp
 from adrec.models.baselines.popularity import ItemRate, Popularity, RecentPopularity, SmoothedCtr
-from adrec.models.baselines.trees import LightGbm, LightGbmRanker
+from adrec.models.baselines.tabular.choice import ConditionalLogit
+from adrec.models.baselines.tabular.linear import LogisticRegression
+from adrec.models.baselines.tabular.mlp import ClassicMlp
+from adrec.models.baselines.tabular.trees import LightGbm, LightGbmRanker
 from adrec.schema import NOBODY
 
 _CLASSES: tuple[type[Baseline], ...] = (

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from adrec.config.baselines import CLICK_MEMBERS
+from adrec.config.training.baselines import CLICK_MEMBERS
 from adrec.metrics.ranking import mrr
 from adrec.models.baselines.base import Floats, Inputs, folds_of
 from adrec.models.blend.hybrid import NETWORK, Hybrid, members_of

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from adrec.metrics.paired import paired_difference
 from adrec.models.baselines.base import Baseline, Floats, Inputs, folds_of, load_state, log_odds, save_state
-from adrec.models.baselines.choice import ConditionalLogit
-from adrec.models.baselines.design import Design, design
-from adrec.models.baselines.linear import LogisticRegression
-from adrec.models.baselines.mlp import ClassicMlp
-from adrec.models.baselines.trees import LightGbm, TreeModel, quality
+from adrec.models.baselines.tabular.choice import ConditionalLogit
+from adrec.models.baselines.tabular.design import Design, design
+from adrec.models.baselines.tabular.linear import LogisticRegression
+from adrec.models.baselines.tabular.mlp import ClassicMlp
+from adrec.models.baselines.tabular.trees import LightGbm, TreeModel, quality
 
 Kind = Literal["none", "single", "average", "weighted", "stack"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

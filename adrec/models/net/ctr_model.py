@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from adrec.data.collate import LIST_PADDING, Batch, Entities, Texts
+from adrec.data.batches.collate import LIST_PADDING, Batch, Entities, Texts
 from adrec.models.net.blocks import Blocks, make_blocks
 from adrec.models.net.interaction import TextMatch, category_match, mean_interest
 from adrec.models.net.user_encoder import UserEncoder

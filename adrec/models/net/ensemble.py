@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from adrec.data.collate import Batch, Entities, Texts
+from adrec.data.batches.collate import Batch, Entities, Texts
 from adrec.models.net.blocks import make_blocks
 from adrec.models.net.ctr_model import CTRModel, Outputs
 

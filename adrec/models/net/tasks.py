@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from adrec.data.moments import Moments
+from adrec.data.features.moments import Moments
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Texts as the click model reads them: vectors of a frozen encoder, each distinct text encoded once and cached, or tokens.
 
-`TextReader` is made once a command; it turns a catalog, or queries, into what `adrec.data.collate` asks for.
+`TextReader` is made once a command; it turns a catalog, or queries, into what `adrec.data.batches.collate` asks for.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from adrec.data.collate import QueryInputs, TextInputs, Texts, padded
+from adrec.data.batches.collate import QueryInputs, TextInputs, Texts, padded
 from adrec.data.examples import Catalog, Ragged
-from adrec.data.vector_cache import RecentVectors, cached_vectors
+from adrec.data.text.vector_cache import RecentVectors, cached_vectors
 from adrec.models.text.text_encoder import TextEncoder, encode_texts
 from adrec.terminal import Terminal
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import duckdb
 
-from adrec.config.preprocess import LeaveLastOutSplit, PreprocessConfig, RandomSplit, RollingSplit, Split, TimeSplit
+from adrec.config.data.preprocess import LeaveLastOutSplit, PreprocessConfig, RandomSplit, RollingSplit, Split, TimeSplit
 from adrec.data.disk.engine import columns_of, name, one_row, parquet, text
 from adrec.data.disk.writing import link_file
 from adrec.data.prepared import STATE, shards_of

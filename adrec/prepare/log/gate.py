@@ -10,8 +10,8 @@ from typing import Any
 
 import duckdb
 
-from adrec.config.features import HistoryConfig
-from adrec.config.preprocess import ColumnSplit, Split, TimeSplit
+from adrec.config.data.preprocess import ColumnSplit, Split, TimeSplit
+from adrec.config.training.features import HistoryConfig
 from adrec.data.disk.engine import columns_of, moment_sql, name, one_row, text
 from adrec.data.shape import LogShape
 from adrec.schema import NOBODY, ROW_NAMES, SPLITS, WEIGHT

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from adrec.asof.attach import Attach
 from adrec.asof.spec import counter_names
-from adrec.config.features import CounterSpec, resolve_counters
-from adrec.config.preprocess import PreprocessConfig
+from adrec.config.data.preprocess import PreprocessConfig
+from adrec.config.training.features import CounterSpec, resolve_counters
 from adrec.data.disk.engine import columns_of, fetch
 from adrec.data.disk.tables import parquet_schema
 from adrec.data.prepared import STATE

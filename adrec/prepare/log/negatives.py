@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from adrec.asof.keys import codes_of
-from adrec.config.preprocess import Negatives
+from adrec.config.data.preprocess import Negatives
 from adrec.data.arrays import integers
 from adrec.data.availability import ALWAYS, NEVER, Availability
 from adrec.data.disk.engine import columns_of, fetch, name, one_row, parquet, text

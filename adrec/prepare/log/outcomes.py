@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import duckdb
 
-from adrec.config.sources import EventsInput, Source, TablesSource
-from adrec.config.spans import span_of
+from adrec.config.data.sources import EventsInput, Source, TablesSource
+from adrec.config.data.spans import span_of
 from adrec.data.disk.engine import columns_of, name, one_row
 from adrec.errors import DataError
 from adrec.prepare.log.events import good

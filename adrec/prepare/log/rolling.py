@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adrec.config.preprocess import TimeSplit
+from adrec.config.data.preprocess import TimeSplit
 from adrec.data.arrays import combined
 from adrec.data.disk.engine import columns_of, name, parquet
 from adrec.data.examples import run_codes

@@ -11,7 +11,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from adrec.config.preprocess import (
+from adrec.config.data.preprocess import (
     ColdSplit,
     ColumnSplit,
     LeaveLastOutSplit,
@@ -21,7 +21,7 @@ from adrec.config.preprocess import (
     TimeSplit,
     UserSplit,
 )
-from adrec.config.spans import span_of
+from adrec.config.data.spans import span_of
 from adrec.data.disk.engine import columns_of, moment_sql, name, one_row, text
 from adrec.errors import DataError
 from adrec.prepare.log.events import good

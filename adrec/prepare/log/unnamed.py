@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 
 import duckdb
 
-from adrec.config.preprocess import LeaveLastOutSplit, PreprocessConfig, RollingSplit, TimeSplit, UserSplit
+from adrec.config.data.preprocess import LeaveLastOutSplit, PreprocessConfig, RollingSplit, TimeSplit, UserSplit
 from adrec.data.disk.engine import columns_of, name, one_row, text
 from adrec.data.shape import LogShape
 from adrec.errors import DataError

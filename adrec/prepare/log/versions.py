@@ -13,8 +13,8 @@ from typing import Any
 
 import duckdb
 
-from adrec.config.features import CounterSpec, FeatureSpec, is_pattern
-from adrec.config.preprocess import Features
+from adrec.config.data.preprocess import Features
+from adrec.config.training.features import CounterSpec, FeatureSpec, is_pattern
 from adrec.data.disk.engine import columns_of, moment_sql, name, one_row, text
 from adrec.errors import DataError
 from adrec.schema import ADS, KNOWN_FROM, USERS, TableSpec

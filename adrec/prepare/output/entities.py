@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from adrec.config.preprocess import TextSettings
+from adrec.config.data.preprocess import TextSettings
 from adrec.data.disk.engine import columns_of, moment_sql, name, one_row, parquet, stream, text
 from adrec.prepare.output.later import later_rows
 from adrec.prepare.text.clean import fill_template, gentle, language, load_stop_words, segmented, template_columns

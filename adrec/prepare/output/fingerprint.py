@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from adrec import __version__
-from adrec.config.preprocess import PreprocessConfig
+from adrec.config.data.preprocess import PreprocessConfig
 from adrec.errors import DataError
 from adrec.prepare.staging.privacy import load_key
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adrec.config.preprocess import PreprocessConfig, TokenizerSettings
+from adrec.config.data.preprocess import PreprocessConfig, TokenizerSettings
 from adrec.data.disk.engine import fetch, give_back_memory
 from adrec.data.disk.tables import parquet_files, parquet_schema
 from adrec.data.features import FeatureSet, FeatureSpec

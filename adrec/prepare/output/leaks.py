@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from adrec.config.features import FeatureSpec, is_pattern
-from adrec.config.preprocess import Features
+from adrec.config.data.preprocess import Features
+from adrec.config.training.features import FeatureSpec, is_pattern
 from adrec.data.arrays import combined, integers
 from adrec.data.disk.tables import parquet_files, parquet_schema, read_table
 from adrec.data.examples import run_codes

@@ -5,8 +5,8 @@ from typing import Any
 
 import duckdb
 
+from adrec.config.data.sources import CriteoSource, MindSource, OpenBanditSource, RecboleSource, Source, TablesSource
 from adrec.config.plugins import SourceFormat, load
-from adrec.config.sources import CriteoSource, MindSource, OpenBanditSource, RecboleSource, Source, TablesSource
 from adrec.errors import DataError
 from adrec.prepare.sources.base import RawTable, RawTables, Reading
 from adrec.prepare.sources.criteo import open_criteo

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from adrec import schema
-from adrec.config.sources import Scalar
+from adrec.config.data.sources import Scalar
 from adrec.errors import DataError
 
 

@@ -2,7 +2,7 @@
 
 import duckdb
 
-from adrec.config.sources import CriteoSource
+from adrec.config.data.sources import CriteoSource
 from adrec.data.disk.engine import name
 from adrec.errors import ConfigError
 from adrec.prepare.sources.base import RawTable, RawTables, Reading

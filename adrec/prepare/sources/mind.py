@@ -2,7 +2,7 @@
 
 import duckdb
 
-from adrec.config.sources import MindSource
+from adrec.config.data.sources import MindSource
 from adrec.prepare.sources.base import RawTable, RawTables, Reading
 from adrec.prepare.sources.files import find_files, read_files
 from adrec.prepare.sources.malformed import ROWS_A_FILE

@@ -2,7 +2,7 @@
 
 import duckdb
 
-from adrec.config.sources import OpenBanditSource
+from adrec.config.data.sources import OpenBanditSource
 from adrec.data.disk.engine import columns_of, name
 from adrec.errors import DataError
 from adrec.prepare.sources.base import RawTable, RawTables, Reading

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 import duckdb
 
 from adrec import schema
-from adrec.config.sources import Scalar, TableInput, TablesSource
+from adrec.config.data.sources import Scalar, TableInput, TablesSource
 from adrec.data.disk.engine import columns_of, name, text
 from adrec.errors import DataError
 from adrec.prepare.sources.base import RawTable, RawTables, Reading

@@ -11,7 +11,7 @@ from typing import Literal
 import pyarrow as pa
 
 from adrec import schema
-from adrec.config.sources import Scalar
+from adrec.config.data.sources import Scalar
 from adrec.data.disk.engine import text
 from adrec.prepare.sources.base import Reading
 from adrec.prepare.sources.json_lines import text_items

@@ -11,7 +11,7 @@ from typing import Any
 
 import duckdb
 
-from adrec.config.preprocess import PrivacySettings, Quasi
+from adrec.config.data.preprocess import PrivacySettings, Quasi
 from adrec.data.disk.engine import columns_of, name, one_row, text
 from adrec.errors import ConfigError, DataError
 from adrec.schema import Role, TableSpec

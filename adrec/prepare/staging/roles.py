@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from adrec.config.features import WORDS, FeatureSpec
-from adrec.config.preprocess import ColumnSplit, PreprocessConfig
+from adrec.config.data.preprocess import ColumnSplit, PreprocessConfig
+from adrec.config.training.features import WORDS, FeatureSpec
 from adrec.prepare.staging.convert import Role
 from adrec.schema import TRUE_PROBABILITY
 

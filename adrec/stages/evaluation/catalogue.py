@@ -13,7 +13,7 @@ from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
-from adrec.config.evaluate import EvaluateConfig
+from adrec.config.evaluation.evaluate import EvaluateConfig
 from adrec.errors import DataError
 from adrec.metrics.bootstrap import Values, bootstrap, of_groups, point
 from adrec.metrics.significance import LEVEL, Difference, Interval, adjust, difference, interval

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from adrec.config.evaluate import EvaluateConfig
+from adrec.config.evaluation.evaluate import EvaluateConfig
 from adrec.metrics.bootstrap import Values, bootstrap, point
 from adrec.metrics.significance import ALARM_LEVEL, Difference, Interval, adjust, difference, interval
 from adrec.stages.evaluation.counts import tests_of, units_of, weights_of

@@ -12,13 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from adrec.metrics.significance import LEVEL, Interval
-from adrec.stages.evaluation.arms import ArmsResult, Pair
 from adrec.stages.evaluation.judge import Comparison, TaskResult
+from adrec.stages.evaluation.off_policy.arms import ArmsResult, Pair
 from adrec.stages.evaluation.support import FEWEST
 from adrec.stages.evaluation.tasks import Role, Scores
 
 if TYPE_CHECKING:
-    from adrec.stages.evaluate import EvaluateResult
+    from adrec.stages.evaluation.evaluate import EvaluateResult
 
 TITLES = {
     "auc": "AUC",

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adrec.config.evaluate import EvaluateConfig
+from adrec.config.evaluation.evaluate import EvaluateConfig
 from adrec.errors import DataError
 from adrec.metrics.bootstrap import Values, bootstrap, point
 from adrec.metrics.significance import ALARM_LEVEL, Difference, Interval, adjust, difference, interval

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from adrec.config.evaluate import TaskColumns
+from adrec.config.evaluation.evaluate import TaskColumns
 from adrec.errors import DataError
 from adrec.schema import BASELINE_PREFIX, CATALOGUE_RANK, DRAWN, TRUE_PROBABILITY
 from adrec.stages.evaluation.rows import LABELS, Floats, Ints, Rows

@@ -69,7 +69,7 @@ def test_a_command_restores_before_it_looks(tmp_path, monkeypatch):
 
     assert sample(1).exit_code == 0
     os.rename(tmp_path / "s", tmp_path / ".s.previous")
-    monkeypatch.setattr("adrec.stages.sample.generate_sample", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("adrec.stages.data.sample.generate_sample", lambda *_, **__: 1 / 0)
     assert sample(2).exit_code == 1
     assert "seed: 1" in (tmp_path / "s" / "config.yaml").read_text()
     assert [file.name for file in tmp_path.iterdir()] == ["s"]

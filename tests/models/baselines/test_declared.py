@@ -7,10 +7,10 @@ import pytest
 import torch
 from baseline_worlds import catalog, inputs
 
-from adrec.data.collate import Texts
+from adrec.data.batches.collate import Texts
 from adrec.models.baselines import declared
 from adrec.models.baselines.declared import declared_columns
-from adrec.models.baselines.design import design
+from adrec.models.baselines.tabular.design import design
 
 RNG = np.random.default_rng(0)
 ADS = RNG.normal(size=(6, 7)).astype(np.float32)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from baseline_worlds import planted
 
-from adrec.config.baselines import BaselinesConfig, HybridConfig
+from adrec.config.training.baselines import BaselinesConfig, HybridConfig
 from adrec.metrics.ranking import auc_request
 from adrec.models.baselines import fit_all, score_all
 from adrec.models.blend.hybrid import KINDS, Hybrid, fit_hybrid

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from adrec.models.baselines.trees import request_sizes
+from adrec.models.baselines.tabular.trees import request_sizes
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from baseline_worlds import catalog, genres, inputs, planted
 
-from adrec.config.baselines import BaselineName, BaselinesConfig
+from adrec.config.training.baselines import BaselineName, BaselinesConfig
 from adrec.errors import BundleError
 from adrec.metrics.classification import auc
 from adrec.metrics.ranking import auc_request

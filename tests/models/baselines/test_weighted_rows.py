@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from baseline_worlds import planted
 
-from adrec.models.baselines.choice import ConditionalLogit
-from adrec.models.baselines.collaborative import ItemCf
+from adrec.models.baselines.collaborative.neighbours import ItemCf
 from adrec.models.baselines.content import ContentScore
-from adrec.models.baselines.design import Design, Scaler, design
-from adrec.models.baselines.linear import LogisticRegression
-from adrec.models.baselines.mlp import ClassicMlp
 from adrec.models.baselines.popularity import Popularity, SmoothedCtr
-from adrec.models.baselines.rates import Rates
-from adrec.models.baselines.trees import LightGbm, LightGbmRanker, TreeModel, quality
+from adrec.models.baselines.tabular.choice import ConditionalLogit
+from adrec.models.baselines.tabular.design import Design, Scaler, design
+from adrec.models.baselines.tabular.linear import LogisticRegression
+from adrec.models.baselines.tabular.mlp import ClassicMlp
+from adrec.models.baselines.tabular.rates import Rates
+from adrec.models.baselines.tabular.trees import LightGbm, LightGbmRanker, TreeModel, quality
 from adrec.models.blend.hybrid import _average, _Problem
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from worlds import make_world, topic_vectors
 
-from adrec.config.finetune import ModelSettings, UserEncoderSettings
-from adrec.data.collate import LIST_PADDING, Collator, Texts
+from adrec.config.training.finetune import ModelSettings, UserEncoderSettings
+from adrec.data.batches.collate import LIST_PADDING, Collator, Texts
 from adrec.data.examples import catalog_from_table, load_examples
-from adrec.data.moments import Moments
+from adrec.data.features.moments import Moments
 from adrec.data.prepared import open_prepared
 from adrec.models.build import Dimensions, FeatureShape, build_model
 from adrec.models.net.ctr_model import ListWeights

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pytest
 from raw_worlds import START, prepare, rows, tables, write
 
-from adrec.data.dataset import Sampling, StreamedPlan
+from adrec.data.batches.dataset import Sampling, StreamedPlan
 from adrec.data.examples import load_examples
 from adrec.data.labels import LabelCut, labels_as_of
 

@@ -5,12 +5,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from adrec.config.features import usual_counters
-from adrec.config.preprocess import PreprocessConfig
+from adrec.config.data.preprocess import PreprocessConfig
+from adrec.config.training.features import usual_counters
 from adrec.data.prepared import open_prepared
 from adrec.errors import ConfigError, DataError
 from adrec.schema import SPLITS
-from adrec.stages.preprocess import run
+from adrec.stages.data.preprocess import run
 from adrec.terminal import Terminal
 
 START = np.datetime64("2026-03-01T00:00:00", "us")

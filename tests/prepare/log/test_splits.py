@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from adrec.errors import ConfigError, DataError
 from adrec.prepare.log.splits import random_parts
-from adrec.stages import preprocess
+from adrec.stages.data import preprocess
 
 
 @given(st.integers(2, 400), st.integers(0, 2**31), st.floats(0.05, 0.9))

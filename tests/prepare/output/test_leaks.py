@@ -5,9 +5,9 @@ import pyarrow as pa
 import pytest
 from raw_worlds import prepare, tables, write
 
-from adrec.config.finetune import FinetuneConfig
+from adrec.config.training.finetune import FinetuneConfig
 from adrec.models.text.text_vectors import TextReader
-from adrec.stages import finetune
+from adrec.stages.training import finetune
 from adrec.terminal import Terminal
 from adrec.training.click_data import load_click_data
 

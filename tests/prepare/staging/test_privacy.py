@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from raw_worlds import prepare, rows, tables, world, write
 
-from adrec.config.preprocess import PrivacySettings, Quasi
+from adrec.config.data.preprocess import PrivacySettings, Quasi
 from adrec.errors import ConfigError, DataError
 from adrec.prepare.staging.privacy import Privacy, protect_users
 from adrec.schema import USERS

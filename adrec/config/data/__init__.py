@@ -1,0 +1,1 @@
+"""Configs of the commands that make and look at data."""

@@ -1,0 +1,1 @@
+"""Configs of the commands that apply a bundle."""

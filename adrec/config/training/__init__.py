@@ -1,0 +1,1 @@
+"""Configs of the commands that train, and of what they share."""

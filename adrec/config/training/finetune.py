@@ -1,0 +1,242 @@
+"""Config of `adrec finetune`: the model, what it learns, how it is trained, and what stands beside it."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from adrec.config.base import Config, ConfigPath, EncoderReference, OnDevice, Pooling, Seeded
+from adrec.config.plugins import names_of, own_names
+from adrec.config.training.baselines import CLICK_MEMBERS, HYBRID_MEMBERS, BaselinesConfig, HybridConfig
+from adrec.config.training.loop import TrainingConfig
+from adrec.errors import ConfigError
+
+_INTERACTIONS = ("dot", "mlp", "dcn", "fm", "deepfm")
+_USER_PARTS = ("mean", "soft", "global", "local", "gru", "target")
+Interaction = Annotated[str, names_of(_INTERACTIONS, "adrec.models", "interaction"), own_names(_INTERACTIONS)]
+UserPart = Annotated[str, names_of(_USER_PARTS, "adrec.models", "user part"), own_names(_USER_PARTS)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class TextEncoderSettings(Config):
+    """Which language model reads the ads, and how much of it is trained."""
+
+    reference: EncoderReference | None = None
+    """Local folder, `package:module/path`, hub name or word-vector folder; None: no text, features alone."""
+    pooling: Pooling | None = None
+    """How token vectors become one; None takes what the encoder records."""
+    train: Literal["frozen", "last", "lora", "full"] = "frozen"
+    """frozen: vectors computed once and cached. last: upper `last_layers` are trained. lora: low-rank updates. full: all."""
+    last_layers: Annotated[int, Field(ge=1, le=1_000)] = 2
+    """How many upper layers `last` trains."""
+    lora_rank: Annotated[int, Field(ge=1, le=65_536)] = 8
+    """Rank of the LoRA updates."""
+    lexical: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Width of a vector of the text's words (latent semantic analysis of the ads) beside the encoder's; 0: none. It helps
+    where the encoder is small or was trained on little text."""
+    max_tokens: Annotated[int, Field(ge=4, le=1_000_000)] | None = None
+    """Longer texts are cut; None takes the encoder's own limit."""
+    batch_tokens: Annotated[int, Field(ge=64, le=100_000_000)] = 8192
+    """Tokens encoded at once, padding included."""
+    learning_rate: Annotated[float, Field(gt=0, le=1_000)] = 2e-5
+    """Peak learning rate of the encoder's trained weights."""
+    cache: ConfigPath | None = None
+    """Folder of cached vectors; None is the user's cache folder."""
+
+
+class UserEncoderSettings(Config):
+    """How the history becomes a user vector."""
+
+    parts: Annotated[list[UserPart], Field(min_length=1)] = ["soft"]
+    """Any of: mean; soft (additive attention); global (self-attention, NRMS); local (newest `window` clicks with their time
+    gaps); gru; target (the history as this candidate sees it, DIN); those of other packages."""
+    max_history: Annotated[int, Field(ge=1, le=10_000)] = 50
+    """Newest clicks read."""
+    heads: Annotated[int, Field(ge=1, le=1_024)] = 4
+    """Attention heads of global and local."""
+    window: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    """Clicks that local reads."""
+    skipped: bool = False
+    """Read ads that were shown earlier and not clicked (needs `history.max_skipped` in preprocess)."""
+
+    @field_validator("parts")
+    @classmethod
+    def _distinct(cls, parts: list[str]) -> list[str]:
+        if len(set(parts)) != len(parts):
+            raise ValueError("names a part twice")
+        return parts
+
+
+class ModelSettings(Config):
+    """The model's shape."""
+
+    width: Annotated[int, Field(ge=4, le=65_536)] = 128
+    """Width of ad and user vectors."""
+    user: UserEncoderSettings = UserEncoderSettings()
+    """User encoder."""
+    interaction: Interaction = "mlp"
+    """How user, ad and features meet; `dot` lets nothing but the two vectors speak (for retrieval).
+    Those of other packages go by the name of their entry point."""
+    cross_layers: Annotated[int, Field(ge=1, le=100)] = 2
+    """Cross layers of dcn."""
+    sharing: Literal["shared", "separate", "mmoe", "ple"] = "shared"
+    """What the tasks share above the interaction."""
+    experts: Annotated[int, Field(ge=1, le=1_024)] = 4
+    """Experts of mmoe; experts of each task and common ones of ple."""
+    hidden: list[Annotated[int, Field(ge=1, le=65_536)]] = [128, 64]
+    """Widths of the layers between interaction and output."""
+    feature_width: Annotated[int, Field(ge=1, le=65_536)] = 16
+    """Width of the embeddings of categorical and list features."""
+    text_match: bool = True
+    """Give the scorer the cosines between the candidate's text and history, interests and query."""
+    wide: bool = True
+    """Let features and text matches speak to the logit through a linear map beside the deep part."""
+    query: bool = True
+    """Read the search query, where impressions have one."""
+    interests: bool = True
+    """Read the users' interests text."""
+    identities: list[Literal["ads", "users"]] = []
+    """Give ads or users seen in training a vector of their own."""
+    position_bias: bool = False
+    """Learn what the slot adds to the click logit, and leave it out when scoring."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Dropout in all parts."""
+
+
+class TaskSettings(Config):
+    """One label the model learns."""
+
+    name: Literal["click", "conversion", "rating", "dwell_seconds"] = "click"
+    """Column of the impressions."""
+    kind: Literal["binary", "regression"] | None = None
+    """binary: probability, cross-entropy. regression: a number, squared error of its standardised value (log1p first for
+    dwell_seconds). None: binary for click and conversion."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Weight in the loss where weights are fixed."""
+    after: str | None = None
+    """ESMM: the task that must happen first; then this output is the probability of both."""
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the output is a probability."""
+        return (self.kind or ("binary" if self.name in {"click", "conversion"} else "regression")) == "binary"
+
+
+class LossTerm(Config):
+    """One term of the main task's loss."""
+
+    kind: Literal["bce", "listwise", "bpr", "in_batch"] = "bce"
+    """bce: pointwise. listwise: softmax over each group. bpr: each positive against each negative of its group.
+    in_batch: the user's vector against the ads of the batch's other positives, corrected for popularity (logQ)."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Weight of the term."""
+
+
+class LossSettings(Config):
+    """What is minimised, and over which rows."""
+
+    terms: Annotated[list[LossTerm], Field(min_length=1)] = [LossTerm()]
+    """Terms of the main task; other tasks use their own cross-entropy or squared error."""
+    negatives: Annotated[int, Field(ge=1)] | None = None
+    """Train on each positive with so many negatives of its request, drawn anew each epoch; None: on whole requests."""
+    negative_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of negatives kept, drawn anew each epoch; undone exactly when probabilities are calibrated."""
+    task_weights: Literal["fixed", "uncertainty"] = "fixed"
+    """uncertainty: learned from each task's noise (Kendall et al. 2018)."""
+    next_category: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the auxiliary task: from the user alone, the category of the ad that gets clicked. 0: off."""
+
+    @model_validator(mode="after")
+    def _one_sampling(self) -> "LossSettings":
+        if self.negatives is not None and self.negative_rate < 1:
+            raise ValueError("`negatives` and `negative_rate` are two ways of sampling: use one")
+        return self
+
+
+class FinetuneTraining(TrainingConfig):
+    """The shared training settings, with what only a click model needs."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=1_000)] = 1e-3
+    """Peak learning rate of AdamW for all but the text encoder."""
+    schedule: Literal["linear", "cosine", "constant"] = "cosine"
+    """What follows the warm-up."""
+    batch_rows: Annotated[int, Field(ge=1, le=100_000_000)] = 1024
+    """Rows a batch, about: whole groups are kept together."""
+    monitor: Literal["auto", "auc", "auc_request", "log_loss"] = "auto"
+    """Validation metric that picks the best weights; auto: auc_request where requests have several ads, else auc."""
+    in_memory_rows: Annotated[int, Field(ge=0)] = 2_000_000
+    """Training splits of more rows are streamed in constant memory."""
+
+
+class FinetuneConfig(OnDevice, Seeded):
+    """Train a click model on a prepared folder. Reads `prepared`; writes the bundle `output`."""
+
+    prepared: ConfigPath
+    """Folder made by `adrec preprocess`."""
+    output: ConfigPath
+    """Bundle folder to write."""
+    text: TextEncoderSettings = TextEncoderSettings()
+    """Text encoder."""
+    model: ModelSettings = ModelSettings()
+    """Model."""
+    tasks: Annotated[list[TaskSettings], Field(min_length=1)] = [TaskSettings()]
+    """What is learned; the first is the main task, whose probability is `score`."""
+    loss: LossSettings = LossSettings()
+    """Loss and sampling."""
+    training: FinetuneTraining = FinetuneTraining()
+    """Optimiser and stopping."""
+    calibration: Literal["auto", "none", "temperature", "platt", "isotonic"] = "auto"
+    """Map from logit to probability, fitted on validation rows; auto takes the best by cross-fitted log loss."""
+    baselines: BaselinesConfig = BaselinesConfig()
+    """Simple models trained beside the network and reported with it."""
+    hybrid: HybridConfig = HybridConfig()
+    """Joins the network with the strong ones among the baselines into one scorer."""
+    seeds: Annotated[int, Field(ge=1, le=100)] = 1
+    """Train so many times, with seeds `seed`, `seed + 1`, ...; the bundle keeps the best, the result reports all."""
+    ensemble: bool = False
+    """Keep the networks of all seeds and score by the mean of their logits, rather than the best one alone."""
+    refit: bool = False
+    """When all is chosen, train network and baselines once more on training and validation rows together, for as long as was
+    best: the newest days are learned too. What validation chose stays: steps, trees, hybrid, calibration, and the metrics."""
+
+    @property
+    def learned_splits(self) -> tuple[str, ...]:
+        """What the model in the bundle has learned from."""
+        return ("train", "valid") if self.refit else ("train",)
+
+    @model_validator(mode="after")
+    def _tasks_fit(self) -> "FinetuneConfig":
+        names = [task.name for task in self.tasks]
+        if len(set(names)) != len(names):
+            raise ValueError("tasks: the same name twice")
+        joins = HYBRID_MEMBERS | {"ease", "item_transitions"}
+        if self.hybrid.kind not in {"none", "auto"} and not joins & set(self.baselines.names):
+            raise ValueError(f"hybrid: needs one of {', '.join(sorted(HYBRID_MEMBERS))} among `baselines.names`")
+        if not self.tasks[0].is_binary:
+            raise ValueError("tasks: the first task is the one `score` reports, so it must be binary")
+        if self.ensemble and self.text.train != "frozen":
+            raise ValueError("ensemble: needs a frozen text encoder, which all its networks share")
+        for task in self.tasks:
+            if task.after is not None and (task.after not in names or task.after == task.name or not task.is_binary):
+                raise ValueError(f"tasks: '{task.name}' comes after '{task.after}', which must be another binary task")
+        return self
+
+
+def for_clicks_alone(config: FinetuneConfig, *, uniform: bool) -> FinetuneConfig:
+    """The config where negatives were drawn: what it does not name becomes what suits clicks alone.
+
+    A softmax over each click and its negatives, the baselines that rank, and, for `uniform` draws, a hybrid of all of them.
+    Raises ConfigError for a hybrid of other draws.
+    """
+    changes: dict[str, object] = {}
+    if "terms" not in config.loss.model_fields_set:
+        changes["loss"] = config.loss.model_copy(update={"terms": [LossTerm(kind="listwise")]})
+    if "names" not in config.baselines.model_fields_set:
+        changes["baselines"] = config.baselines.model_copy(update={"names": list(CLICK_MEMBERS)})
+    if "kind" not in config.hybrid.model_fields_set:
+        changes["hybrid"] = config.hybrid.model_copy(update={"kind": "weighted" if uniform else "none"})
+    elif not uniform and config.hybrid.kind != "none":
+        raise ConfigError(
+            "hybrid: its members but the network do not know that negatives were drawn by popularity. Set hybrid.kind to none, "
+            "or negatives.draw to uniform in the preprocess config."
+        )
+    return config.model_copy(update=changes)

@@ -1,0 +1,1 @@
+"""Rows to batches of tensors: which rows, in what order, as what."""

@@ -1,0 +1,173 @@
+"""What each batch of a run holds, from examples in memory or streamed from the prepared folder in constant memory.
+
+A plan lists the batches of an epoch and depends on nothing but (seed, epoch): every epoch has equally many, so that a run
+can stop at any batch and go on there (`adrec.training.loader`).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from adrec.data.arrays import Longs
+from adrec.data.batches.collate import Batch
+from adrec.data.batches.sampling import Draw, down_sampled, drawn_rows, every_row, positives_with_negatives, split_into
+from adrec.data.examples import Examples, columns_to_read, examples_from_table, run_codes
+from adrec.data.labels import LabelCut, labels_as_of
+from adrec.data.prepared import Prepared
+
+MakeBatch = Callable[[Examples, Longs, Longs | None], Batch]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which rows of its examples an epoch uses. At most one of the two samples; both look at the main task's label."""
+
+    label: str = "click"
+    negatives: int | None = None
+    """Each positive with so many negatives of its request."""
+    negative_rate: float = 1.0
+    """Share of negatives kept."""
+
+    def draw(self, examples: Examples, generator: np.random.Generator) -> Draw:
+        """Rows and groups of this pass."""
+        if self.negatives is not None:
+            return positives_with_negatives(examples.request, examples.labels[self.label], self.negatives, generator)
+        if self.negative_rate < 1:
+            return down_sampled(examples.request, examples.labels[self.label], self.negative_rate, generator)
+        return every_row(examples.request)
+
+    def rows(self, request: np.ndarray, label: np.ndarray) -> float:
+        """Rows a pass draws, or is expected to."""
+        return drawn_rows(request, label, self.negatives, self.negative_rate)
+
+
+class MemoryPlan:
+    """Epochs over examples in memory: `plan(epoch)` → draws, `collate(draw, generator)` → Batch."""
+
+    def __init__(self, examples: Examples, make: MakeBatch, *, sampling: Sampling, batch_rows: int, seed: int) -> None:
+        self.examples, self.make, self.sampling, self.seed = examples, make, sampling, seed
+        self.rows = sampling.rows(examples.request, examples.labels[sampling.label])
+        self.count = max(1, round(self.rows / batch_rows))
+
+    def plan(self, epoch: int) -> Sequence[Draw]:
+        """The draws of an epoch, in order."""
+        generator = np.random.default_rng([self.seed, epoch])
+        return split_into(self.sampling.draw(self.examples, generator), self.count, generator)
+
+    def collate(self, draw: Draw, generator: np.random.Generator) -> Batch:
+        """One batch."""
+        return self.make(self.examples, draw.rows, draw.group)
+
+
+class Piece(NamedTuple):
+    """Batch `number` of the `batches` that the row groups `groups` of an epoch make together."""
+
+    epoch: int
+    groups: tuple[int, ...]
+    number: int
+    batches: int
+
+
+class StreamedPlan:
+    """Epochs over splits that are read from disk: a chunk of row groups, drawn from anywhere, is shuffled together.
+
+    Only one chunk is in memory. A request that lies across two row groups counts as two where they fall into different chunks.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        splits: Sequence[str],
+        make: MakeBatch,
+        *,
+        sampling: Sampling,
+        batch_rows: int,
+        seed: int,
+        shuffle_rows: int,
+        max_history: int,
+        labels: Sequence[str],
+        cut: LabelCut | None = None,
+    ) -> None:
+        """`cut`: labels as they were known then."""
+        self.make, self.sampling, self.seed = make, sampling, seed
+        self.batch_rows, self.shuffle_rows, self.max_history = batch_rows, shuffle_rows, max_history
+        self.labels, self.cut = tuple(labels), cut
+        self.columns = columns_to_read(prepared, labels, cut)
+        self.features = prepared.features()["impressions"]
+        files = [file for split in splits for file in prepared.split_files(split)]
+        self.places = [(file, group) for file in files for group in range(pq.read_metadata(file).num_row_groups)]
+        self.group_rows, self.group_draws = self._measure()
+        self.rows = float(self.group_draws.sum())
+        self.count = max(1, round(self.rows / batch_rows))
+        self._chunk: tuple[tuple[int, ...], int, Examples, list[Draw]] | None = None
+
+    def plan(self, epoch: int) -> Sequence[Piece]:
+        """The pieces of an epoch, chunk after chunk."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.places))
+        chunk_of = np.cumsum(self.group_rows[order]) // self.shuffle_rows
+        drawn = np.cumsum(self.group_draws[order])
+        pieces: list[Piece] = []
+        for chunk in np.unique(chunk_of):
+            members = np.flatnonzero(chunk_of == chunk)
+            # Batches up to here, rounded: over the whole epoch the roundings add up to `count`, in whatever order.
+            count = round(self.count * float(drawn[members[-1]]) / self.rows) - len(pieces)
+            groups = tuple(int(group) for group in order[members])
+            pieces += [Piece(epoch, groups, number, count) for number in range(count)]
+        return pieces
+
+    def collate(self, piece: Piece, generator: np.random.Generator) -> Batch:
+        """One batch; reads its chunk where the last batch was of another."""
+        if self._chunk is None or self._chunk[:2] != (piece.groups, piece.epoch):
+            self._chunk = None
+            examples = self.chunk(piece)
+            shuffle = np.random.default_rng([self.seed, piece.epoch, *piece.groups])
+            draws = split_into(self.sampling.draw(examples, shuffle), piece.batches, shuffle)
+            self._chunk = (piece.groups, piece.epoch, examples, draws)
+        _, _, examples, draws = self._chunk
+        return self.make(examples, draws[piece.number].rows, draws[piece.number].group)
+
+    def chunk(self, piece: Piece) -> Examples:
+        """All rows of the row groups that a piece is made of."""
+        tables = []
+        for number in piece.groups:
+            file, group = self.places[number]
+            tables.append(pq.ParquetFile(file).read_row_group(group, columns=self.columns))
+        table = labels_as_of(pa.concat_tables(tables), self.cut)
+        return examples_from_table(table, self.features, max_history=self.max_history, labels=self.labels)
+
+    def _measure(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of each row group, and rows that a pass draws from it."""
+        rows, draws = [], []
+        for file, group in self.places:
+            moment = self.cut.columns.get(self.sampling.label) if self.cut is not None else None
+            columns = ["request_id", self.sampling.label, *([moment] if moment is not None else [])]
+            table = labels_as_of(pq.ParquetFile(file).read_row_group(group, columns=columns), self.cut)
+            label = np.asarray(pc.cast(table[self.sampling.label], pa.float32()).to_numpy(), np.float32)
+            rows.append(table.num_rows)
+            draws.append(self.sampling.rows(run_codes(table["request_id"]), label))
+        return np.asarray(rows, np.int64), np.asarray(draws, np.float64)
+
+
+@dataclass(frozen=True)
+class InOrder:
+    """All rows as they lie, whole requests together, in batches of about `batch_rows`; may be iterated again and again."""
+
+    examples: Examples
+    make: MakeBatch
+    batch_rows: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        for draw in self._draws():
+            yield self.make(self.examples, draw.rows, draw.group)
+
+    def __len__(self) -> int:
+        requests = len(self.examples.request_starts) - 1
+        return min(max(1, round(len(self.examples) / self.batch_rows)), requests)
+
+    def _draws(self) -> list[Draw]:
+        return split_into(every_row(self.examples.request), len(self), None) if len(self.examples) else []

@@ -1,0 +1,1 @@
+"""The configs that follow from what a log is."""

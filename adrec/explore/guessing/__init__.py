@@ -1,0 +1,1 @@
+"""What each table and column is, guessed from names and values."""

@@ -1,0 +1,1 @@
+"""Baselines of who clicked what, that know no feature."""

@@ -1,0 +1,1 @@
+"""Baselines on a table of features, counters and similarities, and that table."""

@@ -1,0 +1,274 @@
+"""report.html: one self-contained page from an evaluation. No script, no network, light and dark, phone and desktop."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import yaml
+
+from adrec.metrics.significance import Interval
+from adrec.stages.evaluation.judge import TaskResult, direction
+from adrec.stages.evaluation.report import plots
+from adrec.stages.evaluation.report.examples import Example, best_and_worst, first_lists
+from adrec.stages.evaluation.report.figures import SERIES, Plot
+from adrec.stages.evaluation.report.inputs import input_plots
+from adrec.stages.evaluation.rows import Rows
+from adrec.stages.evaluation.show import (
+    ARMS_CAPTION,
+    COUNTED,
+    DRAWN,
+    NO_LISTS,
+    OFF_POLICY_BIAS,
+    arm_cells,
+    arms_title,
+    bounds,
+    difference_cells,
+    headline_metrics,
+    number,
+    ordered_runs,
+    p_value,
+    title,
+)
+from adrec.stages.evaluation.slices import Slice, SliceResult
+from adrec.stages.evaluation.tasks import Scores
+
+if TYPE_CHECKING:
+    from adrec.stages.evaluation.evaluate import EvaluateResult
+
+EXAMPLES = 4  # best and worst requests shown with their ads: what a reader looks at
+
+
+@dataclass(frozen=True)
+class Card:
+    """One figure at the top of the page."""
+
+    label: str
+    value: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """Everything the page says about one task."""
+
+    result: TaskResult
+    counts: str
+    cards: tuple[Card, ...]
+    metrics: tuple[str, ...]
+    rest: tuple[str, ...]
+    """Metrics of the full table that the headline leaves out."""
+    runs: tuple[Scores, ...]
+    plots: tuple[Plot, ...]
+    slices: tuple[Slice, ...]
+    slice_metrics: tuple[str, ...]
+    slice_plots: tuple[Plot, ...]
+    sliced: SliceResult | None
+    best: tuple[Example, ...]
+    worst: tuple[Example, ...]
+
+
+class Pictures:
+    """Draws, and notes what could not be drawn: a page without one picture says more than no page."""
+
+    def __init__(self) -> None:
+        self.failed: list[str] = []
+
+    def draw(self, function: Callable[..., Plot | Iterable[Plot] | None], *given: Any) -> list[Plot]:
+        """The plots that `function(*given)` makes; none, and a line in `failed`, where it fails."""
+        try:
+            drawn = function(*given)
+            return [] if drawn is None else [drawn] if isinstance(drawn, Plot) else list(drawn)
+        except Exception as error:  # whatever a drawing library may raise: the figures are on disk already
+            name = function.__name__.strip("_").replace("_", " ")
+            self.failed.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            return []
+
+
+def write_report(result: "EvaluateResult", rows: Rows, ads: pa.Table | None, path: Path) -> list[str]:
+    """Write the page to `path`; gives a line for each picture that could not be drawn and is left out."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "title_of": title,
+        "number": number,
+        "bounds": bounds,
+        "p_value": p_value,
+        "thousands": lambda n: f"{n:,}",
+    }
+    environment.globals |= {"difference_cells": difference_cells, "best_of": _best}
+    environment.globals |= {"arm_cells": arm_cells, "arms_title": arms_title, "arms_caption": ARMS_CAPTION}
+    pictures = Pictures()
+    template = environment.from_string((files("adrec.stages.evaluation.report") / "page.html.j2").read_text(encoding="utf-8"))
+    page = template.render(
+        result=result,
+        sections=[_section(task, result, rows, ads, pictures) for task in result.tasks],
+        list_plots=_list_plots(result, pictures),
+        list_examples=first_lists(rows, ads, EXAMPLES),
+        learning=pictures.draw(_learning, result.config.training),
+        input_plots=pictures.draw(input_plots, result.config.importance),
+        off_policy_plots=_off_policy_plots(result, pictures),
+        off_policy_bias=OFF_POLICY_BIAS,
+        config=yaml.safe_dump(result.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+        facts=result.facts,
+    )
+    path.write_text(page, encoding="utf-8")
+    return pictures.failed
+
+
+def _section(task: TaskResult, result: "EvaluateResult", rows: Rows, ads: pa.Table | None, pictures: Pictures) -> Section:
+    config = result.config
+    metrics = headline_metrics(task, config.cutoffs)
+    every = dict.fromkeys(name for named in task.metrics.values() for name in named)
+    runs = ordered_runs(task)
+    sliced = result.slices.get(task.task.label_name)
+    drawn: list[Plot] = []
+    sliced_plots: list[Plot] = []
+    best: list[Example] = []
+    worst: list[Example] = []
+    if task.task.kind == "binary":
+        few = [*[scores for scores in runs if scores.role != "oracle"][: len(SERIES) - 1], *_oracle(runs)]
+        for curve in plots.CURVES:
+            drawn += pictures.draw(curve, task, few)
+        probable = [scores for scores in few if scores.is_probability and scores.role != "oracle"]
+        drawn += pictures.draw(plots.reliability_plot, task, probable) if probable else []
+        drawn += pictures.draw(plots.distributions, task, task.task.model)
+        best, worst = best_and_worst(task, rows, ads, EXAMPLES)
+    if sliced is not None:
+        drawn += pictures.draw(plots.by_day, sliced.slices)
+        flagged = {(alarm.column, alarm.value) for alarm in sliced.alarms if alarm.kind != "calibration"}
+        overall = task.metrics[task.task.model.name]["auc"].value
+        sliced_plots = pictures.draw(plots.slice_plots, sliced.slices, overall, flagged)
+    return Section(
+        result=task,
+        counts=_counts(task),
+        cards=tuple(_cards(task, sliced)),
+        metrics=tuple(metrics),
+        rest=tuple(name for name in every if name not in metrics),
+        runs=tuple(runs),
+        plots=tuple(_named(drawn, task)),
+        slices=() if sliced is None else sliced.slices,
+        slice_metrics=_slice_metrics(task),
+        slice_plots=tuple(_named(sliced_plots, task)),
+        sliced=sliced,
+        best=tuple(best),
+        worst=tuple(worst),
+    )
+
+
+def _named(drawn: Sequence[Plot], task: TaskResult) -> Sequence[Plot]:
+    """Identifiers inside the SVGs differ between tasks too."""
+    for plot in drawn:
+        prefix = f"{task.task.label_name}-"
+        plot.svg = (
+            plot.svg.replace('id="', f'id="{prefix}').replace('href="#', f'href="#{prefix}').replace("url(#", f"url(#{prefix}")
+        )
+    return drawn
+
+
+def _oracle(runs: Sequence[Scores]) -> list[Scores]:
+    return [scores for scores in runs if scores.role == "oracle"]
+
+
+def _slice_metrics(task: TaskResult) -> tuple[str, ...]:
+    return ("auc", "auc_request", *(("log_loss", "predicted_over_observed") if task.task.model.is_probability else ()))
+
+
+def _counts(task: TaskResult) -> str:
+    counts = task.counts()
+    said = [f"{counts[name]:,} {name}" for name in COUNTED if name in counts]
+    if "rate" in counts:
+        said.append(
+            f"{counts['positives']:,} {task.task.label_name}s ({counts['rate']:.{2 if counts['rate'] >= 0.01 else 4}%})"
+        )
+    for name, value in counts.items():
+        if name.endswith("of_one_class") and value:
+            said.append(f"{value:,} {name.replace('_', ' ')} left out of their means")
+    for name in ("requests", "users"):
+        if f"{name}_with_both_classes" in counts:
+            said.append(
+                f"{counts[f'{name}_with_both_classes']:,} {name} with both classes, which figures per {name[:-1]} are of"
+            )
+    if "rows_without_user" in counts:
+        said.append(f"{counts['rows_without_user']:,} rows of nobody")
+    if "rows_without_request" in counts:
+        said.append(f"{counts['rows_without_request']:,} rows of no known request left out of figures per request")
+    if "impressions" in counts:
+        said.append(f"{NO_LISTS}; intervals by drawing {DRAWN[counts['drawn']]}")
+    if counts["unlabelled_rows"]:
+        said.append(f"{counts['unlabelled_rows']:,} rows without the label left out")
+    return ", ".join(said)
+
+
+def _cards(task: TaskResult, sliced: SliceResult | None) -> list[Card]:
+    """The few figures to read first."""
+    model = task.metrics[task.task.model.name]
+    main = "auc_request" if "auc_request" in model else "auc" if "auc" in model else "rmse"
+    cards = [Card(title(main), number(model[main].value, 3), f"95 % interval {bounds(model[main]) or '–'}")]
+    baselines = [s for s in task.task.scores if s.role == "baseline" and main in task.metrics[s.name]]
+    if baselines:
+        best = max(baselines, key=lambda scores: task.metrics[scores.name][main].value)
+        lead = next(c for c in task.comparisons if c.other == best.name and c.metric == main)
+        cards.append(Card(f"over {best.name}", f"{lead.difference.value:+.3f}", f"the best baseline; {_said(lead.verdict())}"))
+    for scores in _oracle(task.task.scores):
+        ceiling = task.metrics[scores.name][main].value
+        reached = (model[main].value - 0.5) / (ceiling - 0.5) if ceiling > 0.5 else float("nan")
+        cards.append(Card("of what is possible", f"{reached:.0%}", f"between chance and the oracle's {ceiling:.3f}"))
+    if "predicted_over_observed" in model:
+        ratio = model["predicted_over_observed"]
+        cards.append(Card("predicted / observed", number(ratio.value, 2), f"1 is right; interval {bounds(ratio, 2) or '–'}"))
+    if sliced is not None:
+        count = len(sliced.alarms)
+        cards.append(Card("alarms", str(count), f"in {len(sliced.slices)} slices" if count else "no slice stands out"))
+    return cards
+
+
+def _said(verdict: str) -> str:
+    if verdict in {"better", "worse"}:
+        return f"significantly {verdict}"
+    return "no significant difference" if verdict == "no difference" else verdict
+
+
+def _best(section: Section, metric: str) -> float:
+    """The best value of a metric over all runs but the oracle, for bold print; NaN where no way is better."""
+    values = [
+        section.result.metrics[s.name][metric].value
+        for s in section.runs
+        if s.role != "oracle" and metric in section.result.metrics[s.name]
+    ]
+    way = direction(metric)
+    if not way or len(values) < 2:
+        return float("nan")
+    return min(values) if way == "lower" else max(values)
+
+
+def _learning(training: Path | None) -> list[Plot]:
+    """Curves out of the bundle's metrics.json, where training wrote them."""
+    path = None if training is None else training / "metrics.json"
+    if path is None or not path.exists():
+        return []
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    evaluations = stored.get("training", {}).get("evaluations", [])
+    return plots.learning_curves(evaluations) if len(evaluations) > 1 else []
+
+
+def _list_plots(result: "EvaluateResult", pictures: Pictures) -> list[Plot]:
+    if result.lists is None:
+        return []
+    exposure = pictures.draw(plots.exposure, result.lists.exposures)
+    return exposure + pictures.draw(plots.rates_by_cutoff, result.lists.metrics)
+
+
+def _off_policy_plots(result: "EvaluateResult", pictures: Pictures) -> list[Plot]:
+    found = result.off_policy
+    if found is None:
+        return []
+    drawn = pictures.draw(plots.overlap, found.weights) if found.matched else []
+    if found.estimates:
+        named = {name: Interval(*value) for name, value in found.estimates.items()}
+        drawn += pictures.draw(plots.estimators, named, found.logged)
+    return drawn

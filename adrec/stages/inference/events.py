@@ -1,0 +1,134 @@
+"""`adrec events`: what the server recorded, as a SCORED table that `adrec evaluate` reads."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import RenderableType
+from rich.table import Table
+
+from adrec.config.inference.serve import EventsConfig
+from adrec.data.disk.checks import check_rows
+from adrec.data.disk.outputs import SCORES, marked
+from adrec.data.disk.tables import write_table
+from adrec.data.disk.writing import write_aside
+from adrec.errors import DataError
+from adrec.schema import PROPENSITY_GIVEN_ABOVE, SCORED, TIMESTAMP
+from adrec.serve.store import Event, Store, open_store
+from adrec.terminal import Terminal
+
+_CHUNK = 50_000
+_ORDER = ("request_id", "position", "ad_id")
+_KEYS = ["request_id", "user_id", "ad_id"]
+_TYPES = {
+    "user_id": pa.string(), "ad_id": pa.string(), "kind": pa.string(), "at": pa.int64(), "price": pa.float64(),
+    "event_id": pa.string(), "request_id": pa.string(), "position": pa.int32(), "score": pa.float64(),
+    "propensity": pa.float64(), "arm": pa.string(), "scenario": pa.string(), "context": pa.string(),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EventsResult:
+    """What was written."""
+
+    output: str
+    impressions: int
+    clicks: int
+    left_out: int
+    """impressions without the request id and score of their list"""
+    lone_clicks: int
+    """clicks whose impression was not recorded"""
+    arms: dict[str, tuple[int, int]]
+    """arm → impressions, clicks"""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-safe values."""
+        return vars(self)
+
+    def render(self) -> Iterable[RenderableType]:
+        """One line an arm."""
+        table = Table(title=f"{self.impressions:,} impressions, {self.clicks:,} clicks", title_justify="left")
+        for name in ("arm", "impressions", "clicks", "click rate"):
+            table.add_column(name, justify="left" if name == "arm" else "right")
+        for arm, (shown, clicked) in self.arms.items():
+            table.add_row(arm, f"{shown:,}", f"{clicked:,}", f"{clicked / shown:.4f}")
+        yield table
+        if self.left_out or self.lone_clicks:
+            yield (
+                f"left out: {self.left_out:,} impressions without the request_id and score of their list,"
+                f" {self.lone_clicks:,} clicks without an impression"
+            )
+        yield f"output: {self.output}"
+
+
+def run(config: EventsConfig, terminal: Terminal) -> EventsResult:
+    """Read the store, join clicks to impressions, write. Raises DataError where no impression can be used."""
+    store = open_store(config)
+    with terminal.progress("Reading events", unit="events") as advance:
+        events = _read(store, advance)
+    store.close()
+    told = pc.and_(pc.is_valid(events["request_id"]), pc.is_valid(events["score"]))
+    is_click = pc.equal(events["kind"], "click")
+    shown = _first(events.filter(pc.and_(pc.invert(is_click), told)))
+    clicked = _first(events.filter(is_click)).select(_KEYS)
+    if len(shown) == 0:
+        raise DataError(
+            "events: no impression carries the request_id and score of its list. Send them with the events, as /v1/rank told."
+        )
+    clicked = clicked.append_column("click", pa.array(np.ones(len(clicked)), pa.int8()))
+    rows = shown.join(clicked, keys=_KEYS, join_type="left outer")
+    first = rows.group_by("request_id").aggregate([("at", "min")])
+    rows = rows.join(first, keys="request_id").sort_by([("at_min", "ascending"), *((name, "ascending") for name in _ORDER)])
+    click = pc.fill_null(rows["click"], 0)
+    score = np.clip(rows["score"].to_numpy(), 1e-7, 1 - 1e-7)
+    table = pa.table(
+        {
+            "user_id": rows["user_id"],
+            "ad_id": rows["ad_id"],
+            "request_id": rows["request_id"],
+            "shown_at": rows["at_min"].cast(TIMESTAMP),
+            "click": click,
+            "position": rows["position"],
+            PROPENSITY_GIVEN_ABOVE: rows["propensity"],
+            "logit": pa.array(np.log(score / (1 - score)), pa.float32()),  # of the calibrated score: the list gives no other
+            "score": rows["score"].cast(pa.float32()),
+            "arm": pc.fill_null(rows["arm"], "a"),
+            "scenario": rows["scenario"],
+        }
+    )
+    check_rows(table, SCORED, where=str(config.output), cure="The server recorded that: send scores as /v1/rank tells them.")
+    with write_aside(config.output, SCORES) as aside:
+        write_table(table.replace_schema_metadata(marked(table.schema, "scored").metadata), aside)
+    by_arm = table.group_by("arm").aggregate([("click", "count"), ("click", "sum")]).sort_by("arm")
+    arms = zip(*(by_arm[name].to_numpy().tolist() for name in ("arm", "click_count", "click_sum")), strict=True)
+    clicks = int(pc.sum(click).as_py())
+    return EventsResult(
+        output=str(config.output),
+        impressions=len(table),
+        clicks=clicks,
+        left_out=int(pc.sum(pc.and_(pc.invert(is_click), pc.invert(told))).as_py()),
+        lone_clicks=len(clicked) - clicks,
+        arms={arm: (count, total) for arm, count, total in arms},
+    )
+
+
+def _read(store: Store, advance: Any) -> pa.Table:
+    """All events, in the order of recording."""
+    parts, last = [], 0
+    while told := store.after(last, _CHUNK):
+        last = told[-1].number
+        columns = zip(Event._fields, zip(*(one.event for one in told), strict=True), strict=True)
+        parts.append(pa.table({name: pa.array(values, _TYPES[name]) for name, values in columns}))
+        advance(len(told))
+    empty = pa.schema(list(_TYPES.items())).empty_table()
+    return pa.concat_tables([empty, *parts]).combine_chunks()
+
+
+def _first(events: pa.Table) -> pa.Table:
+    """The first event of each ad in each request: what comes again is the same impression or click."""
+    numbered = events.append_column("row", pa.array(np.arange(len(events))))
+    rows = numbered.group_by(_KEYS).aggregate([("row", "min")])["row_min"]
+    return events.take(rows.take(pc.sort_indices(rows)))

@@ -1,0 +1,356 @@
+"""`adrec rank`: choose from the whole catalogue for every request, block by block, and write RANKED.
+
+Requests are taken in order of time. Every PART_REQUESTS of them become a finished part in a work folder beside the
+output, with the ledger's state: a killed run goes on behind its last part and ends in the same bytes. Memory is the
+catalogue, the ledger and one block of requests.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.table import Table as RichTable
+from safetensors.numpy import load_file, save_file
+
+from adrec.bundle import open_bundle
+from adrec.config.inference.rank import Policy, RankConfig
+from adrec.data.arrays import combined
+from adrec.data.disk.checks import check_rows
+from adrec.data.disk.outputs import LISTS
+from adrec.data.disk.row_files import STANDARD_OUTPUT, row_writer, to_standard_output
+from adrec.data.disk.tables import file_facts, iter_batches, open_dataset, read_table, write_table
+from adrec.data.disk.writing import write_aside
+from adrec.data.prepared import Prepared, open_prepared
+from adrec.errors import DataError
+from adrec.inference.known import Known, known_of, users_named
+from adrec.inference.lists.ranker import Block, Ranker
+from adrec.inference.lists.requests import REQUESTS, blocks, split_requests, table_requests, users_at
+from adrec.inference.lists.why import Told, tell
+from adrec.inference.own_tables import OwnTables, stage_own, with_described
+from adrec.inference.predictor import Catalogs, Predictor
+from adrec.inference.rows import with_new_users
+from adrec.prepare.own_files import files_of, spool
+from adrec.schema import NOBODY, RANKED, USERS
+from adrec.terminal import Terminal
+
+REQUEST_BLOCK = 256
+"""Requests ranked at a time, and the step at which `pacing: even` releases budget: scores of a block fit the cache."""
+PART_REQUESTS = 4_096
+"""Requests per finished part: what a killed run does not have to repeat, some seconds of work."""
+
+_CURE = (
+    "The ranking gives that: nothing more was written. Look at the ad's bid and inputs, or train again with 'adrec finetune'."
+)
+
+
+@dataclass
+class RankResult:
+    """What was ranked."""
+
+    output: Path
+    requests: int = 0
+    empty: int = 0
+    """requests for which no ad could be shown"""
+    ads: int = 0
+    shown: int = 0
+    distinct: int = 0
+    expected_spend: float = 0.0
+    explored: int = 0
+    seconds: float = 0.0
+    recall: dict[str, float] = field(default_factory=dict)
+    """of approximate retrieval against exact, where it was used"""
+    policies: dict[str, int] = field(default_factory=dict)
+    """requests a policy"""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-safe values."""
+        return {**vars(self), "output": str(self.output)}
+
+    def render(self) -> Iterable[RichTable]:
+        """One table."""
+        table = RichTable(title="Ranked", show_header=False)
+        table.add_row("requests", f"{self.requests:,} ({self.empty:,} without an ad)")
+        table.add_row("ads shown", f"{self.shown:,} ({self.distinct:,} of {self.ads:,} different ones)")
+        table.add_row("by policy", ", ".join(f"{name} {count:,}" for name, count in self.policies.items() if count))
+        if self.expected_spend:
+            table.add_row("expected spend", f"{self.expected_spend:,.2f}")
+        if self.explored:
+            table.add_row("by exploration", f"{self.explored:,}")
+        for method, reached in self.recall.items():
+            table.add_row(f"recall of {method}", f"{reached:.3f}")
+        table.add_row("speed", f"{self.requests / max(self.seconds, 1e-9):,.0f} requests/s")
+        table.add_row("written", str(self.output))
+        yield table
+
+
+def run(config: RankConfig, terminal: Terminal) -> "RankResult | Told":
+    """Rank every request, or tell the fate of one ad."""
+    if config.output == STANDARD_OUTPUT and config.why is None:
+        terminal.leave_stdout()
+        with tempfile.TemporaryDirectory(prefix="adrec-lists-") as folder:
+            result = run(config.model_copy(update={"output": Path(folder) / "lists.csv"}), terminal)
+            to_standard_output(Path(folder) / "lists.csv")
+            return replace(result, output=STANDARD_OUTPUT) if isinstance(result, RankResult) else result
+    policies = _policies(config)
+    prepared = open_prepared(config.prepared) if config.prepared is not None else None
+    predictor = Predictor.load(config.bundle, device=config.device)
+    _refuse_unnamed(config, predictor)
+    with tempfile.TemporaryDirectory(prefix="adrec-requests-") as folder:
+        if config.requests is not None:
+            config = config.model_copy(update={"requests": spool(config.requests, Path(folder))})
+        own = _own_tables(config, prepared, predictor, Path(folder))
+        return _run(config, terminal, policies, prepared, predictor, own)
+
+
+def _run(
+    config: RankConfig, terminal: Terminal, policies: dict[str, Policy], prepared: Prepared | None, predictor: Predictor,
+    own: OwnTables,
+) -> "RankResult | Told":  # fmt: skip
+    ads = read_table(own.ads) if own.ads is not None else _of(prepared).ads()
+    asked = _asked_users(config, prepared, own)
+    users = _users(config, prepared, predictor, asked, own)
+    with terminal.progress("Encoding the catalogue", len(ads), unit="ads") as advance:
+        catalogs = predictor.catalogs(ads, users, where=config.ads.name if config.ads is not None else str(config.prepared))
+        known = _known(config, prepared, catalogs, asked, own)
+        ranker = Ranker(
+            predictor,
+            catalogs,
+            ads,
+            users,
+            policies,
+            always=config.policy,
+            known=known,
+            seed=config.seed,
+        )
+        advance(len(ads))
+    total = _count(config, prepared, own)
+    if config.why is not None:
+        return tell(ranker, _blocks(config, prepared, own), config.why.user, config.why.ad, total)
+    started = time.perf_counter()
+    work = config.output.with_name(f".{config.output.name}.{_fingerprint(config, prepared)}.parts")
+    result = RankResult(config.output, ads=len(ads), policies=dict.fromkeys(policies, 0))
+    done = _resume(work, ranker, result, terminal)
+    with terminal.progress("Ranking", total, unit="requests") as advance:
+        advance(done)
+        parts = _parts(_blocks(config, prepared, own, skip=done), config, ranker, done, total, advance, result)
+        for number, (table, count) in enumerate(parts, start=_finished(work)):
+            done += count
+            check_rows(table, RANKED, where=str(config.output), cure=_CURE, first_row=result.shown - table.num_rows)
+            _save_part(work, number, table, ranker, done, result)
+    _assemble(work, config.output, result)
+    result.recall = ranker.finder.recall
+    result.seconds = time.perf_counter() - started
+    shutil.rmtree(work, ignore_errors=True)
+    return result
+
+
+def _refuse_unnamed(config: RankConfig, predictor: Predictor) -> None:
+    """Raise DataError where there is nothing to choose from, or nobody to rank for."""
+    if not predictor.packed.has.ad:
+        raise DataError(
+            f"{config.bundle}: the log names no ads, so that there is nothing to choose from. Say in the preprocess config "
+            "which column names them (--set source.impressions.columns.ad_id=COLUMN), and train again."
+        )
+    if config.requests is None and config.split == "users" and not predictor.packed.has.user:
+        raise DataError(f"{config.bundle}: the log names no users to rank for. Take the requests of a split (split: test).")
+
+
+def _parts(
+    tables: Iterator[pa.Table], config: RankConfig, ranker: Ranker, done: int, total: int, advance: Any, result: RankResult
+) -> Iterator[tuple[pa.Table, int]]:
+    """Finished tables of at least PART_REQUESTS requests each, and how many requests they hold."""
+    waiting: list[pa.Table] = []
+    held = 0
+    for requests in tables:
+        count = len(requests)
+        block = ranker.rank(requests, first=done + held, released=min(1.0, (done + held + count) / max(total, 1)))
+        waiting.append(ranker.table(block))
+        _tally(result, block, ranker)
+        held += count
+        advance(count)
+        if held >= PART_REQUESTS:
+            yield pa.concat_tables(waiting), held
+            done, waiting, held = done + held, [], 0
+    if waiting:
+        yield pa.concat_tables(waiting), held
+
+
+def _tally(result: RankResult, block: Block, ranker: Ranker) -> None:
+    row, slot = block.shown
+    price, score = block.ranked.price[row, slot], block.candidates.score[row, block.ranked.column[row, slot]]
+    result.requests += len(block.requests)
+    result.empty += int((block.ranked.ad < 0).all(axis=1).sum())
+    result.shown += len(row)
+    result.expected_spend += float((np.nan_to_num(price) * score).sum())
+    result.explored += int(block.ranked.explored.sum())
+    for index, name in enumerate(ranker.names):
+        result.policies[name] += int((block.policy == index).sum())
+
+
+# ------------------------------------------------------------------------------------------------- parts
+
+
+def _save_part(work: Path, number: int, table: pa.Table, ranker: Ranker, done: int, result: RankResult) -> None:
+    """The table and the ledger; the JSON file is written last and makes the part count."""
+    write_table(table, work / f"part-{number:05d}.parquet")
+    with write_aside(work / f"part-{number:05d}.safetensors") as aside:
+        save_file({name: np.ascontiguousarray(values) for name, values in ranker.ledger.state().items()}, aside)
+    facts = {name: value for name, value in result.as_dict().items() if name not in {"output", "recall", "seconds", "distinct"}}
+    with write_aside(work / f"part-{number:05d}.json") as aside:
+        aside.write_text(json.dumps({"done": done, **facts}), encoding="utf-8")
+    for old in work.glob("part-*.safetensors"):
+        if old.name != f"part-{number:05d}.safetensors":
+            old.unlink()
+
+
+def _finished(work: Path) -> int:
+    return len(list(work.glob("part-*.json"))) if work.is_dir() else 0
+
+
+def _resume(work: Path, ranker: Ranker, result: RankResult, terminal: Terminal) -> int:
+    """Requests that an earlier run finished; its ledger and tallies are taken up. Work of other inputs is removed."""
+    for other in work.parent.glob(f"{work.name.rsplit('.', 2)[0]}.*.parts"):
+        if other != work:
+            shutil.rmtree(other, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
+    finished = _finished(work)
+    if finished == 0:
+        return 0
+    facts = json.loads((work / f"part-{finished - 1:05d}.json").read_text(encoding="utf-8"))
+    ranker.ledger.restore(
+        {name: values.copy() for name, values in load_file(work / f"part-{finished - 1:05d}.safetensors").items()}
+    )
+    done = int(facts.pop("done"))
+    for name, value in facts.items():
+        setattr(result, name, value)
+    terminal.note(f"Going on after {done:,} requests that an earlier run finished.")
+    return done
+
+
+def _assemble(work: Path, output: Path, result: RankResult) -> None:
+    """All parts in one file."""
+    files = [work / f"part-{number:05d}.parquet" for number in range(_finished(work))]
+    if not files:
+        raise DataError(f"{output}: there are no requests to rank. Check 'split', or the requests table.")
+    seen: set[str] = set()
+    schema = pq.read_schema(files[0])
+    with write_aside(output, LISTS) as aside, row_writer(aside, schema, "ranked", called=output) as writer:
+        for file in files:
+            for batch in iter_batches(file):
+                writer.write_table(pa.Table.from_batches([batch]))
+                seen.update(batch.column("ad_id").unique().tolist())
+    result.distinct = len(seen)
+
+
+def _fingerprint(config: RankConfig, prepared: Prepared | None) -> str:
+    """Changes with the config, the bundle and the inputs."""
+    facts: list[Any] = [
+        config.model_dump(mode="json", exclude={"output", "why"}),
+        open_bundle(config.bundle, verify=False).fingerprint,
+    ]
+    if prepared is not None:
+        facts.append(prepared.fingerprint)
+    facts += file_facts(
+        file for table in (config.ads, config.users, config.requests, config.history) for file in files_of(table)
+    )
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+# ------------------------------------------------------------------------------------------------- inputs
+
+
+def _policies(config: RankConfig) -> dict[str, Policy]:
+    if config.top_n is None:
+        return config.policies
+    changed = {}
+    for name, policy in config.policies.items():
+        values = policy.model_dump()
+        values["top_n"] = config.top_n
+        values["retrieval"]["candidates"] = max(config.top_n, policy.retrieval.candidates)
+        changed[name] = Policy.model_validate(values)
+    return changed
+
+
+def _of(prepared: Prepared | None) -> Prepared:
+    assert prepared is not None, "the config asks for 'prepared' wherever a table is not given"
+    return prepared
+
+
+def _own_tables(config: RankConfig, prepared: Prepared | None, predictor: Predictor, folder: Path) -> OwnTables:
+    """The tables of the config, typed, in `folder`."""
+    tables = {"ads": config.ads, "users": config.users, "history": config.history, "requests": config.requests}
+    return stage_own(
+        predictor.packed.form, predictor.packed.features, folder, tables,
+        rows="requests", spec=REQUESTS, columns=config.columns, prepared=prepared,
+    )  # fmt: skip
+
+
+def _users(config: RankConfig, prepared: Prepared | None, predictor: Predictor, asked: pa.Array, own: OwnTables) -> pa.Table:
+    """The users table with a row for everyone in the requests."""
+    users = read_table(own.users) if own.users is not None else prepared.users() if prepared is not None else None
+    if own.rows is None:
+        return users if users is not None else _of(prepared).users()
+    return with_new_users(with_described(users, own.row_users, USERS, predictor.packed), asked)
+
+
+def _asked_users(config: RankConfig, prepared: Prepared | None, own: OwnTables) -> pa.Array:
+    """Everyone who has a request."""
+    if own.rows is not None:
+        named = "user_id" in open_dataset(own.rows).schema.names
+        batches = iter_batches(own.rows, columns=["user_id"]) if named else iter(())
+    elif config.split == "users":
+        return combined(_of(prepared).users()["user_id"])
+    else:
+        named = "user_id" in _of(prepared).columns
+        batches = _of(prepared).iter(config.split, ["user_id"]) if named else iter(())
+    found = pa.array([] if named else [NOBODY], pa.string())
+    for batch in batches:
+        found = pa.concat_arrays([found, users_named(pa.Table.from_batches([batch]))]).unique()
+    return found
+
+
+def _known(config: RankConfig, prepared: Prepared | None, catalogs: Catalogs, asked: pa.Array, own: OwnTables) -> Known:
+    """What the prepared folder's log knows, and the click log of the config before it."""
+    clicks = read_table(own.history) if own.history is not None else None
+    where = config.history.name if config.history is not None else "history"
+    mine = [name for name in ("ads", "users") if getattr(config, name) is not None]
+    return known_of(prepared, catalogs.ad_table, clicks, asked_users=asked, where=where, own=mine)
+
+
+def _moment(config: RankConfig) -> int | None:
+    return int(config.at.timestamp() * 1_000_000) if config.at is not None else None
+
+
+def _after(prepared: Prepared) -> int:
+    """The moment just behind the last impression."""
+    return int(np.datetime64(prepared.manifest["last"].removesuffix("Z"), "us").astype(np.int64)) + 1
+
+
+def _blocks(config: RankConfig, prepared: Prepared | None, own: OwnTables, *, skip: int = 0) -> Iterator[pa.Table]:
+    if own.rows is not None:
+        assert config.requests is not None
+        tables = table_requests(own.rows, _moment(config), where=config.requests.name)
+    elif config.split == "users":
+        moment = _moment(config)
+        tables = users_at(_of(prepared), _after(_of(prepared)) if moment is None else moment)
+    else:
+        tables = split_requests(_of(prepared), config.split)
+    return blocks(tables, REQUEST_BLOCK, skip=skip)
+
+
+def _count(config: RankConfig, prepared: Prepared | None, own: OwnTables) -> int:
+    """How many requests there are: what even pacing and the progress bar divide by."""
+    if own.rows is not None:
+        return int(open_dataset(own.rows).count_rows())
+    if config.split == "users":
+        return sum(len(table) for table in users_at(_of(prepared), 0))
+    return sum(len(table) for table in split_requests(_of(prepared), config.split))

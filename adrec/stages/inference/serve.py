@@ -1,0 +1,71 @@
+"""`adrec serve`: run the HTTP interface until SIGTERM or Ctrl-C, then let running requests end."""
+
+import gc
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from rich.text import Text
+
+from adrec.config.inference.serve import ServeConfig
+from adrec.errors import ResourceError
+from adrec.terminal import Terminal
+
+_SWITCH_SECONDS = 0.0005
+
+
+@dataclass
+class ServeResult:
+    """Where it served."""
+
+    host: str
+    port: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-safe values."""
+        return vars(self)
+
+    def render(self) -> Iterable[Text]:
+        """One line."""
+        yield Text(f"Served on http://{self.host}:{self.port}; stopped.")
+
+
+def run(config: ServeConfig, terminal: Terminal) -> ServeResult:
+    """Load, listen, serve. Returns after the server has stopped."""
+    try:
+        import uvicorn
+
+        from adrec.serve.app import create_app
+        from adrec.serve.engine import Engine
+        from adrec.serve.watch import log_to_stderr
+    except ImportError as error:
+        raise ResourceError(f"adrec serve needs {error.name}. Install it with: pip install 'adrec[serve]'") from None
+    log_to_stderr()
+    with terminal.progress("Loading the bundle and the catalogue", None, unit="ads"):
+        engine = Engine(config)
+    terminal.warn(f"serving {len(engine.live.row_of_ad):,} ads on http://{config.host}:{config.port} (Ctrl-C stops)")
+    if getattr(engine.store, "forgetful", False):
+        terminal.warn("this Redis writes no log (appendonly no): its restart loses events. Set 'appendonly yes'.")
+    for arm, live in engine.lives.items():
+        if not live.predictor.checked:
+            terminal.warn(f"arm {arm}: the bundle's logits were not checked (no golden requests, or scored by onnxruntime)")
+    settings = uvicorn.Config(
+        create_app(config, engine),
+        host=config.host,
+        port=config.port,
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=75,  # longer than clients and balancers keep idle connections
+        timeout_graceful_shutdown=int(config.drain_seconds) or None,
+        h11_max_incomplete_event_size=64_000,
+    )
+    # Every time that HTTP is to be answered during a pass of the model, it waits this long for the interpreter: 5 ms is
+    # Python's default, and a request needs the interpreter several times.
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    gc.freeze()  # what is loaded stays: garbage collection need not walk it again and again
+    server = uvicorn.Server(settings)
+    server.run()
+    if not server.started:
+        raise ResourceError(f"{config.host}:{config.port}: cannot listen there. Give another 'port' or 'host'.")
+    return ServeResult(config.host, config.port)

@@ -1,1 +1,0 @@
-"""What commands report beside their tables."""

@@ -1,0 +1,90 @@
+"""distill with a bundle: the student takes the encoder's place, and may learn the click task from teacher and clicks."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from adrec.bundle import MANIFEST, open_bundle, save_bundle
+from adrec.config.training.distill import ClickTerms, DistillConfig
+from adrec.data.prepared import Prepared
+from adrec.errors import ConfigError
+from adrec.inference.golden import read_golden
+from adrec.inference.packing import ClickModel, save_network, unpack
+from adrec.inference.predictor import Predictor
+from adrec.inference.score_source import PreparedSource
+from adrec.metrics.classification import auc
+from adrec.models.text.text_encoder import TextEncoder
+from adrec.models.text.text_vectors import TextReader
+from adrec.terminal import Terminal
+from adrec.training.click_data import load_click_data
+from adrec.training.click_distillation import teach_clicks
+
+JUDGE_ROWS = 100_000
+"""Validation rows on which teacher and student are compared: AUC to about 0.003."""
+
+
+def teach(
+    config: DistillConfig, prepared: Prepared, encoder: TextEncoder, *, device: str, work: Path, terminal: Terminal
+) -> ClickModel:
+    """The bundle's click model over the student, trained on the clicks and the teacher's logits."""
+    bundle = open_bundle(cast(Path, config.bundle))
+    if bundle.manifest.get("data_fingerprint") != prepared.fingerprint:
+        raise ConfigError(f"click: {bundle.path} was trained on another prepared folder than {prepared.path}. Give that one.")
+    packed = unpack(bundle)
+    text, before = packed.config.text, cast(TextEncoder, packed.encoder)
+    frozen = text.train == "frozen"
+    readers = [
+        TextReader(side, as_tokens=not frozen, device=device, batch_tokens=text.batch_tokens) for side in (before, encoder)
+    ]
+    splits = packed.config.learned_splits  # as the teacher: its own vectors of ads are numbered by what it learned from
+    data = [load_click_data(packed.config, prepared, reader, terminal, splits=splits) for reader in readers]
+    network, student, _ = teach_clicks(
+        cast(ClickTerms, config.click),
+        packed.config,
+        teacher=packed.model,
+        teacher_data=data[0],
+        student=encoder,
+        student_data=data[1],
+        seed=config.seed,
+        device=device,
+        work=work / "clicks",
+        terminal=terminal,
+    )
+    return replace(packed, model=network, encoder=student)
+
+
+def write_bundle(config: DistillConfig, encoder: TextEncoder, taught: ClickModel | None) -> None:
+    """The teacher's bundle with the student in it, and with the network that `teach` gave, if any."""
+    bundle = open_bundle(cast(Path, config.bundle))
+    facts = {key: value for key, value in bundle.manifest.items() if key not in {"format_version", "adrec_version", "files"}}
+    with save_bundle(config.output, **{**facts, "distilled_from": bundle.fingerprint}) as folder:
+        shutil.copytree(bundle.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("encoder", MANIFEST))
+        packed = taught or replace(unpack(bundle), encoder=encoder)
+        if packed.model.text_encoder is not None:
+            packed.model.text_encoder = packed.encoder
+        cast(TextEncoder, packed.encoder).save(folder / "encoder")
+        save_network(folder, packed.model)
+        golden = read_golden(bundle)
+        if golden is not None:  # their logits come from the new encoder now
+            made = Predictor(packed).golden_scores(golden)
+            golden.save(folder, made.logit, made.score)
+
+
+def validation_auc(path: Path, config: DistillConfig, prepared: Prepared, terminal: Terminal) -> float:
+    """AUC of a bundle on validation rows. Raises BundleError where it cannot be opened."""
+    labels, logits, rows = [], [], 0
+    with terminal.progress(f"scoring with {path.name}", unit="rows"):
+        predictor = Predictor.load(path, device=config.device)
+        source = PreparedSource(prepared, "valid", predictor, 65_536)
+        for chunk in source.chunks(0):
+            labels.append(chunk.examples.labels["click"])
+            logits.append(predictor.score_examples(chunk.examples, source.catalogs, baselines=False).logit)
+            rows += len(labels[-1])
+            if rows >= JUDGE_ROWS:
+                break
+    label, logit = np.concatenate(labels), np.concatenate(logits)
+    known = np.isfinite(label)
+    return float(auc(label[known], logit[known]))

@@ -1,0 +1,211 @@
+"""`adrec tune`: search a finetune config's keys by validation metric. Test rows are never read."""
+
+import json
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial, reduce
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.console import RenderableType
+from rich.table import Table
+
+from adrec.config.base import load_config, save_config
+from adrec.config.training.finetune import FinetuneConfig
+from adrec.config.training.tune import TuneConfig
+from adrec.data.disk.outputs import SEARCH
+from adrec.data.disk.writing import folder_aside
+from adrec.data.prepared import open_prepared
+from adrec.errors import ConfigError
+from adrec.models.text.text_encoder import TextEncoder
+from adrec.stages.training.tuning.report import plot, write_trials
+from adrec.stages.training.tuning.study import Report, Study
+from adrec.terminal import Terminal
+from adrec.training.click_data import ClickData, load_click_data
+from adrec.training.click_encoder import open_text_encoder, text_reader, trained_encoder
+from adrec.training.ctr_training import monitored_metric, train_click_model
+from adrec.training.trainer import RUN_FILE, open_work, work_folder
+
+STUDY = "study.db"
+IDENTITY = "identity.json"
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """The trials, and the best of them."""
+
+    output: str
+    metric: str
+    best_value: float
+    best: dict[str, Any]
+    trials: list[dict[str, Any]]
+    importance: dict[str, float]
+    maximise: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-safe values."""
+        return vars(self)
+
+    def render(self) -> Iterable[RenderableType]:
+        """The ten best trials, what mattered, and where the best config is."""
+        counts = {state: sum(row["state"] == state for row in self.trials) for state in ("complete", "pruned", "fail")}
+        title = f"{len(self.trials)} trials: " + ", ".join(f"{count} {state}" for state, count in counts.items())
+        table = Table(title=title, title_justify="left")
+        for name in ("trial", f"valid {self.metric}"):
+            table.add_column(name, justify="right")
+        for key in self.best:
+            table.add_column(key.split(".")[-1], overflow="fold")
+        complete = [row for row in self.trials if row["state"] == "complete"]
+        for row in sorted(complete, key=lambda row: -row["value"] if self.maximise else row["value"])[:10]:
+            cells = [_shown(row["values"].get(key)) for key in self.best]
+            table.add_row(str(row["trial"]), f"{row['value']:.4f}", *cells)
+        yield table
+        if self.importance:
+            yield "what mattered: " + ", ".join(f"{key.split('.')[-1]} {share:.0%}" for key, share in self.importance.items())
+        yield f"best config: {self.output}/best.yaml (adrec finetune --config {self.output}/best.yaml)"
+
+
+def run(config: TuneConfig, terminal: Terminal) -> TuneResult:
+    """Run trials until there are `config.trials`, then write the folder. A killed search goes on where it was."""
+    base = with_values(config, {})
+    first = base_values(config, base)
+    data, _ = _load(base, terminal)
+    metric = monitored_metric(base, data)
+    maximise = metric != "log_loss"
+    work = work_folder(config.output)
+    identity = {
+        "tune": config.model_dump(mode="json", exclude={"trials", "timeout_minutes", "output", "device"}),
+        "base": base.model_dump(mode="json"),
+        "data": data.prepared.fingerprint,
+    }
+    _open(work, config.output, identity)
+    study = Study(config, work / STUDY, maximise=maximise, first=first)
+    began = time.monotonic()
+    with terminal.progress("Tuning", config.trials, unit="trials") as advance:
+        advance(study.finished)
+        while study.finished < config.trials:
+            if config.timeout_minutes is not None and time.monotonic() - began > config.timeout_minutes * 60:
+                terminal.warn(f"stopped by timeout_minutes after {study.finished} of {config.trials} trials.")
+                break
+            # A kill leaves the trial's checkpoint behind, and the study asks for the same values again: the trial goes on.
+            study.run_one(partial(_trial, config, metric, work / "trial", terminal))
+            shutil.rmtree(work / "trial", ignore_errors=True)
+            advance()
+    return _finish(config, study, metric, maximise, work)
+
+
+def with_values(config: TuneConfig, values: Mapping[str, Any]) -> FinetuneConfig:
+    """The base finetune config with `values` at their dotted keys, as one trial on one device. Raises ConfigError."""
+    fixed = {"seed": config.seed, "device": config.device, "seeds": 1, "training.devices": 1, "training.strategy": "auto"}
+    settings = [f"{key}={json.dumps(value)}" for key, value in {**fixed, **values}.items()]
+    return load_config(config.base, FinetuneConfig, settings, overrides_base=config.base.parent)
+
+
+def base_values(config: TuneConfig, base: FinetuneConfig) -> dict[str, Any] | None:
+    """What the base has at the searched keys; None where one lies outside the space. Raises ConfigError for an unknown key."""
+    tree: Any = base.model_dump(mode="json")
+    found: dict[str, Any] = {}
+    for key, dimension in config.space.items():
+        try:
+            found[key] = reduce(_child, key.split("."), tree)
+        except LookupError:
+            # Loading refuses the key, and names the nearest one that there is.
+            with_values(config, {key: dimension.choices[0] if dimension.choices else dimension.low})
+            raise ConfigError(f"{config.base}: {key}: the base config has no such key.") from None
+    return found if all(dimension.holds(found[key]) for key, dimension in config.space.items()) else None
+
+
+def _child(node: Any, part: str) -> Any:
+    """An item of a section or list. Raises LookupError."""
+    if isinstance(node, list) and part.isdigit():
+        return node[int(part)]
+    if isinstance(node, dict):
+        return node[part]
+    raise LookupError(part)
+
+
+class _Pruning(pl.Callback):
+    """Reports the monitored metric after each evaluation; the study stops the trial by raising."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self.evaluations = 0
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Count and report."""
+        self.evaluations += 1
+        self.report(self.evaluations, float(trainer.callback_metrics[f"valid_{module.monitor}"]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many evaluations there were before a resume."""
+        return {"evaluations": self.evaluations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.evaluations = state_dict["evaluations"]
+
+
+def _trial(config: TuneConfig, metric: str, work: Path, terminal: Terminal, values: Mapping[str, Any], report: Report) -> float:
+    """Train once with `values`; the best validation metric."""
+    chosen = with_values(config, {"training.monitor": metric, **values})
+    data, encoder = _load(chosen, terminal)
+    trained = train_click_model(
+        chosen,
+        data,
+        seed=chosen.seed,
+        work=work,
+        terminal=terminal,
+        text_encoder=encoder,
+        description=", ".join(f"{key.split('.')[-1]} {_shown(value)}" for key, value in values.items()),
+        callbacks=[_Pruning(report)],
+    )
+    return trained.run.best
+
+
+def _load(config: FinetuneConfig, terminal: Terminal) -> tuple[ClickData, TextEncoder | None]:
+    """What training reads, and the text encoder where it is trained too."""
+    prepared = open_prepared(config.prepared)
+    encoder = open_text_encoder(config, prepared)
+    data = load_click_data(config, prepared, text_reader(config, encoder), terminal)
+    return data, trained_encoder(config, encoder)
+
+
+def _open(work: Path, output: Path, identity: dict[str, Any]) -> None:
+    """The work folder of this search: the one a kill left, or a new one with the study of an earlier, finished run of it."""
+    wanted = json.loads(json.dumps(identity))
+    if (work / STUDY).exists() and _read_json(work / RUN_FILE) == wanted:
+        return
+    open_work(work, identity, resume=False)
+    if (output / STUDY).exists() and _read_json(output / IDENTITY) == wanted:
+        shutil.copyfile(output / STUDY, work / STUDY)
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _finish(config: TuneConfig, study: Study, metric: str, maximise: bool, work: Path) -> TuneResult:
+    """Write the folder and remove the work folder."""
+    best_value, best = study.best()
+    rows, importance = study.rows(), study.importance()
+    with folder_aside(config.output, SEARCH) as folder:
+        shutil.copyfile(work / STUDY, folder / STUDY)
+        shutil.copyfile(work / RUN_FILE, folder / IDENTITY)
+        save_config(config, folder / "config.yaml")
+        settings = [f"{key}={json.dumps(value)}" for key, value in best.items()]
+        save_config(load_config(config.base, FinetuneConfig, settings, overrides_base=config.base.parent), folder / "best.yaml")
+        write_trials(rows, list(config.space), folder / "trials.csv")
+        plot(rows, importance, metric=metric, maximise=maximise, path=folder / "search.png")
+        summary = {"metric": metric, "best_value": best_value, "best": best, "importance": importance}
+        (folder / "tune.json").write_text(json.dumps(summary, ensure_ascii=False, indent=2), encoding="utf-8")
+    shutil.rmtree(work, ignore_errors=True)
+    return TuneResult(str(config.output), metric, best_value, best, rows, importance, maximise)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_shown(item) for item in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

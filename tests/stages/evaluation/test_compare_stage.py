@@ -1,0 +1,79 @@
+import json
+
+import pytest
+from scored_world import write_scored
+from typer.testing import CliRunner
+
+from adrec.cli.app import app
+from adrec.config.evaluation.compare import CompareConfig
+from adrec.config.evaluation.evaluate import EvaluateConfig
+from adrec.errors import DataError
+from adrec.stages.evaluation.compare import run
+from adrec.stages.evaluation.evaluate import run as evaluate
+from adrec.terminal import Terminal
+
+QUIET = Terminal(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Three evaluations: good, bad, and one of fewer rows in a folder below."""
+    folder = tmp_path_factory.mktemp("runs")
+    for place, options, seed in (("good", {}, 1), ("bad", {"noise": 3.0}, 2), ("deep/fewer", {"requests": 200}, 1)):
+        scored = write_scored(folder / f"{place.replace('/', '_')}.parquet", **options)
+        few = {"replicates": 30}
+        evaluate(EvaluateConfig(scored=scored, output=folder / place, seed=seed, bootstrap=few, report=False), QUIET)
+    return folder
+
+
+def test_runs_are_sorted_best_first_with_their_intervals(runs):
+    result = run(CompareConfig(runs=[runs / "bad", runs / "good"]), QUIET)
+    assert [found.name for found in result.runs] == ["good", "bad"]
+    stored = json.loads((runs / "good" / "metrics.json").read_text())["tasks"]["click"]["runs"]["model"]["metrics"]["auc"]
+    assert result.runs[0].values["auc"] == stored["value"]
+    assert result.runs[0].half_widths["auc"] == pytest.approx((stored["high"] - stored["low"]) / 2)
+    by_loss = run(CompareConfig(runs=[runs / "bad", runs / "good"], sort="log_loss"), QUIET)
+    assert [found.name for found in by_loss.runs] == ["good", "bad"]
+
+
+def test_settings_that_differ_are_named(runs):
+    result = run(CompareConfig(runs=[runs / "good", runs / "bad"]), QUIET)
+    assert result.differing == {"seed": [1, 2]}
+
+
+def test_a_folder_is_every_run_below_it_and_other_rows_are_warned_of(runs):
+    result = run(CompareConfig(runs=[runs]), QUIET)
+    assert {found.name for found in result.runs} == {"good", "bad", "fewer"}
+    assert len(result.warnings) == 1
+    assert "different rows" in result.warnings[0]
+
+
+def test_bundles_stand_beside_evaluations(runs, tmp_path):
+    (tmp_path / "bundle").mkdir()
+    metrics = {"split": "valid", "models": {"adrec": {"auc": 0.99, "log_loss": 0.1}, "item_rate": {"auc": 0.6}}}
+    (tmp_path / "bundle" / "metrics.json").write_text(json.dumps(metrics))
+    result = run(CompareConfig(runs=[tmp_path / "bundle", runs / "good"]), QUIET)
+    assert [found.name for found in result.runs] == ["bundle", "good"]
+    assert "different splits (test, valid)" in result.warnings[0]
+
+
+def test_the_command_line_writes_only_what_it_is_asked_to(runs, tmp_path):
+    output = tmp_path / "table.json"
+    shown = CliRunner().invoke(app, ["compare", str(runs / "good"), str(runs / "bad"), "-o", str(output), "--metric", "auc"])
+    assert shown.exit_code == 0, shown.output
+    assert "good" in shown.stdout
+    assert json.loads(output.read_text())["metrics"] == ["auc"]
+
+
+def test_faults(runs, tmp_path):
+    with pytest.raises(DataError, match="no such file or folder"):
+        run(CompareConfig(runs=[tmp_path / "none"]), QUIET)
+    with pytest.raises(DataError, match=r"no metrics.json below"):
+        run(CompareConfig(runs=[tmp_path]), QUIET)
+    with pytest.raises(DataError, match="no run has the task 'rating'"):
+        run(CompareConfig(runs=[runs / "good"], task="rating"), QUIET)
+    with pytest.raises(DataError, match="none of the metrics"):
+        run(CompareConfig(runs=[runs / "good"], metrics=["beauty"]), QUIET)
+    (tmp_path / "metrics.json").write_text("{")
+    with pytest.raises(DataError, match="cannot be read as JSON"):
+        run(CompareConfig(runs=[tmp_path]), QUIET)
