@@ -77,9 +77,9 @@ class Known:
         """N rows (`shown_at`, optional `request_id`, `history`, own columns) as prepared impressions.
 
         user, ad (N,) point into `users` and `ads`. Rows of a request share its first moment. Histories are as long as the
-        log's settings say, or `limit` without a log. Counters that the rows bring stay. A null `history` is an empty one or,
-        where `null_is_known`, what is known. `described`: columns that hold an ad's or a user's as of the row (`as_of_column`),
-        beside those that counters need.
+        log's settings say, or `limit` without a log. Counters that the rows bring stay. A null `history` is an empty one, a
+        null counter missing, or, where `null_is_known`, what is known. `described`: columns that hold an ad's or a user's as of
+        the row (`as_of_column`), beside those that counters need.
         """
         table = table.drop_columns([name for name in table.column_names if name in _MADE])
         if self.asof is not None:  # counters of histories see what they saw in training
@@ -104,13 +104,18 @@ class Known:
             [name for name in wanted if name not in table.column_names],
             ads=ads, users=users, ad=ad, user=user, moments=started[request],
         )  # fmt: skip
-        if counters and self.asof is not None and not set(self.asof.names) <= set(table.column_names):
+        brought = [name for name in table.column_names if not (null_is_known and table[name].null_count)]
+        if counters and self.asof is not None and not set(self.asof.names) <= set(brought):
             keys = self.asof.keys(users)
             counted = self.asof.counters(
                 keys, keys.codes(user, ad, _with(table, columns)), times=started[request], ad=ad,
                 offsets=history.offsets, clicked=history.ads, history_of_row=of_row,
             )  # fmt: skip
-            columns |= {name: pa.array(values) for name, values in counted.items() if name not in table.column_names}
+            made = {name: pa.array(values) for name, values in counted.items() if name not in brought}
+            columns |= {
+                name: pc.coalesce(combined(table[name]).cast(values.type), values) if name in table.column_names else values
+                for name, values in made.items()
+            }
         kept = [name for name in table.column_names if name not in {*columns, "history"}]
         return pa.table({**{name: table[name] for name in kept}, **columns})
 

@@ -67,6 +67,11 @@ class Scores:
     """each further task in the units of its label, probabilities calibrated"""
     baselines: dict[str, NDArray[np.float32]]
 
+    def of(self, rows: NDArray[np.bool_]) -> "Scores":
+        """Those of some rows."""
+        tasks, baselines = ({name: values[rows] for name, values in some.items()} for some in (self.tasks, self.baselines))
+        return Scores(self.logit[rows], self.score[rows], tasks, baselines)
+
 
 class Predictor:
     """A loaded bundle. `network` and `encoder` replace torch's (batch → (B, K) logits) and the bundle's, as ONNX does."""

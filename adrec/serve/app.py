@@ -21,12 +21,14 @@ from adrec import __version__
 from adrec.config.inference.serve import ServeConfig
 from adrec.data.arrays import combined
 from adrec.data.device import use_threads
-from adrec.errors import AdrecError, BundleError, DataError
+from adrec.errors import AdrecError, BundleError, DataError, visible
 from adrec.serve.batcher import Batcher, OverloadedError
 from adrec.serve.engine import Engine
 from adrec.serve.guard import Guard
+from adrec.serve.intake import RefusedError
 from adrec.serve.messages import (
     AdIn,
+    AdOut,
     Done,
     EventsAnswer,
     EventsRequest,
@@ -43,6 +45,7 @@ from adrec.serve.watch import Watch
 
 KEY_VARIABLE = "ADREC_API_KEY"  # of the environment; where it is not set, no key is asked for
 
+_LONGEST_PLACE = 300
 AdId = Annotated[str, UrlPath(min_length=1, max_length=200)]
 _FAULTS: dict[int | str, dict[str, Any]] = {
     400: {"description": "Something named is not there, or does not fit."},
@@ -130,8 +133,6 @@ def _model_routes(app: FastAPI, config: ServeConfig, watch: Watch, held: dict[st
         _most(len(body.requests), config.intake.max_requests, "requests")
         for one in body.requests:
             _most(len(one.candidates or []), config.intake.max_candidates, "candidates")
-        if len({one.user_id for one in body.requests}) < len(body.requests):
-            raise HTTPException(400, "A user may occur once in a call. Send further requests of a user apart.")
         _note(request, watch, rows=len(body.requests), user=body.requests[0].user_id)
         answer = await held["rank"].ask(body, seconds)
         lists = answer["lists"]
@@ -158,9 +159,9 @@ def _change_routes(app: FastAPI, config: ServeConfig, watch: Watch, held: dict[s
         return EventsAnswer(recorded=recorded, repeated=len(body.events) - recorded)
 
     @app.get("/v1/ads/{ad_id}")
-    async def get_ad(ad_id: AdId) -> AdIn:
+    async def get_ad(ad_id: AdId) -> AdOut:
         """An ad as PUT takes it."""
-        found: AdIn = held["engine"].ad(ad_id)
+        found: AdOut = held["engine"].ad(ad_id)
         return found
 
     @app.put("/v1/ads/{ad_id}")
@@ -241,14 +242,15 @@ def _faults(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        found = [
-            {"where": ".".join(str(part) for part in fault["loc"]), "what": str(fault["msg"])} for fault in error.errors()[:20]
-        ]
-        return JSONResponse({"detail": found}, 422)
+        return _told(422, [(".".join(map(str, fault["loc"])), str(fault["msg"])) for fault in error.errors()[:20]])
+
+    @app.exception_handler(RefusedError)
+    async def refused(request: Request, error: RefusedError) -> JSONResponse:
+        return _told(error.status, error.faults)
 
     @app.exception_handler(AdrecError)
     async def mendable(request: Request, error: AdrecError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 400)
+        return JSONResponse({"detail": visible(str(error))}, 400)
 
     @app.exception_handler(StoreError)
     async def storeless(request: Request, error: StoreError) -> JSONResponse:
@@ -261,6 +263,12 @@ def _faults(app: FastAPI) -> None:
     @app.exception_handler(TimeoutError)
     async def late(request: Request, error: TimeoutError) -> JSONResponse:
         return JSONResponse({"detail": "The answer took too long. Try again, or ask for less."}, 504)
+
+
+def _told(status: int, faults: Sequence[tuple[str, str]]) -> JSONResponse:
+    """Where and what, as any client and any terminal can show it."""
+    detail = [{"where": visible(where)[:_LONGEST_PLACE], "what": visible(what)} for where, what in faults]
+    return JSONResponse({"detail": detail}, status)
 
 
 def _batcher(
@@ -291,8 +299,8 @@ def _most(count: int, most: int, what: str) -> None:
         raise HTTPException(413, f"{count:,} {what} are more than the {most:,} that one call may carry. Send several calls.")
 
 
-def _note(request: Request, watch: Watch, *, rows: int, user: str) -> None:
-    _facts(request).update(rows=rows, user=watch.masked(user))
+def _note(request: Request, watch: Watch, *, rows: int, user: str | None) -> None:
+    _facts(request).update(rows=rows, user=None if user is None else watch.masked(user))
 
 
 def _facts(request: Request) -> dict[str, Any]:

@@ -11,7 +11,11 @@ from adrec.inference.packing import ClickModel
 from adrec.inference.rows import with_texts, written_titles
 from adrec.prepare.text.clean import language
 from adrec.schema import ADS, STRINGS, USER_LANGUAGE, USERS
+from adrec.serve.columns import Columns
 from adrec.serve.messages import UserIn
+
+_MADE = ("text", "segmented", USER_LANGUAGE)
+"""Columns of the users that are made of their interests."""
 
 
 def with_changes(ads: pa.Table, changes: dict[str, dict[str, Any] | None], packed: ClickModel) -> tuple[pa.Table, list[int]]:
@@ -41,34 +45,37 @@ def completed(ads: pa.Table, packed: ClickModel) -> pa.Table:
     return ads
 
 
-def users_of(known: pa.Table, described: list[UserIn], packed: ClickModel) -> pa.Table:
-    """One row a described user: what is known of them, and over it what the request says."""
+def users_of(known: pa.Table, described: list[UserIn], columns: Columns, packed: ClickModel) -> pa.Table:
+    """One row a described user: what is known of them, and over it what the request says, in the cells of `columns`."""
     ids = pa.array([user.user_id for user in described], pa.string())
     rows = pc.index_in(ids, value_set=combined(known["user_id"]).cast(pa.string()))
     table = known.take(rows)
     table = table.set_column(table.column_names.index("user_id"), "user_id", ids)
-    says_interests = any(user.interests is not None for user in described)
-    new_text = says_interests or rows.null_count > 0
-    if says_interests:
-        old = combined(table["interests"]).tolist() if "interests" in table.column_names else [None] * len(described)
-        values = [before if user.interests is None else user.interests for user, before in zip(described, old, strict=True)]
-        table = _replaced(table, "interests", pa.array(values, STRINGS))
+    says_interests = np.array([user.interests is not None for user in described])
+    if says_interests.any():
         said = pa.array([user.interests for user in described], STRINGS)
-        table = _replaced(table, USERS.as_of_prefix + "interests", said)  # goes before what was known at the moment
-    for name in {name for user in described for name in user.features if name in known.column_names}:
-        old = combined(table[name]).tolist()
-        values = [user.features.get(name, before) for user, before in zip(described, old, strict=True)]
-        kind = table.schema.field(name).type
-        table = _replaced(table, name, _like(values, kind))
-        said = _like([user.features.get(name) for user in described], kind)
-        table = _replaced(table, USERS.as_of_prefix + name, said)  # goes before what was known at the moment
-    before = table[USER_LANGUAGE] if USER_LANGUAGE in table.column_names else None
-    if new_text:
-        table = table.drop_columns([name for name in ("text", "segmented", USER_LANGUAGE) if name in table.column_names])
-    table = with_texts(table, packed.text.user_template, packed.text, words=True)
-    if new_text and before is not None:
-        table = _replaced(table, USER_LANGUAGE, pc.coalesce(before, table[USER_LANGUAGE]))
-    return table
+        table = _said(table, "interests", said, pa.array(says_interests))
+    for name in {name for user in described for name in user.features}:
+        says = pa.array([name in user.features for user in described])
+        table = _said(table, name, columns.array(name, [user.features.get(name) for user in described]), says)
+    is_new = says_interests | rows.is_null().to_numpy(zero_copy_only=False)
+    if not is_new.any():
+        return with_texts(table, packed.text.user_template, packed.text, words=True)
+    made = [name for name in _MADE if name in table.column_names]
+    fresh = with_texts(table.drop_columns(made), packed.text.user_template, packed.text, words=True)
+    for name in made:  # the texts of the others stay as they are
+        known_of = table[name] if name != USER_LANGUAGE else pc.coalesce(table[name], fresh[name])
+        fresh = _replaced(fresh, name, pc.if_else(pa.array(is_new & (name != USER_LANGUAGE)), fresh[name], known_of))
+    return fresh
+
+
+def _said(table: pa.Table, name: str, values: pa.Array, says: pa.Array) -> pa.Table:
+    """The table with `values` where a request says them, also before what was known at a moment."""
+    kind = table.schema.field(name).type if name in table.column_names else values.type
+    before = combined(table[name]) if name in table.column_names else pa.nulls(len(values), kind)
+    values = values.cast(kind)
+    table = _replaced(table, name, pc.if_else(says, values, before))
+    return _replaced(table, USERS.as_of_prefix + name, values)
 
 
 def _like(values: list[Any], kind: pa.DataType) -> pa.Array:

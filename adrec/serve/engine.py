@@ -2,10 +2,10 @@
 
 import json
 import threading
-import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +22,24 @@ from adrec.inference.explain.explainer import Explainer
 from adrec.inference.explain.sentence import sentence
 from adrec.inference.known import attributes_of, log_of
 from adrec.ranking.ledger import Ledger
-from adrec.schema import ADS
-from adrec.serve.arms import FIRST, SECOND, arm_of
+from adrec.schema import ADS, NOBODY
+from adrec.serve.answering import answers, described, ranked, row_of, scored
+from adrec.serve.arms import FIRST, SECOND
+from adrec.serve.fields import micros
+from adrec.serve.intake import read_explain, read_rank, read_score
 from adrec.serve.learning import learn
-from adrec.serve.lists import Answer, given_ads, lists_of
+from adrec.serve.lists import Answer
 from adrec.serve.live import Live
 from adrec.serve.messages import (
     AdIn,
+    AdOut,
     EventIn,
     ExplainAnswer,
     ExplainRequest,
     RankRequest,
-    RankUser,
     ScoreRequest,
 )
-from adrec.serve.rounds import context_columns, count_event, described_users, in_rounds, micros
+from adrec.serve.rounds import count_event
 from adrec.serve.store import Event, open_store
 
 _CATCH_UP = 10_000  # events read at once
@@ -85,31 +88,37 @@ class Engine:
         with self._state:
             self._catch_up()
             lives = self.lives
-        return in_rounds(items, described_users, lambda some: self._score(lives, some))
+        return answers(
+            items,
+            lambda item: read_score(item, lives, self.config.challenger),
+            lambda asked: {row.user_id: described(row) for row in asked.rows},
+            lambda some: scored(lives, some, self._now()),
+        )
 
     def rank(self, items: Sequence[RankRequest]) -> list[Answer | Exception]:
         """Lists of several requests in one pass of the model."""
         with self._state:
             self._catch_up()
             lives, ledger = self.lives, self._ledger.copy()
-        return in_rounds(items, lambda item: list(item.requests), lambda some: self._rank(lives, ledger, some))
+        return answers(
+            items,
+            lambda item: read_rank(item, lives, self.config.challenger),
+            # Caps are counted by user: two requests of one are none that can be answered at once.
+            lambda asked: {row.user_id: described(row) if row.user_id == NOBODY else object() for row in asked.rows},
+            lambda some: ranked(lives, ledger, self.store.numbers, some, self._now()),
+        )
 
     def explain(self, item: ExplainRequest) -> ExplainAnswer:
-        """Why one (user, ad) gets its score."""
+        """Why one (user, ad) gets its score. Raises RefusedError where it can get none."""
         with self._state:
             self._catch_up()
-            live = self.lives[arm_of(item.user.user_id, self.config.challenger).name]
-        _, catalogs = live.catalogs([item.user])
-        row = {
-            "user_id": item.user.user_id,
-            "ad_id": item.ad_id,
-            "shown_at": micros(item.shown_at) or self._now(),
-            "scenario": item.scenario,
-            "query": item.query,
-            **context_columns(item.context),
-        }
-        examples = live.examples([row], [item.user], np.zeros(1, np.int64), catalogs)
-        titles = {item.ad_id: str(live.ranker.ads.titles[live.place(item.ad_id)])}
+            lives = self.lives
+        [asked] = read_explain(item, lives, self.config.challenger).rows
+        live = lives[asked.arm.name]
+        _, catalogs = live.catalogs([asked.user])
+        row = row_of(asked, self._now())
+        examples = live.examples([row], [asked.user], np.zeros(1, np.int64), catalogs)
+        titles = {asked.ad_id: str(live.ranker.ads.titles[live.place(asked.ad_id)])}
         found = Explainer(live.predictor, catalogs, titles).explain(examples, 0)
         return ExplainAnswer(
             sentence=sentence(found),
@@ -127,7 +136,7 @@ class Engine:
         now = self._now()
         told = [
             Event(
-                event.user_id, event.ad_id, event.kind, micros(event.at) or now, event.price, event.event_id,
+                event.user_id or NOBODY, event.ad_id, event.kind, micros(event.at) or now, event.price, event.event_id,
                 event.request_id, event.position, event.score, event.propensity_given_above, event.arm, event.scenario,
                 json.dumps(event.context) if event.context else None,
             )
@@ -135,12 +144,14 @@ class Engine:
         ]  # fmt: skip
         return self.store.record(told)
 
-    def ad(self, ad_id: str) -> AdIn:
-        """A servable ad as it can be put. Raises DataError where there is none."""
+    def ad(self, ad_id: str) -> AdOut:
+        """A servable ad. Raises UnknownAdError where there is none."""
         live = self.live
         row = live.place(ad_id)
-        known = [name for name in AdIn.model_fields if name in live.ads.column_names]
-        return AdIn.model_validate({name: live.ads[name][row].as_py() for name in known})
+        known = [name for name in AdOut.model_fields if name in live.ads.column_names]
+        values = {name: live.ads[name][row].as_py() for name in known}
+        is_number = {name: isinstance(value, float) for name, value in values.items()}
+        return AdOut(**{name: None if is_number[name] and not isfinite(value) else value for name, value in values.items()})
 
     def put_ad(self, ad_id: str, ad: AdIn) -> None:
         """Add or change an ad: encoded, remembered and served when this returns."""
@@ -180,84 +191,6 @@ class Engine:
     def _now(self) -> int:
         """Microseconds since 1970, UTC, by the server's clock."""
         return int(datetime.now(UTC).timestamp() * 1_000_000) + self._ahead
-
-    def _score(self, lives: dict[str, Live], items: list[ScoreRequest]) -> list[Answer]:
-        asked = [row for item in items for row in item.rows]
-        moments = [micros(row.shown_at) or self._now() for row in asked]
-        described = {user.user_id: user for item in items for user in described_users(item)}
-        arms = [arm_of(row.user_id, self.config.challenger).name for row in asked]
-        out: dict[int, Answer] = {}
-        for arm, live in lives.items():
-            mine = [place for place, name in enumerate(arms) if name == arm]
-            if not mine:
-                continue
-            users = list({asked[place].user_id: described[asked[place].user_id] for place in mine}.values())
-            number = {user.user_id: row for row, user in enumerate(users)}
-            _, catalogs = live.catalogs(users)
-            rows = [
-                {
-                    "user_id": row.user_id, "ad_id": row.ad_id, "shown_at": moments[place],
-                    "scenario": row.scenario, "query": row.query, **context_columns(row.context),
-                }
-                for place in mine for row in [asked[place]]
-            ]  # fmt: skip
-            user = np.array([number[row["user_id"]] for row in rows])
-            examples = live.examples(rows, users, user, catalogs)
-            scores = live.predictor.score_examples(examples, catalogs, baselines=False)
-            cold_ad, cold_user = live.ranker.catalogs.cold_ad[examples.ad_index], catalogs.cold_user[user]
-            for place, row, logit, score, ad_is_cold, user_is_cold in zip(
-                mine, rows, scores.logit.tolist(), scores.score.tolist(), cold_ad.tolist(), cold_user.tolist(), strict=True
-            ):
-                out[place] = {
-                    "user_id": row["user_id"], "ad_id": row["ad_id"], "logit": logit, "score": score,
-                    "cold_ad": ad_is_cold, "cold_user": user_is_cold, "arm": arm,
-                }  # fmt: skip
-        bundles = {arm: live.fingerprint for arm, live in lives.items()}
-        waiting = iter(range(len(asked)))
-        return [{"rows": [out[next(waiting)] for _ in item.rows], "bundles": bundles} for item in items]
-
-    def _rank(self, lives: dict[str, Live], ledger: Ledger, items: list[RankRequest]) -> list[Answer]:
-        asked: list[RankUser] = [one for item in items for one in item.requests]
-        moments = [micros(one.shown_at) or self._now() for one in asked]
-        numbers = self.store.numbers(one.user_id for one in asked)
-        arms = [arm_of(one.user_id, self.config.challenger) for one in asked]
-        lists: dict[int, Answer] = {}
-        for arm, live in lives.items():
-            mine = [place for place, (name, _) in enumerate(arms) if name == arm]
-            if not mine:
-                continue
-            users, catalogs = live.catalogs([asked[place] for place in mine])
-            rows = [
-                {
-                    "user_id": one.user_id, "shown_at": moments[place], "scenario": one.scenario, "query": one.query,
-                    "user_index": row,
-                }
-                for row, place in enumerate(mine) for one in [asked[place]]
-            ]  # fmt: skip
-            requests = live.table(rows, [asked[place] for place in mine])
-            ranker = live.ranker.for_users(users, catalogs)
-            # Requests that name their candidates are ranked apart: their candidates are of another width.
-            for named in (False, True):
-                some = [row for row, place in enumerate(mine) if (asked[place].candidates is not None) == named]
-                if not some:
-                    continue
-                places = [mine[row] for row in some]
-                block = ranker.rank(
-                    requests.take(pa.array(some)),
-                    first=int(np.random.default_rng().integers(2**40)),  # exploration draws anew for each request
-                    given=given_ads(live, [asked[place].candidates or [] for place in places]) if named else None,
-                    # A user without events is in no count: any number of its own will do.
-                    user=np.array([numbers.get(asked[place].user_id, -1 - place) for place in places]),
-                    ledger=ledger.copy(),
-                )
-                for place, policy, ads in zip(places, block.policy.tolist(), lists_of(ranker, block), strict=True):
-                    lists[place] = {
-                        "user_id": asked[place].user_id, "request_id": uuid.uuid4().hex[:16], "policy": ranker.names[policy],
-                        "arm": arm, "arm_share": arms[place].share, "ads": ads[: asked[place].top_n],
-                    }  # fmt: skip
-        bundles = {arm: live.fingerprint for arm, live in lives.items()}
-        waiting = iter(range(len(asked)))
-        return [{"lists": [lists[next(waiting)] for _ in item.requests], "bundles": bundles} for item in items]
 
     def _change(self, ad_id: str, values: dict[str, Any] | None) -> None:
         with self._rebuild:

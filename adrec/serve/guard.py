@@ -3,7 +3,9 @@
 import hmac
 import json
 import time
+import traceback
 import uuid
+from pathlib import Path
 from typing import Any
 
 from adrec.serve.watch import Watch
@@ -22,7 +24,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 500
+        started, status = time.perf_counter(), 0
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         request_id = uuid.uuid4().hex[:12]
         scope.setdefault("state", {})["facts"] = {}
@@ -46,9 +48,21 @@ class Guard:
                 await self.app(scope, body, answer)
             except _TooLargeError:
                 body.over = True
+            except Exception as error:
+                # What nobody foresaw: told by its kind and place, for its message may hold what a user sent.
+                scope["state"]["facts"]["error"] = _kind(error)
+                if status:  # half of the answer is on its way: the connection is closed
+                    status = 500
+                    self._told(scope, request_id, status, started)
+                    raise
+                await _refuse(answer, 500, f"The server failed. Its log says more under request {request_id}.")
             if body.over:
                 body.over = False
                 await _refuse(answer, 413, f"The body is larger than {self.limit:,} bytes.")
+        self._told(scope, request_id, status, started)
+
+    def _told(self, scope: dict[str, Any], request_id: str, status: int, started: float) -> None:
+        """Count the answer, and write its line of the log."""
         seconds = time.perf_counter() - started
         route = scope.get("route")
         path = getattr(route, "path", "unknown")
@@ -92,6 +106,11 @@ class _Limited:
             self.over = True
             raise _TooLargeError
         return message
+
+
+def _kind(error: Exception) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    return " ".join([type(error).__name__, *(f"{Path(frame.filename).name}:{frame.lineno}" for frame in last)])
 
 
 async def _refuse(send: Any, status: int, detail: str) -> None:

@@ -9,18 +9,16 @@ import pyarrow as pa
 from adrec.data.arrays import combined
 from adrec.inference.lists.ranker import Block, Ranker
 from adrec.schema import PROPENSITY_GIVEN_ABOVE
-from adrec.serve.live import Live
 
 Answer = dict[str, Any]
 """As messages.py describes it, in plain values: checking what we made ourselves would cost more than writing it out."""
 
 
-def given_ads(live: Live, candidates: list[list[str]]) -> np.ndarray:
-    """(R, C) rows of the named ads, each once, -1 behind the last."""
-    given = np.full((len(candidates), max(map(len, candidates))), -1, np.int64)
-    for line, ids in enumerate(candidates):
-        named = [live.place(ad_id) for ad_id in dict.fromkeys(ids)]
-        given[line, : len(named)] = named
+def given_ads(candidates: list[list[int]]) -> np.ndarray:
+    """(R, C) rows of the named ads, -1 behind the last; at least one column."""
+    given = np.full((len(candidates), max(1, *map(len, candidates))), -1, np.int64)
+    for line, rows in enumerate(candidates):
+        given[line, : len(rows)] = rows
     return given
 
 

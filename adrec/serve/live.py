@@ -20,6 +20,7 @@ from adrec.inference.onnx.backend import predictor_of
 from adrec.inference.predictor import Catalogs, Predictor
 from adrec.schema import STRINGS, TIMESTAMP
 from adrec.serve.catalogue import users_of, with_changes
+from adrec.serve.columns import Columns
 from adrec.serve.messages import UserIn
 
 
@@ -34,6 +35,10 @@ class Live:
     row_of_ad: dict[str, int]
     deleted: set[str]
     fingerprint: str
+    context_columns: Columns
+    """what a request may say of its impressions"""
+    user_columns: Columns
+    """and of its users"""
 
     @classmethod
     def load(
@@ -83,6 +88,8 @@ class Live:
             row_of_ad=dict(zip(ids, range(len(ids)), strict=True)),
             deleted={ad_id for ad_id, ad in changes.items() if ad is None},
             fingerprint=open_bundle(bundle, verify=False).fingerprint,
+            context_columns=Columns.of_context(predictor.packed, asof.over(catalogs.ad_table).row_columns),
+            user_columns=Columns.of_users(predictor.packed, users),
         )
         live.check()
         return live
@@ -92,7 +99,7 @@ class Live:
         ids = [ad for ad in self.row_of_ad if ad not in self.deleted][:8]
         if not ids:
             raise DataError("The catalogue has no ad. Give one with at least one row.")
-        user = UserIn(user_id="adrec-check", history=ids[:2])
+        user = UserIn.model_construct(user_id="adrec-check", history=ids[:2])
         _, catalogs = self.catalogs([user])
         rows = [{"user_id": user.user_id, "ad_id": ad, "shown_at": int(datetime.now(UTC).timestamp() * 1e6)} for ad in ids]
         examples = self.examples(rows, [user], np.zeros(len(ids), np.int64), catalogs)
@@ -100,8 +107,13 @@ class Live:
         if not (np.isfinite(scores.score).all() and (scores.score >= 0).all() and (scores.score <= 1).all()):
             raise BundleError("The bundle gives scores that are no probabilities. The earlier one stays.")
 
+    def __contains__(self, ad_id: str) -> bool:
+        return ad_id in self.row_of_ad and ad_id not in self.deleted
+
     def place(self, ad_id: str) -> int:
         """Row of a servable ad. Raises DataError where there is none."""
+        if not self.predictor.packed.has.ad:
+            return 0  # of a log without ads: one stands for all
         row = self.row_of_ad.get(ad_id)
         if row is None or ad_id in self.deleted:
             raise DataError(f"ad_id '{ad_id}' is not in the catalogue. PUT /v1/ads/{{id}} adds it.")
@@ -109,7 +121,7 @@ class Live:
 
     def catalogs(self, described: list[UserIn]) -> tuple[pa.Table, Catalogs]:
         """The described users as a table, and catalogs of them over the live ads."""
-        users = users_of(self.users, described, self.predictor.packed)
+        users = users_of(self.users, described, self.user_columns, self.predictor.packed)
         small = self.predictor.catalogs(self.ads.slice(0, 1), users)
         whole = self.ranker.catalogs
         return users, replace(
@@ -117,10 +129,16 @@ class Live:
         )
 
     def table(self, rows: list[dict[str, Any]], users: list[UserIn]) -> pa.Table:
-        """Rows of described users (N) as a table. Who names no history has null there: what is known is taken."""
-        names = list(dict.fromkeys(name for row in rows for name in row))
+        """Rows of described users (N) as a table, `context` in columns of its own. Who names no history has null there: what
+        is known is taken.
+        """
         kinds = {"shown_at": pa.int64(), "user_index": pa.int32()}
-        columns = {name: _column([row.get(name) for row in rows], kinds.get(name)) for name in names}
+        columns = {
+            name: pa.array([row[name] for row in rows], kinds.get(name, pa.string())) for name in rows[0] if name != "context"
+        }
+        contexts = [row.get("context", {}) for row in rows]
+        for name in dict.fromkeys(name for context in contexts for name in context):
+            columns[name] = self.context_columns.array(name, [context.get(name) for context in contexts])
         columns["shown_at"] = columns["shown_at"].cast(TIMESTAMP)
         if any(user.history is not None for user in users):
             columns["history"] = pa.array([user.history for user in users], STRINGS)
@@ -133,14 +151,3 @@ class Live:
         ad = np.array([self.place(row["ad_id"]) for row in rows], np.int64)
         table = self.table(rows, [users[place] for place in user])
         return self.predictor.examples_at(table, catalogs, self.ranker.known, user, ad, null_is_known=True)
-
-
-def _column(values: list[Any], kind: pa.DataType | None) -> pa.Array:
-    """A column of plain values; where they disagree in kind, as text."""
-    if kind is not None:
-        return pa.array(values, kind)
-    if any(isinstance(value, list) for value in values):
-        return pa.array([value if isinstance(value, list) else None for value in values], STRINGS)
-    if any(isinstance(value, str) for value in values) or all(value is None for value in values):
-        return pa.array([None if value is None else str(value) for value in values], pa.string())
-    return pa.array([None if value is None else float(value) for value in values], pa.float64())

@@ -1,23 +1,11 @@
 """What goes over the wire: request and answer models of the HTTP interface, with their limits and examples."""
 
-from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from datetime import datetime
+from typing import Any, Literal
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-Id = Annotated[str, Field(min_length=1, max_length=200)]
-Plain = str | float | int | bool | list[str] | None
-
-
-def _utc(moment: datetime) -> datetime:
-    """In UTC, and within the years that a timestamp in microseconds and pandas-free code can tell."""
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    if not 1970 <= moment.year <= 2200:
-        raise ValueError("the moment must lie between 1970 and 2200")
-    return moment
-
-
-Moment = Annotated[datetime, AfterValidator(_utc)]
+from adrec.serve.fields import MOST_ITEMS, Id, Moment, Values, Word
 
 
 class Message(BaseModel):
@@ -26,28 +14,38 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
+class Note(Message):
+    """What was left out of an answer, and why."""
+
+    where: str
+    what: str
+
+
 class UserIn(Message):
     """A user known to the server, or described here; what is given here wins."""
 
-    user_id: Id
+    user_id: Id | None = None
+    """null: nobody known. Needed, if only as null, where the bundle's log names users."""
     history: list[Id] | None = Field(default=None, max_length=10_000)
     """Ads clicked before, newest last; default: what the server knows."""
-    interests: list[str] | None = Field(default=None, max_length=1_000)
+    interests: list[Word] | None = Field(default=None, max_length=MOST_ITEMS)
     """Declared interests."""
-    features: dict[str, Plain] = Field(default={}, max_length=200)
+    features: Values = {}
     """Columns of the users table, such as age_band."""
 
 
 class ScoreRow(Message):
     """One (user, ad) to score."""
 
-    user_id: Id
-    ad_id: Id
+    user_id: Id | None = None
+    """null: nobody known. Needed, if only as null, where the bundle's log names users."""
+    ad_id: Id | None = None
+    """Needed where the bundle's log names ads."""
     shown_at: Moment | None = None
     """Default: now."""
     scenario: str | None = Field(default=None, max_length=100)
     query: str | None = Field(default=None, max_length=1_000)
-    context: dict[str, Plain] = Field(default={}, max_length=200)
+    context: Values = {}
     """Further columns of the impression that the model reads."""
 
 
@@ -64,11 +62,12 @@ class ScoreRequest(Message):
 class ScoreOut(Message):
     """One scored row, in the order asked."""
 
-    user_id: str
-    ad_id: str
+    user_id: str | None
+    ad_id: str | None
     logit: float
     score: float
     cold_ad: bool
+    """No impression of the ad was seen in training."""
     cold_user: bool
     arm: str
     """Which bundle answered: a, or b in an A/B test."""
@@ -80,6 +79,8 @@ class ScoreAnswer(Message):
     rows: list[ScoreOut]
     bundles: dict[str, str]
     """Arm → fingerprint of its bundle."""
+    notes: list[Note] = []
+    """What was asked and is not known: it counts as not said."""
 
 
 class RankUser(UserIn):
@@ -92,8 +93,10 @@ class RankUser(UserIn):
     """Default: now."""
     top_n: int | None = Field(default=None, ge=1, le=1_000)
     """At most the policy's own length."""
-    candidates: list[Id] | None = Field(default=None, min_length=1)
-    """Choose among these; default: the whole catalogue."""
+    candidates: list[Any] | None = Field(default=None, min_length=1)
+    """Identifiers of the ads to choose among; default: the whole catalogue. One that is none is left out, and noted."""
+    context: Values = {}
+    """Further columns of the impression that the model reads."""
 
 
 class RankRequest(Message):
@@ -122,7 +125,7 @@ class RankedAd(Message):
 class RankedList(Message):
     """One user's list."""
 
-    user_id: str
+    user_id: str | None
     request_id: str
     """Send it with the events that this list leads to."""
     policy: str
@@ -139,18 +142,20 @@ class RankAnswer(Message):
     lists: list[RankedList]
     bundles: dict[str, str]
     """Arm → fingerprint of its bundle."""
+    notes: list[Note] = []
+    """Candidates that were left out, and what else was asked and is not known."""
 
 
 class ExplainRequest(Message):
     """One (user, ad) to explain."""
 
     user: UserIn
-    ad_id: Id
+    ad_id: Id | None = None
     shown_at: Moment | None = None
     """Default: now."""
     scenario: str | None = Field(default=None, max_length=100)
     query: str | None = Field(default=None, max_length=1_000)
-    context: dict[str, Plain] = Field(default={}, max_length=200)
+    context: Values = {}
     """Further columns of the impression that the model reads."""
 
 
@@ -168,7 +173,8 @@ class ExplainAnswer(Message):
 class EventIn(Message):
     """Something that happened."""
 
-    user_id: Id
+    user_id: Id | None = None
+    """null: somebody unknown."""
     ad_id: Id
     kind: Literal["impression", "click"]
     at: Moment | None = None
@@ -179,7 +185,7 @@ class EventIn(Message):
     """Repeated ones count once."""
     scenario: str | None = Field(default=None, max_length=100)
     """As the request said; counters by scenario count it there."""
-    context: dict[str, Plain] = Field(default={}, max_length=200)
+    context: Values = {}
     """Further columns of the impression by which counters are kept."""
     request_id: Id | None = None
     """Of the list that led to it; this and what follows as the list said, so that `adrec events` can judge the lists."""
@@ -210,7 +216,8 @@ class EventsAnswer(Message):
 class AdIn(Message):
     """A new or changed ad."""
 
-    title: str = Field(min_length=1, max_length=2_000)
+    title: str | None = Field(default=None, min_length=1, max_length=2_000)
+    """Needed where the bundle's log has texts."""
     description: str | None = Field(default=None, max_length=10_000)
     category: str | None = Field(default=None, max_length=200)
     advertiser_id: str | None = Field(default=None, max_length=200)
@@ -218,6 +225,25 @@ class AdIn(Message):
     budget: float | None = Field(default=None, ge=0, le=1e12)
     starts_at: Moment | None = None
     ends_at: Moment | None = None
+
+    @model_validator(mode="after")
+    def _ends_after_it_starts(self) -> "AdIn":
+        if self.starts_at is not None and self.ends_at is not None and self.ends_at <= self.starts_at:
+            raise ValueError("'ends_at' must lie after 'starts_at'")
+        return self
+
+
+class AdOut(Message):
+    """An ad as the catalogue has it, which may be more than `PUT` takes."""
+
+    title: str | None = None
+    description: str | None = None
+    category: str | None = None
+    advertiser_id: str | None = None
+    bid: float | None = None
+    budget: float | None = None
+    starts_at: datetime | None = None
+    ends_at: datetime | None = None
 
 
 class Done(Message):

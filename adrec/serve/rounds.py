@@ -1,20 +1,15 @@
-"""Which requests can share a pass of the model, and small conversions between messages, the store and the ledger."""
+"""Which requests can share a pass of the model, who fails where a pass fails, and what an event is to the ledger."""
 
-from collections.abc import Callable, Sequence
-from datetime import datetime
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
-from adrec.errors import AdrecError, DataError
 from adrec.ranking.auction import MICRO
 from adrec.ranking.ledger import Ledger, Shown
 from adrec.serve.live import Live
-from adrec.serve.messages import ScoreRequest, UserIn
+from adrec.serve.store import StoreError
 
-_MADE = {"user_id", "ad_id", "shown_at", "request_id", "user_index", "ad_index"} | {
-    "history_index", "history_hours", "history_length",
-}  # fmt: skip
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
@@ -33,44 +28,37 @@ def count_event(ledger: Ledger, live: Live, user: int, ad_id: str, kind: str, ti
 
 
 def in_rounds(
-    items: Sequence[Item], described: Callable[[Item], list[Any]], answer: Callable[[list[Item]], list[Answer]]
+    items: Sequence[Item],
+    described: Callable[[Item], Mapping[str, object]],
+    answer: Callable[[list[Item]], Sequence[Answer | Exception]],
 ) -> list[Answer | Exception]:
-    """Answer items together where no user is described twice; a failed round goes one by one, so that only the bad fail."""
-    rounds: list[tuple[set[str], list[int]]] = []
+    """Answer items together where they say the same of a user; what fails in a round is the fault of the items that fail alone.
+
+    A fault that was not foreseen is looked for by halves: a bad item among N costs the others about log2(N) passes more.
+    """
+    rounds: list[tuple[dict[str, object], list[int]]] = []
     for place, item in enumerate(items):
-        users = {user.user_id for user in described(item)}
+        users = described(item)
         for names, places in rounds:
-            if not names & users:
-                names |= users
+            if all(names.get(name, users[name]) == users[name] for name in users):
+                names.update(users)
                 places.append(place)
                 break
         else:
-            rounds.append((set(users), [place]))
-    answers: list[Answer | Exception | None] = [None] * len(items)
+            rounds.append((dict(users), [place]))
+    answers: dict[int, Answer | Exception] = {}
     for _, places in rounds:
-        try:
-            for place, found in zip(places, answer([items[place] for place in places]), strict=True):
-                answers[place] = found
-        except AdrecError:
-            for place in places:
-                try:
-                    answers[place] = answer([items[place]])[0]
-                except AdrecError as error:
-                    answers[place] = error
-    return [found if found is not None else DataError("no answer") for found in answers]
+        answers.update(zip(places, _by_halves([items[place] for place in places], answer), strict=True))
+    return [answers[place] for place in range(len(items))]
 
 
-def described_users(item: ScoreRequest) -> list[UserIn]:
-    """Every user of the rows once, as described or by id alone."""
-    users = {user.user_id: user for user in item.users}
-    return [users.get(name, UserIn(user_id=name)) for name in dict.fromkeys(row.user_id for row in item.rows)]
-
-
-def context_columns(context: dict[str, Any]) -> dict[str, Any]:
-    """Columns of the impression beside those that the engine makes."""
-    return {name: value for name, value in context.items() if name not in _MADE}
-
-
-def micros(moment: datetime | None) -> int | None:
-    """Microseconds since 1970."""
-    return None if moment is None else int(moment.timestamp() * 1_000_000)
+def _by_halves(items: list[Item], answer: Callable[[list[Item]], Sequence[Answer | Exception]]) -> Sequence[Answer | Exception]:
+    try:
+        return answer(items)
+    except StoreError as error:  # nobody's fault, and no better for the half
+        return [error] * len(items)
+    except Exception as error:  # the one that caused it gets it
+        if len(items) == 1:
+            return [error]
+        half = len(items) // 2
+        return [*_by_halves(items[:half], answer), *_by_halves(items[half:], answer)]

@@ -55,7 +55,7 @@ class Watch:
 
     def log(self, **facts: object) -> None:
         """One line of JSON on stderr."""
-        _logger.info(json.dumps(facts, ensure_ascii=False))
+        _logger.info(json.dumps(facts))
 
 
 def log_to_stderr() -> None:

@@ -28,6 +28,8 @@ from adrec.data.features.numeric import FittedNumeric, NumericFitter, to_floats
 from adrec.errors import ConfigError, DataError
 from adrec.schema import TRUE_PROBABILITY
 
+_FARTHEST = 1e12
+"""Largest input of a model: a number beyond it is as good as that, and its square is still finite in float32."""
 Coder = FittedVocabulary | Hashed
 Batch: TypeAlias = pa.Table | pa.RecordBatch
 
@@ -117,8 +119,9 @@ class FeatureSet:
         for coder, declared in zip(self.lists, self.spec.lists, strict=True):
             offsets, flat = to_ragged(_column(table, coder.name), coder.name, declared.max_items, declared.splits_at)
             lists[coder.name] = (offsets, coder.apply(flat))
+        numbers = np.clip(np.stack(numeric, axis=1), -_FARTHEST, _FARTHEST) if numeric else np.zeros((rows, 0))
         return FeatureArrays(
-            np.stack(numeric, axis=1).astype(np.float32) if numeric else np.zeros((rows, 0), dtype=np.float32),
+            numbers.astype(np.float32),
             np.stack(categorical, axis=1).astype(np.int32) if categorical else np.zeros((rows, 0), dtype=np.int32),
             lists,
         )

@@ -43,6 +43,8 @@ class Block:
     """(R, C) retrieval product of the model channel, NaN where another channel found the ad"""
     candidates: Candidates
     ranked: Ranked
+    unscored: tuple[Ints, Ints]
+    """request and ad row of the candidates that were left out because the bundle gives them no finite score"""
 
     @property
     def shown(self) -> tuple[Ints, Ints]:
@@ -133,8 +135,13 @@ class Ranker:
         policy = self.policy_of(requests)
         vectors = self.predictor.user_vectors(examples, self.catalogs)
         found = self.finder.find(requests, examples, vectors, policy, given)
-        scores = self._score(table, examples, found.ad)
-        candidates = self._candidates(examples, policy, found.ad, scores, first)
+        ad = found.ad.copy()
+        place, scores = self._score(table, examples, ad)
+        is_finite = np.isfinite(scores.score)
+        lost = place[~is_finite]
+        unscored = (lost // ad.shape[1], ad.ravel()[lost])
+        ad.ravel()[lost] = -1
+        candidates = self._candidates(examples, policy, ad, (place[is_finite], scores.of(is_finite)), first)
         if user is None:  # a frequency cap is a person's: requests of nobody have one each
             is_nobody = self.catalogs.users.ids.to_numpy(zero_copy_only=False)[candidates.user] == NOBODY
             user = np.where(is_nobody, -1 - candidates.number, candidates.user)
@@ -148,7 +155,7 @@ class Ranker:
             released=released,
             seed=self.seed,
         )
-        return Block(requests, examples, policy, found.similarity, candidates, ranked)
+        return Block(requests, examples, policy, found.similarity, candidates, ranked, unscored)
 
     def policy_of(self, requests: pa.Table) -> Ints:
         """(R,) the policy named by each request's scenario, else `default`."""
