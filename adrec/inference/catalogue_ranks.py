@@ -20,7 +20,8 @@ from adrec.data.examples import Examples
 from adrec.data.hashing import hash_strings, mix
 from adrec.inference.known import Known
 from adrec.inference.lists.pairs import pairs_at
-from adrec.inference.predictor import Catalogs, Predictor, Scores
+from adrec.inference.packing import Scores
+from adrec.inference.predictor import Catalogs, Predictor
 from adrec.schema import CATALOGUE_RANK, CATALOGUE_SIZE, DRAWN
 
 Ints = NDArray[np.int64]

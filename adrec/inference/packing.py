@@ -7,12 +7,13 @@ of its files before memory is taken.
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
@@ -25,7 +26,7 @@ from adrec.data.features import FeatureSet
 from adrec.data.prepared import Prepared
 from adrec.data.shape import LogShape
 from adrec.errors import BundleError
-from adrec.models.baselines.base import Baseline, Columns
+from adrec.models.baselines.base import Baseline, Columns, Inputs
 from adrec.models.baselines.suite import load_all, save_all
 from adrec.models.blend.calibration import Calibration
 from adrec.models.blend.hybrid import Hybrid
@@ -39,6 +40,22 @@ ENCODER = "encoder"
 BASELINES = "baselines"
 HYBRID = "hybrid"
 ENCODER_PREFIX = "text_encoder."
+
+
+class Scores(NamedTuple):
+    """N rows in order."""
+
+    logit: NDArray[np.float32]
+    score: NDArray[np.float32]
+    """calibrated probability of the main task"""
+    tasks: dict[str, NDArray[np.float32]]
+    """each further task in the units of its label, probabilities calibrated"""
+    baselines: dict[str, NDArray[np.float32]]
+
+    def of(self, rows: NDArray[np.bool_]) -> "Scores":
+        """Those of some rows."""
+        tasks, baselines = ({name: values[rows] for name, values in some.items()} for some in (self.tasks, self.baselines))
+        return Scores(self.logit[rows], self.score[rows], tasks, baselines)
 
 
 @dataclass(frozen=True)
@@ -73,6 +90,16 @@ class ClickModel:
     def columns(self) -> Columns:
         """Names of the feature columns."""
         return Columns.of(self.features)
+
+    def joined(self, raw: NDArray[np.float32], simple: dict[str, NDArray[np.float32]], inputs: Inputs) -> Scores:
+        """What the bundle says of N rows whose network outputs (N, K) and baselines are known: hybrid, calibration, units."""
+        main, *others = self.tasks
+        tasks = {
+            task.name: self.calibrations[task.name].apply(raw[:, number]) if task.is_binary else task.output(raw[:, number])
+            for number, task in enumerate(others, start=1)
+        }
+        logit = self.hybrid.logit(raw[:, 0], simple, inputs)
+        return Scores(logit, self.calibrations[main.name].apply(logit), tasks, simple)
 
 
 def pack(folder: Path, packed: ClickModel, metrics: dict[str, Any]) -> None:

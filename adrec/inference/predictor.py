@@ -5,7 +5,7 @@ A row's score depends on nothing but the row, its user, its ad and its history: 
 
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from adrec.errors import BundleError
 from adrec.inference.ahead import ahead
 from adrec.inference.golden import TOLERANCE, Golden, read_golden
 from adrec.inference.known import NOTHING, Known, at_no_moment, click_log, placed, users_named
-from adrec.inference.packing import ClickModel, unpack
+from adrec.inference.packing import ClickModel, Scores, unpack
 from adrec.inference.rows import checked_ads, checked_users, with_new_users, with_texts
 from adrec.models.baselines.base import Inputs
 from adrec.models.baselines.declared import declared_columns
@@ -54,23 +54,6 @@ class Catalogs:
     ad_table: pa.Table
     """the ads as a table, with the texts that were made"""
     user_table: pa.Table
-
-
-@dataclass(frozen=True)
-class Scores:
-    """N rows in order."""
-
-    logit: NDArray[np.float32]
-    score: NDArray[np.float32]
-    """calibrated probability of the main task"""
-    tasks: dict[str, NDArray[np.float32]]
-    """each further task in the units of its label, probabilities calibrated"""
-    baselines: dict[str, NDArray[np.float32]]
-
-    def of(self, rows: NDArray[np.bool_]) -> "Scores":
-        """Those of some rows."""
-        tasks, baselines = ({name: values[rows] for name, values in some.items()} for some in (self.tasks, self.baselines))
-        return Scores(self.logit[rows], self.score[rows], tasks, baselines)
 
 
 class Predictor:
@@ -249,19 +232,13 @@ class Predictor:
     ) -> Scores:
         """Scores of examples over the catalogs, in order."""
         self.encode(examples, catalogs, terminal)
-        raw = self._raw(examples, catalogs, batch_rows)
-        main, *others = self.packed.tasks
-        found = {
-            task.name: self._output(task.name, raw[:, number]) if task.is_binary else task.output(raw[:, number])
-            for number, task in enumerate(others, start=1)
-        }
-        hybrid, wanted = self.packed.hybrid, self.packed.baselines
+        raw = self.raw(examples, catalogs, batch_rows)
+        wanted = self.packed.baselines
         if not baselines:
-            wanted = {name: baseline for name, baseline in wanted.items() if name in hybrid.names}
-        inputs = self._inputs(examples, catalogs, declared=bool(wanted))
-        simple = score_all(wanted, inputs)
-        logit = hybrid.logit(raw[:, 0], simple, inputs)
-        return Scores(logit, self._output(main.name, logit), found, simple if baselines else {})
+            wanted = {name: baseline for name, baseline in wanted.items() if name in self.packed.hybrid.names}
+        inputs = self.inputs(examples, catalogs, declared=bool(wanted))
+        scores = self.packed.joined(raw, score_all(wanted, inputs), inputs)
+        return scores if baselines else scores._replace(baselines={})
 
     def encode(self, examples: Examples, catalogs: Catalogs, terminal: Terminal | None = None) -> None:
         """Encode the texts that `examples` need and that are not there yet, all at once: faster than batch by batch."""
@@ -311,14 +288,17 @@ class Predictor:
                 parts.append(vectors.float().cpu().numpy())
         return np.concatenate(parts)
 
-    def _inputs(self, examples: Examples, catalogs: Catalogs, *, declared: bool) -> Inputs:
+    def inputs(self, examples: Examples, catalogs: Catalogs, *, declared: bool = True) -> Inputs:
+        """The same rows as the baselines read them: with text vectors only where they were fitted with them."""
         dimensions, columns = self.packed.dimensions, {}
+        ads = catalogs.ads if self.packed.config.text.train == "frozen" else replace(catalogs.ads, vectors=None)
         if declared:
             interests = catalogs.user_texts if dimensions.interests else None
-            columns = declared_columns(examples, catalogs.ads, interests, catalogs.queries, dimensions.text_parts)
-        return Inputs(examples, catalogs.ads, catalogs.users, self.packed.columns, columns)
+            columns = declared_columns(examples, ads, interests, catalogs.queries, dimensions.text_parts)
+        return Inputs(examples, ads, catalogs.users, self.packed.columns, columns)
 
-    def _raw(self, examples: Examples, catalogs: Catalogs, batch_rows: int) -> NDArray[np.float32]:
+    def raw(self, examples: Examples, catalogs: Catalogs, batch_rows: int = BATCH_ROWS) -> NDArray[np.float32]:
+        """(N, K) outputs of the network alone, of rows whose texts are encoded."""
         if len(examples) == 0:
             return np.zeros((0, len(self.packed.tasks)), np.float32)
         batches = self._batches(examples, catalogs, batch_rows)
@@ -334,9 +314,6 @@ class Predictor:
         collate = Collator(catalogs.ads, catalogs.users, catalogs.ad_texts, catalogs.user_texts, catalogs.queries, tasks=())
         for batch in InOrder(examples, collate, batch_rows):
             yield moved(batch, self.device)
-
-    def _output(self, task: str, logit: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self.packed.calibrations[task].apply(logit)
 
 
 def with_scores(impressions: pa.Table, examples: Examples, catalogs: Catalogs, scores: Scores) -> pa.Table:

@@ -109,19 +109,11 @@ class CTRModule(ShardableModule):
         return self.optimizer(self, self.model.text_encoder)
 
     def metrics(self, raw: Raw) -> dict[str, float]:
-        """Metrics of the main task under their own names, those of other tasks behind the task's name."""
-        found = main_metrics(raw.logits[:, 0], raw.labels[:, 0], raw.request, raw.weight)
-        for index, task in enumerate(self.tasks[1:], start=1):
-            logits, labels = raw.logits[:, index], raw.labels[:, index]
-            known = ~np.isnan(labels)
-            if not known.any():
-                continue
-            weight = None if raw.weight is None else raw.weight[known]
-            if task.is_binary:
-                found[f"{task.name}_auc"] = classification.auc(labels[known], logits[known], weight)
-            else:
-                found[f"{task.name}_rmse"] = classification.rmse(labels[known], task.output(logits[known]), weight)
-        return found
+        """Metrics of raw outputs (`task_metrics`)."""
+        logits = raw.logits.astype(np.float64)
+        main = np.exp(-np.logaddexp(0.0, -logits[:, 0]))
+        outputs = [main, *(task.output(raw.logits[:, index]) for index, task in enumerate(self.tasks[1:], start=1))]
+        return task_metrics(self.tasks, outputs, raw.labels, raw.request, raw.weight)
 
     def _task_losses(self, batch: Batch, outputs: Outputs) -> list[Tensor]:
         found = [self._main_loss(batch, outputs)]
@@ -161,29 +153,53 @@ class CTRModule(ShardableModule):
 
 
 def main_metrics(
-    logits: NDArray[Any], labels: NDArray[Any], request: NDArray[Any], weight: NDArray[Any] | None = None
+    scores: NDArray[Any],
+    labels: NDArray[Any],
+    request: NDArray[Any],
+    weight: NDArray[Any] | None = None,
+    *,
+    is_probability: bool = True,
 ) -> dict[str, float]:
-    """auc, log_loss, and over requests auc_request, mrr, ndcg@5, ndcg@10, of rows with a known label.
+    """auc, log_loss (of probabilities), and over requests auc_request, mrr, ndcg@5, ndcg@10, of rows with a known label.
 
     Rows that stand for many impressions are no list that anybody was shown: they have no figures of requests.
     """
     known = ~np.isnan(labels)
-    labels, logits, request = labels[known], logits[known].astype(np.float64), request[known]
-    probability = np.exp(-np.logaddexp(0.0, -logits))
+    labels, scores, request = labels[known], scores[known], request[known]
+    weight = None if weight is None else weight[known]
+    found = {"auc": classification.auc(labels, scores, weight)}
+    if is_probability:
+        found["log_loss"] = classification.log_loss(labels, scores, weight)
     if weight is not None:
-        weight = weight[known]
-        return {
-            "auc": classification.auc(labels, logits, weight),
-            "log_loss": classification.log_loss(labels, probability, weight),
-        }
+        return found
     return {
-        "auc": classification.auc(labels, logits),
-        "log_loss": classification.log_loss(labels, probability),
-        "auc_request": ranking.auc_request(labels, logits, request),
-        "mrr": ranking.mrr(labels, logits, request),
-        "ndcg@5": ranking.ndcg(labels, logits, request, k=5),
-        "ndcg@10": ranking.ndcg(labels, logits, request, k=10),
+        **found,
+        "auc_request": ranking.auc_request(labels, scores, request),
+        "mrr": ranking.mrr(labels, scores, request),
+        "ndcg@5": ranking.ndcg(labels, scores, request, k=5),
+        "ndcg@10": ranking.ndcg(labels, scores, request, k=10),
     }
+
+
+def task_metrics(
+    tasks: Sequence[Task], outputs: Sequence[NDArray[Any]], labels: NDArray[Any], request: NDArray[Any],
+    weight: NDArray[Any] | None = None,
+) -> dict[str, float]:  # fmt: skip
+    """Metrics of the main task under their own names, those of other tasks behind the task's name.
+
+    `outputs` (N,) of each task in the units of its label, probabilities where it is binary; labels (N, K).
+    """
+    found = main_metrics(outputs[0], labels[:, 0], request, weight)
+    for index, task in enumerate(tasks[1:], start=1):
+        known = ~np.isnan(labels[:, index])
+        if not known.any():
+            continue
+        weighed = None if weight is None else weight[known]
+        if task.is_binary:
+            found[f"{task.name}_auc"] = classification.auc(labels[known, index], outputs[index][known], weighed)
+        else:
+            found[f"{task.name}_rmse"] = classification.rmse(labels[known, index], outputs[index][known], weighed)
+    return found
 
 
 Seen = tuple[Tensor, Tensor, Tensor, Tensor | None]

@@ -17,7 +17,8 @@ from adrec.inference.lists.catalogue import AdColumns
 from adrec.inference.lists.evidence import reasons
 from adrec.inference.lists.pairs import category_shares, pairs_at, training_counts
 from adrec.inference.lists.vectors import unit
-from adrec.inference.predictor import Catalogs, Predictor, Scores
+from adrec.inference.packing import Scores
+from adrec.inference.predictor import Catalogs, Predictor
 from adrec.ranking.arrays import Floats, Ints
 from adrec.ranking.auction import revenue, weighted
 from adrec.ranking.diversify import ByValue, CalibratedCategories, Diversifier, MaximalMarginalRelevance

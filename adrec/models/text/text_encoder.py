@@ -77,12 +77,15 @@ class TextEncoder(nn.Module):
         self._memo: tuple[tuple[int, ...], str] | None = None
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """`input_ids`, `attention_mask` (U, T) int64 -> (U, D) float32."""
+        """`input_ids`, `attention_mask` (U, T) int64 -> (U, D) float32; a text without tokens is the zero vector."""
+        there = attention_mask.sum(1, keepdim=True).clamp(max=1)  # (U, 1)
+        # Attention needs a place to look at, also where there is none: the first padding, whose vector is dropped below.
+        read = torch.cat([attention_mask[:, :1] + 1 - there, attention_mask[:, 1:]], 1)
         if self.frozen_layers is not None:
-            states = self.frozen_layers(input_ids, attention_mask)  # (U, T, D)
+            states = self.frozen_layers(input_ids, read)  # (U, T, D)
         else:
-            states = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        meaning = cast(Tensor, self.pool(states, attention_mask)).float()
+            states = self.backbone(input_ids=input_ids, attention_mask=read).last_hidden_state
+        meaning = cast(Tensor, self.pool(states, read)).float() * there
         if self.lexical is None:
             return meaning
         words = (self.lexical(input_ids) * attention_mask[..., None]).sum(1)
@@ -104,7 +107,10 @@ class TextEncoder(nn.Module):
         return made.eval()
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text with its special tokens, cut at `max_tokens`, not padded."""
+        """Token ids of each text with its special tokens, cut at `max_tokens`, not padded.
+
+        A blank text has none at all, so that its vector is zero: nothing is known. The one place that says so.
+        """
         encoded = self.tokenizer(
             list(texts),
             truncation=True,
@@ -113,7 +119,8 @@ class TextEncoder(nn.Module):
             return_attention_mask=False,
             return_token_type_ids=False,
         )
-        return cast(list[list[int]], encoded["input_ids"])
+        ids = cast(list[list[int]], encoded["input_ids"])
+        return [tokens if text and not text.isspace() else [] for text, tokens in zip(texts, ids, strict=True)]
 
     def pad(self, token_ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Lists of token ids to `(input_ids, attention_mask)`, both (U, T) int64, padded on the right to the longest."""

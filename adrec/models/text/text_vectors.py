@@ -50,26 +50,18 @@ class TextReader:
     def vectors(
         self, texts: Sequence[str], terminal: Terminal | None = None, what: str = "texts", *, typed: bool = False
     ) -> NDArray[np.float32]:
-        """(N, D) float32; (N, 0) without an encoder. An empty text is the zero vector: nothing is known.
-
-        typed: people wrote them for nobody else.
-        """
-        found = np.zeros((len(texts), self.width), np.float32)
-        rows = np.flatnonzero(np.fromiter((bool(text) for text in texts), bool, len(texts)))
-        if self.encoder is None or len(rows) == 0:
-            return found
-        named = [text for text in texts if text]
+        """(N, D) float32; (N, 0) without an encoder. typed: people wrote them for nobody else."""
+        if self.encoder is None or len(texts) == 0:
+            return np.zeros((len(texts), self.width), np.float32)
 
         def encode(missing: list[str]) -> NDArray[np.float32]:
             return self._encode(missing, terminal, what)
 
         if typed and not self.keep_typed:
-            found[rows] = self._typed(named, encode)
-        elif self.use_cache:
-            found[rows] = cached_vectors(named, fingerprint=self.encoder.fingerprint, encode=encode, folder=self.cache)
-        else:
-            found[rows] = encode(named)
-        return found
+            return self._typed(texts, encode)
+        if self.use_cache:
+            return cached_vectors(texts, fingerprint=self.encoder.fingerprint, encode=encode, folder=self.cache)
+        return encode(list(texts))
 
     def read(
         self, catalog: Catalog, used: NDArray[np.integer] | None = None, terminal: Terminal | None = None, what: str = "ads"

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Literal, cast
 
@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from adrec.bundle import save_bundle
 from adrec.config.training.finetune import FinetuneConfig, for_clicks_alone
+from adrec.data.device import resolve_device
 from adrec.data.examples import Examples
 from adrec.data.prepared import open_prepared
 from adrec.inference.golden import draw_golden
-from adrec.inference.packing import ClickModel, log_form, pack, text_settings
+from adrec.inference.held_out import HeldOut
+from adrec.inference.packing import ClickModel, Scores, log_form, pack, text_settings
 from adrec.inference.predictor import Predictor
-from adrec.metrics.classification import log_loss
 from adrec.models.baselines.base import Columns, Inputs
 from adrec.models.baselines.declared import declared_columns
 from adrec.models.baselines.suite import Suite, fit_all, score_all
@@ -32,7 +33,7 @@ from adrec.stages.training.simple_check import simple_check
 from adrec.terminal import Terminal
 from adrec.training.click_data import ClickData, Seen, load_click_data
 from adrec.training.click_encoder import open_text_encoder, text_reader, trained_encoder
-from adrec.training.ctr_module import Raw, main_metrics
+from adrec.training.ctr_module import Raw, main_metrics, task_metrics
 from adrec.training.ctr_training import Trained, best_run, best_share, ensemble, raw_outputs, train_again, train_click_model
 from adrec.training.trainer import work_folder
 
@@ -76,55 +77,51 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         again = _Again(both, share, _one(networks))
     valid = _inputs(config, data, data.valid)
     train = _inputs(config, data, _baseline_rows(config, data)) if config.baselines.names or config.refit else None
-    suite, simple = _baselines(config, train, valid, terminal)
-    best = _join(config, data, _one(kept), suite, simple, valid, config.hybrid.kind)
+    suite = _baselines(config, train, valid, terminal)
+    own = _one(kept)
+    chosen = _click_model(config, data, own, encoder, suite)
+    held_out = HeldOut(Predictor(chosen, device=resolve_device(config.device), cache=config.text.cache), prepared, data.valid)
+    simple = held_out.simple
+    own = replace(own, valid=own.valid._replace(logits=held_out.raw))  # from here on: what the bundle gives
+    best = _join(config, data, own, suite, simple, valid, config.hybrid.kind)
     # What was chosen for the network that is kept joins the others too: their figures say how much a seed matters.
     joined = [
-        best if run is best.trained else _join(config, data, run, suite, simple, valid, best.hybrid.kind)
-        for run in (runs if len(runs) > 1 else [best.trained])
+        best
+        if run.seed == own.seed and not config.ensemble
+        else _join(config, data, run, suite, simple, valid, best.hybrid.kind)
+        for run in (runs if len(runs) > 1 else [own])
     ]
     calibrations = _calibrate(config, data, best)
-    models = {"adrec": _own_metrics(best, calibrations, data)}
+    chosen = replace(chosen, hybrid=best.hybrid, calibrations=calibrations)
+    models = {"adrec": _own_metrics(chosen, held_out.scores(chosen), data)}
     if best.hybrid.kind != "none":
-        models["network"] = _simple_metrics(best.trained.valid.logits[:, 0], False, data)
+        models["network"] = _simple_metrics(held_out.raw[:, 0], False, data)
     models |= {name: _simple_metrics(score, suite.fitted[name].is_probability, data) for name, score in simple.items()}
     check = simple_check(best.valid.logits[:, 0], simple, suite.fitted, valid, metric=best.trained.module.monitor)
-    shipped, trained, fitted = data, best.trained, suite
+    packed = chosen
     if again is not None:
         assert train is not None
-        shipped, trained = again.data, again.trained
         fitted = _baselines_again(config, again.data, suite, terminal)
-        calibrations = _levelled(config, again, best.hybrid, fitted, [train, valid], calibrations)
-    own_encoder = trained.module.model.text_encoder
-    packed = ClickModel(
-        config=config,
-        features=shipped.features,
-        dimensions=shipped.dimensions,
-        tasks=shipped.tasks,
-        model=trained.module.model.cpu(),
-        encoder=merged(cast(TextEncoder, own_encoder)) if own_encoder is not None else encoder,
-        calibrations=calibrations,
-        seen_ads=_seen_table(shipped.seen_ads),
-        seen_users=_seen_table(shipped.seen_users),
-        text=text_settings(prepared),
-        form=log_form(prepared),
-        baselines=fitted.fitted,
-        hybrid=best.hybrid,
-    )
+        moved = _levelled(config, again, best.hybrid, fitted, [train, valid], calibrations)
+        packed = _click_model(config, again.data, again.trained, encoder, fitted)
+        packed = replace(packed, hybrid=best.hybrid, calibrations=moved)
     if prepared.is_implicit:  # of negatives that were drawn: a preference has no log loss
         models = {name: {key: value for key, value in found.items() if key != "log_loss"} for name, found in models.items()}
     deviations = _deviations(joined)
+    cross_fitted = _calibrated_metrics(best, calibrations, data) if best.hybrid.kind != "none" else None
     refit = again.as_dict(best.trained) if again is not None else None
     metrics = {
         "split": "valid",
+        "measured": "before the refit" if again is not None else "as shipped",
         "scores": "preference" if prepared.is_implicit else "probability",
         "models": models,
         "seeds": {str(one.trained.seed): one.metrics for one in joined},
         "deviations": deviations,
         "training": best.trained.run.as_dict(),
-        "calibration": {name: found.to_json() for name, found in calibrations.items()},
+        "calibration": {name: found.to_json() for name, found in packed.calibrations.items()},
         "baselines_left_out": suite.left_out,
         "hybrid": {"kind": best.hybrid.kind, "quality": dict(best.hybrid.quality)},
+        "cross_fitted": cross_fitted,
         "simple_check": asdict(check) if check is not None else None,
         "refit": refit,
     }
@@ -154,9 +151,10 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         rows_per_second=best.trained.run.units_per_second,
         models=models,
         deviations=deviations,
-        calibration=calibrations[data.tasks[0].name].method,
+        calibration=packed.calibrations[data.tasks[0].name].method,
         left_out=suite.left_out,
         hybrid=best.hybrid.kind,
+        cross_fitted=cross_fitted,
         simple_check=check,
         refit=refit,
     )
@@ -176,6 +174,27 @@ class _Again:
 
         agreement = spearmanr(chosen.valid.logits[:, 0], self.trained.valid.logits[:, 0]).statistic
         return {"rows": self.data.rows, "share": self.share, "steps": self.trained.run.steps, "agreement": float(agreement)}
+
+
+def _click_model(
+    config: FinetuneConfig, data: ClickData, trained: Trained, encoder: TextEncoder | None, suite: Suite
+) -> ClickModel:
+    """Everything that goes into a bundle but what is fitted above network and baselines."""
+    own_encoder = trained.module.model.text_encoder
+    return ClickModel(
+        config=config,
+        features=data.features,
+        dimensions=data.dimensions,
+        tasks=data.tasks,
+        model=trained.module.model.cpu(),
+        encoder=merged(cast(TextEncoder, own_encoder)) if own_encoder is not None else encoder,
+        calibrations={},
+        seen_ads=_seen_table(data.seen_ads),
+        seen_users=_seen_table(data.seen_users),
+        text=text_settings(data.prepared),
+        form=log_form(data.prepared),
+        baselines=suite.fitted,
+    )
 
 
 def _one(runs: Sequence[Trained]) -> Trained:
@@ -273,16 +292,13 @@ def _levelled(
     return moved
 
 
-def _baselines(
-    config: FinetuneConfig, train: Inputs | None, valid: Inputs, terminal: Terminal
-) -> tuple[Suite, dict[str, NDArray[np.float32]]]:
-    """Fitted on the training rows, scored on the validation rows."""
+def _baselines(config: FinetuneConfig, train: Inputs | None, valid: Inputs, terminal: Terminal) -> Suite:
+    """Fitted on the training rows; validation rows say when to stop."""
     names = config.baselines.names
     if not names or train is None:
-        return Suite(), {}
+        return Suite()
     with terminal.progress("Baselines", len(names), unit="models") as advance:
-        suite = fit_all(config.baselines, train, valid, seed=config.seed, advance=advance)
-    return suite, score_all(suite.fitted, valid)
+        return fit_all(config.baselines, train, valid, seed=config.seed, advance=advance)
 
 
 def _baselines_again(config: FinetuneConfig, data: ClickData, chosen: Suite, terminal: Terminal) -> Suite:
@@ -298,11 +314,19 @@ def _baseline_rows(config: FinetuneConfig, data: ClickData) -> Examples:
     return data.train if data.train is not None else data.sample(config.baselines.max_rows, config.seed)
 
 
-def _own_metrics(best: _Joined, calibrations: dict[str, Calibration], data: ClickData) -> dict[str, float]:
-    """Validation metrics of the calibrated network."""
-    calibrated = best.valid.logits.copy()
-    calibrated[:, 0] = calibrations[data.tasks[0].name].logit(best.valid.logits[:, 0])
-    return best.trained.module.metrics(best.valid._replace(logits=calibrated))
+def _own_metrics(packed: ClickModel, scores: Scores, data: ClickData) -> dict[str, float]:
+    """Validation metrics of what the bundle answers, as `evaluate` measures them."""
+    outputs = [scores.score, *(scores.tasks[task.name] for task in packed.tasks[1:])]
+    labels = np.stack([data.valid.labels[task.name] for task in packed.tasks], axis=1)
+    return task_metrics(packed.tasks, outputs, labels, data.valid.request, data.valid.weight)
+
+
+def _calibrated_metrics(best: _Joined, calibrations: dict[str, Calibration], data: ClickData) -> dict[str, float]:
+    """Metrics of a hybrid's cross-fitted logits, calibrated."""
+    logits = best.valid.logits.copy()
+    logits[:, 0] = calibrations[data.tasks[0].name].logit(logits[:, 0])
+    metrics = best.trained.module.metrics(best.valid._replace(logits=logits))
+    return {name: value for name, value in metrics.items() if name != "log_loss" or not data.prepared.is_implicit}
 
 
 def _deviations(runs: list[_Joined]) -> dict[str, float]:
@@ -318,8 +342,4 @@ def _seen_table(seen: Seen) -> pa.Table:
 def _simple_metrics(score: NDArray[np.float32], is_probability: bool, data: ClickData) -> dict[str, float]:
     """Validation metrics of a baseline; a log loss only where its score means a probability."""
     labels = data.valid.labels[data.sampling.label]
-    metrics = main_metrics(score, labels, data.valid.request, data.valid.weight)
-    known = ~np.isnan(labels)
-    metrics.pop("log_loss")
-    weight = None if data.valid.weight is None else data.valid.weight[known]
-    return {**metrics, "log_loss": log_loss(labels[known], score[known], weight)} if is_probability else metrics
+    return main_metrics(score, labels, data.valid.request, data.valid.weight, is_probability=is_probability)

@@ -33,6 +33,8 @@ class FinetuneResult:
     calibration: str
     left_out: dict[str, str] = field(default_factory=dict)
     hybrid: str = "none"
+    cross_fitted: dict[str, float] | None = None
+    """of a hybrid: metrics where each request is scored by a fit on other requests, the better guess of new rows"""
     simple_check: SimpleCheck | None = None
     """the best baseline against the model; None where validation rows are too few to say"""
     refit: dict[str, float] | None = None
@@ -45,7 +47,8 @@ class FinetuneResult:
 
     def render(self) -> Iterable[RenderableType]:
         """The validation table, and a line on the run."""
-        table = Table(title=f"Validation, {self.valid_rows:,} rows", title_justify="left")
+        measured = ", before they were learned too" if self.refit is not None else ""
+        table = Table(title=f"Validation, {self.valid_rows:,} rows{measured}", title_justify="left")
         table.add_column("model")
         for name in HEADLINE:
             table.add_column(name, justify="right")
@@ -56,6 +59,8 @@ class FinetuneResult:
                 for name in HEADLINE
             ]
             table.add_row(model, *cells)
+            if model == "adrec" and self.cross_fitted is not None:
+                table.add_row("  cross-fitted", *(_cell(self.cross_fitted.get(name), float("nan"), None) for name in HEADLINE))
         yield table
         extra = {name: value for name, value in self.models["adrec"].items() if name not in HEADLINE}
         if extra:

@@ -1,0 +1,61 @@
+"""The validation rows as `adrec score` scores them: chunk by chunk, by a Predictor over the prepared folder's own tables.
+
+What finetune fits above the network, and what it reports, comes from here, so that the report is of the bundle that is
+written and not of the network while it is trained. The network runs once; hybrid and calibration are applied to its outputs.
+
+# N rows, K tasks
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adrec.config.inference.score import RowsConfig
+from adrec.data.examples import Examples
+from adrec.data.prepared import Prepared
+from adrec.inference.packing import ClickModel, Scores
+from adrec.inference.predictor import Predictor
+from adrec.models.baselines.base import Inputs
+from adrec.models.baselines.suite import score_all
+
+Floats = NDArray[np.float32]
+CHUNK_ROWS: int = RowsConfig.model_fields["chunk_rows"].default
+"""As `adrec score` takes them: a product of other sizes may differ in the last bit."""
+
+
+class HeldOut:
+    """Outputs of `predictor` on the rows `valid` of `prepared`.
+
+    `raw` (N, K) is the network's; `simple`: name → (N,) of the predictor's baselines.
+    """
+
+    def __init__(self, predictor: Predictor, prepared: Prepared, valid: Examples) -> None:
+        self.predictor, self.valid = predictor, valid
+        self.catalogs = predictor.catalogs(prepared.ads(), prepared.users())
+        raw: list[Floats] = []
+        simple: list[dict[str, Floats]] = []
+        for inputs in self._chunks():
+            raw.append(predictor.raw(inputs.examples, self.catalogs))
+            simple.append(score_all(predictor.packed.baselines, inputs))
+        self.raw = np.concatenate(raw)
+        self.simple = {name: np.concatenate([part[name] for part in simple]) for name in simple[0]}
+
+    def scores(self, packed: ClickModel) -> Scores:
+        """What the bundle `packed` says, which joins the same network and baselines."""
+        parts: list[Scores] = []
+        start = 0
+        for inputs in self._chunks():
+            rows = slice(start, start + len(inputs))
+            parts.append(packed.joined(self.raw[rows], {name: values[rows] for name, values in self.simple.items()}, inputs))
+            start = rows.stop
+        tasks = {name: np.concatenate([part.tasks[name] for part in parts]) for name in parts[0].tasks}
+        logit, score = (np.concatenate([getattr(part, name) for part in parts]) for name in ("logit", "score"))
+        return Scores(logit, score, tasks, self.simple)
+
+    def _chunks(self) -> Iterator[Inputs]:
+        has_baselines = bool(self.predictor.packed.baselines)
+        for start in range(0, len(self.valid), CHUNK_ROWS):
+            examples = self.valid.take(np.arange(start, min(start + CHUNK_ROWS, len(self.valid))))
+            self.predictor.encode(examples, self.catalogs)
+            yield self.predictor.inputs(examples, self.catalogs, declared=has_baselines)
