@@ -7,7 +7,7 @@ of its files before memory is taken.
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -42,7 +42,8 @@ HYBRID = "hybrid"
 ENCODER_PREFIX = "text_encoder."
 
 
-class Scores(NamedTuple):
+@dataclass(frozen=True)
+class Scores:
     """N rows in order."""
 
     logit: NDArray[np.float32]

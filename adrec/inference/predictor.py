@@ -238,7 +238,7 @@ class Predictor:
             wanted = {name: baseline for name, baseline in wanted.items() if name in self.packed.hybrid.names}
         inputs = self.inputs(examples, catalogs, declared=bool(wanted))
         scores = self.packed.joined(raw, score_all(wanted, inputs), inputs)
-        return scores if baselines else scores._replace(baselines={})
+        return scores if baselines else replace(scores, baselines={})
 
     def encode(self, examples: Examples, catalogs: Catalogs, terminal: Terminal | None = None) -> None:
         """Encode the texts that `examples` need and that are not there yet, all at once: faster than batch by batch."""
