@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.arrays import places
 from adrec.data.batches.collate import Collator, QueryInputs
-from adrec.data.batches.dataset import InOrder, MemoryPlan, Sampling, StreamedPlan
+from adrec.data.batches.dataset import InOrder, MemoryPlan, Replay, Sampling, StreamedPlan
 from adrec.data.examples import Catalog, Examples, catalog_from_table, load_examples
 from adrec.data.features import FeatureSet
 from adrec.data.features.moments import Moments
@@ -65,6 +65,10 @@ class ClickData:
     max_history: int
     mean_weight: float = 1.0
     """Of the training rows; 1 where each is one impression."""
+    newest: int | None = None
+    """The last moment of the training rows, microseconds since 1970; None where the log has no moments."""
+    replay: Replay | None = None
+    """Which of the training rows the network learns from; all where it is None."""
 
     @property
     def rows(self) -> int:
@@ -79,8 +83,9 @@ class ClickData:
                 "loss.negatives and loss.negative_rate out."
             )
         if self.train is not None:
+            rows = self.train if self.replay is None else self.replay.of(self.train)
             plan: MemoryPlan | StreamedPlan = MemoryPlan(
-                self.train, self.collate, sampling=self.sampling, batch_rows=config.training.batch_rows, seed=seed
+                rows, self.collate, sampling=self.sampling, batch_rows=config.training.batch_rows, seed=seed
             )
         else:
             plan = StreamedPlan(
@@ -94,6 +99,7 @@ class ClickData:
                 max_history=self.max_history,
                 labels=[task.name for task in self.tasks],
                 cut=self.prepared.label_cut(self.splits),
+                replay=self.replay,
             )
         if plan.rows == 0:
             hint = " With `loss.negatives` a request must hold both a click and a miss." if config.loss.negatives else ""
@@ -128,9 +134,11 @@ def load_click_data(
     terminal: Terminal,
     *,
     splits: tuple[str, ...] = ("train",),
+    learned_until: int | None = None,
 ) -> ClickData:
     """Read the rows of `splits` to train on and the validation rows, encode the texts they use.
 
+    `learned_until`: what the bundle that training goes on from has learned, for `replay`.
     Raises DataError where labels or rows are missing.
     """
     features = prepared.features()
@@ -147,7 +155,7 @@ def load_click_data(
         in_memory = total <= config.training.in_memory_rows
         cut = prepared.label_cut(splits)
         train = load_examples(prepared, *splits, max_history=history, labels=labels, cut=cut) if in_memory else None
-        seen_ads, seen_users, fitted, queries, mean_weight = _survey(prepared, splits, config, advance)
+        seen_ads, seen_users, fitted, queries, mean_weight, newest = _survey(prepared, splits, config, advance)
     ads_table, users_table = prepared.ads(), prepared.users()
     own = config.model.identities
     ads = catalog_from_table(ads_table, features["ads"], key="ad_id", seen=seen_ads.ids if "ads" in own else None)
@@ -190,26 +198,33 @@ def load_click_data(
         seen_users=seen_users,
         max_history=history,
         mean_weight=mean_weight,
+        newest=newest,
+        replay=Replay(learned_until, config.replay, config.seed) if learned_until is not None and config.replay < 1 else None,
     )
 
 
 def _survey(
     prepared: Prepared, splits: tuple[str, ...], config: FinetuneConfig, advance: object
-) -> tuple[Seen, Seen, tuple[Task, ...], Sequence[str], float]:
+) -> tuple[Seen, Seen, tuple[Task, ...], Sequence[str], float, int | None]:
     """One pass over the training rows: how often ads and users occur, the scale of each label, the distinct queries, the
-    mean weight of a row."""
+    mean weight of a row, the last moment."""
     assert callable(advance)
     names = [task.name for task in config.tasks]
     cut = prepared.label_cut(splits)
     columns = ["ad_index", "user_index", *names, *(["query"] if "query" in prepared.columns else [])]
+    columns += ["shown_at"] if "shown_at" in prepared.columns and "shown_at" not in columns else []
     columns += [WEIGHT] if WEIGHT in prepared.columns else []
     columns += [moment for label, moment in (cut.columns.items() if cut is not None else ()) if label in names]
+    newest: int | None = None
     counts = {"ad_index": _Counts(), "user_index": _Counts()}
     tasks = build_tasks(config.tasks)
     moments: dict[str, Moments] = {name: Moments() for name in names}
     queries: dict[str, None] = {}
     rows, weighed = 0, 0.0
     for batch in chain.from_iterable(prepared.iter(split, columns, 262_144) for split in splits):
+        if "shown_at" in columns and batch.num_rows:
+            last = int(pc.cast(pc.max(batch["shown_at"]), pa.int64()).as_py())
+            newest = last if newest is None else max(newest, last)
         batch = labels_as_of(batch, cut)
         clicked = np.nan_to_num(pc.cast(batch[names[0]], pa.float32()).to_numpy(zero_copy_only=False)) > 0
         weight = batch[WEIGHT].to_numpy() if WEIGHT in columns else None
@@ -227,7 +242,7 @@ def _survey(
     fitted = tuple(task.fitted(moments[task.name]) for task in tasks)
     ads = counts["ad_index"].seen(prepared.ads()["ad_id"])
     users = counts["user_index"].seen(prepared.users()["user_id"])
-    return ads, users, fitted, list(queries), weighed / max(rows, 1)
+    return ads, users, fitted, list(queries), weighed / max(rows, 1), newest
 
 
 def _refuse_one_class(prepared: Prepared, main: Task, labels: Moments) -> None:

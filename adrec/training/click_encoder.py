@@ -10,14 +10,20 @@ from adrec.models.text.encoder_training import trainable_copy
 from adrec.models.text.lexical import fit_lexical
 from adrec.models.text.text_encoder import TextEncoder, load_text_encoder
 from adrec.models.text.text_vectors import TextReader
+from adrec.training.start import Start
 
 
-def open_text_encoder(config: FinetuneConfig, prepared: Prepared) -> TextEncoder | None:
-    """The encoder that the config names, its lexical part fitted on the ads that training knows; None without text."""
+def open_text_encoder(config: FinetuneConfig, prepared: Prepared, start: Start | None = None) -> TextEncoder | None:
+    """The encoder that the config names, its lexical part fitted on the ads that training knows; None without text.
+
+    A training that goes on from a bundle takes the bundle's own wherever it is the same encoder.
+    """
     text = config.text
     if text.reference is None:
         return None
     encoder = load_text_encoder(text.reference, pooling=text.pooling, max_tokens=text.max_tokens)
+    if start is not None and (own := start.encoder_for(config, encoder)) is not None:
+        return own
     if text.lexical and encoder.lexical is None:
         texts = prepared.ads()["text"].combine_chunks()
         known = texts.filter(pc.invert(prepared.later(texts)))

@@ -24,6 +24,7 @@ from adrec.training.click_data import ClickData
 from adrec.training.ctr_module import CTRModule, Raw, gathered
 from adrec.training.loader import BatchLoader
 from adrec.training.optimizer import configure_adamw
+from adrec.training.start import Start
 from adrec.training.trainer import FitResult, fit, open_work, total_batches, total_steps
 
 LIST_PENALTY = 0.03
@@ -58,11 +59,14 @@ def train_click_model(
     callbacks: Sequence[pl.Callback] = (),
     share: float | None = None,
     is_last: bool = True,
+    start: Start | None = None,
+    text_space: str = "",
 ) -> Trained:
     """Train to the best validation metric. `text_encoder` is the one that is trained with the model, None where frozen.
 
     `work` holds checkpoints until the caller deletes it; a run killed half way goes on from there. With `share` nothing is
     evaluated: training ends at that share of the scheduled steps, and the last weights stand. `is_last`: see `fit`.
+    `start`: whose weights it begins with; `text_space` is the fingerprint of the encoder whose vectors it reads.
     """
     torch.manual_seed(seed)
     plan = data.plan(config, seed)
@@ -74,6 +78,11 @@ def train_click_model(
         text_encoder=text_encoder,
         next_category=config.loss.next_category > 0,
     )
+    if start is not None:
+        carried = start.carry(model, config, data, member=seed - config.seed, text_space=text_space)
+        terminal.note(f"{carried.copied / max(carried.numbers, 1):.1%} of the network's weights go on from {config.start_from}")
+        if not carried.copied:
+            terminal.warn(f"{config.start_from}: shares nothing with this network, which starts from nothing.")
     training = config.training
     steps = total_steps(training, plan.count)
     total = total_batches(training, plan.count)
@@ -98,6 +107,7 @@ def train_click_model(
         "splits": data.splits,
         "seed": seed,
         "share": share,
+        **({"start": start.fingerprint} if start is not None else {}),
     }
     open_work(work, identity, resume=training.resume)
     run = fit(
@@ -130,6 +140,8 @@ def train_again(
     work: Path,
     terminal: Terminal,
     text_encoders: Callable[[], nn.Module | None],
+    start: Start | None = None,
+    text_space: str = "",
 ) -> list[Trained]:
     """The chosen networks anew, from their seeds, on the rows of `data`: those they were trained on and those that judged them.
 
@@ -148,6 +160,8 @@ def train_again(
             description="Training on all rows" if len(chosen) == 1 else f"Training on all rows {number}/{len(chosen)}",
             share=share,
             is_last=number == len(chosen),
+            start=start,
+            text_space=text_space,
         )
         for number, run in enumerate(chosen, start=1)
     ]

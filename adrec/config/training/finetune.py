@@ -174,6 +174,12 @@ class FinetuneConfig(OnDevice, Seeded):
     """Folder made by `adrec preprocess`."""
     output: ConfigPath
     """Bundle folder to write."""
+    start_from: ConfigPath | None = None
+    """Bundle to go on from, of yesterday or of another log: weights are taken over wherever both have the column, the value,
+    the ad, the task; the rest, the optimiser, trees and calibration are made anew."""
+    replay: Annotated[Share, Field(gt=0)] = 1.0
+    """Share of the requests up to the last one that the bundle of `start_from` has learned which the network learns again,
+    drawn by `seed`; later requests are all learned. Leave it at 1 where that bundle is of another log."""
     text: TextEncoderSettings = TextEncoderSettings()
     """Text encoder."""
     model: ModelSettings = ModelSettings()
@@ -211,6 +217,8 @@ class FinetuneConfig(OnDevice, Seeded):
         joins = HYBRID_MEMBERS | {"ease", "item_transitions"}
         if self.hybrid.kind not in {"none", "auto"} and not joins & set(self.baselines.names):
             raise ValueError(f"hybrid: needs one of {', '.join(sorted(HYBRID_MEMBERS))} among `baselines.names`")
+        if self.replay < 1 and self.start_from is None:
+            raise ValueError("replay: needs `start_from`, the bundle that has learned the rows before")
         if not self.tasks[0].is_binary:
             raise ValueError("tasks: the first task is the one `score` reports, so it must be binary")
         if self.ensemble and self.text.train != "frozen":

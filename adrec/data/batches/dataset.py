@@ -6,6 +6,7 @@ can stop at any batch and go on there (`adrec.training.loader`).
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,38 @@ from adrec.data.labels import LabelCut, labels_as_of
 from adrec.data.prepared import Prepared
 
 MakeBatch = Callable[[Examples, Longs, Longs | None], Batch]
+
+
+class Replay(NamedTuple):
+    """Which requests are trained on where a model has learned the earlier ones: later ones, and a share of the others."""
+
+    after: int
+    """microseconds since 1970: the last moment that was learned"""
+    share: float
+    seed: int
+
+    def of(self, examples: Examples) -> Examples:
+        """The requests of `examples` that are trained on; all of them where none would be."""
+        drawn = np.random.default_rng(self.seed).random(len(examples.request_starts)) < self.share
+        codes = np.repeat(np.arange(len(examples.request_starts) - 1), np.diff(examples.request_starts))
+        rows = np.flatnonzero((examples.shown_at > self.after) | drawn[codes])
+        return examples.take(rows) if 0 < len(rows) < len(examples) else examples
+
+    def places(self, places: list[tuple[Path, int]]) -> list[tuple[Path, int]]:
+        """The row groups (file, number) that hold later rows, and a share of the others; all where none would be."""
+        drawn = np.random.default_rng(self.seed).random(len(places)) < self.share
+        chosen = [place for place, is_drawn in zip(places, drawn, strict=True) if is_drawn or _newest(place) > self.after]
+        return chosen or places
+
+
+def _newest(place: tuple[Path, int]) -> int:
+    """The last moment of a row group, microseconds since 1970; far in the future where the file does not say."""
+    group = pq.ParquetFile(place[0]).metadata.row_group(place[1])
+    for number in range(group.num_columns):
+        column = group.column(number)
+        if column.path_in_schema == "shown_at" and column.statistics is not None and column.statistics.has_min_max:
+            return int(pc.cast(pa.scalar(column.statistics.max), pa.timestamp("us", "UTC")).value)
+    return np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -92,8 +125,9 @@ class StreamedPlan:
         max_history: int,
         labels: Sequence[str],
         cut: LabelCut | None = None,
+        replay: Replay | None = None,
     ) -> None:
-        """`cut`: labels as they were known then."""
+        """`cut`: labels as they were known then. `replay`: which row groups are read; all where it is None."""
         self.make, self.sampling, self.seed = make, sampling, seed
         self.batch_rows, self.shuffle_rows, self.max_history = batch_rows, shuffle_rows, max_history
         self.labels, self.cut = tuple(labels), cut
@@ -101,6 +135,8 @@ class StreamedPlan:
         self.features = prepared.features()["impressions"]
         files = [file for split in splits for file in prepared.split_files(split)]
         self.places = [(file, group) for file in files for group in range(pq.read_metadata(file).num_row_groups)]
+        if replay is not None:
+            self.places = replay.places(self.places)
         self.group_rows, self.group_draws = self._measure()
         self.rows = float(self.group_draws.sum())
         self.count = max(1, round(self.rows / batch_rows))

@@ -106,6 +106,22 @@ class TextEncoder(nn.Module):
         made.pool = self.pool
         return made.eval()
 
+    def without_lexical(self) -> "TextEncoder":
+        """The same encoder, its vectors without the part that is of words alone."""
+        if self.lexical is None:
+            return self
+        made = TextEncoder(
+            backbone=self.backbone,
+            tokenizer=self.tokenizer,
+            dimension=self.parts[0],
+            pooling=self.pooling,
+            max_tokens=self.max_tokens,
+            template=self.template,
+            clicks_of=self.clicks_of,
+        )
+        made.pool = self.pool
+        return made.eval()
+
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text with its special tokens, cut at `max_tokens`, not padded.
 

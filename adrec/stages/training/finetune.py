@@ -19,6 +19,7 @@ from adrec.inference.golden import draw_golden
 from adrec.inference.held_out import HeldOut
 from adrec.inference.packing import ClickModel, Scores, log_form, pack, text_settings
 from adrec.inference.predictor import Predictor
+from adrec.inference.starting import open_start
 from adrec.models.baselines.base import Columns, Inputs
 from adrec.models.baselines.declared import declared_columns
 from adrec.models.baselines.suite import Suite, fit_all, score_all
@@ -45,14 +46,17 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         config = for_clicks_alone(config, uniform=not prepared.drawn_by)
     for finding in prepared.manifest.get("findings", []):
         terminal.warn(finding["message"])
-    encoder = open_text_encoder(config, prepared)
+    start = open_start(config.start_from) if config.start_from is not None else None
+    encoder = open_text_encoder(config, prepared, start)
+    text_space = encoder.fingerprint if encoder is not None else ""
     if encoder is not None and encoder.clicks_of == prepared.fingerprint:
         terminal.warn(
             f"{config.text.reference} learned from the clicks of these training rows: likeness looks better there than it"
             " is, and what reads it trusts it too much. Pretrain with `positives: [parts, categories]`, or compare the two."
         )
     reader = text_reader(config, encoder)
-    data = load_click_data(config, prepared, reader, terminal)
+    until = start.learned_until if start is not None else None
+    data = load_click_data(config, prepared, reader, terminal, learned_until=until)
     work = work_folder(config.output)
     runs = [
         train_click_model(
@@ -64,16 +68,28 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
             text_encoder=trained_encoder(config, encoder),
             description="Training" if config.seeds == 1 else f"Training {number + 1}/{config.seeds}",
             is_last=number == config.seeds - 1 and not config.refit,
+            start=start,
+            text_space=text_space,
         )
         for number in range(config.seeds)
     ]
     kept = runs if config.ensemble else [best_run(runs)]
     again: _Again | None = None
     if config.refit:
-        both = load_click_data(config, prepared, reader, terminal, splits=config.learned_splits)
+        both = load_click_data(config, prepared, reader, terminal, splits=config.learned_splits, learned_until=until)
         share = best_share(config, runs)
         encoders = partial(trained_encoder, config, encoder)
-        networks = train_again(config, both, kept, share=share, work=work, terminal=terminal, text_encoders=encoders)
+        networks = train_again(
+            config,
+            both,
+            kept,
+            share=share,
+            work=work,
+            terminal=terminal,
+            text_encoders=encoders,
+            start=start,
+            text_space=text_space,
+        )
         again = _Again(both, share, _one(networks))
     valid = _inputs(config, data, data.valid)
     train = _inputs(config, data, _baseline_rows(config, data)) if config.baselines.names or config.refit else None
@@ -131,8 +147,10 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         config.output,
         data_fingerprint=prepared.fingerprint,
         learned_splits=learned,
+        learned_until=(data if again is None else again.data).newest,
         seed=best.trained.seed,
         kind="click_model",
+        **({"started_from": start.fingerprint} if start is not None else {}),
         **implicit,
     ) as folder:
         pack(folder, packed, metrics)

@@ -1,0 +1,50 @@
+"""Training that goes on from an earlier bundle: its weights where the new network has a place for them, its encoder, and
+which rows it has learned already. The optimiser starts afresh.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from adrec.config.training.finetune import FinetuneConfig, TextEncoderSettings
+from adrec.models.carrying import Carried, Described, carry_over
+from adrec.models.text.text_encoder import TextEncoder
+from adrec.training.click_data import ClickData
+
+
+@dataclass(frozen=True)
+class Start:
+    """What an earlier bundle gives to a new training."""
+
+    fingerprint: str
+    """of the bundle"""
+    networks: Sequence[Mapping[str, Tensor]]
+    """the weights of its network; of an ensemble, those of each member"""
+    described: Described
+    encoder: TextEncoder | None
+    text: TextEncoderSettings
+    """how it read text"""
+    learned_until: int | None
+    """the last moment (microseconds since 1970) of the rows that it learned; None where it does not say"""
+
+    def carry(self, network: nn.Module, config: FinetuneConfig, data: ClickData, *, member: int, text_space: str) -> Carried:
+        """Copy what both know into a freshly made `network`; run `member` of several takes the member of that number."""
+        described = Described(
+            config.model, data.dimensions, data.features, data.tasks, data.seen_ads.ids, data.seen_users.ids, text_space
+        )
+        return carry_over(network, described, self.networks[member % len(self.networks)], self.described)
+
+    def encoder_for(self, config: FinetuneConfig, encoder: TextEncoder) -> TextEncoder | None:
+        """The bundle's own text encoder, where it is what the config's `encoder` would come to; None where that is another one.
+
+        A frozen one is where its weights are the same: the bundle's has the word part that its network knows. One that is
+        trained goes on where it was, if both name the same reference and read text alike.
+        """
+        own, text = self.encoder, config.text
+        if own is None or (own.lexical is not None) != bool(text.lexical or encoder.lexical is not None):
+            return None
+        if text.train == "frozen" and self.text.train == "frozen":
+            return own if own.without_lexical().fingerprint == encoder.without_lexical().fingerprint else None
+        is_same = text.reference == self.text.reference and encoder.pooling == own.pooling
+        return own if is_same and encoder.max_tokens == own.max_tokens and text.train != "frozen" else None
