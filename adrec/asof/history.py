@@ -132,19 +132,6 @@ class EventLog:
         place = np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], end - start)
         return Histories(offsets, np.asarray(self.ads[place]), np.asarray(self.times[place]), end - first)
 
-    def taken_back(self, users: Ints, ads: Ints, times: Ints) -> "EventLog":
-        """Without the newest act of each (user, ad) of these, (N,), at or before its moment: a skip that became a click."""
-        keys = [mix(mix(code.astype(np.uint64)) + row.astype(np.uint64)) >> np.uint64(1) for code, row in
-                ((np.repeat(self.users, np.diff(self.offsets)), self.ads), (users, ads))]  # fmt: skip
-        order = np.lexsort((self.times, keys[0]))
-        pairs = EventLog.of(keys[0].astype(np.int64), np.arange(len(order)), self.times)
-        first, end = pairs.before(keys[1].astype(np.int64), times + 1)
-        gone = order[end[end > first] - 1]
-        kept = np.ones(len(order), dtype=np.bool_)
-        kept[gone] = False
-        codes = np.repeat(self.users, np.diff(self.offsets))
-        return EventLog.of(codes[kept], self.ads[kept], self.times[kept])
-
     def without(self, users: Ints) -> "EventLog":
         """The log of all others."""
         kept = ~np.isin(self.users, users)

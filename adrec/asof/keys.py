@@ -86,6 +86,11 @@ class KeyColumns:
         return [name for name in self.names if name not in self.of_ad and name not in self.of_user]
 
     @property
+    def sources(self) -> set[str]:
+        """Columns behind the names that the ads do not answer for."""
+        return {_source(name) for name in self.names if name not in self.of_ad}
+
+    @property
     def row_columns(self) -> list[str]:
         """The columns of the impressions behind `of_row`."""
         return [self._row_column(name) for name in self.of_row]

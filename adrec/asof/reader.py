@@ -19,11 +19,13 @@ from adrec.asof.events import TIME, EventRows
 from adrec.asof.history import EventLog, Histories, joined
 from adrec.asof.keys import KeyColumns, codes_of
 from adrec.asof.measure import counter_columns
+from adrec.asof.recent import RecentLog
 from adrec.asof.replay import Replay, logged_events
 from adrec.asof.spec import counter_names, plan_keys
-from adrec.asof.state import State
+from adrec.asof.state import State, add_sums, new_state
 from adrec.config.training.features import CounterSpec, HistoryConfig
 from adrec.data.arrays import places
+from adrec.schema import as_of_column
 
 Ints = NDArray[np.int64]
 
@@ -58,11 +60,11 @@ class _Shared:
     state: State
     behind: Replay
     """answers for moments behind the log"""
-    clicks: EventLog
+    live: State
+    """sums of what happened since"""
+    clicks: RecentLog
     """since the log ended, as rows of the catalogue"""
-    skips: EventLog
-    recorded: list[EventRows]
-    """events since the log ended"""
+    skips: RecentLog
     lock: threading.Lock
     inside: Replay | None = None
     """answers for moments of the log, made when one is asked for"""
@@ -78,10 +80,9 @@ class AsOf:
         self._log, self._specs, self._asked_users = log, list(log.counters), asked_users
         self._plans = plan_keys(self._specs)
         self._log_keys = KeyColumns({key for spec in self._specs for key in spec.by}, log.ads, log.users, log.as_of)
-        recorded: list[EventRows] = []
-        state = self._end_of_log([])
-        behind = Replay(lambda: self._end_of_log(recorded), lambda: _to_come(state), self._log_keys)
-        self._shared = _Shared(state, behind, EventLog.empty(), EventLog.empty(), recorded, threading.Lock())
+        state = self._end_of_log()
+        behind = Replay(self._end_of_log, lambda: _to_come(state), self._log_keys)
+        self._shared = _Shared(state, behind, new_state(self._plans), RecentLog(), RecentLog(), threading.Lock())
         self.names = counter_names(self._specs)
         self.max_clicks, self.max_skipped = log.history.max_clicks, log.history.max_skipped
         self._look_at(ads)
@@ -106,6 +107,12 @@ class AsOf:
     def row_columns(self) -> list[str]:
         """Columns of the rows that counters may be kept by: all that the catalogue lacks."""
         return self._keys.row_columns
+
+    @property
+    def user_columns(self) -> set[str]:
+        """Columns of a users table that counters may be kept by, now or as of a moment."""
+        of_row = (as_of_column(name) for name in self._keys.row_columns)
+        return {*self._keys.sources, *(source[1] for source in of_row if source is not None)} - {"user_id"}
 
     def keys(self, users: pa.Table) -> KeyColumns:
         """Codes of rows over the catalogue and `users`."""
@@ -144,17 +151,19 @@ class AsOf:
         )  # fmt: skip
 
     def record(self, rows: EventRows, clicks: EventLog, skips: EventLog) -> None:
-        """Take in what happened since: events for the counters, clicks and skips for the histories (rows of the catalogue)."""
+        """Take in what happened since: events for the counters, clicks and skips for the histories (rows of the catalogue).
+
+        One thread at a time. Questions wait for the sums of these events alone to be joined to those before.
+        """
         shared = self._shared
+        fresh = shared.live.gathered(rows)
         with shared.lock:
-            if shared.state.pending is not None:  # else `behind` never begins anew
-                shared.recorded.append(rows)
-            shared.behind.add(rows)
-            shared.skips = shared.skips.merged(skips)
-            if len(shared.skips.ads) and len(clicks.ads):
-                codes = np.repeat(clicks.users, np.diff(clicks.offsets))
-                shared.skips = shared.skips.taken_back(codes, clicks.ads.astype(np.int64), clicks.times)
-            shared.clicks = shared.clicks.merged(clicks)
+            shared.live.merge(fresh)
+        shared.skips.add(skips)
+        if len(shared.skips) and len(clicks.ads):
+            codes = np.repeat(clicks.users, np.diff(clicks.offsets))
+            shared.skips.take_back(codes, clicks.ads.astype(np.int64), clicks.times)
+        shared.clicks.add(clicks)
 
     def _sums(self, codes: Mapping[str, Ints], times: Ints) -> dict[str, NDArray[np.generic]]:
         last, shared = self.last_moment, self._shared
@@ -170,17 +179,17 @@ class AsOf:
                 if replay is not None and (mask.any() or not len(times)):
                     rows.append(np.flatnonzero(mask))
                     parts.append(replay.sums({key: values[mask] for key, values in codes.items()}, times[mask]))
+            since = shared.live.peek({key: values[~is_inside] for key, values in codes.items()}, times[~is_inside])
         back = np.argsort(np.concatenate(rows), kind="stable")
-        return {key: np.concatenate([part[key] for part in parts])[back] for key in parts[0]} if parts[0] else {}
+        sums = {key: np.concatenate([part[key] for part in parts])[back] for key in parts[0]} if parts[0] else {}
+        add_sums(sums, since, np.flatnonzero(~is_inside))
+        return sums
 
-    def _end_of_log(self, recorded: Sequence[EventRows]) -> State:
+    def _end_of_log(self) -> State:
         log = self._log
-        state = State.load(log.state, self._plans, log.history) if log.state is not None else State(self._plans)
-        for rows in recorded:
-            state.add(rows)
-        return state
+        return State.load(log.state, self._plans, log.history) if log.state is not None else State(self._plans)
 
-    def _histories(self, log: EventLog, live: EventLog, users: Ints, times: Ints, limit: int) -> Histories:
+    def _histories(self, log: EventLog, live: RecentLog, users: Ints, times: Ints, limit: int) -> Histories:
         found = log.histories(users, times, limit)
         row = (self._row_of_ad[found.ads] if len(self._row_of_ad) else found.ads).astype(np.int32)
         known = row >= 0
@@ -190,7 +199,7 @@ class AsOf:
             found = Histories(offsets, row[known], found.times[known], found.lengths)
         else:
             found = found._replace(ads=row)
-        if len(live.users):
+        if len(live):
             found = joined(found, live.histories(users, times, limit), limit)
         return found
 

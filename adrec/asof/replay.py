@@ -83,10 +83,6 @@ class Replay:
         back = np.argsort(order, kind="stable")
         return {key: np.concatenate([part[key] for part in results])[back] for key in results[0]}
 
-    def add(self, rows: EventRows) -> None:
-        """Take in events of any moments that `events` does not give."""
-        self._state.add(rows)
-
     def _step(self, events: EventRows, asked: EventRows) -> Arrays:
         """Take in events; the sums before the rows asked about."""
         sums: Arrays = {}

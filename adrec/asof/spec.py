@@ -27,6 +27,8 @@ _NEEDS = {
     "conversions": (CONVERTED,),
     "conversion_rate": (CLICKED, CONVERTED),
 }
+FIRST = "|first"
+"""End of the name of a key's first moment."""
 _INITIAL_RATE = 0.05
 _INITIAL_STRENGTH = 20.0
 """Before anything has happened the overall rate is this; it fades out like so many impressions."""
@@ -116,7 +118,7 @@ def sum_name(by: tuple[str, ...], event: str, half_life: float | None) -> str:
 
 def first_name(by: tuple[str, ...]) -> str:
     """Internal name of a key's first moment."""
-    return f"{'+'.join(by)}|first"
+    return f"{'+'.join(by)}{FIRST}"
 
 
 def measure_counters(

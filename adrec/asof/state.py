@@ -20,7 +20,7 @@ from adrec.asof.events import EventRows
 from adrec.asof.history import EventLog
 from adrec.asof.keys import make_key
 from adrec.asof.layers import load_sums, save_sums
-from adrec.asof.spec import KeyPlan
+from adrec.asof.spec import FIRST, KeyPlan
 from adrec.asof.sums import KeyedSums
 from adrec.config.training.features import HistoryConfig
 from adrec.errors import DataError
@@ -29,6 +29,7 @@ Ints = NDArray[np.int64]
 Arrays = dict[str, NDArray[np.generic]]
 VERSION = 2
 PENDING = "pending.parquet"
+_LOOSE_LIVE = 2_048
 _AGAIN = "Run 'adrec preprocess' again."
 
 
@@ -69,9 +70,13 @@ class State:
 
     def add(self, rows: EventRows) -> None:
         """Take in events in any order of time."""
-        for plan in self.plans:
-            key = make_key(plan.by, rows.codes, len(rows.time))
-            self.sums[plan.by].add(key, rows.time, plan.weights(rows.weights, len(rows.time)))
+        self.merge(self.gathered(rows))
+
+    def gathered(self, rows: EventRows) -> "State":
+        """The sums of other events by themselves, in any order of time: `merge` takes them in."""
+        own, order = State(self.plans), np.argsort(rows.time, kind="stable")
+        own.step(rows.take(order))
+        return own
 
     def merge(self, other: "State") -> None:
         """Take in the state of other events over the same ads. Raises DataError where it sums other things."""
@@ -120,6 +125,23 @@ class State:
         state.clicks, state.skips = (EventLog.load(folder / kind) for kind in ("clicks", "skips"))
         state.pending = _load_pending(folder)
         return state
+
+
+def new_state(plans: Sequence[KeyPlan]) -> State:
+    """A state that takes in a few events at a time, for ever: what changes is put away early."""
+    state = State(plans)
+    for sums in state.sums.values():
+        sums.most_loose = _LOOSE_LIVE
+    return state
+
+
+def add_sums(sums: Arrays, others: Arrays, rows: Ints) -> None:
+    """Add to `sums` (N,) those of other events under the same keys, `others` (R,), at `rows` (R,)."""
+    for key, values in others.items():
+        if key.endswith(FIRST):
+            sums[key][rows] = np.minimum(sums[key][rows], values)
+        else:
+            sums[key][rows] += values  # type: ignore[misc]
 
 
 def sums_name(plan: KeyPlan) -> str:

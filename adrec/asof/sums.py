@@ -1,9 +1,9 @@
 """Running sums by key, read strictly before a moment: the engine under every counter.
 
 One entry a key. `step` takes the next events in time order and tells rows what their key had gathered at earlier moments;
-`peek` tells without taking anything in; `add` takes events in any order and tells nothing. Any cutting of the events into
-steps gives the same bits, even through a moment that several events share, because a step starts from the last moment's
-parts and not from their total. Rows that only ask leave no trace.
+`peek` tells without taking anything in; `merge` takes in the sums of other events, of any moments. Any cutting of the
+events into steps gives the same bits, even through a moment that several events share, because a step starts from the last
+moment's parts and not from their total. Rows that only ask leave no trace.
 
 Fading sums follow x_i = w_i + 2^(-(t_i - t_{i-1}) / h) x_{i-1}, one element a distinct (key, moment). That recurrence is a
 bidiagonal triangular system, so LAPACK's neighbour BLAS `dtbsv` runs it at compiled speed, in order and without the
@@ -29,7 +29,9 @@ MICROSECONDS_AN_HOUR = 3_600_000_000.0
 NEVER = np.iinfo(np.int64).max
 NO_KEY = -1
 """Rows with this key (a missing value) add nothing and see nothing."""
-_SMALLEST_MERGE = 65_536
+_MOST_LOOSE = 65_536
+_GROWTH = 4
+"""A layer that is not so many times as large as the one over it is joined with it: each key moves a few times only."""
 
 
 class Sums(NamedTuple):
@@ -58,6 +60,8 @@ class KeyedSums:
         self.half_lives, self.base, self.tells_first = tuple(half_lives), base, first
         self.is_layer = False
         """keep what changes apart from the base, however much it is"""
+        self.most_loose = _MOST_LOOSE
+        """Keys that change are inserted one step after another; so many become a layer."""
         self.events = events
         shapes: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
             "time": ((), np.int64), "now": ((events,), np.uint32), "before": ((events,), np.int64),
@@ -185,13 +189,6 @@ class KeyedSums:
             sums.first[:] = np.where(first < times, first, NEVER)
         return sums
 
-    def add(self, keys: Ints, times: Ints, weights: Ints) -> None:
-        """Take in events in any order of time, also earlier ones than those that are there; equal to `step` to rounding."""
-        order = np.argsort(times, kind="stable")
-        own = KeyedSums(self.events, self.half_lives, first=self.tells_first)
-        own.step(keys[order], times[order], weights[order])
-        self.merge(own)
-
     def merge(self, other: "KeyedSums") -> None:
         """Take in the sums of other events: counts add up, and fading sums do once both are brought to one moment."""
         other = other.flat()
@@ -236,7 +233,11 @@ class KeyedSums:
         base = self.base.flat()
         if not len(self.keys):
             return base
-        whole = KeyedSums(self.events, self.half_lives, first=self.tells_first)
+        return self._over(base)
+
+    def _over(self, base: "KeyedSums") -> "KeyedSums":
+        """The own entries and, where those lack a key, the ones of the single layer `base`; what lies under both stays."""
+        whole = KeyedSums(self.events, self.half_lives, first=self.tells_first, base=base.base)
         slots, in_base = _find(base.keys, self.keys)
         new = ~in_base
         place = slots + np.cumsum(new) - new  # (K,) of the own keys among all
@@ -274,11 +275,12 @@ class KeyedSums:
         """Positions of ascending `keys` in the state; those not there come from the base, or begin with an empty past."""
         if self.is_layer:  # what changes is to be saved by itself
             pass
-        elif self.base is not None and len(self.keys) > max(_SMALLEST_MERGE, len(self.base.keys) // 4):
-            self.base = self.flat()
-            self.keys, self.columns = self.keys[:0], {name: values[:0] for name, values in self.columns.items()}
-        elif self.base is None and len(self.keys) > _SMALLEST_MERGE:
-            self.base = self.between(0, 1 << 63)
+        elif len(self.keys) > self.most_loose:
+            layer = KeyedSums(self.events, self.half_lives, first=self.tells_first, base=self.base)
+            layer.keys, layer.columns = self.keys, self.columns
+            while layer.base is not None and len(layer.base.keys) < _GROWTH * len(layer.keys):
+                layer = layer._over(layer.base)
+            self.base = layer
             self.keys, self.columns = self.keys[:0], {name: values[:0] for name, values in self.columns.items()}
         slots, known = _find(self.keys, keys)
         if known.all():

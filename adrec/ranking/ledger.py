@@ -15,6 +15,9 @@ from adrec.ranking.auction import expected_spend
 
 UNLIMITED = 2**31 - 1
 """A cap that is none."""
+MOST_SPENT = 2**62
+"""Spend is counted up to here, millionths: a sum of prices never wraps around into credit."""
+_RUN_GROWTH = 4
 
 
 class Caps(NamedTuple):
@@ -56,8 +59,10 @@ class Allowance(NamedTuple):
 class Ledger:
     """Running totals. `budget` (A,) int64 millionths; `campaigns` how many campaigns there are."""
 
-    def __init__(self, budget: Ints, campaigns: int) -> None:
+    def __init__(self, budget: Ints, campaigns: int, *, room: int = 0) -> None:
+        """`room`: ads and campaigns that there may be one day; a user and an ad have the same key until then."""
         self.budget = budget
+        self._ads, self._campaigns = max(room, len(budget)), max(room, campaigns)
         self.spent: Ints = np.zeros(len(budget), dtype=np.int64)
         self.campaign: Ints = np.zeros(campaigns, dtype=np.int64)
         self.user_ad = Counts()
@@ -66,7 +71,7 @@ class Ledger:
 
     def allowance(self, offer: Offer, caps: Caps, shown: Shown | None = None) -> Allowance:
         """What each request may show; with `shown`, as each would find it after the lists of the requests above it."""
-        ads, campaigns = len(self.budget), len(self.campaign)
+        ads, campaigns = self._ads, self._campaigns if len(self.campaign) else 0
         user = offer.user[:, None]
         ad, campaign = np.maximum(offer.ad, 0), np.maximum(offer.campaign, 0)
         spent = self.spent[ad]
@@ -93,16 +98,42 @@ class Ledger:
         left = np.where(offer.campaign >= 0, np.minimum(left, caps.top_n[:, None]), caps.top_n[:, None])
         return Allowance(available, left)
 
-    def commit(self, user: Ints, shown: Shown) -> None:
-        """Record the lists of R requests for `user` (R,)."""
+    def commit(self, user: Ints, shown: Shown, opens: Bools | None = None) -> None:
+        """Record the lists of R requests for `user` (R,). opens (R,): rows that begin a list, None where each does."""
         there = shown.ad >= 0
         in_campaign = shown.campaign >= 0
         users = np.broadcast_to(user[:, None], shown.ad.shape)
         np.add.at(self.spent, shown.ad[there], shown.spend[there])
         np.add.at(self.campaign, shown.campaign[in_campaign], 1)
-        self.user_ad.add((users * len(self.budget) + shown.ad)[there])
-        self.user_campaign.add((users * len(self.campaign) + shown.campaign)[in_campaign])
-        self.user_lists.add(user[there.any(axis=1)])
+        self.user_ad.add((users * self._ads + shown.ad)[there])
+        self.user_campaign.add((users * self._campaigns + shown.campaign)[in_campaign])
+        self.user_lists.add(user[there.any(axis=1) if opens is None else opens & there.any(axis=1)])
+
+    def charge(self, ad: Ints, micros: Ints) -> None:
+        """Count what was paid for ads `ad` (N,), each at most 2^60 millionths; no sum grows beyond MOST_SPENT."""
+        rows, place = np.unique(ad, return_inverse=True)
+        about = np.bincount(place, weights=micros.astype(np.float64), minlength=len(rows)) + self.spent[rows]
+        exact = np.zeros(len(rows), dtype=np.int64)
+        np.add.at(exact, place, micros)  # wraps around only where the sum is cut anyway
+        self.spent[rows] = np.where(about < MOST_SPENT, self.spent[rows] + exact, MOST_SPENT)
+
+    def grown(self, budget: Ints, campaigns: int) -> "Ledger":
+        """A copy over a catalogue with other budgets, and with further ads and campaigns at its end."""
+        other = self.copy()
+        other.budget = budget
+        other.spent = np.pad(other.spent, (0, len(budget) - len(other.spent)))
+        other.campaign = np.pad(other.campaign, (0, campaigns - len(other.campaign)))
+        for name, held, size in (("user_ad", "_ads", len(budget)), ("user_campaign", "_campaigns", campaigns)):
+            width = getattr(self, held)
+            if size > width:
+                state = getattr(self, name).state()
+                setattr(other, held, 2 * size)
+                setattr(other, name, Counts(state["key"] // width * 2 * size + state["key"] % width, state["count"]))
+        return other
+
+    def seen(self, user: Ints, ad: Ints) -> Ints:
+        """(N,) how often `ad` (N,) was shown to `user` (N,)."""
+        return self.user_ad.get(user * self._ads + ad)
 
     def copy(self) -> "Ledger":
         """A ledger that goes its own way from here."""
@@ -126,29 +157,35 @@ class Ledger:
 
 
 class Counts:
-    """Counts of integer keys: a large sorted run and a small one, merged when the small one has grown."""
+    """Counts of integer keys, in sorted runs each a few times as large as the next: a key is moved a few times only."""
 
     def __init__(self, key: Ints | None = None, count: Ints | None = None) -> None:
         empty: Ints = np.zeros(0, dtype=np.int64)
-        self._large: tuple[Ints, Ints] = (empty if key is None else key, empty if count is None else count)
-        self._small: tuple[Ints, Ints] = (empty, empty)
+        self._runs: tuple[tuple[Ints, Ints], ...] = ((empty if key is None else key, empty if count is None else count),)
 
     def get(self, keys: Ints) -> Ints:
         """How often each key was added. Any shape."""
-        return _look_up(self._large, keys) + _look_up(self._small, keys)
+        total = _look_up(self._runs[0], keys)
+        for run in self._runs[1:]:
+            total = total + _look_up(run, keys)
+        return total
 
     def add(self, keys: Ints) -> None:
         """Count each key once more (a key may come several times)."""
         if len(keys) == 0:
             return
-        self._small = _merged(self._small, np.unique(keys, return_counts=True))
-        if len(self._small[0]) > 4_096 + len(self._large[0]) // 4:
-            self._large = _merged(self._large, self._small)
-            self._small = (self._small[0][:0], self._small[1][:0])
+        runs = list(self._runs)
+        key, count = np.unique(keys, return_counts=True)
+        last: tuple[Ints, Ints] = key, count
+        while runs and len(runs[-1][0]) < _RUN_GROWTH * len(last[0]):
+            last = _merged(runs.pop(), last)
+        self._runs = (*runs, last)
 
     def state(self) -> dict[str, Ints]:
         """Sorted keys and their counts."""
-        key, count = _merged(self._large, self._small)
+        key, count = self._runs[0]
+        for run in self._runs[1:]:
+            key, count = _merged((key, count), run)
         return {"key": key, "count": count}
 
 

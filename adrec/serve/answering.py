@@ -1,7 +1,7 @@
 """Requests that were read and can be answered → answers in plain values: one pass of the model for many of them."""
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -15,6 +15,7 @@ from adrec.serve.lists import Answer, given_ads, lists_of
 from adrec.serve.live import Live
 from adrec.serve.messages import UserIn
 from adrec.serve.rounds import in_rounds
+from adrec.serve.tally import user_numbers
 
 Item = TypeVar("Item")
 _NOT_FINITE = "the bundle gives no finite score here"
@@ -96,12 +97,10 @@ def scored(lives: dict[str, Live], items: list[Asked], now: int) -> list[Answer 
 def ranked(
     lives: dict[str, Live],
     ledger: Ledger,
-    numbers: Callable[[Iterable[str]], dict[str, int]],
     items: list[Asked],
     now: int,
 ) -> list[Answer | Exception]:
-    """Lists of the requests of all items. `numbers`: by which the ledger knows those users that have events."""
-    number = numbers(row.user_id for asked in items for row in asked.rows if row.user_id != NOBODY)
+    """Lists of the requests of all items. `ledger`: what was shown and spent; it is not changed."""
     lists: dict[tuple[int, int], Answer] = {}
     notes: dict[int, list[Place]] = {}
     for arm, live in lives.items():
@@ -122,12 +121,13 @@ def ranked(
             if not chosen:
                 continue
             mine = [calls[at] for at in chosen]
+            names = [call.row.user_id for call in mine]
+            nobody = np.array([name == NOBODY for name in names])  # each request of nobody is somebody else's
             block = ranker.rank(
                 requests.take(pa.array(chosen)),
                 first=int(np.random.default_rng().integers(2**40)),  # exploration draws anew for each request
                 given=given_ads([list(call.row.candidates or ()) for call in mine]) if names_candidates else None,
-                # A user without events is in no count: any number of its own will do.
-                user=np.array([number.get(call.row.user_id, -1 - at) for at, call in zip(chosen, mine, strict=True)]),
+                user=np.where(nobody, -1 - np.array(chosen), user_numbers(pa.array(names, pa.string()))),
                 ledger=ledger.copy(),
             )
             for call, policy, ads in zip(mine, block.policy.tolist(), lists_of(ranker, block), strict=True):

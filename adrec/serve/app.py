@@ -89,12 +89,14 @@ def create_app(config: ServeConfig, engine: Engine | None = None) -> FastAPI:
         for what in ("score", "rank"):
             held[what] = _batcher(what, getattr(ready, what), model, config, watch)
             held[what].start()
+        ready.follower.start()
         held["ready"] = True
         yield
         held["ready"] = False
         await asyncio.gather(*(held[what].close(config.drain_seconds) for what in ("score", "rank")))
         model.shutdown()
         side.shutdown()
+        ready.follower.close()
         ready.store.close()
 
     app = FastAPI(
@@ -150,13 +152,13 @@ def _model_routes(app: FastAPI, config: ServeConfig, watch: Watch, held: dict[st
 def _change_routes(app: FastAPI, config: ServeConfig, watch: Watch, held: dict[str, Any]) -> None:
     @app.post("/v1/events")
     async def events(body: EventsRequest, request: Request) -> EventsAnswer:
-        """Record impressions and clicks; the answer comes when they are on disk."""
+        """Record impressions, clicks and conversions; the answer comes when they are on disk."""
         _most(len(body.events), config.intake.max_events, "events")
         _note(request, watch, rows=len(body.events), user=body.events[0].user_id)
-        recorded: int = await _in(held["side"], held["engine"].record, body.events)
+        answer: EventsAnswer = await _in(held["side"], held["engine"].record, body.events)
         for event in body.events:
             watch.events.labels(event.kind).inc()
-        return EventsAnswer(recorded=recorded, repeated=len(body.events) - recorded)
+        return answer
 
     @app.get("/v1/ads/{ad_id}")
     async def get_ad(ad_id: AdId) -> AdOut:
@@ -201,6 +203,8 @@ def _plain_routes(app: FastAPI, watch: Watch, held: dict[str, Any]) -> None:
         """The bundle is loaded and requests are taken."""
         if not held.get("ready"):
             raise HTTPException(503, "Not ready yet.")
+        if held["engine"].follower.fault is not None:
+            raise HTTPException(503, held["engine"].follower.fault, headers={"Retry-After": "5"})
         return Done(detail=" ".join(held["engine"].fingerprints.values()))
 
     @app.get("/metrics", response_class=Response)

@@ -1,6 +1,7 @@
 """The live catalogue: the ads file with what came in since, and users as a batch of requests describes them."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,29 +13,56 @@ from adrec.inference.rows import with_texts, written_titles
 from adrec.prepare.text.clean import language
 from adrec.schema import ADS, STRINGS, USER_LANGUAGE, USERS
 from adrec.serve.columns import Columns
-from adrec.serve.messages import UserIn
+from adrec.serve.messages import AdIn, UserIn
 
 _MADE = ("text", "segmented", USER_LANGUAGE)
 """Columns of the users that are made of their interests."""
+_MOMENTS = ("starts_at", "ends_at")
 
 
-def with_changes(ads: pa.Table, changes: dict[str, dict[str, Any] | None], packed: ClickModel) -> tuple[pa.Table, list[int]]:
+class Change(NamedTuple):
+    """What became of an ad since the catalogue was read."""
+
+    ad: dict[str, Any] | None
+    """as it was put last; None where it was only ever deleted"""
+    deleted: bool
+    number: int
+    """of the change, in the store"""
+
+    def then(self, ad: dict[str, Any] | None, number: int) -> "Change":
+        """After a further change. A deleted ad keeps its row: events name it."""
+        return Change(self.ad if ad is None else ad, ad is None, number)
+
+
+UNCHANGED = Change(None, False, 0)
+
+
+def with_changes(ads: pa.Table, changes: Mapping[str, Change], packed: ClickModel) -> tuple[pa.Table, list[int]]:
     """The ads with changed ones in their old rows and new ones at the end, and the rows of deleted ads."""
     ads = completed(ads, packed)
     ids = combined(ads["ad_id"]).cast(pa.string())
-    kept = {ad_id: ad for ad_id, ad in changes.items() if ad is not None}
+    put = {ad_id: change.ad for ad_id, change in changes.items() if change.ad is not None}
     place = np.arange(len(ads))
-    if kept:
-        added = completed(_table(kept, ads.schema), packed)
-        old = places(pa.array(list(kept), pa.string()), ids)
-        rows = len(ads) + np.arange(len(kept))
+    if put:
+        added = completed(_table(put, ads.schema), packed)
+        old = places(pa.array(list(put), pa.string()), ids)
+        rows = len(ads) + np.arange(len(put))
         place[old[old >= 0]] = rows[old >= 0]
         place = np.concatenate([place, rows[old < 0]])
         ads = pa.concat_tables([ads, added.select(ads.column_names)], promote_options="default").take(pa.array(place))
         ads = ads.combine_chunks()
-    gone = pa.array([ad_id for ad_id, ad in changes.items() if ad is None], pa.string())
-    found = pc.index_in(gone, value_set=combined(ads["ad_id"]).cast(pa.string())).drop_null()
-    return ads, [int(row) for row in found.tolist()]
+    gone = places(pa.array([ad_id for ad_id, change in changes.items() if change.deleted], pa.string()), ads["ad_id"])
+    return ads, [int(row) for row in gone[gone >= 0].tolist()]
+
+
+def usable(ad: dict[str, Any]) -> bool:
+    """Whether a stored ad is one: a row that somebody else wrote must not keep the server from starting."""
+    try:
+        AdIn.model_validate({**ad, **dict.fromkeys(_MOMENTS)})
+        moments = [ad.get(name) for name in _MOMENTS]
+        return all(moment is None or (isinstance(moment, int) and 0 <= moment < 1 << 53) for moment in moments)
+    except ValueError:
+        return False
 
 
 def completed(ads: pa.Table, packed: ClickModel) -> pa.Table:

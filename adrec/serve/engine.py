@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 from math import isfinite
@@ -10,39 +11,40 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from adrec.asof.reader import AsOf, LogFiles
-from adrec.asof.versions import NOTHING_CHANGES
 from adrec.config.inference.serve import ServeConfig
-from adrec.data.disk.tables import read_table
-from adrec.data.prepared import Prepared, open_prepared
 from adrec.errors import ConfigError
 from adrec.inference.explain.explainer import Explainer
 from adrec.inference.explain.sentence import sentence
-from adrec.inference.known import attributes_of, log_of
-from adrec.ranking.ledger import Ledger
-from adrec.schema import ADS, NOBODY
+from adrec.schema import NOBODY
 from adrec.serve.answering import answers, described, ranked, row_of, scored
 from adrec.serve.arms import FIRST, SECOND
+from adrec.serve.catalogue import UNCHANGED, Change, usable
 from adrec.serve.fields import micros
+from adrec.serve.following import Follower
 from adrec.serve.intake import read_explain, read_rank, read_score
-from adrec.serve.learning import learn
 from adrec.serve.lists import Answer
 from adrec.serve.live import Live
 from adrec.serve.messages import (
     AdIn,
     AdOut,
     EventIn,
+    EventsAnswer,
     ExplainAnswer,
     ExplainRequest,
     RankRequest,
     ScoreRequest,
 )
-from adrec.serve.rounds import count_event
-from adrec.serve.store import Event, open_store
+from adrec.serve.store import Event, events_table, open_store
+from adrec.serve.tally import Tally
+from adrec.serve.world import World, stamp_of
 
-_CATCH_UP = 10_000  # events read at once
+_AT_ONCE = 50_000
+"""Events of a slice where nobody waits."""
+_SLICE = 5_000
+"""And of one while requests are answered."""
+COUNTED_SECONDS = 1.0
+"""An acknowledgement waits so long for its events to be counted."""
 
 
 class Engine:
@@ -50,26 +52,32 @@ class Engine:
 
     def __init__(self, config: ServeConfig) -> None:
         self.config = config
-        prepared = open_prepared(config.prepared) if config.prepared is not None else None
-        self._ads = read_table(config.ads, ADS) if config.ads is not None else _given(prepared).ads()
-        self._users = prepared.users() if prepared is not None else pa.table({"user_id": pa.array(["adrec-nobody"])})
-        self._asof = AsOf(log_of(prepared) if prepared is not None else LogFiles.empty(), self._ads)
-        own = ("ads",) if config.ads is not None else ()
-        self._attributes = attributes_of(prepared, own) if prepared is not None else NOTHING_CHANGES
-        self._timeless = prepared is not None and prepared.manifest.get("history", {}).get("source") == "given"
+        self._world = World.read(config)
         self.store = open_store(config)
-        self._changes = self.store.ads()
+        self._changes = {
+            ad_id: UNCHANGED.then(ad, number) for ad_id, (number, ad) in self.store.ads().items() if ad is None or usable(ad)
+        }
         start = config.clock_from
         self._ahead = 0 if start is None else int((start.timestamp() - datetime.now(UTC).timestamp()) * 1_000_000)
-        self._rebuild = threading.Lock()
-        self._state = threading.Lock()  # of `lives`, `_ledger` and `_counted`, which change together
+        self._reloading = threading.Lock()
+        self._changing = threading.RLock()  # of what follows: held while it is replaced, never while a model loads or answers
         arms = [FIRST] if config.challenger is None else [FIRST, SECOND]
         self._bundles: dict[str, Path] = {arm: _bundle_of(config, arm) for arm in arms}
-        self.lives = {arm: self._load(arm, self._changes) for arm in arms}
-        self._ledger, self._counted = self._summed(self.lives[FIRST])
-        self._learned = 0
-        """number of the last event that counters and histories have taken in"""
-        self._catch_up()
+        self._polled = max((change.number for change in self._changes.values()), default=0)
+        """changes of ads up to here are known, whoever made them"""
+        lives = {arm: self._load(arm, self._bundles[arm]) for arm in arms}
+        self._served = lives, self._replayed(lives[FIRST], self._world)
+        self.follower = Follower(self._follow, self.store.probe)
+
+    @property
+    def lives(self) -> dict[str, Live]:
+        """Arm → its bundle over the catalogue."""
+        return self._served[0]
+
+    @property
+    def tally(self) -> Tally:
+        """What events add up to."""
+        return self._served[1]
 
     @property
     def live(self) -> Live:
@@ -85,9 +93,7 @@ class Engine:
 
     def score(self, items: Sequence[ScoreRequest]) -> list[Answer | Exception]:
         """Scores of several requests in one pass of the model."""
-        with self._state:
-            self._catch_up()
-            lives = self.lives
+        lives = self.lives
         return answers(
             items,
             lambda item: read_score(item, lives, self.config.challenger),
@@ -97,22 +103,19 @@ class Engine:
 
     def rank(self, items: Sequence[RankRequest]) -> list[Answer | Exception]:
         """Lists of several requests in one pass of the model."""
-        with self._state:
-            self._catch_up()
-            lives, ledger = self.lives, self._ledger.copy()
+        lives, tally = self._served
+        ledger = tally.ledger  # of all rows of the catalogue: it grows before the catalogue does
         return answers(
             items,
             lambda item: read_rank(item, lives, self.config.challenger),
             # Caps are counted by user: two requests of one are none that can be answered at once.
             lambda asked: {row.user_id: described(row) if row.user_id == NOBODY else object() for row in asked.rows},
-            lambda some: ranked(lives, ledger, self.store.numbers, some, self._now()),
+            lambda some: ranked(lives, ledger, some, self._now()),
         )
 
     def explain(self, item: ExplainRequest) -> ExplainAnswer:
         """Why one (user, ad) gets its score. Raises RefusedError where it can get none."""
-        with self._state:
-            self._catch_up()
-            lives = self.lives
+        lives = self.lives
         [asked] = read_explain(item, lives, self.config.challenger).rows
         live = lives[asked.arm.name]
         _, catalogs = live.catalogs([asked.user])
@@ -131,18 +134,24 @@ class Engine:
 
     # ------------------------------------------------------------------------------------------- changing
 
-    def record(self, events: Sequence[EventIn]) -> int:
-        """Commit events, then count them. Returns how many were new."""
+    def record(self, events: Sequence[EventIn]) -> EventsAnswer:
+        """Commit events; when this returns they are counted too, or will be within moments. Raises StoreError: then none is."""
         now = self._now()
         told = [
             Event(
                 event.user_id or NOBODY, event.ad_id, event.kind, micros(event.at) or now, event.price, event.event_id,
                 event.request_id, event.position, event.score, event.propensity_given_above, event.arm, event.scenario,
-                json.dumps(event.context) if event.context else None,
+                json.dumps(event.context) if event.context else None, event.value,
             )
             for event in events
         ]  # fmt: skip
-        return self.store.record(told)
+        judged = self.tally.judged(self.live, events_table(told))
+        recorded = self.store.record(told)
+        self.follower.reach(recorded.last, COUNTED_SECONDS)
+        return EventsAnswer(
+            recorded=recorded.new, repeated=len(events) - recorded.new, late=int(judged.late.sum()),
+            unmatched=int(judged.unmatched.sum()),
+        )  # fmt: skip
 
     def ad(self, ad_id: str) -> AdOut:
         """A servable ad. Raises UnknownAdError where there is none."""
@@ -157,34 +166,42 @@ class Engine:
         """Add or change an ad: encoded, remembered and served when this returns."""
         values = ad.model_dump()
         values |= {name: micros(values[name]) for name in ("starts_at", "ends_at")}
-        self._change(ad_id, values)
+        with self._changing:
+            lives, changes = self._changed(ad_id, values, 0)
+            number = self.store.put_ad(ad_id, values)
+            self._swap(lives, {**changes, ad_id: changes[ad_id]._replace(number=number)})
 
     def delete_ad(self, ad_id: str) -> None:
         """Never show it again. Raises DataError where it is not there."""
         self.live.place(ad_id)
-        self._change(ad_id, None)
+        with self._changing:
+            number = self.store.put_ad(ad_id, None)
+            self._swap(*self._changed(ad_id, None, number))
 
     def reload(self, bundle: Path | None, arm: str = FIRST) -> Live:
         """Load a bundle aside, check it, and put it in place; the earlier one goes on until then, and where it fails.
 
-        Changed ads are read anew from the store: other servers over it may have changed some.
+        Catalogue, users and log are read anew where their files have changed; the store's events are then counted anew.
         """
-        with self._rebuild:
+        with self._reloading:
             if arm not in self.lives:
                 raise ConfigError("There is no arm b: the server was started without a 'challenger'.")
-            before = self._bundles[arm]
-            changes = self.store.ads()
-            self._bundles[arm] = bundle or before
-            try:
-                live = self._load(arm, changes)
-                others = self.lives
-                if changes != self._changes:
-                    others = {name: self._load(name, changes, other) for name, other in self.lives.items() if name != arm}
-            except BaseException:
-                self._bundles[arm] = before
-                raise
-            self._put({**others, arm: live}, changes)
-        return live
+            path, changes, world = bundle or self._bundles[arm], self._changes, self._world
+            if stamp_of(self.config) != world.stamp:
+                world = World.read(self.config)
+            lives = {arm: self._load(arm, path, changes, world)}
+            if world is not self._world:
+                others = {name: live for name, live in self.lives.items() if name != arm}
+                lives |= {name: self._load(name, path, changes, world, before) for name, before in others.items()}
+            tally = self.tally if world is self._world else self._replayed(lives[FIRST], world)
+            with self._changing:
+                for ad_id in [name for name, change in self._changes.items() if changes.get(name) is not change]:
+                    # changed since: this arm's bundle has not seen it
+                    lives = {name: self._with(name, live, ad_id, self._changes, world) for name, live in lives.items()}
+                lives = {name: lives.get(name, live) for name, live in self.lives.items()}
+                self._bundles[arm], self._world = path, world
+                self._swap(lives, self._changes, tally)
+        return lives[arm]
 
     # ------------------------------------------------------------------------------------------- inside
 
@@ -192,60 +209,59 @@ class Engine:
         """Microseconds since 1970, UTC, by the server's clock."""
         return int(datetime.now(UTC).timestamp() * 1_000_000) + self._ahead
 
-    def _change(self, ad_id: str, values: dict[str, Any] | None) -> None:
-        with self._rebuild:
-            changes = {**self._changes, ad_id: values}
-            lives = {arm: self._load(arm, changes, live) for arm, live in self.lives.items()}
-            self.store.put_ad(ad_id, values)
-            self._put(lives, changes)
+    def _changed(self, ad_id: str, ad: dict[str, Any] | None, number: int) -> tuple[dict[str, Live], dict[str, Change]]:
+        """The bundles over the catalogue after a change, and all changes."""
+        changes = {**self._changes, ad_id: self._changes.get(ad_id, UNCHANGED).then(ad, number)}
+        return {arm: self._with(arm, live, ad_id, changes, self._world) for arm, live in self.lives.items()}, changes
 
-    def _load(self, arm: str, changes: dict[str, Any], before: Live | None = None) -> Live:
+    def _with(self, arm: str, live: Live, ad_id: str, changes: dict[str, Change], world: World) -> Live:
+        """A bundle after the change of one ad."""
+        return self._load(arm, self._bundles[arm], changes, world, live)
+
+    def _load(
+        self, arm: str, bundle: Path, changes: dict[str, Change] | None = None, world: World | None = None,
+        before: Live | None = None,
+    ) -> Live:  # fmt: skip
         """An arm's bundle over the changed catalogue; the loaded one of `before`, if given."""
-        return Live.load(
-            self.config,
-            self._bundles[arm],
-            self._ads,
-            self._users,
-            changes,
-            asof=self._asof,
-            attributes=self._attributes,
-            timeless=self._timeless,
-            predictor=before.predictor if before is not None else None,
-            onnx=arm == FIRST,
-        )
+        changes, world = self._changes if changes is None else changes, world or self._world
+        return Live.load(self.config, bundle, world, changes, before=before, onnx=arm == FIRST)
 
-    def _put(self, lives: dict[str, Live], changes: dict[str, Any]) -> None:
-        """New bundles or another catalogue, and a ledger over its rows."""
-        with self._state:
-            self._ledger, self._counted = self._summed(lives[FIRST])
-            self.lives, self._changes = lives, changes
+    def _swap(self, lives: dict[str, Live], changes: dict[str, Change], tally: Tally | None = None) -> None:
+        """Serve other bundles, or another catalogue."""
+        tally = tally or self.tally
+        tally.grow(lives[FIRST])
+        self._changes, self._served = changes, (lives, tally)
 
-    def _summed(self, live: Live) -> tuple[Ledger, int]:
-        """What the store knows of impressions and spend, as a ledger over the live catalogue, and its last event."""
-        ledger = Ledger(live.ranker.ads.budget, len(live.ranker.ledger.campaign))
-        totals = self.store.totals()
-        for user, ad_id, count in totals.impressions:
-            count_event(ledger, live, user, ad_id, "impression", count, 0.0)
-        for ad_id, spent in totals.spent.items():
-            count_event(ledger, live, 0, ad_id, "click", 1, spent)
-        return ledger, totals.last
+    def _replayed(self, live: Live, world: World) -> Tally:
+        """All events of the store, counted from the first."""
+        limited = any(policy.limits.user_lists is not None for policy in self.config.policies.values())
+        tally = Tally(live, world.asof, self.store.kept(), counts_lists=limited)
+        self._count(tally, live, _AT_ONCE)
+        return tally
 
-    def _catch_up(self) -> None:
-        """Count what was recorded since, by this server or another over the same store."""
-        live = self.lives[FIRST]
-        while told := self.store.after(min(self._counted, self._learned), _CATCH_UP):
-            for number, user, event in told:
-                if number > self._counted:
-                    count_event(self._ledger, live, user, event.ad_id, event.kind, 1, event.price or 0.0)
-            learn(live, [event for number, _, event in told if number > self._learned])
-            last = told[-1].number
-            self._counted, self._learned = max(self._counted, last), max(self._learned, last)
+    def _count(self, tally: Tally, live: Live, limit: int) -> None:
+        with ThreadPoolExecutor(1, "reader") as reader:  # the next slice is read while this one is counted
+            piece = self.store.after(tally.last, limit)
+            while piece.last > tally.last:
+                following = reader.submit(self.store.after, piece.last, limit)
+                tally.take(live, piece)
+                piece = following.result()
+
+    def _follow(self) -> int:
+        """Take in what this server or others over the same store recorded: changed ads first, events of new ads need them."""
+        for ad_id, (number, ad) in self.store.ads(self._polled).items():
+            with self._changing:
+                known = self._changes.get(ad_id, UNCHANGED)
+                if number > known.number and (ad is None or usable(ad)):
+                    self._swap(*self._changed(ad_id, ad, number))
+                self._polled = number
+        while True:
+            piece = self.store.after(self.tally.last, _SLICE)
+            with self._changing:
+                if piece.last <= self.tally.last:
+                    return self.tally.last
+                self.tally.take(self.live, piece)
 
 
 def _bundle_of(config: ServeConfig, arm: str) -> Path:
     return config.bundle if arm == FIRST or config.challenger is None else config.challenger.bundle
-
-
-def _given(prepared: Prepared | None) -> Prepared:
-    assert prepared is not None, "the config asks for 'prepared' where 'ads' is not given"
-    return prepared

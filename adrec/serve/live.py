@@ -1,5 +1,6 @@
 """One loaded bundle over one catalogue, ready to answer: what a reload or a changed ad replaces as a whole."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,10 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from adrec.asof.reader import AsOf
-from adrec.asof.versions import NOTHING_CHANGES, Attributes
 from adrec.bundle import open_bundle
 from adrec.config.inference.serve import ServeConfig
+from adrec.data.arrays import combined
 from adrec.data.examples import Examples
 from adrec.errors import BundleError, DataError
 from adrec.inference.known import Known
@@ -19,9 +19,10 @@ from adrec.inference.lists.ranker import Ranker
 from adrec.inference.onnx.backend import predictor_of
 from adrec.inference.predictor import Catalogs, Predictor
 from adrec.schema import STRINGS, TIMESTAMP
-from adrec.serve.catalogue import users_of, with_changes
+from adrec.serve.catalogue import Change, users_of, with_changes
 from adrec.serve.columns import Columns
 from adrec.serve.messages import UserIn
+from adrec.serve.world import World
 
 
 @dataclass
@@ -45,22 +46,21 @@ class Live:
         cls,
         config: ServeConfig,
         bundle: Path,
-        ads: pa.Table,
-        users: pa.Table,
-        changes: dict[str, dict[str, Any] | None],
+        world: World,
+        changes: Mapping[str, Change],
         *,
-        asof: AsOf,
-        attributes: Attributes = NOTHING_CHANGES,
-        timeless: bool = False,
-        predictor: Predictor | None = None,
+        before: "Live | None" = None,
         onnx: bool = False,
     ) -> "Live":
-        """Load the bundle (or take the loaded `predictor`), encode the catalogue, check that it scores.
+        """Load the bundle (or take the loaded one of `before`), encode the catalogue, check that it scores.
 
-        `asof`: what the log knew, and `attributes`, what changes of its ads and users; `timeless` where its histories carry no
-        moments. `onnx`: on the onnxruntime graphs that the config names, if it does.
+        `onnx`: on the onnxruntime graphs that the config names, if it does.
         """
-        if predictor is None:
+        users, asof = world.users, world.asof
+        if before is not None:
+            predictor, fingerprint = before.predictor, before.fingerprint
+        else:
+            fingerprint = open_bundle(bundle, verify=False).fingerprint
             graphs = config.onnx if onnx else None
             predictor = predictor_of(
                 bundle,
@@ -70,11 +70,11 @@ class Live:
                 int8=config.onnx_int8,
                 keep_typed=config.keep_typed,
             )
-        table, gone = with_changes(ads, changes, predictor.packed)
+        table, gone = with_changes(world.ads, changes, predictor.packed)
         catalogs = predictor.catalogs(table, users.slice(0, 1))
         # A changed ad is what the change says, at any moment.
-        attributes = replace(attributes, ads=attributes.ads.without(pa.array(list(changes), pa.string())))
-        known = Known(asof.over(catalogs.ad_table), None, timeless, attributes)
+        attributes = replace(world.attributes, ads=world.attributes.ads.without(pa.array(list(changes), pa.string())))
+        known = Known(asof.over(catalogs.ad_table), None, world.timeless, attributes)
         ranker = Ranker(predictor, catalogs, table, users.slice(0, 1), config.policies, known=known, seed=config.seed)
         for rules, _ in ranker.finder.rules:
             rules.allowed[gone] = False
@@ -86,8 +86,8 @@ class Live:
             ads=table,
             users=users,
             row_of_ad=dict(zip(ids, range(len(ids)), strict=True)),
-            deleted={ad_id for ad_id, ad in changes.items() if ad is None},
-            fingerprint=open_bundle(bundle, verify=False).fingerprint,
+            deleted={ad_id for ad_id, change in changes.items() if change.deleted},
+            fingerprint=fingerprint,
             context_columns=Columns.of_context(predictor.packed, asof.over(catalogs.ad_table).row_columns),
             user_columns=Columns.of_users(predictor.packed, users),
         )
@@ -118,6 +118,13 @@ class Live:
         if row is None or ad_id in self.deleted:
             raise DataError(f"ad_id '{ad_id}' is not in the catalogue. PUT /v1/ads/{{id}} adds it.")
         return row
+
+    def rows(self, ad_ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
+        """(N,) rows of ads, deleted ones too, -1 where the catalogue lacks them."""
+        encoded = combined(ad_ids).dictionary_encode()
+        row = np.array([self.row_of_ad.get(ad_id, -1) for ad_id in encoded.dictionary.tolist()], np.int64)
+        rows: np.ndarray = np.append(row, -1)[encoded.indices.fill_null(len(row)).to_numpy(zero_copy_only=False)]
+        return rows
 
     def catalogs(self, described: list[UserIn]) -> tuple[pa.Table, Catalogs]:
         """The described users as a table, and catalogs of them over the live ads."""

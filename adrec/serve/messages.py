@@ -176,11 +176,13 @@ class EventIn(Message):
     user_id: Id | None = None
     """null: somebody unknown."""
     ad_id: Id
-    kind: Literal["impression", "click"]
+    kind: Literal["impression", "click", "conversion"]
     at: Moment | None = None
     """Default: now."""
     price: float | None = Field(default=None, ge=0, le=1e9)
-    """What the click cost; it counts against the ad's budget."""
+    """What it cost the advertiser: of an impression, a click or a conversion, whatever is paid for. The ad's budget pays it."""
+    value: float | None = Field(default=None, ge=0, le=1e12)
+    """What a conversion was worth."""
     event_id: Id | None = None
     """Repeated ones count once."""
     scenario: str | None = Field(default=None, max_length=100)
@@ -207,10 +209,16 @@ class EventsRequest(Message):
 
 
 class EventsAnswer(Message):
-    """How many were new."""
+    """What became of the events. All are kept; late and unmatched ones are told, for they may be a mistake of the sender's."""
 
     recorded: int
+    """New ones."""
     repeated: int
+    """Their event_id was there."""
+    late: int = 0
+    """Their moment lies within the log that the server stands on, which has them: they count towards limits alone."""
+    unmatched: int = 0
+    """Clicks of ads that the server does not know to have been shown to the user, conversions of ads not clicked."""
 
 
 class AdIn(Message):

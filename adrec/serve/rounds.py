@@ -1,30 +1,12 @@
-"""Which requests can share a pass of the model, who fails where a pass fails, and what an event is to the ledger."""
+"""Which requests can share a pass of the model, and who fails where a pass fails."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-import numpy as np
-
-from adrec.ranking.auction import MICRO
-from adrec.ranking.ledger import Ledger, Shown
-from adrec.serve.live import Live
 from adrec.serve.store import StoreError
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
-
-
-def count_event(ledger: Ledger, live: Live, user: int, ad_id: str, kind: str, times: int, price: float) -> None:
-    """Impressions count towards caps, prices of clicks against budgets."""
-    row = live.row_of_ad.get(ad_id)
-    if row is None:
-        return
-    if kind == "click":
-        ledger.spent[row] += round(price * MICRO)
-        return
-    ad = np.full((times, 1), row)
-    shown = Shown(ad, np.full((times, 1), live.ranker.campaign[row]), np.zeros((times, 1), np.int64))
-    ledger.commit(np.full(times, user), shown)
 
 
 def in_rounds(

@@ -134,12 +134,6 @@ def test_a_log_with_newer_acts_beside_it_is_one_log():
         np.testing.assert_array_equal(left, right)
 
 
-def test_a_skip_that_became_a_click_is_taken_back():
-    log = EventLog.of(np.array([1, 1, 1, 2]), np.array([4, 4, 5, 4]), np.array([10, 20, 30, 20]))
-    left = log.taken_back(np.array([1, 3]), np.array([4, 4]), np.array([25, 25]))
-    assert (left.users.tolist(), left.ads.tolist(), left.times.tolist()) == ([1, 2], [4, 5, 4], [10, 30, 20])
-
-
 @settings(max_examples=60, deadline=None)
 @given(EVENTS, EVENTS)
 def test_merged_logs_are_in_order_of_user_and_time_whatever_they_hold(tmp_path_factory, older, newer):

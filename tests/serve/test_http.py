@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -124,7 +125,7 @@ def test_a_click_reaches_the_history_and_impressions_the_cap(fresh):
     before = ask(fresh, user_id="new")
     event = {"user_id": "new", "ad_id": before[0]["ad_id"], "kind": "click", "at": (MOMENT - timedelta(days=1)).isoformat()}
     answer = fresh.post("/v1/events", json={"events": [{**event, "event_id": "1"}, {**event, "event_id": "1"}]}).json()
-    assert answer == {"recorded": 1, "repeated": 1}
+    assert answer == {"recorded": 1, "repeated": 1, "late": 0, "unmatched": 2}
     after = ask(fresh, user_id="new")
     assert [ad["score"] for ad in after] != [ad["score"] for ad in before]
     shown = {**event, "kind": "impression"}
@@ -139,12 +140,25 @@ def test_a_spent_budget_ends_an_ad(fresh):
     assert ask(fresh, user_id="new", candidates=["a5"]) == []
 
 
+def within_a_second(holds):
+    until = time.monotonic() + 1.0
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
 def test_what_another_server_recorded_counts_here(stored):
     with TestClient(create_app(stored)) as one, TestClient(create_app(stored)) as other:
         assert ask(one, user_id="new", candidates=["a5"])
         shown = {"user_id": "new", "ad_id": "a5", "kind": "impression"}
         other.post("/v1/events", json={"events": [shown, shown]})
-        assert ask(one, user_id="new", candidates=["a5"]) == []
+        within_a_second(lambda: ask(one, user_id="new", candidates=["a5"]) == [])
+        other.delete("/v1/ads/a6")
+        within_a_second(lambda: one.get("/v1/ads/a6").status_code != 200)
+        other.put("/v1/ads/n7", json={"title": "guitar", "bid": 3.0})
+        within_a_second(lambda: one.get("/v1/ads/n7").status_code == 200)
+        assert one.put("/v1/ads/n8", json={"title": "guitar"}).status_code == 200
+        within_a_second(lambda: other.get("/v1/ads/n8").status_code == 200)
 
 
 def test_a_new_ad_is_served_at_once_and_after_a_restart(stored):

@@ -107,7 +107,7 @@ def test_kill_9_twenty_times_under_events_loses_none_that_was_acknowledged(folde
             name = f"{life}-{writer}-{number}"
             event = {"user_id": f"u{writer}", "ad_id": f"a{number % 60}", "kind": "click", "event_id": name}
             try:
-                if call(address, "/v1/events", {"events": [event]}) == {"recorded": 1, "repeated": 0}:
+                if call(address, "/v1/events", {"events": [event]})["recorded"] == 1:
                     with lock:
                         acknowledged.append(name)
             except (OSError, ValueError, http.client.HTTPException):
@@ -130,7 +130,8 @@ def test_kill_9_twenty_times_under_events_loses_none_that_was_acknowledged(folde
         for start_at in range(0, len(acknowledged), 1000):
             names = acknowledged[start_at : start_at + 1000]
             events = [{"user_id": "u0", "ad_id": "a0", "kind": "click", "event_id": name} for name in names]
-            assert call(address, "/v1/events", {"events": events}) == {"recorded": 0, "repeated": len(names)}
+            answer = call(address, "/v1/events", {"events": events})
+            assert (answer["recorded"], answer["repeated"]) == (0, len(names))
         server.send_signal(signal.SIGTERM)
         server.wait(60)
 

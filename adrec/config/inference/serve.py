@@ -56,6 +56,8 @@ class StoreConfig(StageConfig):
     """Keep events, caps and changed ads in this Redis instead, such as redis://host:6379/0: several servers can share it."""
     redis_prefix: str = "adrec"
     """Start of all keys in Redis, to keep several states apart."""
+    store_timeout_seconds: float = Field(2.0, gt=0, le=600)
+    """A store that does not answer for so long fails the request that needs it, with 503."""
 
 
 class EventsConfig(StoreConfig):

@@ -17,17 +17,12 @@ from adrec.data.disk.tables import write_table
 from adrec.data.disk.writing import write_aside
 from adrec.errors import DataError
 from adrec.schema import PROPENSITY_GIVEN_ABOVE, SCORED, TIMESTAMP
-from adrec.serve.store import Event, Store, open_store
+from adrec.serve.store import Store, events_table, open_store
 from adrec.terminal import Terminal
 
 _CHUNK = 50_000
 _ORDER = ("request_id", "position", "ad_id")
 _KEYS = ["request_id", "user_id", "ad_id"]
-_TYPES = {
-    "user_id": pa.string(), "ad_id": pa.string(), "kind": pa.string(), "at": pa.int64(), "price": pa.float64(),
-    "event_id": pa.string(), "request_id": pa.string(), "position": pa.int32(), "score": pa.float64(),
-    "propensity": pa.float64(), "arm": pa.string(), "scenario": pa.string(), "context": pa.string(),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -117,14 +112,12 @@ def run(config: EventsConfig, terminal: Terminal) -> EventsResult:
 
 def _read(store: Store, advance: Any) -> pa.Table:
     """All events, in the order of recording."""
-    parts, last = [], 0
-    while told := store.after(last, _CHUNK):
-        last = told[-1].number
-        columns = zip(Event._fields, zip(*(one.event for one in told), strict=True), strict=True)
-        parts.append(pa.table({name: pa.array(values, _TYPES[name]) for name, values in columns}))
-        advance(len(told))
-    empty = pa.schema(list(_TYPES.items())).empty_table()
-    return pa.concat_tables([empty, *parts]).combine_chunks()
+    parts, last = [events_table([])], 0
+    while (piece := store.after(last, _CHUNK)).last > last:
+        last = piece.last
+        parts.append(piece.events.select(parts[0].column_names))
+        advance(len(piece.events))
+    return pa.concat_tables(parts).combine_chunks()
 
 
 def _first(events: pa.Table) -> pa.Table:

@@ -1,0 +1,78 @@
+"""Keeps up with the store: what this server and others over the same store recorded is counted within a fraction of a second.
+
+One thread follows; requests never read the store. A store that hangs or fails is told by `fault`, and costs nobody else.
+"""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from adrec.serve.store import StoreError
+
+_logger = logging.getLogger("adrec.serve")
+POLL_SECONDS = 0.2
+_PROBE_SECONDS = 5.0
+_PROBE_AGAIN_SECONDS = 1.0
+
+
+class Follower:
+    """`follow` takes in what is new and returns the number of the last event; `probe` tries to write."""
+
+    def __init__(self, follow: Callable[[], int], probe: Callable[[], None]) -> None:
+        self._follow, self._probe = follow, probe
+        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._wake = threading.Event()
+        self._stopped = False
+        self._thread: threading.Thread | None = None
+        self._last = 0
+        self.fault: str | None = None
+        """Why the store cannot be used now."""
+
+    def start(self) -> None:
+        """Follow in a thread of its own."""
+        self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop; waits for the slice in progress."""
+        self._stopped = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def reach(self, number: int, seconds: float) -> bool:
+        """Wait until the event of a number is counted, at most so long. Without a thread it is done here."""
+        if self._thread is None:
+            self.once()
+            return True
+        self._wake.set()
+        with self._changed:
+            return self._changed.wait_for(lambda: self._last >= number, seconds)
+
+    def once(self) -> None:
+        """Take in what there is. Raises StoreError."""
+        with self._lock:
+            last = self._follow()
+        with self._changed:
+            self._last = last
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        probed = time.monotonic()
+        while not self._stopped:
+            self._wake.wait(POLL_SECONDS)
+            self._wake.clear()
+            try:
+                self.once()
+                due = _PROBE_AGAIN_SECONDS if self.fault else _PROBE_SECONDS
+                if time.monotonic() - probed > due:
+                    probed = time.monotonic()
+                    self._probe()
+                    self.fault = None
+            except Exception as error:  # the thread goes on: it is the only one that counts
+                self.fault = str(error) if isinstance(error, StoreError) else f"events are not counted ({error!r})"
+                _logger.warning(json.dumps({"store_fault": self.fault}))
+                time.sleep(POLL_SECONDS)

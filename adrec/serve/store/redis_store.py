@@ -1,0 +1,168 @@
+"""The store in Redis, for several servers over one state.
+
+Events are recorded by one script that writes only after everything that can fail has been tried, so that a batch is there as
+a whole or not at all and a retry finds nothing half done. How long they live is up to Redis: with `appendonly yes` they
+survive its kill -9, with `appendfsync always` the machine's failure too. All keys share a hash tag.
+
+    {prefix}:log          stream, one entry an event      {prefix}:last, :last_ad   numbers
+    {prefix}:event_ids    set                             {prefix}:ad_order         sorted set, ad id → number of its change
+    {prefix}:ads          hash, ad id → JSON              {prefix}:kept_impressions hash, JSON [user, ad] → count
+    {prefix}:version      of these keys                   {prefix}:kept_spent       hash, ad id → millionths
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from adrec.serve.store.contract import COLUMNS, NUMBER, Event, Recorded, Slice, StoreError, Totals, columns_of_rows, slice_of
+
+VERSION = 2
+_RECORD = """
+local p = KEYS[1]
+local last = tonumber(redis.call('GET', p .. ':last') or '0')
+local newest = redis.call('XREVRANGE', p .. ':log', '+', '-', 'COUNT', 1)
+if newest[1] then last = math.max(last, tonumber(string.match(newest[1][1], '^%d+'))) end
+local told, fresh = {}, {}
+for i = 1, #ARGV, 2 do
+  local id = ARGV[i]
+  if id == '' or (not told[id] and redis.call('SISMEMBER', p .. ':event_ids', id) == 0) then
+    told[id] = true
+    fresh[#fresh + 1] = i
+  end
+end
+for _, i in ipairs(fresh) do
+  last = last + 1
+  redis.call('XADD', p .. ':log', string.format('%d-0', last), 'event', ARGV[i + 1])
+  if ARGV[i] ~= '' then redis.call('SADD', p .. ':event_ids', ARGV[i]) end
+end
+if #fresh > 0 then redis.call('SET', p .. ':last', string.format('%d', last)) end
+return {#fresh, last}
+"""
+_PUT = """
+local number = redis.call('INCR', KEYS[1] .. ':last_ad')
+redis.call('HSET', KEYS[1] .. ':ads', ARGV[1], ARGV[2])
+redis.call('ZADD', KEYS[1] .. ':ad_order', number, ARGV[1])
+return number
+"""
+_OF_VERSION_1 = ("users", "last_user", "impressions", "spent")
+"""Sums that are made from the log now."""
+
+
+class RedisStore:
+    """One client with a pool of connections. `prefix` keeps several servers' states apart."""
+
+    def __init__(self, url: str, *, prefix: str = "adrec", timeout_seconds: float = 5.0) -> None:
+        self._prefix = f"{{{prefix}}}"
+        with self._faults():
+            try:
+                # No retries of the client's own: a Redis that hangs costs one time-out, and who asked may ask again.
+                self._redis: Any = redis.Redis.from_url(
+                    url, decode_responses=True, encoding_errors="surrogatepass", socket_timeout=timeout_seconds,
+                    socket_connect_timeout=timeout_seconds, retry=Retry(NoBackoff(), 0),
+                )  # fmt: skip
+            except ValueError as error:
+                raise StoreError(f"redis: not an address ({error}). Write redis://host:6379/0.") from None
+            self._redis.ping()
+            self._migrate()
+            self._record = self._redis.register_script(_RECORD)
+            self._put = self._redis.register_script(_PUT)
+
+    @property
+    def forgetful(self) -> bool:
+        """Whether Redis says that it writes no log: then its restart loses events. Not all servers let a client ask."""
+        try:
+            return bool(self._redis.config_get("appendonly").get("appendonly") == "no")
+        except redis.RedisError:
+            return False
+
+    def record(self, events: Sequence[Event]) -> Recorded:
+        """Keep events, all in one step."""
+        cells: list[str] = []
+        for event in events:
+            cells += [event.event_id or "", json.dumps(event)]
+        with self._faults():
+            new, last = self._record(keys=[self._prefix], args=cells)
+        return Recorded(int(new), int(last))
+
+    def after(self, number: int, limit: int) -> Slice:
+        """The first `limit` events behind a number, in order."""
+        with self._faults():
+            entries = self._redis.xrange(self._name("log"), min=f"({number}-0", count=limit)
+        numbers = [int(place.partition("-")[0]) for place, _ in entries]
+        texts = [entry.get("event", "") for _, entry in entries]
+        try:
+            events = json.loads(f"[{','.join(texts)}]")
+        except ValueError:
+            events = [_loaded(text) for text in texts]
+        width = len(Event._fields)
+        rows = [
+            (place, *event, *[None] * (width - len(event))) if isinstance(event, list) and len(event) <= width
+            else (place, *[None] * width)
+            for place, event in zip(numbers, events, strict=True)
+        ]  # fmt: skip
+        columns = columns_of_rows(rows, (NUMBER, *Event._fields))
+        return slice_of({name: columns[name] for name in (NUMBER, *COLUMNS)}, max(numbers, default=number))
+
+    def kept(self) -> Totals:
+        """What the events that were taken away added up to."""
+        with self._faults():
+            pipeline = self._redis.pipeline(transaction=True)
+            pipeline.hgetall(self._name("kept_impressions")).hgetall(self._name("kept_spent"))
+            shown, spent = pipeline.execute()
+        return Totals(
+            [(*json.loads(key), int(count)) for key, count in shown.items()], {ad: int(micros) for ad, micros in spent.items()}
+        )
+
+    def put_ad(self, ad_id: str, ad: dict[str, Any] | None) -> int:
+        """Remember a new or changed ad, or (None) that it was deleted."""
+        with self._faults():
+            return int(self._put(keys=[self._prefix], args=[ad_id, json.dumps(ad)]))
+
+    def ads(self, after: int = 0) -> dict[str, tuple[int, dict[str, Any] | None]]:
+        """Ads changed behind a number, None where deleted."""
+        with self._faults():
+            changed = self._redis.zrange(self._name("ad_order"), f"({after}", "+inf", byscore=True, withscores=True)
+            texts = self._redis.hmget(self._name("ads"), [ad_id for ad_id, _ in changed]) if changed else []
+        ads = [(ad_id, int(number), _loaded(text)) for (ad_id, number), text in zip(changed, texts, strict=True)]
+        return {ad_id: (number, ad) for ad_id, number, ad in ads if ad is None or isinstance(ad, dict)}
+
+    def probe(self) -> None:
+        """Try to write."""
+        with self._faults():
+            self._redis.incr(self._name("probe"))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._redis.close()
+
+    def _migrate(self) -> None:
+        version = int(self._redis.get(self._name("version")) or 0)
+        if version > VERSION:
+            raise StoreError(f"redis: '{self._prefix}' was written by a newer adrec (version {version}). Use that one.")
+        if version < VERSION:
+            pipeline = self._redis.pipeline(transaction=True)
+            pipeline.unlink(*(self._name(name) for name in _OF_VERSION_1)).set(self._name("version"), VERSION)
+            pipeline.execute()
+
+    def _name(self, what: str) -> str:
+        return f"{self._prefix}:{what}"
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except redis.RedisError as error:
+            raise StoreError(f"redis: the store cannot be used ({error}). See that it runs and is reached.") from None
+
+
+def _loaded(text: str | None) -> Any:
+    """What JSON says; "" where it says nothing, which is no event and no ad."""
+    try:
+        return json.loads(text or "")
+    except ValueError:
+        return ""

@@ -1,0 +1,68 @@
+"""What a server's files say: catalogue, users, and what the log knew. Read at the start, and again by a reload."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from adrec.asof.reader import AsOf, LogFiles
+from adrec.asof.versions import NOTHING_CHANGES, Attributes
+from adrec.config.inference.serve import ServeConfig
+from adrec.data.disk.tables import read_table
+from adrec.data.prepared import Prepared, open_prepared
+from adrec.inference.known import attributes_of, log_of
+from adrec.schema import ADS
+
+Stamp = tuple[tuple[str, int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class World:
+    """Tables in one piece each, so that ids in them are hashed once."""
+
+    ads: pa.Table
+    users: pa.Table
+    asof: AsOf
+    attributes: Attributes
+    timeless: bool
+    """histories carry no moments"""
+    stamp: Stamp
+    """of the files: another one where they have changed"""
+
+    @classmethod
+    def read(cls, config: ServeConfig) -> "World":
+        """Read the files that the config names. Raises DataError where they cannot be used."""
+        stamp = stamp_of(config)
+        prepared = open_prepared(config.prepared) if config.prepared is not None else None
+        ads = read_table(config.ads, ADS) if config.ads is not None else _of(prepared).ads()
+        users = prepared.users() if prepared is not None else pa.table({"user_id": pa.array(["adrec-nobody"])})
+        own = ("ads",) if config.ads is not None else ()
+        return cls(
+            ads=ads.combine_chunks(),
+            users=users.combine_chunks(),
+            asof=AsOf(log_of(prepared) if prepared is not None else LogFiles.empty(), ads),
+            attributes=attributes_of(prepared, own) if prepared is not None else NOTHING_CHANGES,
+            timeless=prepared is not None and prepared.manifest.get("history", {}).get("source") == "given",
+            stamp=stamp,
+        )
+
+
+def stamp_of(config: ServeConfig) -> Stamp:
+    """Which files lie there now: their inodes, sizes and moments."""
+    files = [config.ads] if config.ads is not None else []
+    if config.prepared is not None:
+        files += [config.prepared / "manifest.json", config.prepared / "ads.parquet", config.prepared / "users.parquet"]
+    return tuple(_facts(file) for file in files)
+
+
+def _facts(file: Path) -> tuple[str, int, int, int]:
+    try:
+        status = file.stat()
+    except OSError:
+        return str(file), 0, 0, 0
+    return str(file), status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _of(prepared: Prepared | None) -> Prepared:
+    assert prepared is not None, "the config asks for 'prepared' where 'ads' is not given"
+    return prepared
