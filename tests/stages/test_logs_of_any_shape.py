@@ -17,6 +17,7 @@ from adrec.config.evaluation.evaluate import EvaluateConfig
 from adrec.config.inference.explain import ExplainConfig
 from adrec.config.inference.rank import RankConfig
 from adrec.config.inference.score import ScoreConfig
+from adrec.config.inference.serve import ServeConfig
 from adrec.config.training.finetune import FinetuneConfig
 from adrec.errors import DataError
 from adrec.models.baselines.suite import BASELINES
@@ -158,6 +159,40 @@ def test_the_whole_way(tmp_path, missing):
         ranked = pq.read_table(tmp_path / "ranked.parquet")
         assert ranked["ad_id"].null_count == 0 and (ranked["user_id"].null_count > 0) == ("user" in missing)
     assert gone >= missing
+    served(both, own, pq.read_table(again)["logit"].to_numpy()[np.argsort(shuffled)], missing, tmp_path / "store.sqlite")
+
+
+def served(both, own, logits, missing, store):
+    """Over HTTP the same rows get the same logits, and messages need not say what the log does not name."""
+    pytest.importorskip("fastapi")
+    from fastapi.testclient import TestClient
+
+    from adrec.serve.app import create_app
+
+    settings = ServeConfig.model_validate({**both, "store": str(store), "policies": {"default": {"value": {"kind": "score"}}}})
+    named = [name for name in ("user_id", "ad_id", "shown_at") if name in own.column_names]
+    asked = []
+    for row in own.select([*named, "device", "price"]).to_pylist()[:40]:
+        context = {"device": row.pop("device"), "price": row.pop("price")}
+        asked.append({**row, "context": context, **({"shown_at": row["shown_at"].isoformat()} if "shown_at" in row else {})})
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        answer = client.post("/v1/score", json={"rows": asked})
+        assert answer.status_code == 200, answer.text
+        np.testing.assert_allclose([row["logit"] for row in answer.json()["rows"]], logits[:40], atol=1e-5)
+        who = {} if "user" in missing else {"user_id": "u1"}
+        lists = client.post("/v1/rank", json={"requests": [{**who, "context": asked[0]["context"]}]})
+        explained = client.post("/v1/explain", json={"user": who, **{k: v for k, v in asked[0].items() if k != "user_id"}})
+        assert explained.status_code == 200, explained.text
+        if "user" not in missing:
+            assert client.post("/v1/rank", json={"requests": [{}]}).status_code == 422
+        if "ad" in missing:
+            assert lists.status_code == 400 and "names no ads" in lists.text
+            return
+        assert lists.status_code == 200 and lists.json()["lists"][0]["ads"], lists.text
+        event = {**who, "ad_id": "a1", "kind": "click"}
+        assert client.post("/v1/events", json={"events": [event]}).status_code == 200
+        assert client.get("/v1/ads/a1").status_code == 200
+        assert client.post("/v1/rank", json={"requests": [who]}).status_code == 200
 
 
 def test_rows_of_nobody_among_those_of_users_share_nothing(tmp_path):
