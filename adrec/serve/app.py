@@ -1,7 +1,6 @@
 """The HTTP interface over one engine: routes, batching, errors. `adrec serve` runs it under uvicorn."""
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,10 +21,14 @@ from adrec.config.inference.serve import ServeConfig
 from adrec.data.arrays import combined
 from adrec.data.device import use_threads
 from adrec.errors import AdrecError, BundleError, DataError, visible
+from adrec.schema import NOBODY
 from adrec.serve.batcher import Batcher, OverloadedError
+from adrec.serve.door.docs import docs_routes
+from adrec.serve.door.guard import Guard, Recorder
+from adrec.serve.door.keys import Keys
 from adrec.serve.engine import Engine
-from adrec.serve.guard import Guard
 from adrec.serve.intake import RefusedError
+from adrec.serve.live import UnknownAdError
 from adrec.serve.messages import (
     AdIn,
     AdOut,
@@ -39,19 +42,22 @@ from adrec.serve.messages import (
     RankRequest,
     ScoreAnswer,
     ScoreRequest,
+    TryAnswer,
+    TryRequest,
 )
 from adrec.serve.store import StoreError
 from adrec.serve.watch import Watch
-
-KEY_VARIABLE = "ADREC_API_KEY"  # of the environment; where it is not set, no key is asked for
 
 _LONGEST_PLACE = 300
 AdId = Annotated[str, UrlPath(min_length=1, max_length=200)]
 _FAULTS: dict[int | str, dict[str, Any]] = {
     400: {"description": "Something named is not there, or does not fit."},
     401: {"description": "The API key is missing or wrong."},
-    403: {"description": "Admin calls need an API key, and the server has none."},
+    403: {"description": "The key is not for this, or the server has none and this needs one."},
+    404: {"description": "There is no such ad."},
     409: {"description": "The bundle is refused; the earlier one goes on."},
+    421: {"description": "The server is not called by this name."},
+    429: {"description": "More requests than this key may send; try again after Retry-After seconds."},
     413: {"description": "The body is too large."},
     422: {"description": "The body or the path is not as described: where, and what."},
     503: {"description": "The server is busy; try again after Retry-After seconds."},
@@ -73,9 +79,11 @@ class ReloadRequest(Message):
     """Whose bundle it replaces in an A/B test."""
 
 
-def create_app(config: ServeConfig, engine: Engine | None = None) -> FastAPI:
-    """The application; `engine` may be given ready-made."""
-    watch = Watch()
+def create_app(
+    config: ServeConfig, engine: Engine | None = None, *, keys: Keys | None = None, watch: Watch | None = None
+) -> FastAPI:
+    """The application; `engine`, `keys` and `watch` may be given ready-made. Raises ConfigError for keys that are none."""
+    watch = watch or Watch()
     held: dict[str, Any] = {"engine": engine}
 
     @asynccontextmanager
@@ -103,16 +111,24 @@ def create_app(config: ServeConfig, engine: Engine | None = None) -> FastAPI:
         title="adrec",
         version=__version__,
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
         responses={code: {**what, "model": Fault} for code, what in _FAULTS.items()},
+    )
+    # The last one added is the first to see a request.
+    app.add_middleware(
+        Guard, access=config.access, keys=keys or Keys(config.access), max_body_bytes=config.intake.max_body_bytes
     )
     if config.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=config.cors_origins, allow_methods=["*"], allow_headers=["*"])
-    key = os.environ.get(KEY_VARIABLE) or None
-    app.add_middleware(Guard, watch=watch, key=key, max_body_bytes=config.intake.max_body_bytes)
+    app.add_middleware(Recorder, watch=watch)
     _faults(app)
     _model_routes(app, config, watch, held)
     _change_routes(app, config, watch, held)
     _plain_routes(app, watch, held)
+    if config.page:
+        _page_routes(app)
+        docs_routes(app)
     return app
 
 
@@ -141,6 +157,13 @@ def _model_routes(app: FastAPI, config: ServeConfig, watch: Watch, held: dict[st
         watch.answered(_facts(request), [ad["score"] for one in lists for ad in one["ads"]], [one["arm"] for one in lists])
         return Response(to_json(answer), media_type="application/json")
 
+    @app.post("/v1/try", response_model=TryAnswer)
+    async def try_out(body: TryRequest, request: Request) -> Response:
+        """A list as it is, and as it would be with another headline or bid: for the asking alone, nothing is changed."""
+        _most(len(body.request.candidates or []), config.intake.max_candidates, "candidates")
+        _note(request, watch, rows=1, user=body.request.user_id)
+        return Response(to_json(await _in(held["side"], held["engine"].try_out, body)), media_type="application/json")
+
     @app.post("/v1/explain")
     async def explain(body: ExplainRequest, request: Request) -> ExplainAnswer:
         """Which words, clicks and features speak for an ad, and which against."""
@@ -160,19 +183,19 @@ def _change_routes(app: FastAPI, config: ServeConfig, watch: Watch, held: dict[s
             watch.events.labels(event.kind).inc()
         return answer
 
-    @app.get("/v1/ads/{ad_id}")
+    @app.get("/v1/ads/{ad_id:path}")
     async def get_ad(ad_id: AdId) -> AdOut:
         """An ad as PUT takes it."""
         found: AdOut = held["engine"].ad(ad_id)
         return found
 
-    @app.put("/v1/ads/{ad_id}")
+    @app.put("/v1/ads/{ad_id:path}")
     async def put_ad(ad_id: AdId, body: AdIn) -> Done:
         """Add or change an ad: when the answer comes it is encoded and served."""
         await _in(held["side"], held["engine"].put_ad, ad_id, body)
         return Done(detail=f"{ad_id} is served")
 
-    @app.delete("/v1/ads/{ad_id}")
+    @app.delete("/v1/ads/{ad_id:path}")
     async def delete_ad(ad_id: AdId) -> Done:
         """Never show the ad again."""
         await _in(held["side"], held["engine"].delete_ad, ad_id)
@@ -218,7 +241,11 @@ def _plain_routes(app: FastAPI, watch: Watch, held: dict[str, Any]) -> None:
     async def about() -> dict[str, Any]:
         """What the page offers: policies, some users, the size of the catalogue."""
         engine: Engine = held["engine"]
-        users = [user for user in combined(engine.live.users["user_id"].slice(0, 50)).tolist() if user != "adrec-nobody"]
+        users = [
+            user
+            for user in combined(engine.live.users["user_id"].slice(0, 50)).tolist()
+            if user not in ("adrec-nobody", NOBODY)
+        ]
         return {
             "policies": engine.live.ranker.names,
             "users": users,
@@ -226,6 +253,8 @@ def _plain_routes(app: FastAPI, watch: Watch, held: dict[str, Any]) -> None:
             "bundles": engine.fingerprints,
         }
 
+
+def _page_routes(app: FastAPI) -> None:
     def page(name: str, kind: str) -> Callable[[], Any]:
         content = (resources.files("adrec.serve") / "page" / name).read_text(encoding="utf-8")
 
@@ -255,6 +284,10 @@ def _faults(app: FastAPI) -> None:
     @app.exception_handler(AdrecError)
     async def mendable(request: Request, error: AdrecError) -> JSONResponse:
         return JSONResponse({"detail": visible(str(error))}, 400)
+
+    @app.exception_handler(UnknownAdError)
+    async def unknown(request: Request, error: UnknownAdError) -> JSONResponse:
+        return JSONResponse({"detail": visible(str(error))}, 404)
 
     @app.exception_handler(StoreError)
     async def storeless(request: Request, error: StoreError) -> JSONResponse:

@@ -19,10 +19,11 @@ from adrec.inference.explain.sentence import sentence
 from adrec.schema import NOBODY
 from adrec.serve.answering import answers, described, ranked, row_of, scored
 from adrec.serve.arms import FIRST, SECOND
+from adrec.serve.batcher import OverloadedError
 from adrec.serve.catalogue import UNCHANGED, Change, usable
 from adrec.serve.fields import micros
 from adrec.serve.following import Follower
-from adrec.serve.intake import read_explain, read_rank, read_score
+from adrec.serve.intake import Place, RefusedError, read_explain, read_rank, read_score
 from adrec.serve.lists import Answer
 from adrec.serve.live import Live
 from adrec.serve.messages import (
@@ -34,9 +35,11 @@ from adrec.serve.messages import (
     ExplainRequest,
     RankRequest,
     ScoreRequest,
+    TryRequest,
 )
 from adrec.serve.store import Event, events_table, open_store
 from adrec.serve.tally import Tally
+from adrec.serve.trying import try_out
 from adrec.serve.world import World, stamp_of
 
 _AT_ONCE = 50_000
@@ -59,7 +62,7 @@ class Engine:
         }
         start = config.clock_from
         self._ahead = 0 if start is None else int((start.timestamp() - datetime.now(UTC).timestamp()) * 1_000_000)
-        self._reloading = threading.Lock()
+        self._reloading, self._trying = threading.Lock(), threading.Lock()
         self._changing = threading.RLock()  # of what follows: held while it is replaced, never while a model loads or answers
         arms = [FIRST] if config.challenger is None else [FIRST, SECOND]
         self._bundles: dict[str, Path] = {arm: _bundle_of(config, arm) for arm in arms}
@@ -132,6 +135,26 @@ class Engine:
             parts=[asdict(part) for part in found.parts],
         )
 
+    def try_out(self, item: TryRequest) -> Answer:
+        """A list as it is, and as it would be under each trial. Raises RefusedError where it cannot be made, OverloadedError
+        where another trial is being made.
+        """
+        if not self._trying.acquire(blocking=False):
+            raise OverloadedError(retry_after=1)
+        try:
+            lives, tally = self._served
+            asked = read_rank(RankRequest.model_construct(requests=[item.request]), lives, self.config.challenger)
+            return try_out(
+                item,
+                asked,
+                lives,
+                stored=self._stored,
+                changed=lambda arm, tried: self._tried(arm, lives[arm], tried),
+                rank=lambda some: ranked(dict(some), tally.ledger, [asked], self._now())[0],
+            )
+        finally:
+            self._trying.release()
+
     # ------------------------------------------------------------------------------------------- changing
 
     def record(self, events: Sequence[EventIn]) -> EventsAnswer:
@@ -163,9 +186,10 @@ class Engine:
         return AdOut(**{name: None if is_number[name] and not isfinite(value) else value for name, value in values.items()})
 
     def put_ad(self, ad_id: str, ad: AdIn) -> None:
-        """Add or change an ad: encoded, remembered and served when this returns."""
-        values = ad.model_dump()
-        values |= {name: micros(values[name]) for name in ("starts_at", "ends_at")}
+        """Add or change an ad: encoded, remembered and served when this returns. Raises RefusedError where it has no title."""
+        if ad.title is None and self.live.predictor.packed.has.text:
+            raise RefusedError([Place("body.title", "is needed: the bundle reads titles")])
+        values = _in_micros(ad.model_dump())
         with self._changing:
             lives, changes = self._changed(ad_id, values, 0)
             number = self.store.put_ad(ad_id, values)
@@ -214,6 +238,18 @@ class Engine:
         changes = {**self._changes, ad_id: self._changes.get(ad_id, UNCHANGED).then(ad, number)}
         return {arm: self._with(arm, live, ad_id, changes, self._world) for arm, live in self.lives.items()}, changes
 
+    def _stored(self, ad_id: str) -> dict[str, Any]:
+        """An ad as a change holds it."""
+        return _in_micros(self.ad(ad_id).model_dump())
+
+    def _tried(self, arm: str, live: Live, tried: dict[str, dict[str, Any]]) -> Live:
+        """An arm's bundle over a catalogue that nobody else is served from."""
+        changes = self._changes
+        for ad_id, ad in tried.items():
+            changes = {**changes, ad_id: changes.get(ad_id, UNCHANGED).then(ad, 0)}
+            live = self._with(arm, live, ad_id, changes, self._world)
+        return live
+
     def _with(self, arm: str, live: Live, ad_id: str, changes: dict[str, Change], world: World) -> Live:
         """A bundle after the change of one ad."""
         return self._load(arm, self._bundles[arm], changes, world, live)
@@ -261,6 +297,10 @@ class Engine:
                 if piece.last <= self.tally.last:
                     return self.tally.last
                 self.tally.take(self.live, piece)
+
+
+def _in_micros(ad: dict[str, Any]) -> dict[str, Any]:
+    return ad | {name: micros(ad[name]) for name in ("starts_at", "ends_at")}
 
 
 def _bundle_of(config: ServeConfig, arm: str) -> Path:

@@ -25,6 +25,10 @@ from adrec.serve.messages import UserIn
 from adrec.serve.world import World
 
 
+class UnknownAdError(DataError):
+    """The catalogue has no such ad."""
+
+
 @dataclass
 class Live:
     """Predictor, ranker and lookups over one catalogue."""
@@ -111,12 +115,12 @@ class Live:
         return ad_id in self.row_of_ad and ad_id not in self.deleted
 
     def place(self, ad_id: str) -> int:
-        """Row of a servable ad. Raises DataError where there is none."""
+        """Row of a servable ad. Raises UnknownAdError where there is none."""
         if not self.predictor.packed.has.ad:
             return 0  # of a log without ads: one stands for all
         row = self.row_of_ad.get(ad_id)
         if row is None or ad_id in self.deleted:
-            raise DataError(f"ad_id '{ad_id}' is not in the catalogue. PUT /v1/ads/{{id}} adds it.")
+            raise UnknownAdError(f"ad_id '{ad_id}' is not in the catalogue. PUT /v1/ads/{{id}} adds it.")
         return row
 
     def rows(self, ad_ids: pa.Array | pa.ChunkedArray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What goes over the wire: request and answer models of the HTTP interface, with their limits and examples."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
@@ -144,6 +144,31 @@ class RankAnswer(Message):
     """Arm → fingerprint of its bundle."""
     notes: list[Note] = []
     """Candidates that were left out, and what else was asked and is not known."""
+
+
+class Trial(Message):
+    """What an ad would be like; what is not said stays as it is."""
+
+    title: str | None = Field(default=None, min_length=1, max_length=2_000)
+    description: str | None = Field(default=None, max_length=10_000)
+    category: str | None = Field(default=None, max_length=200)
+    bid: float | None = Field(default=None, ge=0, le=1e9)
+
+
+class TryRequest(Message):
+    """A list as it would be if ads were otherwise; nothing is changed."""
+
+    request: RankUser
+    trials: list[Annotated[dict[Id, Trial], Field(min_length=1, max_length=20)]] = Field(min_length=1, max_length=4)
+    """Each: ads of the catalogue, and what is tried on them."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"request": {"user_id": "u1"}, "trials": [{"a1": {"title": "Another headline"}}]}]}
+    )
+
+
+class TryAnswer(RankAnswer):
+    """The list as it is, then one for each trial."""
 
 
 class ExplainRequest(Message):

@@ -1,6 +1,7 @@
 """A small trained bundle over the planted world, for the tests of the server."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import worlds
 
 from adrec.config.base import save_config
 from adrec.config.inference.serve import ServeConfig
+from adrec.serve.door.keys import KEY_VARIABLE, Keys
 
 POLICIES = {
     "default": {"top_n": 5, "value": {"kind": "revenue"}, "limits": {"user_ad": 2}, "rules": {"clicked": "keep"}},
@@ -31,12 +33,27 @@ def make_bundle(folder):
     worlds.make_bundle(folder, "training.epochs=2", "model.user.max_history=20")
 
 
+KEY = "test-key-of-the-environment"
+"""Of the servers of `client_of`."""
+ADMIN = {"X-API-Key": KEY}
+
+
 def settings_of(folder, store, **changes):
     values = {
         "bundle": str(folder / "bundle"), "prepared": str(folder / "prepared"), "store": str(store), "policies": POLICIES,
         "device": "cpu", **changes,
     }  # fmt: skip
     return ServeConfig.model_validate(values)
+
+
+def client_of(settings, **how):
+    """A client, with the key, of a server in this process that asks for one."""
+    from fastapi.testclient import TestClient
+
+    from adrec.serve.app import create_app
+
+    keys = Keys(settings.access, {KEY_VARIABLE: KEY})
+    return TestClient(create_app(settings, keys=keys), headers=ADMIN, **how)
 
 
 def free_port():
@@ -52,12 +69,17 @@ def call(address, path, body=None, headers=None):
         return json.loads(answer.read())
 
 
-def start(folder, store, headers=None, **settings):
+def start(folder, store, headers=None, *, wait=True, environment=None, **settings):
     port = free_port()
     config = store.with_suffix(".yaml")
     save_config(settings_of(folder, store, port=port, **settings), config)
-    server = subprocess.Popen([sys.executable, "-m", "adrec", "serve", "-c", str(config), "-q"], stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "adrec", "serve", "-c", str(config), "-q"],
+        stderr=subprocess.DEVNULL, env={**os.environ, **(environment or {})},
+    )  # fmt: skip
     address = f"http://127.0.0.1:{port}"
+    if not wait:
+        return server, address
     for _ in range(600):
         try:
             call(address, "/health/ready", headers=headers)

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 from redis_server import needs_redis, redis_server
-from served import make_bundle, settings_of
+from served import client_of, make_bundle, settings_of
 
 from adrec.data.prepared import open_prepared
 from adrec.inference.predictor import Predictor
@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(folder):
-    with TestClient(create_app(settings_of(folder, folder / "store.sqlite")), raise_server_exceptions=False) as opened:
+    with client_of(settings_of(folder, folder / "store.sqlite"), raise_server_exceptions=False) as opened:
         yield opened
 
 
@@ -148,7 +148,7 @@ def within_a_second(holds):
 
 
 def test_what_another_server_recorded_counts_here(stored):
-    with TestClient(create_app(stored)) as one, TestClient(create_app(stored)) as other:
+    with client_of(stored) as one, client_of(stored) as other:
         assert ask(one, user_id="new", candidates=["a5"])
         shown = {"user_id": "new", "ad_id": "a5", "kind": "impression"}
         other.post("/v1/events", json={"events": [shown, shown]})
@@ -163,7 +163,7 @@ def test_what_another_server_recorded_counts_here(stored):
 
 def test_a_new_ad_is_served_at_once_and_after_a_restart(stored):
     settings = stored
-    with TestClient(create_app(settings)) as client:
+    with client_of(settings) as client:
         assert (
             client.put("/v1/ads/n1", json={"title": "guitar concert 吉他", "category": "c1", "bid": 100.0}).status_code == 200
         )
@@ -174,7 +174,7 @@ def test_a_new_ad_is_served_at_once_and_after_a_restart(stored):
         assert client.delete("/v1/ads/a9").status_code == 200
         assert client.post("/v1/score", json={"rows": [{"user_id": "u", "ad_id": "a9"}]}).status_code == 400
         lists = ask(client, user_id="u3")
-    with TestClient(create_app(settings)) as client:
+    with client_of(settings) as client:
         assert ask(client, user_id="u3") == lists
         assert "a9" not in [ad["ad_id"] for ad in ask(client, user_id="u3", candidates=["a7", "n1"])]
 
@@ -199,8 +199,7 @@ def test_explaining_adds_up(client):
         (("post", "/v1/rank", {"requests": [{"user_id": "u", "shown_at": "0001-01-01T00:00:00"}]}), 422, "1970"),
         (("post", "/v1/events", {"events": [{"user_id": "u", "ad_id": "a", "kind": "love"}]}), 422, "impression"),
         (("put", "/v1/ads/x", {"title": "t", "bid": -1}), 422, "greater than or equal"),
-        (("delete", "/v1/ads/nothing", None), 400, "not in the catalogue"),
-        (("post", "/admin/reload", {}), 403, "API key"),
+        (("delete", "/v1/ads/nothing", None), 404, "not in the catalogue"),
     ],
 )
 def test_faults_are_told(client, call, status, says):
@@ -262,3 +261,23 @@ def test_the_page_and_its_parts_are_there(client):
     assert page.status_code == 200 and "default-src 'self'" in page.headers["content-security-policy"]
     assert client.get("/page.js").status_code == client.get("/page.css").status_code == 200
     assert client.get("/openapi.json").json()["info"]["title"] == "adrec"
+
+
+def test_a_trial_is_what_the_change_would_do_and_changes_nothing(stored):
+    """A tried headline and bid rank as the published ones do afterwards; until then everyone's list stays."""
+    with client_of(stored) as client:
+        before = ask(client, user_id="u3")
+        other = next(f"a{number}" for number in range(60) if f"a{number}" not in {ad["ad_id"] for ad in before})
+        tried = {other: {"title": "guitar concert guitar", "bid": 40.0}}
+        request = {"user_id": "u3", "shown_at": MOMENT.isoformat()}
+        answer = client.post("/v1/try", json={"request": request, "trials": [tried, {before[0]["ad_id"]: {"bid": 0}}]})
+        assert answer.status_code == 200, answer.text
+        present, first, second = answer.json()["lists"]
+        assert present["ads"] == before == ask(client, user_id="u3")
+        assert first["ads"][0]["ad_id"] == other and first["ads"][0]["title"] == "guitar concert guitar"
+        assert second["ads"][0]["ad_id"] != before[0]["ad_id"]
+        ad = client.get(f"/v1/ads/{other}").json()
+        client.put(f"/v1/ads/{other}", json={**ad, **tried[other]})
+        assert ask(client, user_id="u3") == first["ads"]
+        unknown = client.post("/v1/try", json={"request": request, "trials": [{"nothing": {"bid": 1}}]})
+        assert unknown.status_code == 400 and "trials.0.nothing" in unknown.text

@@ -5,7 +5,7 @@ import shutil
 import signal
 
 import pytest
-from served import make_bundle, start
+from served import call, make_bundle, start
 
 pytest.importorskip("fastapi")
 playwright = pytest.importorskip("playwright.sync_api")
@@ -45,11 +45,20 @@ def test_the_page_ranks_explains_and_changes(folder, tmp_path, width, height):
             page.wait_for_selector(f'#list li:first-child[data-ad="{moved}"]')
             first = page.locator("#list li").first
             assert first.locator(".bid input").input_value() == "40"
+            before = first.locator("h2").text_content()
             first.locator("h2").fill("guitar guitar concert")
-            with page.expect_response("**/v1/rank"):
+            with page.expect_response("**/v1/try"):
                 first.locator("h2").press("Enter")
             page.wait_for_selector("#message:empty", state="attached")
             assert "guitar guitar concert" in page.locator("#list h2").all_text_contents()
+            assert before in page.locator(f'#list li[data-ad="{moved}"] .now').text_content()  # both headlines, side by side
+            assert call(address, f"/v1/ads/{moved}")["title"] == before  # for the asking alone
+            for _ in range(2):
+                with page.expect_response("**/v1/*"):
+                    page.click("#undo")
+                page.wait_for_selector("#message:empty", state="attached")
+            assert page.locator("#trial").is_hidden() and page.locator("#list li .now:visible").count() == 0
+            assert page.locator("#list li").last.get_attribute("data-ad") == moved
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             if os.environ.get("ADREC_SCREENSHOTS"):
                 page.screenshot(path=f"{os.environ['ADREC_SCREENSHOTS']}/lists-{width}.png", full_page=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from adrec.config.base import Config, ConfigPath, Moment, OnDevice, Seeded, StageConfig
+from adrec.config.inference.access import Access, Connections, Tls
 from adrec.config.inference.rank import Policy
 
 
@@ -100,6 +101,14 @@ class ServeConfig(StoreConfig, OnDevice, Seeded):
     """Micro-batching."""
     intake: Intake = Intake()
     """Limits on what comes in."""
+    connections: Connections = Connections()
+    """Limits on connections."""
+    access: Access = Access()
+    """Who may ask what."""
+    tls: Tls | None = None
+    """Serve HTTPS with this certificate. Default: HTTP."""
+    page: bool = True
+    """Whether the page at `/` and the description of the calls at `/docs` are served."""
     cors_origins: list[str] = []
     """Origins that browsers may call from; empty: none but the server's own page."""
     drain_seconds: float = Field(20.0, ge=0)

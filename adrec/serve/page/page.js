@@ -5,20 +5,30 @@ const TEXTS = {
     scenario: "Scenario", query: "Search", key: "API key", rank: "Rank ads", why: "Why?", click: "Click", bid: "Bid", set: "Set",
     working: "Ranking…", none: "No ad may be shown here: the rules, budgets or caps leave none.", other: "中文",
     about: (a) => `${a.ads.toLocaleString()} ads, bundle ${Object.values(a.bundles).join(" / ")}`, score: "click probability", value: "value", price: "price per click",
-    propensity: "shown with probability", edit: "Click to change the words", clicked: "Recorded. Later lists know of this click.", explaining: "Explaining…",
+    propensity: "shown with probability", edit: "Click to try other words", undo: "Undo", publish: "Publish", kept: "Published: everyone sees it now.", trying: (n) => `${n} tried here; nobody else sees it.`,
+    now: (title, ad) => (ad ? `now “${title}”: place ${ad.rank}, ${(100 * ad.score).toFixed(1)}%` : `now “${title}”: not in the list`), clicked: "Recorded. Later lists know of this click.", explaining: "Explaining…",
   },
   zh: {
     user: "用户", interests: "兴趣（逗号分隔；留空用已知的）", clicks: "点击过的广告（编号，逗号分隔；留空用已知的）",
     scenario: "场景", query: "搜索词", key: "API 密钥", rank: "排序", why: "为什么？", click: "点击", bid: "出价", set: "设定",
     working: "正在排序…", none: "规则、预算或频次上限之下没有可展示的广告。", other: "English",
     about: (a) => `${a.ads.toLocaleString()} 条广告，模型 ${Object.values(a.bundles).join(" / ")}`, score: "点击概率", value: "价值", price: "每次点击价格",
-    propensity: "展示概率", edit: "点击可修改文字", clicked: "已记录，之后的排序会考虑这次点击。", explaining: "正在解释…",
+    propensity: "展示概率", edit: "点击可试改文字", undo: "撤销", publish: "发布", kept: "已发布，所有人可见。", trying: (n) => `正在试改 ${n} 处，仅此页可见。`,
+    now: (title, ad) => (ad ? `现为“${title}”：第 ${ad.rank} 位，${(100 * ad.score).toFixed(1)}%` : `现为“${title}”：不在列表中`), clicked: "已记录，之后的排序会考虑这次点击。", explaining: "正在解释…",
   },
 };
 const at = (id) => document.getElementById(id);
 let language = navigator.language.startsWith("zh") ? "zh" : "en";
 let about = null;
 let places = new Map();
+let edits = []; // what is tried, in order: {id, fields}
+let present = new Map(); // ads of the list as it is
+
+function tried() {
+  const trial = {};
+  edits.forEach(({ id, fields }) => { trial[id] = { ...trial[id], ...fields }; });
+  return trial;
+}
 
 function say(text, fault = false) {
   at("message").textContent = text;
@@ -62,9 +72,15 @@ async function rank() {
   const request = { ...described(), scenario: at("scenario").value };
   if (at("query").value.trim()) request.query = at("query").value.trim();
   try {
-    const answer = await call("POST", "v1/rank", { requests: [request] });
-    draw(answer.lists[0]);
-    say(answer.lists[0].ads.length ? "" : text.none);
+    const answer = edits.length
+      ? await call("POST", "v1/try", { request, trials: [tried()] })
+      : await call("POST", "v1/rank", { requests: [request] });
+    const list = answer.lists[answer.lists.length - 1];
+    present = new Map(answer.lists[0].ads.map((ad) => [ad.ad_id, ad]));
+    draw(list);
+    at("trial").hidden = edits.length === 0;
+    at("tried").textContent = text.trying(edits.length);
+    say(list.ads.length ? "" : text.none);
   } catch (error) {
     say(error.message, true);
   }
@@ -95,9 +111,15 @@ function card(list, ad, before, moved) {
   heading.addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); heading.blur(); } });
   heading.addEventListener("blur", () => {
     const title = heading.textContent.trim();
-    if (title && title !== ad.title) change(ad.ad_id, { title });
+    if (title && title !== ad.title) attempt(ad.ad_id, { title });
     else heading.textContent = ad.title;
   });
+  if (ad.ad_id in tried()) {
+    const now = node.querySelector(".now");
+    now.hidden = false;
+    const before = present.get(ad.ad_id);
+    now.textContent = text.now(before ? before.title : edits.find((edit) => edit.id === ad.ad_id).title, before);
+  }
   node.querySelector(".reason").textContent = ad.reason;
   const numbers = [`${text.score} ${(100 * ad.score).toFixed(1)}%`, `${text.value} ${ad.value.toFixed(4)}`];
   if (ad.price !== null) numbers.push(`${text.price} ${ad.price.toFixed(3)}`);
@@ -110,7 +132,7 @@ function card(list, ad, before, moved) {
   bid.value = ad.bid ?? "";
   node.querySelector(".bid").addEventListener("submit", (event) => {
     event.preventDefault();
-    change(ad.ad_id, { bid: bid.value === "" ? null : Number(bid.value) });
+    attempt(ad.ad_id, { bid: bid.value === "" ? null : Number(bid.value) });
   });
   return node;
 }
@@ -130,12 +152,23 @@ async function click(list, ad) {
   }
 }
 
-async function change(id, fields) {
+async function attempt(id, fields) {
+  const before = present.get(id);
+  edits.push({ id, fields, title: before ? before.title : id });
+  await rank();
+}
+
+async function publish() {
   try {
-    const ad = await call("GET", `v1/ads/${encodeURIComponent(id)}`);
-    await call("PUT", `v1/ads/${encodeURIComponent(id)}`, { ...ad, ...fields });
+    for (const [id, fields] of Object.entries(tried())) {
+      const path = `v1/ads/${encodeURIComponent(id)}`;
+      await call("PUT", path, { ...(await call("GET", path)), ...fields });
+    }
+    edits = [];
     await rank();
+    say(TEXTS[language].kept);
   } catch (error) {
+    at("key-line").hidden = false;
     say(error.message, true);
   }
 }
@@ -202,5 +235,7 @@ async function begin() {
 
 at("language").addEventListener("click", () => { language = language === "zh" ? "en" : "zh"; translate(); if (places.size) rank(); });
 at("ask").addEventListener("submit", (event) => { event.preventDefault(); places = new Map(); rank(); });
-at("key").addEventListener("change", begin);
+at("key").addEventListener("change", () => { if (!about) begin(); });
+at("undo").addEventListener("click", () => { edits.pop(); rank(); });
+at("publish").addEventListener("click", publish);
 begin();

@@ -13,6 +13,8 @@ from adrec.errors import ResourceError
 from adrec.terminal import Terminal
 
 _SWITCH_SECONDS = 0.0005
+_OTHER_FILES = 256
+"""Open files beside the connections."""
 
 
 @dataclass
@@ -37,28 +39,42 @@ def run(config: ServeConfig, terminal: Terminal) -> ServeResult:
         import uvicorn
 
         from adrec.serve.app import create_app
+        from adrec.serve.door.connections import bounded
+        from adrec.serve.door.keys import Keys, refuse_open_server
         from adrec.serve.engine import Engine
-        from adrec.serve.watch import log_to_stderr
+        from adrec.serve.watch import Watch, log_to_stderr
     except ImportError as error:
         raise ResourceError(f"adrec serve needs {error.name}. Install it with: pip install 'adrec[serve]'") from None
     log_to_stderr()
+    keys, watch = Keys(config.access), Watch()
+    refuse_open_server(config.host, keys, config.access)
+    _allow_files(config.connections.max_connections)
     with terminal.progress("Loading the bundle and the catalogue", None, unit="ads"):
         engine = Engine(config)
-    terminal.warn(f"serving {len(engine.live.row_of_ad):,} ads on http://{config.host}:{config.port} (Ctrl-C stops)")
+    scheme = "https" if config.tls is not None else "http"
+    terminal.warn(f"serving {len(engine.live.row_of_ad):,} ads on {scheme}://{config.host}:{config.port} (Ctrl-C stops)")
     if getattr(engine.store, "forgetful", False):
         terminal.warn("this Redis writes no log (appendonly no): its restart loses events. Set 'appendonly yes'.")
     for arm, live in engine.lives.items():
         if not live.predictor.checked:
             terminal.warn(f"arm {arm}: the bundle's logits were not checked (no golden requests, or scored by onnxruntime)")
     settings = uvicorn.Config(
-        create_app(config, engine),
+        create_app(config, engine, keys=keys, watch=watch),
         host=config.host,
         port=config.port,
         log_level="warning",
         access_log=False,
         timeout_keep_alive=75,  # longer than clients and balancers keep idle connections
         timeout_graceful_shutdown=int(config.drain_seconds) or None,
-        h11_max_incomplete_event_size=64_000,
+        http=bounded(
+            config.connections,
+            max_body_bytes=config.intake.max_body_bytes,
+            refused=lambda status: watch.requests.labels("unread", str(status)).inc(),
+        ),
+        ws="none",
+        server_header=False,
+        ssl_certfile=config.tls.certificate if config.tls is not None else None,
+        ssl_keyfile=config.tls.key if config.tls is not None else None,
     )
     # Every time that HTTP is to be answered during a pass of the model, it waits this long for the interpreter: 5 ms is
     # Python's default, and a request needs the interpreter several times.
@@ -69,3 +85,16 @@ def run(config: ServeConfig, terminal: Terminal) -> ServeResult:
     if not server.started:
         raise ResourceError(f"{config.host}:{config.port}: cannot listen there. Give another 'port' or 'host'.")
     return ServeResult(config.host, config.port)
+
+
+def _allow_files(connections: int) -> None:
+    """As many open files as the connections need, where the machine lets this process raise its limit."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
