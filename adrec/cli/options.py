@@ -68,7 +68,7 @@ def run_stage(
             config = importlib.import_module("adrec.stages.storage").fetched_config(str(config))
         loaded = load_config(config, model, [*(overrides or ()), *given])
         run = importlib.import_module(f"adrec.stages.{stage}").run
-        terminal.show(importlib.import_module("adrec.stages.writing").run_guarded(run, loaded, terminal))
+        terminal.show(importlib.import_module("adrec.stages.storage").run_guarded(run, loaded, terminal))
 
 
 class faults_shown:

@@ -23,7 +23,7 @@ from adrec.data.disk.writing import write_aside
 from adrec.data.remote.fetching import fetch
 from adrec.data.remote.publishing import bring_down, publish
 from adrec.errors import ResourceError
-from adrec.stages.writing import output_of, paths_of, writing
+from adrec.stages.writing import is_first_process, names_addresses, output_of, paths_of, writing
 from adrec.terminal import Terminal
 from adrec.urls import address_of, local_of, mirror
 
@@ -43,6 +43,14 @@ class PublishedResult:
     def render(self) -> Iterable[RenderableType]:
         """One line."""
         yield f"{self.output}: published. An earlier run had made it, and was stopped before all of it was there."
+
+
+def run_guarded(run: Callable[..., Any], config: StageConfig, terminal: Terminal) -> Any:
+    """The result of `run(config, terminal)`; where the config names addresses, what they stand for is fetched and published."""
+    if is_first_process() and names_addresses(config):
+        return run_remotely(run, config, terminal)
+    with writing(config, terminal):
+        return run(config, terminal)
 
 
 def run_remotely(run: Callable[..., Any], config: StageConfig, terminal: Terminal) -> Any:

@@ -42,16 +42,6 @@ _SHARED = frozenset({"serve"})
 """Commands that may write one output at once: several servers share a store."""
 
 
-def run_guarded(run: Callable[..., Any], config: StageConfig, terminal: Terminal) -> Any:
-    """The result of `run(config, terminal)`; where the config names addresses, what they stand for is fetched and published."""
-    if _is_first_process() and any(address_of(path) for path in _paths(config.model_dump(mode="python"))):
-        from adrec.stages.storage import run_remotely
-
-        return run_remotely(run, config, terminal)
-    with writing(config, terminal):
-        return run(config, terminal)
-
-
 @contextmanager
 def writing(
     config: StageConfig, terminal: Terminal, before: Callable[[OutputKind], None] = lambda kind: None
@@ -64,7 +54,7 @@ def writing(
     command = command_of(type(config))
     entry = KINDS.get(command)
     path = None if entry is None else _path(config, entry[0])
-    if entry is None or path is None or not _is_first_process():
+    if entry is None or path is None or not is_first_process():
         yield
         return
     key, kind = entry[0], entry[1] if isinstance(entry[1], OutputKind) else entry[1](config)
@@ -78,6 +68,11 @@ def writing(
         if target != path:
             terminal.note(f"{path} is a link: {target} is written, and the link stays.")
         yield
+
+
+def names_addresses(config: StageConfig) -> bool:
+    """Whether any of its paths stands for an address in a store or on a web server."""
+    return any(address_of(path) for path in _paths(config.model_dump(mode="python")))
 
 
 def output_of(config: StageConfig) -> Path | None:
@@ -95,7 +90,7 @@ def paths_of(config: StageConfig) -> list[str]:
     return list(dict.fromkeys(_paths(config.model_dump(mode="python", exclude=left_out))))
 
 
-def _is_first_process() -> bool:
+def is_first_process() -> bool:
     """False in the other processes of one DDP run."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 

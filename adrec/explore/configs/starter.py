@@ -78,8 +78,12 @@ def _preprocess(found: Guess | None, source: dict[str, Any] | None, made: Recipe
     values["text"] = {"ad_template": template_of(found)}
     to.behind["text.ad_template"] = "what the language model reads of an ad"
     values["tokenizer"] = made.preprocess["tokenizer"]
-    if "history" in made.preprocess or (found is not None and "converted_at" in found.names["impressions"]):
-        values["history"] = dict(made.preprocess.get("history", {}))
+    named = found.names["impressions"] if found is not None else {}
+    moments = {name: name for name in ("clicked_at", "converted_at") if name in named}
+    if "history" in made.preprocess or moments:
+        values["history"] = {**made.preprocess.get("history", {}), **moments}
+        if moments:
+            to.above["history"] = ["A label counts from its own moment on: what came later is not known before."]
     if found is not None and found.shape == "clicks":
         values["negatives"] = dict(NEGATIVES)
         to.above["negatives"] = ["Every row is a click: what was not clicked is drawn from the ads available at that moment."]

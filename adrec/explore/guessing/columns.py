@@ -89,6 +89,9 @@ class _Search:
         self._labels()
         self._take_best("request_id")
         self._time()
+        for label, moment in (("click", "clicked_at"), ("conversion", "converted_at")):
+            if {label, "shown_at"} <= self.names.keys():
+                self._take_best(moment)
         for canonical in _CONTEXT:
             self._take_best(canonical)
         position = self.found.column("impressions", "position")

@@ -5,7 +5,8 @@ from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import digamma
+from scipy.optimize import minimize_scalar
+from scipy.special import betaln
 
 from adrec.metrics.ranking import mrr
 from adrec.models.baselines.base import Floats, Inputs, load_state, looked_up, positions, save_state, text_array
@@ -184,24 +185,20 @@ def ad_totals(inputs: Inputs) -> tuple[NDArray[np.str_], NDArray[np.float64], ND
     return text_array(inputs.ads.ids.take(shown)), impressions[shown], clicks[shown]
 
 
-def fit_beta_prior(
-    clicks: NDArray[np.float64], impressions: NDArray[np.float64], *, steps: int = 1000, tolerance: float = 1e-6
-) -> tuple[float, float]:
-    """Maximum likelihood (a, b) of a beta prior, given clicks out of impressions of each ad.
+def fit_beta_prior(clicks: NDArray[np.float64], impressions: NDArray[np.float64]) -> tuple[float, float]:
+    """(a, b) of a beta prior, given clicks out of impressions of each ad: its mean is the rate of all impressions, its strength
+    a + b (0.01 to 1e6) the likeliest.
 
-    Minka's fixed point ("Estimating a Dirichlet distribution", 2000, equation 55) started at the moments. Where all ads look
-    alike the likelihood grows for ever, so a + b stays below 1e6.
+    The mean is not left to the likelihood: an average over ads, it is ruled by those with a few impressions and one click, and
+    gave ads that nobody had seen twenty times the clicks they got.
     """
     pairs, weight = np.unique(np.stack([clicks, impressions], axis=1), axis=0, return_counts=True)
     k, n = pairs[:, 0], pairs[:, 1]
-    rate = (k @ weight + 0.5) / (n @ weight + 1.0)
-    a, b = float(10 * rate), float(10 * (1 - rate))
-    for _ in range(steps):
-        below = max(float(weight @ (digamma(n + a + b) - digamma(a + b))), 1e-300)
-        new_a = max(a * float(weight @ (digamma(k + a) - digamma(a))) / below, 1e-6)
-        new_b = max(b * float(weight @ (digamma(n - k + b) - digamma(b))) / below, 1e-6)
-        change = abs(new_a - a) / a + abs(new_b - b) / b
-        a, b = new_a, new_b
-        if change < tolerance or a + b > 1e6:
-            break
-    return a, b
+    rate = float((k @ weight + 0.5) / (n @ weight + 1.0))
+
+    def cost(log_strength: float) -> float:
+        a, b = rate * np.exp(log_strength), (1 - rate) * np.exp(log_strength)
+        return -float(weight @ (betaln(k + a, n - k + b) - betaln(a, b)))
+
+    strength = float(np.exp(minimize_scalar(cost, bounds=(np.log(0.01), np.log(1e6)), method="bounded").x))
+    return rate * strength, (1 - rate) * strength

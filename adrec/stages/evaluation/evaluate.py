@@ -7,7 +7,6 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,103 +22,31 @@ from adrec.data.disk.outputs import EVALUATION
 from adrec.data.disk.tables import parquet_files, read_table
 from adrec.data.disk.writing import folder_aside, write_aside
 from adrec.errors import DataError
-from adrec.metrics.calibration import reliability
-from adrec.metrics.significance import LEVEL, Interval
+from adrec.metrics.significance import LEVEL
 from adrec.schema import CATALOGUE_RANK, DRAWN, WEIGHT
 from adrec.stages.evaluation import show
 from adrec.stages.evaluation.align import aligned
-from adrec.stages.evaluation.catalogue import CatalogueResult, judge_catalogue
-from adrec.stages.evaluation.judge import TaskResult, judge_task
-from adrec.stages.evaluation.off_policy.arms import ArmsResult, judge_arms
-from adrec.stages.evaluation.off_policy.lists import ListResult, judge_lists
-from adrec.stages.evaluation.off_policy.replay import OffPolicyResult, replay
+from adrec.stages.evaluation.catalogue import judge_catalogue
+from adrec.stages.evaluation.judge import judge_task
+from adrec.stages.evaluation.off_policy.arms import judge_arms
+from adrec.stages.evaluation.off_policy.lists import judge_lists
+from adrec.stages.evaluation.off_policy.replay import replay
 from adrec.stages.evaluation.report.inputs import read_importance
+from adrec.stages.evaluation.result import Evaluation
 from adrec.stages.evaluation.rows import Rows, load_rows
-from adrec.stages.evaluation.slices import SliceResult, judge_slices, slicings
-from adrec.stages.evaluation.tasks import Scores, build_task, resolve_tasks
+from adrec.stages.evaluation.slices import judge_slices, slicings
+from adrec.stages.evaluation.tasks import build_task, resolve_tasks
 from adrec.stages.evaluation.truth import with_labels
 from adrec.stages.writing import evaluation_folder
 from adrec.terminal import Terminal
 
 
-@dataclass(frozen=True)
-class EvaluateResult:
-    """All that was found out; `as_dict` is what metrics.json holds."""
-
-    output: Path
-    name: str
-    facts: dict[str, Any]
-    """Split, seed, fingerprints of inputs, versions."""
-    tasks: tuple[TaskResult, ...]
-    slices: dict[str, SliceResult]
-    """By label of the task; binary ones only."""
-    arms: dict[str, ArmsResult]
-    """By label of the task, where the rows are of tests; binary ones only."""
-    lists: ListResult | None
-    off_policy: OffPolicyResult | None
-    catalogue: CatalogueResult | None
-    """Ranks of clicks among all ads, where the rows have them."""
-    config: EvaluateConfig
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-safe values; the same input, config and seed give the same bytes."""
-        return {
-            "run": self.name,
-            **self.facts,
-            "tasks": {task.task.label_name: self._task(task) for task in self.tasks},
-            "lists": None if self.lists is None else self.lists.as_dict(),
-            "off_policy": None if self.off_policy is None else self._off_policy(self.off_policy),
-            "catalogue": None if self.catalogue is None else self.catalogue.as_dict(),
-        }
+class EvaluateResult(Evaluation):
+    """What `adrec evaluate` found out, and how it tells it."""
 
     def render(self) -> Iterable[RenderableType]:
         """The headline of each task, what to worry about, and where the report lies."""
         yield from show.render(self)
-
-    def _task(self, result: TaskResult) -> dict[str, Any]:
-        found = {
-            "kind": result.task.kind,
-            "counts": result.counts(),
-            "runs": {
-                scores.name: {"role": scores.role, "metrics": _plain(result.metrics[scores.name])} | self._bins(result, scores)
-                for scores in result.task.scores
-            },
-            "comparisons": [
-                {"against": c.other, "role": c.role, "metric": c.metric, **c.difference._asdict(),
-                 "adjusted_p": c.adjusted_p, "verdict": c.verdict()}
-                for c in result.comparisons
-            ],
-        }  # fmt: skip
-        sliced = self.slices.get(result.task.label_name)
-        if sliced is not None:
-            found |= {"slices": [_plain(asdict(part)) for part in sliced.slices]}
-            found |= {"alarms": [_plain(asdict(alarm)) for alarm in sliced.alarms]}
-        arms = self.arms.get(result.task.label_name)
-        if arms is not None:
-            found |= {"arms": arms.as_dict()}
-        return found
-
-    def _bins(self, result: TaskResult, scores: Scores) -> dict[str, Any]:
-        """The points of the reliability diagram, which the report draws."""
-        if not scores.is_probability:
-            return {}
-        table = reliability(result.frame.labels, scores.values, weights=result.frame.weights)
-        return {"reliability": {name: values.tolist() for name, values in table._asdict().items()}}
-
-    def _off_policy(self, result: OffPolicyResult) -> dict[str, Any]:
-        return {
-            "policy": result.policy,
-            "propensity": {"column": result.propensity, "is": "given_above" if result.given_above else "marginal"},
-            "refused": result.refused,
-            "estimates": _plain(result.estimates),
-            "bias": result.bias,
-            "logged": result.logged._asdict(),
-            "supported": result.supported._asdict(),
-            "effective_sample_size": result.effective,
-            "rows": result.rows,
-            "matched_rows": result.matched,
-            "rows_not_judged": result.not_judged,
-        }
 
 
 def run(config: EvaluateConfig, terminal: Terminal) -> EvaluateResult:
@@ -276,14 +203,3 @@ def _write(result: EvaluateResult, rows: Rows, ads: pa.Table | None, terminal: T
             failed = write_report(result, rows, ads, aside)
         for line in failed:
             terminal.warn(f"report.html: a picture could not be drawn and is left out ({line}).")
-
-
-def _plain(value: Any) -> Any:
-    """Intervals as objects, tuples as lists."""
-    if isinstance(value, Interval) or hasattr(value, "_asdict"):
-        return _plain(value._asdict())
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value

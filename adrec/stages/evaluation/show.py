@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,11 +14,9 @@ from rich.text import Text
 from adrec.metrics.significance import LEVEL, Interval
 from adrec.stages.evaluation.judge import Comparison, TaskResult
 from adrec.stages.evaluation.off_policy.arms import ArmsResult, Pair
+from adrec.stages.evaluation.result import Evaluation
 from adrec.stages.evaluation.support import FEWEST
 from adrec.stages.evaluation.tasks import Role, Scores
-
-if TYPE_CHECKING:
-    from adrec.stages.evaluation.evaluate import EvaluateResult
 
 TITLES = {
     "auc": "AUC",
@@ -119,7 +117,7 @@ def p_value(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def render(result: "EvaluateResult") -> Iterable[RenderableType]:
+def render(result: Evaluation) -> Iterable[RenderableType]:
     """Tables and lines for the terminal."""
     if result.catalogue is not None:
         yield from result.catalogue.render(result.name)
@@ -147,7 +145,7 @@ def render(result: "EvaluateResult") -> Iterable[RenderableType]:
     yield f"metrics.json{report} in {result.output}"
 
 
-def _headline(result: "EvaluateResult", task: TaskResult) -> Table:
+def _headline(result: Evaluation, task: TaskResult) -> Table:
     counts = task.counts()
     what = ", ".join(
         f"{counts[name]:,} {name}" + (f" ({counts[carry]:,} with both classes)" if carry in counts else "")
@@ -261,7 +259,7 @@ def difference_cells(comparison: Comparison) -> tuple[str, str, str, str]:
     return f"{d.value:+.4f}", interval, p_value(d.p_value), p_value(comparison.adjusted_p)
 
 
-def _off_policy(result: "EvaluateResult") -> Iterable[RenderableType]:
+def _off_policy(result: Evaluation) -> Iterable[RenderableType]:
     found = result.off_policy
     assert found is not None
     head = f"Off-policy: {found.policy} ({found.matched:,} of {found.rows:,} logged rows match, worth {found.effective:,.0f})"

@@ -43,7 +43,17 @@ def test_the_prior_maximises_the_likelihood():
 
     a, b = fit_beta_prior(clicks, impressions)
     best = likelihood(a, b)
-    assert all(best >= likelihood(a * x, b * y) for x in (0.9, 1, 1.1) for y in (0.9, 1, 1.1))
+    assert a / (a + b) == pytest.approx(clicks.sum() / impressions.sum(), rel=1e-2)
+    assert all(best >= likelihood(a * x, b * x) for x in (0.9, 1, 1.1))
+
+
+def test_ads_with_a_lucky_click_do_not_rule_the_prior():
+    """2,000 ads seen 30 times, a few clicked once, beside 50 seen 100,000 times: an unseen ad gets the rate of all."""
+    rng = np.random.default_rng(2)
+    impressions = np.r_[np.full(2000, 30.0), np.full(50, 100_000.0)]
+    clicks = np.r_[rng.binomial(30, 0.004, 2000), rng.binomial(100_000, 0.0002, 50)].astype(float)
+    a, b = fit_beta_prior(clicks, impressions)
+    assert a / (a + b) == pytest.approx(clicks.sum() / impressions.sum(), rel=1e-2)
 
 
 @pytest.mark.parametrize("clicks", [[0.0, 0.0], [5.0, 5.0], [1.0, 1.0], []])

@@ -252,6 +252,26 @@ def test_the_sample_is_guessed_whole():
     assert {"user_id", "ad_id", "shown_at", "click", "propensity", "query", "scenario"} <= set(found.names["impressions"])
     used = {finding.column: finding.meaning for finding in found.findings if finding.table == "impressions"}
     assert used["true_probability"] == "not used"
+    assert found.names["impressions"]["converted_at"] == "converted_at"
+
+
+def test_the_moment_of_a_label_is_known_as_such(tmp_path):
+    """A click, a conversion counts from its own moment on, so `history` names the columns that hold it."""
+    shown = [datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=n) for n in range(400)]
+    bought = np.arange(400) % 5 == 0
+    table = pa.table(
+        {
+            "user_id": [f"u{n % 30}" for n in range(400)], "ad_id": [f"a{n % 11}" for n in range(400)], "time": shown,
+            "click": (np.arange(400) % 3 == 0).astype(int), "click_time": [at + timedelta(seconds=9) for at in shown],
+            "purchase": bought.astype(int),
+            "purchase_time": [at + timedelta(hours=5) if yes else None for at, yes in zip(shown, bought, strict=True)],
+        }
+    )  # fmt: skip
+    pq.write_table(table, tmp_path / "log.parquet")
+    run(tmp_path, tmp_path / "log.parquet")
+    config = load_config(tmp_path / "configs/mine/preprocess.yaml", config_model("preprocess"))
+    assert (config.history.clicked_at, config.history.converted_at) == ("clicked_at", "converted_at")
+    preprocess.run(config, Terminal(quiet=True))
 
 
 def test_long_logs_are_not_read_whole(tmp_path):

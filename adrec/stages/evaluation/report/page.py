@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import yaml
@@ -16,6 +16,7 @@ from adrec.stages.evaluation.report import plots
 from adrec.stages.evaluation.report.examples import Example, best_and_worst, first_lists
 from adrec.stages.evaluation.report.figures import SERIES, Plot
 from adrec.stages.evaluation.report.inputs import input_plots
+from adrec.stages.evaluation.result import Evaluation
 from adrec.stages.evaluation.rows import Rows
 from adrec.stages.evaluation.show import (
     ARMS_CAPTION,
@@ -35,9 +36,6 @@ from adrec.stages.evaluation.show import (
 )
 from adrec.stages.evaluation.slices import Slice, SliceResult
 from adrec.stages.evaluation.tasks import Scores
-
-if TYPE_CHECKING:
-    from adrec.stages.evaluation.evaluate import EvaluateResult
 
 EXAMPLES = 4  # best and worst requests shown with their ads: what a reader looks at
 
@@ -88,7 +86,7 @@ class Pictures:
             return []
 
 
-def write_report(result: "EvaluateResult", rows: Rows, ads: pa.Table | None, path: Path) -> list[str]:
+def write_report(result: Evaluation, rows: Rows, ads: pa.Table | None, path: Path) -> list[str]:
     """Write the page to `path`; gives a line for each picture that could not be drawn and is left out."""
     from jinja2 import Environment, StrictUndefined
 
@@ -120,7 +118,7 @@ def write_report(result: "EvaluateResult", rows: Rows, ads: pa.Table | None, pat
     return pictures.failed
 
 
-def _section(task: TaskResult, result: "EvaluateResult", rows: Rows, ads: pa.Table | None, pictures: Pictures) -> Section:
+def _section(task: TaskResult, result: Evaluation, rows: Rows, ads: pa.Table | None, pictures: Pictures) -> Section:
     config = result.config
     metrics = headline_metrics(task, config.cutoffs)
     every = dict.fromkeys(name for named in task.metrics.values() for name in named)
@@ -256,14 +254,14 @@ def _learning(training: Path | None) -> list[Plot]:
     return plots.learning_curves(evaluations) if len(evaluations) > 1 else []
 
 
-def _list_plots(result: "EvaluateResult", pictures: Pictures) -> list[Plot]:
+def _list_plots(result: Evaluation, pictures: Pictures) -> list[Plot]:
     if result.lists is None:
         return []
     exposure = pictures.draw(plots.exposure, result.lists.exposures)
     return exposure + pictures.draw(plots.rates_by_cutoff, result.lists.metrics)
 
 
-def _off_policy_plots(result: "EvaluateResult", pictures: Pictures) -> list[Plot]:
+def _off_policy_plots(result: Evaluation, pictures: Pictures) -> list[Plot]:
     found = result.off_policy
     if found is None:
         return []
