@@ -25,7 +25,7 @@ from adrec.bundle import open_bundle
 from adrec.config.inference.rank import Policy, RankConfig
 from adrec.data.arrays import combined
 from adrec.data.disk.checks import check_rows
-from adrec.data.disk.outputs import LISTS
+from adrec.data.disk.outputs import LISTS, RECALL, guard_output
 from adrec.data.disk.row_files import STANDARD_OUTPUT, row_writer, to_standard_output
 from adrec.data.disk.tables import file_facts, iter_batches, open_dataset, read_table, write_table
 from adrec.data.disk.writing import write_aside
@@ -33,13 +33,16 @@ from adrec.data.prepared import Prepared, open_prepared
 from adrec.errors import DataError
 from adrec.inference.known import Known, known_of, users_named
 from adrec.inference.lists.ranker import Block, Ranker
+from adrec.inference.lists.recall import candidate_recall, sample_requests
 from adrec.inference.lists.requests import REQUESTS, blocks, split_requests, table_requests, users_at
 from adrec.inference.lists.why import Told, tell
 from adrec.inference.own_tables import OwnTables, stage_own, with_described
 from adrec.inference.predictor import Catalogs, Predictor
 from adrec.inference.rows import with_new_users
 from adrec.prepare.own_files import files_of, spool
+from adrec.ranking.recall import CandidateRecall
 from adrec.schema import NOBODY, RANKED, USERS
+from adrec.stages.candidate_recall import KEY, as_json, recall_file, recall_table, warn_of_low, write_recall
 from adrec.terminal import Terminal
 
 REQUEST_BLOCK = 256
@@ -47,6 +50,8 @@ REQUEST_BLOCK = 256
 PART_REQUESTS = 4_096
 """Requests per finished part: what a killed run does not have to repeat, some seconds of work."""
 
+_NOT_OF_A_PART = {"output", "search_recall", KEY, "seconds", "distinct"}
+"""Of the result: what is made anew at the end."""
 _CURE = (
     "The ranking gives that: nothing more was written. Look at the ad's bid and inputs, or train again with 'adrec finetune'."
 )
@@ -66,17 +71,19 @@ class RankResult:
     expected_spend: float = 0.0
     explored: int = 0
     seconds: float = 0.0
-    recall: dict[str, float] = field(default_factory=dict)
-    """of approximate retrieval against exact, where it was used"""
+    search_recall: dict[str, float] = field(default_factory=dict)
+    """of approximate search against exact, where it was used"""
+    candidate_recall: list[CandidateRecall] = field(default_factory=list)
+    """by policy; empty where it was not measured"""
     policies: dict[str, int] = field(default_factory=dict)
     """requests a policy"""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-safe values."""
-        return {**vars(self), "output": str(self.output)}
+        return {**vars(self), "output": str(self.output), KEY: as_json(self.candidate_recall)}
 
     def render(self) -> Iterable[RichTable]:
-        """One table."""
+        """What was ranked, and the candidate recall."""
         table = RichTable(title="Ranked", show_header=False)
         table.add_row("requests", f"{self.requests:,} ({self.empty:,} without an ad)")
         table.add_row("ads shown", f"{self.shown:,} ({self.distinct:,} of {self.ads:,} different ones)")
@@ -85,11 +92,12 @@ class RankResult:
             table.add_row("expected spend", f"{self.expected_spend:,.2f}")
         if self.explored:
             table.add_row("by exploration", f"{self.explored:,}")
-        for method, reached in self.recall.items():
-            table.add_row(f"recall of {method}", f"{reached:.3f}")
+        for method, reached in self.search_recall.items():
+            table.add_row(f"{method} finds of exact search", f"{reached:.3f}")
         table.add_row("speed", f"{self.requests / max(self.seconds, 1e-9):,.0f} requests/s")
         table.add_row("written", str(self.output))
         yield table
+        yield from recall_table(self.candidate_recall)
 
 
 def run(config: RankConfig, terminal: Terminal) -> "RankResult | Told":
@@ -135,9 +143,10 @@ def _run(
     total = _count(config, prepared, own)
     if config.why is not None:
         return tell(ranker, _blocks(config, prepared, own), config.why.user, config.why.ad, total)
-    started = time.perf_counter()
     work = config.output.with_name(f".{config.output.name}.{_fingerprint(config, prepared)}.parts")
     result = RankResult(config.output, ads=len(ads), policies=dict.fromkeys(policies, 0))
+    result.candidate_recall = _candidate_recall(config, prepared, own, ranker, terminal)
+    started = time.perf_counter()
     done = _resume(work, ranker, result, terminal)
     with terminal.progress("Ranking", total, unit="requests") as advance:
         advance(done)
@@ -147,10 +156,29 @@ def _run(
             check_rows(table, RANKED, where=str(config.output), cure=_CURE, first_row=result.shown - table.num_rows)
             _save_part(work, number, table, ranker, done, result)
     _assemble(work, config.output, result)
-    result.recall = ranker.finder.recall
+    if result.candidate_recall:
+        write_recall(result.candidate_recall, config.output)
+    result.search_recall = ranker.finder.recall
     result.seconds = time.perf_counter() - started
     shutil.rmtree(work, ignore_errors=True)
     return result
+
+
+def _candidate_recall(
+    config: RankConfig, prepared: Prepared | None, own: OwnTables, ranker: Ranker, terminal: Terminal
+) -> list[CandidateRecall]:
+    """Of a sample of the requests, warned of where it is low."""
+    if not config.recall_requests:
+        return []
+    guard_output(recall_file(config.output), RECALL)
+    tables = _blocks(config, prepared, own)
+    requests = sample_requests(tables, ranker.policy_of, requests=config.recall_requests, ads=len(ranker.ads))
+    if requests is None:
+        return []
+    with terminal.progress("Measuring candidate recall", len(requests), unit="requests") as advance:
+        measured = candidate_recall(ranker, requests, advance)
+    warn_of_low(measured, terminal)
+    return measured
 
 
 def _refuse_unnamed(config: RankConfig, predictor: Predictor) -> None:
@@ -204,7 +232,7 @@ def _save_part(work: Path, number: int, table: pa.Table, ranker: Ranker, done: i
     write_table(table, work / f"part-{number:05d}.parquet")
     with write_aside(work / f"part-{number:05d}.safetensors") as aside:
         save_file({name: np.ascontiguousarray(values) for name, values in ranker.ledger.state().items()}, aside)
-    facts = {name: value for name, value in result.as_dict().items() if name not in {"output", "recall", "seconds", "distinct"}}
+    facts = {name: value for name, value in result.as_dict().items() if name not in _NOT_OF_A_PART}
     with write_aside(work / f"part-{number:05d}.json") as aside:
         aside.write_text(json.dumps({"done": done, **facts}), encoding="utf-8")
     for old in work.glob("part-*.safetensors"):
