@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from adrec import __version__
-from adrec.cli import apply, judge, prepare, serving, system, train
+from adrec.cli import apply, daily, judge, prepare, serving, system, train
 from adrec.cli.listing import CommandList, unwrap_help
 
 app = typer.Typer(
@@ -34,7 +34,7 @@ def _root(
     pass
 
 
-for group in (prepare, train, apply, judge, serving, system):
+for group in (prepare, train, apply, judge, serving, daily, system):
     group.register(app)
 unwrap_help(app)
 

@@ -68,7 +68,10 @@ def run_stage(
             config = importlib.import_module("adrec.stages.storage").fetched_config(str(config))
         loaded = load_config(config, model, [*(overrides or ()), *given])
         run = importlib.import_module(f"adrec.stages.{stage}").run
-        terminal.show(importlib.import_module("adrec.stages.storage").run_guarded(run, loaded, terminal))
+        result = importlib.import_module("adrec.stages.storage").run_guarded(run, loaded, terminal)
+        terminal.show(result)
+        if getattr(result, "exit_code", 0):  # done, and the answer is no
+            raise typer.Exit(result.exit_code)
 
 
 class faults_shown:

@@ -19,6 +19,7 @@ from adrec.urls import address_of
 
 KINDS: dict[str, tuple[str, OutputKind | Callable[[Any], OutputKind]]] = {
     "compare": ("output", outputs.COMPARISON),
+    "daily": ("registry", outputs.REGISTRY),
     "distill": ("output", lambda config: outputs.ENCODER if config.bundle is None else outputs.BUNDLE),
     "encode": ("output", outputs.VECTORS),
     "evaluate": ("output", outputs.EVALUATION),
@@ -31,6 +32,7 @@ KINDS: dict[str, tuple[str, OutputKind | Callable[[Any], OutputKind]]] = {
     "preprocess": ("output", outputs.PREPARED),
     "pretrain": ("output", outputs.ENCODER),
     "rank": ("output", outputs.LISTS),
+    "registry": ("path", outputs.REGISTRY),
     "sample": ("out", outputs.SAMPLE),
     "score": ("output", outputs.SCORES),
     "serve": ("store", outputs.STORE),
