@@ -39,6 +39,7 @@ from adrec.prepare.own_files import LogForm
 ENCODER = "encoder"
 BASELINES = "baselines"
 HYBRID = "hybrid"
+RETRIEVAL = "retrieval.json"
 ENCODER_PREFIX = "text_encoder."
 
 
@@ -81,6 +82,9 @@ class ClickModel:
     """How the log was written that it learned from: how new files are read."""
     hybrid: Hybrid = field(default_factory=Hybrid)
     """What joins the network and the trees; the network alone by default."""
+
+    shares: dict[str, float] = field(default_factory=dict)
+    """Channel of retrieval → its share of the turns; empty where it was not measured."""
 
     @property
     def has(self) -> LogShape:
@@ -128,6 +132,8 @@ def pack(folder: Path, packed: ClickModel, metrics: dict[str, Any]) -> None:
     save_all(packed.baselines, folder / BASELINES)
     if packed.hybrid.kind != "none":
         packed.hybrid.save(folder / HYBRID)
+    if packed.shares:
+        write_json({"shares": packed.shares}, folder / RETRIEVAL)
     write_json(metrics, folder / "metrics.json")
 
 
@@ -161,7 +167,9 @@ def unpack(bundle: Bundle) -> ClickModel:
         form, features = how_to_read(bundle)
         calibrations = {name: Calibration.from_json(fitted) for name, fitted in bundle.json("calibration.json").items()}
         text = _load_text(bundle, schema["text"])
-    except (KeyError, TypeError, ValueError) as error:
+        retrieval = bundle.json(RETRIEVAL) if bundle.has(RETRIEVAL) else {"shares": {}}
+        shares = {str(name): max(float(share), 0.0) for name, share in retrieval["shares"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _other_version(bundle, str(error).splitlines()[0]) from None
     encoder = load_text_encoder(str(bundle.path / ENCODER)) if bundle.has(f"{ENCODER}/") else None
     trained = config.text.train != "frozen" and encoder is not None
@@ -188,6 +196,7 @@ def unpack(bundle: Bundle) -> ClickModel:
         text=text,
         form=form,
         baselines=load_all(bundle.path / BASELINES) if bundle.has(f"{BASELINES}/") else {},
+        shares=shares,
         hybrid=Hybrid.load(bundle.path / HYBRID) if bundle.has(f"{HYBRID}/") else Hybrid(),
     )
 

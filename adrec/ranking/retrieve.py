@@ -14,7 +14,7 @@ is a quarter to read. Many wait for the arithmetic: bfloat16 has twice as much. 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Literal, NamedTuple
 
@@ -352,16 +352,19 @@ def _multiplies_int8() -> bool:
     return bool(torch.cpu._is_vnni_supported())  # without it, sums of products may saturate
 
 
-def merge_channels(channels: list[Ints], k: int) -> Ints:
-    """(R, k) ads of several ranked lists (R, K_i) in turn: the first of each, the second of each, ...; repeats are left out.
+def merge_channels(channels: list[Ints], k: int, shares: Sequence[float] | None = None) -> Ints:
+    """(R, k) ads of several ranked lists (R, K_i) in turn, repeats left out; -1 marks empty places, at the end of the result.
 
-    -1 marks empty places, at the end of the result.
+    `shares`: one number >= 0 a channel, in proportion to which they have their turns; equal ones by default (the first of each,
+    the second of each, ...). A channel without a share fills what the others leave empty.
     """
     depth = max(channel.shape[1] for channel in channels)
     woven = np.full((len(channels[0]), depth, len(channels)), -1, dtype=np.int64)
     for number, channel in enumerate(channels):
         woven[:, : channel.shape[1], number] = channel
-    flat = woven.reshape(len(woven), -1)
+    with np.errstate(divide="ignore"):
+        due = np.arange(1, depth + 1)[:, None] / np.asarray([1.0] * len(channels) if shares is None else shares)
+    flat = woven.reshape(len(woven), -1)[:, np.argsort(due.ravel(), kind="stable")]
     order = np.argsort(flat, axis=1, kind="stable")  # equal ads keep their turn, so the first of a run is the earliest
     ordered = np.take_along_axis(flat, order, axis=1)
     repeated = np.zeros(flat.shape, dtype=bool)

@@ -110,7 +110,7 @@ class EvaluateConfig(Seeded):
     vectors: ConfigPath | None = None
     """Ad vectors written by `adrec encode` (`ad_id`, `vector`), for the diversity of lists."""
     training: ConfigPath | None = None
-    """Bundle folder, for its fingerprints, learning curves and the ads' popularity in training."""
+    """Bundle folder, for its fingerprints, learning curves, candidate recall and the ads' popularity in training."""
     importance: ConfigPath | None = None
     """Folder of `adrec explain --global`: the report draws what the model lives on."""
     tasks: list[TaskColumns] = []

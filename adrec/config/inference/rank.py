@@ -16,10 +16,19 @@ class Retrieval(Config):
     candidates: int = Field(200, ge=1, le=10_000)
     """Ads per request that the full model scores."""
     channels: list[Literal["model", "text", "popular", "query"]] = Field(["model", "text", "popular"], min_length=1)
-    """Where candidates come from, in turn. `model`: product of user and ad vectors. `text`: cosine of the history's mean text
-    vector. `popular`: training clicks. `query`: words shared with the request's query."""
+    """Where candidates come from, in turn. `model`: product of user and ad vectors. `text`: nearest to single clicks and to the
+    mean of all, by text. `popular`: training clicks. `query`: words shared with the request's query."""
+    shares: dict[Literal["model", "text", "popular", "query"], NonNegative] = {}
+    """Channel -> its share of the candidates. Empty: what finetune found best, where it measured all these channels, else
+    equal."""
     method: Literal["auto", "exact", "hnsw", "ivfpq"] = "auto"
     """`auto` is exact up to 2 million ads, then HNSW, then IVF-PQ above 5 million; the last two need the extra `ann`."""
+
+    @model_validator(mode="after")
+    def _shares_of_channels(self) -> "Retrieval":
+        if self.shares and (set(self.shares) != set(self.channels) or not any(self.shares.values())):
+            raise ValueError(f"shares: names each of the channels ({', '.join(self.channels)}), one of them above 0")
+        return self
 
 
 class Value(Config):
@@ -174,6 +183,9 @@ class RankConfig(OnOwnTables, OnDevice, Seeded):
     """Named policies. A request takes the one named as its scenario, else `default`."""
     policy: str | None = None
     """Rank every request by this policy, whatever its scenario."""
+    recall_requests: int = Field(200, ge=0, le=1_000_000)
+    """Requests that are scored against all ads, to tell how many of the best retrieval finds; fewer where ads are many.
+    0: none."""
     why: Why | None = None
     """Tell what happened to one ad for one user."""
 

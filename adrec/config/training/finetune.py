@@ -200,6 +200,9 @@ class FinetuneConfig(OnDevice, Seeded):
     """Train so many times, with seeds `seed`, `seed + 1`, ...; the bundle keeps the best, the result reports all."""
     ensemble: bool = False
     """Keep the networks of all seeds and score by the mean of their logits, rather than the best one alone."""
+    recall_requests: Annotated[int, Field(ge=0, le=1_000_000)] = 200
+    """Validation requests that are scored against all ads, to tell how many of the best retrieval finds; fewer where ads are
+    many. 0: none."""
     refit: bool = False
     """When all is chosen, train network and baselines once more on training and validation rows together, for as long as was
     best: the newest days are learned too. What validation chose stays: steps, trees, hybrid, calibration, and the metrics."""

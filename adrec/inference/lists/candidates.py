@@ -1,7 +1,8 @@
 """Find the candidates of a block of requests: eligible ads by several channels in turn."""
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +15,9 @@ from adrec.errors import DataError
 from adrec.inference.lists.catalogue import AdColumns, segment
 from adrec.inference.lists.vectors import mean_of_history
 from adrec.ranking.approximate import ApproximateIndex
-from adrec.ranking.arrays import Floats, Ints
+from adrec.ranking.arrays import Bools, Floats, Ints
 from adrec.ranking.constraints import Asking, Rules
+from adrec.ranking.neighbours import Neighbours, best_of_each
 from adrec.ranking.retrieve import ExactIndex, merge_channels
 
 EXACT_UP_TO = 2_000_000
@@ -48,14 +50,17 @@ class Finder:
         clicks: Floats,
         *,
         seed: int,
+        shares: dict[str, float] | None = None,
     ) -> None:
+        """`shares`: the turns of the channels, for policies that do not say."""
         self.ads, self.users, self.policies = ads, users, policies
         self.ad_vectors, self.unit_vectors = ad_vectors, unit_vectors
         self._popularity = np.log1p(np.asarray(clicks, dtype=np.float32))[:, None]
         self.rules = [ads.rules(policy) for policy in policies]
-        self._seed = seed
+        self._seed, self._shares = seed, shares or {}
         self._indexes: dict[str, ApproximateIndex] = {}
         self._exact_indexes: dict[str, ExactIndex] = {}
+        self._neighbours: list[tuple[Bools, Neighbours]] = []
         self.recall: dict[str, float] = {}
         """Recall that approximate search reached when it was tuned, by method."""
 
@@ -76,11 +81,11 @@ class Finder:
         for index, one in enumerate(self.policies):
             mine = np.flatnonzero(policy == index)
             if len(mine):
-                some = words.take(pa.array(mine))
-                asking = self.asking(index, examples, mine, some)
                 if given is None:
-                    ad[mine, : one.retrieval.candidates] = self._of_policy(index, examples, mine, vectors[mine], asking, some)
+                    found = self.merged(index, self.channels(index, examples, vectors, mine, words))
+                    ad[mine, : one.retrieval.candidates] = found
                 else:
+                    asking = self.asking(index, examples, mine, words.take(pa.array(mine)))
                     ad[mine] = _kept(self.rules[index][0], asking, given[mine])
         product = np.einsum("rcd,rd->rc", self.ad_vectors[np.maximum(ad, 0)], vectors)
         return Found(ad, np.where(ad >= 0, product, np.nan))
@@ -104,21 +109,34 @@ class Finder:
             matched=matched,
         )
 
-    def _of_policy(self, index: int, examples: Examples, rows: Ints, vectors: Floats, asking: Asking, words: pa.Array) -> Ints:
-        retrieval = self.policies[index].retrieval
-        rules, _ = self.rules[index]
+    def channels(self, index: int, examples: Examples, vectors: Floats, rows: Ints, words: pa.Array) -> dict[str, Ints]:
+        """Channel → (r, C) its candidates for the requests `rows` (r,) of R under policy `index`, best first, -1 behind.
 
-        found = []
-        for channel in retrieval.channels:
-            if channel == "model":
-                found.append(self._by_model(retrieval, vectors, asking, rules))
-            elif channel == "query":
-                found.append(self._by_query(retrieval.candidates, words, asking, rules))
-            elif channel == "text":
-                found.append(self._by_text(index, examples, rows, asking, words))
-            else:
-                found.append(self._by_popularity(retrieval.candidates, asking, rules))
-        return merge_channels(found, retrieval.candidates)
+        vectors: (R, D) users; words: (R,) queries (`query_words`).
+        """
+        retrieval, (rules, _) = self.policies[index].retrieval, self.rules[index]
+        words = words.take(pa.array(rows))
+        asking = self.asking(index, examples, rows, words)
+        of_channel = {
+            "model": lambda: self._by_model(retrieval, vectors[rows], asking, rules),
+            "query": lambda: self._by_query(retrieval.candidates, words, asking, rules),
+            "text": lambda: self._by_text(index, examples, rows, asking, words),
+            "popular": lambda: self._by_popularity(retrieval.candidates, asking, rules),
+        }
+        return {channel: of_channel[channel]() for channel in retrieval.channels}
+
+    def merged(self, index: int, channels: dict[str, Ints]) -> Ints:
+        """(r, C) candidates of policy `index` out of what its channels found."""
+        shares = self.shares_of(index)
+        turns = [shares[name] for name in channels] if shares else None
+        return merge_channels([*channels.values()], self.policies[index].retrieval.candidates, turns)
+
+    def shares_of(self, index: int) -> dict[str, float]:
+        """Channel → share of the turns: what policy `index` says, else what was measured of its channels; empty: equal ones."""
+        retrieval = self.policies[index].retrieval
+        shares: Mapping[Any, float] = retrieval.shares or self._shares
+        known = {str(name): shares[name] for name in retrieval.channels if name in shares}
+        return known if len(known) == len(retrieval.channels) and any(known.values()) else {}
 
     def _by_model(self, retrieval: Retrieval, vectors: Floats, asking: Asking, rules: Rules) -> Ints:
         method = method_for(retrieval, len(self.ads))
@@ -139,20 +157,51 @@ class Finder:
         return self._exact_indexes[channel]
 
     def _by_text(self, index: int, examples: Examples, rows: Ints, asking: Asking, words: pa.Array) -> Ints:
-        """Ads whose text is nearest to the mean of the clicked ones; without clicks the popular ones."""
+        """Ads whose text is near single clicks and near the mean of all; without clicks the popular ones."""
         k, (rules, _) = self.policies[index].retrieval.candidates, self.rules[index]
-        queries = mean_of_history(examples, self.unit_vectors)[rows]
-        there = queries.any(axis=1)
-        if there.all():
-            return self._exact("text").search(queries, k, eligible=partial(rules.eligible, asking)).ad
+        mean = mean_of_history(examples, self.unit_vectors)[rows]
+        there = mean.any(axis=1)
         found: Ints = np.full((len(rows), k), -1, dtype=np.int64)
         for some, by_text in ((np.flatnonzero(there), True), (np.flatnonzero(~there), False)):
-            own = self.asking(index, examples, rows[some], words.take(pa.array(some)))
+            if not len(some):
+                continue
+            own = asking if len(some) == len(rows) else self.asking(index, examples, rows[some], words.take(pa.array(some)))
             if by_text:
-                found[some] = self._exact("text").search(queries[some], k, eligible=partial(rules.eligible, own)).ad
+                found[some] = self._by_clicks(index, examples, rows[some], mean[some], own, words.take(pa.array(some)))
             else:
                 found[some] = self._by_popularity(k, own, rules)
         return found
+
+    def _by_clicks(self, index: int, examples: Examples, rows: Ints, mean: Floats, asking: Asking, words: pa.Array) -> Ints:
+        """The k ads of largest cosine to the mean (r, E) plus nearness to single clicks, in units of cosine. What no click
+        proposes comes behind what one does: the nearest to the mean, until the list is full."""
+        k, (rules, _) = self.policies[index].retrieval.candidates, self.rules[index]
+        neighbours = self._neighbours_of(index)
+        histories = examples.histories.take(examples.history_of_row[rows])
+        request, ad, near = neighbours.proposed(histories.offsets, histories.values)
+        allowed = rules.pairs(asking, request, ad)
+        request, ad, near = request[allowed], ad[allowed], near[allowed]
+        nearest, _ = best_of_each(request, near, len(rows), _OVERFETCH * k)
+        request, ad, near = request[nearest], ad[nearest], near[nearest]
+        value = neighbours.spread * near + np.einsum("nd,nd->n", self.unit_vectors[ad], mean[request])
+        best, place = best_of_each(request, value, len(rows), k)
+        proposed: Ints = np.full((len(rows), k), -1, dtype=np.int64)
+        proposed[request[best], place] = ad[best]
+        short = np.flatnonzero(proposed[:, -1] < 0)
+        if len(short):
+            asking = self.asking(index, examples, rows[short], words.take(pa.array(short)))
+            around = self._exact("text").search(mean[short], k, eligible=partial(rules.eligible, asking)).ad
+            proposed[short] = merge_channels([np.concatenate([proposed[short], around], axis=1)], k)
+        return proposed
+
+    def _neighbours_of(self, index: int) -> Neighbours:
+        """One object for all policies that allow the same ads."""
+        allowed = self.rules[index][0].allowed
+        for mask, neighbours in self._neighbours:
+            if np.array_equal(mask, allowed):
+                return neighbours
+        self._neighbours.append((allowed.copy(), Neighbours(self._exact("text"), allowed.copy())))
+        return self._neighbours[-1][1]
 
     def _by_popularity(self, k: int, asking: Asking, rules: Rules) -> Ints:
         """Ads with most training clicks."""

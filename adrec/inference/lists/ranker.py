@@ -18,7 +18,7 @@ from adrec.inference.lists.evidence import reasons
 from adrec.inference.lists.pairs import category_shares, pairs_at, training_counts
 from adrec.inference.lists.vectors import unit
 from adrec.inference.packing import Scores
-from adrec.inference.predictor import Catalogs, Predictor
+from adrec.inference.predictor import BATCH_ROWS, Catalogs, Predictor
 from adrec.ranking.arrays import Floats, Ints
 from adrec.ranking.auction import revenue, weighted
 from adrec.ranking.diversify import ByValue, CalibratedCategories, Diversifier, MaximalMarginalRelevance
@@ -87,7 +87,10 @@ class Ranker:
         self.ledger = Ledger(self.ads.budget, campaigns)
         self.list_policies = [_list_policy(policy) for policy in self.policies]
         self.impressions, clicks = training_counts(predictor, self.ads)
-        self.finder = Finder(self.ads, self.users, self.policies, self.ad_vectors, self.unit_vectors, clicks, seed=seed)
+        self.finder = Finder(
+            self.ads, self.users, self.policies, self.ad_vectors, self.unit_vectors, clicks,
+            seed=seed, shares=predictor.packed.shares,
+        )  # fmt: skip
         self.terminal = terminal
 
     @property
@@ -136,13 +139,9 @@ class Ranker:
         policy = self.policy_of(requests)
         vectors = self.predictor.user_vectors(examples, self.catalogs)
         found = self.finder.find(requests, examples, vectors, policy, given)
-        ad = found.ad.copy()
-        place, scores = self._score(table, examples, ad)
-        is_finite = np.isfinite(scores.score)
-        lost = place[~is_finite]
-        unscored = (lost // ad.shape[1], ad.ravel()[lost])
-        ad.ravel()[lost] = -1
-        candidates = self._candidates(examples, policy, ad, (place[is_finite], scores.of(is_finite)), first)
+        candidates, _ = self.candidates(table, examples, policy, found.ad, first=first)
+        lost = (found.ad >= 0) & (candidates.ad < 0)
+        unscored = (np.nonzero(lost)[0], found.ad[lost])
         if user is None:  # a frequency cap is a person's: requests of nobody have one each
             is_nobody = self.catalogs.users.ids.to_numpy(zero_copy_only=False)[candidates.user] == NOBODY
             user = np.where(is_nobody, -1 - candidates.number, candidates.user)
@@ -199,18 +198,29 @@ class Ranker:
         """One sentence for every shown ad, request by request."""
         return reasons(self.ads, self.users, self.unit_vectors, block.requests, block.examples, block.ranked, block.candidates)
 
-    def _score(self, table: pa.Table, examples: Examples, ad: Ints) -> tuple[Ints, Scores]:
-        """Flat positions of the (R, C) candidates that are there, and their scores."""
+    def candidates(
+        self, table: pa.Table, examples: Examples, policy: Ints, ad: Ints, *, first: int = 0, batch_rows: int = BATCH_ROWS
+    ) -> tuple[Candidates, Floats]:
+        """The ads (R, C) of R requests (`table` as `attached` gives it), -1 where there is none, scored and valued; and their
+        logits (R, C), -inf where there is none. An ad whose score is no number is none.
+        """
         place = np.flatnonzero(ad.ravel() >= 0)
         row, chosen = (place // ad.shape[1]).astype(np.int64), ad.ravel()[place].astype(np.int64)
-        return place, self.predictor.score_examples(self.pairs(table, examples, row, chosen), self.catalogs, baselines=False)
+        pairs = self.pairs(table, examples, row, chosen)
+        scores = self.predictor.score_examples(pairs, self.catalogs, baselines=False, batch_rows=batch_rows)
+        is_finite = np.isfinite(scores.score)
+        ad, place, scores = ad.copy(), place[is_finite], scores.of(is_finite)
+        logit = np.full(ad.shape, -np.inf)
+        logit.ravel()[place] = scores.logit
+        ad[~np.isfinite(logit)] = -1
+        return self._candidates(examples, policy, ad, place, scores, first), logit
 
     def pairs(self, table: pa.Table, examples: Examples, row: Longs, ad: Longs) -> Examples:
         """N pairs of request `row` (N,) of `table` (`attached`) and ad (N,), with what was known at its moment."""
         return pairs_at(self.predictor, self.catalogs, self.known, table, examples, row, ad)
 
-    def _candidates(self, examples: Examples, policy: Ints, ad: Ints, scored: tuple[Ints, Scores], first: int) -> Candidates:
-        place, scores = scored
+    def _candidates(self, examples: Examples, policy: Ints, ad: Ints, place: Ints, scores: Scores, first: int) -> Candidates:
+        """`place`: flat positions of the ads that are there, to which `scores` belong."""
         score, value = np.zeros(ad.shape), np.zeros(ad.shape)
         score.ravel()[place] = np.clip(scores.score.astype(np.float64), 0.0, 1.0)
         there, rows = ad >= 0, np.maximum(ad, 0)

@@ -24,6 +24,7 @@ from adrec.data.disk.writing import folder_aside, write_aside
 from adrec.errors import DataError
 from adrec.metrics.significance import LEVEL
 from adrec.schema import CATALOGUE_RANK, DRAWN, WEIGHT
+from adrec.stages.candidate_recall import read_recall, recall_file
 from adrec.stages.evaluation import show
 from adrec.stages.evaluation.align import aligned
 from adrec.stages.evaluation.catalogue import judge_catalogue
@@ -88,6 +89,8 @@ def run(config: EvaluateConfig, terminal: Terminal) -> EvaluateResult:
     off_policy = replay(rows, config, generator) if config.off_policy is not None else None
     with terminal.progress("judging the ranks"):
         catalogue = judge_catalogue(rows, others, config, generator)
+    measured = recall_file(config.scored) if rows.is_ranked else config.training and config.training / "metrics.json"
+    recall = read_recall(measured) if measured is not None else ()
     output = config.output or evaluation_folder(config.scored)
     result = EvaluateResult(
         output,
@@ -99,6 +102,7 @@ def run(config: EvaluateConfig, terminal: Terminal) -> EvaluateResult:
         lists,
         off_policy,
         catalogue,
+        recall,
         config,
     )
     _write(result, rows, ads, terminal)

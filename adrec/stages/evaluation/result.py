@@ -7,6 +7,8 @@ from typing import Any
 from adrec.config.evaluation.evaluate import EvaluateConfig
 from adrec.metrics.calibration import reliability
 from adrec.metrics.significance import Interval
+from adrec.ranking.recall import CandidateRecall
+from adrec.stages.candidate_recall import KEY, as_json
 from adrec.stages.evaluation.catalogue import CatalogueResult
 from adrec.stages.evaluation.judge import TaskResult
 from adrec.stages.evaluation.off_policy.arms import ArmsResult
@@ -33,6 +35,8 @@ class Evaluation:
     off_policy: OffPolicyResult | None
     catalogue: CatalogueResult | None
     """Ranks of clicks among all ads, where the rows have them."""
+    candidate_recall: tuple[CandidateRecall, ...]
+    """What `finetune` (of the bundle `training`) or `rank` (of the lists) measured."""
     config: EvaluateConfig
 
     def as_dict(self) -> dict[str, Any]:
@@ -44,6 +48,7 @@ class Evaluation:
             "lists": None if self.lists is None else self.lists.as_dict(),
             "off_policy": None if self.off_policy is None else self._off_policy(self.off_policy),
             "catalogue": None if self.catalogue is None else self.catalogue.as_dict(),
+            KEY: as_json(self.candidate_recall),
         }
 
     def _task(self, result: TaskResult) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from adrec.metrics.significance import LEVEL, Interval
+from adrec.stages.candidate_recall import recall_table
 from adrec.stages.evaluation.judge import Comparison, TaskResult
 from adrec.stages.evaluation.off_policy.arms import ArmsResult, Pair
 from adrec.stages.evaluation.result import Evaluation
@@ -139,6 +140,7 @@ def render(result: Evaluation) -> Iterable[RenderableType]:
         for metric, value in result.lists.metrics.items():
             table.add_row(title(metric), number(value.value), bounds(value))
         yield table
+    yield from recall_table(result.candidate_recall)
     if result.off_policy is not None:
         yield from _off_policy(result)
     report = " and report.html" if result.config.report else ""

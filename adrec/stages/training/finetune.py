@@ -14,9 +14,10 @@ from adrec.bundle import save_bundle
 from adrec.config.training.finetune import FinetuneConfig, for_clicks_alone
 from adrec.data.device import resolve_device
 from adrec.data.examples import Examples
-from adrec.data.prepared import open_prepared
+from adrec.data.prepared import Prepared, open_prepared
 from adrec.inference.golden import draw_golden
 from adrec.inference.held_out import HeldOut
+from adrec.inference.lists.recall import bundle_recall
 from adrec.inference.packing import ClickModel, Scores, log_form, pack, text_settings
 from adrec.inference.predictor import Predictor
 from adrec.inference.starting import open_start
@@ -29,6 +30,8 @@ from adrec.models.blend.calibration import fit as fit_calibration
 from adrec.models.blend.hybrid import Hybrid, fit_hybrid
 from adrec.models.text.encoder_training import merged
 from adrec.models.text.text_encoder import TextEncoder
+from adrec.ranking.recall import CandidateRecall
+from adrec.stages.candidate_recall import KEY, as_json, warn_of_low
 from adrec.stages.training.finetune_result import FinetuneResult
 from adrec.stages.training.simple_check import simple_check
 from adrec.terminal import Terminal
@@ -123,6 +126,9 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         packed = replace(packed, hybrid=best.hybrid, calibrations=moved)
     if prepared.is_implicit:  # of negatives that were drawn: a preference has no log loss
         models = {name: {key: value for key, value in found.items() if key != "log_loss"} for name, found in models.items()}
+    predictor = Predictor(packed, cache=config.text.cache)
+    recall = _candidate_recall(config, predictor, prepared, terminal)
+    packed = replace(packed, shares=recall[0].shares if recall else {})
     deviations = _deviations(joined)
     cross_fitted = _calibrated_metrics(best, calibrations, data) if best.hybrid.kind != "none" else None
     refit = again.as_dict(best.trained) if again is not None else None
@@ -140,6 +146,7 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         "cross_fitted": cross_fitted,
         "simple_check": asdict(check) if check is not None else None,
         "refit": refit,
+        KEY: as_json(recall),
     }
     learned = list(config.learned_splits)
     implicit = {"implicit": {"repeated_clicks": prepared.manifest.get("repeated_clicks")}} if prepared.is_implicit else {}
@@ -155,7 +162,7 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     ) as folder:
         pack(folder, packed, metrics)
         golden = draw_golden(prepared, data.features, seed=config.seed)
-        made = Predictor(packed, cache=config.text.cache).golden_scores(golden)
+        made = predictor.golden_scores(golden)
         golden.save(folder, made.logit, made.score)
     shutil.rmtree(work, ignore_errors=True)
     return FinetuneResult(
@@ -175,7 +182,21 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         cross_fitted=cross_fitted,
         simple_check=check,
         refit=refit,
+        candidate_recall=recall,
     )
+
+
+def _candidate_recall(
+    config: FinetuneConfig, predictor: Predictor, prepared: Prepared, terminal: Terminal
+) -> list[CandidateRecall]:
+    """Of what is shipped, on validation requests; warned of where it is low."""
+    if not config.recall_requests:
+        return []
+    with terminal.progress("Measuring candidate recall", config.recall_requests, unit="requests") as advance:
+        measured = bundle_recall(predictor, prepared, requests=config.recall_requests, seed=config.seed, advance=advance)
+    found = [measured] if measured is not None else []
+    warn_of_low(found, terminal)
+    return found
 
 
 @dataclass(frozen=True)

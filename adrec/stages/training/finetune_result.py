@@ -9,6 +9,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from adrec.ranking.recall import CandidateRecall
+from adrec.stages.candidate_recall import KEY, as_json, recall_table
 from adrec.stages.training.simple_check import SimpleCheck
 
 HEADLINE = ("auc", "auc_request", "mrr", "ndcg@5", "ndcg@10", "log_loss")
@@ -37,13 +39,16 @@ class FinetuneResult:
     """of a hybrid: metrics where each request is scored by a fit on other requests, the better guess of new rows"""
     simple_check: SimpleCheck | None = None
     """the best baseline against the model; None where validation rows are too few to say"""
+    candidate_recall: list[CandidateRecall] = field(default_factory=list)
+    """of the bundle on validation requests; empty where it was not measured"""
     refit: dict[str, float] | None = None
     """`rows` and `steps` of the training on training and validation rows, at what `share` of the schedule it ended, and its
     `agreement` with the chosen network on the validation rows (rank correlation); None without"""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-safe values."""
-        return {**vars(self), "simple_check": asdict(self.simple_check) if self.simple_check is not None else None}
+        check = asdict(self.simple_check) if self.simple_check is not None else None
+        return {**vars(self), "simple_check": check, KEY: as_json(self.candidate_recall)}
 
     def render(self) -> Iterable[RenderableType]:
         """The validation table, and a line on the run."""
@@ -78,6 +83,7 @@ class FinetuneResult:
                 f"trained again on {self.refit['rows']:,} rows, validation included, for {self.refit['steps']:,} steps;"
                 f" rank correlation with the chosen network {self.refit['agreement']:.3f}"
             )
+        yield from recall_table(self.candidate_recall)
         for name, reason in self.left_out.items():
             yield f"left out {name}: {reason}"
         yield f"bundle: {self.output}"

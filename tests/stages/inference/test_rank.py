@@ -139,7 +139,9 @@ def test_a_killed_run_ends_in_the_same_bytes(world, ranked, tmp_path, monkeypatc
     result = rank.run(config, Terminal(quiet=True))
     assert (tmp_path / "ranked.parquet").read_bytes() == (world / "ranked.parquet").read_bytes()
     assert {**result.as_dict(), "output": 0, "seconds": 0} == {**ranked[1].as_dict(), "output": 0, "seconds": 0}
-    assert [file.name for file in tmp_path.iterdir()] == ["ranked.parquet"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["ranked.parquet", "ranked.parquet.recall.json"]
+    beside = (world / "ranked.parquet.recall.json").read_bytes()
+    assert (tmp_path / "ranked.parquet.recall.json").read_bytes() == beside
 
 
 def test_why_agrees_with_the_lists(world, ranked, tmp_path):

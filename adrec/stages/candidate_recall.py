@@ -1,0 +1,92 @@
+"""Candidate recall as people read it: a table, a warning with its cure, and the file beside ranked lists.
+
+`finetune`, `rank` and `evaluate` tell it in the same words; `evaluate` reads what the other two wrote and loads no model.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from adrec.data.disk.outputs import RECALL
+from adrec.data.disk.writing import write_aside
+from adrec.errors import DataError
+from adrec.ranking.recall import LOW, CandidateRecall
+from adrec.terminal import Terminal
+
+KEY = "candidate_recall"
+"""Of a bundle's metrics.json, of an evaluation's, and of the file beside lists."""
+
+
+def recall_file(lists: Path) -> Path:
+    """Where the recall behind a file of ranked lists lies."""
+    return lists.with_name(f"{lists.name}.recall.json")
+
+
+def write_recall(measured: Sequence[CandidateRecall], lists: Path) -> None:
+    """Write it beside the lists. Raises ResourceError where a file of that name is not adrec's."""
+    with write_aside(recall_file(lists), RECALL) as aside:
+        aside.write_text(json.dumps({KEY: as_json(measured)}, indent=2) + "\n", encoding="utf-8")
+
+
+def read_recall(file: Path) -> tuple[CandidateRecall, ...]:
+    """What was written to a bundle's metrics.json or beside lists; nothing where there is no such file, or it has none.
+
+    Raises DataError where the figures are not as adrec writes them.
+    """
+    if not file.is_file():
+        return ()
+    try:
+        return tuple(CandidateRecall(**values) for values in json.loads(file.read_text(encoding="utf-8")).get(KEY) or ())
+    except (ValueError, TypeError, AttributeError):
+        raise DataError(f"{file}: its '{KEY}' is not as adrec writes it. Run 'adrec finetune' or 'adrec rank' again.") from None
+
+
+def as_json(measured: Sequence[CandidateRecall]) -> list[dict[str, Any]]:
+    """JSON-safe values."""
+    return [found.as_dict() for found in measured]
+
+
+def recall_table(measured: Sequence[CandidateRecall]) -> Iterable[Table]:
+    """One table, a row a policy; none where nothing was measured."""
+    if not measured:
+        return
+    with_value = any(found.by_value is not None for found in measured)
+    table = Table(title="Candidate recall: share of the scorer's best ads that are retrieved", title_justify="left")
+    for name in (
+        "policy",
+        "requests",
+        "best",
+        "candidates",
+        "recall",
+        *(["by value"] if with_value else []),
+        "each channel alone",
+    ):
+        table.add_column(name, justify="left" if name in {"policy", "each channel alone"} else "right")
+    for found in measured:
+        alone = [
+            f"{name} {share:.3f}" + (f" (share {found.shares[name]:.2f})" if found.shares else "")
+            for name, share in found.channels.items()
+        ]
+        alone = alone or ["all ads are candidates"]
+        value = "–" if found.by_value is None else f"{found.by_value:.3f}"
+        table.add_row(
+            found.policy, f"{found.requests:,}", f"{found.k:,}", f"{found.candidates:,} of {found.eligible:,.0f}",
+            f"{found.recall:.3f}\n±{1.96 * found.deviation:.3f}", *([value] if with_value else []), "\n".join(alone),
+            style="yellow" if found.is_low else "",
+        )  # fmt: skip
+    yield table
+
+
+def warn_of_low(measured: Sequence[CandidateRecall], terminal: Terminal) -> None:
+    """Say where retrieval hides more than a fifth of the best ads, and what helps."""
+    for found in measured:
+        if found.is_low:
+            terminal.warn(
+                f"policy '{found.policy}': only {found.recall:.2f} of the scorer's {found.k} best ads are among the"
+                f" {found.candidates:,} candidates (less than {LOW}). Raise retrieval.candidates in the policy, name the best"
+                " channels alone (retrieval.channels), or train the vectors: finetune with {kind: in_batch, weight: 0.3} among"
+                " loss.terms."
+            )
