@@ -326,6 +326,12 @@ SPLITS = ("train", "valid", "test")
 COUNTER_PREFIX = "counter_"
 """Point-in-time counters are float32 columns of the prepared impressions named `counter_<what>`."""
 
+ANY_SLOT = "score_any_slot"
+_ANY_SLOT = Column(
+    ANY_SLOT, pa.float32(), False, "the same where the slot is not known; where the bundle knows what slots do", "number",
+    bounds=(0, 1),
+)  # fmt: skip
+
 CATALOGUE_RANK, CATALOGUE_SIZE = "catalogue_rank", "catalogue_size"
 
 # What score and rank add. SCORED keeps the user's own columns beside these.
@@ -339,10 +345,12 @@ SCORED = TableSpec(
             "score",
             pa.float32(),
             True,
-            "calibrated click probability, in [0, 1]; of a log of clicks alone a preference",
+            "calibrated click probability, in [0, 1], in the row's slot where `position` says it; of a log of clicks alone a "
+            "preference",
             "number",
             bounds=(0, 1),
         ),
+        _ANY_SLOT,
         Column("cold_ad", pa.bool_(), False, "the ad had no impression in training", "flag"),
         Column("cold_user", pa.bool_(), False, "the user had no impression in training; empty where nobody is named", "flag"),
         Column("history_length", pa.int32(), False, "clicks known before shown_at", "number", bounds=(0, inf)),
@@ -368,7 +376,8 @@ RANKED = TableSpec(
         Column("request_id", pa.string(), True, "for which request (the user id where users are ranked)", "person"),
         Column("ad_id", pa.string(), True, "what to show", "id"),
         Column("rank", pa.int32(), True, "1-based within the request", "number", bounds=(1, inf)),
-        Column("score", pa.float32(), True, "calibrated click probability, in [0, 1]", "number", bounds=(0, 1)),
+        Column("score", pa.float32(), True, "calibrated click probability in its slot, in [0, 1]", "number", bounds=(0, 1)),
+        _ANY_SLOT,
         Column(
             "value", pa.float64(), True, "what the ranking orders by: score, score x bid, or a weighted sum of tasks", "number"
         ),

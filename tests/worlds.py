@@ -5,7 +5,7 @@ rises where the ad's topic is liked and with the ad's own appeal. History holds 
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -41,6 +41,10 @@ class World:
     probability: dict[str, np.ndarray]
     """split → (N,) true click probability"""
     labels: dict[str, np.ndarray]
+    appeal: np.ndarray | None = None
+    """(ads,) what an ad adds to the logit by itself"""
+    liked: np.ndarray | None = None
+    """(users, 2) topics that each user likes"""
 
 
 def make_world(
@@ -55,8 +59,12 @@ def make_world(
     shuffle_labels: bool = False,
     conversions: bool = False,
     listed_words: bool = False,
+    slots: dict[str, tuple[float, ...]] | None = None,
 ) -> World:
-    """Write a prepared folder (70 % train, 15 % valid, 15 % test by time). `listed_words`: words of ads are a list feature."""
+    """Write a prepared folder (70 % train, 15 % valid, 15 % test by time). `listed_words`: words of ads are a list feature.
+
+    `slots`: scenario → what each slot adds to the click logit; better ads are then shown higher.
+    """
     rng = np.random.default_rng(seed)
     topic = rng.integers(0, len(TOPICS), ads)
     appeal = rng.normal(0, 0.7, ads)
@@ -88,7 +96,12 @@ def make_world(
         user = int(rng.integers(users))
         shown = rng.choice(ads, per_request, replace=False)
         now = START + request * 600_000_000
+        scenario = "search" if request % 3 == 0 else "social"
+        if slots is not None:
+            shown = shown[np.argsort(-appeal[shown] - rng.gumbel(size=per_request), kind="stable")]
         logit = -2.0 + 2.5 * np.isin(topic[shown], liked[user]) + appeal[shown]
+        if slots is not None:
+            logit = logit + np.array(slots[scenario])
         probability = 1 / (1 + np.exp(-logit))
         click = (rng.random(per_request) < probability).astype(np.int8)
         recent = clicks[user][-max_history:]
@@ -105,13 +118,13 @@ def make_world(
             rows["history_length"].append(len(clicks[user]))
             rows["true_probability"].append(probability[slot])
             rows["counter_appeal"].append(appeal[ad] + rng.normal(0, 0.3))
-            rows["scenario"].append("search" if request % 3 == 0 else "social")
+            rows["scenario"].append(scenario)
             rows["history_index"].append([ad for ad, _ in recent])
             rows["history_hours"].append([(now - at) / 3.6e9 for _, at in recent])
             rows["skipped_index"].append(passed[user][-5:])
         clicks[user] += [(int(ad), now) for ad in shown[click == 1]]
         passed[user] += [int(ad) for ad in shown[click == 0]]
-    return _write(
+    world = _write(
         path,
         rows,
         ads_table,
@@ -122,6 +135,7 @@ def make_world(
         conversions=conversions,
         listed_words=listed_words,
     )
+    return replace(world, appeal=appeal, liked=liked)
 
 
 _FLAT = {

@@ -51,7 +51,8 @@ class HeldOut:
             start = rows.stop
         tasks = {name: np.concatenate([part.tasks[name] for part in parts]) for name in parts[0].tasks}
         logit, score = (np.concatenate([getattr(part, name) for part in parts]) for name in ("logit", "score"))
-        return Scores(logit, score, tasks, self.simple)
+        unplaced = [part.any_slot for part in parts if part.any_slot is not None]
+        return Scores(logit, score, tasks, self.simple, np.concatenate(unplaced) if unplaced else None)
 
     def _chunks(self) -> Iterator[Inputs]:
         has_baselines = bool(self.predictor.packed.baselines)

@@ -30,11 +30,14 @@ from adrec.models.baselines.base import Baseline, Columns, Inputs
 from adrec.models.baselines.suite import load_all, save_all
 from adrec.models.blend.calibration import Calibration
 from adrec.models.blend.hybrid import Hybrid
+from adrec.models.blend.slots import FILE as SLOTS
+from adrec.models.blend.slots import SlotEffects
 from adrec.models.build import Dimensions, build_model
 from adrec.models.net.ensemble import ClickNetwork, Ensemble
 from adrec.models.net.tasks import Task
 from adrec.models.text.text_encoder import TextEncoder, load_text_encoder
 from adrec.prepare.own_files import LogForm
+from adrec.ranking.auction import in_slot
 
 ENCODER = "encoder"
 BASELINES = "baselines"
@@ -49,15 +52,18 @@ class Scores:
 
     logit: NDArray[np.float32]
     score: NDArray[np.float32]
-    """calibrated probability of the main task"""
+    """calibrated probability of the main task, in its slot where the row says one and the bundle knows what slots do"""
     tasks: dict[str, NDArray[np.float32]]
     """each further task in the units of its label, probabilities calibrated"""
     baselines: dict[str, NDArray[np.float32]]
+    any_slot: NDArray[np.float32] | None = None
+    """what `score` would be if the rows did not say their slot; None where the bundle knows nothing of slots"""
 
     def of(self, rows: NDArray[np.bool_]) -> "Scores":
         """Those of some rows."""
         tasks, baselines = ({name: values[rows] for name, values in some.items()} for some in (self.tasks, self.baselines))
-        return Scores(self.logit[rows], self.score[rows], tasks, baselines)
+        any_slot = None if self.any_slot is None else self.any_slot[rows]
+        return Scores(self.logit[rows], self.score[rows], tasks, baselines, any_slot)
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,8 @@ class ClickModel:
     """How the log was written that it learned from: how new files are read."""
     hybrid: Hybrid = field(default_factory=Hybrid)
     """What joins the network and the trees; the network alone by default."""
+    slots: SlotEffects | None = None
+    """What slots do to clicks; None where it was not learned."""
 
     shares: dict[str, float] = field(default_factory=dict)
     """Channel of retrieval → its share of the turns; empty where it was not measured."""
@@ -104,7 +112,11 @@ class ClickModel:
             for number, task in enumerate(others, start=1)
         }
         logit = self.hybrid.logit(raw[:, 0], simple, inputs)
-        return Scores(logit, self.calibrations[main.name].apply(logit), tasks, simple)
+        score = self.calibrations[main.name].apply(logit)
+        if self.slots is None:
+            return Scores(logit, score, tasks, simple)
+        placed = in_slot(score, self.slots.of(inputs.examples)).astype(np.float32)
+        return Scores(logit, np.where(inputs.examples.position > 0, placed, score), tasks, simple, score)
 
 
 def pack(folder: Path, packed: ClickModel, metrics: dict[str, Any]) -> None:
@@ -134,6 +146,8 @@ def pack(folder: Path, packed: ClickModel, metrics: dict[str, Any]) -> None:
         packed.hybrid.save(folder / HYBRID)
     if packed.shares:
         write_json({"shares": packed.shares}, folder / RETRIEVAL)
+    if packed.slots is not None:
+        write_json(packed.slots.to_json(), folder / SLOTS)
     write_json(metrics, folder / "metrics.json")
 
 
@@ -169,6 +183,7 @@ def unpack(bundle: Bundle) -> ClickModel:
         text = _load_text(bundle, schema["text"])
         retrieval = bundle.json(RETRIEVAL) if bundle.has(RETRIEVAL) else {"shares": {}}
         shares = {str(name): max(float(share), 0.0) for name, share in retrieval["shares"].items()}
+        slots = SlotEffects.load(bundle.file(SLOTS)) if bundle.has(SLOTS) else None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _other_version(bundle, str(error).splitlines()[0]) from None
     encoder = load_text_encoder(str(bundle.path / ENCODER)) if bundle.has(f"{ENCODER}/") else None
@@ -198,6 +213,7 @@ def unpack(bundle: Bundle) -> ClickModel:
         baselines=load_all(bundle.path / BASELINES) if bundle.has(f"{BASELINES}/") else {},
         shares=shares,
         hybrid=Hybrid.load(bundle.path / HYBRID) if bundle.has(f"{HYBRID}/") else Hybrid(),
+        slots=slots,
     )
 
 

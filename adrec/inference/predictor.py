@@ -32,7 +32,7 @@ from adrec.models.baselines.declared import declared_columns
 from adrec.models.baselines.suite import score_all
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.models.text.text_vectors import TextReader
-from adrec.schema import BASELINE_PREFIX, NOBODY, as_of_column
+from adrec.schema import ANY_SLOT, BASELINE_PREFIX, NOBODY, as_of_column
 from adrec.terminal import Terminal
 
 BATCH_ROWS = 4096
@@ -319,6 +319,8 @@ class Predictor:
 def with_scores(impressions: pa.Table, examples: Examples, catalogs: Catalogs, scores: Scores) -> pa.Table:
     """The impressions with the SCORED columns beside their own; columns of those names are replaced."""
     added: dict[str, Any] = {"logit": scores.logit, "score": scores.score}
+    if scores.any_slot is not None:
+        added[ANY_SLOT] = scores.any_slot
     added |= {f"score_{name}": values for name, values in scores.tasks.items()}
     nobody, nothing = ((catalog.ids.to_numpy(zero_copy_only=False) == NOBODY) for catalog in (catalogs.users, catalogs.ads))
     for name, cold, unnamed, index in (

@@ -55,6 +55,10 @@ class Dimensions:
     """Whether users carry interests text."""
     text_parts: tuple[int, ...] = ()
     """Widths that a text vector consists of; empty: it is of one piece."""
+    category: int | None = None
+    """Categorical feature of the ads that is their category; None: they have none."""
+    placement: int | None = None
+    """Categorical feature of the impressions that says where slots are: the scenario; None: all are alike."""
 
     def to_json(self) -> dict[str, Any]:
         """JSON-safe values; `from_json` reads them back."""
@@ -69,7 +73,8 @@ class Dimensions:
             )
             for name in ("impressions", "ads", "users")
         }
-        return cls(**{**values, **shapes, "text_parts": tuple(values["text_parts"])})
+        first = 0 if shapes["ads"].cardinalities else None  # what bundles meant by the category before they said it
+        return cls(**{"category": first, **values, **shapes, "text_parts": tuple(values["text_parts"])})
 
 
 def build_model(
@@ -121,8 +126,8 @@ def build_model(
         sharing_width=towers.out_width,
         tasks=len(tasks),
         query=nn.Sequential(nn.LayerNorm(d.text), nn.Linear(d.text, width)) if reads_query else None,
-        position_bias=PositionBias(slots=POSITION_SLOTS) if settings.position_bias else None,
-        interest=nn.Linear(width, d.ads.cardinalities[0]) if next_category else None,
+        position_bias=_position_bias(d) if settings.position_bias else None,
+        interest=_interest(d, width) if next_category else None,
         presupposes=tuple(task.after for task in tasks),
         wide=nn.Linear(extra, len(tasks), bias=False) if wide else None,
         wide_lists=ListWeights(cardinalities=d.ads.list_cardinalities, tasks=len(tasks))
@@ -178,6 +183,16 @@ def _of_a_package(name: str, kind: str, **sizes: int) -> nn.Module:
     if not isinstance(built, nn.Module):
         raise ConfigError(f"{kind} '{name}': the package builds a {type(built).__name__}, not a torch module.")
     return built
+
+
+def _interest(d: Dimensions, width: int) -> nn.Linear:
+    assert d.category is not None, "whoever loads the data has refused it"
+    return nn.Linear(width, d.ads.cardinalities[d.category])
+
+
+def _position_bias(d: Dimensions) -> PositionBias:
+    placements = 1 if d.placement is None else d.impressions.cardinalities[d.placement]
+    return PositionBias(slots=POSITION_SLOTS, placements=placements, placement=d.placement)
 
 
 def _fields(shape: FeatureShape, width: int) -> Fields:

@@ -13,7 +13,7 @@ NamedArrays = TypeVar("NamedArrays", bound=tuple[Any, ...])
 
 
 def rows_of(arrays: NamedArrays, rows: Ints | slice) -> NamedArrays:
-    """The same rows of every array of a NamedTuple of arrays."""
+    """The same rows of every array of a NamedTuple of arrays; what is None stays so."""
     make: Any = type(arrays)
-    result: NamedArrays = make(*(array[rows] for array in arrays))
+    result: NamedArrays = make(*(None if array is None else array[rows] for array in arrays))
     return result

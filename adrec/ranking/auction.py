@@ -35,8 +35,13 @@ def auction_order(value: Floats, ad: Ints, takes_part: Bools) -> Ints:
     return np.lexsort((ad, np.where(takes_part, -value, np.inf)), axis=1)
 
 
-def second_prices(value: Floats, score: Floats, bid: Floats, takes_part: Bools, ad: Ints, *, reserve: float) -> Floats:
+def second_prices(
+    value: Floats, score: Floats, bid: Floats, takes_part: Bools, ad: Ints, *, reserve: float, minimum: float = 0.0
+) -> Floats:
     """(R, C) price per click: max(reserve, value of the next in order / own score), never above the own bid.
+
+    What an ad must be worth to take part (`minimum`) is a rival of all: whoever bids less than `minimum` / score is not shown.
+
 
     Only ads that take part compete; the others get NaN. The last of the order pays the reserve. `reserve` must be at
     most the bid of all who take part.
@@ -45,12 +50,20 @@ def second_prices(value: Floats, score: Floats, bid: Floats, takes_part: Bools, 
     ordered = np.take_along_axis(np.where(takes_part, value, 0.0), order, axis=1)
     following = np.zeros_like(ordered)
     following[:, :-1] = ordered[:, 1:]
+    following = np.maximum(following, minimum)
     next_value = np.empty_like(following)
     np.put_along_axis(next_value, order, following, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         price = np.where(score > 0, next_value / score, 0.0)
     price = np.minimum(np.maximum(price, reserve), np.nan_to_num(bid, nan=0.0))
     return np.where(takes_part, price, np.nan)
+
+
+def in_slot(score: Floats, effect: Floats) -> Floats:
+    """Click probabilities in a slot that adds `effect` to their log-odds; 0 and 1 stay what they are."""
+    p = np.asarray(score, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        return np.asarray(p / (p + (1 - p) * np.exp(-effect)))
 
 
 def expected_spend(price: Floats, score: Floats) -> Ints:

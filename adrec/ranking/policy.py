@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from adrec.ranking.arrays import Bools, Floats, Ints, rows_of
-from adrec.ranking.auction import expected_spend, second_prices
+from adrec.ranking.auction import expected_spend, in_slot, second_prices
 from adrec.ranking.diversify import Diversifier
 from adrec.ranking.fill import Chance, Room, fill_lists
 from adrec.ranking.ledger import UNLIMITED, Allowance, Caps, Ledger, Offer, Shown, most_spend
@@ -27,13 +27,14 @@ class Candidates(NamedTuple):
     user: Ints  # (R,) user number
     policy: Ints  # (R,) index into the list of ListPolicy
     ad: Ints  # (R, C) ad row, -1 where there are fewer than C
-    score: Floats  # (R, C) click probability in [0, 1]
+    score: Floats  # (R, C) click probability in [0, 1], whatever the slot
     value: Floats  # (R, C) >= 0
     bid: Floats  # (R, C) NaN where the ad has none
     advertiser: Ints  # (R, C) -1 none
     category: Ints  # (R, C) -1 none
     campaign: Ints  # (R, C) -1 none
     deviation: Floats  # (R, C) standard deviation of the logit; read only by Thompson policies
+    slots: Floats | None = None  # (R, N) what each slot adds to a click's log-odds; None: slots are alike
 
 
 DiversifierOf = Callable[[Ints], Diversifier]
@@ -70,6 +71,7 @@ class Ranked(NamedTuple):
     propensity: Floats  # (R, N)
     explored: Bools  # (R, N) shown by chance, where another ad had the largest gain
     available: Bools  # (R, C) what budgets and caps let take part, as each request found it
+    score: Floats  # (R, N) click probability of what is shown, in its slot
 
 
 def rank_block(
@@ -95,13 +97,14 @@ def rank_block(
         np.full((requests, slots), np.nan),
         np.zeros((requests, slots), dtype=bool),
         np.zeros((requests, width), dtype=bool),
+        np.full((requests, slots), np.nan),
     )
     start, window = 0, requests
     while start < requests:
         rows = np.arange(start, min(start + window, requests))
         part = rows_of(candidates, rows)
         limits = rows_of(caps, rows)
-        offer = Offer(part.user, part.ad, part.campaign, most_spend(part.bid, part.score))
+        offer = Offer(part.user, part.ad, part.campaign, most_spend(part.bid, _in_best_slot(part)))
         assumed = ledger.allowance(offer, limits)
         draft = any(policy.thompson for policy in policies)
         ranked, shown = _rank_window(part, rows, assumed, policies, diversifiers, slots, seed, measured=not draft)
@@ -163,7 +166,9 @@ def _rank_window(
         left = allowance.campaign_left[mine]
         takes_part = allowance.available[mine] & (left > 0) & (one.value >= policy.minimum_value)
         if policy.auctioned:
-            prices = second_prices(one.value, one.score, one.bid, takes_part, one.ad, reserve=policy.reserve)
+            prices = second_prices(
+                one.value, one.score, one.bid, takes_part, one.ad, reserve=policy.reserve, minimum=policy.minimum_value
+            )
         else:
             prices = one.bid
         rooms = [Room(one.campaign, left)]
@@ -185,10 +190,18 @@ def _rank_window(
         explored[mine, : policy.top_n] = filled.explored
         price[mine, : policy.top_n] = _at(prices, filled.column, np.nan)
     ad = _at(part.ad, column, -1)
-    spend = np.where(column >= 0, expected_spend(price, _at(part.score, column, 0.0)), 0)
-    return Ranked(column, ad, price, propensity, explored, allowance.available), Shown(
+    score = _at(part.score, column, np.nan)
+    if part.slots is not None:
+        score = in_slot(score, part.slots[:, :slots])
+    spend = np.where(column >= 0, expected_spend(price, np.nan_to_num(score)), 0)
+    return Ranked(column, ad, price, propensity, explored, allowance.available, score), Shown(
         ad, _at(part.campaign, column, -1), spend
     )
+
+
+def _in_best_slot(part: Candidates) -> Floats:
+    """(R, C) click probability in the slot that is clicked most."""
+    return part.score if part.slots is None else in_slot(part.score, part.slots.max(axis=1, keepdims=True))
 
 
 def _at(values: Floats | Ints, column: Ints, missing: float) -> np.ndarray:

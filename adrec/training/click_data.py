@@ -18,7 +18,7 @@ from adrec.data.features import FeatureSet
 from adrec.data.features.moments import Moments
 from adrec.data.labels import labels_as_of
 from adrec.data.prepared import Prepared
-from adrec.errors import DataError
+from adrec.errors import ConfigError, DataError
 from adrec.models.build import Dimensions, FeatureShape, build_tasks
 from adrec.models.net.tasks import Task
 from adrec.models.text.text_vectors import TextReader
@@ -143,9 +143,7 @@ def load_click_data(
     """
     features = prepared.features()
     labels = [task.name for task in config.tasks]
-    missing = [label for label in labels if label not in prepared.columns]
-    if missing:
-        raise DataError(f"{prepared.path}: the impressions have no '{missing[0]}' column to learn. Change `tasks`.")
+    _refuse_missing(config, prepared, labels, features["ads"].categorical_names)
     history = config.model.user.max_history
     total = sum(prepared.rows(split) for split in splits)
     with terminal.progress("Reading impressions", total, unit="rows") as advance:
@@ -179,6 +177,8 @@ def load_click_data(
         queries=query_texts is not None,
         interests=has_interests,
         text_parts=reader.encoder.parts if reader.encoder is not None else (),
+        category=_place("category", features["ads"].categorical_names),
+        placement=_place("scenario", features["impressions"].categorical_names) if config.model.position_bias else None,
     )
     collate = Collator(ads, users, ad_texts, user_texts, query_texts, tuple(labels), _log_frequency(ads.ids, seen_ads))
     sampling = Sampling(labels[0], config.loss.negatives, config.loss.negative_rate)
@@ -201,6 +201,24 @@ def load_click_data(
         newest=newest,
         replay=Replay(learned_until, config.replay, config.seed) if learned_until is not None and config.replay < 1 else None,
     )
+
+
+def _refuse_missing(config: FinetuneConfig, prepared: Prepared, labels: Sequence[str], of_ads: Sequence[str]) -> None:
+    """Raise DataError or ConfigError, before anything is read, where the config wants what the folder does not have."""
+    missing = [label for label in labels if label not in prepared.columns]
+    if missing:
+        raise DataError(f"{prepared.path}: the impressions have no '{missing[0]}' column to learn. Change `tasks`.")
+    if config.model.position_bias and "position" not in prepared.columns:
+        raise ConfigError(f"model.position_bias: {prepared.path} has no column 'position'. Set it to false.")
+    if config.loss.next_category and "category" not in of_ads:
+        raise ConfigError(
+            f"loss.next_category: ads of {prepared.path} have no feature 'category'. Name it in features.ads.categorical of "
+            "the preprocess config, or set the weight to 0."
+        )
+
+
+def _place(name: str, names: Sequence[str]) -> int | None:
+    return list(names).index(name) if name in names else None
 
 
 def _survey(

@@ -91,6 +91,7 @@ def teach_clicks(
         "terms": [(term.kind, term.weight) for term in config.loss.terms],
         "learned_weights": False,
         "next_category": config.loss.next_category,
+        "category": student_data.dimensions.category or 0,
         "mean_weight": student_data.mean_weight,
         "monitor": monitor,
     }

@@ -52,6 +52,7 @@ class CTRModule(ShardableModule):
         terms: Sequence[tuple[Term, float]],
         learned_weights: bool,
         next_category: float,
+        category: int = 0,
         monitor: str,
         list_penalty: float = 0.0,
         mean_weight: float = 1.0,
@@ -62,7 +63,8 @@ class CTRModule(ShardableModule):
         self.model = model
         self.tasks = tuple(tasks)
         self.terms = tuple(terms)
-        self.next_category, self.list_penalty, self.drawn_by = next_category, list_penalty, drawn_by
+        self.next_category, self.category = next_category, category
+        self.list_penalty, self.drawn_by = list_penalty, drawn_by
         self.mean_weight = mean_weight
         self.monitor = monitor
         self.optimizer = optimizer
@@ -83,7 +85,7 @@ class CTRModule(ShardableModule):
         """The weighted losses of all tasks."""
         total: Tensor = self.task_weights(torch.stack(self._task_losses(batch, outputs)))
         if self.next_category and outputs.interest is not None:
-            total = total + self.next_category * _interest_loss(batch, outputs.interest)
+            total = total + self.next_category * _interest_loss(batch, outputs.interest, self.category)
         if outputs.list_squares is not None:
             total = total + self.list_penalty * outputs.list_squares.mean()
         return total
@@ -219,10 +221,11 @@ def gathered(parts: Sequence[Seen]) -> Raw:
     return Raw(logits, labels, np.concatenate(request), np.concatenate(weights) if weights else None)
 
 
-def _interest_loss(batch: Batch, interest: Tensor) -> Tensor:
-    """Cross-entropy of the clicked ad's category given the user alone (C, number of categories); unknown ones are left out."""
+def _interest_loss(batch: Batch, interest: Tensor, column: int) -> Tensor:
+    """Cross-entropy of the clicked ad's category (`column` of its categorical features) given the user alone
+    (C, number of categories); unknown ones are left out."""
     rows = torch.nonzero(batch.labels[:, 0] > 0).squeeze(-1)
-    category = batch.ads.categorical[batch.ad[rows], 0]
+    category = batch.ads.categorical[batch.ad[rows], column]
     rows, category = rows[category > 0], category[category > 0]
     if len(rows) == 0:
         return interest.sum() * 0

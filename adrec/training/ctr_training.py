@@ -95,6 +95,7 @@ def train_click_model(
         terms=[(term.kind, term.weight) for term in config.loss.terms],
         learned_weights=config.loss.task_weights == "uncertainty",
         next_category=config.loss.next_category,
+        category=data.dimensions.category or 0,
         list_penalty=LIST_PENALTY,
         mean_weight=data.mean_weight,
         drawn_by=data.prepared.drawn_by,
@@ -189,6 +190,7 @@ def ensemble(runs: Sequence[Trained]) -> Trained:
         terms=first.terms,
         learned_weights=False,
         next_category=first.next_category,
+        category=first.category,
         monitor=first.monitor,
     )
     valid = runs[0].valid._replace(logits=np.mean([run.valid.logits for run in runs], axis=0))

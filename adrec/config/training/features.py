@@ -246,7 +246,6 @@ def _of_impressions() -> list[CounterSpec]:
         CounterSpec(by=["advertiser"], measures=["rate"], prior_strength=100.0),
         CounterSpec(by=["advertiser"], measures=["history_share"]),
         CounterSpec(by=["user", "advertiser"], measures=["rate"]),
-        CounterSpec(by=["position"], measures=["rate"]),
         CounterSpec(by=["scenario"], measures=["rate"]),
     ]
 

@@ -97,7 +97,8 @@ class ModelSettings(Config):
     identities: list[Literal["ads", "users"]] = []
     """Give ads or users seen in training a vector of their own."""
     position_bias: bool = False
-    """Learn what the slot adds to the click logit, and leave it out when scoring."""
+    """Learn what the slot (`position`) adds to a click's log-odds, in each scenario, apart from what the ad is worth. Rows with
+    a known slot, places of lists among them, are scored in it; candidates, whose slot nobody knows yet, for any slot."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Dropout in all parts."""
 
@@ -214,7 +215,7 @@ class FinetuneConfig(OnDevice, Seeded):
 
     @model_validator(mode="after")
     def _tasks_fit(self) -> "FinetuneConfig":
-        names = [task.name for task in self.tasks]
+        names: list[str] = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
             raise ValueError("tasks: the same name twice")
         joins = HYBRID_MEMBERS | {"ease", "item_transitions"}
@@ -229,6 +230,14 @@ class FinetuneConfig(OnDevice, Seeded):
         for task in self.tasks:
             if task.after is not None and (task.after not in names or task.after == task.name or not task.is_binary):
                 raise ValueError(f"tasks: '{task.name}' comes after '{task.after}', which must be another binary task")
+            if task.after is not None and not self.tasks[names.index(task.after)].is_binary:
+                raise ValueError(f"tasks: '{task.name}' comes after '{task.after}', which is a number and does not happen")
+        for task in self.tasks:
+            chain: list[str] = [task.name]
+            while (before := self.tasks[names.index(chain[-1])].after) is not None:
+                if before in chain:
+                    raise ValueError(f"tasks: {' after '.join([*chain, before])}: a task cannot come after itself")
+                chain.append(before)
         return self
 
 

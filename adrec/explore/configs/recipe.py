@@ -45,6 +45,8 @@ class Facts:
     has_description: bool = False
     has_interests: bool = False
     has_bid: bool = False
+    has_position: bool = False
+    """Whether rows say the slot that the ad was shown in."""
     segments: Sequence[str] = ()
     """Columns of users (or rows) that hold one of a few values, such as an age band; the most telling first."""
     split_given: bool = False
@@ -231,6 +233,9 @@ def _finetune(facts: Facts, why: dict[str, str]) -> dict[str, Any]:
         "hybrid": {"kind": "auto"},
         "refit": True,
     }
+    if facts.has_position:
+        settings["model"]["position_bias"] = True
+        why["finetune.model.position_bias"] = "what slots do to clicks is learned apart: no slot is known when ads are ranked"
     if not facts.pretrains:
         settings["text"] = {"reference": None}
         why["finetune.text.reference"] = "features alone" if not facts.texts else "too little text for an encoder"

@@ -13,7 +13,7 @@ from adrec.explore.look import Column
 _MOST_VALUES = 100_000
 _FEW = 20
 """Whole numbers of so few values are codes where their name says nothing."""
-_CANONICAL_CATEGORIES = {"ads": ("category", "advertiser_id"), "impressions": ("scenario", "position"), "users": ()}
+_CANONICAL_CATEGORIES = {"ads": ("category", "advertiser_id"), "impressions": ("scenario",), "users": ()}
 _KEYS = {"ads": "ad_id", "users": "user_id"}
 _POSSESSIVE = {"ads": "the ad's", "users": "the user's"}
 

@@ -42,7 +42,7 @@ def reasons(
             similar_title=ads.titles.take(pa.array(similar, mask=similar < 0)),
             category=ads.categories.take(pa.array(category, mask=category < 0)),
             category_share=share_of_history(examples, ads.category, row, category),
-            score=candidates.score[row, ranked.column[row, slot]],
+            score=ranked.score[row, slot],
             explored=ranked.explored[row, slot],
         )
     )

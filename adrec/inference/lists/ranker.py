@@ -25,7 +25,7 @@ from adrec.ranking.diversify import ByValue, CalibratedCategories, Diversifier, 
 from adrec.ranking.explore import logit_deviation
 from adrec.ranking.ledger import UNLIMITED, Ledger
 from adrec.ranking.policy import Candidates, DiversifierOf, ListPolicy, Ranked, rank_block
-from adrec.schema import NOBODY, PROPENSITY_GIVEN_ABOVE
+from adrec.schema import ANY_SLOT, NOBODY, PROPENSITY_GIVEN_ABOVE
 from adrec.terminal import Terminal
 
 PRIOR_IMPRESSIONS = 200.0
@@ -184,7 +184,8 @@ class Ranker:
                 "request_id": combined(requests["request_id"]).cast(pa.string()).take(pa.array(row)),
                 "ad_id": self.ads.ids.take(pa.array(ranked.ad[row, slot])),
                 "rank": pa.array(slot + 1, pa.int32()),
-                "score": pa.array(candidates.score[row, column], pa.float32()),
+                "score": pa.array(ranked.score[row, slot], pa.float32()),
+                **({ANY_SLOT: pa.array(candidates.score[row, column], pa.float32())} if candidates.slots is not None else {}),
                 "value": pa.array(candidates.value[row, column], pa.float64()),
                 "price": pa.array(price, pa.float64(), mask=np.isnan(price)),
                 PROPENSITY_GIVEN_ABOVE: pa.array(ranked.propensity[row, slot], pa.float64()),
@@ -235,6 +236,7 @@ class Ranker:
                 total = np.zeros(ad.shape)
                 total.ravel()[place] = weighted(_outputs(scores, one), one.value.weights)
                 value[mine] = np.maximum(total[mine], 0.0)
+        slots = self.predictor.packed.slots
         deviation = np.zeros(ad.shape)
         for index, one in enumerate(self.policies):
             if one.exploration.method == "thompson":
@@ -254,6 +256,7 @@ class Ranker:
             category=np.where(there, self.ads.category[rows], -1),
             campaign=np.where(there, self.campaign[rows], -1),
             deviation=deviation,
+            slots=None if slots is None else slots.of_lists(examples, self.top_n),
         )
 
     def _diversifier(self, index: int, candidates: Candidates, examples: Examples) -> DiversifierOf:

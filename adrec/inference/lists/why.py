@@ -83,7 +83,7 @@ def _fate(ranker: Ranker, block: Block, row: int, ad: int) -> Told:
             rank,
             str(ranker.ads.ids[int(block.candidates.ad[row, column])]),
             str(ranker.ads.titles[int(block.candidates.ad[row, column])]),
-            float(block.candidates.score[row, column]),
+            float(block.ranked.score[row, rank - 1]),
             float(block.candidates.value[row, column]),
         )
         for rank, column in enumerate(columns[columns >= 0], start=1)

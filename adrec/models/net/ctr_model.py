@@ -134,19 +134,35 @@ class EntityEncoder(nn.Module):
 class PositionBias(nn.Module):
     """What a slot adds to the click logit, learned in training and left out in scoring (Zhao et al. 2019, shallow tower).
 
+    A slot adds one number everywhere, and one more in each placement: the fourth ad of a search page is seen less than the
+    fourth of a feed. `placement` is the column of the categorical features that names it; None: all are one.
     Slots beyond `slots` share the last value; an unknown slot (0) adds nothing.
     """
 
-    def __init__(self, *, slots: int) -> None:
-        super().__init__()
-        self.slots = slots
-        self.bias = nn.Embedding(slots + 1, 1)
-        nn.init.zeros_(self.bias.weight)
+    SPEED = 10.0
+    """Effects are so many times their parameters: a lone number must move by one or two where a matrix moves by hundredths."""
 
-    def forward(self, position: Tensor) -> Tensor:
-        """(B,) → (B,)."""
-        added: Tensor = self.bias(position.clamp(0, self.slots)).squeeze(-1)
-        return added * (position > 0)
+    def __init__(self, *, slots: int, placements: int = 1, placement: int | None = None) -> None:
+        super().__init__()
+        self.slots, self.placement = slots, placement
+        # Flat, since vectors do not decay.
+        self.bias = nn.Parameter(torch.zeros(slots + 1))
+        self.placed = nn.Parameter(torch.zeros(placements * (slots + 1))) if placement is not None else None
+
+    def forward(self, position: Tensor, categorical: Tensor) -> Tensor:
+        """(B,), categorical codes of the rows (B, Fc) → (B,)."""
+        slot = position.clamp(0, self.slots)
+        added = self.bias[slot]
+        if self.placed is not None:
+            added = added + self.placed[categorical[:, self.placement] * (self.slots + 1) + slot]
+        return self.SPEED * added * (position > 0)
+
+    def table(self) -> Tensor:
+        """(placements, slots + 1) what each slot adds; 0 in the first column."""
+        whole = self.bias[None]
+        if self.placed is not None:
+            whole = whole + self.placed.view(-1, self.slots + 1)
+        return self.SPEED * whole * (torch.arange(self.slots + 1, device=whole.device) > 0)
 
 
 class CTRModel(nn.Module):
@@ -192,6 +208,8 @@ class CTRModel(nn.Module):
         self.interest = interest
         self.wide, self.wide_lists = wide, wide_lists
         self.presupposes = presupposes or (None,) * tasks
+        self.placed = first_of_chain(0, self.presupposes)
+        """The task that slots act on: the click, where the main task is what follows one."""
 
     def forward(self, batch: Batch, matches: Tensor | None = None) -> Outputs:
         """One logit a row and task. `matches`: what `text_matches` gives, where it is known already."""
@@ -214,8 +232,9 @@ class CTRModel(nn.Module):
             logits = logits + self.wide_lists(batch.ads.lists)[batch.ad]
         bias = None
         if self.position_bias is not None and self.training:
-            bias = self.position_bias(batch.position)
-            logits = torch.cat([logits[:, :1] + bias[:, None], logits[:, 1:]], -1)
+            bias = self.position_bias(batch.position, batch.categorical)
+            at = self.placed
+            logits = torch.cat([logits[:, :at], logits[:, at : at + 1] + bias[:, None], logits[:, at + 1 :]], -1)
         squares = None
         if self.wide_lists is not None and self.training:
             squares = self.wide_lists.squares(batch.ads.lists)[batch.ad]
@@ -226,6 +245,10 @@ class CTRModel(nn.Module):
         """Set the intercept of each task: what an untrained model answers on average."""
         for head, output in zip(self.heads, outputs, strict=True):
             nn.init.constant_(cast(nn.Linear, head).bias, output)
+
+    def slot_effects(self) -> Tensor | None:
+        """(placements, slots + 1) what each slot adds to the click logit; None where it was not learned."""
+        return None if self.position_bias is None else self.position_bias.table()
 
     def text_vectors(self, texts: Texts) -> Tensor | None:
         """(N, E): given with the batch by a frozen encoder, or made here by the trained one; None where there is no text."""
@@ -308,11 +331,18 @@ class CTRModel(nn.Module):
         return torch.cat(columns, -1)
 
 
+def first_of_chain(task: int, presupposes: Sequence[int | None]) -> int:
+    """The task at the root of what `task` presupposes."""
+    while (parent := presupposes[task]) is not None:
+        task = parent
+    return task
+
+
 def chained(logits: Tensor, presupposes: tuple[int | None, ...]) -> Tensor:
-    """A task that presupposes another gets log-odds of the product of both probabilities (ESMM, Ma et al. 2018, eq. 1).
+    """A task that presupposes others gets log-odds of the product of all their probabilities (ESMM, Ma et al. 2018, eq. 1).
 
     p(click and conversion) = p(click) p(conversion | click), so conversion is learned from every impression, not only from
-    clicked ones. Computed in log space: log p = logsigmoid(a) + logsigmoid(b). (B, K) → (B, K).
+    clicked ones. Computed in log space: log p = logsigmoid(a) + logsigmoid(b) + .... (B, K) → (B, K).
     """
     if not any(parent is not None for parent in presupposes):
         return logits
@@ -321,7 +351,10 @@ def chained(logits: Tensor, presupposes: tuple[int | None, ...]) -> Tensor:
         if parent is None:
             columns.append(logits[:, task])
             continue
-        log_p = nn.functional.logsigmoid(logits[:, task]) + nn.functional.logsigmoid(logits[:, parent])
+        log_p = nn.functional.logsigmoid(logits[:, task])
+        while parent is not None:  # and what the parent presupposes in turn
+            log_p = log_p + nn.functional.logsigmoid(logits[:, parent])
+            parent = presupposes[parent]
         # log(p / (1 - p)) with 1 - p = -expm1(log p), exact where p is near 1 or 0.
         columns.append(log_p - torch.log((-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)))
     return torch.stack(columns, -1)

@@ -41,6 +41,12 @@ class Ensemble(nn.Module):
             ads=torch.cat([one.ads for one in outputs], -1),
         )
 
+    def slot_effects(self) -> Tensor | None:
+        """(placements, slots + 1) the mean of the members' effects; None where they learned none."""
+        effects = [cast(CTRModel, member).slot_effects() for member in self.members]
+        known = [effect for effect in effects if effect is not None]
+        return torch.stack(known).mean(0) if known else None
+
     def text_vectors(self, texts: Texts) -> Tensor | None:
         """(N, E): given with the batch."""
         return texts.vectors

@@ -65,7 +65,7 @@ _SHORT = {
     "predicted_over_observed": "pred/obs",
 }
 _REGRESSION = ("rmse", "mae", "mse", "predicted_over_observed")
-_ORDER: dict[Role, int] = {"model": 0, "against": 1, "baseline": 2, "oracle": 3}
+_ORDER: dict[Role, int] = {"model": 0, "any_slot": 1, "against": 1, "baseline": 2, "oracle": 3}
 
 
 def title(metric: str) -> str:

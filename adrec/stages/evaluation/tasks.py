@@ -11,10 +11,11 @@ import pyarrow.compute as pc
 
 from adrec.config.evaluation.evaluate import TaskColumns
 from adrec.errors import DataError
-from adrec.schema import BASELINE_PREFIX, CATALOGUE_RANK, DRAWN, TRUE_PROBABILITY
+from adrec.schema import ANY_SLOT, BASELINE_PREFIX, CATALOGUE_RANK, DRAWN, TRUE_PROBABILITY
 from adrec.stages.evaluation.rows import LABELS, Floats, Ints, Rows
 
-Role = Literal["model", "baseline", "oracle", "against"]
+Role = Literal["model", "any_slot", "baseline", "oracle", "against"]
+"""any_slot: the model where it is not told the slots of the rows, as when it ranks."""
 ORACLE = "oracle"
 
 
@@ -86,6 +87,8 @@ def build_task(
     # Against negatives that were drawn a score is a preference: how many were drawn decides its level.
     probable = binary and DRAWN not in rows
     scores = [Scores("model", "model", _column(rows, columns.score, kept, probability=binary), probable)]
+    if columns.score == "score" and ANY_SLOT in rows:
+        scores.append(Scores("any_slot", "any_slot", _column(rows, ANY_SLOT, kept, probability=binary), probable))
     for name, other in against:
         if columns.score not in other:
             raise DataError(f"{other.path}: column '{columns.score}' is missing. {_named(other.columns)}")

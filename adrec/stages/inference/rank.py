@@ -214,7 +214,7 @@ def _parts(
 
 def _tally(result: RankResult, block: Block, ranker: Ranker) -> None:
     row, slot = block.shown
-    price, score = block.ranked.price[row, slot], block.candidates.score[row, block.ranked.column[row, slot]]
+    price, score = block.ranked.price[row, slot], block.ranked.score[row, slot]
     result.requests += len(block.requests)
     result.empty += int((block.ranked.ad < 0).all(axis=1).sum())
     result.shown += len(row)

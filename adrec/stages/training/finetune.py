@@ -28,6 +28,7 @@ from adrec.models.blend.by_request import fit_by_request
 from adrec.models.blend.calibration import Calibration, level_shift
 from adrec.models.blend.calibration import fit as fit_calibration
 from adrec.models.blend.hybrid import Hybrid, fit_hybrid
+from adrec.models.blend.slots import SlotEffects, fit_slots
 from adrec.models.text.encoder_training import merged
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.ranking.recall import CandidateRecall
@@ -40,6 +41,8 @@ from adrec.training.click_encoder import open_text_encoder, text_reader, trained
 from adrec.training.ctr_module import Raw, main_metrics, task_metrics
 from adrec.training.ctr_training import Trained, best_run, best_share, ensemble, raw_outputs, train_again, train_click_model
 from adrec.training.trainer import work_folder
+
+_SLOT_FEATURES = ("position", "counter_position_rate")
 
 
 def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
@@ -57,6 +60,7 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
             f"{config.text.reference} learned from the clicks of these training rows: likeness looks better there than it"
             " is, and what reads it trusts it too much. Pretrain with `positives: [parts, categories]`, or compare the two."
         )
+    _warn_of_positions(config, prepared, terminal)
     reader = text_reader(config, encoder)
     until = start.learned_until if start is not None else None
     data = load_click_data(config, prepared, reader, terminal, learned_until=until)
@@ -111,8 +115,8 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         for run in (runs if len(runs) > 1 else [own])
     ]
     calibrations = _calibrate(config, data, best)
-    chosen = replace(chosen, hybrid=best.hybrid, calibrations=calibrations)
-    models = {"adrec": _own_metrics(chosen, held_out.scores(chosen), data)}
+    chosen = replace(chosen, hybrid=best.hybrid, calibrations=calibrations, slots=_slots(chosen, best, calibrations, data))
+    models = _own_metrics(chosen, held_out.scores(chosen), data)
     if best.hybrid.kind != "none":
         models["network"] = _simple_metrics(held_out.raw[:, 0], False, data)
     models |= {name: _simple_metrics(score, suite.fitted[name].is_probability, data) for name, score in simple.items()}
@@ -123,14 +127,14 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         fitted = _baselines_again(config, again.data, suite, terminal)
         moved = _levelled(config, again, best.hybrid, fitted, [train, valid], calibrations)
         packed = _click_model(config, again.data, again.trained, encoder, fitted)
-        packed = replace(packed, hybrid=best.hybrid, calibrations=moved)
+        packed = replace(packed, hybrid=best.hybrid, calibrations=moved, slots=chosen.slots)
     if prepared.is_implicit:  # of negatives that were drawn: a preference has no log loss
         models = {name: {key: value for key, value in found.items() if key != "log_loss"} for name, found in models.items()}
     predictor = Predictor(packed, cache=config.text.cache)
     recall = _candidate_recall(config, predictor, prepared, terminal)
     packed = replace(packed, shares=recall[0].shares if recall else {})
     deviations = _deviations(joined)
-    cross_fitted = _calibrated_metrics(best, calibrations, data) if best.hybrid.kind != "none" else None
+    cross_fitted = _calibrated_metrics(best, chosen, data) if best.hybrid.kind != "none" else None
     refit = again.as_dict(best.trained) if again is not None else None
     metrics = {
         "split": "valid",
@@ -197,6 +201,17 @@ def _candidate_recall(
     found = [measured] if measured is not None else []
     warn_of_low(found, terminal)
     return found
+
+
+def _warn_of_positions(config: FinetuneConfig, prepared: Prepared, terminal: Terminal) -> None:
+    """A slot that is a feature is known in the log alone: whoever ranks promises the first place the clicks of the average."""
+    features = prepared.features()["impressions"]
+    named = [name for name in (*features.categorical_names, *features.numeric_names) if name in _SLOT_FEATURES]
+    if named:
+        terminal.warn(
+            f"{prepared.path}: '{named[0]}' is a feature, but no slot is known when ads are ranked. Leave it out of the "
+            "preprocess config and set model.position_bias to true: what slots do is then learned apart."
+        )
 
 
 @dataclass(frozen=True)
@@ -353,17 +368,36 @@ def _baseline_rows(config: FinetuneConfig, data: ClickData) -> Examples:
     return data.train if data.train is not None else data.sample(config.baselines.max_rows, config.seed)
 
 
-def _own_metrics(packed: ClickModel, scores: Scores, data: ClickData) -> dict[str, float]:
-    """Validation metrics of what the bundle answers, as `evaluate` measures them."""
-    outputs = [scores.score, *(scores.tasks[task.name] for task in packed.tasks[1:])]
+def _slots(packed: ClickModel, best: _Joined, calibrations: dict[str, Calibration], data: ClickData) -> SlotEffects | None:
+    """What slots do to the clicks of the main task, fitted on the validation rows; None where it is not to be learned."""
+    learned = packed.model.slot_effects()
+    if learned is None:
+        return None
+    return fit_slots(
+        calibrations[data.tasks[0].name].logit(best.valid.logits[:, 0]),
+        best.valid.labels[:, 0],
+        data.valid,
+        learned.detach().cpu().numpy(),
+        placement=data.dimensions.placement,
+        weights=best.valid.weight,
+    )
+
+
+def _own_metrics(packed: ClickModel, scores: Scores, data: ClickData) -> dict[str, dict[str, float]]:
+    """Validation metrics of what the bundle answers, as `evaluate` measures them; and without the rows' slots."""
     labels = np.stack([data.valid.labels[task.name] for task in packed.tasks], axis=1)
-    return task_metrics(packed.tasks, outputs, labels, data.valid.request, data.valid.weight)
+    others = [scores.tasks[task.name] for task in packed.tasks[1:]]
+    of = partial(task_metrics, packed.tasks, labels=labels, request=data.valid.request, weight=data.valid.weight)
+    found = {"adrec": of(outputs=[scores.score, *others])}
+    return found if scores.any_slot is None else {**found, "any_slot": of(outputs=[scores.any_slot, *others])}
 
 
-def _calibrated_metrics(best: _Joined, calibrations: dict[str, Calibration], data: ClickData) -> dict[str, float]:
-    """Metrics of a hybrid's cross-fitted logits, calibrated."""
+def _calibrated_metrics(best: _Joined, packed: ClickModel, data: ClickData) -> dict[str, float]:
+    """Metrics of a hybrid's cross-fitted logits, calibrated and in their slots."""
     logits = best.valid.logits.copy()
-    logits[:, 0] = calibrations[data.tasks[0].name].logit(logits[:, 0])
+    logits[:, 0] = packed.calibrations[data.tasks[0].name].logit(logits[:, 0])
+    if packed.slots is not None:
+        logits[:, 0] += packed.slots.of(data.valid)
     metrics = best.trained.module.metrics(best.valid._replace(logits=logits))
     return {name: value for name, value in metrics.items() if name != "log_loss" or not data.prepared.is_implicit}
 

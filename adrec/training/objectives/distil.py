@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adrec.models.text.language_model import LanguageModel
-from adrec.training.objectives.mlm import Mlm, MlmBatch, MlmFeed
+from adrec.training.objectives.mlm import Mlm, MlmBatch, MlmFeed, mean_cross_entropy
 
 
 class Distil(nn.Module):
@@ -44,7 +44,7 @@ class Distil(nn.Module):
         loss = torch.zeros((), device=batch.tokens.device)
         if self.soft or self.mlm:
             logits = Mlm().logits(student, batch).float()  # (M, V)
-            loss = loss + self.mlm * functional.cross_entropy(logits, batch.labels)
+            loss = loss + self.mlm * mean_cross_entropy(logits, batch.labels)
         if self.soft:
             with torch.no_grad():
                 target = Mlm().logits(teacher, batch).float()
@@ -113,10 +113,10 @@ def vector_loss(ours: Tensor, theirs: Tensor) -> Tensor:
 
 
 def soft_target_loss(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """KL divergence of softened predictions (M, V), times the squared temperature (Hinton et al., 2015)."""
+    """KL divergence of softened predictions (M, V), times the squared temperature (Hinton et al., 2015); 0 of none."""
     ours = functional.log_softmax(logits / temperature, dim=1)
     theirs = functional.log_softmax(target / temperature, dim=1)
-    return functional.kl_div(ours, theirs, reduction="batchmean", log_target=True) * temperature**2
+    return functional.kl_div(ours, theirs, reduction="sum", log_target=True) / max(len(ours), 1) * temperature**2
 
 
 def pack_vectors(states: Tensor, texts: Tensor, positions: Tensor, pooling: str) -> Tensor:

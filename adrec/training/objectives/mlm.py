@@ -118,8 +118,8 @@ class Mlm(nn.Module):
     name = "mlm"
 
     def forward(self, model: LanguageModel, batch: MlmBatch) -> Tensor:
-        """Mean loss in nats per masked token."""
-        return nn.functional.cross_entropy(self.logits(model, batch), batch.labels)
+        """Mean loss in nats per masked token; 0 where a batch of few words has none."""
+        return mean_cross_entropy(self.logits(model, batch), batch.labels)
 
     def logits(self, model: LanguageModel, batch: MlmBatch) -> Tensor:
         """(M, V) at the masked places."""
@@ -129,6 +129,11 @@ class Mlm(nn.Module):
     def weight(self, batch: MlmBatch) -> int:
         """Predictions in the batch."""
         return len(batch.labels)
+
+
+def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean in nats of the predictions (M, V), in float32; 0 where there are none."""
+    return nn.functional.cross_entropy(logits.float(), labels, reduction="sum") / max(len(labels), 1)
 
 
 class MlmScore(NamedTuple):
@@ -178,4 +183,4 @@ def score_unigram(train: MlmFeed, feed: MlmFeed, *, vocabulary: int, seed: int) 
         [feed.collate(item, np.random.default_rng([seed, number])).labels.numpy() for number, item in enumerate(feed.plan(0))]
     )
     accuracy = float((labels == counts.argmax()).mean()) if len(labels) else 0.0
-    return MlmScore(len(labels), float(cast(float, -log_probability[labels].mean())), accuracy)
+    return MlmScore(len(labels), float(cast(float, -log_probability[labels].sum())) / max(1, len(labels)), accuracy)
