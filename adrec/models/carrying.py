@@ -162,7 +162,10 @@ class _Namer:
             elif name.endswith("weight"):
                 axes[1] = labels
         elif name.startswith("interest."):
-            axes[0] = _Axis(next(iter(self._values("ads")[0].values())), "fresh")
+            axes[0] = _Axis(list(self._values("ads")[0].values())[self.d.dimensions.category or 0], "fresh")
+        elif name == "position_bias.placed":
+            placements = list(self._values("impressions")[0].values())[self.d.dimensions.placement or 0]
+            sizes, axes = (len(placements), shape[0] // len(placements)), [_Axis(placements, "fresh"), None]
         elif name == "wide.weight":
             axes = [_Axis(pa.array(self.tasks)), _Axis(pa.array(self.extra))]
         elif re.match(r"interaction\.up\.\d+\.", name) and self._is_own():

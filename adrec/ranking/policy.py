@@ -34,7 +34,6 @@ class Candidates(NamedTuple):
     category: Ints  # (R, C) -1 none
     campaign: Ints  # (R, C) -1 none
     deviation: Floats  # (R, C) standard deviation of the logit; read only by Thompson policies
-    slots: Floats | None = None  # (R, N) what each slot adds to a click's log-odds; None: slots are alike
 
 
 DiversifierOf = Callable[[Ints], Diversifier]
@@ -82,10 +81,12 @@ def rank_block(
     *,
     released: float,
     seed: int,
+    effects: Floats | None = None,
 ) -> Ranked:
     """Rank R requests in order and record them in the ledger.
 
-    `released`: share of every budget that policies with even pacing may have spent by the end of this block.
+    `released`: share of every budget that policies with even pacing may have spent by the end of this block. `effects` (R, N):
+    what each slot adds to a click's log-odds; None: slots are alike.
     """
     requests, width = candidates.ad.shape
     slots = max(policy.top_n for policy in policies)
@@ -99,15 +100,16 @@ def rank_block(
         np.zeros((requests, width), dtype=bool),
         np.full((requests, slots), np.nan),
     )
+    best = candidates.score if effects is None else in_slot(candidates.score, effects.max(axis=1, keepdims=True))
     start, window = 0, requests
     while start < requests:
         rows = np.arange(start, min(start + window, requests))
         part = rows_of(candidates, rows)
         limits = rows_of(caps, rows)
-        offer = Offer(part.user, part.ad, part.campaign, most_spend(part.bid, _in_best_slot(part)))
+        offer = Offer(part.user, part.ad, part.campaign, most_spend(part.bid, best[rows]))
         assumed = ledger.allowance(offer, limits)
         draft = any(policy.thompson for policy in policies)
-        ranked, shown = _rank_window(part, rows, assumed, policies, diversifiers, slots, seed, measured=not draft)
+        ranked, shown = _rank_window(part, rows, assumed, policies, diversifiers, slots, seed, effects, measured=not draft)
         met = ledger.allowance(offer, limits, shown)
         differs = (assumed.available != met.available).any(axis=1) | (assumed.campaign_left != met.campaign_left).any(axis=1)
         right = int(differs.argmax()) if differs.any() else len(rows)
@@ -115,7 +117,15 @@ def rank_block(
         if draft:  # the same draws again, for those that stay, with their propensities
             kept = slice(right)
             ranked, _ = _rank_window(
-                rows_of(part, kept), rows[kept], rows_of(assumed, kept), policies, diversifiers, slots, seed, measured=True
+                rows_of(part, kept),
+                rows[kept],
+                rows_of(assumed, kept),
+                policies,
+                diversifiers,
+                slots,
+                seed,
+                effects,
+                measured=True,
             )
         for whole, piece in zip(result, ranked, strict=True):
             whole[rows[:right]] = piece[:right]
@@ -149,6 +159,7 @@ def _rank_window(
     diversifiers: list[DiversifierOf],
     slots: int,
     seed: int,
+    effects: Floats | None,
     *,
     measured: bool,
 ) -> tuple[Ranked, Shown]:
@@ -191,17 +202,12 @@ def _rank_window(
         price[mine, : policy.top_n] = _at(prices, filled.column, np.nan)
     ad = _at(part.ad, column, -1)
     score = _at(part.score, column, np.nan)
-    if part.slots is not None:
-        score = in_slot(score, part.slots[:, :slots])
+    if effects is not None:
+        score = in_slot(score, effects[rows, :slots])
     spend = np.where(column >= 0, expected_spend(price, np.nan_to_num(score)), 0)
     return Ranked(column, ad, price, propensity, explored, allowance.available, score), Shown(
         ad, _at(part.campaign, column, -1), spend
     )
-
-
-def _in_best_slot(part: Candidates) -> Floats:
-    """(R, C) click probability in the slot that is clicked most."""
-    return part.score if part.slots is None else in_slot(part.score, part.slots.max(axis=1, keepdims=True))
 
 
 def _at(values: Floats | Ints, column: Ints, missing: float) -> np.ndarray:

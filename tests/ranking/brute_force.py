@@ -43,6 +43,7 @@ def serve_all(world, policies, released_of_block, block):
         for place, part in enumerate(parts):
             if policy.auctioned:
                 following = parts[place + 1]["value"] if place + 1 < len(parts) else 0.0
+                following = max(following, policy.minimum_value)
                 wanted = following / part["score"] if part["score"] > 0 else 0.0
                 part["price"] = min(max(wanted, policy.reserve), 0.0 if math.isnan(part["bid"]) else part["bid"])
             else:

@@ -147,6 +147,7 @@ class Ranker:
             user = np.where(is_nobody, -1 - candidates.number, candidates.user)
         candidates = candidates._replace(user=user)
         diversifiers = [self._diversifier(index, candidates, examples) for index in range(len(self.policies))]
+        slots = self.predictor.packed.slots
         ranked = rank_block(
             candidates,
             self.list_policies,
@@ -154,6 +155,7 @@ class Ranker:
             self.ledger if ledger is None else ledger,
             released=released,
             seed=self.seed,
+            effects=None if slots is None else slots.of_lists(examples, self.top_n),
         )
         return Block(requests, examples, policy, found.similarity, candidates, ranked, unscored)
 
@@ -178,6 +180,8 @@ class Ranker:
         users, own = users_named(requests).take(pa.array(row)), {}
         if "shown_at" in requests.column_names:
             own["shown_at"] = combined(requests["shown_at"]).take(pa.array(row))
+        has_slots = self.predictor.packed.slots is not None
+        any_slot = {ANY_SLOT: pa.array(candidates.score[row, column], pa.float32())} if has_slots else {}
         return pa.table(
             {
                 "user_id": pc.if_else(pc.equal(users, NOBODY), pa.scalar(None, pa.string()), users),
@@ -185,7 +189,7 @@ class Ranker:
                 "ad_id": self.ads.ids.take(pa.array(ranked.ad[row, slot])),
                 "rank": pa.array(slot + 1, pa.int32()),
                 "score": pa.array(ranked.score[row, slot], pa.float32()),
-                **({ANY_SLOT: pa.array(candidates.score[row, column], pa.float32())} if candidates.slots is not None else {}),
+                **any_slot,
                 "value": pa.array(candidates.value[row, column], pa.float64()),
                 "price": pa.array(price, pa.float64(), mask=np.isnan(price)),
                 PROPENSITY_GIVEN_ABOVE: pa.array(ranked.propensity[row, slot], pa.float64()),
@@ -236,7 +240,6 @@ class Ranker:
                 total = np.zeros(ad.shape)
                 total.ravel()[place] = weighted(_outputs(scores, one), one.value.weights)
                 value[mine] = np.maximum(total[mine], 0.0)
-        slots = self.predictor.packed.slots
         deviation = np.zeros(ad.shape)
         for index, one in enumerate(self.policies):
             if one.exploration.method == "thompson":
@@ -256,7 +259,6 @@ class Ranker:
             category=np.where(there, self.ads.category[rows], -1),
             campaign=np.where(there, self.campaign[rows], -1),
             deviation=deviation,
-            slots=None if slots is None else slots.of_lists(examples, self.top_n),
         )
 
     def _diversifier(self, index: int, candidates: Candidates, examples: Examples) -> DiversifierOf:
