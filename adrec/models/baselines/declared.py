@@ -63,8 +63,8 @@ def _to_interests(
             own = unit_rows(part.reshape(-1, part.shape[2])).reshape(part.shape)
             there = np.linalg.norm(own, axis=2) > 0  # (U, P)
             ad = unit[candidate[rows]]  # (n, piece)
-            best = np.where(there[user], np.einsum("npd,nd->np", own[user], ad), -np.inf).max(axis=1)
-            found[0, number, rows] = (unit_rows(own.sum(axis=1))[user] * ad).sum(axis=1)
+            best = np.where(there[user], np.einsum("npd,nd->np", own[user], ad, dtype=np.float64), -np.inf).max(axis=1)
+            found[0, number, rows] = np.einsum("nd,nd->n", unit_rows(own.sum(axis=1))[user], ad, dtype=np.float64)
             found[1, number, rows] = np.where(np.isfinite(best), best, 0.0)
     return found
 

@@ -19,10 +19,8 @@ _STRENGTH = 3.0
 def preference_columns(inputs: Inputs) -> dict[str, Floats]:
     """`like_<column>` for every categorical and list column of ads, and `skipped_<statistic>` cosines where there are vectors.
 
-    Empty where no ad was skipped in any of the histories' moments.
+    A row's values do not depend on the others, so they are there for rows of whom nobody skipped anything, too.
     """
-    if len(inputs.examples.skipped_values) == 0:
-        return {}
     skipped = inputs.skipped_as_history()
     found = {
         f"like_{name}": like_rate(inputs, skipped, _single(inputs.ads.categorical[:, place]))

@@ -1,7 +1,8 @@
 """How near a candidate is to the user's history, for every row at once. Costs one small matrix product a history.
 
 Shapes: N rows, R histories, A ads, D width. Histories are processed in blocks of similar size, padded and masked, so that
-a row's numbers do not depend on which other rows are present.
+a row's numbers do not depend on which other rows are present. Products are summed in double precision: in single precision the
+last bits depend on what is multiplied beside them, and a tree may split just there.
 """
 
 from collections.abc import Iterator
@@ -32,8 +33,8 @@ def history_similarities(inputs: Inputs, vectors: Floats) -> Floats:
     unit = unit_rows(vectors)
     result = np.zeros((len(inputs), len(STATISTICS)), np.float32)
     for block in _blocks(inputs, unit.shape[1]):
-        clicked = unit[block.history] * block.mask[..., None]  # (B, H, D)
-        cosine = np.matmul(unit[block.candidate], clicked.transpose(0, 2, 1))  # (B, C, H)
+        clicked = unit[block.history].astype(np.float64) * block.mask[..., None]  # (B, H, D)
+        cosine = np.matmul(unit[block.candidate].astype(np.float64), clicked.transpose(0, 2, 1))  # (B, C, H)
         summary = _summaries(cosine, block.mask, clicked)
         result[block.rows] = summary[block.row_of, block.column_of]
     return result
@@ -134,7 +135,7 @@ def row_products(
         if sparse.issparse(a):
             result[part] = np.asarray(a.multiply(b).sum(axis=1)).ravel()
         else:
-            result[part] = np.einsum("nd,nd->n", a, b)
+            result[part] = np.einsum("nd,nd->n", a, b, dtype=np.float64)
     return result
 
 
@@ -188,7 +189,7 @@ def _padded(
     return values[starts[:, None] + np.where(mask, place, 0)].astype(np.int64), mask.astype(np.float32)
 
 
-def _summaries(cosine: Floats, mask: Floats, clicked: Floats) -> Floats:
+def _summaries(cosine: NDArray[np.float64], mask: Floats, clicked: NDArray[np.float64]) -> Floats:
     """(B, C, 7) from cosines (B, C, H), mask (B, H) and masked unit vectors (B, H, D). Clicks come before padding."""
     count = mask.sum(axis=1)  # (B,)
     last = (count - 1).astype(np.int64)
@@ -214,5 +215,5 @@ def _summaries(cosine: Floats, mask: Floats, clicked: Floats) -> Floats:
     return np.stack(columns, axis=-1).astype(np.float32)
 
 
-def _weighted(cosine: Floats, weight: Floats) -> Floats:
+def _weighted(cosine: NDArray[np.float64], weight: Floats) -> Floats:
     return np.asarray(np.einsum("bch,bh->bc", cosine, weight) / weight.sum(axis=1)[:, None], dtype=np.float32)

@@ -59,7 +59,7 @@ class ConditionalLogit:
     def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
         """Solve; nothing is chosen on validation rows."""
         rows = sampled_requests(inputs.labelled(), self.max_rows, np.random.default_rng(seed)).compact()
-        table = design(rows)
+        table = design(rows, fitting=True)
         self.scaler = Scaler.fit(table, weights=rows.weights)
         problem = _Problem.of(rows, self.scaler.dense(table), self.scaler.places(table), self.scaler.width)
         solution = problem.solve(self.penalty)

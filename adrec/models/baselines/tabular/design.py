@@ -44,9 +44,17 @@ class Design:
 
 
 def design(
-    inputs: Inputs, *, counters: bool = True, similarities: bool = True, extra: Mapping[str, Floats] | None = None
+    inputs: Inputs,
+    *,
+    counters: bool = True,
+    similarities: bool = True,
+    extra: Mapping[str, Floats] | None = None,
+    fitting: bool = False,
 ) -> Design:
-    """Impression, ad and user features, log history length, category shares, similarities, and `extra` columns (N,) each."""
+    """Impression, ad and user features, log history length, category shares, similarities, and `extra` columns (N,) each.
+
+    `fitting`: these rows decide which columns a model reads; where no ad was skipped, those about skipped ads say nothing.
+    """
     examples, columns = inputs.examples, inputs.columns
     kept = [place for place, name in enumerate(columns.numeric) if counters or not name.startswith(COUNTER_PREFIX)]
     parts: list[Floats] = [
@@ -60,8 +68,13 @@ def design(
     names.append("history_length")
     if similarities:
         if "nearness" not in inputs.made:
-            inputs.made["nearness"] = {**similarity_columns(inputs), **preference_columns(inputs)}
-        for name, values in {**inputs.made["nearness"], **inputs.declared}.items():
+            inputs.made["nearness"] = similarity_columns(inputs)
+        nearness = dict(inputs.made["nearness"])
+        if len(inputs.examples.skipped_values) or not fitting:
+            if "preference" not in inputs.made:
+                inputs.made["preference"] = preference_columns(inputs)
+            nearness |= inputs.made["preference"]
+        for name, values in {**nearness, **inputs.declared}.items():
             parts.append(values[:, None])
             names.append(name)
     for name, values in (extra or {}).items():

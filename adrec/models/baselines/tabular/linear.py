@@ -52,7 +52,7 @@ class LogisticRegression:
     def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
         """Scale, then maximise the penalised likelihood."""
         known = inputs.labelled()
-        self.scaler = Scaler.fit(design(known), weights=known.weights)
+        self.scaler = Scaler.fit(design(known, fitting=True), weights=known.weights)
         self.lists = {name: int(values.values.max(initial=0)) + 1 for name, values in known.ads.lists.items()}
         columns, clicks = self._columns(known), known.clicks.astype(int)
         if self.c is None:
