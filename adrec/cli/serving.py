@@ -63,19 +63,25 @@ def explain(
     user: Annotated[str | None, typer.Option("--user", help="Only rows of this user.", show_default=False)] = None,
     ad: Annotated[str | None, typer.Option("--ad", help="Only rows of this ad.", show_default=False)] = None,
     overall: Annotated[bool | None, typer.Option("--global", help="The model over many rows.", show_default=False)] = None,
+    language: Annotated[
+        str | None, typer.Option("--language", help="Of sentences: en, zh or auto.", show_default=False)
+    ] = None,
 ) -> None:
-    """Say why rows got their scores: words, past clicks, features, and what would change the score.
+    """Say why rows got their scores: how interests, search and clicks match the ad, its words, features, and what would change.
 
     Reads a bundle, and a split of a prepared folder or Parquet tables of impressions, ads and users. Writes a folder with
-    explanations.json and explanations.html. Contributions are log-odds and add up to the logit. With --global it writes
-    importance.json instead: what the model loses without each input, which `adrec evaluate` draws in its report.
+    explanations.json and explanations.html. Contributions are log-odds and add up to the logit; beside each stands the score
+    without it. With --global it writes importance.json instead: what the model loses without each input, which `adrec evaluate`
+    draws in its report.
 
     Example: adrec explain --bundle runs/sample/bundle --set prepared=runs/sample/prepared --set split=test --output why
     """
     run_stage(
         "inference.explain", "inference.explain:ExplainConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
-        options={"bundle": bundle, "output": output, "user_id": user, "ad_id": ad, "overall": overall},
+        options={
+            "bundle": bundle, "output": output, "user_id": user, "ad_id": ad, "overall": overall, "language": language,
+        },
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 A row's score depends on nothing but the row, its user, its ad and its history: not on batch-mates, padding or batch size.
 """
 
+import copy
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -85,6 +86,12 @@ class Predictor:
             cache=cache or text.cache,
             keep_typed=keep_typed,
         )
+
+    def apart(self) -> "Predictor":
+        """The same bundle, reading and writing no cache that others share: for texts that nobody else asks about."""
+        other = copy.copy(self)
+        other.reader = self.reader.apart()
+        return other
 
     @classmethod
     def load(

@@ -1,6 +1,9 @@
 """The HTTP interface over one engine: routes, batching, errors. `adrec serve` runs it under uvicorn."""
 
 import asyncio
+import os
+import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +20,7 @@ from fastapi.responses import JSONResponse
 from pydantic_core import to_json
 
 from adrec import __version__
-from adrec.config.inference.serve import ServeConfig
+from adrec.config.inference.serve import Batching, ServeConfig
 from adrec.data.arrays import combined
 from adrec.data.device import use_threads
 from adrec.errors import AdrecError, BundleError, DataError, visible
@@ -49,6 +52,8 @@ from adrec.serve.store import StoreError
 from adrec.serve.watch import Watch
 
 _LONGEST_PLACE = 300
+_QUEUES = ("score", "rank", "explain")
+_NICE = 10
 AdId = Annotated[str, UrlPath(min_length=1, max_length=200)]
 _FAULTS: dict[int | str, dict[str, Any]] = {
     400: {"description": "Something named is not there, or does not fit."},
@@ -94,15 +99,23 @@ def create_app(
             held["engine"] = await loop.run_in_executor(side, Engine, config)
         ready: Engine = held["engine"]
         held.update(side=side, model=model)
+        why = ThreadPoolExecutor(1, "explain", _in_the_background, (config.threads,))
+        held["explain"] = _batcher(
+            "explain", lambda items: [ready.explain(item) for item in items], why, config.batching.model_copy(
+                update={"max_items": 1, "max_wait_ms": 0, "max_queue": config.explaining.max_queue}
+            ), watch,
+        )  # fmt: skip
         for what in ("score", "rank"):
-            held[what] = _batcher(what, getattr(ready, what), model, config, watch)
+            held[what] = _batcher(what, getattr(ready, what), model, config.batching, watch)
+        for what in _QUEUES:
             held[what].start()
         ready.follower.start()
         held["ready"] = True
         yield
         held["ready"] = False
-        await asyncio.gather(*(held[what].close(config.drain_seconds) for what in ("score", "rank")))
+        await asyncio.gather(*(held[what].close(config.drain_seconds) for what in _QUEUES))
         model.shutdown()
+        why.shutdown(cancel_futures=True)
         side.shutdown()
         ready.follower.close()
         ready.store.close()
@@ -168,7 +181,7 @@ def _model_routes(app: FastAPI, config: ServeConfig, watch: Watch, held: dict[st
     async def explain(body: ExplainRequest, request: Request) -> ExplainAnswer:
         """Which words, clicks and features speak for an ad, and which against."""
         _note(request, watch, rows=1, user=body.user.user_id)
-        found: ExplainAnswer = await _in(held["side"], held["engine"].explain, body)
+        found: ExplainAnswer = await held["explain"].ask(body, config.explaining.timeout_seconds)
         return found
 
 
@@ -233,7 +246,7 @@ def _plain_routes(app: FastAPI, watch: Watch, held: dict[str, Any]) -> None:
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """Prometheus metrics."""
-        for what in ("score", "rank"):
+        for what in _QUEUES:
             watch.queue.labels(what).set(held[what].waiting)
         return Response(watch.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -309,7 +322,7 @@ def _told(status: int, faults: Sequence[tuple[str, str]]) -> JSONResponse:
 
 
 def _batcher(
-    what: str, handle: Callable[[Sequence[Any]], Sequence[Any]], executor: ThreadPoolExecutor, config: ServeConfig, watch: Watch
+    what: str, handle: Callable[[Sequence[Any]], Sequence[Any]], executor: ThreadPoolExecutor, batching: Batching, watch: Watch
 ) -> Batcher[Any, Any]:
     def timed(items: Sequence[Any]) -> Sequence[Any]:
         started = time.perf_counter()
@@ -320,11 +333,18 @@ def _batcher(
     return Batcher(
         timed,
         executor,
-        max_items=config.batching.max_items,
-        max_wait_seconds=config.batching.max_wait_ms / 1000,
-        max_queue=config.batching.max_queue,
+        max_items=batching.max_items,
+        max_wait_seconds=batching.max_wait_ms / 1000,
+        max_queue=batching.max_queue,
         observe=lambda size: watch.batch.labels(what).observe(size),
     )
+
+
+def _in_the_background(threads: int) -> None:
+    """Make this thread give way: explanations take what processor time the answers leave."""
+    use_threads(threads)
+    if sys.platform == "linux":  # where a thread has a priority of its own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 async def _in(executor: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Any) -> Any:

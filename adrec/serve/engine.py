@@ -15,7 +15,7 @@ import numpy as np
 from adrec.config.inference.serve import ServeConfig
 from adrec.errors import ConfigError
 from adrec.inference.explain.explainer import Explainer
-from adrec.inference.explain.sentence import sentence
+from adrec.inference.explain.sentence import change_label, part_label, sentence
 from adrec.schema import NOBODY
 from adrec.serve.answering import answers, described, ranked, row_of, scored
 from adrec.serve.arms import FIRST, SECOND
@@ -120,19 +120,25 @@ class Engine:
         """Why one (user, ad) gets its score. Raises RefusedError where it can get none."""
         lives = self.lives
         [asked] = read_explain(item, lives, self.config.challenger).rows
-        live = lives[asked.arm.name]
+        live = lives[asked.arm.name].apart()
         _, catalogs = live.catalogs([asked.user])
         row = row_of(asked, self._now())
         examples = live.examples([row], [asked.user], np.zeros(1, np.int64), catalogs)
-        titles = {asked.ad_id: str(live.ranker.ads.titles[live.place(asked.ad_id)])}
+        shown = np.append(examples.ads_used(), live.place(asked.ad_id))
+        titles = {str(live.ranker.ads.ids[int(ad)]): str(live.ranker.ads.titles[int(ad)]) for ad in shown}
         found = Explainer(live.predictor, catalogs, titles).explain(examples, 0)
+        language = item.language or found.reader
+        chinese = language == "zh"
         return ExplainAnswer(
-            sentence=sentence(found),
+            sentence=sentence(found, language),
+            language=language,
             score=found.score,
             logit=found.logit,
             baseline=found.baseline,
+            text=found.text,
             words=[asdict(word) for word in found.words],
-            parts=[asdict(part) for part in found.parts],
+            parts=[{**asdict(part), "label": part_label(part, chinese=chinese)} for part in found.parts],
+            counterfactuals=[{**asdict(change), "label": change_label(change, chinese=chinese)} for change in found.changes],
         )
 
     def try_out(self, item: TryRequest) -> Answer:

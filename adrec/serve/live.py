@@ -1,5 +1,6 @@
 """One loaded bundle over one catalogue, ready to answer: what a reload or a changed ad replaces as a whole."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -97,6 +98,15 @@ class Live:
         )
         live.check()
         return live
+
+    def apart(self) -> "Live":
+        """The same bundle over the same catalogue for explaining: what it reads anew reaches no cache of others."""
+        predictor = self.predictor.apart()
+        catalogs = self.ranker.catalogs
+        queries = predictor.reader.queries([]) if catalogs.queries is not None else None
+        ranker = copy.copy(self.ranker)
+        ranker.catalogs = replace(catalogs, queries=queries)
+        return replace(self, predictor=predictor, ranker=ranker)
 
     def check(self) -> None:
         """Score a few ads for a user without a past. Raises BundleError where a score is no probability."""

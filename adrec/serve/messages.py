@@ -182,17 +182,29 @@ class ExplainRequest(Message):
     query: str | None = Field(default=None, max_length=1_000)
     context: Values = {}
     """Further columns of the impression that the model reads."""
+    language: Literal["en", "zh"] | None = None
+    """Of the sentence and the labels. Default: what the user reads, as in the lists' reasons."""
 
 
 class ExplainAnswer(Message):
-    """Contributions in log-odds; they add up to logit - baseline."""
+    """Contributions in log-odds: those of the parts add up to logit - baseline."""
 
     sentence: str
+    language: str
+    """of the sentence and the labels"""
     score: float
+    """as /v1/score and the lists have it"""
     logit: float
     baseline: float
+    """logit of an ad and a user of whom nothing is known"""
+    text: str
+    """what the model reads of the ad"""
     words: list[dict[str, Any]]
+    """its words in order, to be lit; their contributions stand among the parts"""
     parts: list[dict[str, Any]]
+    """words, matches and features, largest first; `without` is the score where a part alone is taken away"""
+    counterfactuals: list[dict[str, Any]]
+    """without the interests, the search, each click, all clicks; in other categories"""
 
 
 class EventIn(Message):

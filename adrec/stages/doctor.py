@@ -29,7 +29,6 @@ EXTRAS = {
     "unigram": "preprocess: tokenizer.kind unigram, by sentencepiece",
     "ann": "rank: approximate retrieval by faiss for large catalogues",
     "tune": "tune: hyper-parameter search by optuna",
-    "explain": "explain: integrated gradients by captum",
     "onnx": "export: ONNX models and their int8 form",
     "serve": "serve: the HTTP server",
     "redis": "serve: users' histories in Redis",

@@ -4,13 +4,93 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from adrec.config.training.features import WORDS
+from adrec.data.batches.collate import Texts
 from adrec.data.examples import Ragged
-from adrec.inference.explain.counterfactual import changes
+from adrec.data.features import FeatureSet
 from adrec.sample.catalogue import TAILS, topics
 
 LEAST_WORDS, LEAST_CLICKS = 4, 4
+
+
+def confirmed(predictor, catalogs, one, found, *, top=5):
+    """Of the `top` parts of an explanation, taken away by hand: the kinds of those that speak for (or against) the ad, and
+    whether the score falls (or rises) without them. What several say together is no single part."""
+    told = []
+    for part in [part for part in found.parts if part.kind != "together"][:top]:
+        score = _score_without(predictor, catalogs, one, found, part)
+        if score is not None:
+            told.append((part.kind, part.contribution > 0, (score - found.score) * part.contribution < 0))
+    return told
+
+
+def _score_without(predictor, catalogs, one, found, part):
+    """The score of the row without a part; None for parts that are several columns at once."""
+    ad, user = int(one.ad_index[0]), int(one.user_index[0])
+    if part.kind == "word":
+        word = next(word for word in found.words if word.start == part.start)
+        values = catalogs.ads.vectors.copy()
+        values[ad] = predictor.reader.apart().vectors([without(found.text, word)])[0]
+        changed = _unlisted(predictor, catalogs, ad, word)
+        ads = replace(changed.ads, vectors=values)
+        candidate = one.ad_index[0] not in {*one.history_values, *one.skipped_values}
+        texts = _texts(values)
+        return _score(predictor, one, replace(changed, ads=ads, ad_texts=texts)) if candidate else None
+    if part.kind in ("click", "skipped"):
+        name = "history" if part.kind == "click" else "skipped"
+        values = getattr(one, f"{name}_values")
+        place = [row for row, value in enumerate(values) if catalogs.ads.ids[int(value)].as_py() == part.name]
+        if len(place) != 1:
+            return None
+        changes = {f"{name}_values": np.delete(values, place), f"{name}_offsets": np.array([0, len(values) - 1])}
+        if name == "history":
+            changes["history_hours"] = np.delete(one.history_hours, place)
+            changes["history_length"] = one.history_length - 1
+        return _score(predictor, replace(one, **changes), catalogs)
+    if part.kind == "query":
+        return _score(predictor, replace(one, query=np.zeros(1, np.int32)), catalogs)
+    if part.kind == "interests":
+        names = predictor.packed.features["users"].categorical_names
+        codes = catalogs.users.categorical.copy()
+        codes[user, [column for column, name in enumerate(names) if name == "user_language"]] = 0
+        lists = {
+            name: _emptied(values, user) if name in ("interests", WORDS) else values
+            for name, values in catalogs.users.lists.items()
+        }
+        users = replace(catalogs.users, categorical=codes, lists=lists)
+        texts = catalogs.user_texts
+        return _score(
+            predictor,
+            one,
+            replace(catalogs, users=users, user_texts=lambda rows: texts(rows)._replace(vectors=texts(rows).vectors * 0)),
+        )
+    fitted: FeatureSet = predictor.packed.features["impressions"]
+    if part.name in fitted.numeric_names and fitted.numerics[0].transform != "quantile":
+        numeric = one.numeric.copy()
+        numeric[0, fitted.numeric_names.index(part.name)] = 0
+        return _score(predictor, replace(one, numeric=numeric), catalogs)
+    if part.name in [item.name for item in fitted.categories]:
+        categorical = one.categorical.copy()
+        categorical[0, fitted.categorical_names.index(part.name)] = 0
+        return _score(predictor, replace(one, categorical=categorical), catalogs)
+    return None
+
+
+def _score(predictor, one, catalogs):
+    return float(predictor.score_examples(one, catalogs, baselines=False).score[0])
+
+
+def _texts(values):
+    return lambda rows: Texts(torch.from_numpy(values[rows]))
+
+
+def _emptied(lists, row):
+    """The lists with one of them empty."""
+    start, end = lists.offsets[row], lists.offsets[row + 1]
+    offsets = lists.offsets - (end - start) * (np.arange(len(lists.offsets)) > row)
+    return Ragged(offsets, np.delete(lists.values, np.arange(start, end)))
 
 
 def without(text, word):
@@ -56,9 +136,7 @@ def _unlisted(predictor, catalogs, ad, word):
 
 def click_gap(predictor, catalogs, one, found):
     """The same for the top-attributed past click; or None."""
-    moved = [
-        abs(change.logit - found.logit) for change in changes(predictor, catalogs, one, categories=0) if change.kind == "click"
-    ]
+    moved = [abs(change.logit - found.logit) for change in found.changes if change.kind == "click"]
     if len(moved) < LEAST_CLICKS:
         return None
     history = one.histories.take(one.history_of_row).values
@@ -68,16 +146,17 @@ def click_gap(predictor, catalogs, one, found):
 
 
 def gaps(predictor, catalogs, examples, explainer, *, rows, seed=0):
-    """Word gaps and click gaps of rows drawn at random, and the explanations."""
+    """Word gaps and click gaps of rows drawn at random, the explanations, and what taking parts away confirms."""
     picks = np.random.default_rng(seed).permutation(len(examples))[:rows]
-    words, clicks, told = [], [], []
+    words, clicks, told, signs = [], [], [], []
     for row in picks:
         one = examples.take(np.array([row]))
         found = explainer.explain(one, 0)
         told.append(found)
+        signs += confirmed(predictor, catalogs, one, found)
         words.append(word_gap(predictor, catalogs, one, found))
         clicks.append(click_gap(predictor, catalogs, one, found))
-    return [np.array([gap for gap in some if gap is not None]) for some in (words, clicks)], told
+    return [np.array([gap for gap in some if gap is not None]) for some in (words, clicks)], told, signs
 
 
 def interval(values, seed=0):
@@ -110,7 +189,7 @@ def offer_spans(text):
     return [(at, at + len(tail)) for tail in tails if (at := text.lower().find(tail.lower())) >= 0]
 
 
-def named(told, texts, spans_of, *, top, strength=lambda word: word.contribution):
+def named(told, texts, spans_of, *, top):
     """In which share of the explanations one of the `top` strongest words lies in the spans, and the share of words that do."""
     found = []
     for one in told:
@@ -118,15 +197,22 @@ def named(told, texts, spans_of, *, top, strength=lambda word: word.contribution
         words = [word for word in one.words if any(letter.isalnum() for letter in word.text)]
         spans = spans_of(text)
         inside = np.array([any(start <= word.start < end for start, end in spans) for word in words])
-        order = np.argsort([-abs(strength(word)) for word in words], kind="stable")[:top]
+        order = np.argsort([-abs(word.contribution) for word in words], kind="stable")[:top]
         found.append((inside[order].any(), inside.mean()))
     return np.mean(found, axis=0).tolist()
 
 
 def measure(predictor, catalogs, examples, explainer, *, rows, sample=False):
     """All figures, printed and returned."""
-    (words, clicks), told = gaps(predictor, catalogs, examples, explainer, rows=rows)
+    (words, clicks), told, signs = gaps(predictor, catalogs, examples, explainer, rows=rows)
     result = {"words": interval(words), "clicks": interval(clicks), "rows": (len(words), len(clicks))}
+    for name, sign in (("for", True), ("against", False)):
+        falls = [ok for _, up, ok in signs if up == sign]
+        result[f"confirmed {name}"] = (float(np.mean(falls)), len(falls))
+    kinds = {
+        kind: sum(ok for k, _, ok in signs if k == kind) / sum(k == kind for k, *_ in signs) for kind in {k for k, *_ in signs}
+    }
+    result["confirmed by kind"] = kinds
     if sample:
         texts = dict(zip(catalogs.ads.ids.to_pylist(), catalogs.ads.texts.to_pylist(), strict=True))
         once = list({found.ad_id: found for found in told}.values())
@@ -134,9 +220,6 @@ def measure(predictor, catalogs, examples, explainer, *, rows, sample=False):
         # clicks in the sample's world, the rest of the text does not.
         result["topic among three"] = named(once, texts, topic_spans, top=3)
         result["strongest is topic or offer"] = named(once, texts, lambda text: topic_spans(text) + offer_spans(text), top=1)
-        result["strongest by text is topic"] = named(
-            once, texts, topic_spans, top=1, strength=lambda word: word.contribution - word.listed
-        )
         result["ads"] = len(once)
     print(result)
     return result

@@ -18,9 +18,8 @@ RUNS = Path(os.environ.get("ADREC_RUNS", Path(__file__).resolve().parents[2] / "
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "rows"), [("sample", 80), ("mind", 40)])
+@pytest.mark.parametrize(("name", "rows"), [("sample", 200), ("mind", 200)])
 def test_what_is_named_strongest_moves_the_logit_most(name, rows):
-    pytest.importorskip("captum")
     run = RUNS / name
     if not (run / "bundle" / "bundle.json").exists():
         pytest.skip(f"{run} holds no bundle: run configs/{name} first")
@@ -32,5 +31,7 @@ def test_what_is_named_strongest_moves_the_logit_most(name, rows):
     explainer = Explainer(predictor, catalogs, titles_of(prepared.ads()))
     found = measure(predictor, catalogs, examples, explainer, rows=rows, sample=name == "sample")
     assert found["words"][1] > 0 and found["clicks"][1] > 0  # the 95 % intervals exclude 0
+    assert found["confirmed for"][0] >= 0.95 and found["confirmed for"][1] >= 200
+    assert found["confirmed against"][0] >= 0.95
     if name == "sample":
         assert found["topic among three"][0] >= 0.8

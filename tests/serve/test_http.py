@@ -183,8 +183,14 @@ def test_explaining_adds_up(client):
     answer = client.post("/v1/explain", json={"user": {"user_id": "u3"}, "ad_id": "a4"})
     assert answer.status_code == 200, answer.text
     found = answer.json()
-    total = found["baseline"] + sum(part["contribution"] for part in [*found["words"], *found["parts"]])
-    assert abs(total - found["logit"]) < 0.01 and found["sentence"]
+    total = found["baseline"] + sum(part["contribution"] for part in found["parts"])
+    assert abs(total - found["logit"]) < 1e-6 and found["sentence"]
+    scored = client.post("/v1/score", json={"rows": [{"user_id": "u3", "ad_id": "a4"}]}).json()["rows"][0]
+    assert abs(scored["score"] - found["score"]) < 1e-6  # of the score, and of the list
+    chinese = client.post("/v1/explain", json={"user": {"user_id": "u3"}, "ad_id": "a4", "language": "zh"}).json()
+    assert found["language"] == "en" and chinese["sentence"].startswith("点击概率")
+    without = [change["label"] for change in found["counterfactuals"] if change["kind"] == "click"]
+    assert without and all(label.startswith("without your click on “") for label in without)
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_the_whole_way(tmp_path, missing):
     assert ("users" in found["counts"]) == ("user" not in missing)
     assert ("requests_with_both_classes" in found["counts"]) == ("auc_request" in found["runs"]["model"]["metrics"])
     told = {**both, "split": "test", "rows": 1, "output": str(tmp_path / "why")}
-    assert len(explain.run(ExplainConfig.model_validate(told), QUIET).explanations) == 1
+    assert len(explain.run(ExplainConfig.model_validate(told), QUIET).rows) == 1
     lists = RankConfig.model_validate({**both, "split": "test", "output": str(tmp_path / "ranked.parquet")})
     if "ad" in missing:
         with pytest.raises(DataError, match="names no ads"):

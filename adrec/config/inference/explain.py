@@ -1,6 +1,6 @@
 """Config of `adrec explain`."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -23,3 +23,5 @@ class ExplainConfig(RowsConfig, OnDevice, Seeded):
     """Explain only rows of this ad."""
     rows: Annotated[int, Field(ge=1, le=1000)] = 20
     """Rows to explain, the first that fit."""
+    language: Literal["auto", "en", "zh"] = "auto"
+    """Language of sentences and names: en, zh, or auto: what each row's user reads, as in the lists' reasons."""

@@ -22,6 +22,15 @@ class Batching(Config):
     """After this a waiting request is answered 504."""
 
 
+class Explaining(Config):
+    """/v1/explain has a queue and a thread of its own, so that no score, list or event waits for it."""
+
+    max_queue: int = Field(16, ge=1, le=1_000_000)
+    """Explanations that may wait; beyond them the server answers 503 with Retry-After."""
+    timeout_seconds: float = Field(30.0, gt=0)
+    """After this a waiting explanation is answered 504."""
+
+
 class Intake(Config):
     """What a request may carry."""
 
@@ -99,6 +108,8 @@ class ServeConfig(StoreConfig, OnDevice, Seeded):
     """Named policies, as for rank; a request takes the one named as its scenario, else `default`."""
     batching: Batching = Batching()
     """Micro-batching."""
+    explaining: Explaining = Explaining()
+    """Explanations."""
     intake: Intake = Intake()
     """Limits on what comes in."""
     connections: Connections = Connections()

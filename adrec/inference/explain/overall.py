@@ -3,6 +3,9 @@
 Permutation importance (Breiman 2001; Fisher, Rudin, Dominici 2019): an input is shuffled among the rows and the log loss rises
 by its importance; intervals come from drawing users with replacement. Partial dependence (Friedman 2001): the mean score when
 a feature has one value in every row. Both break what inputs have in common: of two that say the same, neither looks important.
+
+Removals are those of single explanations (`variants`): what taking an input away does to the logit, row by row, so that the
+match of interests, search and clicks with the ad is told apart from what a feature says by itself.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,13 +16,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from adrec.config.training.features import WORDS
 from adrec.data.examples import Examples
-from adrec.data.features import FeatureSet
-from adrec.data.features.categorical import UNKNOWN
+from adrec.inference.explain.names import shown_category
+from adrec.inference.explain.variants import INTERESTS, Input, Variants
 from adrec.inference.predictor import Catalogs, Predictor
 from adrec.metrics.bootstrap import Values, bootstrap, divide, of_sums
 from adrec.metrics.classification import auc, log_losses
 from adrec.metrics.significance import interval
+from adrec.schema import USER_LANGUAGE
 
 Inputs = tuple[Examples, Catalogs]
 Floats = NDArray[np.floating]
@@ -27,6 +32,7 @@ DRAWS = 1000
 POINTS = 7
 MOST_CATEGORIES = 8
 DEPENDENCE_ROWS = 500
+REMOVED_ROWS = 200
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,22 @@ class Importance:
     high: float
     """95 % interval of `increase` over users"""
     auc_drop: float
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What taking one input away does, over the rows that have it."""
+
+    name: str
+    kind: str
+    """text, clicks, skipped, interests, query, impressions, ads or users"""
+    rows: int
+    speaks_for: float
+    """share of these rows whose score falls without it"""
+    speaks_against: float
+    mean: float
+    """mean of what it adds to the logit, and of its size whatever its sign"""
+    mean_size: float
 
 
 @dataclass(frozen=True)
@@ -141,9 +163,48 @@ def dependences(
             common = values[np.argsort(-counts, kind="stable")][:MOST_CATEGORIES]
             if len(values) < 2:
                 continue
-            names = [_value(fitted, place, int(code)) for code in common]
+            names = [shown_category(fitted, place, int(code)) for code in common]
             scores = [mean_score(_with_code(kind, examples, catalogs, place, int(code))) for code in common]
             yield Dependence(name, kind, names, scores)
+
+
+def removals(
+    predictor: Predictor,
+    catalogs: Catalogs,
+    examples: Examples,
+    *,
+    rows: int = REMOVED_ROWS,
+    seed: int,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> list[Removal]:
+    """Of every input, over rows drawn at random, largest mean size first."""
+    reader = predictor.reader.apart()
+    effects: dict[tuple[str, str], list[float]] = {}
+    falls: dict[tuple[str, str], list[float]] = {}
+    for row in np.sort(np.random.default_rng(seed).permutation(len(examples))[:rows]):
+        variants = Variants(predictor, catalogs, examples.take(np.array([row])), reader)
+        keys = [_input_key(item) for item in variants.inputs]
+        distinct = list(dict.fromkeys(keys))
+        present = np.array([[key != gone for key in keys] for gone in distinct] + [[True] * len(keys)])
+        scores = variants.scores(present.reshape(len(distinct) + 1, len(keys)))
+        for key, logit, score in zip(distinct, scores.logit, scores.score, strict=False):
+            effects.setdefault(key, []).append(float(scores.logit[-1] - logit))
+            falls.setdefault(key, []).append(float(np.sign(scores.score[-1] - score)))
+        advance(1)
+    made = [
+        Removal(
+            name, kind, len(values), float(np.mean(np.array(falls[kind, name]) > 0)),
+            float(np.mean(np.array(falls[kind, name]) < 0)), float(np.mean(values)), float(np.mean(np.abs(values))),
+        )
+        for (kind, name), values in effects.items()
+    ]  # fmt: skip
+    return sorted(made, key=lambda removal: -removal.mean_size * removal.rows)
+
+
+def _input_key(item: Input) -> tuple[str, str]:
+    """What single inputs are taken together as: a text, a history, a feature."""
+    whole = {"word": ("text", "ad text"), "click": ("clicks", "clicks"), "skipped": ("skipped", "skipped")}
+    return whole.get(item.kind, (item.group, item.name))
 
 
 def _shuffles(
@@ -151,6 +212,7 @@ def _shuffles(
 ) -> Iterator[tuple[str, str, Callable[[np.random.Generator], Inputs]]]:
     """Name, kind and the shuffled rows of every input that varies."""
     features, dimensions = predictor.packed.features, predictor.packed.dimensions
+    fitted = features["users"]
     ads, users = np.unique(examples.ad_index), np.unique(examples.user_index)
 
     def texts(rng: np.random.Generator) -> Inputs:
@@ -163,7 +225,13 @@ def _shuffles(
     def interests(rng: np.random.Generator) -> Inputs:
         place = np.arange(len(catalogs.users))
         place[users] = rng.permutation(users)
-        return examples, replace(catalogs, user_texts=lambda rows: catalogs.user_texts(place[rows]))
+        # With the text go the lists of its items, and its language: all that the user declared.
+        columns = [fitted.categorical_names.index(name) for name in (USER_LANGUAGE,) if name in fitted.categorical_names]
+        codes = catalogs.users.categorical.copy()
+        codes[:, columns] = codes[place][:, columns]
+        lists = {name: catalogs.users.lists[name].take(place) for name in (INTERESTS, WORDS) if name in catalogs.users.lists}
+        moved = replace(catalogs.users, categorical=codes, lists={**catalogs.users.lists, **lists})
+        return examples, replace(catalogs, users=moved, user_texts=lambda rows: catalogs.user_texts(place[rows]))
 
     def histories(rng: np.random.Generator) -> Inputs:
         place = rng.permutation(len(examples.history_offsets) - 1)
@@ -179,12 +247,12 @@ def _shuffles(
         yield "ad text", "text", texts
     if len(examples.history_values):
         yield "history", "history", histories
-    if dimensions.interests:
+    if dimensions.interests or INTERESTS in catalogs.users.lists:
         yield "interests", "interests", interests
     if len(examples.queries) > 1 and catalogs.queries is not None:
         yield "query", "query", queries
-    for kind, fitted in (("impression", "impressions"), ("ad", "ads"), ("user", "users")):
-        for part, names in (("numeric", features[fitted].numeric_names), ("categorical", features[fitted].categorical_names)):
+    for kind, table in (("impression", "impressions"), ("ad", "ads"), ("user", "users")):
+        for part, names in (("numeric", features[table].numeric_names), ("categorical", features[table].categorical_names)):
             for place, name in enumerate(names):
                 shuffled = _column(kind, part, place, examples, catalogs, ads if kind == "ad" else users)
                 if shuffled is not None:
@@ -224,9 +292,3 @@ def _replaced(kind: str, examples: Examples, catalogs: Catalogs, **columns: Any)
     if kind == "ad":
         return examples, replace(catalogs, ads=replace(catalogs.ads, **columns))
     return examples, replace(catalogs, users=replace(catalogs.users, **columns))
-
-
-def _value(fitted: FeatureSet, place: int, code: int) -> str:
-    if place < len(fitted.categories):
-        return fitted.categories[place].value(code)
-    return str(code - 1) if code else UNKNOWN  # an hour of the day, or a day of the week from Monday 0

@@ -1,22 +1,34 @@
-"""An explanation as one plain sentence, in the language of the ad: only what contributed, the strongest first."""
+"""An explanation in words, in the reader's language: one plain sentence of what contributed, and the lines of its tables."""
 
+from adrec.inference.explain.counterfactual import Change
 from adrec.inference.explain.explainer import Explanation, Part
+from adrec.inference.explain.names import feature_name
 
 _MOST = 2
 _WORTH_NAMING = 0.02
+_LONGEST = 60
+_CLEARLY = 0.5
+"""Deviations from the mean beyond which a number is called high or low."""
 
 
-def sentence(explanation: Explanation) -> str:
-    """`Likely (31 %), because you clicked "..."; less so because of ...`, or its Chinese form."""
-    chinese = explanation.language == "zh"
-    # Only what a reader knows as such: a word by itself says little, so words count together as the ad's text.
-    words = sum(word.contribution for word in explanation.words)
-    parts = [*(part for part in explanation.parts if part.kind != "other"), Part("text", "text", "", words)]
+def sentence(explanation: Explanation, language: str | None = None) -> str:
+    """`Click probability 31.0%, chiefly for your click on "..."; what speaks against it: ...`, or its Chinese form.
+
+    `language` zh or en; None: the one that the user reads.
+    """
+    chinese = (language or explanation.reader) == "zh"
+    parts = [part for part in explanation.parts if part.kind not in {"together", "word"}]
+    # A word by itself says little: those that speak for the ad count together, and those that speak against it.
+    for sign in (1, -1):
+        words = [part for part in explanation.parts if part.kind == "word" and sign * part.contribution > 0]
+        if words:
+            lit = ("、" if chinese else ", ").join(part.name for part in words[:2])
+            parts.append(Part("words", "words", lit, sum(part.contribution for part in words)))
     strong = sorted(
         (part for part in parts if abs(part.contribution) >= _WORTH_NAMING), key=lambda part: -abs(part.contribution)
     )
-    reasons = [_name(part, explanation, chinese) for part in strong if part.contribution > 0][:_MOST]
-    against = [_name(part, explanation, chinese) for part in strong if part.contribution < 0][:_MOST]
+    reasons = [_reason(part, chinese) for part in strong if part.contribution > 0][:_MOST]
+    against = [_reason(part, chinese) for part in strong if part.contribution < 0][:_MOST]
     score = f"{explanation.score:.1%}"
     if chinese:
         text = f"点击概率 {score}"
@@ -29,19 +41,66 @@ def sentence(explanation: Explanation) -> str:
     return text + "."
 
 
-def _name(part: Part, explanation: Explanation, chinese: bool) -> str:
-    if part.kind == "click":
-        return f"曾点击“{part.value}”" if chinese else f'your click on "{part.value}"'
-    if part.kind == "skipped":
-        return f"曾略过“{part.value}”" if chinese else f'passing over "{part.value}"'
-    if part.kind == "interests":
-        return f"兴趣“{part.value}”" if chinese else f"your interests ({part.value})"
-    if part.kind == "query":
-        return f"搜索词“{part.value}”" if chinese else f'your search "{part.value}"'
-    if part.kind == "text":
-        positive = [word.text for word in sorted(explanation.words, key=lambda word: -word.contribution)]
-        lit = positive[:2] if part.contribution > 0 else positive[::-1][:2]
-        return f"文案中的“{'、'.join(lit)}”" if chinese else f'the words "{", ".join(lit)}"'
-    readable = part.name.removeprefix("counter_").replace("_", " ")
-    shown = f" ({part.value})" if part.value else ""
-    return f"特征 {readable}{shown}" if chinese else f"{readable}{shown}"
+def part_label(part: Part, *, chinese: bool) -> str:
+    """A part as a line of a table. Interests, search and clicks are there by how they match the ad."""
+    value = _short(part.value)
+    match part.kind:
+        case "click":
+            return f"与点击过的“{value or part.name}”的匹配" if chinese else f"match with your click on “{value or part.name}”"
+        case "skipped":
+            return f"与略过的“{value or part.name}”的匹配" if chinese else f"match with “{value or part.name}”, passed over"
+        case "interests":
+            return f"与兴趣“{value}”的匹配" if chinese else f"match with your interests: {value}"
+        case "query":
+            return f"与搜索词“{value}”的匹配" if chinese else f"match with your search: {value}"
+        case "word":
+            return f"文案“{part.name}”" if chinese else f"words “{part.name}”"
+    name = feature_name(part.name, chinese=chinese)
+    return f"{name}{'：' if chinese else ': '}{value}" if value else name
+
+
+def change_label(change: Change, *, chinese: bool) -> str:
+    """A change as a line of a table."""
+    value = _short(change.value) or change.name
+    match change.kind:
+        case "click":
+            return f"未点击过“{value}”" if chinese else f"without your click on “{value}”"
+        case "skipped":
+            return f"未略过“{value}”" if chinese else f"without passing over “{value}”"
+        case "clicks":
+            return f"没有全部 {change.value} 次点击" if chinese else f"without all {change.value} clicks"
+        case "interests":
+            return f"没有兴趣“{value}”" if chinese else f"without your interests: {value}"
+        case "query":
+            return f"没有搜索词“{value}”" if chinese else f"without your search: {value}"
+    return f"类别改为“{value}”" if chinese else f"in the category {value}"
+
+
+def _reason(part: Part, chinese: bool) -> str:
+    """A part as a phrase of a sentence."""
+    value = _short(part.value) or part.name
+    match part.kind:
+        case "click":
+            return f"曾点击“{value}”" if chinese else f"your click on “{value}”"
+        case "skipped":
+            return f"曾略过“{value}”" if chinese else f"passing over “{value}”"
+        case "interests":
+            return f"兴趣“{value}”" if chinese else f"your interests ({value})"
+        case "query":
+            return f"搜索词“{value}”" if chinese else f"your search “{value}”"
+        case "words":
+            return f"文案中的“{value}”" if chinese else f"the words “{value}”"
+    name = feature_name(part.name, chinese=chinese)
+    if part.deviation is not None:
+        if abs(part.deviation) < _CLEARLY:
+            return name if chinese else f"the {name}"
+        if chinese:
+            return f"{name}{'较高' if part.deviation > 0 else '较低'}"
+        return f"{'high' if part.deviation > 0 else 'low'} {name}"
+    if not part.value:
+        return name if chinese else f"the {name}"
+    return f"{name}“{value}”" if chinese else f"the {name} ({value})"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

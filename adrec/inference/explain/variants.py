@@ -1,242 +1,308 @@
-"""One row of the click model, taken apart: every input that an explanation may change, as tensors of its own.
+"""One row with some of what is known taken away, scored by the whole bundle: network, trees and calibration.
 
-In a batch an ad that is both candidate and past click is one vector. Here the candidate and every click have a place of their
-own, so that each can be changed alone. `Row.logits` runs N variants of the row at once, each as its own context.
+What is taken away is gone as it would be from a log: a word from the text (which is encoded anew), a click from the history,
+the interests or the query as a whole, and a feature as if its value were missing. The candidate gets a row of its own in a
+catalogue of the variants, so that a past click on the same ad stays what it is. Nothing shared is changed: arrays are copied,
+modules only read, and vectors of altered texts reach no cache.
 
-# N variants, H clicks, S skipped ads, D text width, T tokens, E width of a token embedding
+# N variants, P inputs, H clicks, S skipped ads, W stretches of the text, L items of a list
 """
 
-from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from adrec.data.batches.collate import Batch, Entities, Texts
-from adrec.models.net.ensemble import ClickNetwork
-from adrec.models.text.text_encoder import TextEncoder
+from adrec.config.training.features import WORDS
+from adrec.data.arrays import ends
+from adrec.data.batches.collate import Texts
+from adrec.data.examples import Catalog, Examples, Ragged
+from adrec.data.features import FeatureSet
+from adrec.inference.explain.names import shown_category
+from adrec.inference.explain.words import special_tokens, stretches, without
+from adrec.inference.packing import Scores
+from adrec.inference.predictor import Catalogs, Predictor
+from adrec.models.baselines.base import catalog_rows
+from adrec.models.text.text_vectors import TextReader
+from adrec.schema import USER_LANGUAGE
 
-
-class Continuous(NamedTuple):
-    """What a straight path can lead to. A first axis of N variants (1 for the row itself) stands before each shape."""
-
-    text: Tensor
-    """(T, E) token embeddings of the candidate, those of the lexical part behind, or (D,) its vector without tokens"""
-    clicks: Tensor
-    """(H, D) text vectors of the clicks"""
-    skipped: Tensor
-    """(S, D)"""
-    interests: Tensor
-    """(P, D), or (D,) where a trained encoder reads them as one text"""
-    query: Tensor
-    """(D,)"""
-    numeric: Tensor
-    """(Fn,) of the impression"""
-    ad_numeric: Tensor
-    """(1 + H + S, Fa): candidate, clicks, skipped"""
-    user_numeric: Tensor
-    """(Fu,)"""
-
-
-class Discrete(NamedTuple):
-    """What can only be known or not; 0 is the unknown value."""
-
-    categorical: Tensor
-    """(N, Fc) of the impression"""
-    ad_categorical: Tensor
-    """(N, 1 + H + S, Fa)"""
-    user_categorical: Tensor
-    """(N, Fu)"""
-    ad_identity: Tensor
-    """(N, 1 + H + S)"""
-    user_identity: Tensor
-    """(N,)"""
-    history_length: Tensor
-    """(N,)"""
-    lists: Tensor
-    """(N, L) 1 where an item of the impression's list features is known, else 0; one list after the other"""
-    ad_lists: Tensor
-    """(N, 1 + H + S, La)"""
-    user_lists: Tensor
-    """(N, Lu)"""
+INTERESTS = "interests"
+_NO_ID = "adrec: an id that nobody has"
+TABLES = ("impressions", "ads", "users")
+Present = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row of a model, ready to be varied."""
+class Input:
+    """Something known of a row that can be taken away by itself."""
 
-    model: ClickNetwork
-    encoder: TextEncoder | None
-    batch: Batch
-    """The row alone, as the collator made it."""
-    input_ids: Tensor | None
-    attention_mask: Tensor | None
-    """(1, T) of the candidate's tokens; None where the text is a vector."""
-    places: Tensor
-    """(1 + H + S,) where candidate, clicks and skipped ads lie among the batch's ads."""
-    has_text: bool
-    has_interests: bool
-    has_query: bool
+    kind: str
+    """word, click, skipped, interests, query or feature"""
+    name: str
+    value: str
+    group: str
+    """Inputs of a group are put in place one after the other: text, history, interests, query, impressions, ads, users."""
+    atoms: tuple[tuple[str, int], ...]
+    """What goes with it: (array, column)."""
+    deviation: float | None = None
+    """of a number: how many deviations above the mean of the training rows"""
+
+
+class Variants:
+    """The inputs of one row, and what the bundle says of the row with any of them taken away."""
+
+    def __init__(self, predictor: Predictor, catalogs: Catalogs, row: Examples, reader: TextReader) -> None:
+        """`row` holds one row over `catalogs`; `reader` encodes altered texts and keeps none."""
+        self.predictor, self.catalogs, self.row, self.reader = predictor, catalogs, row, reader
+        predictor.encode(row, catalogs)
+        self.ad, self.user = int(row.ad_index[0]), int(row.user_index[0])
+        self.features = predictor.packed.features
+        self.text = str(catalogs.ads.texts[self.ad].as_py())
+        encoder = predictor.packed.encoder
+        listed = WORDS in catalogs.ads.lists
+        special = special_tokens(encoder.tokenizer) if encoder is not None else ()
+        self.spans = stretches(self.text, special) if encoder is not None or listed else []
+        self.blank = {name: _blank(fitted) for name, fitted in self.features.items()}
+        """name of a table → its numbers (Fn,) where all are missing"""
+        self.inputs = list(self._inputs())
 
     @property
-    def clicks(self) -> int:
-        """H, clicks without padding."""
-        return self.batch.history.shape[1]
+    def groups(self) -> list[NDArray[np.int64]]:
+        """Numbers of the inputs of each group."""
+        names = [item.group for item in self.inputs]
+        return [np.array([i for i, name in enumerate(names) if name == group]) for group in dict.fromkeys(names)]
 
-    def items(self, kind: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """List and code of every item of the impression's `lists`, the candidate's `ad_lists` or `user_lists`, (L,) each."""
-        lists = {"lists": self.batch.lists, "ad_lists": self.batch.ads.lists, "user_lists": self.batch.users.lists}[kind]
-        codes = item_codes(lists, self.places[:1] if kind == "ad_lists" else self.places.new_zeros(1))[0]
-        return np.repeat(np.arange(len(lists)), [part.shape[1] for part in lists]), codes.cpu().numpy()
+    def scores(self, present: Present) -> Scores:
+        """What the bundle says of N variants that have the inputs of `present` (N, P)."""
+        keep = {array: np.ones((len(present), width), bool) for array, width in self._widths().items()}
+        for number, item in enumerate(self.inputs):
+            for array, column in item.atoms:
+                keep[array][:, column] = present[:, number]
+        examples, ads_of = self._examples(keep)
+        catalogs = replace(self.catalogs, **self._ads(keep, ads_of), **self._users(keep))
+        return self.predictor.score_examples(examples, catalogs, baselines=False)
 
-    def first_items(self, kind: str) -> NDArray[np.int64]:
-        """For every item the place where its value stands first in its list, -1 for unknown values and padding, (L,)."""
-        lists, codes = self.items(kind)
-        _, first, which = np.unique(np.stack([lists, codes]), axis=1, return_index=True, return_inverse=True)
-        return np.where(codes > 0, first[which], -1)
+    # ------------------------------------------------------------------------------------------- inputs
 
-    def logits(self, continuous: Continuous, discrete: Discrete) -> Tensor:
-        """(N,) main logit of each variant."""
-        made: Tensor = self.model(self._batch(continuous, discrete)).logits[:, 0]
-        return made
+    def _inputs(self) -> Iterator[Input]:
+        ads, users, row = self.catalogs.ads, self.catalogs.users, self.row
+        words: list[tuple[tuple[str, int], ...]] = [(("word", number),) for number in range(len(self.spans))]
+        listed_places: set[int] = set()
+        if WORDS in ads.lists:
+            values = _values(self.features["ads"], ads.lists, WORDS, self.ad)
+            for number, (start, end) in enumerate(self.spans):
+                spoken = {word.lower() for word in self.text[start:end].split()} | {self.text[start:end].lower()}
+                mine = [place for place, value in enumerate(values) if value in spoken and place not in listed_places]
+                listed_places |= set(mine)
+                words[number] += tuple((f"ads:{WORDS}", place) for place in mine)
+        for number, (start, end) in enumerate(self.spans):
+            yield Input("word", self.text[start:end], "", "text", words[number])
+        for kind, lists in (("click", row.histories), ("skipped", row.skipped)):
+            for place, ad in enumerate(lists.take(row.history_of_row).values):
+                yield Input(kind, ads.ids[int(ad)].as_py(), "", "history", ((kind, place),))
+        interests = self._interests()
+        if interests:
+            items = _values(self.features["users"], users.lists, INTERESTS, self.user) if INTERESTS in users.lists else []
+            declared = str(users.texts[self.user].as_py()) or ", ".join(filter(None, items))
+            yield Input("interests", INTERESTS, declared, INTERESTS, tuple(interests))
+        if int(row.query[0]) and self.catalogs.queries is not None:
+            yield Input("query", "query", row.queries[int(row.query[0])], "query", (("query", 0),))
+        taken = {*interests, *((f"ads:{WORDS}", place) for place in listed_places)}
+        for table in TABLES:
+            yield from self._of_table(table, taken)
 
-    def text_vector(self, text: Tensor) -> Tensor:
-        """Token embeddings (N, T, E) → text vectors (N, D); vectors pass."""
-        if self.attention_mask is None or self.input_ids is None or self.encoder is None:
-            return text
-        mask = self.attention_mask.expand(len(text), -1)
-        tables = token_tables(self.encoder)
-        width = text.shape[-1] - sum(_width(table) for table in tables[1:])
-        parts = [text[..., :width], text[..., width:]][: len(tables)]
-        # The tables' own outputs are replaced, so that any backbone can be run from embeddings.
-        with ExitStack() as hooks:
-            for table, part in zip(tables, parts, strict=True):
-                hooks.callback(table.register_forward_hook(lambda module, inputs, output, part=part: part).remove)
-            vectors: Tensor = self.encoder(self.input_ids.expand(len(text), -1), mask)
-        return vectors
+    def _interests(self) -> list[tuple[str, int]]:
+        """All that says what the user declared: the text, lists of its items or words, its language."""
+        users, fitted = self.catalogs.users, self.features["users"]
+        atoms: list[tuple[str, int]] = []
+        if self.predictor.packed.dimensions.interests and users.texts[self.user].as_py():
+            atoms.append((INTERESTS, 0))
+        for name in (INTERESTS, WORDS):
+            if name in users.lists:
+                atoms += [(f"users:{name}", place) for place in range(int(users.lists[name].lengths[self.user]))]
+        if atoms and USER_LANGUAGE in fitted.categorical_names:
+            atoms.append(("users.categorical", fitted.categorical_names.index(USER_LANGUAGE)))
+        return atoms
 
-    def _batch(self, continuous: Continuous, discrete: Discrete) -> Batch:
-        count, places = len(discrete.history_length), len(self.places)
-        device = self.batch.ad.device
-        rows = torch.arange(count, device=device)
-        ads = rows[:, None] * places + torch.arange(places, device=device)  # (N, 1 + H + S)
-        first_skipped = 1 + self.clicks
-        vectors = None
-        if self.has_text:
-            candidate = self.text_vector(continuous.text)[:, None]  # (N, 1, D)
-            vectors = torch.cat([candidate, continuous.clicks, continuous.skipped], 1).flatten(0, 1)
-        source = self.batch
-        repeated = self.places.repeat(count)
-        return source._replace(
-            ads=Entities(
-                texts=Texts(vectors),
-                numeric=continuous.ad_numeric.flatten(0, 1),
-                categorical=discrete.ad_categorical.flatten(0, 1),
-                lists=_present(tuple(codes[repeated] for codes in source.ads.lists), discrete.ad_lists.flatten(0, 1)),
-                identity=discrete.ad_identity.flatten(),
-            ),
-            users=Entities(
-                texts=Texts(continuous.interests if self.has_interests else None),
-                numeric=continuous.user_numeric,
-                categorical=discrete.user_categorical,
-                lists=_present(source.users.lists, discrete.user_lists),
-                identity=discrete.user_identity,
-            ),
-            history=ads[:, 1:first_skipped],
-            history_mask=source.history_mask.expand(count, -1),
-            history_hours=source.history_hours.expand(count, -1),
-            history_length=discrete.history_length,
-            skipped=ads[:, first_skipped:],
-            skipped_mask=source.skipped_mask.expand(count, -1),
-            queries=Texts(continuous.query if self.has_query else None),
-            context=rows,
-            ad=ads[:, 0],
-            query=rows,
-            numeric=continuous.numeric,
-            categorical=discrete.categorical,
-            lists=_present(source.lists, discrete.lists),
-            position=source.position.expand(count),
-            group=rows,
+    def _of_table(self, table: str, taken: set[tuple[str, int]]) -> Iterator[Input]:
+        """The features of the impression, the candidate or the user that say something, but those `taken` by other inputs."""
+        fitted = self.features[table]
+        numeric, categorical, lists, identity = self._values_of(table)
+        named: dict[str, list[tuple[str, int]]] = {}
+        values: dict[str, str] = {}
+        deviations: dict[str, float] = {}
+        for column, name in enumerate(fitted.categorical_names):
+            if categorical[column] and (f"{table}.categorical", column) not in taken:
+                whole = _whole_name(fitted, name)
+                named.setdefault(whole, []).append((f"{table}.categorical", column))
+                values.setdefault(whole, shown_category(fitted, column, int(categorical[column])))
+        for column, name in enumerate(fitted.numeric_names):
+            if numeric[column] != self.blank[table][column]:
+                whole = _whole_name(fitted, name)
+                named.setdefault(whole, []).append((f"{table}.numeric", column))
+                if whole == name and name not in values:
+                    values[name], deviations[name] = f"{numeric[column]:+.2f} sd", float(numeric[column])
+        for name, atoms in named.items():
+            yield Input("feature", name, values.get(name, ""), table, tuple(atoms), deviations.get(name))
+        for coder in fitted.lists:
+            items = _values(fitted, lists, coder.name, 0)
+            for value in dict.fromkeys(value for value in items if value is not None):
+                atoms = [(f"{table}:{coder.name}", place) for place, item in enumerate(items) if item == value]
+                atoms = [atom for atom in atoms if atom not in taken]
+                if atoms:
+                    yield Input("feature", coder.name, value, table, tuple(atoms))
+        if identity:
+            yield Input("feature", "this very ad" if table == "ads" else "this very user", "", table, ((f"{table}.id", 0),))
+
+    def _values_of(self, table: str) -> tuple[Any, Any, dict[str, Ragged], bool]:
+        """Numbers (Fn,), codes (Fc,), lists of one row each, and whether it has an id that can be forgotten."""
+        if table == "impressions":
+            return self.row.numeric[0], self.row.categorical[0], self.row.lists, False
+        catalog, number = (self.catalogs.ads, self.ad) if table == "ads" else (self.catalogs.users, self.user)
+        lists = {name: values.take(np.array([number])) for name, values in catalog.lists.items()}
+        return catalog.numeric[number], catalog.categorical[number], lists, True
+
+    def _widths(self) -> dict[str, int]:
+        histories = self.row.histories.take(self.row.history_of_row), self.row.skipped.take(self.row.history_of_row)
+        widths = {"click": len(histories[0].values), "skipped": len(histories[1].values), "word": len(self.spans)}
+        widths |= {INTERESTS: 1, "query": 1}
+        for table in TABLES:
+            numeric, categorical, lists, _ = self._values_of(table)
+            widths |= {f"{table}.numeric": len(numeric), f"{table}.categorical": len(categorical), f"{table}.id": 1}
+            widths |= {f"{table}:{name}": len(values.values) for name, values in lists.items()}
+        return widths
+
+    # ------------------------------------------------------------------------------------------- variants
+
+    def _examples(self, keep: dict[str, Present]) -> tuple[Examples, NDArray[np.int64]]:
+        """The variants over a catalogue of their own, and the ads that come first in it: those clicked and skipped."""
+        row, count = self.row, len(keep["query"])
+        clicks, skipped = (lists.take(row.history_of_row).values for lists in (row.histories, row.skipped))
+        hours = row.history_hours[row.history_offsets[row.history_of_row[0]] :][: len(clicks)]
+        ads_of, place = np.unique(np.concatenate([clicks, skipped]), return_inverse=True)
+        numeric, categorical, lists = self._altered("impressions", keep)
+        gone = (~keep["click"]).sum(axis=1)
+        examples = replace(
+            row.take(np.zeros(count, np.int64)),
+            request=np.arange(count, dtype=np.int32),
+            user_index=np.arange(count, dtype=np.int32),
+            ad_index=np.arange(len(ads_of), len(ads_of) + count, dtype=np.int32),
+            numeric=numeric,
+            categorical=categorical,
+            lists=lists,
+            query=np.where(keep["query"][:, 0], row.query[0], 0).astype(np.int32),
+            history_length=np.maximum(row.history_length[0] - gone, 0).astype(np.int32),
+            history_of_row=np.arange(count, dtype=np.int32),
+            history_offsets=ends(keep["click"].sum(axis=1)),
+            history_values=np.broadcast_to(place[: len(clicks)], keep["click"].shape)[keep["click"]].astype(np.int32),
+            history_hours=np.broadcast_to(hours, keep["click"].shape)[keep["click"]],
+            skipped_offsets=ends(keep["skipped"].sum(axis=1)),
+            skipped_values=np.broadcast_to(place[len(clicks) :], keep["skipped"].shape)[keep["skipped"]].astype(np.int32),
+        )
+        return examples, ads_of.astype(np.int64)
+
+    def _ads(self, keep: dict[str, Present], before: NDArray[np.int64]) -> dict[str, Any]:
+        """`ads` and `ad_texts`: the ads `before`, then the candidate of each variant."""
+        base = catalog_rows(self.catalogs.ads, np.append(before, self.ad))
+        rows = np.append(np.arange(len(before)), np.full(len(keep["word"]), len(before)))
+        own = len(before)
+        texts, vectors = base.texts, self.catalogs.ad_texts(np.append(before, self.ad)).vectors
+        kinds, which = np.unique(keep["word"], axis=0, return_inverse=True)
+        altered = [without(self.text, self.spans, kind) for kind in kinds]
+        catalog = replace(catalog_rows(base, rows), **self._repeated("ads", base, rows, keep, own))
+        catalog = replace(
+            catalog, texts=pa.concat_arrays([texts.slice(0, own), pa.array(altered).take(pa.array(which.reshape(-1)))])
+        )
+        if vectors is None:
+            return {"ads": catalog, "ad_texts": lambda rows: Texts(None)}
+        array = vectors.numpy()
+        made = np.repeat(array[own:], len(kinds), axis=0)
+        cut = np.flatnonzero(~kinds.all(axis=1))
+        if len(cut):
+            made[cut] = self.reader.vectors([altered[kind] for kind in cut])
+        catalog = catalog.with_vectors(np.concatenate([array[:own], made[which.reshape(-1)]]))
+        return {"ads": catalog, "ad_texts": _given(catalog.vectors)}
+
+    def _users(self, keep: dict[str, Present]) -> dict[str, Any]:
+        """`users` and `user_texts`: the user of each variant."""
+        base, rows = catalog_rows(self.catalogs.users, np.array([self.user])), np.zeros(len(keep["query"]), np.int64)
+        catalog = replace(catalog_rows(base, rows), **self._repeated("users", base, rows, keep, 0))
+        vectors = self.catalogs.user_texts(np.array([self.user])).vectors
+        if vectors is None:
+            return {"users": catalog, "user_texts": lambda rows: Texts(None)}
+        there = keep[INTERESTS].reshape(-1, *[1] * (vectors.ndim - 1))
+        return {"users": catalog, "user_texts": _given((vectors.numpy() * there).astype(np.float32))}
+
+    def _repeated(
+        self, table: str, base: Catalog, rows: NDArray[np.int64], keep: dict[str, Present], own: int
+    ) -> dict[str, Any]:
+        """Columns of a catalog: rows before `own` as they are, then N altered ones."""
+        numeric, categorical, lists = self._altered(table, keep)
+        there = keep[f"{table}.id"][:, 0]
+        named = base.ids.take(pa.array(rows))
+        return {
+            "ids": pa.concat_arrays([named.slice(0, own), _where(there, named.slice(own))]),
+            "numeric": np.concatenate([base.numeric[:own], numeric]),
+            "categorical": np.concatenate([base.categorical[:own], categorical]),
+            "lists": {name: _joined(base.lists[name].take(np.arange(own)), altered) for name, altered in lists.items()},
+            "identity": np.concatenate([base.identity[:own], np.where(there, base.identity[rows[own:]], 0)]).astype(np.int32),
+        }
+
+    def _altered(self, table: str, keep: dict[str, Present]) -> tuple[Any, Any, dict[str, Ragged]]:
+        """Numbers (N, Fn), codes (N, Fc) and lists of N rows, missing where they are taken away."""
+        numeric, categorical, lists, _ = self._values_of(table)
+        return (
+            np.where(keep[f"{table}.numeric"], numeric, self.blank[table]).astype(np.float32),
+            np.where(keep[f"{table}.categorical"], categorical, 0).astype(np.int32),
+            {name: _thinned(values.values, keep[f"{table}:{name}"]) for name, values in lists.items()},
         )
 
 
-def take_apart(model: ClickNetwork, encoder: TextEncoder | None, batch: Batch, tokens: Any) -> tuple[Row, Continuous, Discrete]:
-    """A batch of one row, and the `(input_ids, attention_mask)` of its candidate (None without tokens) → its inputs.
-
-    Text vectors of a batch with tokens (a trained encoder) are made here.
-    """
-    places = torch.cat([batch.ad[:1], batch.history[0], batch.skipped[0]])
-    with torch.no_grad():
-        ad_text = model.text_vectors(batch.ads.texts)
-        interests, queries = model.text_vectors(batch.users.texts), model.text_vectors(batch.queries)
-        nothing = torch.zeros(0, device=places.device)
-        text = nothing[None]
-        if ad_text is not None:
-            text = ad_text[batch.ad]
-            if tokens is not None and encoder is not None:
-                text = token_embeddings(encoder, tokens[0])
-    clicks = batch.history.shape[1]
-    row = Row(
-        model=model,
-        encoder=encoder,
-        batch=batch,
-        input_ids=tokens[0] if tokens is not None else None,
-        attention_mask=tokens[1] if tokens is not None else None,
-        places=places,
-        has_text=ad_text is not None,
-        has_interests=interests is not None,
-        has_query=queries is not None,
-    )
-    continuous = Continuous(
-        text=text,
-        clicks=ad_text[places[None, 1 : 1 + clicks]] if ad_text is not None else nothing[None],
-        skipped=ad_text[places[None, 1 + clicks :]] if ad_text is not None else nothing[None],
-        interests=interests if interests is not None else nothing[None],
-        query=queries[batch.query] if queries is not None else nothing[None],
-        numeric=batch.numeric,
-        ad_numeric=batch.ads.numeric[places][None],
-        user_numeric=batch.users.numeric,
-    )
-    discrete = Discrete(
-        categorical=batch.categorical,
-        ad_categorical=batch.ads.categorical[places][None],
-        user_categorical=batch.users.categorical,
-        ad_identity=batch.ads.identity[places][None],
-        user_identity=batch.users.identity,
-        history_length=batch.history_length,
-        lists=torch.ones(1, *item_codes(batch.lists, places.new_zeros(1)).shape[1:], device=places.device),
-        ad_lists=torch.ones(1, *item_codes(batch.ads.lists, places).shape, device=places.device),
-        user_lists=torch.ones(1, *item_codes(batch.users.lists, places.new_zeros(1)).shape[1:], device=places.device),
-    )
-    return row, continuous, discrete
+def _blank(fitted: FeatureSet) -> NDArray[np.float32]:
+    """(Fn,) what the model sees where nothing is known."""
+    return np.asarray(fitted.transform(pa.table({"adrec_nothing": pa.nulls(1)})).numeric[0])
 
 
-def _present(lists: tuple[Tensor, ...], there: Tensor) -> tuple[Tensor, ...]:
-    """Lists (N or 1, L) each, the unknown value for the items where `there` (N, L of all lists) is 0."""
-    pieces = torch.split(there, [codes.shape[1] for codes in lists], dim=1)
-    return tuple(torch.where(piece > 0, codes, codes.clamp(max=0)) for piece, codes in zip(pieces, lists, strict=True))
+def _whole_name(fitted: FeatureSet, name: str) -> str:
+    """A number and whether it is missing are one input; so are the ways to tell an hour, or a day of the week."""
+    for item in fitted.numerics:
+        if name == f"{item.name}_missing" and item.missing_indicator:
+            return item.name
+    if fitted.spec.calendar is not None:
+        column = fitted.spec.calendar.column
+        for part, names in {"hour": ("hour",), "weekday": ("weekday", "weekend")}.items():
+            if name in {f"{column}_{one}{end}" for one in names for end in ("", "_sin", "_cos")}:
+                return f"{column}_{part}"
+    return name
 
 
-def item_codes(lists: tuple[Tensor, ...], rows: Tensor) -> Tensor:
-    """Codes of the items of all lists (A, L) of some rows (N,), one list after the other, (N, L of all)."""
-    return torch.cat([codes[rows] for codes in lists], 1) if lists else rows.new_zeros(len(rows), 0)
+def _values(fitted: FeatureSet, lists: dict[str, Ragged], name: str, row: int) -> list[str | None]:
+    """The items of a row's list as text, None where a value is not known."""
+    coder = next(item for item in fitted.lists if item.name == name)
+    codes = lists[name].take(np.array([row])).values
+    return [coder.value(int(code)) if code > 0 else None for code in codes]
 
 
-def token_embeddings(encoder: TextEncoder, input_ids: Tensor) -> Tensor:
-    """Token ids (N, T) → (N, T, E): what the encoder knows of its tokens alone."""
-    return torch.cat([table(input_ids) for table in token_tables(encoder)], -1)
+def _thinned(values: NDArray[Any], keep: Present) -> Ragged:
+    """N lists of the items of `values` (L,) that are kept (N, L)."""
+    return Ragged(ends(keep.sum(axis=1)), np.broadcast_to(values, keep.shape)[keep])
 
 
-def token_tables(encoder: TextEncoder) -> list[nn.Module]:
-    """The embedding tables that read the tokens: the backbone's, and that of a lexical part."""
-    backbone: Any = encoder.backbone
-    table: nn.Module = backbone.table if encoder.kind == "word_vectors" else backbone.get_input_embeddings()
-    return [table] if encoder.lexical is None else [table, encoder.lexical]
+def _joined(first: Ragged, second: Ragged) -> Ragged:
+    offsets = np.concatenate([first.offsets, first.offsets[-1] + second.offsets[1:]])
+    return Ragged(offsets, np.concatenate([first.values, second.values]))
 
 
-def _width(table: nn.Module) -> int:
-    weight: Any = table.weight
-    return int(weight.shape[1])
+def _where(there: NDArray[np.bool_], ids: pa.Array) -> pa.Array:
+    return pc.if_else(pa.array(there), ids, pa.scalar(_NO_ID))
+
+
+def _given(vectors: NDArray[np.float32] | None) -> Any:
+    """Rows of ready vectors, as a batch asks for them."""
+    assert vectors is not None
+    return lambda rows: Texts(torch.from_numpy(vectors[rows]))

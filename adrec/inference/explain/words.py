@@ -1,7 +1,6 @@
-"""Contributions of tokens → of words as a reader sees them: English by spaces, Chinese by jieba."""
+"""The words of an ad's text as a reader sees them (Chinese cut by jieba), and the text without some of them."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,56 +9,48 @@ from numpy.typing import NDArray
 
 from adrec.data.text.segmenter import chinese_segmenter
 
+MOST_STRETCHES = 40
+"""A text of more words is cut into so many stretches of words: what each word of a long page adds is too little to tell."""
+
 
 @dataclass(frozen=True)
 class Word:
-    """A stretch of the ad's text, `text[start:end]`, and what it adds to the logit."""
+    """A stretch of the ad's text, `text[start:end]`: a word, or a few of a long text. `contribution`: see `Part`."""
 
     text: str
     start: int
     end: int
     contribution: float
-    listed: float = 0.0
-    """the part of `contribution` that the word has as an item of a list feature, whatever the text is about"""
 
 
-def words_from_tokens(text: str, tokenizer: Any, contributions: NDArray[np.float64], max_tokens: int) -> list[Word]:
-    """Words of `text` in order; a token's contribution goes to the word in which it starts.
-
-    `contributions` (T,) of the tokens that `tokenizer` makes of `text`. What special tokens contribute (they are part of the
-    baseline, so nothing) is left out. Words without a token (cut at `max_tokens`, or unknown) get 0.
-    """
-    hidden = [match.span() for token in getattr(tokenizer, "all_special_tokens", []) for match in _find(token, text)]
+def stretches(text: str, special: tuple[str, ...] = ()) -> list[tuple[int, int]]:
+    """(start, end) of the words of `text` in order, at most MOST_STRETCHES. Neither punctuation nor `special` tokens."""
+    hidden = [match.span() for token in special for match in re.finditer(re.escape(token), text)]
     spans = [
-        (word, start, end)
+        (start, end)
         for word, start, end in chinese_segmenter().tokenize(text)
-        if not word.isspace() and not any(left <= start < right for left, right in hidden)
+        if any(letter.isalnum() for letter in word) and not any(left <= start < right for left, right in hidden)
     ]
-    starts = np.array([start for _, start, _ in spans])
-    totals = np.zeros(len(spans))
-    offsets = _offsets(text, tokenizer, max_tokens)
-    for (start, end), value in zip(offsets, contributions, strict=False):
-        if end > start and len(starts):
-            totals[max(int(np.searchsorted(starts, start, side="right")) - 1, 0)] += value
-    return [Word(word, start, end, float(total)) for (word, start, end), total in zip(spans, totals, strict=True)]
+    if len(spans) <= MOST_STRETCHES:
+        return spans
+    return [(int(some[0, 0]), int(some[-1, 1])) for some in np.array_split(np.array(spans), MOST_STRETCHES)]
 
 
-def _find(token: str, text: str) -> Iterator[re.Match[str]]:
-    """Where a special token stands in the text, as the template's separator does."""
-    return re.finditer(re.escape(token), text)
+def without(text: str, spans: list[tuple[int, int]], present: NDArray[np.bool_]) -> str:
+    """The text with only those of its `spans` that are `present` (W,); empty where none is, itself where all are."""
+    if present.all():
+        return text
+    if not present.any():
+        return ""
+    pieces, end = [], 0
+    for (start, stop), there in zip(spans, present.tolist(), strict=True):
+        pieces.append(text[end:start])
+        if there:
+            pieces.append(text[start:stop])
+        end = stop
+    return " ".join("".join([*pieces, text[end:]]).split())
 
 
-def _offsets(text: str, tokenizer: Any, max_tokens: int) -> list[tuple[int, int]]:
-    """(start, end) in `text` of each token; (0, 0) for special ones."""
-    if getattr(tokenizer, "is_fast", False):
-        encoded = tokenizer(text, truncation=True, max_length=max_tokens, return_offsets_mapping=True)
-        return [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
-    # Word tokenizers keep the order of the words: each token is looked for after the one before.
-    found, place, lowered = [], 0, text.lower()
-    known = {row: word for word, row in tokenizer.get_vocab().items()}
-    for row in tokenizer([text], max_length=max_tokens)["input_ids"][0]:
-        word = known[row]
-        at = lowered.find(word, place)
-        found.append((at, at + len(word)) if at >= 0 else (0, 0))
-        place = max(place, at + len(word))
-    return found
+def special_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """What stands in a text for the tokenizer alone."""
+    return tuple(getattr(tokenizer, "all_special_tokens", ()))

@@ -34,8 +34,7 @@ def reasons(
     words = ads.words
     return sentences(
         Evidence(
-            chinese=reads_chinese(ads, requests, examples, interests)[row]
-            | (no_trace(examples, interests)[row] & ads.chinese[ad]),
+            chinese=reads_chinese(ads.chinese, query_texts(requests), interests, examples, row, ad),
             query_word=words.shared_word(words.bag(query_words(requests))[row], ad),
             interest_word=words.shared_word(words.bag(interests)[row], ad),
             similarity=similarity[row, slot],
@@ -59,29 +58,38 @@ def interest_words(users: pa.Table, user: NDArray[np.integer]) -> pa.Array:
     return pa.array([""] * len(rows), pa.string())
 
 
-def reads_chinese(ads: AdColumns, requests: pa.Table, examples: Examples, interests: pa.Array) -> NDArray[np.bool_]:
-    """(R,) by the query, else the interests, else the clicks."""
-    text = interests
-    if "query" in requests.column_names:
-        query = pc.fill_null(combined(requests["query"]).cast(pa.string()), "")
-        text = pc.if_else(pc.not_equal(query, ""), query, interests)
+def query_texts(requests: pa.Table) -> pa.Array:
+    """(R,) what was asked for, empty where nothing was."""
+    if "query" not in requests.column_names:
+        return pa.array([""] * len(requests), pa.string())
+    return pc.fill_null(combined(requests["query"]).cast(pa.string()), "")
+
+
+def reads_chinese(
+    chinese: NDArray[np.bool_],
+    queries: pa.Array,
+    interests: pa.Array,
+    examples: Examples,
+    row: NDArray[np.integer],
+    ad: NDArray[np.integer],
+) -> NDArray[np.bool_]:
+    """(N,) whether the reader of ad n, shown at request `row[n]`, reads Chinese: by the query, else the interests, else the
+    clicks; where none of them tells, by the ad itself.
+
+    chinese (A,) of the ads; queries, interests (R,) texts, empty where there are none; `examples` holds R requests.
+    """
+    text = pc.if_else(pc.not_equal(queries, ""), queries, interests)
     has_text = np.asarray(pc.not_equal(text, "").to_numpy(zero_copy_only=False), dtype=bool)
     by_text = np.zeros(len(text), dtype=bool)
     if has_text.any():  # telling languages costs the same for none as for many
         by_text = np.asarray(pc.equal(language(text), "zh").to_numpy(zero_copy_only=False), dtype=bool)
     lengths = np.diff(examples.history_offsets)
-    total = np.concatenate([[0], np.cumsum(ads.chinese[examples.history_values])])
-    chinese = total[examples.history_offsets[1:]] - total[examples.history_offsets[:-1]]
-    by_clicks = (2 * chinese > lengths)[examples.history_of_row]
-    chinese_readers: NDArray[np.bool_] = np.where(has_text, by_text, by_clicks)
-    return chinese_readers
-
-
-def no_trace(examples: Examples, interests: pa.Array) -> NDArray[np.bool_]:
-    """(R,) neither interests nor clicks tell the user's language: then the ad's own is used."""
-    empty = np.asarray(pc.equal(interests, "").to_numpy(zero_copy_only=False), dtype=bool)
-    without: NDArray[np.bool_] = empty & (np.diff(examples.history_offsets) == 0)[examples.history_of_row]
-    return without
+    total = np.concatenate([[0], np.cumsum(chinese[examples.history_values])])
+    clicked = total[examples.history_offsets[1:]] - total[examples.history_offsets[:-1]]
+    by_clicks = (2 * clicked > lengths)[examples.history_of_row]
+    no_trace = ~has_text & (lengths == 0)[examples.history_of_row]
+    readers: NDArray[np.bool_] = np.where(has_text, by_text, by_clicks)
+    return np.asarray(readers[row] | (no_trace[row] & chinese[ad]))
 
 
 def share_of_history(

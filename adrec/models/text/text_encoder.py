@@ -9,6 +9,7 @@ own files (pooling, text template) stands in its `adrec.json`.
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -34,6 +35,9 @@ SETTINGS_FILE = "adrec.json"
 POOL_FILE = "pooling.safetensors"
 LEXICAL_FILE = "lexical.safetensors"
 WORD_VECTORS = "word_vectors"
+
+_TOKENIZING = threading.Lock()
+"""Fast tokenizers keep the limits of a call in themselves, and refuse two threads at once."""
 
 
 class TextEncoder(nn.Module):
@@ -127,14 +131,15 @@ class TextEncoder(nn.Module):
 
         A blank text has none at all, so that its vector is zero: nothing is known. The one place that says so.
         """
-        encoded = self.tokenizer(
-            list(texts),
-            truncation=True,
-            max_length=self.max_tokens,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )
+        with _TOKENIZING:
+            encoded = self.tokenizer(
+                list(texts),
+                truncation=True,
+                max_length=self.max_tokens,
+                padding=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )
         ids = cast(list[list[int]], encoded["input_ids"])
         return [tokens if text and not text.isspace() else [] for text, tokens in zip(texts, ids, strict=True)]
 

@@ -42,6 +42,10 @@ class TextReader:
         self.device, self.batch_tokens, self.cache, self.use_cache = device, batch_tokens, cache, use_cache
         self.keep_typed, self._typed = keep_typed, RecentVectors()
 
+    def apart(self) -> "TextReader":
+        """The same encoder, knowing and keeping no vector of any cache: for texts that nobody else reads."""
+        return TextReader(self.encoder, device=self.device, batch_tokens=self.batch_tokens, use_cache=False)
+
     @property
     def width(self) -> int:
         """Width of the vectors; 0 without text."""

@@ -6,7 +6,7 @@ const TEXTS = {
     working: "Ranking…", none: "No ad may be shown here: the rules, budgets or caps leave none.", other: "中文",
     about: (a) => `${a.ads.toLocaleString()} ads, bundle ${Object.values(a.bundles).join(" / ")}`, score: "click probability", value: "value", price: "price per click",
     propensity: "shown with probability", edit: "Click to try other words", undo: "Undo", publish: "Publish", kept: "Published: everyone sees it now.", trying: (n) => `${n} tried here; nobody else sees it.`,
-    now: (title, ad) => (ad ? `now “${title}”: place ${ad.rank}, ${(100 * ad.score).toFixed(1)}%` : `now “${title}”: not in the list`), clicked: "Recorded. Later lists know of this click.", explaining: "Explaining…",
+    now: (title, ad) => (ad ? `now “${title}”: place ${ad.rank}, ${(100 * ad.score).toFixed(1)}%` : `now “${title}”: not in the list`), clicked: "Recorded. Later lists know of this click.", explaining: "Explaining…", without: "without it:",
   },
   zh: {
     user: "用户", interests: "兴趣（逗号分隔；留空用已知的）", clicks: "点击过的广告（编号，逗号分隔；留空用已知的）",
@@ -14,7 +14,7 @@ const TEXTS = {
     working: "正在排序…", none: "规则、预算或频次上限之下没有可展示的广告。", other: "English",
     about: (a) => `${a.ads.toLocaleString()} 条广告，模型 ${Object.values(a.bundles).join(" / ")}`, score: "点击概率", value: "价值", price: "每次点击价格",
     propensity: "展示概率", edit: "点击可试改文字", undo: "撤销", publish: "发布", kept: "已发布，所有人可见。", trying: (n) => `正在试改 ${n} 处，仅此页可见。`,
-    now: (title, ad) => (ad ? `现为“${title}”：第 ${ad.rank} 位，${(100 * ad.score).toFixed(1)}%` : `现为“${title}”：不在列表中`), clicked: "已记录，之后的排序会考虑这次点击。", explaining: "正在解释…",
+    now: (title, ad) => (ad ? `现为“${title}”：第 ${ad.rank} 位，${(100 * ad.score).toFixed(1)}%` : `现为“${title}”：不在列表中`), clicked: "已记录，之后的排序会考虑这次点击。", explaining: "正在解释…", without: "没有它时：",
   },
 };
 const at = (id) => document.getElementById(id);
@@ -178,19 +178,32 @@ async function explain(node, id) {
   if (!parts.hidden) { parts.hidden = true; return; }
   parts.hidden = false;
   parts.textContent = TEXTS[language].explaining;
-  const request = { user: described(), ad_id: id, scenario: at("scenario").value };
+  const request = { user: described(), ad_id: id, scenario: at("scenario").value, language };
   if (at("query").value.trim()) request.query = at("query").value.trim();
   try {
     const found = await call("POST", "v1/explain", request);
     const sentence = document.createElement("p");
     sentence.textContent = found.sentence;
-    const most = Math.max(...found.words.map((w) => Math.abs(w.contribution)), ...found.parts.map((p) => Math.abs(p.contribution)), 1e-9);
+    const most = Math.max(...found.parts.map((p) => Math.abs(p.contribution)), 1e-9);
     const words = document.createElement("p");
-    found.words.forEach((word) => words.append(lit(word, most), " "));
-    parts.replaceChildren(sentence, words, ...found.parts.slice(0, 8).map((part) => line(part, most)));
+    let end = 0;
+    // Python counts characters, JavaScript halves of some: [...text] makes the places agree.
+    const letters = [...found.text];
+    found.words.forEach((word) => { words.append(letters.slice(end, word.start).join(""), lit(word, most)); end = word.end; });
+    words.append(letters.slice(end).join(""));
+    const changes = found.counterfactuals.filter((change) => ["interests", "query", "clicks"].includes(change.kind)).map((change) => {
+      const node = document.createElement("p");
+      node.textContent = `${change.label}: ${percent(found.score)} → ${percent(change.score)}`;
+      return node;
+    });
+    parts.replaceChildren(sentence, words, ...found.parts.slice(0, 8).map((part) => line(part, most)), ...changes);
   } catch (error) {
     parts.textContent = error.message;
   }
+}
+
+function percent(share) {
+  return `${(100 * share).toFixed(1)}%`;
 }
 
 function lit(word, most) {
@@ -207,8 +220,8 @@ function line(part, most) {
   const node = document.createElement("div");
   node.className = "part";
   const name = document.createElement("span");
-  name.textContent = part.value ? `${part.name}: ${part.value}` : part.name;
-  name.title = name.textContent;
+  name.textContent = part.label;
+  name.title = part.without === null ? part.label : `${part.label} (${TEXTS[language].without} ${percent(part.without)})`;
   const bar = document.createElement("i");
   bar.style.width = `${(100 * Math.abs(part.contribution)) / most}%`;
   bar.style.background = `var(${part.contribution >= 0 ? "--up" : "--down"})`;

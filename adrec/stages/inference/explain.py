@@ -16,51 +16,80 @@ from adrec.config.inference.explain import ExplainConfig
 from adrec.data.disk.outputs import EXPLANATION
 from adrec.data.disk.writing import folder_aside
 from adrec.errors import DataError
-from adrec.inference.explain.counterfactual import Change, changes
-from adrec.inference.explain.explainer import Explainer, Explanation, titles_of
-from adrec.inference.explain.sentence import sentence
+from adrec.inference.explain.counterfactual import Change
+from adrec.inference.explain.explainer import Explainer, Explanation, Part, titles_of
+from adrec.inference.explain.sentence import change_label, part_label, sentence
 from adrec.inference.predictor import Predictor
 from adrec.inference.score_source import Source, open_source
 from adrec.stages.inference.explain_overall import OverallResult, explain_overall
 from adrec.terminal import Terminal
 
-COUNTERFACTUALS = 5  # changes shown a row, largest first: what a reader looks at
+COUNTERFACTUALS = 5  # clicks and categories shown a row, largest effect first: what a reader looks at
 
 PAGE = Path(__file__).with_name("explain.html.j2")
-SHOWN_ROWS, SHOWN_PARTS = 3, 8
+SHOWN_ROWS, SHOWN_PARTS, PAGE_PARTS = 3, 8, 16
+BASELINE = ("an ad and a user of whom nothing is known", "对广告和用户一无所知时")
+
+
+@dataclass(frozen=True)
+class Told:
+    """An explanation in the words of a language."""
+
+    explanation: Explanation
+    chinese: bool
+
+    @property
+    def sentence(self) -> str:
+        """Why, in one sentence."""
+        return sentence(self.explanation, "zh" if self.chinese else "en")
+
+    @property
+    def changes(self) -> list[Change]:
+        """Without interests, search and all clicks; then the clicks and categories that would change most."""
+        score = self.explanation.score
+        whole = [change for change in self.explanation.changes if change.kind in {"interests", "query", "clicks"}]
+        others = [change for change in self.explanation.changes if change not in whole]
+        return whole + sorted(others, key=lambda change: -abs(change.score - score))[:COUNTERFACTUALS]
+
+    def label(self, line: Part | Change) -> str:
+        """A line of a table."""
+        say: Any = part_label if isinstance(line, Part) else change_label
+        return str(say(line, chinese=self.chinese))
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-safe values."""
+        plain = asdict(self.explanation)
+        parts = [{**asdict(part), "label": self.label(part)} for part in self.explanation.parts]
+        changed = [{**asdict(change), "label": self.label(change)} for change in self.explanation.changes]
+        plain |= {"parts": parts, "counterfactuals": changed, "sentence": self.sentence}
+        return {name: value for name, value in plain.items() if name != "changes"}
 
 
 @dataclass(frozen=True)
 class ExplainResult:
     """The explained rows, in order."""
 
-    explanations: list[Explanation]
-    sentences: list[str]
-    changes: list[list[Change]]
+    rows: list[Told]
     output: str
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-safe values."""
-        rows = zip(self.explanations, self.sentences, self.changes, strict=True)
         return {
-            "unit": "log-odds; baseline + contributions + missing = logit",
+            "unit": "log-odds; baseline + contributions of the parts = logit",
             "methods": {
-                "words, clicks, numbers": "integrated gradients (Sundararajan et al. 2017)",
-                "categories, lists, identities": "sampled Shapley values (Castro et al. 2009)",
+                "contribution": "sampled Shapley values (Castro et al. 2009) of the bundle's logit, in groups (Owen 1977)",
+                "without": "score of the row without this part alone, which confirms the sign of the contribution",
             },
-            "rows": [
-                {**asdict(explanation), "sentence": text, "counterfactuals": [asdict(change) for change in changed]}
-                for explanation, text, changed in rows
-            ],
+            "rows": [told.as_dict() for told in self.rows],
             "output": self.output,
         }
 
     def render(self) -> Iterable[RenderableType]:
         """The first few rows: lit words, largest contributions, changes."""
-        for row in range(min(SHOWN_ROWS, len(self.explanations))):
-            yield from _drawn(self.explanations[row], self.sentences[row], self.changes[row])
-        if len(self.explanations) > SHOWN_ROWS:
-            yield f"{len(self.explanations)} rows explained; all of them in {self.output}"
+        for told in self.rows[:SHOWN_ROWS]:
+            yield _drawn(told)
+        if len(self.rows) > SHOWN_ROWS:
+            yield f"{len(self.rows)} rows explained; all of them in {self.output}"
         else:
             yield f"output: {self.output}"
 
@@ -73,17 +102,16 @@ def run(config: ExplainConfig, terminal: Terminal) -> ExplainResult | OverallRes
     predictor = Predictor.load(config.bundle, device=device, cache=config.cache)
     source = open_source(config, predictor)
     explainer = Explainer(predictor, source.catalogs, titles_of(source.ads))
-    explanations, changed = [], []
+    rows = []
     with terminal.progress("Explaining", config.rows, unit="rows") as advance:
         for one in _wanted(config, source):
-            explanations.append(explainer.explain(one, 0, seed=config.seed))
-            found = changes(predictor, source.catalogs, one)
-            score = explanations[-1].score
-            changed.append(sorted(found, key=lambda change: -abs(change.score - score))[:COUNTERFACTUALS])
+            explanation = explainer.explain(one, 0, seed=config.seed)
+            language = explanation.reader if config.language == "auto" else config.language
+            rows.append(Told(explanation, language == "zh"))
             advance(1)
-    if not explanations:
+    if not rows:
         raise DataError(f"no row of user_id={config.user_id or 'any'} and ad_id={config.ad_id or 'any'} among the rows given.")
-    result = ExplainResult(explanations, [sentence(item) for item in explanations], changed, str(config.output))
+    result = ExplainResult(rows, str(config.output))
     with folder_aside(config.output, EXPLANATION) as folder:
         (folder / "explanations.json").write_text(json.dumps(result.as_dict(), ensure_ascii=False, indent=1), encoding="utf-8")
         (folder / "explanations.html").write_text(_page(result), encoding="utf-8")
@@ -108,37 +136,37 @@ def _wanted(config: ExplainConfig, source: Source) -> Iterable[Any]:
             return
 
 
-def _drawn(explanation: Explanation, text: str, changed: list[Change]) -> Iterable[RenderableType]:
+def _drawn(told: Told) -> RenderableType:
+    explanation, chinese = told.explanation, told.chinese
     strongest = max((abs(word.contribution) for word in explanation.words), default=0.0) or 1.0
-    lit = Text()
+    lit = Text(explanation.text)
     for word in explanation.words:
         share = word.contribution / strongest
         style = "bold green" if share > 0.5 else "green" if share > 0.1 else "red" if share < -0.1 else ""
-        lit.append(word.text, style)
-        lit.append("" if explanation.language == "zh" else " ")
+        lit.stylize(style, word.start, word.end)
     table = Table(
         title=" · ".join(filter(None, (explanation.user_id, explanation.ad_id))),
         title_justify="left",
-        caption=text,
+        caption=told.sentence,
         caption_justify="left",
     )
-    table.add_column("what")
-    table.add_column("value", overflow="fold", max_width=60)
-    table.add_column("log-odds", justify="right")
-    table.add_row("baseline", "masked words, average clicks, unknown categories", f"{explanation.baseline:+.3f}")
-    table.add_row("text", lit, f"{sum(word.contribution for word in explanation.words):+.3f}")
+    table.add_column("内容" if chinese else "what", overflow="fold")
+    table.add_column("对数几率" if chinese else "log-odds", justify="right")
+    table.add_column("没有它时的得分" if chinese else "score without it", justify="right")
+    table.add_row(lit, "", "")
+    table.add_row(BASELINE[chinese], f"{explanation.baseline:+.3f}", "")
     for part in explanation.parts[:SHOWN_PARTS]:
-        table.add_row(f"{part.kind} {part.name}", part.value, f"{part.contribution:+.3f}")
-    rest = sum(part.contribution for part in explanation.parts[SHOWN_PARTS:])
-    if len(explanation.parts) > SHOWN_PARTS:
-        table.add_row(f"{len(explanation.parts) - SHOWN_PARTS} more", "", f"{rest:+.3f}")
-    table.add_row("missing", f"of the integral, {explanation.steps} steps", f"{explanation.missing:+.5f}")
+        without = f"{part.without:.4f}" if part.without is not None else ""
+        table.add_row(told.label(part), f"{part.contribution:+.3f}", without)
+    rest = explanation.parts[SHOWN_PARTS:]
+    if rest:
+        more = f"其余 {len(rest)} 项" if chinese else f"{len(rest)} more"
+        table.add_row(more, f"{sum(part.contribution for part in rest):+.3f}", "")
     table.add_section()
-    table.add_row("logit", f"score {explanation.score:.4f}", f"{explanation.logit:+.3f}")
-    for change in changed:
-        verb = "as" if change.kind == "category" else "without"
-        table.add_row(f"{verb} {change.kind} {change.name}", f"score {change.score:.4f}", f"{change.logit:+.3f}")
-    yield table
+    table.add_row(f"{'得分' if chinese else 'score'} {explanation.score:.4f}", f"{explanation.logit:+.3f}", "")
+    for change in told.changes:
+        table.add_row(told.label(change), f"{change.logit:+.3f}", f"{change.score:.4f}")
+    return table
 
 
 def _page(result: ExplainResult) -> str:
@@ -146,4 +174,15 @@ def _page(result: ExplainResult) -> str:
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(PAGE.read_text(encoding="utf-8"))
-    return template.render(rows=list(zip(result.explanations, result.sentences, result.changes, strict=True)))
+    chinese = all(told.chinese for told in result.rows)
+    return template.render(rows=result.rows, chinese=chinese, baseline=BASELINE, lit=_lit, shown=PAGE_PARTS)
+
+
+def _lit(explanation: Explanation) -> Iterable[tuple[str, float]]:
+    """The ad's text in pieces, with what each adds; 0 between words."""
+    end = 0
+    for word in explanation.words:
+        yield explanation.text[end : word.start], 0.0
+        yield explanation.text[word.start : word.end], word.contribution
+        end = word.end
+    yield explanation.text[end:], 0.0

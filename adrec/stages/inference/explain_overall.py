@@ -1,7 +1,7 @@
 """`adrec explain --global`: which inputs the model lives on, and what a feature's value does to the score."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ from adrec.config.inference.explain import ExplainConfig
 from adrec.data.disk.outputs import EXPLANATION
 from adrec.data.disk.writing import folder_aside
 from adrec.errors import DataError
-from adrec.inference.explain.overall import Dependence, Importance, dependences, importances
+from adrec.inference.explain.names import group_label
+from adrec.inference.explain.overall import REMOVED_ROWS, Dependence, Importance, Removal, dependences, importances, removals
 from adrec.inference.predictor import Predictor
 from adrec.inference.score_source import open_source
 from adrec.terminal import Terminal
@@ -30,19 +31,23 @@ class OverallResult:
 
     rows: int
     importance: list[Importance]
+    removal: list[Removal]
     dependence: list[Dependence]
     output: str
+    chinese: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-safe values."""
         return {
             "methods": {
                 "importance": "rise of the log loss when the input is shuffled (Breiman 2001), 95 % intervals over users",
+                "removal": "what taking the input away does to the logit, row by row, as in single explanations",
                 "dependence": "mean score when every row has this value (Friedman 2001)",
             },
             "rows": self.rows,
-            "importance": [asdict(one) for one in self.importance],
-            "dependence": [asdict(one) for one in self.dependence],
+            "importance": self._labelled(self.importance),
+            "removal": self._labelled(self.removal),
+            "dependence": self._labelled(self.dependence),
             "output": self.output,
         }
 
@@ -53,10 +58,24 @@ class OverallResult:
         for name in ("log loss", "95 % interval", "AUC lost"):
             table.add_column(name, justify="right")
         for one in self.importance[:SHOWN]:
-            name = one.name if one.kind in (one.name, "text") else f"{one.kind}: {one.name}"
-            table.add_row(name, f"{one.increase:+.5f}", f"{one.low:+.5f} to {one.high:+.5f}", f"{one.auc_drop:+.4f}")
+            interval = f"{one.low:+.5f} to {one.high:+.5f}"
+            table.add_row(self._label(one), f"{one.increase:+.5f}", interval, f"{one.auc_drop:+.4f}")
+        yield table
+        table = Table(title="What each adds to the log-odds, by taking it away", title_justify="left")
+        table.add_column("input", overflow="fold")
+        for name in ("rows", "speaks for", "against", "mean", "mean size"):
+            table.add_column(name, justify="right")
+        for two in self.removal[:SHOWN]:
+            shares = f"{two.speaks_for:.0%}", f"{two.speaks_against:.0%}"
+            table.add_row(self._label(two), f"{two.rows:,}", *shares, f"{two.mean:+.3f}", f"{two.mean_size:.3f}")
         yield table
         yield f"output: {self.output}/{FILE}; 'adrec evaluate --set importance={self.output}' draws it"
+
+    def _label(self, item: Importance | Removal | Dependence) -> str:
+        return group_label(item.kind, item.name, chinese=self.chinese)
+
+    def _labelled(self, items: Sequence[Importance | Removal | Dependence]) -> list[dict[str, Any]]:
+        return [{**asdict(item), "label": self._label(item)} for item in items]
 
 
 def explain_overall(config: ExplainConfig, terminal: Terminal) -> OverallResult:
@@ -71,12 +90,15 @@ def explain_overall(config: ExplainConfig, terminal: Terminal) -> OverallResult:
         raise DataError("explain --global needs rows with clicks and misses: their column 'click' holds 1 and 0.")
     with terminal.progress("Shuffling inputs", unit="inputs") as advance:
         important = importances(predictor, source.catalogs, examples, seed=config.seed, advance=advance)
+    count = min(REMOVED_ROWS, len(rows))
+    with terminal.progress("Taking inputs away", count, unit="rows") as advance:
+        removed = removals(predictor, source.catalogs, examples, rows=count, seed=config.seed, advance=advance)
     with terminal.progress("Setting features", unit="features") as advance:
         found = []
         for one in dependences(predictor, source.catalogs, examples, raw, seed=config.seed):
             found.append(one)
             advance(1)
-    result = OverallResult(len(rows), important, found, str(config.output))
+    result = OverallResult(len(rows), important, removed, found, str(config.output), config.language == "zh")
     with folder_aside(config.output, EXPLANATION) as folder:
         text = json.dumps(result.as_dict(), ensure_ascii=False, indent=1)
         (folder / FILE).write_text(text + "\n", encoding="utf-8")

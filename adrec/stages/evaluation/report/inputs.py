@@ -43,8 +43,7 @@ def _importance(found: Sequence[dict[str, Any]], rows: int) -> Plot:
             colour = SERIES[0] if one["low"] > 0 else MUTED
             plot.axes.plot([one["low"], one["high"]], [place, place], color=colour, linewidth=2, solid_capstyle="round")
             plot.axes.plot(one["increase"], place, marker="o", markersize=5, color=colour)
-            own = one["name"] if one["kind"] in ("text", "history", "interests", "query", "impression") else ""
-            names.append(_short(own or f"{one['kind']} {one['name']}"))
+            names.append(_short(one["label"]))
         plot.axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
         plot.axes.set_yticks(range(len(names)), names)
         plot.axes.tick_params(axis="y", length=0, labelcolor=INK)
@@ -54,7 +53,7 @@ def _importance(found: Sequence[dict[str, Any]], rows: int) -> Plot:
 
 
 def _dependence(one: dict[str, Any]) -> Plot:
-    name = one["name"] if one["kind"] == "impression" else f"{one['kind']} {one['name']}"
+    name = one["label"]
     values, scores = one["values"], np.array(one["scores"], np.float64)
     with drawing(f"Score by {name}", "Mean score when every row has this value.", height=2.2) as plot:
         at = np.arange(len(values))
