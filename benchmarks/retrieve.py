@@ -18,7 +18,8 @@ import faiss
 import numpy as np
 import torch
 
-from adrec.ranking.approximate import ApproximateIndex, recall
+from adrec.ranking.approximate import ApproximateIndex
+from adrec.ranking.recall import shares_of
 from adrec.ranking.retrieve import ExactIndex, exact_top_k
 
 
@@ -56,7 +57,7 @@ def exact(options: argparse.Namespace) -> None:
         wall, busy = (sorted(one[at] for one in taken) for at in (0, 1))
         print(f"  {name:<12} {wall[0]:6.2f} s by the clock, {busy[0]:6.2f} processor seconds (least of {len(taken)});", end=" ")
         print(f"median {statistics.median(wall):.2f} s")
-    print(f"  same ads found: {recall(our_ads, their_ads):.5f}")
+    print(f"  same ads found: {shares_of(their_ads, our_ads).mean():.5f}")
 
 
 _WORLD: dict[str, Any] = {}  # of one process: the vectors, and the index once it is built
@@ -92,11 +93,12 @@ def approximate(options: argparse.Namespace, method: str) -> None:
     start = time.process_time()
     index = ApproximateIndex(ads, method, seed=0)
     built = time.process_time() - start
-    tuned = index.tune(queries[:100], options.k, target=0.985)
+    wanted = exact_top_k(queries[:100], ads, options.k).ad
+    tuned = index.tune(wanted, lambda: index.search(queries[:100], options.k).ad, target=0.985)
     start = time.process_time()
     found = index.search(queries[100:], options.k)
     taken = time.process_time() - start
-    reached = recall(found.ad, exact_top_k(queries[100:], ads, options.k).ad)
+    reached = float(shares_of(exact_top_k(queries[100:], ads, options.k).ad, found.ad).mean())
     speed = options.requests / taken
     print(f"  {method}: built in {built:.0f} processor seconds, effort {index.effort}, {speed:,.0f} requests in one;")
     print(f"  recall@{options.k} {reached:.4f}, on the tuning sample {tuned:.4f}")

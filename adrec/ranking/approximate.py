@@ -1,16 +1,18 @@
 """Approximate retrieval for very large catalogues, through faiss: an HNSW graph (Malkov and Yashunin 2018) or an
 inverted file with product quantisation (Jégou et al. 2011) whose candidates are compared again by exact products.
 
-The search effort is raised until recall against exact search, on a sample of requests, reaches the target.
+The search effort is raised until recall against exact search, on a sample of requests, reaches the target (`tune`).
 """
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 
 from adrec.errors import ResourceError
-from adrec.ranking.arrays import Floats, Ints
-from adrec.ranking.retrieve import Retrieved, exact_top_k
+from adrec.ranking.arrays import Bools, Floats, Ints
+from adrec.ranking.recall import shares_of
+from adrec.ranking.retrieve import Retrieved
 
 Method = Literal["hnsw", "ivfpq"]
 _EFFORTS: dict[Method, tuple[int, ...]] = {"hnsw": (64, 128, 256, 512, 1024, 2048), "ivfpq": (16, 32, 64, 128, 256, 512)}
@@ -39,24 +41,30 @@ class ApproximateIndex:
         self._index.add(self._ads)
         self.effort = _EFFORTS[method][0]
 
-    def search(self, queries: Floats, k: int) -> Retrieved:
-        """The k ads found per query (R, D), best first, with exact inner products; -1 where fewer were found."""
+    def search(self, queries: Floats, k: int, *, among: Bools | None = None) -> Retrieved:
+        """The k ads found per query (R, D), best first, with exact inner products; -1 where fewer were found.
+
+        among: (A,) the only ads to be found, None for all.
+        """
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         wanted = min(k if self._method == "hnsw" else _REFINE * k, len(self._ads))
         if self._method == "hnsw":
             parameters = self._faiss.SearchParametersHNSW(efSearch=max(self.effort, wanted))
         else:
             parameters = self._faiss.SearchParametersIVF(nprobe=min(self.effort, self._index.nlist))
+        bits = None if among is None or among.all() else np.packbits(among, bitorder="little")
+        if bits is not None:
+            selector = self._faiss.IDSelectorBitmap(bits)  # reads `bits`, which must live as long
+            parameters.sel = selector
         _, found = self._index.search(queries, wanted, params=parameters)
         return self._compare(queries, found, k)
 
-    def tune(self, queries: Floats, k: int, *, target: float) -> float:
-        """Raise the effort until recall@k on `queries` reaches `target` or the effort ends. Returns the recall reached."""
-        exact = exact_top_k(queries, self._ads, k)
+    def tune(self, exact: Ints, search: Callable[[], Ints], *, target: float) -> float:
+        """Raise the effort until `search()` finds the share `target` of `exact` (R, K), or effort ends. Returns the share."""
         reached = 0.0
         for effort in _EFFORTS[self._method]:
             self.effort = effort
-            reached = recall(self.search(queries, k).ad, exact.ad)
+            reached = float(np.nanmean(shares_of(exact, search()))) if (exact >= 0).any() else 1.0
             if reached >= target:
                 break
         return reached
@@ -72,12 +80,6 @@ class ApproximateIndex:
             ads.append(np.take_along_axis(some, order, axis=1))
             values.append(np.take_along_axis(products, order, axis=1))
         return Retrieved(np.concatenate(ads).astype(np.int32), np.concatenate(values))
-
-
-def recall(found: Ints, exact: Ints) -> float:
-    """Mean share of each request's exact top-k that was found. (R, K) both; -1 is no ad."""
-    hits = [np.isin(wanted[wanted >= 0], got).mean() for got, wanted in zip(found, exact, strict=True) if (wanted >= 0).any()]
-    return float(np.mean(hits)) if hits else 1.0
 
 
 def _subspaces(width: int) -> int:

@@ -22,6 +22,26 @@ class Asking(NamedTuple):
     clicked: Ints  # ad rows the user has clicked; empty where the policy shows them again
     matched: sparse.csr_array | None = None  # (R, A) nonzero where the ad's text has a word of the query; None: not required
 
+    def of(self, requests: Ints) -> "Asking":
+        """What the requests (r,) of the block bring, in that order."""
+        lengths = np.diff(self.clicked_offsets)[requests]
+        offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
+        place = np.repeat(self.clicked_offsets[requests] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Asking(
+            self.shown_at[requests],
+            [audience[requests] for audience in self.audience],
+            offsets,
+            self.clicked[place],
+            None if self.matched is None else self.matched[requests],
+        )
+
+    def over(self, place: Ints, rows: Ints) -> "Asking":
+        """The same over some rows of the catalogue; `place` (A,) where an ad stands among them, -1 nowhere."""
+        clicked = place[self.clicked]
+        before = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(clicked >= 0)])
+        matched = None if self.matched is None else self.matched[:, rows]
+        return self._replace(clicked_offsets=before[self.clicked_offsets], clicked=clicked[clicked >= 0], matched=matched)
+
 
 class Rules:
     """The rules of one policy over a catalogue of A ads.
@@ -35,6 +55,28 @@ class Rules:
         self.starts = starts
         self.ends = ends
         self.admits = tuple(admits)
+
+    def of(self, rows: Ints) -> "Rules":
+        """The same over some rows of the catalogue."""
+        return Rules(
+            allowed=self.allowed[rows],
+            starts=self.starts[rows],
+            ends=self.ends[rows],
+            admits=[admits[:, rows] for admits in self.admits],
+        )
+
+    def active(self, asking: Asking) -> Bools:
+        """(A,) which ads are allowed and active at the moment of any request of the block."""
+        if not len(asking.shown_at):
+            return self.allowed
+        active: Bools = self.allowed & (self.starts <= asking.shown_at.max()) & (self.ends > asking.shown_at.min())
+        return active
+
+    def kept(self, asking: Asking, ad: Ints) -> Ints:
+        """(R, C) the ads (R, C) that the rules let through, in order, then -1."""
+        request = np.repeat(np.arange(len(ad)), ad.shape[1])
+        kept = (self.pairs(asking, request, np.maximum(ad.ravel(), 0)) & (ad.ravel() >= 0)).reshape(ad.shape)
+        return np.take_along_axis(np.where(kept, ad, -1), np.argsort(~kept, axis=1, kind="stable"), axis=1)
 
     def eligible(self, asking: Asking, requests: slice, ads: slice) -> Bools:
         """(r, a) bool for a block of requests and a block of catalogue rows, or every n-th row of one."""

@@ -61,12 +61,10 @@ def best_of(score: Floats, k: int) -> Ints:
 
 
 def shares_of(best: Ints, candidates: Ints) -> Floats:
-    """(R,) share of each request's `best` (R, K) ads among its `candidates` (R, C); -1 is no ad, NaN where there is no best.
-
-    O(R K C) time and memory.
-    """
-    wanted = best >= 0
-    there = (best[:, :, None] == candidates[:, None, :]).any(axis=2) & wanted
+    """(R,) share of each request's `best` (R, K) ads among its `candidates` (R, C); -1 is no ad, NaN where there is no best."""
+    wanted, row = best >= 0, np.arange(len(best))[:, None]
+    span = max(int(best.max(initial=0)), int(candidates.max(initial=0))) + 1
+    there = np.isin(row * span + best, (row * span + candidates)[candidates >= 0]) & wanted
     count = wanted.sum(axis=1)
     shares: Floats = np.where(count > 0, there.sum(axis=1) / np.maximum(count, 1), np.nan)
     return shares

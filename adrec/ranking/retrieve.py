@@ -6,17 +6,12 @@ the matrix product. The threshold is the k-th best so far; before the first bloc
 enough that more than k ads will almost surely beat it. Where fewer do, the requests are searched again without a guess, so the
 result is exact for any data. Products lie ads by requests, so that the maximum of a group is taken over whole rows. Memory:
 one (ads, requests) block of products.
-
-Where the processor multiplies whole or short numbers faster, a block is screened in them first: what comes within the rounding
-error of the threshold is multiplied again in float32, and only that product counts. A few requests wait for the memory: int8
-is a quarter to read. Many wait for the arithmetic: bfloat16 has twice as much. It is scalar quantisation with re-ranking
-(Douze et al. 2024, The Faiss library), made exact by the bound.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,15 +25,6 @@ _GROUP = 16
 _CELLS, _LEAST_ADS = 1_048_576, 2_048  # products of a block: they stay in the processor's cache
 _SAMPLE_EVERY = 32  # the sample that guesses a threshold is every 32nd ad: 3 % more products
 _LOWEST = float("-inf")
-_FEW_REQUESTS, _MANY_REQUESTS = 16, 64  # up to the first are screened in int8, from the second in bfloat16
-_STEPS = 127  # of int8 on either side of 0
-_ARITHMETIC = 1e-5  # what float32 arithmetic may add to a bound, in units of the two norms
-_BFLOAT16 = 3.1 * 2**-8
-"""Rounding of a bfloat16 product, in units of the two norms: 2^-8 (8 bits of precision) for each factor and for the result."""
-_SCREENED_WIDTH = 64  # for few requests; narrower vectors are read in no time
-_GROUPS_FOR_EACH = 4  # groups of a block for each ad wanted, so that few of the best share a group
-_SCREEN_PASSES = {"int8": 24, "bfloat16": 64}
-"""One in so many products may pass the screen; where more do, rounding hides the order and it is left off."""
 
 
 class Retrieved(NamedTuple):
@@ -48,47 +34,13 @@ class Retrieved(NamedTuple):
     similarity: Floats  # (R, K) float32 inner products, -inf where ad is -1
 
 
-class _Rounded(NamedTuple):
-    """N vectors as whole numbers of steps: `codes` times `steps` is at most `errors` (in norm) away from them."""
-
-    codes: torch.Tensor  # (N, D) int8
-    steps: torch.Tensor  # (N,)
-    errors: torch.Tensor  # (N,)
-    norms: torch.Tensor  # (N,) of `codes` times `steps`
-
-    @classmethod
-    def of(cls, vectors: torch.Tensor) -> "_Rounded":
-        codes = torch.empty(vectors.shape, dtype=torch.int8)
-        steps, errors, norms = (torch.empty(len(vectors)) for _ in range(3))
-        for start in range(0, len(vectors), _LEAST_ADS):  # a catalogue twice in float32 may not fit
-            rows = slice(start, start + _LEAST_ADS)
-            part = vectors[rows]
-            largest = part.abs().amax(dim=1)
-            steps[rows] = torch.where(largest > 0, largest / _STEPS, 1.0)
-            near = (part / steps[rows, None]).round_()
-            codes[rows] = near
-            near *= steps[rows, None]
-            errors[rows], norms[rows] = torch.linalg.vector_norm(part - near, dim=1), torch.linalg.vector_norm(near, dim=1)
-        return cls(codes, steps, errors, norms)
-
-
 class ExactIndex:
-    """Ads (A, D) float32, finite, ready to be searched exactly by inner product. Takes a quarter more memory than they do."""
+    """Ads (A, D) float32, finite, searched exactly by inner product."""
 
     def __init__(self, ads: Floats) -> None:
         if ads.ndim != 2:
             raise ValueError(f"ads {ads.shape} must be (A, D)")
         self.ads = torch.from_numpy(np.ascontiguousarray(ads, dtype=np.float32))
-
-    @cached_property
-    def rounded(self) -> "_Rounded":
-        """The ads in int8, made when few requests first search a catalogue of some size."""
-        return _Rounded.of(self.ads)
-
-    @property
-    def screens_few(self) -> bool:
-        """Whether a few requests are screened in int8."""
-        return self.ads.shape[1] >= _SCREENED_WIDTH and _multiplies_int8()
 
     def search(
         self,
@@ -147,28 +99,10 @@ class _Search:
         self.columns = (queries if len(queries) > 1 else queries.repeat(2, 1)).T
         # Reused over the blocks of ads: allocating it anew costs a good part of the product.
         self.products = torch.empty(min(ad_block, len(self.ads)), self.columns.shape[1])
-        self.screen = self._choose_screen()
-        self.norms = torch.linalg.vector_norm(queries, dim=1)
-        if self.screen == "int8":
-            ads, self.coarse = index.rounded, _Rounded.of(queries)
-            # |q a - q' a'| <= |q| |a - a'| + |q - q'| |a'|, where q' and a' are the rounded ones
-            margin = self.norms * ads.errors.max() + (self.coarse.errors + _ARITHMETIC * self.norms) * ads.norms.max()
-            self.margin = margin / self.coarse.steps
-        elif self.screen == "bfloat16":
-            self.coarse_queries, self.coarse_products = queries.bfloat16(), self.products.bfloat16()
-
-    def _choose_screen(self) -> Literal["int8", "bfloat16"] | None:
-        if len(self.queries) >= _MANY_REQUESTS:
-            return "bfloat16" if _multiplies_bfloat16() else None
-        if len(self.queries) > _FEW_REQUESTS:
-            return None
-        enough = len(self.products) // _GROUP >= _GROUPS_FOR_EACH * self.k
-        return "int8" if enough and self.index.screens_few else None
 
     def run(self) -> tuple[Ints, Floats]:
         """(R, K) ads and (R, K) values, best first."""
-        # Rounded products of a block tell few requests what the k-th best is at least: no need to guess.
-        guess = self._guess() if self.screen != "int8" else torch.full((len(self.queries),), _LOWEST)
+        guess = self._guess()
         ads, values = self._one_pass(guess)
         short = np.flatnonzero((values[:, -1] == _LOWEST) & (guess.numpy() > _LOWEST))
         if len(short):
@@ -201,57 +135,8 @@ class _Search:
         best = _Best(threshold, self.k)
         for start in range(0, len(self.ads), self.ad_block):
             columns = slice(start, min(start + self.ad_block, len(self.ads)))
-            passed = self._screened(columns, best.threshold) if self.screen is not None else None
-            if passed is None:
-                best.add(self._multiply(columns), start)
-            else:
-                best.enter(*passed)
+            best.add(self._multiply(columns), start)
         return best.finish()
-
-    def _screened(self, columns: slice, threshold: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
-        """Ads, requests and products above `threshold` (R,) among the ads `columns`; None where a screen is of no use."""
-        by_int8 = self.screen == "int8"
-        block, needed = self._in_int8(columns, threshold) if by_int8 else self._in_bfloat16(columns, threshold)
-        if bool((needed == _LOWEST).any()):
-            return None
-        ad, request = _above(block, needed)
-        if len(ad) * _SCREEN_PASSES["int8" if by_int8 else "bfloat16"] > block.numel():
-            self.screen = None
-            return None
-        value = self._products_of(self.ads[columns], ad, request)
-        kept = value > threshold[request]
-        return ad[kept] + columns.start, request[kept], value[kept]
-
-    def _in_int8(self, columns: slice, threshold: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rounded products (a, R) in units of each request's own step, and what must be more than that (R,)."""
-        rounded = self.index.rounded
-        whole = torch._int_mm(self.coarse.codes, rounded.codes[columns].T).T
-        block = torch.mul(whole, rounded.steps[columns, None], out=self.products[: len(whole), : len(self.queries)])
-        self._mask(block, columns)
-        needed = threshold / self.coarse.steps - self.margin
-        maxima = _group_maxima(block)
-        if len(maxima) >= self.k:
-            # k ads have at least this rounded product; the k-th best is one margin below at most, its own rounded one two.
-            kth = torch.topk(maxima, self.k, dim=0).values[-1]
-            needed = torch.maximum(needed, kth - 2 * self.margin)
-        return block, torch.nextafter(needed, torch.full_like(needed, _LOWEST))
-
-    def _in_bfloat16(self, columns: slice, threshold: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rounded products (a, R), and what must be more than that (R,)."""
-        ads = self.ads[columns]
-        block = torch.mm(ads.bfloat16(), self.coarse_queries.T, out=self.coarse_products[: len(ads)])
-        self._mask(block, columns)
-        return block, threshold - _BFLOAT16 * torch.linalg.vector_norm(ads, dim=1).max() * self.norms
-
-    def _products_of(self, ads: torch.Tensor, ad: torch.Tensor, request: torch.Tensor) -> torch.Tensor:
-        """(n,) float32 products of single pairs."""
-        if len(self.queries) > _FEW_REQUESTS:
-            return (ads[ad] * self.queries[request]).sum(dim=1)
-        value = torch.empty(len(ad))
-        for number, query in enumerate(self.queries):  # no need to lay a query beside every ad
-            mine = torch.nonzero(request == number).squeeze(1)
-            value[mine] = ads.index_select(0, ad[mine]) @ query
-        return value
 
     def _multiply(self, columns: slice) -> torch.Tensor:
         """(a, R) products of the ads `columns`, -inf where not eligible; valid until the next call."""
@@ -342,14 +227,6 @@ def _true(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows and columns of what is true in `mask`: torch.nonzero, a third of its time where little is true."""
     places = torch.from_numpy(np.flatnonzero(mask.numpy()))
     return places // mask.shape[1], places % mask.shape[1]
-
-
-def _multiplies_bfloat16() -> bool:
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # torch asks its own kernels so
-
-
-def _multiplies_int8() -> bool:
-    return bool(torch.cpu._is_vnni_supported())  # without it, sums of products may saturate
 
 
 def merge_channels(channels: list[Ints], k: int, shares: Sequence[float] | None = None) -> Ints:

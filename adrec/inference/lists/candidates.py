@@ -14,20 +14,17 @@ from adrec.data.examples import Examples
 from adrec.errors import DataError
 from adrec.inference.lists.catalogue import AdColumns, segment
 from adrec.inference.lists.vectors import mean_of_history
-from adrec.ranking.approximate import ApproximateIndex
 from adrec.ranking.arrays import Bools, Floats, Ints
 from adrec.ranking.constraints import Asking, Rules
 from adrec.ranking.neighbours import Neighbours, best_of_each
+from adrec.ranking.pool import Pool
 from adrec.ranking.retrieve import ExactIndex, merge_channels
 
 EXACT_UP_TO = 2_000_000
 """Largest catalogue that `auto` searches exactly: a pass of 256 requests over it takes about a second on two cores."""
 HNSW_UP_TO = 5_000_000
 """Largest catalogue for which `auto` builds an HNSW graph, whose links outgrow the vectors; above it, IVF-PQ."""
-RECALL_TARGET, RECALL_SAMPLE = 0.98, 100
-"""Approximate search works harder until it finds this share of the exact result, on so many requests."""
-
-_OVERFETCH = 4  # candidates asked of an approximate index for each one wanted, before the rules drop some
+_OVERFETCH = 4  # ads near single clicks that are compared with the mean too, for each one wanted
 
 
 class Found(NamedTuple):
@@ -58,20 +55,15 @@ class Finder:
         self._popularity = np.log1p(np.asarray(clicks, dtype=np.float32))[:, None]
         self.rules = [ads.rules(policy) for policy in policies]
         self._seed, self._shares = seed, shares or {}
-        self._indexes: dict[str, ApproximateIndex] = {}
         self._exact_indexes: dict[str, ExactIndex] = {}
+        self._pools: list[tuple[Bools, str, Pool]] = []
         self._neighbours: list[tuple[Bools, Neighbours]] = []
-        self.recall: dict[str, float] = {}
-        """Recall that approximate search reached when it was tuned, by method."""
 
     def prepare(self) -> None:
-        """Round the vectors that policies search exactly, which else the first few requests would wait for."""
-        for policy in self.policies:
-            exact = {"text", "model"} if method_for(policy.retrieval, len(self.ads)) == "exact" else {"text"}
-            for channel in exact.intersection(policy.retrieval.channels):
-                index = self._exact(channel)
-                if index.screens_few:
-                    _ = index.rounded
+        """Make the indexes that policies search, which else the first requests would wait for."""
+        for index, policy in enumerate(self.policies):
+            if "model" in policy.retrieval.channels:
+                self._pool(index)
 
     def find(self, requests: pa.Table, examples: Examples, vectors: Floats, policy: Ints, given: Ints | None = None) -> Found:
         """Candidates of each of R requests under its policy. vectors: (R, D) users; given: (R, C) what to choose from."""
@@ -86,7 +78,7 @@ class Finder:
                     ad[mine, : one.retrieval.candidates] = found
                 else:
                     asking = self.asking(index, examples, mine, words.take(pa.array(mine)))
-                    ad[mine] = _kept(self.rules[index][0], asking, given[mine])
+                    ad[mine] = self.rules[index][0].kept(asking, given[mine])
         product = np.einsum("rcd,rd->rc", self.ad_vectors[np.maximum(ad, 0)], vectors)
         return Found(ad, np.where(ad >= 0, product, np.nan))
 
@@ -118,7 +110,7 @@ class Finder:
         words = words.take(pa.array(rows))
         asking = self.asking(index, examples, rows, words)
         of_channel = {
-            "model": lambda: self._by_model(retrieval, vectors[rows], asking, rules),
+            "model": lambda: self._by_model(index, vectors[rows], asking),
             "query": lambda: self._by_query(retrieval.candidates, words, asking, rules),
             "text": lambda: self._by_text(index, examples, rows, asking, words),
             "popular": lambda: self._by_popularity(retrieval.candidates, asking, rules),
@@ -138,16 +130,28 @@ class Finder:
         known = {str(name): shares[name] for name in retrieval.channels if name in shares}
         return known if len(known) == len(retrieval.channels) and any(known.values()) else {}
 
-    def _by_model(self, retrieval: Retrieval, vectors: Floats, asking: Asking, rules: Rules) -> Ints:
-        method = method_for(retrieval, len(self.ads))
-        if method == "exact":
-            return self._exact("model").search(vectors, retrieval.candidates, eligible=partial(rules.eligible, asking)).ad
-        if method not in self._indexes:
-            index = self._indexes[method] = ApproximateIndex(self.ad_vectors, method, seed=self._seed)
-            sample = vectors[:RECALL_SAMPLE]
-            self.recall[method] = index.tune(sample, retrieval.candidates, target=RECALL_TARGET)
-        ad = self._indexes[method].search(vectors, _OVERFETCH * retrieval.candidates).ad
-        return _kept(rules, asking, ad)[:, : retrieval.candidates]
+    def _by_model(self, index: int, vectors: Floats, asking: Asking) -> Ints:
+        return self._pool(index).search(vectors, self.policies[index].retrieval.candidates, self.rules[index][0], asking)
+
+    def _pool(self, index: int) -> Pool:
+        """One for all policies that allow the same ads and search them in the same way."""
+        allowed = self.rules[index][0].allowed
+        method = method_for(self.policies[index].retrieval, int(allowed.sum()))
+        for mask, of_method, pool in self._pools:
+            if of_method == method and np.array_equal(mask, allowed):
+                return pool
+        pool = Pool(self._exact("model"), allowed, None if method == "exact" else method, seed=self._seed)
+        self._pools.append((allowed.copy(), method, pool))
+        return pool
+
+    @property
+    def recall(self) -> dict[str, float]:
+        """Method of approximate search → the least recall that it reached under the rules of a policy."""
+        reached: dict[str, float] = {}
+        for _, method, pool in self._pools:
+            if pool.recall is not None:
+                reached[method] = min(pool.recall, reached.get(method, 1.0))
+        return reached
 
     def _exact(self, channel: str) -> ExactIndex:
         """The catalogue's vectors of a channel, made ready when they are first searched."""
@@ -219,13 +223,6 @@ class Finder:
         best: Ints = np.full((len(words), k), -1, dtype=np.int64)
         best[row[place < k], place[place < k]] = ad[place < k]
         return best
-
-
-def _kept(rules: Rules, asking: Asking, ad: Ints) -> Ints:
-    """(R, C) the ads that the rules let through, in order, then -1."""
-    request = np.repeat(np.arange(len(ad)), ad.shape[1])
-    kept = (rules.pairs(asking, request, np.maximum(ad.ravel(), 0)) & (ad.ravel() >= 0)).reshape(ad.shape)
-    return np.take_along_axis(np.where(kept, ad, -1), np.argsort(~kept, axis=1, kind="stable"), axis=1)
 
 
 def method_for(retrieval: Retrieval, ads: int) -> Literal["exact", "hnsw", "ivfpq"]:
