@@ -99,7 +99,16 @@ def run(config: ExplainConfig, terminal: Terminal) -> ExplainResult | OverallRes
     if config.overall:
         return explain_overall(config, terminal)
     device = "cpu" if config.device == "auto" else config.device
-    predictor = Predictor.load(config.bundle, device=device, cache=config.cache)
+    result = explained(config, Predictor.load(config.bundle, device=device, cache=config.cache), terminal)
+    with folder_aside(config.output, EXPLANATION) as folder:
+        (folder / "explanations.json").write_text(json.dumps(result.as_dict(), ensure_ascii=False, indent=1), encoding="utf-8")
+        (folder / "explanations.html").write_text(_page(result), encoding="utf-8")
+        save_config(config, folder / "config.yaml")
+    return result
+
+
+def explained(config: ExplainConfig, predictor: Predictor, terminal: Terminal) -> ExplainResult:
+    """The first rows that fit, explained; nothing is written. Raises DataError where none does."""
     source = open_source(config, predictor)
     explainer = Explainer(predictor, source.catalogs, titles_of(source.ads))
     rows = []
@@ -111,12 +120,7 @@ def run(config: ExplainConfig, terminal: Terminal) -> ExplainResult | OverallRes
             advance(1)
     if not rows:
         raise DataError(f"no row of user_id={config.user_id or 'any'} and ad_id={config.ad_id or 'any'} among the rows given.")
-    result = ExplainResult(rows, str(config.output))
-    with folder_aside(config.output, EXPLANATION) as folder:
-        (folder / "explanations.json").write_text(json.dumps(result.as_dict(), ensure_ascii=False, indent=1), encoding="utf-8")
-        (folder / "explanations.html").write_text(_page(result), encoding="utf-8")
-        save_config(config, folder / "config.yaml")
-    return result
+    return ExplainResult(rows, str(config.output))
 
 
 def _wanted(config: ExplainConfig, source: Source) -> Iterable[Any]:

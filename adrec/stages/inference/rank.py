@@ -100,8 +100,8 @@ class RankResult:
         yield from recall_table(self.candidate_recall)
 
 
-def run(config: RankConfig, terminal: Terminal) -> "RankResult | Told":
-    """Rank every request, or tell the fate of one ad."""
+def run(config: RankConfig, terminal: Terminal, predictor: Predictor | None = None) -> "RankResult | Told":
+    """Rank every request, or tell the fate of one ad. `predictor` is the config's bundle where it is loaded already."""
     if config.output == STANDARD_OUTPUT and config.why is None:
         terminal.leave_stdout()
         with tempfile.TemporaryDirectory(prefix="adrec-lists-") as folder:
@@ -110,7 +110,7 @@ def run(config: RankConfig, terminal: Terminal) -> "RankResult | Told":
             return replace(result, output=STANDARD_OUTPUT) if isinstance(result, RankResult) else result
     policies = _policies(config)
     prepared = open_prepared(config.prepared) if config.prepared is not None else None
-    predictor = Predictor.load(config.bundle, device=config.device)
+    predictor = predictor or Predictor.load(config.bundle, device=config.device)
     _refuse_unnamed(config, predictor)
     with tempfile.TemporaryDirectory(prefix="adrec-requests-") as folder:
         if config.requests is not None:
