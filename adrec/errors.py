@@ -1,6 +1,9 @@
 """Faults a user can mend. Each message names what is wrong, where, and the fix; the CLI prints it as it stands."""
 
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -31,6 +34,40 @@ class BundleError(AdrecError):
 
 class ResourceError(AdrecError):
     """The machine lacks something: disk space, a writable folder, an optional package, a device."""
+
+
+_CONCEALED: ContextVar[bool] = ContextVar("concealed", default=False)
+_QUOTED = re.compile(r"""'[^'\n]*'|"[^"\n]*\"""")
+
+
+@contextmanager
+def concealed(wanted: bool = True) -> Iterator[None]:
+    """Within it, data is personal: no message shows a cell, and a fault of ours is logged without its message."""
+    token = _CONCEALED.set(wanted or _CONCEALED.get())
+    try:
+        yield
+    except Exception as error:
+        if _CONCEALED.get():
+            error.__dict__["concealed"] = True
+        raise
+    finally:
+        _CONCEALED.reset(token)
+
+
+def is_concealed(error: Exception | None = None) -> bool:
+    """Whether data is personal here, or was where `error` came from."""
+    return _CONCEALED.get() if error is None else bool(error.__dict__.get("concealed", False))
+
+
+def listed(names: Iterable[str], most: int = 300) -> str:
+    """Names of columns for a message; only how many where data is personal, for a file without a header has a row there."""
+    names = [name for name in names if not name.startswith("source_")]
+    return f"{len(names)} that are not shown" if _CONCEALED.get() else ", ".join(names)[:most]
+
+
+def without_cells(text: str) -> str:
+    """Another program's message, without what it quotes where data is personal."""
+    return _QUOTED.sub("'…'", text) if _CONCEALED.get() else text
 
 
 def visible(text: str) -> str:

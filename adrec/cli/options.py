@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adrec.errors import AdrecError, visible
+from adrec.errors import AdrecError, is_concealed, visible
 from adrec.urls import is_remote, shown
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class faults_shown:
             raise typer.Exit(1) from None
         if isinstance(error, Exception):
             log = _write_crash_log(error)
-            what = f"{type(error).__name__}: {error}"
+            what = type(error).__name__ if is_concealed(error) else f"{type(error).__name__}: {error}"
             typer.echo(visible(f"error: adrec failed in a way it should not ({what}). Please report {log}."), err=True)
             raise typer.Exit(1) from None
 
@@ -116,7 +116,10 @@ def _write_crash_log(error: Exception) -> str:
     import traceback
 
     with tempfile.NamedTemporaryFile("w", prefix="adrec-crash-", suffix=".log", delete=False, encoding="utf-8") as handle:
-        handle.write("".join(traceback.format_exception(error)))
+        if is_concealed(error):  # what it says, and what its sources say, may be cells of a log
+            handle.write("".join([*traceback.format_tb(error.__traceback__), type(error).__name__]))
+        else:
+            handle.write("".join(traceback.format_exception(error)))
         return handle.name
 
 

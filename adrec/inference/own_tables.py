@@ -17,7 +17,7 @@ from adrec.data.disk.engine import columns_of, fetch, name, open_memory_engine, 
 from adrec.data.disk.tables import parquet_schema, read_table, write_table
 from adrec.data.features import FeatureSet
 from adrec.data.prepared import Prepared
-from adrec.errors import DataError
+from adrec.errors import DataError, concealed
 from adrec.inference.known import CLICKS
 from adrec.inference.packing import ClickModel
 from adrec.inference.rows import with_texts
@@ -138,7 +138,9 @@ def _stage(
     columns: Mapping[str, str | list[str]] | None = None,
     known_ads: pa.Array | None = None,
 ) -> None:
-    if not target.exists():
+    if target.exists():
+        return
+    with concealed(form.pseudonymised or form.mask_contacts):
         stage_file(
             table, target, spec, form.tables.get(label, TableForm()),
             key=key, columns=columns, roles=roles, privacy=form.privacy(), known_ads=known_ads,

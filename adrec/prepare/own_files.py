@@ -27,7 +27,7 @@ from adrec.data.arrays import places
 from adrec.data.disk.engine import columns_of, name, one_row, open_engine, readable_faults
 from adrec.data.disk.writing import write_aside
 from adrec.data.shape import LogShape
-from adrec.errors import ConfigError, DataError
+from adrec.errors import ConfigError, DataError, is_concealed, listed
 from adrec.prepare.build import extras_of
 from adrec.prepare.sources import RawTable
 from adrec.prepare.sources.files import find_files, format_of
@@ -37,6 +37,7 @@ from adrec.prepare.staging.privacy import KEY_VARIABLE, Privacy
 from adrec.prepare.staging.quarantine import unread_lines
 from adrec.prepare.staging.roles import Roles, roles_of
 from adrec.prepare.staging.validate import BITS, UNKNOWN_AD, Check, Rejected, masks, plan_columns
+from adrec.prepare.text.contacts import masked
 from adrec.schema import ADS, USERS, TableSpec
 
 _OF_FILES = ("format", "delimiter", "quote", "escape", "encoding", "header", "skip_lines", "sheet")
@@ -75,6 +76,8 @@ class LogForm:
     pseudonymised: bool = False
     has: LogShape = field(default_factory=LogShape)
     """what it names, and so must new rows of it"""
+    phone_regions: tuple[str, ...] = ()
+    """countries whose phone numbers were masked without a country code"""
 
     def needed_by(self, spec: TableSpec) -> TableSpec:
         """The contract of new rows: they say who, what and when where the log does."""
@@ -105,6 +108,7 @@ class LogForm:
             privacy.mask_contacts,
             privacy.pseudonymise,
             has,
+            tuple(privacy.phone_regions) if privacy.mask_contacts else (),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -115,6 +119,7 @@ class LogForm:
             "mask_contacts": self.mask_contacts,
             "pseudonymised": self.pseudonymised,
             "has": self.has.as_dict(),
+            "phone_regions": list(self.phone_regions),
         }
 
     @classmethod
@@ -126,11 +131,20 @@ class LogForm:
             stored["mask_contacts"],
             stored["pseudonymised"],
             LogShape.of(stored),
+            tuple(stored.get("phone_regions", ())),
         )
 
     def privacy(self) -> PrivacySettings:
         """What is done to new files: contacts are masked as in the log, ids are pseudonyms where the key is at hand."""
-        return PrivacySettings(pseudonymise=self.pseudonymised and KEY_VARIABLE in os.environ, mask_contacts=self.mask_contacts)
+        return PrivacySettings(
+            pseudonymise=self.pseudonymised and KEY_VARIABLE in os.environ,
+            mask_contacts=self.mask_contacts,
+            phone_regions=list(self.phone_regions),
+        )
+
+    def masked(self, texts: Sequence[str | None]) -> list[str | None]:
+        """Texts that somebody typed, as the log's were masked."""
+        return masked(pa.array(texts, pa.string()), self.phone_regions).to_pylist() if self.mask_contacts else list(texts)
 
 
 def stage_file(
@@ -284,7 +298,7 @@ class _Reader:
         checks, known = [*self.checks, unknown], columns_of(self.connection, self.raw.view)
         for number, (rows, place) in sorted(faults.items()):
             check, value = checks[number], None
-            if check.column in known and check.column not in self.hidden:
+            if check.column in known and check.column not in self.hidden and not is_concealed():
                 cell = f"left(CAST({name(check.column)} AS VARCHAR), 60)"
                 query = f"SELECT {cell} AS v FROM {self.raw.view} WHERE source_order = {place['source_order']}"
                 value = one_row(self.connection, query)["v"] or None
@@ -298,7 +312,7 @@ class _Reader:
         if not lacking:
             return
         theirs = [self.raw.reading.own_names.get(column, column) for column in found]
-        known = ", ".join(theirs[:12]) + (", ..." if len(theirs) > 12 else "")
+        known = listed(theirs[:12]) + (", ..." if len(theirs) > 12 else "")
         where = "columns" if self.key in {"impressions", "requests"} else f"{self.key}.columns"
         lines = [
             f"{self.raw.files[0]}: column '{column}' is missing. Columns: {known}. Say what it is called: `--set "

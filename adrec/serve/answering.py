@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from adrec.errors import AdrecError
 from adrec.ranking.ledger import Ledger
 from adrec.schema import NOBODY
 from adrec.serve.intake import Asked, Place, RefusedError, Row
@@ -42,7 +41,7 @@ def answers(
         try:
             asked.append(read(item))
             told.append(None)
-        except AdrecError as error:
+        except Exception as error:  # its own, foreseen or not
             told.append(error)
     answered = iter(in_rounds(asked, described_in, answer))
     return [next(answered) if fault is None else fault for fault in told]

@@ -5,6 +5,7 @@ A value of another type than its column is a fault of the request that brought i
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from math import isfinite
 from typing import Any
 
 import pyarrow as pa
@@ -114,9 +115,12 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 def _number(value: Any) -> float:
     try:
-        return float(value)
+        number = float(value)
     except (ValueError, OverflowError):
         raise ValueError("a number is expected") from None
+    if not isfinite(number):
+        raise ValueError("a finite number is expected")
+    return number
 
 
 def _moment(value: Any) -> int:

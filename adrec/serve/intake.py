@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from adrec.config.inference.serve import Challenger
-from adrec.errors import DataError
+from adrec.errors import DataError, visible
 from adrec.schema import NOBODY
 from adrec.serve.arms import Arm, arm_of
 from adrec.serve.columns import Columns, refused_name
@@ -142,7 +142,8 @@ class _Reading:
             self.fault(f"{where}.ad_id", f"'{row.ad_id}' is not in the catalogue. PUT /v1/ads/{{id}} adds it", 400)
         user = users.get(named) or UserIn.model_construct(user_id=named)
         context = self._cells(row.context, live.context_columns, f"{where}.context")
-        return Row(user, named, ad_id, micros(row.shown_at), row.scenario, row.query, context, arm)
+        [query] = live.predictor.packed.form.masked([row.query])
+        return Row(user, named, ad_id, micros(row.shown_at), row.scenario, query, context, arm)
 
     def request(self, request: RankUser, where: str) -> Row:
         """One request for a list."""
@@ -150,8 +151,9 @@ class _Reading:
         named = self._name(request, live, where)
         context = self._cells(request.context, live.context_columns, f"{where}.context")
         candidates = None if request.candidates is None else self._candidates(request.candidates, live, where)
+        [query] = live.predictor.packed.form.masked([request.query])
         return Row(
-            self._typed(request, where), named, NOBODY, micros(request.shown_at), request.scenario, request.query, context, arm,
+            self._typed(request, where), named, NOBODY, micros(request.shown_at), request.scenario, query, context, arm,
             candidates, request.top_n,
         )  # fmt: skip
 
@@ -173,8 +175,10 @@ class _Reading:
             self._note(
                 f"{where}.history", f"{len(unknown):,} of {len(user.history or ()):,} are not in the catalogue ({unknown[0]})"
             )
+        masked = live.predictor.packed.form.masked
+        interests = None if user.interests is None else [word or "" for word in masked(user.interests)]
         return UserIn.model_construct(
-            user_id=user.user_id or NOBODY, history=user.history, interests=user.interests, features=features
+            user_id=user.user_id or NOBODY, history=user.history, interests=interests, features=features
         )
 
     def _cells(self, values: dict[str, Any], columns: Columns, where: str) -> dict[str, Any]:
@@ -205,7 +209,7 @@ class _Reading:
         return rows
 
     def _note(self, where: str, what: str) -> None:
-        self._notes.append(Place(where.lstrip("."), what))
+        self._notes.append(Place(visible(where.lstrip(".")), visible(what)))
 
 
 def _described(user: UserIn) -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ pytest.importorskip("fastapi")
 import raw_worlds
 import worlds
 from fastapi.testclient import TestClient
+from pydantic_core import to_json
 
 from adrec.config.inference.serve import ServeConfig
 from adrec.serve.app import create_app
@@ -92,6 +93,8 @@ BAD = [
     one("u5", "a1", context={"position": ["x"]}),
     one("u5", "a1", context={"position": 0}),
     one("u5", "a1", context={"price_seen": "dear"}),
+    one("u5", "a1", context={"price_seen": "1e999"}),
+    one("u5", "a1", context={"position": "NaN"}),
     one("u5", "a1", context={"shelf": ["1"]}),
     one("u5", "a1", context={"query": 5}),
     one("u5", "a1", context={"scenario": "search"}),
@@ -199,6 +202,7 @@ def test_a_bad_candidate_is_told_and_the_list_is_that_of_the_others(engine):
     assert [ad["score"] for ad in mixed["lists"][0]["ads"]] == [ad["score"] for ad in good["lists"][0]["ads"]]
     assert [note["where"] for note in mixed["notes"]] == [f"requests.0.candidates.{place}" for place in (1, 3, 4, 5, 7)]
     assert lists(["nothing"])["lists"][0]["ads"] == []
+    assert to_json(mixed)  # what is told can be told
 
 
 def test_a_candidate_without_a_finite_score_is_left_out(engine, monkeypatch):

@@ -167,7 +167,9 @@ class PrivacySettings(Config):
     key_file: ConfigPath | None = None
     """File with the key, instead of the variable."""
     mask_contacts: bool = False
-    """Replace e-mail addresses and phone numbers in all free text by [EMAIL] and [PHONE]."""
+    """Replace e-mail addresses and phone numbers in all free text by [EMAIL] and [PHONE]; a text that has one is cleaned."""
+    phone_regions: list[Annotated[str, Field(pattern="^[A-Z]{2}$")]] = ["CN", "US", "GB"]
+    """Countries whose phone numbers are known when they are written without a country code, as two letters of ISO 3166."""
     drop_before: Moment | None = None
     """Retention: rows shown before this moment are left out."""
     k_anonymity: Quasi | None = None

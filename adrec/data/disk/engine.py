@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from adrec.errors import AdrecError, DataError, ResourceError
+from adrec.errors import AdrecError, DataError, ResourceError, without_cells
 
 _SHARE_OF_MEMORY, _LEAST_MEMORY_GB, _ENGINE_SHARE = 0.25, 0.4, 0.6
 
@@ -183,5 +183,5 @@ def _line(error: BaseException) -> str:
     at = re.search(r"CSV Error on Line: (\d+)", lines[0])
     if at is not None:
         why = next((line for line in lines if line.startswith(_REASONS)), "it is no row of this table")
-        return f"line {int(at.group(1)):,}: {why[:200]}"
-    return lines[0][:240]
+        return f"line {int(at.group(1)):,}: {without_cells(why)[:200]}"
+    return without_cells(lines[0])[:240]

@@ -12,7 +12,7 @@ import duckdb
 from adrec.config.data.preprocess import LeaveLastOutSplit, PreprocessConfig, RollingSplit, TimeSplit, UserSplit
 from adrec.data.disk.engine import columns_of, name, one_row, text
 from adrec.data.shape import LogShape
-from adrec.errors import DataError
+from adrec.errors import DataError, listed
 from adrec.prepare.sources import RawTables
 from adrec.prepare.staging.validate import missing_columns
 from adrec.schema import IMPRESSIONS, NOBODY, TableSpec
@@ -33,7 +33,7 @@ def shape_of(connection: duckdb.DuckDBPyConnection, raw: RawTables, config: Prep
     table = raw.impressions
     columns = {*columns_of(connection, table.view), *table.reading.defaults}
     shape = LogShape(**{part: column in columns for part, column in _COLUMNS.items()})
-    listed = ", ".join(column for column in columns_of(connection, table.view) if not column.startswith("source_"))
+    known = listed(columns_of(connection, table.view))
     faults = []
     for part, column in _COLUMNS.items():
         needs = _needs(raw, config, part, columns) if not getattr(shape, part) else []
@@ -41,7 +41,7 @@ def shape_of(connection: duckdb.DuckDBPyConnection, raw: RawTables, config: Prep
             readers, cures = (" and ".join(dict.fromkeys(words)) for words in zip(*needs, strict=True))
             faults.append(
                 f"{table.files[0]}: column '{column}' is missing, which {readers} need{'s' * (len(needs) == 1)}. Columns: "
-                f"{listed[:300]}. Name it (--set source.impressions.columns.{column}=COLUMN), or {cures}."
+                f"{known}. Name it (--set source.impressions.columns.{column}=COLUMN), or {cures}."
             )
     if faults:
         more = missing_columns(table, IMPRESSIONS, columns_of(connection, table.view), extra)

@@ -7,7 +7,7 @@ import duckdb
 from adrec import schema
 from adrec.config.data.sources import Scalar, TableInput, TablesSource
 from adrec.data.disk.engine import columns_of, name, text
-from adrec.errors import DataError
+from adrec.errors import DataError, listed
 from adrec.prepare.sources.base import RawTable, RawTables, Reading
 from adrec.prepare.sources.files import find_files, read_files
 from adrec.prepare.sources.json_lines import text_items
@@ -71,7 +71,7 @@ def open_table(
         )
     missing = [f"'{column}' (for {ours})" for ours, columns in asked for column in columns if column not in cells]
     if missing:
-        known = ", ".join(column for column in list(cells)[:20] if not column.startswith("source_"))
+        known = listed(list(cells)[:20])
         raise DataError(f"{files[0]}: column {', '.join(missing)} is missing. Columns: {known}. Mend `columns` in the config.")
     selected = [
         f"{_joined(ours, [cells[column] for column in theirs], table)} AS {name(ours)}" for ours, theirs in named.items()

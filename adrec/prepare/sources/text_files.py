@@ -14,7 +14,7 @@ import duckdb
 import numpy as np
 
 from adrec.data.disk.engine import text
-from adrec.errors import DataError
+from adrec.errors import DataError, is_concealed
 from adrec.prepare.sources.json_lines import json_keys
 from adrec.prepare.sources.opening import pieces
 from adrec.prepare.sources.sniffing import encoding_cure, likely_delimiter
@@ -165,7 +165,8 @@ def read_header(file: Path, delimiter: str, quote: str = '"', *, called: Path | 
     other = likely_delimiter([line])
     if len(names) == 1 and other not in {None, delimiter}:
         shown = {"\t": '"\\t"'}.get(str(other), f"'{other}'")
-        raise DataError(f"{where}: row {row}: the header is one name, {line[:60]!r}. Set `delimiter: {shown}` in the config.")
+        told = "" if is_concealed() else f", {line[:60]!r}"
+        raise DataError(f"{where}: row {row}: the header is one name{told}. Set `delimiter: {shown}` in the config.")
     return names
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from adrec.data.disk.engine import fetch, readable_faults
-from adrec.errors import DataError
+from adrec.errors import DataError, is_concealed
 from adrec.prepare.sources.base import RawTable, Reading
 from adrec.prepare.staging.convert import Role
 from adrec.prepare.staging.roles import Roles
@@ -89,7 +89,7 @@ def _refuse(table: pa.Table, found: pa.Table, checks: Sequence[Check], where: st
             continue
         row = int(bad[0])
         value = table[check.column][row].as_py() if check.column in table.column_names else None
-        shown = str(value)[:60] if value is not None else None
+        shown = str(value)[:60] if value is not None and not is_concealed() else None
         lines.append(str(Rejected("", check.column, check.problem, check.fix, len(bad), where, first_row + row + 1, shown)))
     if lines:
         raise DataError("\n".join(lines))

@@ -10,22 +10,22 @@ from collections.abc import Callable
 from typing import Any
 
 import duckdb
+import pyarrow as pa
+from duckdb.func import FunctionNullHandling, PythonUDFType
 
 from adrec.config.data.preprocess import PrivacySettings, Quasi
+from adrec.data.arrays import ends, lengths_of
 from adrec.data.disk.engine import columns_of, name, one_row, text
 from adrec.errors import ConfigError, DataError
+from adrec.prepare.text.contacts import masked
 from adrec.schema import Role, TableSpec
 
 KEY_VARIABLE = "ADREC_PRIVACY_KEY"
 
 _SHORTEST_KEY = 16
 _BLOCK = 64
-_EMAIL = r"[A-Za-z0-9._%+\-]+@[A-Za-z0-9.\-]+\.[A-Za-z]{2,}"
-_PHONE = (
-    r"(?:\+\d{1,3}[ .\-]?)?(?:\(\d{2,4}\)[ .\-]?)?\b\d{2,4}(?:[ .\-]\d{3,4}){2,3}\b"  # +1 415-555-2671, 010 6552 9988
-    r"|\(\d{2,4}\)[ .\-]?\d{3,4}[ .\-]?\d{4}\b"  # (010) 65529988
-    r"|(?:\+86[ \-]?)?\b1[3-9]\d{9}\b|\+\d{8,15}\b"  # 13812345678, +4915112345678
-)
+_MASK = "adrec_masked"
+"""Name of the engine's function that masks a text."""
 
 
 class Privacy:
@@ -34,6 +34,8 @@ class Privacy:
     def __init__(self, connection: duckdb.DuckDBPyConnection, settings: PrivacySettings) -> None:
         """Raises ConfigError where a key is needed and there is none."""
         self._settings = settings
+        if settings.mask_contacts:
+            _register_mask(connection, tuple(settings.phone_regions))
         if settings.pseudonymise:
             key = load_key(settings)
             key = hashlib.sha256(key).digest() if len(key) > _BLOCK else key
@@ -58,8 +60,8 @@ class Privacy:
         if role != "text" or not self._settings.mask_contacts:
             return sql
         if kind == "VARCHAR":
-            return _masked(sql)
-        return f"list_transform({sql}, lambda item: {_masked('item')})" if kind == "VARCHAR[]" else sql
+            return f"{_MASK}({sql})"
+        return f"{_MASK}_each({sql})" if kind == "VARCHAR[]" else sql
 
 
 def load_key(settings: PrivacySettings) -> bytes:
@@ -142,5 +144,19 @@ def _listed(quasi: Quasi) -> str:
     return ", ".join(name(column) for column in quasi.columns)
 
 
-def _masked(sql: str) -> str:
-    return f"regexp_replace(regexp_replace({sql}, {text(_EMAIL)}, '[EMAIL]', 'g'), {text(_PHONE)}, '[PHONE]', 'g')"
+def _register_mask(connection: duckdb.DuckDBPyConnection, regions: tuple[str, ...]) -> None:
+    """Give the engine the functions that mask texts, and lists of them."""
+    known = f"SELECT count(*) AS n FROM duckdb_functions() WHERE function_name = {text(_MASK)}"
+    if one_row(connection, known)["n"]:
+        return
+
+    def each(lists: pa.ChunkedArray | pa.ListArray) -> pa.Array:
+        whole = lists.combine_chunks() if isinstance(lists, pa.ChunkedArray) else lists
+        items = masked(whole.flatten(), regions)
+        return pa.ListArray.from_arrays(pa.array(ends(lengths_of(whole)), pa.int32()), items, mask=whole.is_null())
+
+    arrow, special = PythonUDFType.ARROW, FunctionNullHandling.SPECIAL
+    connection.create_function(
+        _MASK, lambda texts: masked(texts, regions), ["VARCHAR"], "VARCHAR", type=arrow, null_handling=special
+    )
+    connection.create_function(f"{_MASK}_each", each, ["VARCHAR[]"], "VARCHAR[]", type=arrow, null_handling=special)

@@ -8,7 +8,7 @@ import duckdb
 import pyarrow as pa
 
 from adrec.data.disk.engine import columns_of, name, one_row, parquet, text
-from adrec.errors import DataError
+from adrec.errors import DataError, is_concealed
 from adrec.prepare.output.entities import write_batches
 from adrec.prepare.sources import RawTable
 from adrec.prepare.sources.malformed import LINE, NOT_UTF8
@@ -43,7 +43,7 @@ def faults_of(
         if not first["n"]:
             continue
         value = None
-        if check.column in known and check.column not in hidden:
+        if check.column in known and check.column not in hidden and not is_concealed():
             cell = f"left(CAST({name(check.column)} AS VARCHAR), 60)"
             query = f"SELECT {cell} AS v FROM {raw.view} WHERE source_order = {first['at']}"
             value = one_row(connection, query)["v"] or None

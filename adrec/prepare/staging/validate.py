@@ -10,7 +10,7 @@ import duckdb
 
 from adrec.data.counts import counts_among
 from adrec.data.disk.engine import columns_of, name, one_row, text
-from adrec.errors import DataError
+from adrec.errors import DataError, listed
 from adrec.prepare.sources import RawTable
 from adrec.prepare.sources.malformed import lines_of, refuse_lone_quotes
 from adrec.prepare.staging.convert import (
@@ -278,11 +278,11 @@ def refuse_missing(raw: RawTable, spec: TableSpec, found: Mapping[str, str], ext
 def missing_columns(raw: RawTable, spec: TableSpec, found: Mapping[str, str], extra: Sequence[str]) -> list[str]:
     """A line for each of the required columns, and those of `extra`, that the table lacks."""
     faults = []
-    known = ", ".join(column for column in found if not column.startswith("source_"))
+    known = listed(found)
     for flag, (column, _) in raw.reading.at_least.items():
         if column not in found:
             faults.append(
-                f"{raw.files[0]}: column '{column}' is missing, of which at_least makes '{flag}'. Columns: {known[:300]}. "
+                f"{raw.files[0]}: column '{column}' is missing, of which at_least makes '{flag}'. Columns: {known}. "
                 "Mend `at_least` in the config."
             )
         elif flag in found:
@@ -294,12 +294,12 @@ def missing_columns(raw: RawTable, spec: TableSpec, found: Mapping[str, str], ex
                 if column in spec
                 else ("Mend the config that names it.")
             )
-            faults.append(f"{raw.files[0]}: column '{column}' is missing ({spec.name} need it). Columns: {known[:300]}. {fix}")
+            faults.append(f"{raw.files[0]}: column '{column}' is missing ({spec.name} need it). Columns: {known}. {fix}")
     counted = counts_among({*found, *raw.reading.defaults, *raw.reading.at_least})
     if spec.key is None and counted and COUNTS[0] not in counted:
         faults.append(
             f"{raw.files[0]}: column '{COUNTS[0]}' is missing: `{counted[0]}` counts of how many impressions? Name it under "
-            f"`columns` ({COUNTS[0]}: <its name in the file>), or map `click` to a column of 0 and 1. Columns: {known[:300]}."
+            f"`columns` ({COUNTS[0]}: <its name in the file>), or map `click` to a column of 0 and 1. Columns: {known}."
         )
     return list(dict.fromkeys(faults))
 

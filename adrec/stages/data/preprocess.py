@@ -19,7 +19,7 @@ from adrec.data.disk.outputs import PREPARED, files_of
 from adrec.data.disk.tables import parquet_schema
 from adrec.data.disk.writing import folder_aside
 from adrec.data.prepared import FORMAT, shards_of
-from adrec.errors import AdrecError, DataError
+from adrec.errors import AdrecError, DataError, concealed
 from adrec.prepare.build import Built, build, extras_of, work_folder
 from adrec.prepare.log.append import CannotAppendError, Earlier, check_described, link_shards, plan_append
 from adrec.prepare.log.carried import save_carried
@@ -89,7 +89,8 @@ def run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
     Nothing is done where neither inputs nor config have changed. New files of impressions are appended where that
     gives the same as building everything (docs/preprocess.md says when).
     """
-    result = _run(config, terminal)
+    with concealed(config.privacy.pseudonymise or config.privacy.mask_contacts):
+        result = _run(config, terminal)
     for finding in result.manifest["findings"]:
         terminal.warn(finding["message"])
     return result
