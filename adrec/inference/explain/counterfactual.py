@@ -1,4 +1,4 @@
-"""What the score would be without one click, all clicks, the interests or the query, or were the ad of another category.
+"""What the score would be without one click, all clicks, the interests, the query or the slot, or in another category.
 
 Each change is scored by the whole bundle, trees and calibration included. Counters stay as they are: they are facts of the log.
 """
@@ -18,7 +18,7 @@ class Change:
     """One change to a row and the score it gives."""
 
     kind: str
-    """click, skipped, clicks (all of them), interests or query: taken away; category: swapped"""
+    """click, skipped, clicks (all of them), interests, query or slot: taken away; category: swapped"""
     name: str
     """ad_id of the click, else what is taken away, or the new category"""
     value: str
@@ -44,7 +44,15 @@ def changes(variants: Variants, titles: dict[str, str], *, categories: int = 3) 
             Change(kind, name, titles.get(name, "") if kind in {"click", "skipped"} else value, float(score), float(logit))
             for (kind, name, value, _), score, logit in zip(taken, scores.score, scores.logit, strict=True)
         ]
-    return made + list(_other_categories(variants, categories))
+    return made + list(_any_slot(variants)) + list(_other_categories(variants, categories))
+
+
+def _any_slot(variants: Variants) -> Iterator[Change]:
+    """The row without its slot, where the bundle knows what slots do: the logit is the same, of no slot in particular."""
+    scores = variants.scores(np.ones((1, len(variants.inputs)), bool))
+    position = int(variants.row.position[0])
+    if scores.any_slot is not None and position > 0:
+        yield Change("slot", "slot", str(position), float(scores.any_slot[0]), float(scores.logit[0]))
 
 
 def _other_categories(variants: Variants, most: int) -> Iterator[Change]:

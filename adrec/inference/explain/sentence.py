@@ -73,6 +73,8 @@ def change_label(change: Change, *, chinese: bool) -> str:
             return f"没有兴趣“{value}”" if chinese else f"without your interests: {value}"
         case "query":
             return f"没有搜索词“{value}”" if chinese else f"without your search: {value}"
+        case "slot":
+            return f"不限于第 {value} 位" if chinese else f"in any slot, not in slot {value}"
     return f"类别改为“{value}”" if chinese else f"in the category {value}"
 
 

@@ -47,7 +47,7 @@ class Told:
     def changes(self) -> list[Change]:
         """Without interests, search and all clicks; then the clicks and categories that would change most."""
         score = self.explanation.score
-        whole = [change for change in self.explanation.changes if change.kind in {"interests", "query", "clicks"}]
+        whole = [change for change in self.explanation.changes if change.kind in {"interests", "query", "clicks", "slot"}]
         others = [change for change in self.explanation.changes if change not in whole]
         return whole + sorted(others, key=lambda change: -abs(change.score - score))[:COUNTERFACTUALS]
 
