@@ -41,6 +41,11 @@ def open_mind(connection: duckdb.DuckDBPyConnection, config: MindSource, skip: i
     else:
         translation = find_files(str(config.translation))
         read_files(connection, "raw_translation", translation, format="tsv", quote="")
+        missing = [name for name in ("nid", "title", "abstract") if name not in columns_of(connection, "raw_translation")]
+        if missing:
+            raise DataError(
+                f"{translation[0]}: column '{missing[0]}' is missing. `source.translation` is a TSV with a header: nid, title, abstract."
+            )
         connection.execute("""
             CREATE OR REPLACE TEMP VIEW raw_ads AS
             SELECT n.ad_id, n.category, n.subcategory, t.title, t.abstract AS description,

@@ -125,7 +125,7 @@ def _find(given: Sequence[Path]) -> list[Path]:
                 for file in sorted(path.rglob(METRICS))
                 if not any(p.startswith(".") for p in file.parts[len(path.parts) :])
             )
-            below = list(hidden)
+            below = [file for file in hidden if _is_of_rows(_json(file))]  # encoders have a metrics.json too, of texts
             if not below:
                 raise DataError(f"{path}: no {METRICS} below this folder. 'adrec evaluate' and 'adrec finetune' write one.")
             found += below
@@ -135,13 +135,23 @@ def _find(given: Sequence[Path]) -> list[Path]:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    contents = _json(path)
+    if not _is_of_rows(contents):
+        raise DataError(f"{path}: not the metrics.json of an evaluation or a bundle.")
+    read: dict[str, Any] = contents
+    return read
+
+
+def _json(path: Path) -> Any:
     try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error}). Evaluate the run again.") from None
-    if not isinstance(contents, dict) or not ({"tasks", "models"} & set(contents)):
-        raise DataError(f"{path}: not the metrics.json of an evaluation or a bundle.")
-    return contents
+
+
+def _is_of_rows(contents: Any) -> bool:
+    """Whether metrics are those of an evaluation or a bundle."""
+    return isinstance(contents, dict) and bool({"tasks", "models"} & set(contents))
 
 
 def _common_task(stored: Sequence[dict[str, Any]], given: Sequence[Path]) -> str:

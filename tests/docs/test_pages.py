@@ -1,0 +1,149 @@
+"""Every command line that README and docs print is run, in order, page by page, on small files of the kinds that they name.
+
+docs/your-log.md and docs/object-storage.md have tests of their own (test_your_log.py, stages/test_object_storage.py).
+"""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from example_logs import write_logs
+from pages import ROOT, arguments_of, command_lines, write_mind
+from typer.testing import CliRunner
+
+from adrec.cli.app import app
+from adrec.sample import generate_sample
+
+ELSEWHERE = {"your-log.md", "object-storage.md", "commands.md", "log.md"}
+PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [page for page in PAGES if page.name not in ELSEWHERE and command_lines(page)]
+
+
+def invoke(line: str) -> None:
+    """Run one printed line. Fails with its output."""
+    if line.startswith("make "):
+        assert re.search(rf"^{shlex.split(line, comments=True)[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), line
+        return
+    if line.startswith("python "):
+        script = ROOT / shlex.split(line)[1]
+        options = re.findall(r"(--[a-z-]+)", line)
+        assert all(f'"{option}"' in script.read_text(encoding="utf-8") for option in options), line
+        return
+    arguments, piped = arguments_of(line)
+    done = CliRunner().invoke(app, arguments, input=Path(piped).read_text(encoding="utf-8") if piped else None)
+    assert done.exit_code == 0, f"{line}\n{done.output}"
+
+
+def answer_two_requests(server) -> None:
+    """In place of listening for ever: a list is asked for, and its first ad clicked."""
+    from starlette.testclient import TestClient
+
+    server.started = True
+    with TestClient(server.config.app, base_url="http://127.0.0.1") as client:
+        answer = client.post("/v1/rank", json={"requests": [{"user_id": "u0000017", "top_n": 3}]})
+        assert answer.status_code == 200, answer.text
+        shown = answer.json()["lists"][0]
+        events = [
+            {
+                "event_id": f"e{ad['rank']}", "kind": "impression", "user_id": "u0000017", "request_id": shown["request_id"],
+                "ad_id": ad["ad_id"], "position": ad["rank"], "score": ad["score"], "arm": shown["arm"],
+                "propensity_given_above": ad["propensity_given_above"],
+            }
+            for ad in shown["ads"]
+        ]  # fmt: skip
+        answer = client.post("/v1/events", json={"events": events})
+        assert answer.status_code == 200, answer.text
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A clone with a small sample that went through the README's commands, and files of the kinds that pages name."""
+    root = tmp_path_factory.mktemp("clone") / "adrec"
+    shutil.copytree(ROOT / "configs", root / "configs")
+    generate_sample(root / "data/sample", impressions=4_000, seed=42)
+    write_mind(root.parent / "shared/data/mind5k")
+    shutil.copy(root.parent / "shared/data/mind5k/news_zh.tsv", root)
+    write_logs(root)
+    shown = pq.read_table(root / "data/sample/impressions")
+    keep = ["user_id", "ad_id", "shown_at", "request_id", "click", "scenario", "query"]
+    pq.write_table(shown.select(keep), root / "clicks.parquet")
+    ads = pq.read_table(root / "data/sample/ads.parquet")
+    pyarrow.csv.write_csv(ads.select(["ad_id", "title", "category", "bid"]), root / "ads.csv")
+    return root
+
+
+@pytest.fixture(scope="module")
+def clone(made):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(made)
+        patch.setenv("ADREC_CACHE", str(made / "cache"))
+        patch.setattr("uvicorn.Server.run", answer_two_requests)
+        for command in ("preprocess", "pretrain", "finetune", "score", "evaluate", "rank"):
+            invoke(f"adrec {command} --config configs/sample/{command}.yaml")
+        invoke("adrec serve --config configs/sample/serve.yaml")  # makes the store
+        yield made
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_run_as_printed(page, clone):
+    prepare = PREPARATIONS.get(page.name)
+    if prepare is not None:
+        prepare(clone)
+    for line in command_lines(page):
+        invoke(line)
+
+
+def _own_files(root: Path) -> None:
+    """`adrec init` begins anew."""
+    shutil.rmtree(root / "configs/mine", ignore_errors=True)
+    shutil.rmtree(root / "runs/mine", ignore_errors=True)
+
+
+def _own_bundle(root: Path) -> None:
+    (root / "runs/mine").mkdir(parents=True, exist_ok=True)
+    if not (root / "runs/mine/bundle").exists():
+        shutil.copytree(root / "runs/sample/bundle", root / "runs/mine/bundle")
+        shutil.copytree(root / "runs/sample/prepared", root / "runs/mine/prepared")
+    rows = pq.read_table(root / "data/sample/impressions").slice(0, 200).drop_columns(["click", "conversion", "converted_at"])
+    pq.write_table(rows, root / "new.parquet")
+    frame = rows.to_pandas()
+    frame.to_csv(root / "new.csv", index=False)
+    frame.to_json(root / "new.jsonl", orient="records", lines=True, date_format="iso")
+
+
+def _runs(root: Path) -> None:
+    for name in ("a", "b"):
+        (root / "runs" / name).mkdir()
+        shutil.copy(root / "runs/sample/scored.parquet", root / "runs" / name)
+    shutil.copy(root / "runs/sample/ranked.parquet", root / "runs/a")
+    shutil.copytree(root / "runs/sample/prepared", root / "runs/a/prepared")
+
+
+def _importance(root: Path) -> None:
+    """Nothing to prepare but what an earlier page may have left."""
+    for name in ("why", "overall"):
+        shutil.rmtree(root / "runs/sample" / name, ignore_errors=True)
+
+
+def _clicks_alone(root: Path) -> None:
+    invoke("adrec init --output configs/alone purchases.csv products.csv")
+
+
+def _mind(root: Path) -> None:
+    invoke("adrec preprocess --config configs/mind/preprocess.yaml")
+    invoke("adrec finetune --config configs/mind/finetune.yaml --set text.reference=runs/sample/encoder")
+
+
+PREPARATIONS = {
+    "README.md": _own_files,
+    "README.zh-CN.md": _own_files,
+    "evaluate.md": _runs,
+    "explain.md": _importance,
+    "implicit.md": _clicks_alone,
+    "pretrain.md": _mind,
+    "score.md": _own_bundle,
+}
