@@ -51,9 +51,8 @@ def write_mind(folder: Path) -> None:
     words = ("football final", "city council", "new phone", "rain and wind", "old film")
     news = [f"N{n}\tcat{n % 5}\tsub{n % 7}\t{words[n % 5]} {n}\tmore\thttps://x\t[]\t[]" for n in range(40)]
     (folder / "news.tsv").write_text("\n".join(news) + "\n", encoding="utf-8")
-    (folder / "news_zh.tsv").write_text(
-        "nid\ttitle\tabstract\n" + "\n".join(f"N{n}\t足球 决赛 {n}\t" for n in range(40)) + "\n", encoding="utf-8"
-    )
+    titles = "".join(f"N{n}\t足球 决赛 {n}\t\n" for n in range(40))
+    (folder / "news_zh.tsv").write_text(f"nid\ttitle\tabstract\n{titles}", encoding="utf-8")
     behaviors = []
     for n in range(600):
         day, hour, minute = 9 + n // 100, (n % 100) // 5, n % 60

@@ -1,6 +1,7 @@
 """Every command line that README and docs print is run, in order, page by page, on small files of the kinds that they name.
 
-docs/your-log.md and docs/object-storage.md have tests of their own (test_your_log.py, stages/test_object_storage.py).
+docs/your-log.md, object-storage.md and daily.md have tests of their own (docs/test_your_log.py, stages/test_object_storage.py,
+stages/registry/test_daily.py).
 """
 
 import re
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 from adrec.cli.app import app
 from adrec.sample import generate_sample
 
-ELSEWHERE = {"your-log.md", "object-storage.md", "commands.md", "log.md"}
+ELSEWHERE = {"your-log.md", "object-storage.md", "daily.md", "commands.md", "log.md"}
 PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [page for page in PAGES if page.name not in ELSEWHERE and command_lines(page)]
 
@@ -55,6 +56,7 @@ def answer_two_requests(server) -> None:
             }
             for ad in shown["ads"]
         ]  # fmt: skip
+        events.append({**events[0], "event_id": "e0", "kind": "click"})
         answer = client.post("/v1/events", json={"events": events})
         assert answer.status_code == 200, answer.text
 

@@ -3,6 +3,8 @@
 import duckdb
 
 from adrec.config.data.sources import MindSource
+from adrec.data.disk.engine import columns_of
+from adrec.errors import DataError
 from adrec.prepare.sources.base import RawTable, RawTables, Reading
 from adrec.prepare.sources.files import find_files, read_files
 from adrec.prepare.sources.malformed import ROWS_A_FILE
@@ -44,7 +46,8 @@ def open_mind(connection: duckdb.DuckDBPyConnection, config: MindSource, skip: i
         missing = [name for name in ("nid", "title", "abstract") if name not in columns_of(connection, "raw_translation")]
         if missing:
             raise DataError(
-                f"{translation[0]}: column '{missing[0]}' is missing. `source.translation` is a TSV with a header: nid, title, abstract."
+                f"{translation[0]}: column '{missing[0]}' is missing."
+                " `source.translation` is a TSV with the header nid, title, abstract."
             )
         connection.execute("""
             CREATE OR REPLACE TEMP VIEW raw_ads AS

@@ -92,6 +92,9 @@ def run(config: CompareConfig, terminal: Terminal) -> CompareResult:
     runs = [found for name, path, contents in stored if (found := _run_of(name, path, contents, task)) is not None]
     if not runs:
         raise DataError(f"{config.runs[0]}: no run has the task '{task}'.")
+    if len(runs) < len(stored):
+        without = sorted({name for name, _, _ in stored} - {found.name for found in runs})
+        terminal.note(f"without the task '{task}', so not compared: {', '.join(without)}")
     metrics = tuple(metric for metric in config.metrics if any(metric in found.values for found in runs))
     if not metrics:
         known = sorted({name for found in runs for name in found.values})
@@ -155,11 +158,11 @@ def _is_of_rows(contents: Any) -> bool:
 
 
 def _common_task(stored: Sequence[dict[str, Any]], given: Sequence[Path]) -> str:
-    tasks = [list(contents["tasks"]) if "tasks" in contents else ["click"] for contents in stored]
-    for name in tasks[0]:
-        if all(name in others for others in tasks):
-            return str(name)
-    raise DataError(f"{given[0]}: the runs have no task in common. Name one with --set task=... to compare those that have it.")
+    """The task that most runs have; the first of those. Runs without it are left out."""
+    tasks = [name for contents in stored for name in contents.get("tasks", ["click"])]
+    if not tasks:
+        raise DataError(f"{given[0]}: the runs judge no scores: nothing to compare.")
+    return str(max(dict.fromkeys(tasks), key=tasks.count))
 
 
 def _run_of(name: str, path: Path, contents: dict[str, Any], task: str) -> Run | None:
