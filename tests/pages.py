@@ -10,6 +10,7 @@ LESS_WORK = {  # what is printed, with less training
     "pretrain-mlm": ["training.max_steps=4"],
     "finetune": ["training.epochs=1", "seeds=1", "ensemble=false"],
     "distill": ["training.max_steps=3"],
+    "explain": ["rows=3", "overall_rows=100"],
     "evaluate": ["bootstrap.replicates=50"],
 }
 

@@ -16,6 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import raw_worlds
+from pages import ROOT, arguments_of, command_lines
 from pyarrow import fs
 
 from adrec.config.base import load_config
@@ -155,6 +156,17 @@ def test_the_whole_life_from_bucket_to_bucket(world, tmp_path):
     assert "metrics.json" in names(system, f"{bucket}/runs/scored_evaluation")
     assert names(system, f"{bucket}/runs/scored.parquet") == [] and ".adrec" not in " ".join(names(system, bucket))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "ads.parquet", "b.csv", "mirror"]
+
+
+def test_the_pages_commands_run_as_printed(world, tmp_path):
+    """Those of docs/object-storage.md, with a bucket that is there in place of `shop`."""
+    bucket, system, tables = world
+    upload(system, tables["impressions"].slice(0, 20), f"{bucket}/new/day.csv", tmp_path)
+    for line in command_lines(ROOT / "docs/object-storage.md"):
+        arguments, _ = arguments_of(line.replace("s3://shop/", f"s3://{bucket}/"))
+        done = adrec(*arguments, cwd=tmp_path)
+        assert done.returncode == 0, (line, done.stderr)
+    assert pq.read_table(pa.BufferReader(get(system, f"{bucket}/runs/scored.parquet"))).num_rows == 20
 
 
 def test_init_writes_addresses(world, tmp_path):
