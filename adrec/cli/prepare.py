@@ -64,6 +64,7 @@ def sample(
 def inspect(
     path: Annotated[Path | None, typer.Argument(help="Prepared folder, bundle or table.", show_default=False)] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Also write a page with plots.", show_default=False)] = None,
+    against: Annotated[Path | None, typer.Option("--against", help="Compare with this later one.", show_default=False)] = None,
     rows: Annotated[int | None, typer.Option("--rows", help="Rows to show of each table.", show_default=False)] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
@@ -73,14 +74,15 @@ def inspect(
     """Show what is in a prepared folder, a bundle or any table: rows, types, missing values, days, texts, languages.
 
     Reads PATH: a folder that preprocess or finetune wrote, or CSV, TSV, JSONL or Parquet files. Writes nothing, but a page
-    with plots where `--html` names one.
+    with plots where `--html` names one. With `--against` it says whether the two are identical, which columns differ, and
+    what has drifted beyond chance: columns, labels, scores.
 
     Example: adrec inspect runs/sample/prepared --html page.html
     """
     run_stage(
         "data.inspect", "data.inspect:InspectConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet,
-        options={"path": path, "html": html, "rows": rows},
+        options={"path": path, "html": html, "rows": rows, "against": against},
     )  # fmt: skip
 
 

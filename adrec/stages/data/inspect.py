@@ -29,6 +29,7 @@ from adrec.explore.profile import (
 from adrec.prepare.output.report import render_manifest
 from adrec.prepare.sources.files import find_files, read_files
 from adrec.schema import SPLITS
+from adrec.stages.data.drift import DriftResult, compare
 from adrec.terminal import Terminal
 
 _TEXT_COLUMNS = ("text", "title", "description", "query")
@@ -76,8 +77,10 @@ class InspectResult:
             yield f"page: {self.page}"
 
 
-def run(config: InspectConfig, terminal: Terminal) -> InspectResult:
-    """Look at `config.path`. Raises DataError or BundleError where it is none of the kinds."""
+def run(config: InspectConfig, terminal: Terminal) -> "InspectResult | DriftResult":
+    """Look at `config.path`, or compare it. Raises DataError or BundleError where it is none of the kinds."""
+    if config.against is not None:
+        return compare(config, terminal)
     path = config.path
     with open_memory_engine() as connection, terminal.progress("reading"), readable_faults(str(path)):
         if (path / "bundle.json").is_file():
