@@ -20,6 +20,11 @@ MOST_SPENT = 2**62
 _RUN_GROWTH = 4
 
 
+_COUNTED = ("user_ad", "user_campaign", "user_lists", "spent_on_day")
+_MOST_OF_A_DAY = 2**48
+"""Millionths that one payment adds to a day at most, so that no sum of them overflows: 281 million of the currency."""
+
+
 class Caps(NamedTuple):
     """The limits that hold for each of R requests; UNLIMITED where there is none."""
 
@@ -28,7 +33,8 @@ class Caps(NamedTuple):
     campaign: Ints  # (R,) most impressions of one campaign
     user_lists: Ints  # (R,) most lists with at least one ad for one user
     charges: Bools  # (R,) whether budgets bind
-    released: Floats  # (R,) share of every budget that may be spent by now, in [0, 1]
+    released: Floats  # (R, 1), or (R, C) by candidate: share of the budget that may be spent by now, in [0, 1]
+    day: Ints  # (R,) whose budget is spent; read only where budgets are daily
     top_n: Ints  # (R,) length of the list: what a campaign has left matters only below it
 
 
@@ -59,12 +65,17 @@ class Allowance(NamedTuple):
 class Ledger:
     """Running totals. `budget` (A,) int64 millionths; `campaigns` how many campaigns there are."""
 
-    def __init__(self, budget: Ints, campaigns: int, *, room: int = 0) -> None:
-        """`room`: ads and campaigns that there may be one day; a user and an ad have the same key until then."""
+    def __init__(self, budget: Ints, campaigns: int, *, room: int = 0, daily: bool = False) -> None:
+        """`room`: ads and campaigns that there may be one day; a user and an ad have the same key until then.
+
+        `daily`: each day has the whole budget, and its own spend (16 bytes an ad and day).
+        """
         self.budget = budget
         self._ads, self._campaigns = max(room, len(budget)), max(room, campaigns)
         self.spent: Ints = np.zeros(len(budget), dtype=np.int64)
         self.campaign: Ints = np.zeros(campaigns, dtype=np.int64)
+        self.spent_on_day = Counts() if daily else None
+        """millionths of an ad on a day; `spent` stays 0"""
         self.user_ad = Counts()
         self.user_campaign = Counts()
         self.user_lists = Counts()
@@ -74,7 +85,8 @@ class Ledger:
         ads, campaigns = self._ads, self._campaigns if len(self.campaign) else 0
         user = offer.user[:, None]
         ad, campaign = np.maximum(offer.ad, 0), np.maximum(offer.campaign, 0)
-        spent = self.spent[ad]
+        day = caps.day[:, None] if self.spent_on_day is not None else np.zeros((1, 1), dtype=np.int64)
+        spent = self.spent[ad] if self.spent_on_day is None else self.spent_on_day.get(day * ads + ad)
         seen = self.user_ad.get(user * ads + ad)
         lists = self.user_lists.get(user)
         with_user = self.user_campaign.get(user * campaigns + campaign) if campaigns else np.zeros_like(ad)
@@ -83,7 +95,7 @@ class Ledger:
             there = shown.ad >= 0
             in_campaign = shown.campaign >= 0
             row = np.broadcast_to(np.arange(len(shown.ad))[:, None], shown.ad.shape)
-            spent = spent + earlier_sum(shown.ad[there], row[there], shown.spend[there], ad)
+            spent = spent + earlier_sum((day * ads + shown.ad)[there], row[there], shown.spend[there], day * ads + ad)
             seen = seen + earlier_sum((user * ads + shown.ad)[there], row[there], None, user * ads + ad)
             sent = there.any(axis=1)
             lists = lists + earlier_sum(offer.user[sent], np.flatnonzero(sent), None, user)
@@ -91,26 +103,35 @@ class Ledger:
                 key = user * campaigns + shown.campaign
                 with_user = with_user + earlier_sum(key[in_campaign], row[in_campaign], None, user * campaigns + campaign)
                 in_all = in_all + earlier_sum(shown.campaign[in_campaign], row[in_campaign], None, campaign)
-        affordable = offer.most <= _released(self.budget[ad], caps.released[:, None]) - spent
+        affordable = offer.most <= _released(self.budget[ad], caps.released) - spent
         available = (offer.ad >= 0) & (affordable | ~caps.charges[:, None])
         available &= (seen < caps.user_ad[:, None]) & (lists < caps.user_lists[:, None])
         left = np.minimum(caps.user_campaign[:, None] - with_user, caps.campaign[:, None] - in_all)
         left = np.where(offer.campaign >= 0, np.minimum(left, caps.top_n[:, None]), caps.top_n[:, None])
         return Allowance(available, left)
 
-    def commit(self, user: Ints, shown: Shown, opens: Bools | None = None) -> None:
-        """Record the lists of R requests for `user` (R,). opens (R,): rows that begin a list, None where each does."""
+    def commit(self, user: Ints, shown: Shown, opens: Bools | None = None, *, day: Ints | None = None) -> None:
+        """Record the lists of R requests for `user` (R,). opens (R,): rows that begin a list, None where each does.
+
+        day (R,): whose budgets are spent, where they are daily and something was.
+        """
         there = shown.ad >= 0
         in_campaign = shown.campaign >= 0
         users = np.broadcast_to(user[:, None], shown.ad.shape)
-        np.add.at(self.spent, shown.ad[there], shown.spend[there])
+        if self.spent_on_day is None:
+            np.add.at(self.spent, shown.ad[there], shown.spend[there])
+        elif day is not None:
+            self.spent_on_day.add((day[:, None] * self._ads + shown.ad)[there], shown.spend[there])
         np.add.at(self.campaign, shown.campaign[in_campaign], 1)
         self.user_ad.add((users * self._ads + shown.ad)[there])
         self.user_campaign.add((users * self._campaigns + shown.campaign)[in_campaign])
         self.user_lists.add(user[there.any(axis=1) if opens is None else opens & there.any(axis=1)])
 
-    def charge(self, ad: Ints, micros: Ints) -> None:
-        """Count what was paid for ads `ad` (N,), each at most 2^60 millionths; no sum grows beyond MOST_SPENT."""
+    def charge(self, ad: Ints, micros: Ints, day: Ints) -> None:
+        """Count what was paid for ads `ad` (N,) on days (N,), each at most 2^60 millionths; no sum grows beyond MOST_SPENT."""
+        if self.spent_on_day is not None:
+            self.spent_on_day.add(day * self._ads + ad, np.minimum(micros, _MOST_OF_A_DAY))
+            return
         rows, place = np.unique(ad, return_inverse=True)
         about = np.bincount(place, weights=micros.astype(np.float64), minlength=len(rows)) + self.spent[rows]
         exact = np.zeros(len(rows), dtype=np.int64)
@@ -123,9 +144,10 @@ class Ledger:
         other.budget = budget
         other.spent = np.pad(other.spent, (0, len(budget) - len(other.spent)))
         other.campaign = np.pad(other.campaign, (0, campaigns - len(other.campaign)))
-        for name, held, size in (("user_ad", "_ads", len(budget)), ("user_campaign", "_campaigns", campaigns)):
+        ads, more = ("_ads", len(budget)), ("_campaigns", campaigns)
+        for name, (held, size) in (("user_ad", ads), ("spent_on_day", ads), ("user_campaign", more)):
             width = getattr(self, held)
-            if size > width:
+            if size > width and getattr(self, name) is not None:
                 state = getattr(self, name).state()
                 setattr(other, held, 2 * size)
                 setattr(other, name, Counts(state["key"] // width * 2 * size + state["key"] % width, state["count"]))
@@ -139,20 +161,20 @@ class Ledger:
         """A ledger that goes its own way from here."""
         other = copy.copy(self)
         other.spent, other.campaign = self.spent.copy(), self.campaign.copy()
-        for name in ("user_ad", "user_campaign", "user_lists"):
+        for name in _COUNTED:
             setattr(other, name, copy.copy(getattr(self, name)))  # its arrays are replaced, never changed
         return other
 
     def state(self) -> dict[str, Ints]:
         """Arrays from which `restore` continues."""
-        counts = {"user_ad": self.user_ad, "user_campaign": self.user_campaign, "user_lists": self.user_lists}
+        counts = {name: counted for name in _COUNTED if (counted := getattr(self, name)) is not None}
         arrays = {f"{name}_{part}": value for name, held in counts.items() for part, value in held.state().items()}
         return {"spent": self.spent, "campaign": self.campaign, **arrays}
 
     def restore(self, state: dict[str, Ints]) -> None:
         """Continue from what `state` gave."""
         self.spent, self.campaign = state["spent"], state["campaign"]
-        for name in ("user_ad", "user_campaign", "user_lists"):
+        for name in [name for name in _COUNTED if f"{name}_key" in state]:
             setattr(self, name, Counts(state[f"{name}_key"], state[f"{name}_count"]))
 
 
@@ -170,12 +192,15 @@ class Counts:
             total = total + _look_up(run, keys)
         return total
 
-    def add(self, keys: Ints) -> None:
-        """Count each key once more (a key may come several times)."""
+    def add(self, keys: Ints, amounts: Ints | None = None) -> None:
+        """Count each key once more (a key may come several times), or so much more as `amounts` says."""
         if len(keys) == 0:
             return
         runs = list(self._runs)
-        key, count = np.unique(keys, return_counts=True)
+        key, place, count = np.unique(keys, return_inverse=True, return_counts=True)
+        if amounts is not None:
+            count = np.zeros(len(key), dtype=np.int64)
+            np.add.at(count, place, amounts)
         last: tuple[Ints, Ints] = key, count
         while runs and len(runs[-1][0]) < _RUN_GROWTH * len(last[0]):
             last = _merged(runs.pop(), last)

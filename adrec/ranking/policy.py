@@ -79,18 +79,21 @@ def rank_block(
     diversifiers: list[DiversifierOf],
     ledger: Ledger,
     *,
-    released: float,
+    released: float | Floats,
     seed: int,
     effects: Floats | None = None,
+    day: Ints | None = None,
 ) -> Ranked:
     """Rank R requests in order and record them in the ledger.
 
-    `released`: share of every budget that policies with even pacing may have spent by the end of this block. `effects` (R, N):
-    what each slot adds to a click's log-odds; None: slots are alike.
+    `released`: share of every budget that policies with even pacing may have spent by the end of this block; or (R, 1) by
+    request, or (R, C) by candidate. `effects` (R, N): what each slot adds to a click's log-odds; None: slots are alike. `day`
+    (R,): of each request, where the ledger's budgets are daily.
     """
     requests, width = candidates.ad.shape
     slots = max(policy.top_n for policy in policies)
-    caps = _caps(candidates.policy, policies, released)
+    share = np.full((requests, 1), released) if np.ndim(released) == 0 else np.asarray(released)
+    caps = _caps(candidates.policy, policies, share, np.zeros(requests, dtype=np.int64) if day is None else day)
     result = Ranked(
         np.full((requests, slots), -1, dtype=np.int64),
         np.full((requests, slots), -1, dtype=np.int64),
@@ -113,7 +116,7 @@ def rank_block(
         met = ledger.allowance(offer, limits, shown)
         differs = (assumed.available != met.available).any(axis=1) | (assumed.campaign_left != met.campaign_left).any(axis=1)
         right = int(differs.argmax()) if differs.any() else len(rows)
-        ledger.commit(part.user[:right], rows_of(shown, slice(right)))
+        ledger.commit(part.user[:right], rows_of(shown, slice(right)), day=limits.day[:right])
         if draft:  # the same draws again, for those that stay, with their propensities
             kept = slice(right)
             ranked, _ = _rank_window(
@@ -134,7 +137,7 @@ def rank_block(
     return result
 
 
-def _caps(policy: Ints, policies: list[ListPolicy], released: float) -> Caps:
+def _caps(policy: Ints, policies: list[ListPolicy], released: Floats, day: Ints) -> Caps:
     def column(name: str) -> Ints:
         values: Ints = np.array([getattr(one, name) for one in policies])[policy]
         return values
@@ -146,7 +149,8 @@ def _caps(policy: Ints, policies: list[ListPolicy], released: float) -> Caps:
         campaign=column("campaign"),
         user_lists=column("user_lists"),
         charges=column("budget").astype(bool),
-        released=np.where(even, released, 1.0),
+        released=np.where(even[:, None], released, 1.0),
+        day=day,
         top_n=column("top_n"),
     )
 

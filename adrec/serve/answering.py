@@ -128,6 +128,8 @@ def ranked(
                 given=given_ads([list(call.row.candidates or ()) for call in mine]) if names_candidates else None,
                 user=np.where(nobody, -1 - np.array(chosen), user_numbers(pa.array(names, pa.string()))),
                 ledger=ledger.copy(),
+                released=None,
+                now=now,
             )
             for call, policy, ads in zip(mine, block.policy.tolist(), lists_of(ranker, block), strict=True):
                 lists[call.item, call.place] = {

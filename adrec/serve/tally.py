@@ -52,17 +52,16 @@ class Tally:
     def __init__(self, live: Live, asof: AsOf, kept: Totals, *, counts_lists: bool) -> None:
         """`kept`: what earlier events added up to, which are no more. `counts_lists`: some policy limits a user's lists."""
         self.asof, self.last, self.set_aside = asof, 0, 0
-        self.ledger = Ledger(
-            live.ranker.ads.budget, len(live.ranker.ledger.campaign), room=max(_ROOM, 2 * len(live.ranker.ads.budget))
-        )
+        budget, campaigns = live.ranker.ads.budget, len(live.ranker.ledger.campaign)
+        self.ledger = Ledger(budget, campaigns, room=max(_ROOM, 2 * len(budget)), daily=live.ranker.clock.daily)
         self._lists = Counts() if counts_lists else None
         if kept.impressions:
             users, ads, counts = zip(*kept.impressions, strict=True)
             row = np.repeat(live.rows(pa.array(ads)), counts)
             self._show(live, np.repeat(user_numbers(pa.array(users)), counts)[row >= 0], row[row >= 0], None)
-        if kept.spent:
+        if kept.spent and not live.ranker.clock.daily:  # nobody knows on which days
             row, micros = live.rows(pa.array(list(kept.spent))), np.array(list(kept.spent.values()), np.int64)
-            self.ledger.charge(row[row >= 0], micros[row >= 0])
+            self.ledger.charge(row[row >= 0], micros[row >= 0], np.zeros((row >= 0).sum(), np.int64))
 
     def take(self, live: Live, piece: Slice) -> None:
         """Count the events of a slice. `live`: any bundle over the catalogue."""
@@ -117,7 +116,7 @@ class Tally:
         micros = in_micros(events["price"])
         paid = (ads >= 0) & (micros > 0)
         if paid.any():
-            self.ledger.charge(ads[paid], micros[paid])
+            self.ledger.charge(ads[paid], micros[paid], live.ranker.clock.day(events["at"].to_numpy()[paid]))
         shown = np.flatnonzero((ads >= 0) & pc.equal(events["kind"], "impression").to_numpy())
         if len(shown):
             some = events.select(["user_id", "request_id"]).take(pa.array(shown))

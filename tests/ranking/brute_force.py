@@ -22,7 +22,7 @@ def serve_all(world, policies, released_of_block, block):
             campaign = world["campaign"][r][c]
             if policy.budget and not math.isnan(budget):
                 whole = math.floor(budget * 1_000_000)
-                left = (whole if released >= 1 else math.floor(whole * released)) - spent.get(ad, 0)
+                left = (whole if released >= 1 else math.floor(whole * released)) - spent.get((world["day"][r], ad), 0)
                 if cost > left:
                     continue
             if user_ad.get((user, ad), 0) >= policy.user_ad or user_lists.get(user, 0) >= policy.user_lists:
@@ -63,7 +63,8 @@ def serve_all(world, policies, released_of_block, block):
         for part in shown:
             ad, campaign = part["ad"], part["campaign"]
             price = 0.0 if math.isnan(part["price"]) else part["price"]
-            spent[ad] = spent.get(ad, 0) + math.ceil(price * part["score"] * 1_000_000)
+            on = world["day"][r], ad
+            spent[on] = spent.get(on, 0) + math.ceil(price * part["score"] * 1_000_000)
             user_ad[user, ad] = user_ad.get((user, ad), 0) + 1
             if campaign >= 0:
                 campaign_count[campaign] = campaign_count.get(campaign, 0) + 1

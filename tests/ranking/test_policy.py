@@ -40,15 +40,16 @@ def random_world(seed, requests, diversity, budget_scale):
         "category": np.where(ad >= 0, category_of[at], -1),
         "campaign": np.where(ad >= 0, campaign_of[at], -1),
         "budget": np.where(rng.random(ADS) < 0.2, np.nan, rng.random(ADS) * budget_scale),
+        "day": 20_000 + np.sort(rng.integers(0, 3, requests)),
         "share": share,
         "vector": rng.standard_normal((ADS, 4)).astype(np.float32),
         "diversity": diversity,
     }
 
 
-def rank_world(world, policies, block):
+def rank_world(world, policies, block, *, daily=False):
     requests = len(world["user"])
-    ledger = Ledger(budget_in_micros(world["budget"]), CAMPAIGNS)
+    ledger = Ledger(budget_in_micros(world["budget"]), CAMPAIGNS, daily=daily)
     ads, prices = [], []
     for start in range(0, requests, block):
         rows = slice(start, min(start + block, requests))
@@ -66,7 +67,8 @@ def rank_world(world, policies, block):
             "mmr": lambda mine, ad=ad, vector=vector: MaximalMarginalRelevance(vector[ad[mine]], strength=strength),
             "calibrated": lambda mine: CalibratedCategories(category[mine], share[mine], strength=strength),
         }[method]
-        ranked = rank_block(candidates, policies, [make] * len(policies), ledger, released=rows.stop / requests, seed=7)
+        how = {"released": rows.stop / requests, "seed": 7, "day": world["day"][rows]}
+        ranked = rank_block(candidates, policies, [make] * len(policies), ledger, **how)
         assert ((ranked.propensity > 0) == (ranked.ad >= 0)).all()
         ads.extend(ranked.ad)
         prices.extend(ranked.price)
@@ -99,16 +101,23 @@ policies = st.builds(
     pair=st.tuples(policies, policies),
     diversity=st.sampled_from([("none", 0.0), ("mmr", 0.4), ("calibrated", 0.5)]),
     budget_scale=st.sampled_from([0.3, 2.0, 20.0]),
+    daily=st.booleans(),
 )
-def test_block_ranking_is_serving_one_by_one(seed, requests, block, pair, diversity, budget_scale):
+def test_block_ranking_is_serving_one_by_one(seed, requests, block, pair, diversity, budget_scale, daily):
     world = random_world(seed, requests, diversity, budget_scale)
-    ads, prices, ledger = rank_world(world, list(pair), block)
+    if not daily:
+        world["day"][:] = 0
+    ads, prices, ledger = rank_world(world, list(pair), block, daily=daily)
     expected, spent = serve_all(world, pair, lambda index: min((index + 1) * block, requests) / requests, block)
     for r, wanted in enumerate(expected):
         assert [ad for ad in ads[r] if ad >= 0] == [ad for ad, _ in wanted]
         got = [price for ad, price in zip(ads[r], prices[r], strict=True) if ad >= 0]
         assert np.allclose(got, [price for _, price in wanted], equal_nan=True, rtol=1e-12)
-    assert all(ledger.spent[ad] == amount for ad, amount in spent.items())
+    if daily:
+        keys = np.array([day * ledger._ads + ad for day, ad in spent], np.int64)
+        assert ledger.spent_on_day.get(keys).tolist() == list(spent.values())
+        return
+    assert all(ledger.spent[ad] == amount for (_, ad), amount in spent.items())
     if all(policy.budget for policy in pair):
         bounded = ~np.isnan(world["budget"])
         assert (ledger.spent[bounded] <= world["budget"][bounded] * 1_000_000).all()

@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from adrec.config.base import Config, ConfigPath, Moment, OnDevice, Seeded
 from adrec.config.data.own_tables import OnOwnTables, OwnTable
+from adrec.config.training.features import known_zone
 
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -98,8 +99,18 @@ class Limits(Config):
     """Most lists one user is sent (e-mails)."""
     budget: bool = True
     """Reserve each ad's expected spend (price x click probability) and never exceed its `budget`."""
+    budget_period: Literal["total", "day"] = "total"
+    """What a `budget` is for: all time, or each day anew. All policies need the same one."""
+    time_zone: str = "UTC"
+    """Zone whose midnight begins a day. All policies need the same one."""
     pacing: Literal["none", "even"] = "none"
-    """`even`: after a share x of the requests, at most the share x of every budget may be reserved."""
+    """`even`: at most the share x of a budget may be spent after a share x of the batch's requests (daily: of the day's), in
+    `serve` after a share x of the day, or else of the time from the ad's `starts_at` to `ends_at`."""
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        return known_zone(name)
 
 
 class Diversity(Config):

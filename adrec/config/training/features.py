@@ -81,6 +81,14 @@ class ListFeature(Config):
         return separator
 
 
+def known_zone(name: str) -> str:
+    """The name of a time zone. Raises ValueError where there is none of that name."""
+    if name not in available_timezones():
+        raise ValueError("not an IANA time zone, such as Asia/Shanghai or America/New_York")
+    ZoneInfo(name)
+    return name
+
+
 class CalendarFeature(Config):
     """Hour of day, day of week and weekend, in the audience's time zone."""
 
@@ -92,10 +100,7 @@ class CalendarFeature(Config):
     @field_validator("time_zone")
     @classmethod
     def _known_zone(cls, name: str) -> str:
-        if name not in available_timezones():
-            raise ValueError("not an IANA time zone, such as Asia/Shanghai or America/New_York")
-        ZoneInfo(name)
-        return name
+        return known_zone(name)
 
 
 class FeatureSpec(Config):

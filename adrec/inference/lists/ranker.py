@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from adrec.config.inference.rank import Policy
 from adrec.data.arrays import Longs, combined, integers, places
+from adrec.data.availability import ALWAYS, NEVER
 from adrec.data.examples import Examples
 from adrec.errors import ConfigError
 from adrec.inference.known import NOTHING, Known, users_named
@@ -24,6 +25,7 @@ from adrec.ranking.auction import revenue, weighted
 from adrec.ranking.diversify import ByValue, CalibratedCategories, Diversifier, MaximalMarginalRelevance
 from adrec.ranking.explore import logit_deviation
 from adrec.ranking.ledger import UNLIMITED, Ledger
+from adrec.ranking.pacing import BudgetClock, flown
 from adrec.ranking.policy import Candidates, DiversifierOf, ListPolicy, Ranked, rank_block
 from adrec.schema import ANY_SLOT, NOBODY, PROPENSITY_GIVEN_ABOVE
 from adrec.terminal import Terminal
@@ -80,11 +82,9 @@ class Ranker:
         self.ad_vectors = predictor.ad_vectors(catalogs)
         text = catalogs.ads.vectors
         self.unit_vectors = unit(text if text is not None and text.shape[1] else self.ad_vectors)
-        columns = {policy.limits.campaign_column for policy in self.policies}
-        if len(columns) > 1:
-            raise ConfigError(f"limits.campaign_column: all policies need the same one, found {', '.join(sorted(columns))}.")
-        self.campaign, campaigns = self.ads.campaign(columns.pop())
-        self.ledger = Ledger(self.ads.budget, campaigns)
+        self.campaign, campaigns = self.ads.campaign(self._agreed("campaign_column"))
+        self.clock = BudgetClock(self._agreed("budget_period") == "day", self._agreed("time_zone"))
+        self.ledger = Ledger(self.ads.budget, campaigns, daily=self.clock.daily)
         self.list_policies = [_list_policy(policy) for policy in self.policies]
         self.impressions, clicks = training_counts(predictor, self.ads)
         self.finder = Finder(
@@ -92,6 +92,13 @@ class Ranker:
             seed=seed, shares=predictor.packed.shares,
         )  # fmt: skip
         self.terminal = terminal
+
+    def _agreed(self, limit: str) -> str:
+        """A limit of all policies, which share one ledger. Raises ConfigError where they differ."""
+        values = sorted({str(getattr(policy.limits, limit)) for policy in self.policies})
+        if len(values) > 1:
+            raise ConfigError(f"limits.{limit}: all policies need the same one, found {', '.join(values)}.")
+        return values[0]
 
     @property
     def top_n(self) -> int:
@@ -124,7 +131,8 @@ class Ranker:
         requests: pa.Table,
         *,
         first: int = 0,
-        released: float = 1.0,
+        released: float | Floats | None = 1.0,
+        now: int | None = None,
         given: Ints | None = None,
         user: Ints | None = None,
         ledger: Ledger | None = None,
@@ -132,7 +140,8 @@ class Ranker:
         """Rank a block and record it in the ledger. `first`: the number of its first request in the whole batch.
 
         given: (R, C) candidates instead of retrieved ones, -1 where empty; the rules still hold. user: (R,) numbers by
-        which the ledger knows the users, default their rows. ledger: another one than the ranker's own.
+        which the ledger knows the users, default their rows. ledger: another one than the ranker's own. released: see
+        `rank_block`; None is by the clock, of `now` (microseconds) or of each request's moment.
         """
         table = self.attached(requests)
         examples = self.predictor.examples_of(table)
@@ -148,16 +157,25 @@ class Ranker:
         candidates = candidates._replace(user=user)
         diversifiers = [self._diversifier(index, candidates, examples) for index in range(len(self.policies))]
         slots = self.predictor.packed.slots
+        moments = examples.shown_at if now is None else np.full(len(requests), now)
         ranked = rank_block(
             candidates,
             self.list_policies,
             diversifiers,
             self.ledger if ledger is None else ledger,
-            released=released,
+            released=self.released_by(moments, candidates.ad) if released is None else released,
             seed=self.seed,
+            day=self.clock.day(moments),
             effects=None if slots is None else slots.of_lists(examples, self.top_n),
         )
         return Block(requests, examples, policy, found.similarity, candidates, ranked, unscored)
+
+    def released_by(self, moments: Ints, ad: Ints) -> Floats:
+        """(R, 1) or (R, C) share of the budgets of ads (R, C) that an even pace has released by moments (R,), by the clock."""
+        if self.clock.daily:
+            return self.clock.elapsed(moments)[:, None]
+        rows = np.maximum(ad, 0)
+        return flown(self.ads.starts[rows], self.ads.ends[rows], moments, always=ALWAYS, never=NEVER)
 
     def policy_of(self, requests: pa.Table) -> Ints:
         """(R,) the policy named by each request's scenario, else `default`."""

@@ -14,6 +14,7 @@ from adrec.errors import DataError
 from adrec.inference.lists.candidates import query_words
 from adrec.inference.lists.ranker import Block, Ranker
 from adrec.ranking.auction import auction_order
+from adrec.ranking.pacing import RequestShares
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Told:
         yield shown
 
 
-def tell(ranker: Ranker, blocks: Iterator[pa.Table], user: str, ad: str, total: int) -> Told:
+def tell(ranker: Ranker, blocks: Iterator[pa.Table], user: str, ad: str, pace: RequestShares) -> Told:
     """Rank until the user's first request (what came before may have used up budgets and caps) and tell the ad's fate.
 
     Raises DataError where the ad or the user is not there.
@@ -66,7 +67,7 @@ def tell(ranker: Ranker, blocks: Iterator[pa.Table], user: str, ad: str, total: 
     done = 0
     for requests in blocks:
         count = len(requests)
-        block = ranker.rank(requests, first=done, released=min(1.0, (done + count) / max(total, 1)))
+        block = ranker.rank(requests, first=done, released=pace.released(done, count))
         found = pc.index(combined(requests["user_id"]).cast(pa.string()), user).as_py()
         if found >= 0:
             return _fate(ranker, block, int(found), int(place))

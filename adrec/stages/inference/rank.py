@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.table import Table as RichTable
 from safetensors.numpy import load_file, save_file
 
 from adrec.bundle import open_bundle
 from adrec.config.inference.rank import Policy, RankConfig
-from adrec.data.arrays import combined
+from adrec.data.arrays import combined, integers
 from adrec.data.disk.checks import check_rows
 from adrec.data.disk.outputs import LISTS, RECALL, guard_output
 from adrec.data.disk.row_files import STANDARD_OUTPUT, row_writer, to_standard_output
@@ -31,7 +32,7 @@ from adrec.data.disk.tables import file_facts, iter_batches, open_dataset, read_
 from adrec.data.disk.writing import write_aside
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.errors import DataError
-from adrec.inference.known import Known, known_of, users_named
+from adrec.inference.known import Known, at_no_moment, known_of, users_named
 from adrec.inference.lists.ranker import Block, Ranker
 from adrec.inference.lists.recall import candidate_recall, sample_requests
 from adrec.inference.lists.requests import REQUESTS, blocks, split_requests, table_requests, users_at
@@ -40,6 +41,8 @@ from adrec.inference.own_tables import OwnTables, stage_own, with_described
 from adrec.inference.predictor import Catalogs, Predictor
 from adrec.inference.rows import with_new_users
 from adrec.prepare.own_files import files_of, spool
+from adrec.ranking.arrays import Ints
+from adrec.ranking.pacing import RequestShares
 from adrec.ranking.recall import CandidateRecall
 from adrec.schema import NOBODY, RANKED, USERS
 from adrec.stages.candidate_recall import KEY, as_json, recall_file, recall_table, warn_of_low, write_recall
@@ -141,8 +144,9 @@ def _run(
         )
         advance(len(ads))
     total = _count(config, prepared, own)
+    pace = _pace(config, prepared, own, ranker, total)
     if config.why is not None:
-        return tell(ranker, _blocks(config, prepared, own), config.why.user, config.why.ad, total)
+        return tell(ranker, _blocks(config, prepared, own), config.why.user, config.why.ad, pace)
     work = config.output.with_name(f".{config.output.name}.{_fingerprint(config, prepared)}.parts")
     result = RankResult(config.output, ads=len(ads), policies=dict.fromkeys(policies, 0))
     result.candidate_recall = _candidate_recall(config, prepared, own, ranker, terminal)
@@ -150,7 +154,7 @@ def _run(
     done = _resume(work, ranker, result, terminal)
     with terminal.progress("Ranking", total, unit="requests") as advance:
         advance(done)
-        parts = _parts(_blocks(config, prepared, own, skip=done), config, ranker, done, total, advance, result)
+        parts = _parts(_blocks(config, prepared, own, skip=done), ranker, done, pace, advance, result)
         for number, (table, count) in enumerate(parts, start=_finished(work)):
             done += count
             check_rows(table, RANKED, where=str(config.output), cure=_CURE, first_row=result.shown - table.num_rows)
@@ -193,14 +197,14 @@ def _refuse_unnamed(config: RankConfig, predictor: Predictor) -> None:
 
 
 def _parts(
-    tables: Iterator[pa.Table], config: RankConfig, ranker: Ranker, done: int, total: int, advance: Any, result: RankResult
+    tables: Iterator[pa.Table], ranker: Ranker, done: int, pace: RequestShares, advance: Any, result: RankResult
 ) -> Iterator[tuple[pa.Table, int]]:
     """Finished tables of at least PART_REQUESTS requests each, and how many requests they hold."""
     waiting: list[pa.Table] = []
     held = 0
     for requests in tables:
         count = len(requests)
-        block = ranker.rank(requests, first=done + held, released=min(1.0, (done + held + count) / max(total, 1)))
+        block = ranker.rank(requests, first=done + held, released=pace.released(done + held, count))
         waiting.append(ranker.table(block))
         _tally(result, block, ranker)
         held += count
@@ -375,8 +379,19 @@ def _blocks(config: RankConfig, prepared: Prepared | None, own: OwnTables, *, sk
     return blocks(tables, REQUEST_BLOCK, skip=skip)
 
 
+def _pace(config: RankConfig, prepared: Prepared | None, own: OwnTables, ranker: Ranker, total: int) -> RequestShares:
+    """How many requests there are of each day, or of all where budgets are not daily."""
+    if not ranker.clock.daily:
+        return RequestShares(np.zeros(1, np.int64), np.array([max(total, 1)]))
+    days: list[Ints] = [np.zeros(0, np.int64)]
+    for table in _blocks(config, prepared, own):
+        moments = table if "shown_at" in table.column_names else at_no_moment(table)
+        days.append(ranker.clock.day(integers(pc.cast(moments["shown_at"], pa.int64()))))
+    return RequestShares.of(np.concatenate(days))
+
+
 def _count(config: RankConfig, prepared: Prepared | None, own: OwnTables) -> int:
-    """How many requests there are: what even pacing and the progress bar divide by."""
+    """How many requests there are: what the progress bar divides by, and even pacing."""
     if own.rows is not None:
         return int(open_dataset(own.rows).count_rows())
     if config.split == "users":

@@ -4,13 +4,18 @@ import gc
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.text import Text
 
 from adrec.config.inference.serve import ServeConfig
+from adrec.data.availability import ALWAYS, NEVER
 from adrec.errors import ResourceError
 from adrec.terminal import Terminal
+
+if TYPE_CHECKING:
+    from adrec.inference.lists.ranker import Ranker
 
 _SWITCH_SECONDS = 0.0005
 _OTHER_FILES = 256
@@ -58,6 +63,7 @@ def run(config: ServeConfig, terminal: Terminal) -> ServeResult:
     for arm, live in engine.lives.items():
         if not live.predictor.checked:
             terminal.warn(f"arm {arm}: the bundle's logits were not checked (no golden requests, or scored by onnxruntime)")
+    _warn_of_unpaced(engine.live.ranker, terminal)
     settings = uvicorn.Config(
         create_app(config, engine, keys=keys, watch=watch),
         host=config.host,
@@ -85,6 +91,20 @@ def run(config: ServeConfig, terminal: Terminal) -> ServeResult:
     if not server.started:
         raise ResourceError(f"{config.host}:{config.port}: cannot listen there. Give another 'port' or 'host'.")
     return ServeResult(config.host, config.port)
+
+
+def _warn_of_unpaced(ranker: "Ranker", terminal: Terminal) -> None:
+    """Say how many budgets an even pace cannot be kept for, because nobody knows when they should be spent."""
+    if ranker.clock.daily or not any(policy.even_pacing for policy in ranker.list_policies):
+        return
+    ads = ranker.ads
+    has_budget = ads.budget < np.iinfo(np.int64).max
+    unknown = int((has_budget & ((ads.starts == ALWAYS) | (ads.ends == NEVER))).sum())
+    if unknown:
+        terminal.warn(
+            f"limits.pacing: {unknown:,} of {int(has_budget.sum()):,} ads with a budget have no 'starts_at' or no 'ends_at', so"
+            " that theirs is released at once. Give both, or set limits.budget_period to day."
+        )
 
 
 def _allow_files(connections: int) -> None:
