@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from adrec.asof.sums import MICROSECONDS_AN_HOUR
+from adrec.data.arrays import places
 from adrec.data.hashing import mix
 from adrec.errors import DataError
 
@@ -241,8 +242,7 @@ def read_given(column: pa.Array, ad_ids: pa.Array, limit: int) -> GivenHistory:
     """Turn lists of ad ids, newest last, into ad indices."""
     lengths = np.asarray(pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False), dtype=np.int64)
     items = column.flatten().cast(pa.string())
-    place = pc.fill_null(pc.index_in(items, value_set=ad_ids, skip_nulls=True), -1)
-    codes = np.asarray(place.to_numpy(zero_copy_only=False), dtype=np.int64)
+    codes = places(items, ad_ids)
     known = codes >= 0
     row = np.repeat(np.arange(len(lengths)), lengths)[known]
     sizes = np.bincount(row, minlength=len(lengths))

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from adrec.config.training.features import CounterSpec
+from adrec.data.arrays import with_row
 from adrec.data.features.categorical import to_strings
 from adrec.data.hashing import hash_strings, mix
 from adrec.errors import DataError
@@ -79,6 +80,20 @@ class KeyColumns:
             other.of_user = self._users_codes(users)
             self._over = (users, other)
         return self._over[1]
+
+    def with_ad(self, row: int, ad: pa.Table) -> "KeyColumns":
+        """The same with an ad (a table of one row) at `row`, or behind the last."""
+        other = copy(self)
+        own = {name: codes_of(ad[_source(name)], _source(name)) for name in self._ad_codes}
+        other._ad_codes = {name: with_row(codes, row, own[name]) for name, codes in self._ad_codes.items()}
+        other.of_ad = {name: other._ad_codes[name] for name in self.of_ad}
+        other._dense, other._over = {}, None
+        for name, dense in self._dense.items():
+            same = np.flatnonzero(self._ad_codes[name] == own[name][0])
+            code = dense[same[0]] if len(same) else dense.max(initial=NO_CODE) + 1
+            missing = own[name][0] == NO_CODE
+            other._dense[name] = with_row(dense, row, np.array([NO_CODE if missing else code]))
+        return other
 
     @property
     def of_row(self) -> list[str]:

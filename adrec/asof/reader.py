@@ -24,7 +24,7 @@ from adrec.asof.replay import Replay, logged_events
 from adrec.asof.spec import counter_names, plan_keys
 from adrec.asof.state import State, add_sums, new_state
 from adrec.config.training.features import CounterSpec, HistoryConfig
-from adrec.data.arrays import places
+from adrec.data.arrays import places, with_row
 from adrec.schema import as_of_column
 
 Ints = NDArray[np.int64]
@@ -91,6 +91,15 @@ class AsOf:
         """The same knowledge, which goes on being shared, for a catalogue whose first rows are those of this one."""
         other = copy(self)
         other._look_at(ads)
+        return other
+
+    def with_ad(self, row: int, ad: pa.Table) -> "AsOf":
+        """The same knowledge for a catalogue with an ad (a table of one row) at `row`, or behind the last."""
+        other = copy(self)
+        other._keys = self._keys.with_ad(row, ad)
+        in_log = places(ad["ad_id"], self._log.ads["ad_id"])[0]
+        if in_log >= 0:
+            other._row_of_ad = with_row(self._row_of_ad, int(in_log), np.array([row]))
         return other
 
     @property

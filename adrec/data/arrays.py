@@ -10,12 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import DTypeLike, NDArray
 
+from adrec.data.ids import index_of
+
 Longs = NDArray[np.int64]
 
 
 def combined(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     """One contiguous array."""
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def integers(column: pa.ChunkedArray | pa.Array, missing: int | None = None, dtype: DTypeLike = np.int64) -> NDArray[Any]:
@@ -29,7 +33,30 @@ def places(column: pa.ChunkedArray | pa.Array, ids: pa.ChunkedArray | pa.Array) 
     cells, known = combined(column), combined(ids)
     if cells.type != known.type:  # an identifier is the same as text and as a whole number
         cells, known = cells.cast(pa.string()), known.cast(pa.string())
+    index = index_of(known, len(cells))
+    if index is not None:
+        return index.places(cells)
     return integers(pc.index_in(cells, value_set=known, skip_nulls=True), missing=-1)
+
+
+def with_row(values: NDArray[Any], row: int, own: NDArray[Any]) -> NDArray[Any]:
+    """A copy of `values` (N, ...) with `own` (1, ...) at `row`, or behind the last where `row` is N."""
+    if row == len(values):
+        return np.concatenate([values, own.astype(values.dtype)])
+    copied = values.copy()
+    copied[row] = own[0]
+    return copied
+
+
+def cells_with_row(cells: pa.Array, row: int, own: pa.Array) -> pa.Array:
+    """The same of an Arrow array."""
+    return pa.concat_arrays([cells.slice(0, row), own.cast(cells.type), cells.slice(row + 1)])
+
+
+def table_with_row(table: pa.Table, row: int, own: pa.Table) -> pa.Table:
+    """The same of a table, in one piece; `own` has its columns."""
+    columns = {name: cells_with_row(combined(table[name]), row, combined(own[name])) for name in table.column_names}
+    return pa.table(columns, schema=table.schema)
 
 
 def lengths_of(lists: pa.ChunkedArray | pa.Array) -> Longs:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from adrec.data.arrays import Longs, combined, ends, integers, lengths_of, newest, places, ranges
+from adrec.data.arrays import Longs, cells_with_row, combined, ends, integers, lengths_of, newest, places, ranges, with_row
 from adrec.data.features import FeatureArrays, FeatureSet
 from adrec.data.labels import LabelCut, labels_as_of
 from adrec.data.prepared import Prepared
@@ -47,6 +47,12 @@ class Ragged:
         """The lists of `rows`, in that order."""
         starts, lengths = self.offsets[rows], self.lengths[rows]
         return Ragged(ends(lengths), self.values[ranges(starts, lengths)])
+
+    def with_row(self, row: int, own: "Ragged") -> "Ragged":
+        """The lists with the one of `own` at `row`, or behind the last."""
+        end = self.offsets[min(row + 1, len(self))]
+        lengths = with_row(self.lengths, row, own.lengths)
+        return Ragged(ends(lengths), np.concatenate([self.values[: self.offsets[row]], own.values, self.values[end:]]))
 
 
 @dataclass(frozen=True)
@@ -175,6 +181,17 @@ class Catalog:
     def with_vectors(self, vectors: Floats) -> "Catalog":
         """The same catalog carrying text vectors."""
         return replace(self, vectors=vectors)
+
+    def with_row(self, row: int, own: "Catalog") -> "Catalog":
+        """The catalog with the one row of `own` at `row`, or behind the last; all but text vectors."""
+        return Catalog(
+            ids=cells_with_row(self.ids, row, own.ids),
+            texts=cells_with_row(self.texts, row, own.texts),
+            numeric=with_row(self.numeric, row, own.numeric),
+            categorical=with_row(self.categorical, row, own.categorical),
+            lists={name: lists.with_row(row, own.lists[name]) for name, lists in self.lists.items()},
+            identity=with_row(self.identity, row, own.identity),
+        )
 
 
 def load_examples(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from adrec.bundle import open_bundle
 from adrec.config.training.features import WORDS
-from adrec.data.arrays import combined
+from adrec.data.arrays import combined, places, table_with_row, with_row
 from adrec.data.batches.collate import Batch, Collator, QueryInputs, TextInputs, entities
 from adrec.data.batches.dataset import InOrder
 from adrec.data.device import resolve_device
@@ -32,7 +32,7 @@ from adrec.models.baselines.base import Inputs
 from adrec.models.baselines.declared import declared_columns
 from adrec.models.baselines.suite import score_all
 from adrec.models.text.text_encoder import TextEncoder
-from adrec.models.text.text_vectors import TextReader
+from adrec.models.text.text_vectors import TextReader, texts_with_row
 from adrec.schema import ANY_SLOT, BASELINE_PREFIX, NOBODY, as_of_column
 from adrec.terminal import Terminal
 
@@ -55,6 +55,17 @@ class Catalogs:
     ad_table: pa.Table
     """the ads as a table, with the texts that were made"""
     user_table: pa.Table
+
+    def with_ad(self, row: int, own: "Catalogs") -> "Catalogs":
+        """The same with the one ad of `own` at `row`, or behind the last."""
+        ads, texts = texts_with_row(self.ads.with_row(row, own.ads), self.ad_texts, row, own.ad_texts)
+        return replace(
+            self,
+            ads=ads,
+            ad_texts=texts,
+            cold_ad=with_row(self.cold_ad, row, own.cold_ad),
+            ad_table=table_with_row(self.ad_table, row, own.ad_table),
+        )
 
 
 class Predictor:
@@ -359,9 +370,8 @@ def _by_clicks(history: pa.Table | None, catalogs: Catalogs) -> Known:
 
 
 def _not_in(ids: pa.Array, known: pa.Array) -> NDArray[np.bool_]:
-    import pyarrow.compute as pc
 
-    return ~np.asarray(pc.is_in(ids, value_set=known).to_numpy(zero_copy_only=False))
+    return places(ids, known) < 0
 
 
 def _or_empty(ids: pa.Array | None) -> pa.Array:

@@ -5,6 +5,7 @@ The search effort is raised until recall against exact search, on a sample of re
 """
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any, Literal
 
 import numpy as np
@@ -39,7 +40,15 @@ class ApproximateIndex:
             sample = np.random.default_rng(seed).permutation(count)[: max(256, 64 * lists)]
             self._index.train(self._ads[sample])
         self._index.add(self._ads)
+        self._changed: Ints = np.zeros(0, dtype=np.int64)
+        """rows that the index lacks or has as they were: they are compared with every query"""
         self.effort = _EFFORTS[method][0]
+
+    def with_row(self, ads: Floats, row: int) -> "ApproximateIndex":
+        """Of vectors `ads` that differ from these at `row`, or have it behind the last. The index itself is shared."""
+        other = copy(self)
+        other._ads, other._changed = np.ascontiguousarray(ads, dtype=np.float32), np.union1d(self._changed, [row])
+        return other
 
     def search(self, queries: Floats, k: int, *, among: Bools | None = None) -> Retrieved:
         """The k ads found per query (R, D), best first, with exact inner products; -1 where fewer were found.
@@ -52,11 +61,16 @@ class ApproximateIndex:
             parameters = self._faiss.SearchParametersHNSW(efSearch=max(self.effort, wanted))
         else:
             parameters = self._faiss.SearchParametersIVF(nprobe=min(self.effort, self._index.nlist))
-        bits = None if among is None or among.all() else np.packbits(among, bitorder="little")
+        among_indexed = None if among is None else among[: self._index.ntotal]
+        bits = None if among_indexed is None or among_indexed.all() else np.packbits(among_indexed, bitorder="little")
         if bits is not None:
             selector = self._faiss.IDSelectorBitmap(bits)  # reads `bits`, which must live as long
             parameters.sel = selector
         _, found = self._index.search(queries, wanted, params=parameters)
+        if len(self._changed):
+            changed = np.broadcast_to(self._changed, (len(queries), len(self._changed)))
+            allowed = changed if among is None else np.where(among[changed], changed, -1)
+            found = np.concatenate([np.where(np.isin(found, self._changed), -1, found), allowed], axis=1)
         return self._compare(queries, found, k)
 
     def tune(self, exact: Ints, search: Callable[[], Ints], *, target: float) -> float:

@@ -78,6 +78,12 @@ class Rules:
         kept = (self.pairs(asking, request, np.maximum(ad.ravel(), 0)) & (ad.ravel() >= 0)).reshape(ad.shape)
         return np.take_along_axis(np.where(kept, ad, -1), np.argsort(~kept, axis=1, kind="stable"), axis=1)
 
+    def without(self, rows: Sequence[int]) -> "Rules":
+        """The same rules, and these ads for nobody."""
+        allowed = self.allowed.copy()
+        allowed[list(rows)] = False
+        return Rules(allowed=allowed, starts=self.starts, ends=self.ends, admits=self.admits)
+
     def eligible(self, asking: Asking, requests: slice, ads: slice) -> Bools:
         """(r, a) bool for a block of requests and a block of catalogue rows, or every n-th row of one."""
         moment = asking.shown_at[requests, None]

@@ -5,6 +5,7 @@ rules leave a list short, and what is short then is searched exactly: a list is 
 is a pool of its own: its index holds nothing else, so that a hundredth of a large catalogue is searched like a small one.
 """
 
+from copy import copy
 from functools import partial
 
 import numpy as np
@@ -39,6 +40,28 @@ class Pool:
             self._approximate = ApproximateIndex(self._exact.ads.numpy(), method, seed=seed)
         self.recall: float | None = None
         """of approximate search against exact under the rules of the requests that came first; None before, and where exact"""
+
+    def with_row(self, index: ExactIndex, allowed: Bools, row: int) -> "Pool":
+        """Over vectors `index` that differ at `row`, or have it behind the last, with these `allowed` ads: an approximate index
+        is gone on with, for it takes minutes to make.
+        """
+        if self._approximate is None:
+            return Pool(index, allowed, None, seed=0)
+        other = copy(self)
+        vectors, place = index.ads.numpy(), row
+        if self._rows is not None:
+            places = np.append(self._place, -1) if row == len(self._place) else self._place.copy()
+            if places[row] < 0 and allowed[row]:
+                places[row], other._rows = len(self._rows), np.append(self._rows, row)
+            if places[row] < 0:
+                other._place = places
+                return other
+            other._place, place = places, int(places[row])
+            own = self._exact.ads.numpy()
+            vectors = np.concatenate([own[:place], vectors[row : row + 1], own[place + 1 :]])
+            index = ExactIndex(vectors)
+        other._exact, other._approximate = index, self._approximate.with_row(vectors, place)
+        return other
 
     def search(self, queries: Floats, k: int, rules: Rules, asking: Asking) -> Ints:
         """(R, k) ads of largest inner product with queries (R, D) that the rules let R requests have, -1 behind the last.

@@ -49,10 +49,17 @@ def with_changes(ads: pa.Table, changes: Mapping[str, Change], packed: ClickMode
         rows = len(ads) + np.arange(len(put))
         place[old[old >= 0]] = rows[old >= 0]
         place = np.concatenate([place, rows[old < 0]])
-        ads = pa.concat_tables([ads, added.select(ads.column_names)], promote_options="default").take(pa.array(place))
+        ads = pa.concat_tables([ads, added], promote_options="default").take(pa.array(place))
         ads = ads.combine_chunks()
     gone = places(pa.array([ad_id for ad_id, change in changes.items() if change.deleted], pa.string()), ads["ad_id"])
     return ads, [int(row) for row in gone[gone >= 0].tolist()]
+
+
+def ad_of(ad_id: str, ad: dict[str, Any], schema: pa.Schema, packed: ClickModel) -> pa.Table:
+    """One ad as a row of the catalogue. Columns that the catalogue lacks stand behind its own."""
+    made = completed(_table({ad_id: ad}, schema), packed)
+    columns = {field.name: made[field.name].cast(field.type) for field in schema}
+    return pa.table({**columns, **{name: made[name] for name in made.column_names if name not in columns}})
 
 
 def usable(ad: dict[str, Any]) -> bool:
@@ -76,7 +83,8 @@ def completed(ads: pa.Table, packed: ClickModel) -> pa.Table:
 def users_of(known: pa.Table, described: list[UserIn], columns: Columns, packed: ClickModel) -> pa.Table:
     """One row a described user: what is known of them, and over it what the request says, in the cells of `columns`."""
     ids = pa.array([user.user_id for user in described], pa.string())
-    rows = pc.index_in(ids, value_set=combined(known["user_id"]).cast(pa.string()))
+    row = places(ids, known["user_id"])
+    rows = pa.array(row, mask=row < 0)
     table = known.take(rows)
     table = table.set_column(table.column_names.index("user_id"), "user_id", ids)
     says_interests = np.array([user.interests is not None for user in described])

@@ -257,8 +257,9 @@ class Engine:
         return live
 
     def _with(self, arm: str, live: Live, ad_id: str, changes: dict[str, Change], world: World) -> Live:
-        """A bundle after the change of one ad."""
-        return self._load(arm, self._bundles[arm], changes, world, live)
+        """A bundle after the change of one ad. It is made of that ad; only one with a new column makes all anew."""
+        changed = live.with_change(ad_id, changes[ad_id])
+        return changed or self._load(arm, self._bundles[arm], changes, world, live)
 
     def _load(
         self, arm: str, bundle: Path, changes: dict[str, Change] | None = None, world: World | None = None,
@@ -266,7 +267,8 @@ class Engine:
     ) -> Live:  # fmt: skip
         """An arm's bundle over the changed catalogue; the loaded one of `before`, if given."""
         changes, world = self._changes if changes is None else changes, world or self._world
-        return Live.load(self.config, bundle, world, changes, before=before, onnx=arm == FIRST)
+        known = self.lives[FIRST].ranker.campaigns if hasattr(self, "_served") and world is self._world else None
+        return Live.load(self.config, bundle, world, changes, before=before, campaigns=known, onnx=arm == FIRST)
 
     def _swap(self, lives: dict[str, Live], changes: dict[str, Change], tally: Tally | None = None) -> None:
         """Serve other bundles, or another catalogue."""

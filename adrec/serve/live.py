@@ -1,9 +1,10 @@
 """One loaded bundle over one catalogue, ready to answer: what a reload or a changed ad replaces as a whole."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from adrec.inference.lists.ranker import Ranker
 from adrec.inference.onnx.backend import predictor_of
 from adrec.inference.predictor import Catalogs, Predictor
 from adrec.schema import STRINGS, TIMESTAMP
-from adrec.serve.catalogue import Change, users_of, with_changes
+from adrec.serve.catalogue import Change, ad_of, users_of, with_changes
 from adrec.serve.columns import Columns
 from adrec.serve.messages import UserIn
 from adrec.serve.world import World
@@ -55,11 +56,12 @@ class Live:
         changes: Mapping[str, Change],
         *,
         before: "Live | None" = None,
+        campaigns: pa.Array | None = None,
         onnx: bool = False,
     ) -> "Live":
         """Load the bundle (or take the loaded one of `before`), encode the catalogue, check that it scores.
 
-        `onnx`: on the onnxruntime graphs that the config names, if it does.
+        `onnx`: on the onnxruntime graphs that the config names, if it does. `campaigns`: that a ledger has numbers for.
         """
         users, asof = world.users, world.asof
         if before is not None:
@@ -80,9 +82,10 @@ class Live:
         # A changed ad is what the change says, at any moment.
         attributes = replace(world.attributes, ads=world.attributes.ads.without(pa.array(list(changes), pa.string())))
         known = Known(asof.over(catalogs.ad_table), None, world.timeless, attributes)
-        ranker = Ranker(predictor, catalogs, table, users.slice(0, 1), config.policies, known=known, seed=config.seed)
-        for rules, _ in ranker.finder.rules:
-            rules.allowed[gone] = False
+        ranker = Ranker(
+            predictor, catalogs, table, users.slice(0, 1), config.policies, known=known, campaigns=campaigns, seed=config.seed
+        )
+        ranker.finder = ranker.finder.without(gone)
         ranker.finder.prepare()  # aside, before a request needs it
         ids = ranker.ads.ids.tolist()
         live = cls(
@@ -108,12 +111,34 @@ class Live:
         ranker.catalogs = replace(catalogs, queries=queries)
         return replace(self, predictor=predictor, ranker=ranker)
 
-    def check(self) -> None:
-        """Score a few ads for a user without a past. Raises BundleError where a score is no probability."""
-        ids = [ad for ad in self.row_of_ad if ad not in self.deleted][:8]
+    def with_change(self, ad_id: str, change: Change) -> "Live | None":
+        """The same over a catalogue in which one ad has changed, made of that ad alone; None where it brings a new column."""
+        row = self.row_of_ad.get(ad_id, len(self.ads))
+        deleted = self.deleted - {ad_id} | ({ad_id} if change.deleted else set())
+        gone = [place for name in deleted if (place := self.row_of_ad.get(name)) is not None]
+        if change.ad is None or change.deleted:
+            ranker = copy.copy(self.ranker)
+            ranker.finder = ranker.finder.without(gone)
+            return replace(self, ranker=ranker, deleted=deleted)
+        ad = ad_of(ad_id, change.ad, self.ads.schema, self.predictor.packed)
+        if not set(ad.column_names) <= set(self.ads.column_names):
+            return None
+        own, known = self.predictor.catalogs(ad, self.users.slice(0, 1)), self.ranker.known
+        assert known.asof is not None, "a server always has one, if only of a log to come"
+        attributes = replace(known.attributes, ads=known.attributes.ads.without(pa.array([ad_id])))
+        known = replace(known, asof=known.asof.with_ad(row, own.ad_table), attributes=attributes)
+        ranker = self.ranker.with_ad(row, ad, own, known, gone)
+        live = replace(self, ranker=ranker, ads=ranker.ads.table, row_of_ad={**self.row_of_ad, ad_id: row}, deleted=deleted)
+        live.check([ad_id])
+        return live
+
+    def check(self, ids: Sequence[str] | None = None) -> None:
+        """Score some ads for a user without a past, a few where None. Raises BundleError where a score is no probability."""
+        if ids is None:
+            ids = list(islice((ad for ad in self.row_of_ad if ad not in self.deleted), 8))
         if not ids:
             raise DataError("The catalogue has no ad. Give one with at least one row.")
-        user = UserIn.model_construct(user_id="adrec-check", history=ids[:2])
+        user = UserIn.model_construct(user_id="adrec-check", history=list(ids[:2]))
         _, catalogs = self.catalogs([user])
         rows = [{"user_id": user.user_id, "ad_id": ad, "shown_at": int(datetime.now(UTC).timestamp() * 1e6)} for ad in ids]
         examples = self.examples(rows, [user], np.zeros(len(ids), np.int64), catalogs)

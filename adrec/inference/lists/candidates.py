@@ -1,6 +1,7 @@
 """Find the candidates of a block of requests: eligible ads by several channels in turn."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adrec.config.inference.rank import Policy, Retrieval
-from adrec.data.arrays import combined
+from adrec.data.arrays import combined, with_row
 from adrec.data.examples import Examples
 from adrec.errors import DataError
 from adrec.inference.lists.catalogue import AdColumns, segment
@@ -58,6 +59,38 @@ class Finder:
         self._exact_indexes: dict[str, ExactIndex] = {}
         self._pools: list[tuple[Bools, str, Pool]] = []
         self._neighbours: list[tuple[Bools, Neighbours]] = []
+
+    def with_row(
+        self, row: int, ads: AdColumns, ad_vectors: Floats, unit_vectors: Floats, clicks: float, *, gone: Sequence[int]
+    ) -> "Finder":
+        """The same over a catalogue with one other ad at `row`, or a new one behind the last: indexes are gone on with.
+
+        gone: ads for nobody, whatever the rules say.
+        """
+        other = copy(self)
+        other.ads, other.ad_vectors, other.unit_vectors = ads, ad_vectors, unit_vectors
+        other._popularity = with_row(self._popularity, row, np.log1p(np.array([[clicks]], np.float32)))
+        rules = [ads.rules(policy) for policy in self.policies]
+        other.rules = [(own.without(gone), values) for own, values in rules]
+        other._exact_indexes, other._neighbours = {}, []
+        other._pools = [
+            (allowed, method, pool.with_row(other._exact("model"), allowed, row))
+            for mask, method, pool in self._pools
+            for (before, _), (after, _) in zip(self.rules, other.rules, strict=True)
+            if np.array_equal(before.allowed, mask)
+            for allowed in [after.allowed]
+        ]
+        return other
+
+    def without(self, rows: Sequence[int]) -> "Finder":
+        """The same, and these ads for nobody; what was indexed with them is searched under the rules."""
+        other = copy(self)
+        other.rules = [(rules.without(rows), values) for rules, values in self.rules]
+        off = np.zeros(len(self.ads), dtype=np.bool_)
+        off[list(rows)] = True
+        other._pools = [(mask & ~off, method, pool) for mask, method, pool in self._pools]
+        other._neighbours = [(mask & ~off, neighbours) for mask, neighbours in self._neighbours]
+        return other
 
     def prepare(self) -> None:
         """Make the indexes that policies search, which else the first requests would wait for."""

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from adrec.config.inference.rank import Policy
-from adrec.data.arrays import combined
+from adrec.data.arrays import cells_with_row, combined, places, with_row
 from adrec.data.availability import ALWAYS, NEVER, Availability
 from adrec.errors import DataError
 from adrec.inference.lists.words import Words
@@ -41,6 +41,8 @@ class AdColumns:
     """names of the codes"""
     advertiser: Ints
     """(A,) code, -1 none"""
+    advertisers: pa.Array
+    """names of the codes"""
     chinese: NDArray[np.bool_]
     """(A,) the ad is in Chinese"""
     words: Words
@@ -51,7 +53,7 @@ class AdColumns:
         written = written_titles(ads)
         available = Availability.of_ads(ads)
         category, categories = codes(ads, "category")
-        advertiser, _ = codes(ads, "advertiser_id")
+        advertiser, advertisers = codes(ads, "advertiser_id")
         languages = combined(ads["language"]) if "language" in ads.column_names else language(written)
         words = combined(ads["segmented"]) if "segmented" in ads.column_names else segment(written)
         return cls(
@@ -65,21 +67,39 @@ class AdColumns:
             category=category,
             categories=categories,
             advertiser=advertiser,
+            advertisers=advertisers,
             chinese=np.asarray(pc.equal(languages, "zh").to_numpy(zero_copy_only=False), dtype=bool),
             words=Words(words),
         )
 
+    def with_row(self, row: int, table: pa.Table, ad: pa.Table) -> "AdColumns":
+        """The columns with one ad (a table of one row) at `row`, or behind the last, as it stands in `table`; codes stay."""
+        own = AdColumns.of(ad)
+        arrays = {
+            name: with_row(getattr(self, name), row, getattr(own, name))
+            for name in ("bid", "budget", "starts", "ends", "chinese")
+        }
+        category, categories = coded_with_row(self.category, self.categories, row, own.category, own.categories)
+        advertiser, advertisers = coded_with_row(self.advertiser, self.advertisers, row, own.advertiser, own.advertisers)
+        words = combined(ad["segmented"]) if "segmented" in ad.column_names else segment(written_titles(ad))
+        return AdColumns(
+            table=table, ids=cells_with_row(self.ids, row, own.ids), titles=cells_with_row(self.titles, row, own.titles),
+            category=category, categories=categories, advertiser=advertiser, advertisers=advertisers,
+            words=self.words.with_row(row, words), **arrays,
+        )  # fmt: skip
+
     def __len__(self) -> int:
         return len(self.ids)
 
-    def campaign(self, column: str) -> tuple[Ints, int]:
-        """(A,) codes of the campaign column and how many there are. Raises DataError where it is declared but not there."""
+    def campaign(self, column: str, known: pa.Array | None = None) -> tuple[Ints, pa.Array]:
+        """(A,) codes of the campaign column and their names, first the `known` ones. Raises DataError where it is declared but
+        not there.
+        """
         if column not in self.table.column_names:
             if column != "advertiser_id":
                 raise DataError(f"ads: limits.campaign_column '{column}' is not among the columns. Name one that is.")
-            return np.full(len(self), -1, dtype=np.int64), 0
-        found, names = codes(self.table, column)
-        return found, len(names)
+            return np.full(len(self), -1, dtype=np.int64), pa.array([], pa.string())
+        return codes(self.table, column, known)
 
     def rules(self, policy: Policy) -> tuple[Rules, list[pa.Array]]:
         """The policy's rules over this catalogue, and per targeting rule the user values that its rows stand for."""
@@ -115,12 +135,23 @@ class AdColumns:
         return np.asarray(found.to_numpy(zero_copy_only=False), dtype=bool)
 
 
-def codes(table: pa.Table, column: str) -> tuple[Ints, pa.Array]:
-    """(N,) codes of a string column, -1 where null or absent, and the names of the codes."""
+def codes(table: pa.Table, column: str, known: pa.Array | None = None) -> tuple[Ints, pa.Array]:
+    """(N,) codes of a string column, -1 where null or absent, and the names of the codes, first the `known` ones."""
     if column not in table.column_names:
         return np.full(len(table), -1, dtype=np.int64), pa.array([], pa.string())
     encoded = combined(table[column]).cast(pa.string()).dictionary_encode()
+    if known is not None and len(known):
+        names = pc.unique(pa.concat_arrays([known, encoded.dictionary]))
+        place = np.append(places(encoded.dictionary, names), -1)
+        return place[pc.fill_null(encoded.indices, len(place) - 1).to_numpy(zero_copy_only=False)], names
     return np.asarray(pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False), dtype=np.int64), encoded.dictionary
+
+
+def coded_with_row(code: Ints, names: pa.Array, row: int, own: Ints, own_names: pa.Array) -> tuple[Ints, pa.Array]:
+    """Codes (N,) and their names with the one row of others at `row`, or behind the last; a new name comes last."""
+    place = places(own_names, names)
+    names = pa.concat_arrays([names, own_names.filter(pa.array(place < 0))])
+    return with_row(code, row, np.append(places(own_names, names), -1)[own]), names
 
 
 def floats(table: pa.Table, column: str) -> NDArray[np.float64]:

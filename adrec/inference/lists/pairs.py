@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from adrec.data.arrays import Longs, combined
+from adrec.data.arrays import Longs, places
 from adrec.data.examples import Examples, Ragged
 from adrec.data.features import FeatureArrays
 from adrec.inference.known import Known
@@ -60,7 +59,7 @@ def category_shares(examples: Examples, category: Ints, count: int) -> NDArray[n
 def training_counts(predictor: Predictor, ads: AdColumns) -> tuple[Ints, Floats]:
     """(A,) impressions and clicks of each ad among the training rows."""
     seen = predictor.packed.seen_ads
-    found = pc.fill_null(pc.index_in(ads.ids, value_set=combined(seen["id"])), -1).to_numpy(zero_copy_only=False)
+    found = places(ads.ids, seen["id"])
     known = found >= 0
 
     def of(column: str) -> NDArray[np.float64]:

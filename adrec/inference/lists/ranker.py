@@ -1,5 +1,6 @@
 """The ranker: retrieve → score → value → rules and limits → list, for a block of requests. `rank` and `serve` share it."""
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 
@@ -8,13 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adrec.config.inference.rank import Policy
-from adrec.data.arrays import Longs, combined, integers, places
+from adrec.data.arrays import Longs, combined, integers, places, table_with_row, with_row
 from adrec.data.availability import ALWAYS, NEVER
 from adrec.data.examples import Examples
 from adrec.errors import ConfigError
 from adrec.inference.known import NOTHING, Known, users_named
 from adrec.inference.lists.candidates import Finder
-from adrec.inference.lists.catalogue import AdColumns
+from adrec.inference.lists.catalogue import AdColumns, coded_with_row
 from adrec.inference.lists.evidence import reasons
 from adrec.inference.lists.pairs import category_shares, pairs_at, training_counts
 from adrec.inference.lists.vectors import unit
@@ -69,11 +70,12 @@ class Ranker:
         *,
         always: str | None = None,
         known: Known = NOTHING,
+        campaigns: pa.Array | None = None,
         seed: int = 42,
         terminal: Terminal | None = None,
     ) -> None:
         """`ads` and `users` row by row as in `catalogs`. `always` names the policy of every request, whatever its scenario;
-        `known` answers for the past of requests and candidates.
+        `known` answers for the past of requests and candidates. `campaigns`: names whose numbers a ledger knows already.
         """
         self.predictor, self.catalogs, self.users = predictor, catalogs, users
         self.ads = AdColumns.of(ads)
@@ -82,9 +84,10 @@ class Ranker:
         self.ad_vectors = predictor.ad_vectors(catalogs)
         text = catalogs.ads.vectors
         self.unit_vectors = unit(text if text is not None and text.shape[1] else self.ad_vectors)
-        self.campaign, campaigns = self.ads.campaign(self._agreed("campaign_column"))
+        self._campaign_column = self._agreed("campaign_column")
+        self.campaign, self.campaigns = self.ads.campaign(self._campaign_column, campaigns)
         self.clock = BudgetClock(self._agreed("budget_period") == "day", self._agreed("time_zone"))
-        self.ledger = Ledger(self.ads.budget, campaigns, daily=self.clock.daily)
+        self.ledger = Ledger(self.ads.budget, len(self.campaigns), daily=self.clock.daily)
         self.list_policies = [_list_policy(policy) for policy in self.policies]
         self.impressions, clicks = training_counts(predictor, self.ads)
         self.finder = Finder(
@@ -118,6 +121,28 @@ class Ranker:
         # A request has no ad yet; the reading of rows needs one to be an impression.
         ad = np.zeros(len(requests), np.int64)
         return self.predictor.attached(requests, self.catalogs, self.known, user, ad, counters=False, null_is_known=True)
+
+    def with_ad(self, row: int, ad: pa.Table, own: Catalogs, known: Known, gone: Sequence[int]) -> "Ranker":
+        """The same ranker with another ad at `row`, or a new one behind the last; nothing is made again of the others.
+
+        ad: one row with the columns of the ranker's own; own: catalogs of it; gone: ads for nobody.
+        """
+        other = copy(self)
+        other.catalogs, other.known = self.catalogs.with_ad(row, own), known
+        other.ads = self.ads.with_row(row, table_with_row(self.ads.table, row, ad), ad)
+        vectors = self.predictor.ad_vectors(own)
+        text = own.ads.vectors
+        other.ad_vectors = with_row(self.ad_vectors, row, vectors)
+        other.unit_vectors = with_row(self.unit_vectors, row, unit(text if text is not None and text.shape[1] else vectors))
+        columns = AdColumns.of(ad)
+        other.campaign, other.campaigns = coded_with_row(
+            self.campaign, self.campaigns, row, *columns.campaign(self._campaign_column)
+        )
+        other.ledger = Ledger(other.ads.budget, len(other.campaigns), daily=self.clock.daily)
+        impressions, clicks = training_counts(self.predictor, columns)
+        other.impressions = with_row(self.impressions, row, impressions)
+        other.finder = self.finder.with_row(row, other.ads, other.ad_vectors, other.unit_vectors, float(clicks[0]), gone=gone)
+        return other
 
     def for_users(self, users: pa.Table, catalogs: Catalogs) -> "Ranker":
         """The same ranker for other users: a table of them and catalogs over the same ads."""

@@ -4,7 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
+
+from adrec.data.arrays import places
 
 
 class Words:
@@ -19,12 +21,25 @@ class Words:
         """(A, W) 1 where the ad's text has the word."""
         self._by_word = self.ads.T.tocsr()
 
+    def with_row(self, row: int, segmented: pa.Array) -> "Words":
+        """The same with the text of one ad (1,) at `row`, or behind the last; its new words come behind the known ones."""
+        _, flat = _split(segmented)
+        new = pc.unique(flat)
+        new = new.filter(pc.invert(pc.is_in(new, value_set=self._vocabulary)))
+        other = Words.__new__(Words)
+        other._vocabulary = pa.concat_arrays([self._vocabulary, new.cast(self._vocabulary.type)])
+        own, width = other.bag(segmented), max(1, len(other._vocabulary))
+        parts = [self.ads[:row], own, self.ads[row + 1 :]]
+        other.ads = csr_array(vstack([_widened(csr_array(part), width) for part in parts], format="csr"))
+        other._by_word = other.ads.T.tocsr()
+        return other
+
     def bag(self, segmented: pa.Array) -> csr_array:
         """(N, W) bags of other texts; words that no ad has are left out."""
         offsets, flat = _split(segmented)
         if len(flat) == 0:  # looking words up costs the same for none as for many
             return self._bag(offsets, np.zeros(0, np.int64))
-        codes = pc.fill_null(pc.index_in(flat, value_set=self._vocabulary), -1).to_numpy(zero_copy_only=False)
+        codes = places(flat, self._vocabulary)
         known = np.concatenate([[0], np.cumsum(codes >= 0)])
         return self._bag(known[offsets], codes[codes >= 0].astype(np.int64))
 
@@ -51,6 +66,10 @@ class Words:
         bag.sum_duplicates()
         bag.data[:] = 1
         return bag
+
+
+def _widened(bags: csr_array, width: int) -> csr_array:
+    return csr_array((bags.data, bags.indices, bags.indptr), shape=(bags.shape[0], width))
 
 
 def _split(segmented: pa.Array) -> tuple[NDArray[np.int64], pa.Array]:

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
+from adrec.data.arrays import cells_with_row, with_row
 from adrec.data.batches.collate import QueryInputs, TextInputs, Texts, padded
 from adrec.data.examples import Catalog, Ragged
 from adrec.data.text.vector_cache import RecentVectors, cached_vectors
@@ -137,6 +139,13 @@ class _Vectors:
         self.values[new] = self.reader.vectors(_strings(self.texts.take(pa.array(new))), terminal, what, typed=self.typed)
         self.known[new] = True
 
+    def with_row(self, row: int, own: "_Vectors") -> "_Vectors":
+        """The same with the one text of `own` at `row`, or behind the last."""
+        other = copy(self)
+        other.texts = cells_with_row(self.texts, row, own.texts)
+        other.values, other.known = with_row(self.values, row, own.values), with_row(self.known, row, own.known)
+        return other
+
     def __call__(self, rows: NDArray[np.int64]) -> Texts:
         self.ensure(rows)
         return Texts(torch.from_numpy(self.values[rows]))
@@ -168,8 +177,23 @@ class _Tokens:
         assert reader.encoder is not None
         self.encoder, self.texts = reader.encoder, texts
 
+    def with_row(self, row: int, own: "_Tokens") -> "_Tokens":
+        """The same with the one text of `own` at `row`, or behind the last."""
+        other = copy(self)
+        other.texts = cells_with_row(self.texts, row, own.texts)
+        return other
+
     def __call__(self, rows: NDArray[np.int64]) -> Texts:
         return Texts(None, *self.encoder.tokenize(_strings(self.texts.take(pa.array(rows)))))
+
+
+def texts_with_row(catalog: Catalog, texts: TextInputs, row: int, own: TextInputs) -> tuple[Catalog, TextInputs]:
+    """What `TextReader.read` gave, with the one text of `own` at `row`, or behind the last; `catalog` has the row already."""
+    if isinstance(texts, _Vectors) and isinstance(own, _Vectors):
+        vectors = texts.with_row(row, own)
+        return catalog.with_vectors(vectors.values), vectors
+    assert isinstance(texts, _Tokens) and isinstance(own, _Tokens), "two ways of reading texts never meet"
+    return catalog, texts.with_row(row, own)
 
 
 def _strings(texts: pa.Array) -> list[str]:
