@@ -248,6 +248,7 @@ def _plain_routes(app: FastAPI, watch: Watch, held: dict[str, Any]) -> None:
         """Prometheus metrics."""
         for what in _QUEUES:
             watch.queue.labels(what).set(held[what].waiting)
+        watch.state(held["engine"].tally)
         return Response(watch.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/v1/about")
@@ -264,6 +265,7 @@ def _plain_routes(app: FastAPI, watch: Watch, held: dict[str, Any]) -> None:
             "users": users,
             "ads": len(engine.live.row_of_ad),
             "bundles": engine.fingerprints,
+            "health": engine.tally.health.as_dicts(),
         }
 
 

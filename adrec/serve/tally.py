@@ -16,6 +16,7 @@ from adrec.asof.keys import codes_of
 from adrec.asof.reader import AsOf
 from adrec.data.hashing import hash_strings, mix
 from adrec.ranking.ledger import Counts, Ledger, Shown
+from adrec.serve.health import Health
 from adrec.serve.learning import learn
 from adrec.serve.live import Live
 from adrec.serve.store.contract import Slice, Totals, in_micros
@@ -52,6 +53,7 @@ class Tally:
     def __init__(self, live: Live, asof: AsOf, kept: Totals, *, counts_lists: bool) -> None:
         """`kept`: what earlier events added up to, which are no more. `counts_lists`: some policy limits a user's lists."""
         self.asof, self.last, self.set_aside = asof, 0, 0
+        self.health = Health()
         budget, campaigns = live.ranker.ads.budget, len(live.ranker.ledger.campaign)
         self.ledger = Ledger(budget, campaigns, room=max(_ROOM, 2 * len(budget)), daily=live.ranker.clock.daily)
         self._lists = Counts() if counts_lists else None
@@ -70,6 +72,7 @@ class Tally:
             ads = live.rows(events["ad_id"])
             self.ledger = self._paid(live, events, ads)
             self._learn(live, events, ads)
+            self.health.take(events)
         self.last, self.set_aside = piece.last, self.set_aside + piece.set_aside
 
     def grow(self, live: Live) -> None:

@@ -10,7 +10,14 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from adrec.serve.tally import Tally
+
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_HEALTH = {
+    "impressions": "Impressions with the score of their list.", "promised": "Clicks that the scores promised.",
+    "clicks": "Clicks that came.", "ratio": "Promised over observed clicks.", "low": "Lower end of its interval at 95 %.",
+    "high": "Upper end of its interval.", "conversions": "Conversions that came.", "value": "What they were worth.",
+}  # fmt: skip
 _logger = logging.getLogger("adrec.serve")
 
 
@@ -37,7 +44,23 @@ class Watch:
         )
         self.events = Counter("adrec_events_total", "Events recorded.", ["kind"], registry=self.registry)
         self.reloads = Counter("adrec_reloads_total", "Reloads by outcome.", ["outcome"], registry=self.registry)
+        self.counted = Gauge("adrec_last_event", "Number of the last event that was counted.", registry=self.registry)
+        self.set_aside = Gauge("adrec_events_set_aside", "Rows of the store that are no events.", registry=self.registry)
+        self.health = {
+            name: Gauge(f"adrec_health_{name}", what, ["arm", "day"], registry=self.registry) for name, what in _HEALTH.items()
+        }
         self._salt = secrets.token_bytes(16)
+
+    def state(self, tally: Tally) -> None:
+        """What the events add up to now."""
+        self.counted.set(tally.last)
+        self.set_aside.set(tally.set_aside)
+        for gauge in self.health.values():
+            gauge.clear()
+        for row in tally.health.rows():
+            for name, gauge in self.health.items():
+                value = getattr(row, name)
+                gauge.labels(row.arm, row.day).set(float("nan") if value is None else value)
 
     def text(self) -> bytes:
         """The metrics in Prometheus' format."""

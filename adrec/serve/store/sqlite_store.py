@@ -51,7 +51,8 @@ _READ = (
     f"SELECT events.number AS {NUMBER}, {', '.join(COLUMNS)} FROM events LEFT JOIN users ON users.number = events.user"
     " WHERE events.number > ? ORDER BY events.number LIMIT ?"
 )
-_FLOAT = "'[' || group_concat(coalesce(printf('%!.17g', {name}), 'null')) || ']'"  # JSON of SQLite keeps 15 digits
+# JSON of SQLite keeps 15 digits of a float, and printf writes a number where there is none.
+_FLOAT = "'[' || group_concat(CASE WHEN {name} IS NULL THEN 'null' ELSE printf('%!.17g', {name}) END) || ']'"
 _CELLS = ", ".join(
     (_FLOAT if kind == pa.float64() else "json_group_array({name})").format(name=name)
     for name, kind in ((NUMBER, pa.int64()), *COLUMNS.items())
