@@ -314,7 +314,9 @@ def _faults(app: FastAPI) -> None:
 
     @app.exception_handler(TimeoutError)
     async def late(request: Request, error: TimeoutError) -> JSONResponse:
-        return JSONResponse({"detail": "The answer took too long. Try again, or ask for less."}, 504)
+        return JSONResponse(
+            {"detail": "The answer took too long. Try again, or ask for less."}, 504, headers={"Retry-After": "1"}
+        )
 
 
 def _told(status: int, faults: Sequence[tuple[str, str]]) -> JSONResponse:
