@@ -84,6 +84,7 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
 
     `verify` False skips the digests (not the presence and sizes) of files: for a bundle that was just checked.
     """
+    path = path.resolve() if path.is_symlink() else path  # once: the link may be moved while files are read
     manifest_path = path / MANIFEST
     if not manifest_path.is_file():
         raise BundleError(f"{path}: not a bundle ({MANIFEST} is missing). Run 'adrec finetune' to make one.")

@@ -64,6 +64,11 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     reader = text_reader(config, encoder)
     until = start.learned_until if start is not None else None
     data = load_click_data(config, prepared, reader, terminal, learned_until=until)
+    if until is not None and data.newest is not None and int(data.valid.shown_at.min()) <= until:
+        terminal.warn(
+            f"{config.start_from}: has learned validation rows, if it is of this log: what they choose and measure flatters it."
+            " Go on from a bundle that ends before them, or let later files come first."
+        )
     work = work_folder(config.output)
     runs = [
         train_click_model(

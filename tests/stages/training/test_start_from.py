@@ -123,6 +123,15 @@ def test_a_trained_encoder_goes_on_where_it_was(first, tmp_path):
         assert torch.allclose(before, after, atol=1e-5), name
 
 
+def test_a_start_that_knows_the_validation_rows_is_warned_of(first, tmp_path, capsys):
+    still = {"training": {"epochs": 1}, "baselines": {"names": []}}
+    finetune.run(_next(first, tmp_path / "next", **copy.deepcopy(still)), Terminal())
+    assert "has learned validation rows" not in capsys.readouterr().err
+    finetune.run(_next(first, tmp_path / "knows", start_from=None, refit=True, **copy.deepcopy(still)), QUIET)
+    finetune.run(_next(first, tmp_path / "warned", start_from=tmp_path / "knows", **copy.deepcopy(still)), Terminal())
+    assert "has learned validation rows" in capsys.readouterr().err
+
+
 def test_faults_are_told(first, tmp_path):
     with pytest.raises(BundleError, match="not a bundle"):
         finetune.run(_next(first, tmp_path / "next", start_from=tmp_path), QUIET)
