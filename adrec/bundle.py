@@ -2,12 +2,13 @@
 
 `bundle.json` lists the size and digest of every other file; loading refuses a folder with a missing or altered one, with a
 link, with a file that it does not list where a library would read it, and with files of a kind that adrec never writes: a
-bundle of a stranger is data, and opening it runs no code. Layout: docs/bundle.md.
+bundle of a stranger is data, and opening it runs no code. Where keys are trusted (`trusting`), one of them must have signed
+`bundle.json`. Layout: docs/bundle.md.
 """
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 from adrec import __version__
 from adrec.data.disk.formats import other_format
 from adrec.data.disk.outputs import BUNDLE
+from adrec.data.disk.signatures import SUFFIX, PublicKey, SignatureError, check_signature, read_public_key
 from adrec.data.disk.writing import folder_aside
 from adrec.errors import BundleError
 
@@ -28,6 +30,8 @@ _KINDS = frozenset({".json", ".yaml", ".safetensors", ".parquet", ".npz", ".npy"
 _READ_ELSEWHERE = frozenset({"adapter_config.json"})
 """Files that send a library on to another folder or to the network."""
 _MOST_MANIFEST_BYTES = 64_000_000
+_trusted: tuple[PublicKey, ...] = ()
+"""Whose bundles are opened; empty: anyone's."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +95,17 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
     try:
         if manifest_path.stat().st_size > _MOST_MANIFEST_BYTES:
             raise ValueError("too large")
-        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+        content = manifest_path.read_bytes()
+        manifest = json.loads(content.decode("utf-8"))
         version, files = manifest["format_version"], manifest["files"]
         listed = {str(name): (str(facts["sha256"]), int(facts["bytes"])) for name, facts in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(f"{manifest_path}: cannot be read ({type(error).__name__}). {_FIX}") from None
+    if _trusted:
+        try:
+            check_signature(content, manifest_path.with_name(MANIFEST + SUFFIX), _trusted)
+        except SignatureError as error:
+            raise BundleError(f"{path}: {error}, and only signed bundles are trusted here. {_STRANGE}") from None
     if version != FORMAT_VERSION:
         is_student = "distilled_from" in manifest  # its config is that of the training it stands for
         command, config = ("adrec distill", None) if is_student else ("adrec finetune", path / "config.yaml")
@@ -104,6 +114,18 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
         _check_file(path, name, digest if verify else None, size)
     _refuse_unlisted(path, listed)
     return Bundle(path, manifest)
+
+
+@contextmanager
+def trusting(keys: Sequence[Path]) -> Iterator[None]:
+    """Within it, and in its threads, only bundles signed by one of these public keys are opened; any where none is named."""
+    global _trusted
+    before = _trusted
+    _trusted = tuple(map(read_public_key, keys)) or before
+    try:
+        yield
+    finally:
+        _trusted = before
 
 
 def write_json(value: Any, path: Path) -> None:

@@ -13,6 +13,7 @@ from adrec.cli.options import (
     QuietOption,
     SeedOption,
     SetOption,
+    TrustedKeyOption,
     run_stage,
 )
 
@@ -33,6 +34,7 @@ def score(
     quiet: QuietOption = False,
     device: DeviceOption = None,
     bundle: BundleOption = None,
+    trusted_key: TrustedKeyOption = None,
     output: OutputOption = None,
 ) -> None:
     """Give click probabilities for any number of rows; labels are not needed, ads and users may be new.
@@ -46,7 +48,7 @@ def score(
     run_stage(
         "inference.score", "inference.score:ScoreConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, device=device,
-        options={"bundle": bundle, "output": output},
+        options={"bundle": bundle, "trusted_keys": trusted_key or None, "output": output},
     )  # fmt: skip
 
 
@@ -57,6 +59,7 @@ def encode(
     quiet: QuietOption = False,
     device: DeviceOption = None,
     bundle: BundleOption = None,
+    trusted_key: TrustedKeyOption = None,
     output: OutputOption = None,
 ) -> None:
     """Write ad and user vectors for other systems: their dot product orders ads for a user.
@@ -69,7 +72,7 @@ def encode(
     run_stage(
         "inference.encode", "inference.encode:EncodeConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, device=device,
-        options={"bundle": bundle, "output": output},
+        options={"bundle": bundle, "trusted_keys": trusted_key or None, "output": output},
     )  # fmt: skip
 
 
@@ -81,6 +84,7 @@ def rank(
     seed: SeedOption = None,
     device: DeviceOption = None,
     bundle: BundleOption = None,
+    trusted_key: TrustedKeyOption = None,
     output: OutputOption = None,
     top_n: Annotated[int | None, typer.Option("--top-n", min=1, help="Ads per list.", show_default=False)] = None,
     policy: Annotated[str | None, typer.Option("--policy", help="Rank everything by this policy.", show_default=False)] = None,
@@ -100,5 +104,8 @@ def rank(
     run_stage(
         "inference.rank", "inference.rank:RankConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
-        options={"bundle": bundle, "output": output, "top_n": top_n, "policy": policy, "why.user": user, "why.ad": ad},
+        options={
+            "bundle": bundle, "trusted_keys": trusted_key or None, "output": output, "top_n": top_n, "policy": policy,
+            "why.user": user, "why.ad": ad,
+        },
     )  # fmt: skip

@@ -35,6 +35,10 @@ _OF_THE_MACHINE = frozenset(
 """Faults of the system that say all there is to say; any other is a bug of ours."""
 
 BundleOption = Annotated[Path | None, typer.Option("--bundle", help="Bundle folder.", show_default=False)]
+TrustedKeyOption = Annotated[
+    list[Path] | None,
+    typer.Option("--trusted-key", help="Refuse bundles not signed by this public key (again: or by that).", show_default=False),
+]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Where to write.", show_default=False)]
 
 
@@ -124,4 +128,4 @@ def _write_crash_log(error: Exception) -> str:
 
 
 def _as_yaml(value: Any) -> str:
-    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, default=str)

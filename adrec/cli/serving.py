@@ -14,6 +14,7 @@ from adrec.cli.options import (
     QuietOption,
     SeedOption,
     SetOption,
+    TrustedKeyOption,
     run_stage,
 )
 
@@ -26,6 +27,7 @@ def register(app: typer.Typer) -> None:
     app.command("events", rich_help_panel=PANEL)(events)
     app.command("explain", rich_help_panel=PANEL)(explain)
     app.command("export", rich_help_panel=PANEL)(export)
+    app.command("sign", rich_help_panel=PANEL)(sign)
 
 
 def events(
@@ -59,6 +61,7 @@ def explain(
     seed: SeedOption = None,
     device: DeviceOption = None,
     bundle: BundleOption = None,
+    trusted_key: TrustedKeyOption = None,
     output: OutputOption = None,
     user: Annotated[str | None, typer.Option("--user", help="Only rows of this user.", show_default=False)] = None,
     ad: Annotated[str | None, typer.Option("--ad", help="Only rows of this ad.", show_default=False)] = None,
@@ -80,7 +83,8 @@ def explain(
         "inference.explain", "inference.explain:ExplainConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
         options={
-            "bundle": bundle, "output": output, "user_id": user, "ad_id": ad, "overall": overall, "language": language,
+            "bundle": bundle, "trusted_keys": trusted_key or None, "output": output, "user_id": user, "ad_id": ad,
+            "overall": overall, "language": language,
         },
     )  # fmt: skip
 
@@ -91,6 +95,7 @@ def export(
     json_output: JsonOption = False,
     quiet: QuietOption = False,
     bundle: BundleOption = None,
+    trusted_key: TrustedKeyOption = None,
     output: OutputOption = None,
     int8: Annotated[bool | None, typer.Option("--int8", help="Also an int8 encoder.", show_default=False)] = None,
 ) -> None:
@@ -104,7 +109,7 @@ def export(
     run_stage(
         "training.export", "training.export:ExportConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet,
-        options={"bundle": bundle, "output": output, "int8": int8},
+        options={"bundle": bundle, "trusted_keys": trusted_key or None, "output": output, "int8": int8},
     )  # fmt: skip
 
 
@@ -116,6 +121,7 @@ def serve(
     seed: SeedOption = None,
     device: DeviceOption = None,
     bundle: BundleOption = None,
+    trusted_key: TrustedKeyOption = None,
     ads: Annotated[Path | None, typer.Option("--ads", help="Catalogue in the ADS layout.", show_default=False)] = None,
     host: Annotated[str | None, typer.Option("--host", help="Address to listen on.", show_default=False)] = None,
     port: Annotated[int | None, typer.Option("--port", help="Port to listen on.", show_default=False)] = None,
@@ -130,5 +136,28 @@ def serve(
     run_stage(
         "inference.serve", "inference.serve:ServeConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
-        options={"bundle": bundle, "ads": ads, "host": host, "port": port},
+        options={"bundle": bundle, "trusted_keys": trusted_key or None, "ads": ads, "host": host, "port": port},
+    )  # fmt: skip
+
+
+def sign(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+    bundle: BundleOption = None,
+    key: Annotated[Path | None, typer.Option("--key", help="Secret key (PEM, Ed25519).", show_default=False)] = None,
+    make_key: Annotated[bool | None, typer.Option("--make-key", help="Make the key first.", show_default=False)] = None,
+) -> None:
+    """Sign a bundle, so that others can tell whose it is: commands given --trusted-key refuse any other.
+
+    Reads a bundle and a secret key. Writes bundle.json.minisig into the bundle, in minisign's format (Ed25519), and with
+    --make-key the key and its public half (.pub). Any change of the bundle ends the signature.
+
+    Example: adrec sign --key release.key --make-key --bundle runs/sample/bundle
+    """
+    run_stage(
+        "inference.sign", "inference.sign:SignConfig",
+        config=config, overrides=overrides, json_output=json_output, quiet=quiet,
+        options={"bundle": bundle, "key": key, "make_key": make_key},
     )  # fmt: skip

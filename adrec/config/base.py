@@ -124,6 +124,13 @@ EncoderReference = Annotated[str, BeforeValidator(_resolve_reference)]
 ModelT = TypeVar("ModelT", bound=Config)
 
 
+class OpensBundle(StageConfig):
+    """A command that applies a bundle."""
+
+    trusted_keys: list[ConfigPath] = []
+    """Public keys of `adrec sign` or minisign: a bundle that none of them signed is refused. Empty: any bundle is opened."""
+
+
 def load_config(
     path: Path | None, model: type[ModelT], overrides: Sequence[str] = (), *, overrides_base: Path | None = None
 ) -> ModelT:
@@ -182,18 +189,22 @@ def describe(error: ValidationError, model: type[BaseModel], raw: Any) -> list[s
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write the resolved config as YAML; loading it again gives an equal config."""
-    text = yaml.safe_dump(_by_address(config.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
+    """Write the resolved config as YAML, the home folder as `~`, for the file may travel; loading it gives an equal one."""
+    text = yaml.safe_dump(_as_others_read(config.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
     path.write_text(text, encoding="utf-8")
 
 
-def _by_address(value: Any) -> Any:
-    """A dumped config whose places in the mirror of remote files are called by their addresses."""
+def _as_others_read(value: Any) -> Any:
+    """A dumped config whose places in the mirror of remote files are called by their addresses, and the home folder `~`."""
     if isinstance(value, dict):
-        return {key: _by_address(item) for key, item in value.items()}
+        return {key: _as_others_read(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_by_address(item) for item in value]
-    return shown(value) if isinstance(value, str) else value
+        return [_as_others_read(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    told, home = shown(value), str(Path.home())
+    is_home = home not in ("~", "/") and (told == home or told.startswith(home + os.sep))
+    return "~" + told[len(home) :] if is_home else told
 
 
 def _validated(raw: dict[str, Any], model: type[ModelT], *, where: str, context: dict[str, Any]) -> ModelT:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from adrec.bundle import open_bundle
+from adrec.bundle import open_bundle, trusting
 from adrec.config.inference.serve import ServeConfig
 from adrec.data.arrays import combined
 from adrec.data.examples import Examples
@@ -67,16 +67,17 @@ class Live:
         if before is not None:
             predictor, fingerprint = before.predictor, before.fingerprint
         else:
-            fingerprint = open_bundle(bundle, verify=False).fingerprint
-            graphs = config.onnx if onnx else None
-            predictor = predictor_of(
-                bundle,
-                device=config.device,
-                cache=config.cache,
-                onnx=graphs,
-                int8=config.onnx_int8,
-                keep_typed=config.keep_typed,
-            )
+            with trusting(config.trusted_keys):
+                fingerprint = open_bundle(bundle, verify=False).fingerprint
+                graphs = config.onnx if onnx else None
+                predictor = predictor_of(
+                    bundle,
+                    device=config.device,
+                    cache=config.cache,
+                    onnx=graphs,
+                    int8=config.onnx_int8,
+                    keep_typed=config.keep_typed,
+                )
         table, gone = with_changes(world.ads, changes, predictor.packed)
         catalogs = predictor.catalogs(table, users.slice(0, 1))
         # A changed ad is what the change says, at any moment.

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from adrec.bundle import trusting
 from adrec.config.base import StageConfig
 from adrec.config.commands import command_of
 from adrec.data.disk import outputs
@@ -53,6 +54,12 @@ def writing(
     What an earlier run that was killed left half renamed is put back first. `before` is called with the kind of output when
     the output is held.
     """
+    with trusting(getattr(config, "trusted_keys", ())), _writing(config, terminal, before):
+        yield
+
+
+@contextmanager
+def _writing(config: StageConfig, terminal: Terminal, before: Callable[[OutputKind], None]) -> Iterator[None]:
     command = command_of(type(config))
     entry = KINDS.get(command)
     path = None if entry is None else _path(config, entry[0])

@@ -235,3 +235,17 @@ def test_saved_config_is_plain_yaml(tmp_path):
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == {
         "seed": 42, "out": "/tmp/x", "impressions": 30_000,
     }  # fmt: skip
+
+
+def test_a_stored_config_does_not_say_whose_home_it_was(tmp_path, monkeypatch):
+    """The file may travel; on the same machine it still means the same."""
+    from adrec.config.base import load_config, save_config
+    from adrec.config.inference.encode import EncodeConfig
+
+    monkeypatch.setenv("HOME", str(tmp_path / "alice"))
+    (tmp_path / "alice").mkdir()
+    config = load_config(None, EncodeConfig, [f"bundle={tmp_path}/alice/b", "output=/srv/v", f"ads={tmp_path}/alicette/a.csv"])
+    save_config(config, tmp_path / "config.yaml")
+    text = (tmp_path / "config.yaml").read_text(encoding="utf-8")
+    assert "~/b" in text and "alice/" not in text and "alicette/a.csv" in text
+    assert load_config(tmp_path / "config.yaml", EncodeConfig) == config

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from adrec.config.base import Config, ConfigPath, Moment, OnDevice, Seeded
+from adrec.config.base import Config, ConfigPath, Moment, OnDevice, OpensBundle, Seeded
 from adrec.config.data.own_tables import OnOwnTables, OwnTable
 from adrec.config.training.features import known_zone
 
@@ -166,7 +166,7 @@ class Why(Config):
     """Ad id."""
 
 
-class RankConfig(OnOwnTables, OnDevice, Seeded):
+class RankConfig(OnOwnTables, OpensBundle, OnDevice, Seeded):
     """Config of `adrec rank`."""
 
     bundle: ConfigPath

@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from adrec.config.base import ConfigPath, OnDevice
+from adrec.config.base import ConfigPath, OnDevice, OpensBundle
 from adrec.config.data.own_tables import OnOwnTables, OwnTable
 
 
-class RowsConfig(OnOwnTables):
+class RowsConfig(OnOwnTables, OpensBundle):
     """Rows to apply a bundle to: a split of a prepared folder, or tables of the user's own."""
 
     bundle: ConfigPath

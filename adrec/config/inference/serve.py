@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from adrec.config.base import Config, ConfigPath, Moment, OnDevice, Seeded, StageConfig
+from adrec.config.base import Config, ConfigPath, Moment, OnDevice, OpensBundle, Seeded, StageConfig
 from adrec.config.inference.access import Access, Connections, Tls
 from adrec.config.inference.rank import Policy
 
@@ -77,7 +77,7 @@ class EventsConfig(StoreConfig):
     """SCORED Parquet to write."""
 
 
-class ServeConfig(StoreConfig, OnDevice, Seeded):
+class ServeConfig(StoreConfig, OpensBundle, OnDevice, Seeded):
     """Config of `adrec serve`."""
 
     bundle: ConfigPath
