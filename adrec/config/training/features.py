@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from fnmatch import filter as matching
+from functools import cache
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -81,6 +82,7 @@ class ListFeature(Config):
         return separator
 
 
+@cache  # the list of zones is read from the disk each time, 15 ms, and a bundle is full of calendars
 def known_zone(name: str) -> str:
     """The name of a time zone. Raises ValueError where there is none of that name."""
     if name not in available_timezones():
