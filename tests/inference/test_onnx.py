@@ -88,3 +88,78 @@ def test_a_missing_or_damaged_file_is_named(tmp_path):
     (tmp_path / "scorer.onnx").write_bytes(b"not a graph")
     with pytest.raises(DataError, match=r"scorer\.onnx: not a whole ONNX file"):
         OnnxScorer(tmp_path)
+
+
+def test_lists_of_any_length_are_read_whole(planted, tmp_path):
+    """The graph knows no width of a list: what torch reads it reads."""
+    examples, collate, dimensions = planted
+    from adrec.bundle import write_json
+    from adrec.inference.onnx.exporting import SCORER, write_graph
+    from adrec.inference.onnx.graphs import FORMAT, SETTINGS, first_axis, is_list
+
+    torch.manual_seed(0)
+    settings = ModelSettings(width=16, hidden=[8], user=UserEncoderSettings(max_history=8))
+    model = build_model(settings, dimensions, TASKS, text_encoder=None, next_category=False).eval()
+    shape = {"history": 8, "skipped": 1}
+    padded = padded_batch(collate(examples, np.arange(20)), **shape, lists=2)
+    names = list(flat(padded))
+    dynamic = torch.export.Dim.DYNAMIC
+    axes = tuple({0: dynamic, 1: dynamic} if is_list(name) else {0: dynamic} for name in names)
+    assert any(map(is_list, names))
+    write_graph(Scorer(model, names, padded).eval(), tuple(flat(padded).values()), (axes,), names, "logits", tmp_path / SCORER)
+    write_json({"format": FORMAT, "inputs": {name: first_axis(name) for name in names}, **shape}, tmp_path / SETTINGS)
+    scorer = OnnxScorer(tmp_path)
+    for width in (1, 2, 70):
+        batch = collate(examples, np.arange(30))
+        codes = torch.randint(0, dimensions.users.list_cardinalities[0], (len(batch.users.identity), width))
+        batch = batch._replace(users=batch.users._replace(lists=(codes,)))
+        with torch.inference_mode():
+            torch.testing.assert_close(scorer(batch), model(batch).logits, atol=1e-4, rtol=0)
+
+
+def test_int8_vectors_do_not_know_their_neighbours(tmp_path):
+    import transformers
+
+    from adrec.inference.onnx.backend import OnnxEncoder
+    from adrec.inference.onnx.exporting import ENCODER, ENCODER_INT8, export_encoder
+    from adrec.models.text.text_encoder import TextEncoder, encode_texts, load_text_encoder
+    from adrec.models.text.word_vectors import WordTokenizer
+
+    torch.manual_seed(0)
+    words = [f"w{number}" for number in range(400)]
+    backbone = transformers.BertModel(
+        transformers.BertConfig(
+            vocab_size=402, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+        ),
+        add_pooling_layer=False,
+    )  # fmt: skip
+    TextEncoder(backbone=backbone, tokenizer=WordTokenizer(words), dimension=32, max_tokens=16).save(tmp_path / "torch")
+    encoder = load_text_encoder(str(tmp_path / "torch"))
+    difference, cosine = export_encoder(encoder, tmp_path, int8=True)
+    assert difference < 1e-5 and cosine > 0.999
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(words, rng.integers(1, 12))) for _ in range(150)] + ["", " "]
+    expected = encode_texts(encoder, texts)
+    for name in (ENCODER, ENCODER_INT8):
+        graph = OnnxEncoder(encoder, tmp_path / name)
+        together = encode_texts(graph, texts)
+        alone = np.concatenate([encode_texts(graph, [text]) for text in texts])
+        assert np.abs(together - alone).max() < 1e-5, name
+        assert not together[-2:].any(), "a blank text is the zero vector"
+        assert np.abs(together - expected).max() < (0.1 if name == ENCODER_INT8 else 1e-4)
+    sizes = [(tmp_path / name).stat().st_size for name in (ENCODER, ENCODER_INT8)]
+    assert sizes[1] < 0.8 * sizes[0]
+
+
+def test_graphs_of_another_bundle_version_or_gap_are_refused(planted, tmp_path):
+    from adrec.bundle import write_json
+    from adrec.inference.onnx.exporting import refuse_gap
+    from adrec.inference.onnx.graphs import FORMAT, SETTINGS
+
+    write_json({"format": FORMAT - 1, "inputs": {}, "history": 1, "skipped": 1}, tmp_path / SETTINGS)
+    with pytest.raises(DataError, match="another version of adrec"):
+        OnnxScorer(tmp_path)
+    refuse_gap(1e-6, 1e-4, "scorer.onnx", "logits")
+    for gap in (0.5, float("nan")):
+        with pytest.raises(DataError, match=r"scorer\.onnx: its logits differ from torch's"):
+            refuse_gap(gap, 1e-4, "scorer.onnx", "logits")

@@ -10,4 +10,4 @@ class ExportConfig(RowsConfig):
     output: ConfigPath
     """Folder to write: encoder.onnx, scorer.onnx, onnx.json."""
     int8: bool = False
-    """Also write encoder.int8.onnx: dynamic quantisation, per channel, reduced range."""
+    """Also write encoder.int8.onnx: weights and products of 8 bits, a scale for each token."""

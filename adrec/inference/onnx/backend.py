@@ -11,20 +11,33 @@ from torch import Tensor
 from adrec.bundle import open_bundle
 from adrec.data.batches.collate import Batch
 from adrec.errors import DataError, ResourceError
-from adrec.inference.onnx.graphs import flat, padded_batch
+from adrec.inference.golden import read_golden
+from adrec.inference.onnx.graphs import FORMAT, SETTINGS, flat, padded_batch
 from adrec.inference.packing import ClickModel, unpack
 from adrec.inference.predictor import Predictor
 from adrec.models.text.text_encoder import TextEncoder
 
 
 def onnx_predictor(
-    packed: ClickModel, folder: Path, *, int8: bool = False, cache: Path | None = None, keep_typed: bool = True
+    packed: ClickModel,
+    folder: Path,
+    *,
+    int8: bool = False,
+    cache: Path | None = None,
+    keep_typed: bool = True,
+    bundle: str | None = None,
 ) -> Predictor:
-    """A predictor over a folder that `adrec export` wrote from the same bundle. Raises DataError, ResourceError."""
+    """A predictor over a folder that `adrec export` wrote from the same bundle, whose fingerprint may be given.
+
+    Raises DataError, ResourceError.
+    """
+    scorer = OnnxScorer(folder)
+    if bundle is not None and scorer.bundle not in {None, bundle}:
+        raise DataError(f"{folder}: exported from another bundle than the one named. Run 'adrec export' on that one.")
     encoder = None
     if packed.encoder is not None:
         encoder = OnnxEncoder(packed.encoder, folder / ("encoder.int8.onnx" if int8 else "encoder.onnx"))
-    return Predictor(packed, cache=cache, network=OnnxScorer(folder), encoder=encoder, keep_typed=keep_typed)
+    return Predictor(packed, cache=cache, network=scorer, encoder=encoder, keep_typed=keep_typed)
 
 
 def predictor_of(
@@ -32,7 +45,14 @@ def predictor_of(
 ) -> Predictor:
     """The predictor that a config asks for: torch on `device`, or onnxruntime over the folder `onnx`."""
     if onnx is not None:
-        return onnx_predictor(unpack(open_bundle(bundle)), onnx, int8=int8, cache=cache, keep_typed=keep_typed)
+        opened = open_bundle(bundle)
+        predictor = onnx_predictor(
+            unpack(opened), onnx, int8=int8, cache=cache, keep_typed=keep_typed, bundle=opened.fingerprint
+        )
+        golden = read_golden(opened)
+        if golden is not None and not int8:  # int8 vectors are others by what `adrec export` said
+            predictor.check(golden, where=f"{onnx}, of {bundle}")
+        return predictor
     return Predictor.load(bundle, device=device, cache=cache, keep_typed=keep_typed)
 
 
@@ -41,11 +61,15 @@ class OnnxScorer:
 
     def __init__(self, folder: Path) -> None:
         try:
-            settings = json.loads((folder / "onnx.json").read_text(encoding="utf-8"))
+            settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
             self.names: list[str] = list(settings["inputs"])
-            self.shape: dict[str, Any] = {name: settings[name] for name in ("history", "skipped", "lists")}
+            self.shape: dict[str, Any] = {name: settings[name] for name in ("history", "skipped", "lists") if name in settings}
+            self.bundle: str | None = settings.get("bundle")
+            written = int(settings.get("format", FORMAT))
         except (OSError, ValueError, KeyError):
-            raise DataError(f"{folder / 'onnx.json'}: missing or damaged. Run 'adrec export' again.") from None
+            raise DataError(f"{folder / SETTINGS}: missing or damaged. Run 'adrec export' again.") from None
+        if written != FORMAT:
+            raise DataError(f"{folder / SETTINGS}: written by another version of adrec. Run 'adrec export' again.")
         self.session = _session(folder / "scorer.onnx")
 
     def __call__(self, batch: Batch) -> Tensor:

@@ -1,7 +1,6 @@
 """A bundle's network → `scorer.onnx`, `encoder.onnx` and, on request, `encoder.int8.onnx`, each checked against torch.
 
-Graphs come from torch.export (dynamo). Int8 is dynamic quantisation, per channel with reduced range: without the two the cosine
-to fp32 falls to about .96 on CPUs without VNNI, with them it stays near .99.
+Graphs come from torch.export (dynamo). Int8 has a scale for each token and each column of weights (`int8.quantised`).
 """
 
 import contextlib
@@ -17,15 +16,17 @@ import torch
 
 from adrec.bundle import write_json
 from adrec.data.batches.collate import Batch
-from adrec.errors import ResourceError
-from adrec.inference.onnx.graphs import Scorer, first_axis, flat, padded_batch
+from adrec.errors import DataError, ResourceError
+from adrec.inference.onnx.graphs import FORMAT, SETTINGS, Scorer, first_axis, flat, is_list, padded_batch
+from adrec.inference.onnx.int8 import quantised
 from adrec.inference.predictor import Predictor
 from adrec.models.text.text_encoder import TextEncoder
 
-ENCODER, ENCODER_INT8, SCORER, SETTINGS = "encoder.onnx", "encoder.int8.onnx", "scorer.onnx", "onnx.json"
-FORMAT = 1
-LIST_WIDTH = 64
-"""Values of a list feature that the scorer reads."""
+ENCODER, ENCODER_INT8, SCORER = "encoder.onnx", "encoder.int8.onnx", "scorer.onnx"
+TOLERANCE = 1e-4
+"""Largest difference to torch that passes: of logits, and of vector elements in units of the largest."""
+LEAST_COSINE = 0.95
+"""Mean cosine of int8 vectors to those of fp32 below which they are others."""
 _EXAMPLES = ("half price on running shoes this week", "五折 跑步鞋 本周", "a")
 
 
@@ -40,26 +41,29 @@ class Exported:
     int8_cosine: float | None
     """mean cosine of int8 to fp32 vectors"""
     sizes: dict[str, int]
+    widths: dict[str, int]
+    """places that a row has for clicks and skipped ads: the bundle's own, so that nothing is cut; lists have any number"""
 
 
-def export(predictor: Predictor, batch: Batch, folder: Path, *, int8: bool) -> Exported:
+def export(predictor: Predictor, batch: Batch, folder: Path, *, int8: bool, bundle: str | None = None) -> Exported:
     """Write the files into `folder` and compare them with torch on `batch` (which has text vectors) and on example texts.
 
-    Raises ResourceError without the onnx extra.
+    `bundle`: the fingerprint of what is exported; another is then refused.
+
+    Raises ResourceError without the onnx extra, DataError where a graph does not give what torch gives.
     """
     _require()
-    shape: dict[str, Any] = {
-        "history": predictor.packed.config.model.user.max_history,
-        "skipped": batch.skipped.shape[1],
-        "lists": dict.fromkeys(_list_names(batch), LIST_WIDTH),
-    }
-    padded = padded_batch(batch, **shape)
+    user = predictor.packed.config.model.user
+    # Examples hold at most as many skipped ads as clicks; a model that reads none has one place that it does not look at.
+    shape = {"history": user.max_history, "skipped": user.max_history if user.skipped else 1}
+    padded = padded_batch(batch, **shape, lists=2)
     tensors = flat(padded)
     names = list(tensors)
     graph = Scorer(predictor.model, names, padded).eval()
-    axes = tuple({0: torch.export.Dim.DYNAMIC} for _ in names)
+    dynamic = torch.export.Dim.DYNAMIC
+    axes = tuple({0: dynamic, 1: dynamic} if is_list(name) else {0: dynamic} for name in names)
     write_graph(graph, tuple(tensors.values()), (axes,), names, "logits", folder / SCORER)
-    settings = {"format": FORMAT, "inputs": {name: first_axis(name) for name in names}, **shape}
+    settings = {"format": FORMAT, "bundle": bundle, "inputs": {name: first_axis(name) for name in names}, **shape}
     write_json(settings, folder / SETTINGS)
     encoder_difference = cosine = None
     if predictor.packed.encoder is not None:
@@ -68,8 +72,9 @@ def export(predictor: Predictor, batch: Batch, folder: Path, *, int8: bool) -> E
 
     with torch.inference_mode():
         difference = (OnnxScorer(folder)(batch) - predictor.model(batch).logits).abs().max().item()
+    refuse_gap(difference, TOLERANCE, SCORER, "logits")
     files = {file.name: file.stat().st_size for file in sorted(folder.glob("*.onnx"))}
-    return Exported(difference, encoder_difference, cosine, files)
+    return Exported(difference, encoder_difference, cosine, files, shape)
 
 
 def export_encoder(encoder: TextEncoder, folder: Path, *, int8: bool) -> tuple[float, float | None]:
@@ -83,16 +88,16 @@ def export_encoder(encoder: TextEncoder, folder: Path, *, int8: bool) -> tuple[f
     with torch.inference_mode():
         expected = encoder(ids, mask)
         difference = (OnnxEncoder(encoder, folder / ENCODER)(ids, mask) - expected).abs().max().item()
+    refuse_gap(difference, TOLERANCE * max(1.0, expected.abs().max().item()), ENCODER, "vectors")
     if not int8:
         return difference, None
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    import onnx
 
-    with _quiet():
-        quantize_dynamic(
-            str(folder / ENCODER), str(folder / ENCODER_INT8), weight_type=QuantType.QInt8, per_channel=True, reduce_range=True
-        )
+    onnx.save(quantised(onnx.load(folder / ENCODER)), folder / ENCODER_INT8)
     small = OnnxEncoder(encoder, folder / ENCODER_INT8)(ids, mask)
-    return difference, float(torch.nn.functional.cosine_similarity(small, expected).mean())
+    cosine = float(torch.nn.functional.cosine_similarity(small, expected).mean())
+    refuse_gap(1 - cosine, 1 - LEAST_COSINE, ENCODER_INT8, "directions of vectors")
+    return difference, cosine
 
 
 def write_graph(module: torch.nn.Module, inputs: Any, axes: Any, names: list[str], output: str, path: Path) -> None:
@@ -105,9 +110,13 @@ def write_graph(module: torch.nn.Module, inputs: Any, axes: Any, names: list[str
         program.save(str(path))
 
 
-def _list_names(batch: Batch) -> Iterator[str]:
-    for group, lists in (("ads.", batch.ads.lists), ("users.", batch.users.lists), ("", batch.lists)):
-        yield from (f"{group}lists.{number}" for number in range(len(lists)))
+def refuse_gap(difference: float, most: float, file: str, what: str) -> None:
+    """Raise DataError where `what` the file gives differs from torch's by more than `most`."""
+    if not difference <= most:  # NaN is refused too
+        raise DataError(
+            f"{file}: its {what} differ from torch's by {difference:.2g}, at most {most:.2g} passes. Nothing was written: "
+            "score with torch, or export with other versions of torch and onnxruntime."
+        )
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """The click model and its text encoder as functions of plain tensors, which is what ONNX can hold.
 
 The scorer reads text vectors, so encoder and scorer are two files: vectors are made once an ad and kept. Every axis that counts
-rows, ads, users or queries is dynamic; histories and lists have the fixed width of the bundle, padded and masked.
+rows, ads, users or queries is dynamic, and so are the places of a list; histories have the fixed width of the bundle, padded
+and masked.
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from adrec.data.batches.collate import LIST_PADDING, Batch, Entities, Texts
 from adrec.models.net.ensemble import ClickNetwork
 from adrec.models.text.text_vectors import MOST_PHRASES
 
+SETTINGS = "onnx.json"
+FORMAT = 2
+"""Of the graphs and their inputs: 2 gives blank texts no tokens and lists any number of places."""
 AXES = {"ads": "ads", "users": "contexts", "queries": "queries"}
 """Name of the first axis by the group that an input belongs to."""
 ROWS = ("context", "ad", "query", "numeric", "categorical", "lists", "position")
@@ -35,14 +39,21 @@ def first_axis(name: str) -> str:
     return "contexts" if group in CONTEXTS else "rows"
 
 
-def padded_batch(batch: Batch, *, history: int, skipped: int, lists: dict[str, int]) -> Batch:
-    """The batch with histories of exactly `history` places, skipped ads of `skipped`, and each list of its width in `lists`.
+def is_list(name: str) -> bool:
+    """Whether an input holds the values of a list, whose places may be any number."""
+    return "lists" in name.split(".")
 
-    Longer histories lose their oldest places (the collator has cut them already), longer lists their last.
+
+def padded_batch(batch: Batch, *, history: int, skipped: int, lists: int | dict[str, int] = 1) -> Batch:
+    """The batch with histories of exactly `history` places, skipped ads of `skipped`, and each list of `lists` at least.
+
+    What the collator gives is never longer than the bundle's own widths. `lists` may name a width for each list; a longer one
+    keeps its length.
     """
 
     def widened(codes: tuple[Tensor, ...], group: str) -> tuple[Tensor, ...]:
-        return tuple(_fit(part, lists[f"{group}lists.{number}"], LIST_PADDING) for number, part in enumerate(codes))
+        least = [lists if isinstance(lists, int) else lists[f"{group}lists.{number}"] for number in range(len(codes))]
+        return tuple(_fit(part, max(width, part.shape[1]), LIST_PADDING) for part, width in zip(codes, least, strict=True))
 
     return batch._replace(
         ads=batch.ads._replace(lists=widened(batch.ads.lists, "ads.")),
