@@ -53,6 +53,7 @@ def facts_of(found: Guess) -> Facts:
         has_description=found.has("description"),
         has_interests=found.has("interests"),
         has_bid=found.has("bid"),
+        is_clicks_alone=found.shape == "clicks",
         has_position="position" in names and found.shape not in {"clicks", "unlabelled"},
         segments=_segments(found),
         split_given={"train", "test"} <= set(log.parts.values()),

@@ -45,6 +45,8 @@ class Facts:
     has_description: bool = False
     has_interests: bool = False
     has_bid: bool = False
+    is_clicks_alone: bool = False
+    """Whether every row is a click, and what was not clicked is drawn."""
     has_position: bool = False
     """Whether rows say the slot that the ad was shown in."""
     segments: Sequence[str] = ()
@@ -206,7 +208,7 @@ def _finetune(facts: Facts, why: dict[str, str]) -> dict[str, Any]:
     why["finetune.training.weight_decay"] = "the fewer the rows, the stronger"
     why["finetune.hybrid"] = "what is best on validation rows by cross-fitting, a single simple model included"
     why["finetune.refit"] = "what is shipped has learned the validation rows too"
-    terms: list[dict[str, Any]] = [{"kind": "listwise" if is_ranking else "bce"}]
+    terms: list[dict[str, Any]] = [{"kind": "listwise" if is_ranking or facts.is_clicks_alone else "bce"}]
     if facts.users > 1 and facts.ads > 1:
         terms.append({"kind": "in_batch", "weight": 0.3})
         why["finetune.loss.terms"] = "in_batch trains the two vectors that retrieval compares"

@@ -86,6 +86,11 @@ def test_long_lists_are_learned_as_lists():
     assert made.finetune["training"]["monitor"] == "auto"
 
 
+def test_clicks_alone_are_learned_as_finetune_learns_them_where_no_config_says():
+    terms = recipe(replace(DEMO, is_clicks_alone=True)).finetune["loss"]["terms"]
+    assert terms == [{"kind": "listwise"}, {"kind": "in_batch", "weight": 0.3}]
+
+
 DAY = 400 + 380 * np.cos(2 * np.pi * (np.arange(24) - 16) / 24)
 """Impressions by local hour: fewest at 4, most at 16."""
 
