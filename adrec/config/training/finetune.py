@@ -12,6 +12,8 @@ from adrec.errors import ConfigError
 
 _INTERACTIONS = ("dot", "mlp", "dcn", "fm", "deepfm")
 _USER_PARTS = ("mean", "soft", "global", "local", "gru", "target")
+_JOINS = HYBRID_MEMBERS | {"ease", "item_transitions"}
+"""Baselines that a hybrid can join with the network."""
 Interaction = Annotated[str, names_of(_INTERACTIONS, "adrec.models", "interaction"), own_names(_INTERACTIONS)]
 UserPart = Annotated[str, names_of(_USER_PARTS, "adrec.models", "user part"), own_names(_USER_PARTS)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -218,8 +220,7 @@ class FinetuneConfig(OnDevice, Seeded):
         names: list[str] = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
             raise ValueError("tasks: the same name twice")
-        joins = HYBRID_MEMBERS | {"ease", "item_transitions"}
-        if self.hybrid.kind not in {"none", "auto"} and not joins & set(self.baselines.names):
+        if self.hybrid.kind not in {"none", "auto"} and not _JOINS & set(self.baselines.names):
             raise ValueError(f"hybrid: needs one of {', '.join(sorted(HYBRID_MEMBERS))} among `baselines.names`")
         if self.replay < 1 and self.start_from is None:
             raise ValueError("replay: needs `start_from`, the bundle that has learned the rows before")
@@ -253,7 +254,9 @@ def for_clicks_alone(config: FinetuneConfig, *, uniform: bool) -> FinetuneConfig
     if "names" not in config.baselines.model_fields_set:
         changes["baselines"] = config.baselines.model_copy(update={"names": list(CLICK_MEMBERS)})
     if "kind" not in config.hybrid.model_fields_set:
-        changes["hybrid"] = config.hybrid.model_copy(update={"kind": "weighted" if uniform else "none"})
+        names = config.baselines.names if "names" in config.baselines.model_fields_set else CLICK_MEMBERS
+        joins = uniform and bool(_JOINS & set(names))
+        changes["hybrid"] = config.hybrid.model_copy(update={"kind": "weighted" if joins else "none"})
     elif not uniform and config.hybrid.kind != "none":
         raise ConfigError(
             "hybrid: its members but the network do not know that negatives were drawn by popularity. Set hybrid.kind to none, "
