@@ -1,6 +1,7 @@
 """Explanations add up, are confirmed by removal, and read as sentences in the reader's language."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +19,11 @@ from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.examples import load_examples
 from adrec.data.prepared import open_prepared
 from adrec.errors import DataError
-from adrec.inference.explain.explainer import Explainer, Part, titles_of
+from adrec.inference.explain.explainer import OTHER_ADS, Explainer, Part, titles_of
 from adrec.inference.explain.names import feature_name
 from adrec.inference.explain.sentence import part_label, sentence
 from adrec.inference.explain.shapley import shapley
+from adrec.inference.explain.variants import Variants
 from adrec.inference.explain.words import MOST_STRETCHES, stretches, without
 from adrec.inference.predictor import Predictor
 from adrec.stages.evaluation.evaluate import run as evaluate
@@ -164,7 +166,6 @@ def test_counterfactuals_are_there_without_interests_search_each_click_and_all(t
 def test_what_several_say_together_is_no_single_ones_part(monkeypatch, trained):
     """Two like pieces of evidence, either of which is enough: taking one away changes nothing."""
     _, _, _, examples, explainer, _ = trained
-    from adrec.inference.explain.variants import Variants
     from adrec.inference.packing import Scores
 
     def either(self, present):
@@ -282,8 +283,29 @@ def test_every_part_is_named_in_both_languages(trained):
         for part in found.parts:
             english, chinese = (part_label(part, chinese=flag) for flag in (False, True))
             assert english and chinese and "counter_" not in english + chinese
-    told = part_label(Part("interests", "interests", "tea", 1.0), chinese=True)
-    assert told == "与兴趣“tea”的匹配"
+    match, any_ad = (Part("interests", "interests", "tea", 1.0, for_others=others) for others in (0.2, 0.8))
+    assert part_label(match, chinese=True) == "与兴趣“tea”的匹配"
+    assert part_label(any_ad, chinese=False) == "your interests, as for most ads: tea"
+    told = replace(found, parts=[any_ad, Part("click", "a1", "Red shoes", 0.5)])
+    assert "interests" not in sentence(told, "en") and "your click on “Red shoes”" in sentence(told, "en")
+
+
+def test_what_interests_do_to_other_ads_is_told_apart_from_the_match(trained):
+    """By the definition, with the other ads as the candidates."""
+    _, predictor, catalogs, examples, explainer, _ = trained
+    one = examples.take(np.array([4]))
+    variants = Variants(predictor, catalogs, one, explainer.reader)
+    [number] = [number for number, item in enumerate(variants.inputs) if item.kind == "interests"]
+    others = explainer._for_others(variants, np.random.default_rng(3))
+    drawn = np.setdiff1d(np.random.default_rng(3).choice(len(catalogs.ads), OTHER_ADS), [variants.ad])
+    gains = []
+    for ad in drawn:
+        other = Variants(predictor, catalogs, replace(one, ad_index=np.array([ad], np.int32)), explainer.reader)
+        present = np.ones((2, len(other.inputs)), bool)
+        present[0, [item.kind == "interests" for item in other.inputs]] = False
+        logits = other.scores(present).logit
+        gains.append(float(logits[1] - logits[0]))
+    assert others[number] == pytest.approx(np.mean(gains), abs=1e-5)
 
 
 def test_the_command_writes_a_page_and_a_sentence(trained, tmp_path):

@@ -2,7 +2,8 @@
 
 Each part is something that can be taken away: a word, a past click, the interests, the query, a feature. Its contribution is a
 Shapley value on the whole bundle's logit (network, trees and all), and beside it stands the score of the row without it alone.
-Interests, query and clicks are reached from a row with none, so their parts are how they match this ad. A part is listed as
+Interests, query and clicks are reached from a row with none, so their parts are how they match this ad; where interests or a
+query do the same to most ads, that is said. A part is listed as
 speaking for or against only where taking it away confirms that; what Shapley gives to others is what several say together
 (two like clicks, of which neither is missed), one entry of its own.
 """
@@ -28,6 +29,8 @@ from adrec.prepare.text.clean import language
 ROWS_AT_MOST = 3000
 """Variants of a row that are scored for its contributions: the more inputs, the fewer orders."""
 MOST_PAIRS = 8
+OTHER_ADS = 16
+"""Ads drawn to tell a match from what interests or a query do to any ad."""
 LEAST_EFFECT = 1e-6
 """Log-odds below which taking something away is rounding."""
 
@@ -47,6 +50,8 @@ class Part:
     """of a number: how many deviations above the mean"""
     start: int | None = None
     """of a word: where it starts in the text"""
+    for_others: float | None = None
+    """of interests and query: what taking them away takes from other ads of the catalogue, on average; the rest is the match"""
 
 
 @dataclass(frozen=True)
@@ -119,9 +124,10 @@ class Explainer:
         lowers = np.sign(float(alone.score[-1]) - alone.score[:-1])  # a calibrated score may lie flat where the logit moves
         confirmed = (np.sign(effects) == np.sign(removal)) & (np.sign(effects) == lowers) & (np.abs(removal) > LEAST_EFFECT)
         contributions = np.where(confirmed, effects, 0.0)
+        others = self._for_others(variants, generator)
         parts = [
-            self._part(variants, item, float(contribution), float(without))
-            for item, contribution, without in zip(inputs, contributions, alone.score, strict=False)
+            self._part(variants, item, float(contribution), float(without), others.get(number))
+            for number, (item, contribution, without) in enumerate(zip(inputs, contributions, alone.score, strict=False))
             if contribution
         ]
         together = logit - baseline - sum(part.contribution for part in parts)
@@ -134,10 +140,22 @@ class Explainer:
         ]
         return baseline, sorted(parts, key=lambda part: -abs(part.contribution)), words
 
-    def _part(self, variants: Variants, item: Input, contribution: float, without: float) -> Part:
+    def _for_others(self, variants: Variants, generator: np.random.Generator) -> dict[int, float]:
+        """Number of an input that any ad meets (interests, query) → what it adds to other ads on average."""
+        numbers = [number for number, item in enumerate(variants.inputs) if item.kind in {"interests", "query"}]
+        ads = np.setdiff1d(generator.choice(len(self.catalogs.ads), OTHER_ADS), [variants.ad])
+        if not numbers or not len(ads):
+            return {}
+        present = np.ones((len(numbers) + 1, len(variants.inputs)), bool)
+        present[np.arange(len(numbers)), numbers] = False
+        scores = variants.scores_of_others(np.repeat(present, len(ads), axis=0), np.tile(ads, len(present)))
+        mean = scores.logit.reshape(len(present), len(ads)).mean(axis=1)
+        return {number: float(mean[-1] - without) for number, without in zip(numbers, mean, strict=False)}
+
+    def _part(self, variants: Variants, item: Input, contribution: float, without: float, for_others: float | None) -> Part:
         value = self.titles.get(item.name, "") if item.kind in {"click", "skipped"} else item.value
         start = variants.spans[item.atoms[0][1]][0] if item.kind == "word" else None
-        return Part(item.kind, item.name, value, contribution, without, item.deviation, start)
+        return Part(item.kind, item.name, value, contribution, without, item.deviation, start, for_others)
 
     def _reads_chinese(self, one: Examples) -> bool:
         """By the rule of the lists' reasons."""

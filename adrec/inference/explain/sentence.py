@@ -1,5 +1,7 @@
 """An explanation in words, in the reader's language: one plain sentence of what contributed, and the lines of its tables."""
 
+import numpy as np
+
 from adrec.inference.explain.counterfactual import Change
 from adrec.inference.explain.explainer import Explanation, Part
 from adrec.inference.explain.names import feature_name
@@ -24,6 +26,8 @@ def sentence(explanation: Explanation, language: str | None = None) -> str:
         if words:
             lit = ("、" if chinese else ", ").join(part.name for part in words[:2])
             parts.append(Part("words", "words", lit, sum(part.contribution for part in words)))
+    # What any ad gains is no reason for this one.
+    parts = [part for part in parts if not (part.contribution > 0 and _for_any_ad(part))]
     strong = sorted(
         (part for part in parts if abs(part.contribution) >= _WORTH_NAMING), key=lambda part: -abs(part.contribution)
     )
@@ -49,12 +53,16 @@ def part_label(part: Part, *, chinese: bool) -> str:
             return f"与点击过的“{value or part.name}”的匹配" if chinese else f"match with your click on “{value or part.name}”"
         case "skipped":
             return f"与略过的“{value or part.name}”的匹配" if chinese else f"match with “{value or part.name}”, passed over"
+        case "interests" if _for_any_ad(part):
+            return f"兴趣“{value}”（对多数广告如此）" if chinese else f"your interests, as for most ads: {value}"
+        case "query" if _for_any_ad(part):
+            return f"搜索词“{value}”（对多数广告如此）" if chinese else f"your search, as for most ads: {value}"
         case "interests":
             return f"与兴趣“{value}”的匹配" if chinese else f"match with your interests: {value}"
         case "query":
             return f"与搜索词“{value}”的匹配" if chinese else f"match with your search: {value}"
         case "word":
-            return f"文案“{part.name}”" if chinese else f"words “{part.name}”"
+            return f"文案“{part.name}”" if chinese else f"{'words' if ' ' in part.name else 'word'} “{part.name}”"
     name = feature_name(part.name, chinese=chinese)
     return f"{name}{'：' if chinese else ': '}{value}" if value else name
 
@@ -102,6 +110,11 @@ def _reason(part: Part, chinese: bool) -> str:
     if not part.value:
         return name if chinese else f"the {name}"
     return f"{name}“{value}”" if chinese else f"the {name} ({value})"
+
+
+def _for_any_ad(part: Part) -> bool:
+    """Whether most of it is no match: other ads gain (or lose) at least half as much."""
+    return part.for_others is not None and part.for_others * np.sign(part.contribution) >= abs(part.contribution) / 2
 
 
 def _short(text: str) -> str:

@@ -79,13 +79,33 @@ class Variants:
 
     def scores(self, present: Present) -> Scores:
         """What the bundle says of N variants that have the inputs of `present` (N, P)."""
+        keep = self._kept(present)
+        examples, before = self._examples(keep)
+        catalogs = replace(self.catalogs, **self._ads(keep, before), **self._users(keep))
+        return self.predictor.score_examples(examples, catalogs, baselines=False)
+
+    def scores_of_others(self, present: Present, ads: NDArray[np.integer]) -> Scores:
+        """The same of the same user and moment, with the ads `ads` (N,) of the catalogue, as they are, as candidates."""
+        keep = self._kept(present)
+        examples, before = self._examples(keep)
+        distinct, which = np.unique(ads, return_inverse=True)
+        used = np.concatenate([before, distinct.astype(np.int64)])
+        texts = self.catalogs.ad_texts(used)
+        catalog = catalog_rows(self.catalogs.ads, used)
+        if texts.vectors is not None:
+            catalog = catalog.with_vectors(texts.vectors.numpy())
+        examples = replace(examples, ad_index=(len(before) + which.reshape(-1)).astype(np.int32))
+        given = _given(catalog.vectors) if texts.vectors is not None else lambda rows: Texts(None)
+        catalogs = replace(self.catalogs, ads=catalog, ad_texts=given, **self._users(keep))
+        return self.predictor.score_examples(examples, catalogs, baselines=False)
+
+    def _kept(self, present: Present) -> dict[str, Present]:
+        """Array → which of its columns (N, width) N variants have."""
         keep = {array: np.ones((len(present), width), bool) for array, width in self._widths().items()}
         for number, item in enumerate(self.inputs):
             for array, column in item.atoms:
                 keep[array][:, column] = present[:, number]
-        examples, ads_of = self._examples(keep)
-        catalogs = replace(self.catalogs, **self._ads(keep, ads_of), **self._users(keep))
-        return self.predictor.score_examples(examples, catalogs, baselines=False)
+        return keep
 
     # ------------------------------------------------------------------------------------------- inputs
 

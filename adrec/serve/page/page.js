@@ -189,7 +189,7 @@ async function explain(node, id) {
     let end = 0;
     // Python counts characters, JavaScript halves of some: [...text] makes the places agree.
     const letters = [...found.text];
-    found.words.forEach((word) => { words.append(letters.slice(end, word.start).join(""), lit(word, most)); end = word.end; });
+    found.words.forEach((word) => { words.append(letters.slice(end, word.start).join("").replaceAll("[SEP]", "·"), lit(word, most)); end = word.end; });
     words.append(letters.slice(end).join(""));
     const changes = found.counterfactuals.filter((change) => ["interests", "query", "clicks"].includes(change.kind)).map((change) => {
       const node = document.createElement("p");

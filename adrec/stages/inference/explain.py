@@ -21,6 +21,7 @@ from adrec.inference.explain.explainer import Explainer, Explanation, Part, titl
 from adrec.inference.explain.sentence import change_label, part_label, sentence
 from adrec.inference.predictor import Predictor
 from adrec.inference.score_source import Source, open_source
+from adrec.prepare.text.clean import SEPARATOR
 from adrec.stages.inference.explain_overall import OverallResult, explain_overall
 from adrec.terminal import Terminal
 
@@ -183,10 +184,10 @@ def _page(result: ExplainResult) -> str:
 
 
 def _lit(explanation: Explanation) -> Iterable[tuple[str, float]]:
-    """The ad's text in pieces, with what each adds; 0 between words."""
+    """The ad's text in pieces, with what each adds; 0 between words. The template's separator is shown as a dot."""
     end = 0
     for word in explanation.words:
-        yield explanation.text[end : word.start], 0.0
+        yield explanation.text[end : word.start].replace(SEPARATOR, "·"), 0.0
         yield explanation.text[word.start : word.end], word.contribution
         end = word.end
     yield explanation.text[end:], 0.0
