@@ -6,14 +6,17 @@ STAMP := $(VENV)/.installed
 CONFIGS ?= configs/sample
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format bench docs preprocess pretrain finetune evaluate score rank clean
+# Without a GPU, torch's CPU build spares gigabytes of CUDA libraries. Where its index cannot be reached, pip goes on without it.
+TORCH_INDEX := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo --retries 1 --timeout 20 --extra-index-url https://download.pytorch.org/whl/cpu)
+
+.PHONY: help setup demo test test-all dist test-dist check format bench docs preprocess pretrain finetune evaluate score rank clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet $(TORCH_INDEX) --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
@@ -24,6 +27,13 @@ test: $(STAMP) ## Run the tests (set-up included)
 
 test-all: $(STAMP) ## Run every test, the slow ones too
 	$(BIN)/python -m pytest -n auto -m ""
+
+dist: $(STAMP) ## Build wheel and sdist into dist/
+	rm -rf dist
+	$(BIN)/python -m build --quiet --outdir dist .
+
+test-dist: dist ## Install the wheel in a fresh environment and take a small sample from logs to a server
+	DIST_PYTHON=$(PYTHON) sh tests/wheel.sh dist/adrec-*.whl
 
 check: $(STAMP) ## Lint, format check, types, layers
 	$(BIN)/ruff check .

@@ -1,9 +1,13 @@
 """Faults a user can mend. Each message names what is wrong, where, and the fix; the CLI prints it as it stands."""
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib.metadata import PackageNotFoundError, distribution
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -68,6 +72,21 @@ def listed(names: Iterable[str], most: int = 300) -> str:
 def without_cells(text: str) -> str:
     """Another program's message, without what it quotes where data is personal."""
     return _QUOTED.sub("'…'", text) if _CONCEALED.get() else text
+
+
+def install_hint(extra: str) -> str:
+    """The command that adds an optional part to this installation: from the clone, wheel or address that adrec came from."""
+    try:
+        origin = distribution("adrec").read_text("direct_url.json")
+    except PackageNotFoundError:  # run from a folder of sources
+        origin = None
+    if origin is None:
+        return f"pip install 'adrec[{extra}]'"
+    source = json.loads(origin)
+    if source.get("dir_info", {}).get("editable"):
+        return f"pip install --editable '{url2pathname(urlsplit(source['url']).path)}[{extra}]'"
+    kind = f"{source['vcs_info']['vcs']}+" if "vcs_info" in source else ""
+    return f"pip install 'adrec[{extra}] @ {kind}{source['url']}'"
 
 
 def visible(text: str) -> str:

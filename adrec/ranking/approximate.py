@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from adrec.errors import ResourceError
+from adrec.errors import ResourceError, install_hint
 from adrec.ranking.arrays import Bools, Floats, Ints
 from adrec.ranking.recall import shares_of
 from adrec.ranking.retrieve import Retrieved
@@ -105,5 +105,5 @@ def _faiss() -> Any:
     try:
         import faiss
     except ImportError:
-        raise ResourceError("Approximate retrieval needs faiss. Install it with: pip install 'adrec[ann]'") from None
+        raise ResourceError(f"Approximate retrieval needs faiss. Install it with: {install_hint('ann')}") from None
     return faiss

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adrec.bundle import open_bundle
 from adrec.data.batches.collate import Batch
-from adrec.errors import DataError, ResourceError
+from adrec.errors import DataError, ResourceError, install_hint
 from adrec.inference.golden import read_golden
 from adrec.inference.onnx.graphs import FORMAT, SETTINGS, flat, padded_batch
 from adrec.inference.packing import ClickModel, unpack
@@ -110,7 +110,7 @@ def _session(path: Path) -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise ResourceError("ONNX needs onnxruntime. Run: pip install 'adrec[onnx]'") from None
+        raise ResourceError(f"ONNX needs onnxruntime. Run: {install_hint('onnx')}") from None
     if not path.exists():
         raise DataError(f"{path}: no such file. Run 'adrec export' to write it.")
     options = onnxruntime.SessionOptions()

@@ -16,7 +16,7 @@ import torch
 
 from adrec.bundle import write_json
 from adrec.data.batches.collate import Batch
-from adrec.errors import DataError, ResourceError
+from adrec.errors import DataError, ResourceError, install_hint
 from adrec.inference.onnx.graphs import FORMAT, SETTINGS, Scorer, first_axis, flat, is_list, padded_batch
 from adrec.inference.onnx.int8 import quantised
 from adrec.inference.predictor import Predictor
@@ -134,4 +134,4 @@ def _quiet() -> Iterator[None]:
 
 def _require() -> None:
     if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")):
-        raise ResourceError("ONNX needs onnx, onnxscript and onnxruntime. Run: pip install 'adrec[onnx]'")
+        raise ResourceError(f"ONNX needs onnx, onnxscript and onnxruntime. Run: {install_hint('onnx')}")

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 from torch import nn
 
-from adrec.errors import ConfigError, ResourceError
+from adrec.errors import ConfigError, ResourceError, install_hint
 from adrec.models.text.frozen_layers import FrozenLayers
 from adrec.models.text.text_encoder import TextEncoder
 
@@ -63,7 +63,7 @@ def _with_lora(backbone: nn.Module, rank: int) -> nn.Module:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
-        raise ResourceError("text.train is 'lora', which needs the package peft. Run: pip install 'adrec[lora]'") from None
+        raise ResourceError(f"text.train is 'lora', which needs the package peft. Run: {install_hint('lora')}") from None
     if not any(isinstance(module, nn.Linear) for module in backbone.modules()):
         raise ConfigError("text.train is 'lora', but this encoder has no linear maps. Use 'full' or 'frozen'.")
     config: Any = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", lora_dropout=0.0, bias="none")

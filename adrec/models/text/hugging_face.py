@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from adrec.errors import AdrecError, DataError, ResourceError
+from adrec.errors import AdrecError, DataError, ResourceError, install_hint
 
 PACKAGE = "package:"
 GGUF = ".gguf"
@@ -186,7 +186,7 @@ def _source(where: Path | str) -> tuple[Path | str, dict[str, Any]]:
     if not (isinstance(where, Path) and where.suffix == GGUF):
         return where, options
     if importlib.util.find_spec("gguf") is None:
-        raise ResourceError(f"{where}: reading GGUF needs the package gguf. Run: pip install 'adrec[gguf]'")
+        raise ResourceError(f"{where}: reading GGUF needs the package gguf. Run: {install_hint('gguf')}")
     return where.parent, {**options, "gguf_file": where.name}
 
 

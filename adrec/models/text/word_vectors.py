@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from adrec.data.text.segmenter import chinese_segmenter
-from adrec.errors import DataError, ResourceError
+from adrec.errors import DataError, ResourceError, install_hint
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"
 _VOCABULARY = "vocab.json"
@@ -126,7 +126,7 @@ def train_word2vec(
     try:
         from gensim.models import Word2Vec
     except ImportError:
-        raise ResourceError("word2vec needs gensim. Run: pip install 'adrec[vectors]'") from None
+        raise ResourceError(f"word2vec needs gensim. Run: {install_hint('vectors')}") from None
     sentences = [words_of(text) for text in texts]
     model = Word2Vec(
         vector_size=dimension, window=window, min_count=min_count, sg=1, negative=5, workers=1, seed=seed, epochs=epochs
@@ -188,7 +188,7 @@ def _read_word2vec_binary(path: Path) -> tuple[list[str], np.ndarray]:
     try:
         from gensim.models import KeyedVectors
     except ImportError:
-        raise ResourceError("word2vec binary files need gensim. Run: pip install 'adrec[vectors]'") from None
+        raise ResourceError(f"word2vec binary files need gensim. Run: {install_hint('vectors')}") from None
     try:
         loaded = KeyedVectors.load_word2vec_format(str(path), binary=True, unicode_errors="replace")
     except (ValueError, EOFError, UnicodeDecodeError):

@@ -20,7 +20,7 @@ import duckdb
 import pyarrow as pa
 
 from adrec.data.disk.engine import one_row, readable_faults, stream, text
-from adrec.errors import DataError, ResourceError
+from adrec.errors import DataError, ResourceError, install_hint
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
 ARCHIVE = ".zip"
@@ -219,7 +219,7 @@ def _workbook(file: Path) -> Any:
     try:
         from python_calamine import CalamineError, CalamineWorkbook
     except ImportError:
-        raise ResourceError(f"{file}: reading workbooks needs python-calamine. Run: pip install 'adrec[xlsx]'") from None
+        raise ResourceError(f"{file}: reading workbooks needs python-calamine. Run: {install_hint('xlsx')}") from None
     try:
         return CalamineWorkbook.from_path(file)
     except (CalamineError, OSError) as error:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from adrec.data.disk.tables import iter_batches
-from adrec.errors import ConfigError, DataError, ResourceError
+from adrec.errors import ConfigError, DataError, ResourceError, install_hint
 
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 
@@ -94,7 +94,7 @@ def _unigram(corpus: Path, specials: list[str], vocab_size: int, min_frequency: 
     try:
         import sentencepiece
     except ModuleNotFoundError:
-        raise ResourceError("tokenizer.kind unigram needs sentencepiece. Run: pip install 'adrec[unigram]'") from None
+        raise ResourceError(f"tokenizer.kind unigram needs sentencepiece. Run: {install_hint('unigram')}") from None
     normalizer = _normalizer(lowercase)
     trained = io.BytesIO()
     try:

@@ -1,6 +1,7 @@
 """Which store a config names."""
 
 from adrec.config.inference.serve import StoreConfig
+from adrec.errors import install_hint
 from adrec.serve.store.contract import Store, StoreError
 
 
@@ -13,5 +14,5 @@ def open_store(config: StoreConfig) -> Store:
     try:
         from adrec.serve.store.redis_store import RedisStore
     except ImportError:
-        raise StoreError("redis: the package is not installed. Install it with: pip install 'adrec[redis]'") from None
+        raise StoreError(f"redis: the package is not installed. Install it with: {install_hint('redis')}") from None
     return RedisStore(config.redis, prefix=config.redis_prefix, timeout_seconds=config.store_timeout_seconds)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from adrec.config.inference.serve import ServeConfig
 from adrec.data.availability import ALWAYS, NEVER
-from adrec.errors import ResourceError
+from adrec.errors import ResourceError, install_hint
 from adrec.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def run(config: ServeConfig, terminal: Terminal) -> ServeResult:
         from adrec.serve.engine import Engine
         from adrec.serve.watch import Watch, log_to_stderr
     except ImportError as error:
-        raise ResourceError(f"adrec serve needs {error.name}. Install it with: pip install 'adrec[serve]'") from None
+        raise ResourceError(f"adrec serve needs {error.name}. Install it with: {install_hint('serve')}") from None
     log_to_stderr()
     keys, watch = Keys(config.access), Watch()
     refuse_open_server(config.host, keys, config.access)

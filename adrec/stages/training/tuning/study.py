@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from adrec.config.training.tune import Dimension, TuneConfig
-from adrec.errors import AdrecError, ResourceError
+from adrec.errors import AdrecError, ResourceError, install_hint
 
 STARTUP_TRIALS = 5
 """Random trials before tpe has something to go by."""
@@ -149,7 +149,7 @@ def _optuna() -> Any:
     try:
         import optuna
     except ImportError:
-        raise ResourceError("'adrec tune' needs optuna, which is not installed. Run: pip install 'adrec[tune]'") from None
+        raise ResourceError(f"'adrec tune' needs optuna, which is not installed. Run: {install_hint('tune')}") from None
     optuna.logging.set_verbosity(logging.ERROR)
     return optuna
 
