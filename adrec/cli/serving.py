@@ -38,18 +38,33 @@ def events(
     output: OutputOption = None,
     store: Annotated[Path | None, typer.Option("--store", help="SQLite file of the server.", show_default=False)] = None,
     redis: Annotated[str | None, typer.Option("--redis", help="Or the server's Redis.", show_default=False)] = None,
+    keep_days: Annotated[
+        float | None, typer.Option("--keep-days", help="Take older events away; their sums stay.", show_default=False)
+    ] = None,
+    erase_user: Annotated[
+        str | None, typer.Option("--erase-user", help="Take away everything of a user.", show_default=False)
+    ] = None,
+    backup: Annotated[Path | None, typer.Option("--backup", help="Copy the store to this file.", show_default=False)] = None,
+    restore: Annotated[
+        Path | None, typer.Option("--restore", help="Fill an empty store from a backup.", show_default=False)
+    ] = None,
 ) -> None:
-    """Write the impressions that the server recorded, with their clicks, as a table for evaluate.
+    """Write the impressions that the server recorded, with their clicks, as a table for evaluate; or look after the store.
 
     Reads the event store of `adrec serve`. Writes SCORED Parquet: impressions whose events carried the request id, score,
     propensity and arm that the list gave. Arms are compared by `adrec evaluate --set slices.columns=[arm]`.
+
+    The store is looked after with --keep-days, --erase-user, --backup and --restore, each with or without an output.
 
     Example: adrec events --store adrec-store.sqlite --output served.parquet
     """
     run_stage(
         "inference.events", "inference.serve:EventsConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet,
-        options={"output": output, "store": store, "redis": redis},
+        options={
+            "output": output, "store": store, "redis": redis, "keep_days": keep_days, "erase_user": erase_user,
+            "backup": backup, "restore": restore,
+        },
     )  # fmt: skip
 
 

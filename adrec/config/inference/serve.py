@@ -73,8 +73,22 @@ class StoreConfig(StageConfig):
 class EventsConfig(StoreConfig):
     """Config of `adrec events`."""
 
-    output: ConfigPath
+    output: ConfigPath | None = None
     """SCORED Parquet to write."""
+    keep_days: float | None = Field(None, gt=0)
+    """Take away events of more than so many days ago. Caps and budgets still count them; histories and counters no more."""
+    erase_user: str | None = None
+    """Take away everything of this user. Servers over the store forget at their next start."""
+    backup: ConfigPath | None = None
+    """SQLite file to write with everything that the store holds, whichever kind it is."""
+    restore: ConfigPath | None = None
+    """Read such a file into the store, which must be empty."""
+
+    @model_validator(mode="after")
+    def _something(self) -> "EventsConfig":
+        if not any((self.output, self.keep_days, self.erase_user, self.backup, self.restore)):
+            raise ValueError("give 'output', or one of 'keep_days', 'erase_user', 'backup' and 'restore'")
+        return self
 
 
 class ServeConfig(StoreConfig, OpensBundle, OnDevice, Seeded):

@@ -95,6 +95,18 @@ class Store(Protocol):
     def kept(self) -> Totals:
         """What the events that were taken away added up to."""
 
+    def keep(self, totals: Totals) -> None:
+        """Add to `kept`."""
+
+    def drop_before(self, moment: int) -> int:
+        """Take away the events before a moment (microseconds) and keep their sums; returns how many."""
+
+    def erase(self, user_id: str) -> int:
+        """Take away all events of a user, and what is kept of theirs; returns how many."""
+
+    def compact(self) -> None:
+        """Give back the space of what was taken away."""
+
     def put_ad(self, ad_id: str, ad: dict[str, Any] | None) -> int:
         """Remember a new or changed ad, or (None) that it was deleted; returns the number of the change."""
 

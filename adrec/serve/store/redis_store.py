@@ -11,7 +11,9 @@ survive its kill -9, with `appendfsync always` the machine's failure too. All ke
 """
 
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +24,8 @@ from redis.retry import Retry
 from adrec.serve.store.contract import COLUMNS, NUMBER, Event, Recorded, Slice, StoreError, Totals, columns_of_rows, slice_of
 
 VERSION = 2
+_TAKEN_AT_ONCE = 2_000
+_REWRITE_TRIES = 100
 _RECORD = """
 local p = KEYS[1]
 local last = tonumber(redis.call('GET', p .. ':last') or '0')
@@ -118,6 +122,68 @@ class RedisStore:
             [(*json.loads(key), int(count)) for key, count in shown.items()], {ad: int(micros) for ad, micros in spent.items()}
         )
 
+    def keep(self, totals: Totals) -> None:
+        """Add to what is kept."""
+        with self._faults():
+            pipeline = self._redis.pipeline(transaction=True)
+            self._add_kept(pipeline, totals)
+            pipeline.execute()
+
+    def drop_before(self, moment: int) -> int:
+        """Take away old events and keep their sums, some thousands in one transaction."""
+        return self._take_away(lambda event: event[3] < moment, keeps_sums=True)
+
+    def erase(self, user_id: str) -> int:
+        """Take away everything of a user."""
+        count = self._take_away(lambda event: event[0] == user_id, keeps_sums=False)
+        with self._faults():
+            names = [key for key in self._redis.hkeys(self._name("kept_impressions")) if json.loads(key)[0] == user_id]
+            if names:
+                self._redis.hdel(self._name("kept_impressions"), *names)
+        return count
+
+    def compact(self) -> None:
+        """Let Redis write its log anew, where it keeps one."""
+        with self._faults():
+            for wait in [*[0.1] * _REWRITE_TRIES, None]:
+                try:
+                    self._redis.bgrewriteaof()
+                    return
+                except redis.ResponseError:  # an earlier one is under way, which may still hold what was taken away
+                    if wait is None:
+                        raise
+                    time.sleep(wait)
+
+    def _take_away(self, chosen: Callable[[Event], bool], *, keeps_sums: bool) -> int:
+        count, start = 0, "-"
+        while True:
+            with self._faults():
+                entries = self._redis.xrange(self._name("log"), min=start, count=_TAKEN_AT_ONCE)
+            if not entries:
+                return count
+            start = f"({entries[-1][0]}"
+            loaded = [(place, _loaded(entry.get("event"))) for place, entry in entries]
+            events = [(place, Event(*cells)) for place, cells in loaded if isinstance(cells, list) and len(cells) >= 4]
+            mine = [(place, event) for place, event in events if isinstance(event.at, int) and chosen(event)]
+            if not mine:
+                continue
+            with self._faults():
+                pipeline = self._redis.pipeline(transaction=True)
+                if keeps_sums:
+                    self._add_kept(pipeline, _summed([event for _, event in mine]))
+                ids = [event.event_id for _, event in mine if event.event_id]
+                if ids:
+                    pipeline.srem(self._name("event_ids"), *ids)
+                pipeline.xdel(self._name("log"), *(place for place, _ in mine))
+                pipeline.execute()
+            count += len(mine)
+
+    def _add_kept(self, pipeline: Any, totals: Totals) -> None:
+        for user, ad_id, shown in totals.impressions:
+            pipeline.hincrby(self._name("kept_impressions"), json.dumps([user, ad_id]), shown)
+        for ad_id, micros in totals.spent.items():
+            pipeline.hincrby(self._name("kept_spent"), ad_id, micros)
+
     def put_ad(self, ad_id: str, ad: dict[str, Any] | None) -> int:
         """Remember a new or changed ad, or (None) that it was deleted."""
         with self._faults():
@@ -158,6 +224,16 @@ class RedisStore:
             yield
         except redis.RedisError as error:
             raise StoreError(f"redis: the store cannot be used ({error}). See that it runs and is reached.") from None
+
+
+def _summed(events: Sequence[Event]) -> Totals:
+    """What events add up to."""
+    shown = Counter((event.user_id, event.ad_id) for event in events if event.kind == "impression")
+    spent: Counter[str] = Counter()
+    for event in events:
+        if event.price:
+            spent[event.ad_id] += round(event.price * 1e6)
+    return Totals([(user, ad_id, count) for (user, ad_id), count in shown.items()], dict(spent))
 
 
 def _loaded(text: str | None) -> Any:

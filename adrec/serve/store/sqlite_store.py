@@ -47,6 +47,10 @@ _INSERT = (
     " ON CONFLICT (event_id) DO NOTHING"
 )
 _LAST = "SELECT max((SELECT value FROM counters WHERE name = 'last_event'), coalesce((SELECT max(number) FROM events), 0))"
+_KEEP_SPENT = (
+    "INSERT INTO kept_spent VALUES (?, ?) ON CONFLICT (ad_id) DO UPDATE SET micros = min(micros, 4e18 - excluded.micros)"
+    " + excluded.micros"
+)
 _READ = (
     f"SELECT events.number AS {NUMBER}, {', '.join(COLUMNS)} FROM events LEFT JOIN users ON users.number = events.user"
     " WHERE events.number > ? ORDER BY events.number LIMIT ?"
@@ -101,6 +105,52 @@ class SqliteStore:
             spent = self._reader.execute("SELECT ad_id, micros FROM kept_spent").fetchall()
             return Totals(self._reader.execute(shown).fetchall(), {ad: int(micros) for ad, micros in spent})
 
+    def keep(self, totals: Totals) -> None:
+        """Add to what is kept."""
+        with self._writing() as writer:
+            writer.executemany(
+                "INSERT OR IGNORE INTO users (user_id) VALUES (?)", {(user,) for user, _, _ in totals.impressions}
+            )
+            writer.executemany(
+                "INSERT INTO kept_impressions SELECT number, ?2, ?3 FROM users WHERE user_id = ?1"
+                " ON CONFLICT (user, ad_id) DO UPDATE SET count = count + excluded.count",
+                totals.impressions,
+            )
+            writer.executemany(_KEEP_SPENT, totals.spent.items())
+
+    def drop_before(self, moment: int) -> int:
+        """Take away old events and keep their sums, in one transaction."""
+        with self._writing() as writer:
+            self._remember_last(writer)
+            writer.execute(
+                "INSERT INTO kept_impressions SELECT user, ad_id, count(*) FROM events WHERE at < ? AND kind = 'impression'"
+                " GROUP BY user, ad_id ON CONFLICT (user, ad_id) DO UPDATE SET count = count + excluded.count",
+                (moment,),
+            )
+            paid = writer.execute(
+                "SELECT ad_id, CAST(min(sum(price) * 1e6, 4e18) AS INTEGER) FROM events WHERE at < ? AND price > 0"
+                " GROUP BY ad_id",
+                (moment,),
+            ).fetchall()
+            writer.executemany(_KEEP_SPENT, paid)
+            return int(writer.execute("DELETE FROM events WHERE at < ?", (moment,)).rowcount)
+
+    def erase(self, user_id: str) -> int:
+        """Take away everything of a user, the id itself too."""
+        mine = "(SELECT number FROM users WHERE user_id = ?)"
+        with self._writing() as writer:
+            self._remember_last(writer)
+            count = int(writer.execute(f"DELETE FROM events WHERE user IN {mine}", (user_id,)).rowcount)
+            writer.execute(f"DELETE FROM kept_impressions WHERE user IN {mine}", (user_id,))
+            writer.execute("DELETE FROM users WHERE user_id = ?", (user_id,))
+        return count
+
+    def compact(self) -> None:
+        """Write the file anew without what was taken away: nothing of it stays on disk."""
+        with self._faults(), self._write_lock:
+            self._writer.execute("VACUUM")
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def put_ad(self, ad_id: str, ad: dict[str, Any] | None) -> int:
         """Remember a new or changed ad, or (None) that it was deleted."""
         text = None if ad is None else json.dumps(ad, ensure_ascii=False)
@@ -131,6 +181,10 @@ class SqliteStore:
         with self._write_lock, self._read_lock:
             self._reader.close()
             self._writer.close()
+
+    def _remember_last(self, writer: sqlite3.Connection) -> None:
+        """Events that are taken away leave no number to be given again: followers would miss the next ones."""
+        writer.execute(f"UPDATE counters SET value = ({_LAST}) WHERE name = 'last_event'")
 
     def _migrate(self) -> None:
         """Bring a file of an earlier version to this one; runs inside a transaction."""

@@ -1,7 +1,9 @@
-"""`adrec events`: what the server recorded, as a SCORED table that `adrec evaluate` reads."""
+"""`adrec events`: what the server recorded, as a SCORED table that `adrec evaluate` reads; retention, erasure and backups."""
 
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import pyarrow.compute as pc
 from rich.console import RenderableType
 from rich.table import Table
 
-from adrec.config.inference.serve import EventsConfig
+from adrec.config.inference.serve import EventsConfig, StoreConfig
 from adrec.data.disk.checks import check_rows
 from adrec.data.disk.outputs import SCORES, marked
 from adrec.data.disk.tables import write_table
@@ -18,6 +20,7 @@ from adrec.data.disk.writing import write_aside
 from adrec.errors import DataError
 from adrec.schema import PROPENSITY_GIVEN_ABOVE, SCORED, TIMESTAMP
 from adrec.serve.store import Store, events_table, open_store
+from adrec.serve.store.upkeep import copied
 from adrec.terminal import Terminal
 
 _CHUNK = 50_000
@@ -29,7 +32,7 @@ _KEYS = ["request_id", "user_id", "ad_id"]
 class EventsResult:
     """What was written."""
 
-    output: str
+    output: str | None
     impressions: int
     clicks: int
     left_out: int
@@ -38,13 +41,19 @@ class EventsResult:
     """clicks whose impression was not recorded"""
     arms: dict[str, tuple[int, int]]
     """arm → impressions, clicks"""
+    upkeep: dict[str, int]
+    """restored, erased, dropped and backed up events, where they were asked for"""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-safe values."""
         return vars(self)
 
     def render(self) -> Iterable[RenderableType]:
-        """One line an arm."""
+        """One line for each thing done, and one an arm."""
+        for what, count in self.upkeep.items():
+            yield f"{what}: {count:,} events"
+        if self.output is None:
+            return
         table = Table(title=f"{self.impressions:,} impressions, {self.clicks:,} clicks", title_justify="left")
         for name in ("arm", "impressions", "clicks", "click rate"):
             table.add_column(name, justify="left" if name == "arm" else "right")
@@ -60,11 +69,16 @@ class EventsResult:
 
 
 def run(config: EventsConfig, terminal: Terminal) -> EventsResult:
-    """Read the store, join clicks to impressions, write. Raises DataError where no impression can be used."""
+    """Look after the store as asked, then join clicks to impressions and write. Raises DataError where none can be used."""
     store = open_store(config)
-    with terminal.progress("Reading events", unit="events") as advance:
-        events = _read(store, advance)
-    store.close()
+    try:
+        upkeep = _kept_up(config, store)
+        if config.output is None:
+            return EventsResult(None, 0, 0, 0, 0, {}, upkeep)
+        with terminal.progress("Reading events", unit="events") as advance:
+            events = _read(store, advance)
+    finally:
+        store.close()
     told = pc.and_(pc.is_valid(events["request_id"]), pc.is_valid(events["score"]))
     is_click = pc.equal(events["kind"], "click")
     shown = _first(events.filter(pc.and_(pc.invert(is_click), told)))
@@ -107,7 +121,32 @@ def run(config: EventsConfig, terminal: Terminal) -> EventsResult:
         left_out=int(pc.sum(pc.and_(pc.invert(is_click), pc.invert(told))).as_py()),
         lone_clicks=len(clicked) - clicks,
         arms={arm: (count, total) for arm, count, total in arms},
+        upkeep=upkeep,
     )
+
+
+def _kept_up(config: EventsConfig, store: Store) -> dict[str, int]:
+    """What was asked for beside the table, in the order in which it makes sense: how many events each was about."""
+    done: dict[str, int] = {}
+    if config.restore is not None:
+        if not config.restore.is_file():
+            raise DataError(f"restore: {config.restore} is not there. Name a file that 'adrec events --backup' wrote.")
+        with closing(open_store(StoreConfig(store=config.restore))) as source:
+            done["restored"] = copied(source, store)
+    if config.erase_user is not None:
+        done["erased"] = store.erase(config.erase_user)
+    if config.keep_days is not None:
+        moment = datetime.now(UTC) - timedelta(days=config.keep_days)
+        done["taken away, their sums kept"] = store.drop_before(int(moment.timestamp() * 1e6))
+    if config.erase_user is not None or config.keep_days is not None:
+        store.compact()
+    if config.backup is not None:
+        if config.backup.exists():
+            raise DataError(f"backup: {config.backup} is there already. Name a file that is not there yet.")
+        with write_aside(config.backup) as aside, closing(open_store(StoreConfig(store=aside))) as target:
+            done["backed up"] = copied(store, target)
+            target.compact()
+    return done
 
 
 def _read(store: Store, advance: Any) -> pa.Table:

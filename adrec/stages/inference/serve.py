@@ -1,7 +1,9 @@
 """`adrec serve`: run the HTTP interface until SIGTERM or Ctrl-C, then let running requests end."""
 
 import gc
+import os
 import sys
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from adrec.inference.lists.ranker import Ranker
 
 _SWITCH_SECONDS = 0.0005
+_GRACE_SECONDS = 1.0
 _OTHER_FILES = 256
 """Open files beside the connections."""
 
@@ -87,10 +90,26 @@ def run(config: ServeConfig, terminal: Terminal) -> ServeResult:
     sys.setswitchinterval(_SWITCH_SECONDS)
     gc.freeze()  # what is loaded stays: garbage collection need not walk it again and again
     server = uvicorn.Server(settings)
+    _end_after(server, config.drain_seconds)
     server.run()
     if not server.started:
         raise ResourceError(f"{config.host}:{config.port}: cannot listen there. Give another 'port' or 'host'.")
     return ServeResult(config.host, config.port)
+
+
+def _end_after(server: Any, seconds: float) -> None:
+    """From the signal to stop on, end the process after so long and a little, whatever is still in flight: a pass, an
+    explanation and a reload cannot be broken off, and what was acknowledged is on disk.
+    """
+    stop = server.handle_exit
+
+    def ends(number: int, frame: Any) -> None:
+        timer = threading.Timer(seconds + _GRACE_SECONDS, os._exit, (0,))
+        timer.daemon = True
+        timer.start()
+        stop(number, frame)
+
+    server.handle_exit = ends
 
 
 def _warn_of_unpaced(ranker: "Ranker", terminal: Terminal) -> None:
