@@ -18,6 +18,7 @@ from adrec.inference.packing import ClickModel, Scores
 from adrec.inference.predictor import Predictor
 from adrec.models.baselines.base import Inputs
 from adrec.models.baselines.suite import score_all
+from adrec.training.ctr_module import task_metrics
 
 Floats = NDArray[np.float32]
 CHUNK_ROWS: int = RowsConfig.model_fields["chunk_rows"].default
@@ -53,6 +54,18 @@ class HeldOut:
         logit, score = (np.concatenate([getattr(part, name) for part in parts]) for name in ("logit", "score"))
         unplaced = [part.any_slot for part in parts if part.any_slot is not None]
         return Scores(logit, score, tasks, self.simple, np.concatenate(unplaced) if unplaced else None)
+
+    def figures(self, packed: ClickModel) -> dict[str, dict[str, float]]:
+        """Metrics of what the bundle `packed` answers, as `evaluate` measures them: `adrec`, and where it knows what slots do
+        `any_slot`, without those of the rows. Every task must have its labels among those of the rows."""
+        scores, valid = self.scores(packed), self.valid
+        labels = np.stack([valid.labels[task.name] for task in packed.tasks], axis=1)
+        others = [scores.tasks[task.name] for task in packed.tasks[1:]]
+        mains = {"adrec": scores.score, **({} if scores.any_slot is None else {"any_slot": scores.any_slot})}
+        return {
+            name: task_metrics(packed.tasks, [main, *others], labels, valid.request, valid.weight)
+            for name, main in mains.items()
+        }
 
     def _chunks(self) -> Iterator[Inputs]:
         has_baselines = bool(self.predictor.packed.baselines)

@@ -20,6 +20,7 @@ class BatchLoader(DataLoader[Any]):
 
     `plan(epoch)` lists the items of an epoch and must depend on nothing but the epoch; `collate(item, generator)` makes a
     batch. `total` cuts or extends the run in batches (None: `epochs` of them). Ranks take turns: rank r of W gets r, r+W, ...
+    Batches lie in pinned memory where there is a GPU (`pin_memory` None): copies to it then run beside the step.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class BatchLoader(DataLoader[Any]):
         workers: int = 0,
         rank: int = 0,
         world: int = 1,
-        pin_memory: bool = False,
+        pin_memory: bool | None = None,
     ) -> None:
         batches = _Batches(plan, collate, epochs=epochs, total=total, seed=seed)
         self.batches_per_epoch, self.total = batches.per_epoch, len(batches)
@@ -43,7 +44,7 @@ class BatchLoader(DataLoader[Any]):
             batch_size=None,
             sampler=self.order,
             num_workers=workers,
-            pin_memory=pin_memory,
+            pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
             persistent_workers=workers > 0,
         )
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from pytorch_lightning.strategies import Strategy
+from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from adrec.config.training.loop import TrainingConfig
 from adrec.data.device import resolve_device
@@ -194,6 +194,9 @@ def build_trainer(
     strategy: str | Strategy = config.strategy if config.strategy != "auto" or config.devices == 1 else "ddp"
     if strategy == "fsdp":
         strategy = sharded_strategy(config.devices)
+    elif strategy == "ddp":
+        # A dot product reads no features, in_batch no output layer: weights without a gradient are not waited for.
+        strategy = DDPStrategy(find_unused_parameters=True)
     with quiet_lightning():
         return pl.Trainer(
             accelerator="gpu" if on_gpu else "cpu",

@@ -225,7 +225,8 @@ class CTRModel(nn.Module):
         extra = self._extra(batch, ads, queries, matches, candidates, blocks)
         joint = self.interaction(users[batch.context], candidates, extra)
         towers = self.sharing(joint)
-        logits = torch.cat([head(tower) for head, tower in zip(self.heads, towers, strict=True)], -1)  # (B, K)
+        # In float32 whatever the products are in: sums and log-odds of bf16 keep two digits.
+        logits = torch.cat([head(tower) for head, tower in zip(self.heads, towers, strict=True)], -1).float()  # (B, K)
         if self.wide is not None:
             logits = logits + self.wide(extra)
         if self.wide_lists is not None:

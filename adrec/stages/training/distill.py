@@ -118,7 +118,7 @@ def run(config: DistillConfig, terminal: Terminal) -> DistillResult:
         speedup = _speedup(original, encoder, held_out, device)
     student.cpu()
     taught = teach(config, prepared, encoder, device=device, work=work, terminal=terminal) if config.click else None
-    _write(config, student, encoder, teacher, taught)
+    _write(config, prepared, student, encoder, teacher, taught)
     student_auc = validation_auc(config.output, config, prepared, terminal) if judged else None
     shutil.rmtree(work, ignore_errors=True)
     result = DistillResult(
@@ -240,7 +240,12 @@ def _teacher_vectors(teacher: TextEncoder, texts: list[str], device: str, termin
 
 
 def _write(
-    config: DistillConfig, student: LanguageModel, encoder: TextEncoder, teacher: LanguageModel, taught: ClickModel | None
+    config: DistillConfig,
+    prepared: Prepared,
+    student: LanguageModel,
+    encoder: TextEncoder,
+    teacher: LanguageModel,
+    taught: ClickModel | None,
 ) -> None:
     """An encoder folder, with the head where it is trained; or the teacher's bundle with the student in it."""
     if config.bundle is None:
@@ -252,7 +257,7 @@ def _write(
                 encoder.save_settings(folder)
             save_config(config, folder / "config.yaml")
         return
-    write_bundle(config, encoder, taught)
+    write_bundle(config, prepared, encoder, taught)
 
 
 def _speedup(teacher: TextEncoder, student: TextEncoder, texts: list[str], device: str) -> float:

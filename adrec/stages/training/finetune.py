@@ -18,7 +18,7 @@ from adrec.data.prepared import Prepared, open_prepared
 from adrec.inference.golden import draw_golden
 from adrec.inference.held_out import HeldOut
 from adrec.inference.lists.recall import bundle_recall
-from adrec.inference.packing import ClickModel, Scores, log_form, pack, text_settings
+from adrec.inference.packing import ClickModel, log_form, pack, text_settings
 from adrec.inference.predictor import Predictor
 from adrec.inference.starting import open_start
 from adrec.models.baselines.base import Columns, Inputs
@@ -38,7 +38,7 @@ from adrec.stages.training.simple_check import simple_check
 from adrec.terminal import Terminal
 from adrec.training.click_data import ClickData, Seen, load_click_data
 from adrec.training.click_encoder import open_text_encoder, text_reader, trained_encoder
-from adrec.training.ctr_module import Raw, main_metrics, task_metrics
+from adrec.training.ctr_module import Raw, main_metrics
 from adrec.training.ctr_training import Trained, best_run, best_share, ensemble, raw_outputs, train_again, train_click_model
 from adrec.training.trainer import work_folder
 
@@ -121,7 +121,7 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     ]
     calibrations = _calibrate(config, data, best)
     chosen = replace(chosen, hybrid=best.hybrid, calibrations=calibrations, slots=_slots(chosen, best, calibrations, data))
-    models = _own_metrics(chosen, held_out.scores(chosen), data)
+    models = held_out.figures(chosen)
     if best.hybrid.kind != "none":
         models["network"] = _simple_metrics(held_out.raw[:, 0], False, data)
     models |= {name: _simple_metrics(score, suite.fitted[name].is_probability, data) for name, score in simple.items()}
@@ -386,15 +386,6 @@ def _slots(packed: ClickModel, best: _Joined, calibrations: dict[str, Calibratio
         placement=data.dimensions.placement,
         weights=best.valid.weight,
     )
-
-
-def _own_metrics(packed: ClickModel, scores: Scores, data: ClickData) -> dict[str, dict[str, float]]:
-    """Validation metrics of what the bundle answers, as `evaluate` measures them; and without the rows' slots."""
-    labels = np.stack([data.valid.labels[task.name] for task in packed.tasks], axis=1)
-    others = [scores.tasks[task.name] for task in packed.tasks[1:]]
-    of = partial(task_metrics, packed.tasks, labels=labels, request=data.valid.request, weight=data.valid.weight)
-    found = {"adrec": of(outputs=[scores.score, *others])}
-    return found if scores.any_slot is None else {**found, "any_slot": of(outputs=[scores.any_slot, *others])}
 
 
 def _calibrated_metrics(best: _Joined, packed: ClickModel, data: ClickData) -> dict[str, float]:

@@ -197,3 +197,16 @@ def test_conversion_after_click_is_the_product_of_both(planted):
         plain = torch.sigmoid(model(batch).logits.double())
     assert torch.allclose(chained[:, 1], plain[:, 0] * plain[:, 1], atol=1e-6)
     assert (chained[:, 1] <= chained[:, 0]).all()
+
+
+def test_logits_leave_the_network_in_float32_under_bf16(planted):
+    examples, collate, dimensions = planted
+    model = _model(dimensions, ["soft", "target"], "mlp", "shared")
+    batch = collate(examples, np.arange(40))
+    with torch.inference_mode():
+        expected = model(batch).logits
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model(batch).logits
+    assert found.dtype == torch.float32
+    assert 0 < (found - expected).abs().max() < 0.3
+    assert len(found[:, 0].unique()) > 30, "not rounded to the few values of bf16"

@@ -3,15 +3,17 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
-from adrec.bundle import MANIFEST, open_bundle, save_bundle
+from adrec.bundle import MANIFEST, open_bundle, save_bundle, write_json
 from adrec.config.training.distill import ClickTerms, DistillConfig
+from adrec.data.examples import load_examples
 from adrec.data.prepared import Prepared
 from adrec.errors import ConfigError
 from adrec.inference.golden import read_golden
+from adrec.inference.held_out import HeldOut
 from adrec.inference.packing import ClickModel, save_network, unpack
 from adrec.inference.predictor import Predictor
 from adrec.inference.score_source import PreparedSource
@@ -56,8 +58,8 @@ def teach(
     return replace(packed, model=network, encoder=student)
 
 
-def write_bundle(config: DistillConfig, encoder: TextEncoder, taught: ClickModel | None) -> None:
-    """The teacher's bundle with the student in it, and with the network that `teach` gave, if any."""
+def write_bundle(config: DistillConfig, prepared: Prepared, encoder: TextEncoder, taught: ClickModel | None) -> None:
+    """The teacher's bundle with the student in it, and with the network that `teach` gave, if any; its figures are its own."""
     bundle = open_bundle(cast(Path, config.bundle))
     facts = {key: value for key, value in bundle.manifest.items() if key not in {"format_version", "adrec_version", "files"}}
     with save_bundle(config.output, **{**facts, "distilled_from": bundle.fingerprint}) as folder:
@@ -67,10 +69,26 @@ def write_bundle(config: DistillConfig, encoder: TextEncoder, taught: ClickModel
             packed.model.text_encoder = packed.encoder
         cast(TextEncoder, packed.encoder).save(folder / "encoder")
         save_network(folder, packed.model)
+        write_json(_own_figures(bundle.json("metrics.json"), packed, prepared), folder / "metrics.json")
         golden = read_golden(bundle)
         if golden is not None:  # their logits come from the new encoder now
             made = Predictor(packed).golden_scores(golden)
             golden.save(folder, made.logit, made.score)
+
+
+def _own_figures(teacher: dict[str, Any], packed: ClickModel, prepared: Prepared) -> dict[str, Any]:
+    """The teacher's metrics.json with the student's validation metrics; the teacher's are kept under its name."""
+    cut = prepared.label_cut(("train", "valid"))
+    labels = [task.name for task in packed.tasks]
+    history = packed.config.model.user.max_history
+    valid = load_examples(prepared, "valid", max_history=history, labels=labels, rows=JUDGE_ROWS, cut=cut)
+    figures = HeldOut(Predictor(packed), prepared, valid).figures(packed)
+    if prepared.is_implicit:
+        figures = {name: {key: value for key, value in row.items() if key != "log_loss"} for name, row in figures.items()}
+    same = ("split", "scores", "calibration", "baselines_left_out", "hybrid")
+    kept: dict[str, Any] = {key: teacher[key] for key in same if key in teacher}
+    measured = "on rows that the teacher had learned" if packed.config.refit else "as shipped"
+    return {**kept, "measured": measured, "models": figures, "teacher": teacher.get("models", {})}
 
 
 def validation_auc(path: Path, config: DistillConfig, prepared: Prepared, terminal: Terminal) -> float:
@@ -80,7 +98,7 @@ def validation_auc(path: Path, config: DistillConfig, prepared: Prepared, termin
         predictor = Predictor.load(path, device=config.device)
         source = PreparedSource(prepared, "valid", predictor, 65_536)
         for chunk in source.chunks(0):
-            labels.append(chunk.examples.labels["click"])
+            labels.append(chunk.examples.labels[predictor.packed.tasks[0].name])
             logits.append(predictor.score_examples(chunk.examples, source.catalogs, baselines=False).logit)
             rows += len(labels[-1])
             if rows >= JUDGE_ROWS:

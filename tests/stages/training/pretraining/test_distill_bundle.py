@@ -100,6 +100,11 @@ def test_the_student_learns_the_click_task_and_its_bundle_scores(world, tmp_path
     )
     for name in ("plain", "taught"):  # its golden requests get the logits that the new bundle records
         assert Predictor.load(tmp_path / name, device="cpu").checked
+    own = open_bundle(teacher).json("metrics.json")["models"]
+    for name, result in (("plain", plain), ("taught", taught)):  # figures are the student's, the teacher's beside them
+        reported = open_bundle(tmp_path / name).json("metrics.json")
+        assert reported["models"]["adrec"]["auc"] == pytest.approx(result.student_auc, abs=1e-6)
+        assert reported["teacher"] == own and reported["measured"] == "as shipped"
 
 
 def test_a_refitted_teacher_numbers_its_ads_as_it_learned_them(world, tmp_path, monkeypatch):
