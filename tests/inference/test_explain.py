@@ -360,6 +360,7 @@ def test_overall_the_inputs_that_carry_the_clicks_lose_most_and_evaluate_draws_t
     evaluate(load_config(None, EvaluateConfig, [*judge, f"importance={tmp_path / 'overall'}"]), QUIET)
     page = (tmp_path / "judged" / "report.html").read_text(encoding="utf-8")
     assert "What the model lives on" in page and "Importance of inputs" in page and "words of the ad" in page
-    (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(DataError, match="explain --global"):
-        evaluate(load_config(None, EvaluateConfig, [*judge, f"importance={tmp_path / 'other.json'}"]), QUIET)
+    for other in ({}, {"importance": [{"name": "of an earlier version"}], "dependence": [], "rows": 1}):
+        (tmp_path / "other.json").write_text(json.dumps(other))
+        with pytest.raises(DataError, match="explain --global"):
+            evaluate(load_config(None, EvaluateConfig, [*judge, f"importance={tmp_path / 'other.json'}"]), QUIET)

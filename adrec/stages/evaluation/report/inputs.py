@@ -30,7 +30,9 @@ def read_importance(path: Path) -> dict[str, Any]:
     file = path / FILE if path.is_dir() else path
     try:
         read = json.loads(file.read_text(encoding="utf-8"))
-        return {key: read[key] for key in ("importance", "dependence", "rows")}
+        found = {key: read[key] for key in ("importance", "dependence", "rows")}
+        _ = [one["label"] for key in ("importance", "dependence") for one in found[key]]  # what is drawn has a name
+        return found
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file}: not what 'adrec explain --global' wrote ({type(error).__name__}). Run it again.") from None
 
