@@ -58,7 +58,7 @@ function listed(id) {
 }
 
 function described() {
-  const user = { user_id: at("user").value.trim() };
+  const user = { user_id: at("user").value.trim() || null };
   const interests = listed("interests");
   const history = listed("clicks");
   if (interests) user.interests = interests;
@@ -237,7 +237,7 @@ async function begin() {
     about = await call("GET", "v1/about");
     at("users").replaceChildren(...about.users.map((user) => new Option(user)));
     at("scenario").replaceChildren(...about.policies.map((name) => new Option(name)));
-    at("user").value = about.users[0] || "u1";
+    at("user").value = about.users[0] || "";
     at("about").dataset.state = "ready";
     translate();
     await rank();
