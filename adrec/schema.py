@@ -326,6 +326,8 @@ SPLITS = ("train", "valid", "test")
 COUNTER_PREFIX = "counter_"
 """Point-in-time counters are float32 columns of the prepared impressions named `counter_<what>`."""
 
+LABEL_OF_SCORE = b"adrec.label"
+"""Metadata of a SCORED file's schema: the label that `score` predicts, where it is not the click."""
 ANY_SLOT = "score_any_slot"
 _ANY_SLOT = Column(
     ANY_SLOT, pa.float32(), False, "the same where the slot is not known; where the bundle knows what slots do", "number",

@@ -58,12 +58,14 @@ class Scores:
     baselines: dict[str, NDArray[np.float32]]
     any_slot: NDArray[np.float32] | None = None
     """what `score` would be if the rows did not say their slot; None where the bundle knows nothing of slots"""
+    label: str = "click"
+    """of the main task"""
 
     def of(self, rows: NDArray[np.bool_]) -> "Scores":
         """Those of some rows."""
         tasks, baselines = ({name: values[rows] for name, values in some.items()} for some in (self.tasks, self.baselines))
         any_slot = None if self.any_slot is None else self.any_slot[rows]
-        return Scores(self.logit[rows], self.score[rows], tasks, baselines, any_slot)
+        return Scores(self.logit[rows], self.score[rows], tasks, baselines, any_slot, self.label)
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,9 @@ class ClickModel:
         logit = self.hybrid.logit(raw[:, 0], simple, inputs)
         score = self.calibrations[main.name].apply(logit)
         if self.slots is None:
-            return Scores(logit, score, tasks, simple)
+            return Scores(logit, score, tasks, simple, label=main.name)
         placed = in_slot(score, self.slots.of(inputs.examples)).astype(np.float32)
-        return Scores(logit, np.where(inputs.examples.position > 0, placed, score), tasks, simple, score)
+        return Scores(logit, np.where(inputs.examples.position > 0, placed, score), tasks, simple, score, main.name)
 
 
 def pack(folder: Path, packed: ClickModel, metrics: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ from adrec.models.baselines.declared import declared_columns
 from adrec.models.baselines.suite import score_all
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.models.text.text_vectors import TextReader, texts_with_row
-from adrec.schema import ANY_SLOT, BASELINE_PREFIX, NOBODY, as_of_column
+from adrec.schema import ANY_SLOT, BASELINE_PREFIX, LABEL_OF_SCORE, NOBODY, as_of_column
 from adrec.terminal import Terminal
 
 BATCH_ROWS = 4096
@@ -352,6 +352,8 @@ def with_scores(impressions: pa.Table, examples: Examples, catalogs: Catalogs, s
     kept = impressions.select([name for name in impressions.column_names if name not in added])
     for name, values in added.items():
         kept = kept.append_column(name, pa.array(values))
+    if scores.label != "click":  # whoever judges the scores must know what they are of
+        kept = kept.replace_schema_metadata({**(kept.schema.metadata or {}), LABEL_OF_SCORE: scores.label.encode()})
     return kept
 
 

@@ -20,6 +20,7 @@ from adrec.schema import (
     CATALOGUE_RANK,
     CATALOGUE_SIZE,
     DRAWN,
+    LABEL_OF_SCORE,
     PROPENSITY,
     PROPENSITY_GIVEN_ABOVE,
     TRUE_PROBABILITY,
@@ -70,6 +71,8 @@ class Rows:
     """(N,) rows of no known request, where there are any: each has a request code of its own, whose value is null."""
     unnamed: npt.NDArray[np.bool_] | None = None
     """(N,) rows of nobody, where there are any: `users` has their requests' codes, or their own, whose value is null."""
+    label_of_score: str | None = None
+    """What `score` predicts, as the file says; None: the first label that the table has."""
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -108,7 +111,8 @@ def load_rows(path: Path, wanted: Sequence[str] = ()) -> Rows:
     if lone is not None and lone.all():
         requests, lone = None, None
     users, unnamed = _units(users, requests, lone)
-    return Rows(path, table, tuple(present), users, ads, requests, lone, unnamed)
+    of_score = (dataset.schema.metadata or {}).get(LABEL_OF_SCORE, b"").decode() or None
+    return Rows(path, table, tuple(present), users, ads, requests, lone, unnamed, of_score)
 
 
 def _units(

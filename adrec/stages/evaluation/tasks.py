@@ -61,9 +61,10 @@ def resolve_tasks(rows: Rows, configured: Sequence[TaskColumns]) -> list[TaskCol
         return list(configured)
     found = []
     labels = [name for name in LABELS if name in rows]
+    main = rows.label_of_score or next(iter(labels), None)
     for name in labels:
         own = f"score_{name}"
-        score = own if own in rows else "score" if name == labels[0] else None
+        score = own if own in rows else "score" if name == main else None
         if name == "click" and CATALOGUE_RANK in rows and pc.min(rows.table["click"]).as_py() == 1:
             continue  # clicks alone: their ranks are judged
         if score is not None and score in rows:

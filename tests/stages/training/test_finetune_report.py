@@ -137,3 +137,17 @@ def test_a_blank_text_is_the_zero_vector_and_moves_no_weight(tmp_path):
     assert not found[[0, 2]].any() and found[1].any()
     found[0].sum().backward()
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize("tasks", [[{"name": "conversion"}], [{"name": "conversion", "after": "click"}, {"name": "click"}]])
+def test_a_conversion_as_the_first_task_is_judged_by_conversions(tasks, tmp_path):
+    world = make_world(tmp_path / "prepared", requests=500, conversions=True)
+    config = FinetuneConfig(
+        prepared=world.path, output=tmp_path / "bundle", model={"width": 8, "hidden": [8]}, tasks=tasks,
+        training=TRAINING, baselines={"names": []},
+    )  # fmt: skip
+    reported, judged = reported_and_found(config, tmp_path)
+    found = judged["conversion"]["runs"]["model"]["metrics"]
+    for metric in ("auc", "log_loss", "auc_request"):
+        assert reported["models"]["adrec"][metric] == pytest.approx(found[metric]["value"], abs=1e-9)
+    assert ("click" in judged) == (len(tasks) > 1), "a score of conversions is no score of clicks"
