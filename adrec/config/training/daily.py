@@ -49,7 +49,7 @@ class DailyConfig(Served, Seeded):
     """Config file of finetune. Its `prepared`, `output` and `start_from` are set by this command."""
     registry: ConfigPath
     """Folder of all bundles with their records; `champion` in it is the one to serve."""
-    onward: dict[str, Any] = {"replay": 0.2, "training.epochs": 2}
+    onward: dict[str, Any] = {"replay": 0.1, "training.epochs": 1}
     """Settings of finetune that differ where training goes on from the champion, by dotted key."""
     from_nothing: bool = False
     """Do not go on from the champion today."""
