@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from adrec.bundle import MANIFEST, open_bundle, trusting
 from adrec.cli.app import app
+from adrec.data.disk.outputs import BUNDLE, guard_output
 from adrec.data.disk.signatures import SUFFIX, SignatureError, check_signature, make_key, read_public_key, sign
 from adrec.errors import BundleError, ConfigError
 
@@ -144,3 +145,12 @@ def test_a_key_that_is_none(tmp_path):
             sign(tmp_path / "table", tmp_path / name)
         with pytest.raises(ConfigError):
             read_public_key(tmp_path / name)
+
+
+def test_a_signed_bundle_is_replaced_as_any_other(folder, tmp_path):
+    """Its signature is adrec's own file, and goes with the bundle that it is of."""
+    shutil.copytree(folder / "prepared", tmp_path / "prepared")
+    shutil.copytree(folder / "bundle", tmp_path / "bundle")
+    make_key(tmp_path / "own.key")
+    sign(tmp_path / "bundle" / MANIFEST, tmp_path / "own.key")
+    guard_output(tmp_path / "bundle", BUNDLE, ())

@@ -152,7 +152,7 @@ def _has(file: str, *keys: str) -> Callable[[Path], bool]:
 
 
 def _listed(file: str) -> Callable[[Path], Sequence[str]]:
-    return lambda folder: [file, *_json(folder / file)["files"]]
+    return lambda folder: [file, f"{file}.minisig", *_json(folder / file)["files"]]
 
 
 def _any(*tests: Callable[[Path], bool]) -> Callable[[Path], bool]:
