@@ -59,6 +59,12 @@ def answer_two_requests(server) -> None:
         events.append({**events[0], "event_id": "e0", "kind": "click"})
         answer = client.post("/v1/events", json={"events": events})
         assert answer.status_code == 200, answer.text
+        for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+            for path, body in re.findall(
+                r"^curl .*127\.0\.0\.1:8080(/\S*) .*-d '(.*)'$", page.read_text("utf-8"), re.MULTILINE
+            ):
+                answer = client.post(path, content=body, headers={"content-type": "application/json"})
+                assert answer.status_code == 200, (page.name, path, answer.text)
 
 
 @pytest.fixture(scope="module")
