@@ -9,12 +9,12 @@ import pyarrow as pa
 
 from adrec.ranking.ledger import Ledger
 from adrec.schema import NOBODY
-from adrec.serve.intake import Asked, Place, RefusedError, Row
+from adrec.serve.intake.checking import Asked, Place, RefusedError, Row
+from adrec.serve.intake.messages import UserIn
 from adrec.serve.lists import Answer, given_ads, lists_of
-from adrec.serve.live import Live
-from adrec.serve.messages import UserIn
 from adrec.serve.rounds import in_rounds
-from adrec.serve.tally import user_numbers
+from adrec.serve.state.live import Live
+from adrec.serve.state.tally import user_numbers
 
 Item = TypeVar("Item")
 _NOT_FINITE = "the bundle gives no finite score here"

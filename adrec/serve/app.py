@@ -30,9 +30,8 @@ from adrec.serve.door.docs import docs_routes
 from adrec.serve.door.guard import Guard, Recorder
 from adrec.serve.door.keys import Keys
 from adrec.serve.engine import Engine
-from adrec.serve.intake import RefusedError
-from adrec.serve.live import UnknownAdError
-from adrec.serve.messages import (
+from adrec.serve.intake.checking import RefusedError
+from adrec.serve.intake.messages import (
     AdIn,
     AdOut,
     Done,
@@ -48,6 +47,7 @@ from adrec.serve.messages import (
     TryAnswer,
     TryRequest,
 )
+from adrec.serve.state.live import UnknownAdError
 from adrec.serve.store import StoreError
 from adrec.serve.watch import Watch
 

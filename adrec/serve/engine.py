@@ -20,13 +20,9 @@ from adrec.schema import NOBODY
 from adrec.serve.answering import answers, described, ranked, row_of, scored
 from adrec.serve.arms import FIRST, SECOND
 from adrec.serve.batcher import OverloadedError
-from adrec.serve.catalogue import UNCHANGED, Change, usable
-from adrec.serve.fields import micros
-from adrec.serve.following import Follower
-from adrec.serve.intake import Place, RefusedError, read_explain, read_rank, read_score
-from adrec.serve.lists import Answer
-from adrec.serve.live import Live
-from adrec.serve.messages import (
+from adrec.serve.intake.checking import Place, RefusedError, read_explain, read_rank, read_score
+from adrec.serve.intake.fields import micros
+from adrec.serve.intake.messages import (
     AdIn,
     AdOut,
     EventIn,
@@ -37,10 +33,14 @@ from adrec.serve.messages import (
     ScoreRequest,
     TryRequest,
 )
+from adrec.serve.lists import Answer
+from adrec.serve.state.catalogue import UNCHANGED, Change, usable
+from adrec.serve.state.following import Follower
+from adrec.serve.state.live import Live
+from adrec.serve.state.tally import Tally
+from adrec.serve.state.world import World, stamp_of
 from adrec.serve.store import Event, events_table, open_store
-from adrec.serve.tally import Tally
 from adrec.serve.trying import try_out
-from adrec.serve.world import World, stamp_of
 
 _AT_ONCE = 50_000
 """Events of a slice where nobody waits."""

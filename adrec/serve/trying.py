@@ -6,10 +6,10 @@ Costs what a changed ad costs, once a trial; the catalogue made for it goes with
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from adrec.serve.intake import Asked, Place, RefusedError
+from adrec.serve.intake.checking import Asked, Place, RefusedError
+from adrec.serve.intake.messages import TryRequest
 from adrec.serve.lists import Answer
-from adrec.serve.live import Live
-from adrec.serve.messages import TryRequest
+from adrec.serve.state.live import Live
 
 Lives = Mapping[str, Live]
 

@@ -22,7 +22,7 @@ from adrec.inference.predictor import Predictor
 from adrec.inference.score_source import open_source
 from adrec.sample import generate_sample
 from adrec.serve.engine import Engine
-from adrec.serve.messages import EventIn, ExplainRequest, RankRequest, ScoreRequest, UserIn
+from adrec.serve.intake.messages import EventIn, ExplainRequest, RankRequest, ScoreRequest, UserIn
 from adrec.stages.data import preprocess
 from adrec.stages.training import finetune
 from adrec.terminal import Terminal

@@ -30,7 +30,7 @@ from adrec.inference.predictor import Predictor
 from adrec.inference.score_source import open_source
 from adrec.sample import generate_sample
 from adrec.schema import SPLITS
-from adrec.serve.messages import AdIn, EventIn, ExplainRequest, ScoreRequest, UserIn
+from adrec.serve.intake.messages import AdIn, EventIn, ExplainRequest, ScoreRequest, UserIn
 from adrec.stages.data import preprocess
 from adrec.stages.training import finetune
 

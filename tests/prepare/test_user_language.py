@@ -10,8 +10,8 @@ from raw_worlds import prepare, rows, world, write
 
 from adrec.config.data.preprocess import TextSettings
 from adrec.inference.rows import with_texts
-from adrec.serve.catalogue import users_of
-from adrec.serve.messages import UserIn
+from adrec.serve.intake.messages import UserIn
+from adrec.serve.state.catalogue import users_of
 
 INTERESTS = [["跑步"], ["running", "tea"], None, [], ["茶", "running shoes and tea"]]
 EXPECTED = ["zh", "en", None, None, "en"]

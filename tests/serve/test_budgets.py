@@ -10,7 +10,7 @@ from served import make_bundle, settings_of
 
 from adrec.errors import ConfigError
 from adrec.serve.engine import Engine
-from adrec.serve.messages import EventIn, RankRequest
+from adrec.serve.intake.messages import EventIn, RankRequest
 
 DAY = datetime(2030, 5, 1, tzinfo=UTC)
 BUDGET = 2.0

@@ -8,9 +8,9 @@ import pytest
 from served import make_bundle, settings_of
 
 from adrec.serve.engine import Engine
-from adrec.serve.live import Live
-from adrec.serve.messages import AdIn, EventIn, RankRequest, ScoreRequest
-from adrec.serve.tally import user_numbers
+from adrec.serve.intake.messages import AdIn, EventIn, RankRequest, ScoreRequest
+from adrec.serve.state.live import Live
+from adrec.serve.state.tally import user_numbers
 
 CHANGES = [
     ("n1", {"title": "guitar concert", "category": "new kind", "bid": 3.0, "advertiser_id": "x"}),

@@ -8,7 +8,7 @@ from served import make_bundle, settings_of
 
 from adrec.asof.keys import codes_of
 from adrec.serve.engine import Engine
-from adrec.serve.messages import EventIn, ScoreRequest
+from adrec.serve.intake.messages import EventIn, ScoreRequest
 
 LATER = 1_800_000_000_000_000
 

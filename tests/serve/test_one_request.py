@@ -17,8 +17,8 @@ from pydantic_core import to_json
 from adrec.config.inference.serve import ServeConfig
 from adrec.serve.app import create_app
 from adrec.serve.engine import Engine
-from adrec.serve.intake import RefusedError
-from adrec.serve.messages import RankRequest, ScoreRequest
+from adrec.serve.intake.checking import RefusedError
+from adrec.serve.intake.messages import RankRequest, ScoreRequest
 from adrec.serve.rounds import in_rounds
 from adrec.serve.store import StoreError
 

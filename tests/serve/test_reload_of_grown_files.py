@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 from served import make_bundle, settings_of
 
 from adrec.serve.engine import Engine
-from adrec.serve.messages import EventIn
-from adrec.serve.tally import user_numbers
+from adrec.serve.intake.messages import EventIn
+from adrec.serve.state.tally import user_numbers
 
 
 def test_a_grown_folder_is_read_by_a_reload(tmp_path):

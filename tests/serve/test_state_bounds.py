@@ -20,10 +20,10 @@ from served import make_bundle, settings_of
 from adrec.ranking.ledger import MOST_SPENT, Ledger
 from adrec.serve.app import create_app
 from adrec.serve.engine import Engine
-from adrec.serve.messages import AdIn, EventIn, RankRequest
+from adrec.serve.intake.messages import AdIn, EventIn, RankRequest
+from adrec.serve.state.tally import user_numbers
 from adrec.serve.store import Event, StoreError, open_store
 from adrec.serve.store.sqlite_store import SqliteStore
-from adrec.serve.tally import user_numbers
 
 LATER = 1_800_000_000_000_000
 
@@ -196,7 +196,7 @@ def test_a_full_disk_refuses_a_batch_as_a_whole_and_the_probe_says_so(tmp_path):
 
 
 def test_a_store_fault_is_what_readiness_says(folder, tmp_path, monkeypatch):
-    from adrec.serve import following
+    from adrec.serve.state import following
 
     monkeypatch.setattr(following, "_PROBE_SECONDS", 0.05)
     monkeypatch.setattr(following, "_PROBE_AGAIN_SECONDS", 0.05)

@@ -1,15 +1,13 @@
 """An inspection as one self-contained page with plots: no script, no network, light and dark."""
 
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from adrec.stages.data.inspect_result import InspectResult, TableView
 from adrec.stages.evaluation.report.figures import SERIES, Plot, drawing
 
-if TYPE_CHECKING:
-    from adrec.stages.data.inspect import InspectResult, TableView
 
-
-def page_of(result: "InspectResult") -> str:
+def page_of(result: InspectResult) -> str:
     """The page as HTML."""
     from jinja2 import Environment, StrictUndefined
 
@@ -19,7 +17,7 @@ def page_of(result: "InspectResult") -> str:
     return template.render(result=result, tables=tables, splits=result.about.get("splits", {}))
 
 
-def _plots(view: "TableView") -> list[Plot]:
+def _plots(view: TableView) -> list[Plot]:
     plots = []
     if view.days:
         plots.append(_bars(f"{view.name}: rows by day", [(day["day"][5:], day["rows"]) for day in view.days]))

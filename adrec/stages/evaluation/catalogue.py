@@ -21,9 +21,9 @@ from adrec.metrics.ties import Floats
 from adrec.schema import CATALOGUE_RANK, CATALOGUE_SIZE
 from adrec.stages.evaluation.judge import Comparison
 from adrec.stages.evaluation.measures import Frame
-from adrec.stages.evaluation.rows import Rows
+from adrec.stages.evaluation.reading.rows import Rows
+from adrec.stages.evaluation.reading.tasks import Role
 from adrec.stages.evaluation.support import FEWEST
-from adrec.stages.evaluation.tasks import Role
 
 RECALL_AT = (1, 3, 5, 10, 20)
 GAIN_AT = (5, 10, 20)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from adrec.errors import DataError
 from adrec.metrics.ties import group_codes
 from adrec.schema import WEIGHT
-from adrec.stages.evaluation.rows import AnyInts, Floats, Ints, Rows, encode
+from adrec.stages.evaluation.reading.rows import AnyInts, Floats, Ints, Rows, encode
 
 LEAST_UNITS = 20
 """Ads or tests that can stand for others."""

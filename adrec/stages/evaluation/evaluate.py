@@ -26,18 +26,18 @@ from adrec.metrics.significance import LEVEL
 from adrec.schema import CATALOGUE_RANK, DRAWN, WEIGHT
 from adrec.stages.candidate_recall import read_recall, recall_file
 from adrec.stages.evaluation import show
-from adrec.stages.evaluation.align import aligned
 from adrec.stages.evaluation.catalogue import judge_catalogue
 from adrec.stages.evaluation.judge import judge_task
 from adrec.stages.evaluation.off_policy.arms import judge_arms
 from adrec.stages.evaluation.off_policy.lists import judge_lists
 from adrec.stages.evaluation.off_policy.replay import replay
+from adrec.stages.evaluation.reading.align import aligned
+from adrec.stages.evaluation.reading.rows import Rows, load_rows
+from adrec.stages.evaluation.reading.tasks import build_task, resolve_tasks
+from adrec.stages.evaluation.reading.truth import with_labels
 from adrec.stages.evaluation.report.inputs import read_importance
 from adrec.stages.evaluation.result import Evaluation
-from adrec.stages.evaluation.rows import Rows, load_rows
 from adrec.stages.evaluation.slices import judge_slices, slicings
-from adrec.stages.evaluation.tasks import build_task, resolve_tasks
-from adrec.stages.evaluation.truth import with_labels
 from adrec.stages.writing import evaluation_folder
 from adrec.terminal import Terminal
 

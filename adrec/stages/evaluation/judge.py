@@ -11,9 +11,9 @@ from adrec.metrics.bootstrap import Values, bootstrap, point
 from adrec.metrics.significance import ALARM_LEVEL, Difference, Interval, adjust, difference, interval
 from adrec.stages.evaluation.counts import tests_of, units_of, weights_of
 from adrec.stages.evaluation.measures import LOWER_IS_BETTER, NO_DIRECTION, Frame, binary_measures, regression_measures
-from adrec.stages.evaluation.rows import Rows
+from adrec.stages.evaluation.reading.rows import Rows
+from adrec.stages.evaluation.reading.tasks import Role, Task
 from adrec.stages.evaluation.support import Support, support_of
-from adrec.stages.evaluation.tasks import Role, Task
 
 COMPARED = ("auc", "auc_request", "auc_user", "ndcg", "pr_auc", "log_loss", "rmse", "mae")
 """Metrics of paired comparison; `ndcg` stands for the deepest cutoff."""

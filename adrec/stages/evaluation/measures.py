@@ -12,7 +12,7 @@ from adrec.metrics.classification import log_losses
 from adrec.metrics.ranking import RankedGroups
 from adrec.metrics.ties import Floats, Ints, group_codes
 from adrec.stages.evaluation.counts import Units, repeated
-from adrec.stages.evaluation.tasks import Scores
+from adrec.stages.evaluation.reading.tasks import Scores
 
 Codes = npt.NDArray[np.integer]
 _ROWS_AT_ONCE = 2**20  # so that what is summed by user takes no memory a row

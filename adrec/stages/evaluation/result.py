@@ -14,8 +14,8 @@ from adrec.stages.evaluation.judge import TaskResult
 from adrec.stages.evaluation.off_policy.arms import ArmsResult
 from adrec.stages.evaluation.off_policy.lists import ListResult
 from adrec.stages.evaluation.off_policy.replay import OffPolicyResult
+from adrec.stages.evaluation.reading.tasks import Scores
 from adrec.stages.evaluation.slices import SliceResult
-from adrec.stages.evaluation.tasks import Scores
 
 
 @dataclass(frozen=True)

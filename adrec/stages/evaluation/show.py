@@ -15,9 +15,9 @@ from adrec.metrics.significance import LEVEL, Interval
 from adrec.stages.candidate_recall import recall_table
 from adrec.stages.evaluation.judge import Comparison, TaskResult
 from adrec.stages.evaluation.off_policy.arms import ArmsResult, Pair
+from adrec.stages.evaluation.reading.tasks import Role, Scores
 from adrec.stages.evaluation.result import Evaluation
 from adrec.stages.evaluation.support import FEWEST
-from adrec.stages.evaluation.tasks import Role, Scores
 
 TITLES = {
     "auc": "AUC",

@@ -16,9 +16,9 @@ from adrec.metrics.significance import ALARM_LEVEL, Difference, Interval, adjust
 from adrec.stages.evaluation.counts import LEAST_UNITS
 from adrec.stages.evaluation.judge import TaskResult
 from adrec.stages.evaluation.measures import Frame, core_measures
-from adrec.stages.evaluation.rows import Rows, ShortInts, encode, look_up
+from adrec.stages.evaluation.reading.rows import Rows, ShortInts, encode, look_up
+from adrec.stages.evaluation.reading.tasks import Scores
 from adrec.stages.evaluation.support import support_of
-from adrec.stages.evaluation.tasks import Scores
 
 ALWAYS = ("cold_ad", "cold_user", "history_length", "category", "scenario", "language", "position", "day")
 HISTORY_BINS = (0, 1, 5, 20, 50)

@@ -15,7 +15,7 @@ from adrec.config.evaluation.evaluate import EvaluateConfig
 from adrec.config.inference.rank import RankConfig
 from adrec.config.inference.serve import EventsConfig, ServeConfig
 from adrec.serve.engine import Engine
-from adrec.serve.messages import EventIn, RankRequest
+from adrec.serve.intake.messages import EventIn, RankRequest
 from adrec.stages.evaluation import evaluate
 from adrec.stages.inference import events, rank
 from adrec.terminal import Terminal
@@ -127,7 +127,7 @@ def test_the_servers_events_tell_another_policys_rate(folder, tmp_path, monkeypa
         }
         for row, clicked in zip(rows.to_dicts(), click, strict=True) for kind in ("impression", "click")[: 1 + clicked]
     ]  # fmt: skip
-    assert engine.record([EventIn.model_validate(event) for event in told]) == len(told)
+    assert engine.record([EventIn.model_validate(event) for event in told]).recorded == len(told)
     engine.store.close()
     events.run(EventsConfig(store=tmp_path / "store.sqlite", output=tmp_path / "served.parquet"), QUIET)
 

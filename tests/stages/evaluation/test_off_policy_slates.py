@@ -8,7 +8,7 @@ import pytest
 from adrec.config.evaluation.evaluate import EvaluateConfig
 from adrec.metrics.off_policy import ESTIMATORS
 from adrec.stages.evaluation.off_policy.replay import replay
-from adrec.stages.evaluation.rows import load_rows
+from adrec.stages.evaluation.reading.rows import load_rows
 
 KINDS = 20
 """Kinds of users: what a context is here."""

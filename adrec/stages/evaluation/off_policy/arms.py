@@ -21,8 +21,8 @@ from adrec.metrics.calibration import wilson_interval
 from adrec.metrics.proportions import difference_interval, difference_p_value
 from adrec.metrics.significance import ALARM_LEVEL, Interval, adjust, interval
 from adrec.stages.evaluation.counts import LEAST_UNITS, repeated, tests_of, weights_of
-from adrec.stages.evaluation.rows import AnyInts, Floats, Ints, Rows, encode
-from adrec.stages.evaluation.tasks import Role, Task
+from adrec.stages.evaluation.reading.rows import AnyInts, Floats, Ints, Rows, encode
+from adrec.stages.evaluation.reading.tasks import Role, Task
 
 Bools = npt.NDArray[np.bool_]
 MOST_ARMS = 200

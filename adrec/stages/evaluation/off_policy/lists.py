@@ -16,9 +16,9 @@ from adrec.metrics.ranking import RankedGroups
 from adrec.metrics.significance import Interval, interval
 from adrec.metrics.ties import Floats, Ints, group_codes, totals
 from adrec.stages.evaluation.measures import Frame, owners
-from adrec.stages.evaluation.rows import AnyInts, Rows, as_floats, encode, look_up
+from adrec.stages.evaluation.reading.rows import AnyInts, Rows, as_floats, encode, look_up
+from adrec.stages.evaluation.reading.truth import list_truth
 from adrec.stages.evaluation.support import FEWEST
-from adrec.stages.evaluation.truth import list_truth
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from adrec.config.evaluation.evaluate import OffPolicySettings
 from adrec.errors import DataError
 from adrec.metrics.ties import Floats, Ints, totals
-from adrec.stages.evaluation.rows import Rows, codes_in, load_rows
+from adrec.stages.evaluation.reading.rows import Rows, codes_in, load_rows
 
 
 class Judged(NamedTuple):

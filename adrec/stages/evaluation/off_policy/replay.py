@@ -22,7 +22,7 @@ from adrec.metrics.significance import Interval, bca_interval
 from adrec.metrics.ties import Floats, Ints, group_codes
 from adrec.schema import PROPENSITY, PROPENSITY_GIVEN_ABOVE
 from adrec.stages.evaluation.off_policy.matching import Judged, by_column, by_lists
-from adrec.stages.evaluation.rows import Rows
+from adrec.stages.evaluation.reading.rows import Rows
 
 RARE_SLOTS = 0.02
 """Share of the rows, in the deepest slots, that is too small to be a slot of its own."""

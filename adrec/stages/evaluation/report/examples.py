@@ -8,7 +8,7 @@ import pyarrow as pa
 from adrec.metrics.ranking import RankedGroups
 from adrec.stages.evaluation.judge import TaskResult
 from adrec.stages.evaluation.off_policy.lists import ad_column
-from adrec.stages.evaluation.rows import Ints, Rows
+from adrec.stages.evaluation.reading.rows import Ints, Rows
 
 MOST_ADS = 8
 MOST_CLICKED = 4

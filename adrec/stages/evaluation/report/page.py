@@ -12,12 +12,13 @@ import yaml
 
 from adrec.metrics.significance import Interval
 from adrec.stages.evaluation.judge import TaskResult, direction
+from adrec.stages.evaluation.reading.rows import Rows
+from adrec.stages.evaluation.reading.tasks import Scores
 from adrec.stages.evaluation.report import plots
 from adrec.stages.evaluation.report.examples import Example, best_and_worst, first_lists
 from adrec.stages.evaluation.report.figures import SERIES, Plot
 from adrec.stages.evaluation.report.inputs import input_plots
 from adrec.stages.evaluation.result import Evaluation
-from adrec.stages.evaluation.rows import Rows
 from adrec.stages.evaluation.show import (
     ARMS_CAPTION,
     COUNTED,
@@ -35,7 +36,6 @@ from adrec.stages.evaluation.show import (
     title,
 )
 from adrec.stages.evaluation.slices import Slice, SliceResult
-from adrec.stages.evaluation.tasks import Scores
 
 EXAMPLES = 4  # best and worst requests shown with their ads: what a reader looks at
 

@@ -11,10 +11,10 @@ from adrec.metrics.curves import Curve, gain, lift, precision_recall, roc
 from adrec.metrics.significance import Interval
 from adrec.metrics.ties import Floats
 from adrec.stages.evaluation.judge import TaskResult
+from adrec.stages.evaluation.reading.tasks import Scores
 from adrec.stages.evaluation.report.figures import GRID, INK, MUTED, SERIES, SURFACE, Plot, drawing
 from adrec.stages.evaluation.show import title
 from adrec.stages.evaluation.slices import Slice
-from adrec.stages.evaluation.tasks import Scores
 
 
 def roc_plot(result: TaskResult, runs: Sequence[Scores]) -> Plot:

@@ -12,10 +12,10 @@ from adrec.config.inference.serve import Challenger
 from adrec.errors import DataError, visible
 from adrec.schema import NOBODY
 from adrec.serve.arms import Arm, arm_of
-from adrec.serve.columns import Columns, refused_name
-from adrec.serve.fields import micros
-from adrec.serve.live import Live
-from adrec.serve.messages import ExplainRequest, RankRequest, RankUser, ScoreRequest, ScoreRow, UserIn
+from adrec.serve.intake.columns import Columns, refused_name
+from adrec.serve.intake.fields import micros
+from adrec.serve.intake.messages import ExplainRequest, RankRequest, RankUser, ScoreRequest, ScoreRow, UserIn
+from adrec.serve.state.live import Live
 
 _TOLD = 20
 """Places that an answer names."""

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from adrec.errors import DataError
-from adrec.stages.evaluation.rows import LABELS, AnyInts, Floats, Ints, Rows, ShortInts, codes_in, load_rows
+from adrec.stages.evaluation.reading.rows import LABELS, AnyInts, Floats, Ints, Rows, ShortInts, codes_in, load_rows
 
 
 @dataclass(frozen=True)

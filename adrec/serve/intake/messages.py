@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from adrec.serve.fields import MOST_ITEMS, Id, Moment, Values, Word
+from adrec.serve.intake.fields import MOST_ITEMS, Id, Moment, Values, Word
 
 
 class Message(BaseModel):

@@ -21,10 +21,10 @@ from adrec.inference.lists.ranker import Ranker
 from adrec.inference.onnx.backend import predictor_of
 from adrec.inference.predictor import Catalogs, Predictor
 from adrec.schema import STRINGS, TIMESTAMP
-from adrec.serve.catalogue import Change, ad_of, users_of, with_changes
-from adrec.serve.columns import Columns
-from adrec.serve.messages import UserIn
-from adrec.serve.world import World
+from adrec.serve.intake.columns import Columns
+from adrec.serve.intake.messages import UserIn
+from adrec.serve.state.catalogue import Change, ad_of, users_of, with_changes
+from adrec.serve.state.world import World
 
 
 class UnknownAdError(DataError):

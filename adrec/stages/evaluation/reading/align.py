@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adrec.errors import DataError
-from adrec.stages.evaluation.rows import Codes, Ints, Rows
+from adrec.stages.evaluation.reading.rows import Codes, Ints, Rows
 
 
 def aligned(other: Rows, rows: Rows) -> Rows:

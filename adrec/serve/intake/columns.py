@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from adrec.data.features import FeatureSet
 from adrec.inference.packing import ClickModel
 from adrec.schema import STRINGS, TIMESTAMP, as_of_column
-from adrec.serve.fields import Moment, micros
+from adrec.serve.intake.fields import Moment, micros
 
 _MOMENT: TypeAdapter[datetime] = TypeAdapter(Moment)
 _LARGEST_POSITION = 2**31 - 1

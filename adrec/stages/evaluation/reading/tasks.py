@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from adrec.config.evaluation.evaluate import TaskColumns
 from adrec.errors import DataError
 from adrec.schema import ANY_SLOT, BASELINE_PREFIX, CATALOGUE_RANK, DRAWN, TRUE_PROBABILITY
-from adrec.stages.evaluation.rows import LABELS, Floats, Ints, Rows
+from adrec.stages.evaluation.reading.rows import LABELS, Floats, Ints, Rows
 
 Role = Literal["model", "any_slot", "baseline", "oracle", "against"]
 """any_slot: the model where it is not told the slots of the rows, as when it ranks."""

@@ -17,8 +17,8 @@ from adrec.asof.reader import AsOf
 from adrec.data.hashing import hash_strings, mix
 from adrec.ranking.ledger import Counts, Ledger, Shown
 from adrec.serve.health import Health
-from adrec.serve.learning import learn
-from adrec.serve.live import Live
+from adrec.serve.state.learning import learn
+from adrec.serve.state.live import Live
 from adrec.serve.store.contract import Slice, Totals, in_micros
 
 _logger = logging.getLogger("adrec.serve")

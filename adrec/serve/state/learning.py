@@ -15,8 +15,8 @@ from adrec.asof.reader import AsOf
 from adrec.asof.spec import CLICKED, CONVERTED, LABELLED, SHOWN
 from adrec.data.arrays import combined, places
 from adrec.schema import as_of_column
-from adrec.serve.columns import text_of
-from adrec.serve.live import Live
+from adrec.serve.intake.columns import text_of
+from adrec.serve.state.live import Live
 
 _OWN = ("position", "scenario")
 

@@ -12,8 +12,8 @@ from adrec.inference.packing import ClickModel
 from adrec.inference.rows import with_texts, written_titles
 from adrec.prepare.text.clean import language
 from adrec.schema import ADS, STRINGS, USER_LANGUAGE, USERS
-from adrec.serve.columns import Columns
-from adrec.serve.messages import AdIn, UserIn
+from adrec.serve.intake.columns import Columns
+from adrec.serve.intake.messages import AdIn, UserIn
 
 _MADE = ("text", "segmented", USER_LANGUAGE)
 """Columns of the users that are made of their interests."""

@@ -1,0 +1,1 @@
+"""Scored rows as they are judged: read, lined up with others, with their labels, as tasks."""
