@@ -141,11 +141,14 @@ def _compare(
     draws: dict[str, Values],
     config: EvaluateConfig,
 ) -> tuple[Comparison, ...]:
-    """The model against every other run, corrected within runs of one role."""
+    """The model against every other run, corrected within runs of one role.
+
+    Baselines know no slots: against them it does not either.
+    """
     chosen = [f"{name}@{config.cutoffs[-1]}" if name == "ndcg" else name for name in COMPARED]
-    model = task.model.name
     found: list[Comparison] = []
     for role in ("against", "baseline", "oracle"):
+        model = (task.like_baselines if role == "baseline" else task.model).name
         family = []
         for scores in task.scores:
             if scores.role != role:

@@ -56,6 +56,7 @@ COUNTED = ("rows", "impressions", "requests", "users", "ads", "tests")
 """How much is judged, in the order in which it is told."""
 DRAWN = {"ads": "ads whole", "tests": "tests whole", "counts": "the counts (too few ads to stand for others)"}
 """What intervals of a log of counts are made of."""
+_NO_SLOTS = "\nbaselines are not told the slots: compare them with any_slot"
 NO_LISTS = "rows are counts: no lists, so no figures per request or user"
 _SHORT = {
     "auc_request": "AUC/req",
@@ -159,9 +160,10 @@ def _headline(result: Evaluation, task: TaskResult) -> Table:
     nobodys, lone = counts.get("rows_without_user", 0), counts.get("rows_without_request", 0)
     rate += f"; {nobodys:,} rows of nobody" if nobodys else ""
     rate += f"; {lone:,} rows of no known request are in no figure per request" if lone else ""
+    unplaced = _NO_SLOTS if task.task.like_baselines.role == "any_slot" else ""
     table = Table(
         title=f"{result.name}: {task.task.label_name} ({what}{rate})",
-        caption=f"± half of the {LEVEL:.0%} interval ({_drawn(counts)})",
+        caption=f"± half of the {LEVEL:.0%} interval ({_drawn(counts)}){unplaced}",
         title_justify="left",
         caption_justify="left",
         box=box.HORIZONTALS,

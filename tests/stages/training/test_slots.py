@@ -101,6 +101,20 @@ def test_metrics_without_slots_stand_beside_the_logged_ones(world_of_slots):
     assert reported["adrec"]["auc"] > reported["any_slot"]["auc"]
 
 
+def test_baselines_are_compared_with_the_model_that_knows_as_little(world_of_slots):
+    """They read no slots: the lead that the slots give is not the model's."""
+    _, config, folder = world_of_slots
+    _scored(config, folder, "test")
+    table = pq.read_table(folder / "test.parquet")
+    pq.write_table(table.append_column("baseline_twin", table[ANY_SLOT]), folder / "twin.parquet")
+    judged = evaluate.run(
+        EvaluateConfig(scored=folder / "twin.parquet", output=folder / "twin", bootstrap={"replicates": 20}), QUIET
+    )
+    compared = judged.as_dict()["tasks"]["click"]["comparisons"]
+    gaps = [line["value"] for line in compared if line["against"] == "twin"]
+    assert gaps and all(gap == 0 for gap in gaps)
+
+
 def test_the_report_is_that_of_score_and_evaluate(world_of_slots):
     _, config, folder = world_of_slots
     if config.refit:

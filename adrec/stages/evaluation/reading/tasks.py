@@ -50,6 +50,11 @@ class Task:
         """The run that is judged."""
         return self.scores[0]
 
+    @property
+    def like_baselines(self) -> Scores:
+        """What baselines are compared with: the model as little told of the slots as they are."""
+        return next((scores for scores in self.scores if scores.role == "any_slot"), self.model)
+
 
 def resolve_tasks(rows: Rows, configured: Sequence[TaskColumns]) -> list[TaskColumns]:
     """The configured tasks, or every label present with its score. Raises DataError where there is nothing to judge."""

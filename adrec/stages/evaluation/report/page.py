@@ -211,7 +211,10 @@ def _cards(task: TaskResult, sliced: SliceResult | None) -> list[Card]:
     if baselines:
         best = max(baselines, key=lambda scores: task.metrics[scores.name][main].value)
         lead = next(c for c in task.comparisons if c.other == best.name and c.metric == main)
-        cards.append(Card(f"over {best.name}", f"{lead.difference.value:+.3f}", f"the best baseline; {_said(lead.verdict())}"))
+        unplaced = ", neither told the slots" if task.task.like_baselines.role == "any_slot" else ""
+        cards.append(
+            Card(f"over {best.name}", f"{lead.difference.value:+.3f}", f"the best baseline{unplaced}; {_said(lead.verdict())}")
+        )
     for scores in _oracle(task.task.scores):
         ceiling = task.metrics[scores.name][main].value
         reached = (model[main].value - 0.5) / (ceiling - 0.5) if ceiling > 0.5 else float("nan")
