@@ -1,5 +1,7 @@
 """The whole cycle on the built-in world: near the oracle with the true clicks, at chance with shuffled ones."""
 
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
+from typer.testing import CliRunner
 
+from adrec.cli.app import app
 from adrec.config.base import load_config
 from adrec.config.commands import config_model
 from adrec.sample import generate_sample
@@ -44,6 +48,39 @@ def test_the_demo_comes_near_the_oracle(tmp_path):
     oracle = roc_auc_score(click, table["true_probability"].to_numpy())
     reached = roc_auc_score(click, table["score"].to_numpy())
     assert reached >= 0.5 + 0.9 * (oracle - 0.5), f"{reached:.4f} of {oracle:.4f}"
+
+
+@pytest.mark.parametrize(
+    ("impressions", "share"),
+    [
+        pytest.param(20_000, 0.8, id="reduced"),
+        pytest.param(None, 0.9, id="whole", marks=pytest.mark.slow),  # the sample of the repository: 94 %
+    ],
+)
+def test_the_configs_that_init_writes_come_near_the_oracle(impressions, share, tmp_path, monkeypatch):
+    """The sample's files as a stranger's: `adrec init`, then what it prints, as it prints it."""
+    monkeypatch.chdir(tmp_path)
+    files = CONFIGS.parents[1] / "data" / "sample"
+    if impressions is not None:
+        files = tmp_path / "log"
+        generate_sample(files, impressions=impressions, seed=42)
+    done = CliRunner().invoke(app, ["init", str(files), "--output", "configs"])
+    commands = re.findall(r"^ +adrec (\S+ --config \S+)$", done.output, re.MULTILINE)
+    assert [command.split()[0] for command in commands] == [
+        "preprocess",
+        "pretrain-mlm",
+        "finetune",
+        "score",
+        "evaluate",
+        "rank",
+    ]
+    for command in commands:
+        done = CliRunner().invoke(app, command.split())
+        assert done.exit_code == 0, (command, done.output)
+    (metrics,) = (tmp_path / "runs").rglob("evaluation/metrics.json")
+    runs = json.loads(metrics.read_text(encoding="utf-8"))["tasks"]["click"]["runs"]
+    reached, oracle = (runs[name]["metrics"]["auc"]["value"] for name in ("model", "oracle"))
+    assert reached >= 0.5 + share * (oracle - 0.5), f"{reached:.4f} of {oracle:.4f}"
 
 
 @pytest.mark.slow
