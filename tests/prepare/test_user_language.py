@@ -79,7 +79,7 @@ def test_the_server_keeps_what_is_known_of_a_user(interests, expected):
     users = pa.table({"user_id": ["a", "b"], "interests": pa.array([["跑步"], None], pa.list_(pa.string()))})
     known = with_texts(users, SETTINGS.user_template, SETTINGS, words=True)
     described = [UserIn(user_id="a", interests=interests), UserIn(user_id="b", interests=["tea"]), UserIn(user_id="c")]
-    found = users_of(known, described, Packed(SETTINGS))
+    found = users_of(known, described, None, Packed(SETTINGS))  # no features of theirs: no columns
     assert found["user_language"].to_pylist() == [expected, "en", None]
     assert np.all(np.array(found["user_id"].to_pylist()) == ["a", "b", "c"])
 
