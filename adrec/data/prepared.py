@@ -149,10 +149,14 @@ class Prepared:
 
         None where nothing follows, where the split is not in time order, or where no label has a moment of its own.
         """
-        cuts = self.manifest.get("cuts", {})
-        later = [cuts[split] for split in SPLITS if split in cuts and split not in splits]
+        later = [moment for split in SPLITS if split not in splits and (moment := self.begins(split)) is not None]
         moments = self.manifest.get("label_moments", {})
-        return LabelCut(datetime.fromisoformat(min(later)), moments) if later and moments else None
+        return LabelCut(min(later), moments) if later and moments else None
+
+    def begins(self, split: str) -> datetime | None:
+        """Where a split begins, aware; None for the first one, and where splits are not in time order."""
+        cut = self.manifest.get("cuts", {}).get(split)
+        return None if cut is None else datetime.fromisoformat(cut)
 
     def rows(self, split: str) -> int:
         """Number of impressions of a split."""

@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from adrec.stages.training import finetune
 from adrec.terminal import Terminal
 from adrec.training.trainer import work_folder
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 REFUSED = 3
 """Exit code where the gate kept yesterday's bundle."""
 
@@ -225,12 +227,8 @@ def _check_test_rows(prepared: Prepared) -> None:
 def _warn_of_learned_rows(bundle: Path, prepared: Prepared, terminal: Terminal) -> None:
     """Say so where the champion has learned from rows that it is judged on: they flatter it."""
     until = open_bundle(bundle, verify=False).manifest.get("learned_until")
-    begins = prepared.manifest.get("cuts", {}).get("test")
-    if until is None or begins is None:
-        return
-    import numpy as np
-
-    if until >= int(np.datetime64(begins.removesuffix("Z").removesuffix("+00:00"), "us").astype(np.int64)):
+    begins = prepared.begins("test")
+    if until is not None and begins is not None and until >= (begins - _EPOCH) // timedelta(microseconds=1):
         terminal.warn(f"{bundle}: has learned rows of the test part, which flatter it. Judge by a part that is newer.")
 
 
