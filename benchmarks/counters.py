@@ -100,7 +100,7 @@ def with_past(folder: Path) -> None:
     import duckdb
 
     from adrec.asof.attach import Attach
-    from adrec.config.training.features import HistoryConfig, usual_counters
+    from adrec.specs import HistorySpec, usual_counters
 
     ads = pq.read_table(folder / "ads.parquet")
     counters = usual_counters([*ads.column_names, "position"])
@@ -113,7 +113,7 @@ def with_past(folder: Path) -> None:
         )
         count = connection.execute("SELECT max(user_index) + 1 FROM events").fetchone()[0]
         users = pa.table({"user_id": pa.array(np.arange(count)).cast(pa.string())})
-        attach = Attach(connection, ads=ads, users=users, history=HistoryConfig(), counters=counters, state=folder / "state")
+        attach = Attach(connection, ads=ads, users=users, history=HistorySpec(), counters=counters, state=folder / "state")
         write_batches(attach.run(), folder / "past.parquet")
 
 

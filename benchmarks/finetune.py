@@ -16,10 +16,10 @@ import torch
 
 from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.prepared import open_prepared
-from adrec.models.build import build_model
 from adrec.models.text.text_encoder import load_text_encoder
 from adrec.models.text.text_vectors import TextReader
 from adrec.terminal import Terminal
+from adrec.training.build import build_model
 from adrec.training.click_data import ClickData, load_click_data
 from adrec.training.ctr_module import CTRModule
 

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from adrec.asof.attach import Attach
-from adrec.config.training.features import HistoryConfig
 from adrec.data.examples import run_codes
-from adrec.data.features import FeatureSet, FeatureSpec
+from adrec.data.features import FeatureSet
 from adrec.data.prepared import FORMAT, STATE
 from adrec.schema import INDICES, TIMESTAMP
+from adrec.specs import CategorySpec, FeatureSpec, HistorySpec, ListSpec, NumericSpec
 
 TOPICS = ("garden", "football", "cooking", "travel", "music", "finance")
 WORDS = {
@@ -184,9 +184,13 @@ def _write(path, rows, ads_table, users_table, topic, rng, *, shuffle_labels, co
     pq.write_table(ads_table, path / "ads.parquet")
     pq.write_table(users_table, path / "users.parquet")
     features = {
-        "impressions": FeatureSet.fit(FeatureSpec(numeric=["counter_*"], categorical=["scenario"]), [splits["train"]]),
-        "ads": FeatureSet.fit(FeatureSpec(categorical=["category"], lists=["segmented"] * listed_words), [ads_table]),
-        "users": FeatureSet.fit(FeatureSpec(lists=["interests"]), [users_table]),
+        "impressions": FeatureSet.fit(
+            FeatureSpec(numeric=(NumericSpec("counter_*"),), categorical=(CategorySpec("scenario"),)), [splits["train"]]
+        ),
+        "ads": FeatureSet.fit(
+            FeatureSpec(categorical=(CategorySpec("category"),), lists=(ListSpec("segmented"),) * listed_words), [ads_table]
+        ),
+        "users": FeatureSet.fit(FeatureSpec(lists=(ListSpec("interests"),)), [users_table]),
     }
     (path / "features.json").write_text(json.dumps({name: fitted.to_json() for name, fitted in features.items()}))
     manifest = {
@@ -213,7 +217,7 @@ def write_state(path: Path, table: pa.Table, ads: pa.Table, users: pa.Table) -> 
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("rows", rows)
         connection.execute("CREATE TABLE events AS SELECT * FROM rows")
-        attach = Attach(connection, ads=ads, users=users, history=HistoryConfig(), counters=[], state=path / STATE)
+        attach = Attach(connection, ads=ads, users=users, history=HistorySpec(), counters=[], state=path / STATE)
         assert sum(batch.num_rows for batch in attach.run()) == table.num_rows
 
 

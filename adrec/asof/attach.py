@@ -26,11 +26,11 @@ from adrec.asof.replay import SortedEvents
 from adrec.asof.spec import KeyPlan, plan_keys
 from adrec.asof.state import PENDING, State, save_about, sums_name
 from adrec.asof.sums import KeyedSums
-from adrec.config.training.features import CounterSpec, HistoryConfig
 from adrec.data.disk.engine import columns_of, give_back_memory, name, one_row, stream, text
 from adrec.data.disk.writing import link_file
 from adrec.errors import DataError
 from adrec.schema import as_of_column
+from adrec.specs import CounterSpec, HistorySpec
 
 Ints = NDArray[np.int64]
 Arrays = dict[str, NDArray[np.generic]]
@@ -57,7 +57,7 @@ class Attach:
         *,
         ads: pa.Table,
         users: pa.Table,
-        history: HistoryConfig,
+        history: HistorySpec,
         counters: Sequence[CounterSpec],
         state: Path,
         earlier: Path | None = None,

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from adrec.asof.keys import KeyColumns
 from adrec.asof.spec import CLICKED, CONVERTED, LABELLED, SHOWN
-from adrec.config.training.features import HistoryConfig
 from adrec.data.disk.engine import name
 from adrec.errors import DataError
 from adrec.schema import DRAWN, WEIGHT
+from adrec.specs import HistorySpec
 
 Ints = NDArray[np.int64]
 WEIGHTS = (SHOWN, LABELLED, CLICKED, CONVERTED)
@@ -46,7 +46,7 @@ class EventRows(NamedTuple):
 class Log:
     """A relation of impressions and which of its columns say what happened: builds the SQL that reads events from it."""
 
-    def __init__(self, relation: str, columns: Collection[str], history: HistoryConfig, by: Sequence[str]) -> None:
+    def __init__(self, relation: str, columns: Collection[str], history: HistorySpec, by: Sequence[str]) -> None:
         """`by`: columns of the impressions to carry. Raises DataError for a declared moment that is not a column."""
         self.relation, self._columns = relation, set(columns)
         self._happened = f"NOT {DRAWN}" if DRAWN in self._columns else "true"  # what was drawn is no event

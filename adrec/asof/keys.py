@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from adrec.config.training.features import CounterSpec
 from adrec.data.arrays import with_row
 from adrec.data.features.categorical import to_strings
 from adrec.data.hashing import hash_strings, mix
 from adrec.errors import DataError
 from adrec.schema import ADS, NOBODY, USERS
+from adrec.specs import CounterSpec
 
 Ints = NDArray[np.int64]
 NO_CODE = -1

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from adrec.asof.keys import KeyColumns
 from adrec.asof.spec import measure_counters
-from adrec.config.training.features import CounterSpec
+from adrec.specs import CounterSpec
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

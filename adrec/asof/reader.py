@@ -23,9 +23,9 @@ from adrec.asof.recent import RecentLog
 from adrec.asof.replay import Replay, logged_events
 from adrec.asof.spec import counter_names, plan_keys
 from adrec.asof.state import State, add_sums, new_state
-from adrec.config.training.features import CounterSpec, HistoryConfig
 from adrec.data.arrays import places, with_row
 from adrec.schema import as_of_column
+from adrec.specs import CounterSpec, HistorySpec
 
 Ints = NDArray[np.int64]
 
@@ -42,7 +42,7 @@ class LogFiles:
     users: pa.Table
     """rows by the log's user_index"""
     counters: Sequence[CounterSpec]
-    history: HistoryConfig
+    history: HistorySpec
     as_of: Sequence[str] = ()
     """columns of the impressions that hold a column of the ads or users as of the row"""
 
@@ -50,7 +50,7 @@ class LogFiles:
     def empty(cls) -> "LogFiles":
         """A log that is still to come: whoever serves without one learns from events alone."""
         ads, users = (pa.table({key: pa.array([], pa.string())}) for key in ("ad_id", "user_id"))
-        return cls(None, [], ads, users, [], HistoryConfig(max_clicks=10_000))
+        return cls(None, [], ads, users, [], HistorySpec(max_clicks=10_000))
 
 
 @dataclass

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from adrec.asof.events import TIME, EventRows, Log, is_counted, join_events, no_weights, read_events
 from adrec.asof.keys import KeyColumns
 from adrec.asof.state import State
-from adrec.config.training.features import HistoryConfig
 from adrec.data.disk.engine import columns_of, name, open_memory_engine, parquet, stream
+from adrec.specs import HistorySpec
 
 Ints = NDArray[np.int64]
 Arrays = dict[str, NDArray[np.generic]]
@@ -103,7 +103,7 @@ class Replay:
         return self._new_state(), int(np.iinfo(np.int64).min), SortedEvents(self._new_events(), self._keys)
 
 
-def logged_events(files: Sequence[Path], keys: KeyColumns, history: HistoryConfig) -> Iterator[pa.RecordBatch]:
+def logged_events(files: Sequence[Path], keys: KeyColumns, history: HistorySpec) -> Iterator[pa.RecordBatch]:
     """All events of prepared impressions, in order of time."""
     if not files:
         return

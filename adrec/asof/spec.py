@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adrec.asof.sums import MICROSECONDS_AN_HOUR, NEVER, KeyedSums, Sums
-from adrec.config.training.features import CounterSpec
 from adrec.schema import COUNTER_PREFIX
+from adrec.specs import CounterSpec
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -6,7 +6,7 @@ events, `forget` drops a user. Saved as plain arrays that are mapped and not rea
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from adrec.asof.keys import make_key
 from adrec.asof.layers import load_sums, save_sums
 from adrec.asof.spec import FIRST, KeyPlan
 from adrec.asof.sums import KeyedSums
-from adrec.config.training.features import HistoryConfig
 from adrec.errors import DataError
+from adrec.specs import HistorySpec
 
 Ints = NDArray[np.int64]
 Arrays = dict[str, NDArray[np.generic]]
@@ -101,7 +101,7 @@ class State:
 
     # ------------------------------------------------------------------------------------------- on disk
 
-    def save(self, folder: Path, history: HistoryConfig) -> None:
+    def save(self, folder: Path, history: HistorySpec) -> None:
         """Write everything but the logs, which whoever makes them writes to `folder` itself."""
         folder.mkdir(parents=True, exist_ok=True)
         for plan in self.plans:
@@ -111,7 +111,7 @@ class State:
         save_about(folder, self.plans, history, self.last_moment)
 
     @classmethod
-    def load(cls, folder: Path, plans: Sequence[KeyPlan], history: HistoryConfig) -> "State":
+    def load(cls, folder: Path, plans: Sequence[KeyPlan], history: HistorySpec) -> "State":
         """Open a saved state. Raises DataError where it is missing, broken, or was made with other settings."""
         try:
             about = json.loads((folder / "state.json").read_text(encoding="utf-8"))
@@ -149,16 +149,16 @@ def sums_name(plan: KeyPlan) -> str:
     return f"sums-{'+'.join(plan.by) or 'all'}"
 
 
-def save_about(folder: Path, plans: Sequence[KeyPlan], history: HistoryConfig, last_moment: int | None) -> None:
+def save_about(folder: Path, plans: Sequence[KeyPlan], history: HistorySpec, last_moment: int | None) -> None:
     """What the state was made with."""
     about = {"settings": settings_of(plans, history), "last_moment": last_moment}
     (folder / "state.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
 
 
-def settings_of(plans: Sequence[KeyPlan], history: HistoryConfig) -> dict[str, Any]:
+def settings_of(plans: Sequence[KeyPlan], history: HistorySpec) -> dict[str, Any]:
     """What decides whether a state may be gone on from."""
     described = [[list(plan.by), list(plan.events), list(plan.half_lives), plan.first] for plan in plans]
-    return {"version": VERSION, "history": history.model_dump(mode="json"), "keys": described}
+    return {"version": VERSION, "history": asdict(history), "keys": described}
 
 
 def _load_pending(folder: Path) -> pa.Table | None:

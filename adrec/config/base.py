@@ -114,8 +114,6 @@ ConfigPath = Annotated[Path, BeforeValidator(_anchored), AfterValidator(_resolve
 """A path; relative ones are relative to the config file, those of `--set` and other options to the working folder."""
 ConfigPattern = Annotated[str, BeforeValidator(_anchored), AfterValidator(_resolve_pattern)]
 """A file, folder or glob pattern, resolved like ConfigPath."""
-Pooling = Literal["mean", "cls", "last", "attention"]
-"""How token vectors become one. Named here alone: Python keeps but one order of a Literal's values."""
 Moment = Annotated[datetime, AfterValidator(_in_utc)]
 """ISO 8601 date or moment; UTC unless an offset is given."""
 EncoderReference = Annotated[str, BeforeValidator(_resolve_reference)]

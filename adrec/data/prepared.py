@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from adrec.config.base import load_stored_config
 from adrec.config.data.preprocess import PreprocessConfig
-from adrec.config.training.features import CounterSpec, HistoryConfig, resolve_counters
+from adrec.config.training.features import resolve_counters
 from adrec.data.arrays import combined
 from adrec.data.availability import FILE, Availability
 from adrec.data.disk.formats import other_format
@@ -23,6 +23,7 @@ from adrec.data.labels import LabelCut
 from adrec.data.shape import LogShape
 from adrec.errors import ConfigError, DataError
 from adrec.schema import ADS, PREPARED_IMPRESSIONS, SPLITS, USERS, TableSpec, entity_tables
+from adrec.specs import CounterSpec, HistorySpec
 
 FORMAT = 2
 STATE = "state"
@@ -121,9 +122,9 @@ class Prepared:
         """Folder of what the log knew at its end, from which counters and histories go on."""
         return self.path / STATE
 
-    def history(self) -> HistoryConfig:
+    def history(self) -> HistorySpec:
         """Which earlier clicks the rows know."""
-        return self.config.history if self.config is not None else HistoryConfig()
+        return self.config.history.spec if self.config is not None else HistorySpec()
 
     def counters(self) -> list[CounterSpec]:
         """The point-in-time counters of the folder, `usual` resolved; none where it does not say what it was made with."""

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from adrec.config.data.own_tables import OwnFiles
-from adrec.config.training.features import WORDS
 from adrec.data.arrays import combined
 from adrec.data.disk.engine import columns_of, fetch, name, open_memory_engine, parquet
 from adrec.data.disk.tables import parquet_schema, read_table, write_table
@@ -24,6 +23,7 @@ from adrec.inference.rows import with_texts
 from adrec.prepare.own_files import LogForm, TableForm, stage_file
 from adrec.prepare.staging.roles import Roles, roles_of_features
 from adrec.schema import ADS, IMPRESSIONS, USERS, Column, TableSpec, as_of_column
+from adrec.specs import WORDS
 
 _CLICKS = TableSpec("history", (*CLICKS.columns, IMPRESSIONS["click"]))
 

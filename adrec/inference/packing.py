@@ -32,12 +32,12 @@ from adrec.models.blend.calibration import Calibration
 from adrec.models.blend.hybrid import Hybrid
 from adrec.models.blend.slots import FILE as SLOTS
 from adrec.models.blend.slots import SlotEffects
-from adrec.models.build import Dimensions, build_model
 from adrec.models.net.ensemble import ClickNetwork, Ensemble
 from adrec.models.net.tasks import Task
 from adrec.models.text.text_encoder import TextEncoder, load_text_encoder
 from adrec.prepare.own_files import LogForm
 from adrec.ranking.auction import in_slot
+from adrec.training.build import Dimensions, build_model
 
 ENCODER = "encoder"
 BASELINES = "baselines"

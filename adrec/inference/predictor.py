@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 
 from adrec.bundle import open_bundle
-from adrec.config.training.features import WORDS
 from adrec.data.arrays import combined, places, table_with_row, with_row
 from adrec.data.batches.collate import Batch, Collator, QueryInputs, TextInputs, entities
 from adrec.data.batches.dataset import InOrder
@@ -34,6 +33,7 @@ from adrec.models.baselines.suite import score_all
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.models.text.text_vectors import TextReader, texts_with_row
 from adrec.schema import ANY_SLOT, BASELINE_PREFIX, LABEL_OF_SCORE, NOBODY, as_of_column
+from adrec.specs import WORDS
 from adrec.terminal import Terminal
 
 BATCH_ROWS = 4096
@@ -266,7 +266,7 @@ class Predictor:
         ):
             ensure = getattr(texts, "ensure", None)
             if ensure is not None:
-                ensure(rows, terminal, what)
+                ensure(rows, terminal.progress if terminal is not None else None, what)
         if catalogs.queries is not None:
             catalogs.queries(examples.queries)
 

@@ -5,8 +5,8 @@ from typing import cast
 
 from adrec.bundle import open_bundle
 from adrec.inference.packing import unpack
-from adrec.models.carrying import Described
 from adrec.models.net.ensemble import Ensemble
+from adrec.training.carrying import Described
 from adrec.training.start import Start
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 
 from adrec.config.data.preprocess import ColumnSplit, PreprocessConfig, RollingSplit, Split, TimeSplit
-from adrec.config.training.features import WORDS, CounterSpec, FeatureSpec, resolve_counters
+from adrec.config.training.features import TableFeatures, resolve_counters
 from adrec.data.availability import Availability
 from adrec.data.disk.engine import columns_of, name, one_row, readable_faults
 from adrec.data.labels import LabelCut
@@ -79,6 +79,7 @@ from adrec.schema import (
     as_of_column,
     entity_tables,
 )
+from adrec.specs import WORDS, CounterSpec
 from adrec.terminal import Advance
 
 _MADE = {"part", "request", "candidate", *PREPARED_IMPRESSIONS.names, *PREPARED_ADS.names} - {
@@ -153,7 +154,7 @@ class Extras:
 def extras_of(config: PreprocessConfig) -> Extras:
     """Declared extra columns: by themselves, and those that features, the split and the history name."""
 
-    def named(spec: FeatureSpec) -> list[str]:
+    def named(spec: TableFeatures) -> list[str]:
         groups = (spec.numeric, spec.categorical, spec.hashed, spec.lists)
         return [item.column for group in groups for item in group if not _is_made(item.column)]
 

@@ -17,9 +17,9 @@ from rich.table import Table
 
 import adrec
 from adrec.config.doctor import DoctorConfig
-from adrec.config.plugins import Group, ModelPart, SourceFormat, installed, load
 from adrec.data.text.vector_cache import default_cache_folder
 from adrec.errors import ConfigError
+from adrec.plugins import Group, ModelPart, SourceFormat, installed, load
 from adrec.terminal import Terminal
 
 EXTRAS = {

@@ -19,11 +19,11 @@ from adrec.data.features.moments import Moments
 from adrec.data.labels import labels_as_of
 from adrec.data.prepared import Prepared
 from adrec.errors import ConfigError, DataError
-from adrec.models.build import Dimensions, FeatureShape, build_tasks
 from adrec.models.net.tasks import Task
 from adrec.models.text.text_vectors import TextReader
 from adrec.schema import NOBODY, WEIGHT
 from adrec.terminal import Terminal
+from adrec.training.build import Dimensions, FeatureShape, build_tasks
 
 VALID_ROWS = 500_000
 """Validation rows looked at, the first requests: an AUC of more is no surer in the third digit."""
@@ -160,13 +160,13 @@ def load_click_data(
     users = catalog_from_table(users_table, features["users"], key="user_id", seen=seen_users.ids if "users" in own else None)
     used_ads = np.union1d(train.ads_used(), valid.ads_used()) if train is not None else None
     used_users = np.union1d(train.user_index, valid.user_index) if train is not None else None
-    ads, ad_texts = reader.read(ads, used_ads, terminal, "ads")
+    ads, ad_texts = reader.read(ads, used_ads, terminal.progress, "ads")
     has_interests = config.model.interests and reader.width > 0 and bool(pc.any(pc.not_equal(users.texts, "")).as_py())
     interests = reader if has_interests else TextReader(None)
-    user_texts = interests.interests(users, used_users, terminal, apart=config.text.train == "frozen")
+    user_texts = interests.interests(users, used_users, terminal.progress, apart=config.text.train == "frozen")
     query_texts: QueryInputs | None = None
     if config.model.query and queries and reader.width:
-        query_texts = reader.queries(queries, terminal)
+        query_texts = reader.queries(queries, terminal.progress)
     dimensions = Dimensions(
         text=reader.width,
         impressions=FeatureShape.of(features["impressions"]),

@@ -16,10 +16,10 @@ from adrec.data.batches.collate import Batch
 from adrec.data.batches.dataset import InOrder
 from adrec.data.device import resolve_device
 from adrec.errors import DataError
-from adrec.models.build import build_model
 from adrec.models.net.ctr_model import CTRModel
 from adrec.models.net.ensemble import Ensemble
 from adrec.terminal import Terminal
+from adrec.training.build import build_model
 from adrec.training.click_data import ClickData
 from adrec.training.ctr_module import CTRModule, Raw, gathered
 from adrec.training.loader import BatchLoader

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from adrec.config.training.finetune import FinetuneConfig, TextEncoderSettings
-from adrec.models.carrying import Carried, Described, carry_over
 from adrec.models.text.text_encoder import TextEncoder
+from adrec.training.carrying import Carried, Described, carry_over
 from adrec.training.click_data import ClickData
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from adrec.asof.attach import Attach
 from adrec.asof.spec import counter_name
-from adrec.config.training.features import CounterSpec, HistoryConfig
+from adrec.specs import CounterSpec, HistorySpec
 
 HOUR = 3_600_000_000
 ADS = pa.table(
@@ -24,16 +24,16 @@ ADS = pa.table(
 USERS = pa.table({"user_id": [f"u{i}" for i in range(5)], "region": ["n", "s", "n", None, "s"]})
 
 SPECS = [
-    CounterSpec(by=["ad"], measures=["impressions", "clicks", "rate", "hours_since_first"], half_lives_hours=[None, 0.5, 6.0]),
-    CounterSpec(by=["advertiser"], measures=["clicks", "rate"], half_lives_hours=[None, 2.0]),
-    CounterSpec(by=["category"], measures=["rate", "history_share", "history_count", "hours_since_first"], prior_strength=3.0),
-    CounterSpec(by=["user"], measures=["impressions", "clicks", "rate"], half_lives_hours=[None, 1.0]),
-    CounterSpec(by=["user", "category"], measures=["impressions", "rate"], half_lives_hours=[1.0], log1p=True),
-    CounterSpec(by=["user", "ad"], measures=["impressions", "hours_since_first"]),
-    CounterSpec(by=["user", "advertiser"], measures=["clicks"]),
-    CounterSpec(by=["position"], measures=["rate", "conversions", "conversion_rate"]),
-    CounterSpec(by=["region", "position", "category"], measures=["impressions"]),
-    CounterSpec(by=[], measures=["impressions", "rate"], half_lives_hours=[None, 3.0]),
+    CounterSpec(by=("ad",), measures=("impressions", "clicks", "rate", "hours_since_first"), half_lives_hours=(None, 0.5, 6.0)),
+    CounterSpec(by=("advertiser",), measures=("clicks", "rate"), half_lives_hours=(None, 2.0)),
+    CounterSpec(by=("category",), measures=("rate", "history_share", "history_count", "hours_since_first"), prior_strength=3.0),
+    CounterSpec(by=("user",), measures=("impressions", "clicks", "rate"), half_lives_hours=(None, 1.0)),
+    CounterSpec(by=("user", "category"), measures=("impressions", "rate"), half_lives_hours=(1.0,), log1p=True),
+    CounterSpec(by=("user", "ad"), measures=("impressions", "hours_since_first")),
+    CounterSpec(by=("user", "advertiser"), measures=("clicks",)),
+    CounterSpec(by=("position",), measures=("rate", "conversions", "conversion_rate")),
+    CounterSpec(by=("region", "position", "category"), measures=("impressions",)),
+    CounterSpec(by=(), measures=("impressions", "rate"), half_lives_hours=(None, 3.0)),
 ]
 
 
@@ -93,7 +93,7 @@ def open_attach(table, connection, folder, *, specs=SPECS, history=None, batch_r
     connection.register("rows", rows)
     connection.execute("CREATE OR REPLACE TABLE events AS SELECT * FROM rows")
     return Attach(
-        connection, ads=ADS, users=USERS, history=history or HistoryConfig(max_clicks=3, max_skipped=2), counters=specs,
+        connection, ads=ADS, users=USERS, history=history or HistorySpec(max_clicks=3, max_skipped=2), counters=specs,
         state=folder, earlier=earlier, batch_rows=batch_rows, partition_rows=partition_rows,
     )  # fmt: skip
 

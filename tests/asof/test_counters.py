@@ -24,8 +24,9 @@ from pydantic import ValidationError
 from adrec.asof.spec import counter_names
 from adrec.asof.sums import NO_KEY, KeyedSums
 from adrec.config.base import Config
-from adrec.config.training.features import Counters, CounterSpec, HistoryConfig, resolve_counters, usual_counters
+from adrec.config.training.features import Counters, CounterSettings, resolve_counters
 from adrec.errors import DataError
+from adrec.specs import CounterSpec, HistorySpec, usual_counters
 
 
 class CountersOnly(Config):
@@ -51,7 +52,7 @@ def test_counters_are_the_definition(rows, batch_rows, partition_rows):
 @settings(max_examples=40, deadline=None)
 @given(worlds(late=True), st.integers(1, 9))
 def test_late_clicks_and_conversions_count_when_they_happen(rows, batch_rows):
-    history = HistoryConfig(max_clicks=3, max_skipped=2, clicked_at="clicked_at", converted_at="converted_at")
+    history = HistorySpec(max_clicks=3, max_skipped=2, clicked_at="clicked_at", converted_at="converted_at")
     out, _ = attach(to_table(rows, late=True), history=history, batch_rows=batch_rows)
     assert_counters(out, rows, SPECS)
 
@@ -59,7 +60,7 @@ def test_late_clicks_and_conversions_count_when_they_happen(rows, batch_rows):
 @settings(max_examples=50, deadline=None)
 @given(worlds(late=True, spread=False), st.integers(1, 5), st.data())
 def test_days_carried_on_equal_one_pass_byte_for_byte(rows, batch_rows, data):
-    history = HistoryConfig(max_clicks=3, max_skipped=2, clicked_at="clicked_at", converted_at="converted_at")
+    history = HistorySpec(max_clicks=3, max_skipped=2, clicked_at="clicked_at", converted_at="converted_at")
     table = to_table(rows, late=True)
     whole, _ = attach(table, history=history, batch_rows=50)
     ends = [n for n in range(1, len(rows)) if rows[n]["request"] != rows[n - 1]["request"]]
@@ -118,9 +119,9 @@ def test_rows_before_the_carried_ones_are_refused(tmp_path):
 def test_a_column_that_no_table_has_is_named():
     table = to_table([{"request": 0, "user": 0, "at": HOUR, "ad": 1, "click": 1, "position": 1, "conversion": 0}])
     with pytest.raises(DataError, match="'weather' is a column of neither"):
-        attach(table, specs=[CounterSpec(by=["weather"])])
+        attach(table, specs=[CounterSpec(by=("weather",))])
     with pytest.raises(DataError, match="no column of the ads"):
-        attach(table, specs=[CounterSpec(by=["position"], measures=["history_share"])])
+        attach(table, specs=[CounterSpec(by=("position",), measures=("history_share",))])
 
 
 def test_usual_counters_take_what_is_there():
@@ -132,8 +133,8 @@ def test_usual_counters_take_what_is_there():
 
 
 def test_own_counters_stand_beside_the_usual_ones():
-    own = CounterSpec(by=["age_band", "category"], measures=["rate"])
-    assert resolve_counters([own, "usual"], {"category"}) == [own, *usual_counters({"category"})]
+    own = CounterSettings(by=["age_band", "category"], measures=["rate"])
+    assert resolve_counters([own, "usual"], {"category"}) == [own.spec, *usual_counters({"category"})]
     assert CountersOnly.model_validate({"counters": "usual"}).counters == ["usual"]
     with pytest.raises(ValidationError, match="Input should be 'usual'"):
         CountersOnly.model_validate({"counters": "usaul"})
@@ -142,6 +143,6 @@ def test_own_counters_stand_beside_the_usual_ones():
 def test_unknown_clicks_count_as_shown_but_not_in_rates():
     base = {"request": 0, "user": 0, "at": 0, "ad": 1, "click": None, "position": 1, "conversion": 0}
     rows = [{**base, "request": n, "at": n * HOUR, "user": n % 2} for n in range(3)]
-    out, _ = attach(to_table(rows), specs=[CounterSpec(by=["ad"])])
+    out, _ = attach(to_table(rows), specs=[CounterSpec(by=("ad",))])
     assert out["counter_ad_impressions"].to_pylist() == [0.0, 1.0, 2.0]
     assert out["counter_ad_rate"].to_pylist() == pytest.approx([0.05] * 3)

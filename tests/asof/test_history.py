@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from point_in_time_reference import HOUR, assert_same, attach, reference_history, to_table, worlds
 
-from adrec.config.training.features import HistoryConfig
 from adrec.errors import DataError
+from adrec.specs import HistorySpec
 
 
 def assert_history(out, expected):
@@ -29,7 +29,7 @@ def test_history_is_the_definition(rows, batch_rows):
 @settings(max_examples=40, deadline=None)
 @given(worlds(late=True), st.integers(1, 9))
 def test_late_clicks_enter_history_when_they_happen(rows, batch_rows):
-    history = HistoryConfig(max_clicks=3, max_skipped=2, clicked_at="clicked_at")
+    history = HistorySpec(max_clicks=3, max_skipped=2, clicked_at="clicked_at")
     out, _ = attach(to_table(rows, late=True), history=history, batch_rows=batch_rows, specs=[])
     assert_history(out, reference_history(rows, 3, 2))
 
@@ -96,11 +96,11 @@ def test_a_given_history_that_changes_within_a_request_is_told():
 
 
 def test_source_clicks_leaves_a_given_history_aside():
-    history = HistoryConfig(max_clicks=3, source="clicks")
+    history = HistorySpec(max_clicks=3, source="clicks")
     out, _ = attach(given_table([["a5"], ["a5"]], clicks=[1, 0]), specs=[], history=history)
     assert out["history_index"].to_pylist() == [[], [0]]
     with pytest.raises(DataError, match="no column 'history'"):
-        attach(world((0, 0, 1, 2, 1)), specs=[], history=HistoryConfig(source="given"))
+        attach(world((0, 0, 1, 2, 1)), specs=[], history=HistorySpec(source="given"))
 
 
 def test_faults_are_told():

@@ -11,8 +11,8 @@ import pytest
 from point_in_time_reference import HOUR, assert_same
 
 from adrec.asof.attach import Attach
-from adrec.config.training.features import CounterSpec, HistoryConfig, usual_counters
 from adrec.data.examples import run_codes
+from adrec.specs import CounterSpec, HistorySpec, usual_counters
 
 MIND = Path(__file__).resolve().parents[2] / "../shared/data/mind5k"
 pytestmark = pytest.mark.skipif(not MIND.exists(), reason="the MIND sample is not beside this checkout")
@@ -48,7 +48,7 @@ def mind():
 
 
 def attach(ads, table, work, **options):
-    counters = [*usual_counters(["category"]), CounterSpec(by=["ad"], measures=["rate"], half_lives_hours=[1.0, 4.0])]
+    counters = [*usual_counters(["category"]), CounterSpec(by=("ad",), measures=("rate",), half_lives_hours=(1.0, 4.0))]
     people = pc.max(table["user_index"]).as_py() + 1
     users = pa.table({"user_id": [f"u{number}" for number in range(people)]})
     rows = table.append_column("request", pa.array(run_codes(table["request_id"])))
@@ -57,7 +57,7 @@ def attach(ads, table, work, **options):
         connection.register("rows", rows.append_column("started", table["shown_at"]))
         connection.execute("CREATE TABLE events AS SELECT * FROM rows")
         past = Attach(
-            connection, ads=ads, users=users, history=HistoryConfig(**options), counters=counters, state=work,
+            connection, ads=ads, users=users, history=HistorySpec(**options), counters=counters, state=work,
             partition_rows=20_000,
         )  # fmt: skip
         return pa.Table.from_batches(list(past.run())), past.report

@@ -11,14 +11,14 @@ from adrec.asof.history import EventLog, joined
 from adrec.asof.spec import CLICKED, CONVERTED, LABELLED, SHOWN, plan_keys
 from adrec.asof.state import State
 from adrec.asof.sums import NEVER, KeyedSums
-from adrec.config.training.features import CounterSpec, HistoryConfig
 from adrec.errors import DataError
+from adrec.specs import CounterSpec, HistorySpec
 
 PLANS = plan_keys(
     [
-        CounterSpec(by=["ad"], measures=["rate", "hours_since_first"], half_lives_hours=[None, 1.0, 24.0]),
-        CounterSpec(by=["user", "ad"], measures=["impressions"]),
-        CounterSpec(by=["user"], measures=["clicks"], half_lives_hours=[2.0]),
+        CounterSpec(by=("ad",), measures=("rate", "hours_since_first"), half_lives_hours=(None, 1.0, 24.0)),
+        CounterSpec(by=("user", "ad"), measures=("impressions",)),
+        CounterSpec(by=("user",), measures=("clicks",), half_lives_hours=(2.0,)),
     ]
 )
 EVENTS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 400), st.booleans()), min_size=1, max_size=30)
@@ -95,8 +95,8 @@ def test_a_saved_state_goes_on(tmp_path_factory, events, cut):
     state = stepped(before) if before else State(PLANS)
     for log in ("clicks", "skips"):
         EventLog.write([], 0, folder / log)
-    state.save(folder, HistoryConfig())
-    again = State.load(folder, PLANS, HistoryConfig())
+    state.save(folder, HistorySpec())
+    again = State.load(folder, PLANS, HistorySpec())
     if later:
         again.step(rows_of(sorted(later, key=lambda event: event[2])))
     assert_equal(asked(again), asked(stepped(events)))

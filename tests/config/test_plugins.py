@@ -29,7 +29,7 @@ import json
 import numpy as np
 import torch
 from adrec.config.base import ConfigPath
-from adrec.config.plugins import ModelPart, SourceFormat
+from adrec.plugins import ModelPart, SourceFormat
 from adrec.config.data.sources import SourceConfig
 from adrec.prepare.sources import RawTable, RawTables, Reading
 from adrec.prepare.sources.files import find_files, read_files

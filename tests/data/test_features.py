@@ -15,14 +15,14 @@ from hypothesis.extra.numpy import arrays
 from sklearn.preprocessing import QuantileTransformer, StandardScaler
 
 from adrec.config.base import load_config
-from adrec.config.training.features import FeatureSpec
+from adrec.config.training.features import TableFeatures
 from adrec.data.features import FeatureSet
 from adrec.data.hashing import hash_strings
 from adrec.errors import ConfigError, DataError
 
 
 def fit(table, batch_rows=7, **spec):
-    return FeatureSet.fit(FeatureSpec.model_validate(spec), table.to_batches(max_chunksize=batch_rows))
+    return FeatureSet.fit(TableFeatures.model_validate(spec).spec, table.to_batches(max_chunksize=batch_rows))
 
 
 @settings(max_examples=100, deadline=None)
@@ -165,7 +165,7 @@ def test_a_title_is_cut_into_phrases_at_any_of_several_marks():
 @pytest.mark.parametrize("separator", ["", [], ["|", ""]])
 def test_a_separator_that_separates_nothing_is_refused(separator):
     with pytest.raises(ValueError, match="is empty; name what stands between"):
-        FeatureSpec.model_validate({"lists": [{"column": "tags", "separator": separator}]})
+        TableFeatures.model_validate({"lists": [{"column": "tags", "separator": separator}]})
 
 
 @settings(max_examples=60, deadline=None)
@@ -226,14 +226,14 @@ def test_the_oracle_and_unknown_zones_are_refused_by_the_config(tmp_path):
     path = tmp_path / "features.yaml"
     path.write_text("numeric: [true_probability]\n")
     with pytest.raises(ConfigError, match="oracle"):
-        load_config(path, FeatureSpec)
+        load_config(path, TableFeatures)
     path.write_text("calendar: {time_zone: Mars/Base}\n")
     with pytest.raises(ConfigError, match="IANA"):
-        load_config(path, FeatureSpec)
+        load_config(path, TableFeatures)
 
 
 def test_nothing_to_fit_is_an_empty_set():
-    features = FeatureSet.fit(FeatureSpec(), [])
+    features = FeatureSet.fit(TableFeatures().spec, [])
     assert features.transform(pa.table({"x": [1, 2]})).numeric.shape == (2, 0)
 
 
@@ -243,3 +243,18 @@ def test_a_number_that_is_a_category_too_goes_by_its_plain_text():
     assert sorted(features.categories[0].values.tolist()) == ["0.5", "1000000000000000", "17"]
     as_whole = features.transform(pa.table({"n": pa.array([17], pa.int64())})).categorical[0, 0]
     assert as_whole == features.transform(table).categorical[0, 0] != 0
+
+
+def test_features_of_an_older_folder_are_read_or_refused():
+    """Keys that are gone since are passed over where they no longer matter."""
+    table = pa.table({"n": [1.0, 2.0, 5.0], "when": pa.array([0, 10, 20], pa.timestamp("us"))})
+    fitted = fit(table, numeric=[{"column": "n", "transform": "quantile"}], calendar={"column": "when"})
+    stored = json.loads(json.dumps(fitted.to_json()))
+    stored["spec"]["numeric"][0]["quantiles"] = 1000
+    stored["spec"]["calendar"]["parts"] = ["hour", "weekday", "weekend", "cycle"]
+    again = FeatureSet.from_json(stored)
+    assert again == fitted
+    np.testing.assert_array_equal(again.transform(table).numeric, fitted.transform(table).numeric)
+    stored["spec"]["calendar"]["parts"] = ["hour"]
+    with pytest.raises(DataError, match=r"calendar.parts is \['hour'\].*Run 'adrec preprocess' again"):
+        FeatureSet.from_json(stored)

@@ -12,8 +12,8 @@ from adrec.data.prepared import open_prepared
 from adrec.errors import DataError
 from adrec.inference.onnx.backend import OnnxScorer
 from adrec.inference.onnx.graphs import Scorer, flat, padded_batch
-from adrec.models.build import Dimensions, FeatureShape, build_model
 from adrec.models.net.tasks import Task
+from adrec.training.build import Dimensions, FeatureShape, build_model
 
 pytest.importorskip("onnxruntime")
 TASKS = (Task("click"), Task("conversion", after=0))

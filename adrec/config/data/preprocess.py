@@ -7,7 +7,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from adrec.config.base import Config, ConfigPath, EncoderReference, Moment, Seeded
 from adrec.config.data.sources import Source, TablesSource
 from adrec.config.data.spans import Span
-from adrec.config.training.features import NOT_A_FEATURE, Counters, FeatureSpec, HistoryConfig
+from adrec.config.training.features import NOT_A_FEATURE, Counters, HistoryConfig, TableFeatures
 from adrec.schema import OUTCOMES, WEIGHT
 
 
@@ -195,11 +195,11 @@ _NEED_SHOWN = ("impressions", "rate", "conversion_rate")
 class Features(Config):
     """Fitted inputs of the models, by table. Columns named here are carried along without being declared elsewhere."""
 
-    impressions: FeatureSpec = FeatureSpec()
+    impressions: TableFeatures = TableFeatures()
     """Columns of the impressions, `counter_*` among them."""
-    ads: FeatureSpec = FeatureSpec()
+    ads: TableFeatures = TableFeatures()
     """Columns of the ads."""
-    users: FeatureSpec = FeatureSpec()
+    users: TableFeatures = TableFeatures()
     """Columns of the users."""
 
 

@@ -22,8 +22,8 @@ from pydantic_core import PydanticCustomError
 from adrec import schema
 from adrec.config.base import Config, ConfigPath, ConfigPattern, describe
 from adrec.config.data.spans import Span
-from adrec.config.plugins import SourceFormat, check_name, installed, load
 from adrec.errors import ConfigError
+from adrec.plugins import SourceFormat, check_name, installed, load
 
 
 def _moment_as_text(value: Any) -> Any:

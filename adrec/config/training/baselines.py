@@ -5,7 +5,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field
 
 from adrec.config.base import Config
-from adrec.config.plugins import names_of, own_names
+from adrec.plugins import names_of, own_names
 
 BaselineName = Literal[
     "popularity",

@@ -9,7 +9,23 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from adrec.config.base import Config
-from adrec.schema import DRAWN, TRUE_PROBABILITY
+from adrec.schema import TRUE_PROBABILITY
+from adrec.specs import (
+    CalendarSpec,
+    CategorySpec,
+    CounterSpec,
+    FeatureSpec,
+    HashedSpec,
+    HistoryMeasure,
+    HistorySpec,
+    ListSpec,
+    Measure,
+    NumericSpec,
+    Transform,
+    is_pattern,
+    spec_of,
+    usual_counters,
+)
 
 
 def _column_shorthand(value: Any) -> Any:
@@ -17,8 +33,6 @@ def _column_shorthand(value: Any) -> Any:
     return {"column": value} if isinstance(value, str) else value
 
 
-WORDS = "segmented"
-"""The column of words that preprocess itself makes of ads and users."""
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -27,7 +41,7 @@ class NumericFeature(Config):
 
     column: str
     """A numeric column, or a pattern such as `counter_*` that stands for every matching column."""
-    transform: Literal["standard", "log1p", "quantile", "normal", "none"] = "standard"
+    transform: Transform = "standard"
     """standard: (x - mean) / population std. log1p: sign(x) log(1 + |x|), then standard. quantile: rank in [0, 1].
     normal: the normal score of that rank. none: as it is."""
     missing_indicator: bool = False
@@ -67,13 +81,6 @@ class ListFeature(Config):
     max_items: Annotated[int, Field(ge=1, le=1_000_000)] = 50
     """Longer lists keep their first items."""
 
-    @property
-    def splits_at(self) -> tuple[str, ...]:
-        """The separators in effect; none: the column holds lists."""
-        if self.separator is None:
-            return (" ",) if self.column == WORDS else ()
-        return (self.separator,) if isinstance(self.separator, str) else tuple(self.separator)
-
     @field_validator("separator")
     @classmethod
     def _separates(cls, separator: str | list[str] | None) -> str | list[str] | None:
@@ -105,7 +112,7 @@ class CalendarFeature(Config):
         return known_zone(name)
 
 
-class FeatureSpec(Config):
+class TableFeatures(Config):
     """Inputs of one table. A column may be named by itself or with options: `[price, {column: age, transform: none}]`."""
 
     numeric: list[Annotated[NumericFeature, BeforeValidator(_column_shorthand)]] = []
@@ -118,6 +125,17 @@ class FeatureSpec(Config):
     """Lists of categories."""
     calendar: CalendarFeature | None = None
     """Calendar inputs from a timestamp."""
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """The plain values, which features are fitted by."""
+        return FeatureSpec(
+            numeric=tuple(spec_of(NumericSpec, dict(item)) for item in self.numeric),
+            categorical=tuple(spec_of(CategorySpec, dict(item)) for item in self.categorical),
+            hashed=tuple(spec_of(HashedSpec, dict(item)) for item in self.hashed),
+            lists=tuple(spec_of(ListSpec, dict(item)) for item in self.lists),
+            calendar=None if self.calendar is None else spec_of(CalendarSpec, dict(self.calendar)),
+        )
 
     @property
     def columns(self) -> list[tuple[str, str]]:
@@ -143,7 +161,7 @@ class FeatureSpec(Config):
                 )
 
     @model_validator(mode="after")
-    def _no_oracle(self) -> "FeatureSpec":
+    def _no_oracle(self) -> "TableFeatures":
         if TRUE_PROBABILITY in {column for _, column in self.columns}:
             raise ValueError(f"{TRUE_PROBABILITY} is the sample's oracle and may not be a feature")
         return self
@@ -155,16 +173,7 @@ NOT_A_FEATURE = (
 )
 
 
-def is_pattern(column: str) -> bool:
-    """Whether a declared column stands for every matching one."""
-    return any(sign in column for sign in "*?[")
-
-
-Measure = Literal["impressions", "clicks", "rate", "conversions", "conversion_rate", "hours_since_first"]
-HistoryMeasure = Literal["history_share", "history_count"]
-
-
-class CounterSpec(Config):
+class CounterSettings(Config):
     """Counts of what happened strictly before the first moment of a row's request, among rows that agree on `by`."""
 
     by: list[str] = []
@@ -180,8 +189,13 @@ class CounterSpec(Config):
     log1p: bool = False
     """Write log(1 + x) of counts and hours."""
 
+    @property
+    def spec(self) -> CounterSpec:
+        """The plain values, which the as-of room counts by."""
+        return spec_of(CounterSpec, dict(self))
+
     @model_validator(mode="after")
-    def _sensible(self) -> "CounterSpec":
+    def _sensible(self) -> "CounterSettings":
         if len(set(self.by)) != len(self.by):
             raise ValueError("by names a column twice")
         wants_history = any(measure.startswith("history_") for measure in self.measures)
@@ -204,9 +218,14 @@ class HistoryConfig(Config):
     converted_at: str | None = None
     """Column with the moment of the conversion: it counts from then on. Without it conversions count from shown_at."""
 
+    @property
+    def spec(self) -> HistorySpec:
+        """The plain values, which the as-of room reads."""
+        return spec_of(HistorySpec, dict(self))
+
 
 CounterItem = Annotated[
-    Annotated[CounterSpec, Tag("spec")] | Annotated[Literal["usual"], Tag("word")],
+    Annotated[CounterSettings, Tag("spec")] | Annotated[Literal["usual"], Tag("word")],
     Discriminator(lambda value: "word" if isinstance(value, str) else "spec"),
 ]
 Counters = Annotated[list[CounterItem], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
@@ -214,7 +233,7 @@ Counters = Annotated[list[CounterItem], BeforeValidator(lambda value: [value] if
 
 
 def resolve_counters(
-    declared: Sequence[CounterSpec | Literal["usual"]], columns: Collection[str], lacking: Collection[str] = ()
+    declared: Sequence[CounterSettings | Literal["usual"]], columns: Collection[str], lacking: Collection[str] = ()
 ) -> list[CounterSpec]:
     """The counters that `declared` stands for where the tables have these `columns` (names of all three together).
 
@@ -222,52 +241,5 @@ def resolve_counters(
     """
     resolved: list[CounterSpec] = []
     for item in declared:
-        resolved += usual_counters(columns, lacking) if item == "usual" else [item]
+        resolved += usual_counters(columns, lacking) if item == "usual" else [item.spec]
     return resolved
-
-
-def usual_counters(columns: Collection[str], lacking: Collection[str] = ()) -> list[CounterSpec]:
-    """The counters that help almost everywhere, as far as their columns exist (names of all three tables together).
-
-    None without moments, and none by what the log does not name. Where rows were drawn (column `drawn`) the log holds clicks
-    alone: those that need to know what was shown are left out.
-    """
-    if "time" in lacking:
-        return []
-    wanted = _of_clicks() if DRAWN in columns else _of_impressions()
-    known = ({"user", "ad", *columns} | ({"advertiser"} if "advertiser_id" in columns else set())) - {*lacking}
-    return [spec for spec in wanted if set(spec.by) <= known]
-
-
-def _of_impressions() -> list[CounterSpec]:
-    return [
-        CounterSpec(by=["ad"], measures=["impressions", "clicks"], half_lives_hours=[None, 1.0, 24.0], log1p=True),
-        CounterSpec(by=["ad"], measures=["rate"], half_lives_hours=[None, 1.0, 24.0]),
-        CounterSpec(by=["ad"], measures=["hours_since_first"], log1p=True),
-        CounterSpec(by=["user"], measures=["impressions", "clicks"], log1p=True),
-        CounterSpec(by=["user"], measures=["rate"]),
-        CounterSpec(by=["user", "ad"], measures=["impressions"], log1p=True),
-        CounterSpec(by=["category"], measures=["rate"], half_lives_hours=[None, 24.0], prior_strength=100.0),
-        CounterSpec(by=["category"], measures=["history_share"]),
-        CounterSpec(by=["user", "category"], measures=["rate"]),
-        CounterSpec(by=["advertiser"], measures=["rate"], prior_strength=100.0),
-        CounterSpec(by=["advertiser"], measures=["history_share"]),
-        CounterSpec(by=["user", "advertiser"], measures=["rate"]),
-        CounterSpec(by=["scenario"], measures=["rate"]),
-    ]
-
-
-def _of_clicks() -> list[CounterSpec]:
-    grouped = [
-        CounterSpec(by=by, measures=["clicks"], half_lives_hours=windows, log1p=True)
-        for by, windows in (
-            (["ad"], [None, 24.0, 168.0]),
-            (["user"], [None]),
-            (["user", "ad"], [None]),
-            (["category"], [None, 168.0]),
-            (["user", "category"], [None]),
-            (["user", "advertiser"], [None]),
-        )
-    ]
-    since = CounterSpec(by=["ad"], measures=["hours_since_first"], log1p=True)
-    return [*grouped, since, *(CounterSpec(by=[by], measures=["history_share"]) for by in ("category", "advertiser"))]

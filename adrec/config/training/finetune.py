@@ -4,11 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from adrec.config.base import Config, ConfigPath, EncoderReference, OnDevice, Pooling, Seeded
-from adrec.config.plugins import names_of, own_names
+from adrec.config.base import Config, ConfigPath, EncoderReference, OnDevice, Seeded
 from adrec.config.training.baselines import CLICK_MEMBERS, HYBRID_MEMBERS, BaselinesConfig, HybridConfig
 from adrec.config.training.loop import TrainingConfig
 from adrec.errors import ConfigError
+from adrec.plugins import names_of, own_names
+from adrec.specs import Pooling
 
 _INTERACTIONS = ("dot", "mlp", "dcn", "fm", "deepfm")
 _USER_PARTS = ("mean", "soft", "global", "local", "gru", "target")

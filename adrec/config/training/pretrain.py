@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from adrec.config.base import Config, ConfigPath, EncoderReference, OnDevice, Pooling, Seeded
+from adrec.config.base import Config, ConfigPath, EncoderReference, OnDevice, Seeded
 from adrec.config.training.loop import TrainingConfig
+from adrec.specs import Pooling
 
 
 class ScratchModel(Config):

@@ -1,6 +1,5 @@
 """Features fitted once on training rows and applied everywhere: `FeatureSet.fit`, `.transform`, `.to_json`."""
 
-from adrec.config.training.features import FeatureSpec
 from adrec.data.features.fitted import FeatureArrays, FeatureSet
 
-__all__ = ["FeatureArrays", "FeatureSet", "FeatureSpec"]
+__all__ = ["FeatureArrays", "FeatureSet"]

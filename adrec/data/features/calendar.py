@@ -5,24 +5,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from adrec.config.training.features import CalendarFeature
 from adrec.errors import DataError
+from adrec.specs import CalendarSpec
 
 _CARDINALITY = {"hour": 24, "weekday": 7, "weekend": 2}
 _CYCLE = ("hour_sin", "hour_cos", "weekday_sin", "weekday_cos")
 
 
-def calendar_cardinalities(spec: CalendarFeature) -> dict[str, int]:
+def calendar_cardinalities(spec: CalendarSpec) -> dict[str, int]:
     """Categorical names with their number of codes; code 0 is for missing timestamps."""
     return {f"{spec.column}_{part}": _CARDINALITY[part] + 1 for part in _CARDINALITY}
 
 
-def calendar_numeric_names(spec: CalendarFeature) -> list[str]:
+def calendar_numeric_names(spec: CalendarSpec) -> list[str]:
     """Names of the cyclic inputs, in order."""
     return [f"{spec.column}_{part}" for part in _CYCLE]
 
 
-def calendar_parts(spec: CalendarFeature, column: pa.Array) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+def calendar_parts(spec: CalendarSpec, column: pa.Array) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
     """Hour, weekday and weekend int32 (N, 3) as 1 + value, 0 where missing, and cyclic inputs float64 (N, 4).
 
     Monday is weekday 0. The hour's cycle includes minutes. Raises DataError when the column is no timestamp.

@@ -6,27 +6,19 @@ a missing category is code 0; a column that a table lacks is missing in every ro
 
 import fnmatch
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from adrec.config.base import stored_section
-from adrec.config.training.features import (
-    CategoricalFeature,
-    FeatureSpec,
-    HashedFeature,
-    ListFeature,
-    NumericFeature,
-    is_pattern,
-)
 from adrec.data.features.calendar import calendar_cardinalities, calendar_numeric_names, calendar_parts
 from adrec.data.features.categorical import FittedVocabulary, Hashed, VocabularyFitter, coder_from_json, to_ragged, to_strings
 from adrec.data.features.numeric import FittedNumeric, NumericFitter, to_floats
-from adrec.errors import ConfigError, DataError
+from adrec.errors import DataError
 from adrec.schema import TRUE_PROBABILITY
+from adrec.specs import CategorySpec, FeatureSpec, HashedSpec, ListSpec, NumericSpec, is_pattern
 
 _FARTHEST = 1e12
 """Largest input of a model: a number beyond it is as good as that, and its square is still finite in float32."""
@@ -129,7 +121,7 @@ class FeatureSet:
     def to_json(self) -> dict[str, Any]:
         """Plain data; numbers keep every bit."""
         return {
-            "spec": self.spec.model_dump(mode="json"),
+            "spec": self.spec.to_json(),
             "numeric": [item.to_json() for item in self.numerics],
             "categorical": [item.to_json() for item in self.categories],
             "lists": [item.to_json() for item in self.lists],
@@ -140,12 +132,12 @@ class FeatureSet:
         """The inverse of `to_json`. Raises DataError when the data is not of that form."""
         try:
             return cls(
-                stored_section(data["spec"], FeatureSpec, where="spec", command="preprocess"),
+                FeatureSpec.from_json(data["spec"]),
                 tuple(FittedNumeric(**item) for item in data["numeric"]),
                 tuple(coder_from_json(item) for item in data["categorical"]),
                 tuple(coder_from_json(item) for item in data["lists"]),
             )
-        except (ConfigError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"features.json: not written by this version ({error}). Run 'adrec preprocess' again.") from None
 
     def _calendar_cardinalities(self) -> dict[str, int]:
@@ -156,8 +148,8 @@ class _Fitters:
     """One fitter a declared column, patterns spelled out against the first batch's schema."""
 
     def __init__(self, spec: FeatureSpec, schema: pa.Schema, seed: int) -> None:
-        self.spec = spec.model_copy(update={"numeric": list(_expand(spec.numeric, schema))})
-        for name in self._declared():
+        self.spec = replace(spec, numeric=tuple(_expand(spec.numeric, schema)))
+        for name in self.spec.columns:
             if name not in schema.names:
                 near = ", ".join(schema.names[:20])
                 raise DataError(f"features: column '{name}' is declared but not in the table. Columns: {near}.")
@@ -176,21 +168,16 @@ class _Fitters:
                 column = _column(batch, item.name)
                 item.add(to_ragged(column, item.name, declared.max_items, declared.splits_at)[1])
 
-    def _declared(self) -> list[str]:
-        groups = (self.spec.numeric, self.spec.categorical, self.spec.hashed, self.spec.lists)
-        named = [item.column for group in groups for item in group]
-        return named + ([self.spec.calendar.column] if self.spec.calendar else [])
 
-
-def _coder(item: CategoricalFeature | HashedFeature | ListFeature) -> VocabularyFitter | Hashed:
-    if isinstance(item, CategoricalFeature):
+def _coder(item: CategorySpec | HashedSpec | ListSpec) -> VocabularyFitter | Hashed:
+    if isinstance(item, CategorySpec):
         return VocabularyFitter(item.column, min_count=item.min_count)
     if item.buckets is not None:
         return Hashed(item.column, item.buckets)
     return VocabularyFitter(item.column, min_count=item.min_count)
 
 
-def _expand(declared: list[NumericFeature], schema: pa.Schema) -> Iterator[NumericFeature]:
+def _expand(declared: tuple[NumericSpec, ...], schema: pa.Schema) -> Iterator[NumericSpec]:
     """Patterns become the matching columns that are not named by themselves. A pattern may match nothing."""
     named = {item.column for item in declared}
     for item in declared:
@@ -200,7 +187,7 @@ def _expand(declared: list[NumericFeature], schema: pa.Schema) -> Iterator[Numer
         for name in fnmatch.filter(schema.names, item.column):
             if name not in named and name != TRUE_PROBABILITY:
                 named.add(name)
-                yield item.model_copy(update={"column": name})
+                yield replace(item, column=name)
 
 
 def _column(table: Batch, name: str) -> pa.Array:

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from adrec.config.training.features import NumericFeature
 from adrec.data.features.moments import Moments
 from adrec.errors import DataError
+from adrec.specs import NumericSpec
 
 LANDMARKS = 1000
 """Kept by `quantile` and `normal`, as scikit-learn does: ranks to 0.001."""
@@ -47,7 +47,7 @@ class NumericFitter:
     The quantile sample is the `SAMPLE_ROWS` rows of smallest random priority (one draw a row, so batch sizes do not matter).
     """
 
-    spec: NumericFeature
+    spec: NumericSpec
     name: str
     seed: int
     moments: Moments = field(default_factory=Moments)

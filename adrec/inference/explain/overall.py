@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from adrec.config.training.features import WORDS
 from adrec.data.examples import Examples
 from adrec.inference.explain.names import shown_category
 from adrec.inference.explain.variants import INTERESTS, Input, Variants
@@ -25,6 +24,7 @@ from adrec.metrics.bootstrap import Values, bootstrap, divide, of_sums
 from adrec.metrics.classification import auc, log_losses
 from adrec.metrics.significance import interval
 from adrec.schema import USER_LANGUAGE
+from adrec.specs import WORDS
 
 Inputs = tuple[Examples, Catalogs]
 Floats = NDArray[np.floating]

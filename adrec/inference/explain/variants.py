@@ -18,7 +18,6 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from adrec.config.training.features import WORDS
 from adrec.data.arrays import ends
 from adrec.data.batches.collate import Texts
 from adrec.data.examples import Catalog, Examples, Ragged
@@ -30,6 +29,7 @@ from adrec.inference.predictor import Catalogs, Predictor
 from adrec.models.baselines.base import catalog_rows
 from adrec.models.text.text_vectors import TextReader
 from adrec.schema import USER_LANGUAGE
+from adrec.specs import WORDS
 
 INTERESTS = "interests"
 _NO_ID = "adrec: an id that nobody has"

@@ -1,15 +1,13 @@
 """All baselines at once: fit, score, save, load. The registry `BASELINES` is the one list of them."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
-from adrec.config.plugins import load
-from adrec.config.training.baselines import BaselinesConfig
 from adrec.errors import BundleError, ConfigError
 from adrec.models.baselines.base import Baseline, Floats, Inputs, sampled_requests
 from adrec.models.baselines.collaborative.factorisation import ImplicitAls
@@ -21,6 +19,7 @@ from adrec.models.baselines.tabular.choice import ConditionalLogit
 from adrec.models.baselines.tabular.linear import LogisticRegression
 from adrec.models.baselines.tabular.mlp import ClassicMlp
 from adrec.models.baselines.tabular.trees import LightGbm, LightGbmRanker
+from adrec.plugins import load
 from adrec.schema import NOBODY
 
 _CLASSES: tuple[type[Baseline], ...] = (
@@ -77,24 +76,26 @@ def baseline_class(name: str) -> type[Baseline]:
 
 
 def fit_all(
-    config: BaselinesConfig,
+    names: Sequence[str],
     train: Inputs,
     valid: Inputs | None = None,
     *,
+    max_rows: int | None = None,
     seed: int = 0,
     like: Mapping[str, Baseline] | None = None,
     advance: Callable[[], None] | None = None,
 ) -> Suite:
-    """Fit every named baseline on rows with a known click. `advance` is called after each one.
+    """Fit every named baseline on rows with a known click, at most `max_rows` where it is given.
 
-    `like` are baselines of the same names that validation rows have judged: only those are fitted, with as many trees.
+    `advance` is called after each one. `like` are baselines of these names that validation rows have judged: trees get as many
+    rounds as theirs.
     """
     suite = Suite()
-    rows = sampled_requests(train.labelled(), config.max_rows, np.random.default_rng(seed))
+    rows = _rows(train, max_rows, seed)
     is_one = rows.ads.ids.to_pylist() == [NOBODY]
     linear: LogisticRegression | None = None  # the trees read it too: one regression serves all
-    held = None if valid is None else sampled_requests(valid.labelled(), config.max_rows, np.random.default_rng(seed))
-    for name in config.names if like is None else like:
+    held = None if valid is None else _rows(valid, max_rows, seed)
+    for name in names:
         reason = "ads: the log names none" if is_one and name in OF_ADS else baseline_class(name).lacks(rows)
         if reason:
             suite.left_out[name] = f"the data lacks {reason}"
@@ -145,6 +146,12 @@ def load_all(folder: Path) -> dict[str, Baseline]:
         raise BundleError(f"{folder}: {error} Install the package that the bundle was trained with.") from None
     except (OSError, ValueError, KeyError) as error:
         raise BundleError(f"{folder}: the baselines cannot be read ({error!r}). Run 'adrec finetune' again.") from None
+
+
+def _rows(inputs: Inputs, most: int | None, seed: int) -> Inputs:
+    """Those with a known click; whole requests of them where they are more than `most`."""
+    known = inputs.labelled()
+    return known if most is None else sampled_requests(known, most, np.random.default_rng(seed))
 
 
 def _folder(name: str) -> str:

@@ -5,13 +5,12 @@ texts and counters. Weights are non-negative and maximise the softmax of each cl
 (a conditional logit), so that only the order within a request counts: no level, which drawn negatives would make up.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adrec.config.training.baselines import CLICK_MEMBERS
 from adrec.metrics.ranking import mrr
 from adrec.models.baselines.base import Floats, Inputs, folds_of
 from adrec.models.blend.hybrid import NETWORK, Hybrid, members_of
@@ -20,14 +19,15 @@ _RIDGE = 1e-3
 
 
 def fit_by_request(
-    network: Floats, scores: Mapping[str, Floats], valid: Inputs, *, folds: int = 5, seed: int = 0
+    network: Floats, scores: Mapping[str, Floats], valid: Inputs, *, may_join: Sequence[str], folds: int = 5, seed: int = 0
 ) -> tuple[Hybrid, Floats]:
     """Fit on validation rows: `network` (N,) raw logits, `scores` name → (N,) of baselines fitted on training rows.
 
-    Returns the hybrid fitted on all rows, and (N,) logits in which each row is scored by weights fitted on other requests.
+    may_join: names in the order of the weights, those that `scores` lack left out. Returns the hybrid fitted on all rows, and
+    (N,) logits in which each row is scored by weights fitted on other requests.
     The network alone where there is nothing to join or nothing to learn from.
     """
-    names = (NETWORK, *(name for name in CLICK_MEMBERS if name in scores))
+    names = (NETWORK, *(name for name in may_join if name in scores))
     known = np.flatnonzero(~np.isnan(valid.clicks))
     rows = valid.take(known)
     if len(names) == 1 or not len(known) or not 0 < rows.clicks.mean() < 1:

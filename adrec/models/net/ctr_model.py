@@ -1,7 +1,7 @@
 """The click model, composed: text → ad vectors → user vectors → interaction → a logit a task.
 
 B rows, C contexts, A ads, Q queries, H history, D width, K tasks. Ads, users and queries are encoded once a batch, whatever
-the number of rows that name them. Every part is given in from outside; `adrec.models.build` puts them together.
+the number of rows that name them. Every part is given in from outside; `adrec.training.build` puts them together.
 """
 
 from collections.abc import Sequence

@@ -8,7 +8,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from adrec.config.base import Pooling
+from adrec.specs import Pooling
 
 POOLINGS: tuple[str, ...] = get_args(Pooling)
 

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adrec.config.base import Pooling
 from adrec.errors import ConfigError, DataError
 from adrec.models.text.frozen_layers import FrozenLayers
 from adrec.models.text.hugging_face import (
@@ -30,6 +29,7 @@ from adrec.models.text.hugging_face import (
     token_limit,
 )
 from adrec.models.text.pooling import POOLINGS, Pool
+from adrec.specs import Pooling
 
 SETTINGS_FILE = "adrec.json"
 POOL_FILE = "pooling.safetensors"

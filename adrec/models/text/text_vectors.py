@@ -3,7 +3,8 @@
 `TextReader` is made once a command; it turns a catalog, or queries, into what `adrec.data.batches.collate` asks for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from copy import copy
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from adrec.data.batches.collate import QueryInputs, TextInputs, Texts, padded
 from adrec.data.examples import Catalog, Ragged
 from adrec.data.text.vector_cache import RecentVectors, cached_vectors
 from adrec.models.text.text_encoder import TextEncoder, encode_texts
-from adrec.terminal import Terminal
 
+Progress = Callable[..., AbstractContextManager[Callable[..., None]]]
+"""(description, total, unit=) -> what shows how far it is while the block runs: `Terminal.progress`."""
 MOST_PHRASES = 8
 """Interests read apart; what a longer list has beyond them is read as one text."""
 _BETWEEN_PHRASES = r"\s*(?:[,;|，；、\n]|\[SEP\])\s*"
@@ -54,14 +56,14 @@ class TextReader:
         return self.encoder.dimension if self.encoder is not None else 0
 
     def vectors(
-        self, texts: Sequence[str], terminal: Terminal | None = None, what: str = "texts", *, typed: bool = False
+        self, texts: Sequence[str], progress: Progress | None = None, what: str = "texts", *, typed: bool = False
     ) -> NDArray[np.float32]:
         """(N, D) float32; (N, 0) without an encoder. typed: people wrote them for nobody else."""
         if self.encoder is None or len(texts) == 0:
             return np.zeros((len(texts), self.width), np.float32)
 
         def encode(missing: list[str]) -> NDArray[np.float32]:
-            return self._encode(missing, terminal, what)
+            return self._encode(missing, progress, what)
 
         if typed and not self.keep_typed:
             return self._typed(texts, encode)
@@ -70,7 +72,7 @@ class TextReader:
         return encode(list(texts))
 
     def read(
-        self, catalog: Catalog, used: NDArray[np.integer] | None = None, terminal: Terminal | None = None, what: str = "ads"
+        self, catalog: Catalog, used: NDArray[np.integer] | None = None, progress: Progress | None = None, what: str = "ads"
     ) -> tuple[Catalog, TextInputs]:
         """The catalog with its vectors (where frozen), and what gives its rows to a batch.
 
@@ -80,14 +82,14 @@ class TextReader:
         if self.as_tokens and self.encoder is not None:
             return catalog, _Tokens(self, catalog.texts)
         vectors = _Vectors(self, catalog.texts, typed=what == "interests")
-        vectors.ensure(rows, terminal, what)
+        vectors.ensure(rows, progress, what)
         return catalog.with_vectors(vectors.values), vectors
 
     def interests(
         self,
         users: Catalog,
         used: NDArray[np.integer] | None = None,
-        terminal: Terminal | None = None,
+        progress: Progress | None = None,
         *,
         apart: bool,
     ) -> TextInputs:
@@ -97,12 +99,12 @@ class TextReader:
         encoder is trained (`as_tokens`) reads them as one text, in training and afterwards.
         """
         if not apart or self.as_tokens:
-            return self.read(users, used, terminal, "interests")[1]
+            return self.read(users, used, progress, "interests")[1]
         phrases = _Phrases(self, users.texts)
-        phrases.ensure(np.arange(len(users)) if used is None else np.asarray(used), terminal, "interests")
+        phrases.ensure(np.arange(len(users)) if used is None else np.asarray(used), progress, "interests")
         return phrases
 
-    def queries(self, texts: Sequence[str], terminal: Terminal | None = None) -> QueryInputs:
+    def queries(self, texts: Sequence[str], progress: Progress | None = None) -> QueryInputs:
         """What gives queries to a batch; those among `texts` are encoded now, others when they turn up."""
         if self.as_tokens and self.encoder is not None:
             encoder = self.encoder
@@ -110,16 +112,16 @@ class TextReader:
         recent = RecentVectors()
 
         def give(asked: Sequence[str]) -> Texts:
-            return Texts(torch.from_numpy(recent(asked, lambda new: self.vectors(new, terminal, "queries", typed=True))))
+            return Texts(torch.from_numpy(recent(asked, lambda new: self.vectors(new, progress, "queries", typed=True))))
 
         give(texts)
         return give
 
-    def _encode(self, texts: list[str], terminal: Terminal | None, what: str) -> NDArray[np.float32]:
+    def _encode(self, texts: list[str], progress: Progress | None, what: str) -> NDArray[np.float32]:
         assert self.encoder is not None
-        if terminal is None:
+        if progress is None:
             return encode_texts(self.encoder, texts, device=self.device, batch_tokens=self.batch_tokens)
-        with terminal.progress(f"Encoding {what}", len(texts), unit="texts") as advance:
+        with progress(f"Encoding {what}", len(texts), unit="texts") as advance:
             return encode_texts(self.encoder, texts, device=self.device, batch_tokens=self.batch_tokens, advance=advance)
 
 
@@ -131,12 +133,12 @@ class _Vectors:
         self.values = np.zeros((len(texts), reader.width), np.float32)
         self.known = np.zeros(len(texts), bool)
 
-    def ensure(self, rows: NDArray[np.integer], terminal: Terminal | None = None, what: str = "texts") -> None:
+    def ensure(self, rows: NDArray[np.integer], progress: Progress | None = None, what: str = "texts") -> None:
         """Encode those of `rows` that are not there yet."""
         new = np.unique(rows[~self.known[rows]])
         if len(new) == 0:
             return
-        self.values[new] = self.reader.vectors(_strings(self.texts.take(pa.array(new))), terminal, what, typed=self.typed)
+        self.values[new] = self.reader.vectors(_strings(self.texts.take(pa.array(new))), progress, what, typed=self.typed)
         self.known[new] = True
 
     def with_row(self, row: int, own: "_Vectors") -> "_Vectors":
@@ -160,9 +162,9 @@ class _Phrases:
         self.distinct = _Vectors(reader, phrases.dictionary, typed=True)
         self.lists = Ragged(lists.offsets.to_numpy().astype(np.int64), phrases.indices.to_numpy())
 
-    def ensure(self, rows: NDArray[np.integer], terminal: Terminal | None = None, what: str = "texts") -> None:
+    def ensure(self, rows: NDArray[np.integer], progress: Progress | None = None, what: str = "texts") -> None:
         """Encode the phrases of `rows` that are not there yet."""
-        self.distinct.ensure(self.lists.take(rows).values, terminal, what)
+        self.distinct.ensure(self.lists.take(rows).values, progress, what)
 
     def __call__(self, rows: NDArray[np.int64]) -> Texts:
         self.ensure(rows)

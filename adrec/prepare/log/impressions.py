@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from adrec.asof.attach import Attach
 from adrec.asof.spec import counter_names
 from adrec.config.data.preprocess import PreprocessConfig
-from adrec.config.training.features import CounterSpec, resolve_counters
+from adrec.config.training.features import resolve_counters
 from adrec.data.disk.engine import columns_of, fetch
 from adrec.data.disk.tables import parquet_schema
 from adrec.data.prepared import STATE
@@ -21,6 +21,7 @@ from adrec.data.shape import LogShape
 from adrec.errors import DataError
 from adrec.prepare.output.writer import SplitWriter
 from adrec.schema import NOBODY
+from adrec.specs import CounterSpec
 from adrec.terminal import Terminal
 
 _SOURCES = {"advertiser": "advertiser_id"}
@@ -68,7 +69,7 @@ def open_attach(
         connection,
         ads=_keyed(ads, "ad_id", by),
         users=_keyed(users, "user_id", by),
-        history=config.history,
+        history=config.history.spec,
         counters=counters,
         state=folder / STATE,
         earlier=earlier,

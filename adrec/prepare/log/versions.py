@@ -14,10 +14,11 @@ from typing import Any
 import duckdb
 
 from adrec.config.data.preprocess import Features
-from adrec.config.training.features import CounterSpec, FeatureSpec, is_pattern
+from adrec.config.training.features import TableFeatures
 from adrec.data.disk.engine import columns_of, moment_sql, name, one_row, text
 from adrec.errors import DataError
 from adrec.schema import ADS, KNOWN_FROM, USERS, TableSpec
+from adrec.specs import CounterSpec, is_pattern
 
 Versioned = Mapping[str, Sequence[str]]
 """table → its columns that events know as of their request"""
@@ -175,7 +176,9 @@ def written_versions(spec: TableSpec, columns: Sequence[str]) -> str:
     )
 
 
-def candidates(spec: TableSpec, features: FeatureSpec, counters: Sequence[CounterSpec], columns: Collection[str]) -> list[str]:
+def candidates(
+    spec: TableSpec, features: TableFeatures, counters: Sequence[CounterSpec], columns: Collection[str]
+) -> list[str]:
     """Which of a table's `columns` models read row by row: features and counters' `by`."""
     wanted = {{"advertiser": "advertiser_id"}.get(key, key) for counter in counters for key in counter.by}
     patterns = [column for key, column in features.columns if key != "calendar"]

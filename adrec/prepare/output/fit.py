@@ -19,9 +19,10 @@ import pyarrow.parquet as pq
 from adrec.config.data.preprocess import PreprocessConfig, TokenizerSettings
 from adrec.data.disk.engine import fetch, give_back_memory
 from adrec.data.disk.tables import parquet_files, parquet_schema
-from adrec.data.features import FeatureSet, FeatureSpec
+from adrec.data.features import FeatureSet
 from adrec.prepare.log.append import Earlier
 from adrec.prepare.text.tokenizer import copy_tokenizer, digest_of_texts, train_tokenizer
+from adrec.specs import FeatureSpec
 
 _PIECE_ROWS = 65_536
 
@@ -67,9 +68,10 @@ def fit_features(connection: duckdb.DuckDBPyConnection, config: PreprocessConfig
         known = json.loads((plan.earlier / "features.json").read_text(encoding="utf-8"))
         fitted = {"impressions": FeatureSet.from_json(known["impressions"])}
     else:
-        read = _even(_needed(folder / "impressions" / "train", config.features.impressions))
-        fitted = {"impressions": FeatureSet.fit(config.features.impressions, read, seed=config.seed)}
-    for table, spec, kind in (("ads", config.features.ads, "ad"), ("users", config.features.users, "user")):
+        wanted = config.features.impressions.spec
+        read = _even(_needed(folder / "impressions" / "train", wanted))
+        fitted = {"impressions": FeatureSet.fit(wanted, read, seed=config.seed)}
+    for table, spec, kind in (("ads", config.features.ads.spec, "ad"), ("users", config.features.users.spec, "user")):
         seen = np.zeros(pq.read_metadata(folder / f"{table}.parquet").num_rows, np.bool_)
         seen[fetch(connection, f"SELECT index FROM people WHERE part = 0 AND kind = '{kind}'")["index"].to_numpy()] = True
         needed = _needed(folder / f"{table}.parquet", spec)
@@ -101,10 +103,9 @@ def make_tokenizer(settings: TokenizerSettings, folder: Path, earlier: Path | No
 
 def _needed(path: Path, spec: FeatureSpec) -> Iterator[pa.RecordBatch]:
     """The columns that `spec` names, a file at a time: histories and texts are long, and no feature."""
-    named = [column for _, column in spec.columns]
     for file in parquet_files(path):
         known = parquet_schema(file).names
-        columns = [column for column in known if any(fnmatchcase(column, pattern) for pattern in named)]
+        columns = [column for column in known if any(fnmatchcase(column, pattern) for pattern in spec.columns)]
         with pq.ParquetFile(file) as shard:  # a row group at a time: a dataset's reader runs ahead of what is used
             yield from shard.iter_batches(_PIECE_ROWS, columns=columns or known[:1], use_threads=False)
 

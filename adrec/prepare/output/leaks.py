@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from adrec.config.data.preprocess import Features
-from adrec.config.training.features import FeatureSpec, is_pattern
+from adrec.config.training.features import TableFeatures
 from adrec.data.arrays import combined, integers
 from adrec.data.disk.tables import parquet_files, parquet_schema, read_table
 from adrec.data.examples import run_codes
@@ -25,6 +25,7 @@ from adrec.data.features.numeric import to_floats
 from adrec.data.labels import LabelCut, labels_as_of
 from adrec.metrics.classification import auc
 from adrec.schema import COUNTER_PREFIX, WEIGHT, as_of_column
+from adrec.specs import is_pattern
 
 LEAK = "leak"
 """Kind of a finding about a feature."""
@@ -151,7 +152,7 @@ def _sample(files: list[Path], columns: list[str]) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _declared(spec: FeatureSpec, known: Collection[str]) -> list[tuple[str, str]]:
+def _declared(spec: TableFeatures, known: Collection[str]) -> list[tuple[str, str]]:
     """Key and column of the features of columns that the table has, patterns spelled out."""
     found: dict[str, str] = {}
     for key, pattern in spec.columns:

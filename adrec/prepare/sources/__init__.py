@@ -6,8 +6,8 @@ from typing import Any
 import duckdb
 
 from adrec.config.data.sources import CriteoSource, MindSource, OpenBanditSource, RecboleSource, Source, TablesSource
-from adrec.config.plugins import SourceFormat, load
 from adrec.errors import DataError
+from adrec.plugins import SourceFormat, load
 from adrec.prepare.sources.base import RawTable, RawTables, Reading
 from adrec.prepare.sources.criteo import open_criteo
 from adrec.prepare.sources.mind import open_mind

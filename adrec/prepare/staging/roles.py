@@ -5,9 +5,9 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from adrec.config.data.preprocess import ColumnSplit, PreprocessConfig
-from adrec.config.training.features import WORDS, FeatureSpec
 from adrec.prepare.staging.convert import Role
 from adrec.schema import TRUE_PROBABILITY
+from adrec.specs import WORDS, FeatureSpec
 
 
 class Roles:
@@ -45,7 +45,7 @@ def roles_of(config: PreprocessConfig) -> dict[str, Roles]:
         categories["users"] |= set(config.privacy.k_anonymity.columns)
     moments = {column for column in (config.history.clicked_at, config.history.converted_at) if column is not None}
     features = {
-        "impressions": config.features.impressions, "ads": config.features.ads, "users": config.features.users,
+        "impressions": config.features.impressions.spec, "ads": config.features.ads.spec, "users": config.features.users.spec,
     }  # fmt: skip
     return {
         table: roles_of_features(spec, categories[table], moments if table == "impressions" else set())

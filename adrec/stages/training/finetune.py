@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from adrec.bundle import save_bundle
+from adrec.config.training.baselines import CLICK_MEMBERS
 from adrec.config.training.finetune import FinetuneConfig, for_clicks_alone
 from adrec.data.device import resolve_device
 from adrec.data.examples import Examples
@@ -296,7 +297,7 @@ def _join(
     network = trained.valid.logits[:, 0]
     monitor = trained.module.monitor
     if data.prepared.is_implicit and kind != "none":
-        hybrid, joined = fit_by_request(network, simple, valid, seed=config.seed)
+        hybrid, joined = fit_by_request(network, simple, valid, may_join=CLICK_MEMBERS, seed=config.seed)
     else:
         hybrid, joined = fit_hybrid(kind, network, suite.fitted, simple, valid, metric=monitor, seed=config.seed)
     logits = trained.valid.logits.copy()
@@ -357,7 +358,7 @@ def _baselines(config: FinetuneConfig, train: Inputs | None, valid: Inputs, term
     if not names or train is None:
         return Suite()
     with terminal.progress("Baselines", len(names), unit="models") as advance:
-        return fit_all(config.baselines, train, valid, seed=config.seed, advance=advance)
+        return fit_all(names, train, valid, max_rows=config.baselines.max_rows, seed=config.seed, advance=advance)
 
 
 def _baselines_again(config: FinetuneConfig, data: ClickData, chosen: Suite, terminal: Terminal) -> Suite:
@@ -366,7 +367,14 @@ def _baselines_again(config: FinetuneConfig, data: ClickData, chosen: Suite, ter
         return chosen
     train = _inputs(config, data, _baseline_rows(config, data))
     with terminal.progress("Baselines on all rows", len(chosen.fitted), unit="models") as advance:
-        return fit_all(config.baselines, train, seed=config.seed, like=chosen.fitted, advance=advance)
+        return fit_all(
+            list(chosen.fitted),
+            train,
+            max_rows=config.baselines.max_rows,
+            seed=config.seed,
+            like=chosen.fitted,
+            advance=advance,
+        )
 
 
 def _baseline_rows(config: FinetuneConfig, data: ClickData) -> Examples:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from baseline_worlds import planted
 
-from adrec.config.training.baselines import BaselinesConfig, HybridConfig
+from adrec.config.training.baselines import HybridConfig
 from adrec.metrics.ranking import auc_request
 from adrec.models.baselines import fit_all, score_all
 from adrec.models.blend.hybrid import KINDS, Hybrid, fit_hybrid
@@ -23,7 +23,7 @@ def network(world, *, noise=1.0, seed=0):
 
 @pytest.fixture(scope="module")
 def fitted():
-    return fit_all(BaselinesConfig(names=["popularity", "lightgbm", "lightgbm_ranker"]), TRAIN, VALID, seed=0).fitted
+    return fit_all(["popularity", "lightgbm", "lightgbm_ranker"], TRAIN, VALID, seed=0).fitted
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_single_is_one_of_the_simple_models(fitted, scores):
 def test_folds_do_not_lower_the_measured_order_of_a_separable_handful():
     """40 rows that one member orders perfectly: cross-fitted logits of different folds still stand in that order."""
     few = VALID.take(np.flatnonzero(VALID.examples.request < 40))
-    models = fit_all(BaselinesConfig(names=["logistic", "conditional_logit"]), TRAIN).fitted
+    models = fit_all(["logistic", "conditional_logit"], TRAIN).fitted
     sure = (4.0 * few.clicks - 2 + 0.1 * np.random.default_rng(0).normal(size=len(few))).astype(np.float32)
     part = {"logistic": (1 / (1 + np.exp(-sure))).astype(np.float32), "conditional_logit": sure}
     hybrid, held_out = fit_hybrid("weighted", sure, models, part, few, metric="auc")

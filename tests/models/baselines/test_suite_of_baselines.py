@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from baseline_worlds import catalog, genres, inputs, planted
 
-from adrec.config.training.baselines import BaselineName, BaselinesConfig
+from adrec.config.training.baselines import BaselineName
 from adrec.errors import BundleError
 from adrec.metrics.classification import auc
 from adrec.metrics.ranking import auc_request
@@ -24,12 +24,11 @@ def with_recent_clicks(rows):
 
 
 TRAIN, VALID, TEST = (with_recent_clicks(planted(count, seed=seed)) for count, seed in ((400, 1), (150, 2), (200, 3)))
-CONFIG = BaselinesConfig(names=list(BASELINES))
 
 
 @pytest.fixture(scope="module")
 def suite():
-    return fit_all(CONFIG, TRAIN, VALID, seed=0)
+    return fit_all(list(BASELINES), TRAIN, VALID, seed=0)
 
 
 def test_the_registry_and_the_config_name_the_same_baselines(suite):
@@ -50,7 +49,7 @@ def test_words_listed_as_a_feature_speak_one_by_one(tmp_path):
         return inputs(rows, ads, catalog([f"u{i}" for i in range(50)]))
 
     train, valid, test = world(0), world(1000), world(2000)
-    suite = fit_all(BaselinesConfig(names=["logistic", "lightgbm", "lightgbm_ranker"]), train, valid)
+    suite = fit_all(["logistic", "lightgbm", "lightgbm_ranker"], train, valid)
     ceiling = auc_request(test.clicks, np.array([1 in list(row) for row in _words(test)], float), test.examples.request)
     for name, scores in score_all(suite.fitted, test).items():
         assert auc_request(test.clicks, scores, test.examples.request) > ceiling - 0.03, name
@@ -79,7 +78,7 @@ def test_every_value_of_a_category_is_learned_and_a_pure_chance_one_is_not(value
     train, valid, test = world(6000, 1), world(1000, 2), world(3000, 3)
     ceiling = auc(test.clicks, appeal[test.examples.categorical[:, 0] - 1])
     names = ["logistic", "conditional_logit", "mlp", "lightgbm"]
-    suite = fit_all(BaselinesConfig(names=names), train, valid)
+    suite = fit_all(names, train, valid)
     for name, scores in score_all(suite.fitted, test).items():
         assert auc(test.clicks, scores) > ceiling - (0.06 if name == "mlp" else 0.04), name
     save_all(suite.fitted, tmp_path / "baselines")
@@ -98,7 +97,7 @@ def test_few_rows_teach_trees_and_regression_a_line(rows):
         return inputs(listed, catalog(["a"]), catalog(["u"]), columns=Columns(numeric=("first", "second")), numeric=x)
 
     train, valid, test = world(rows), world(rows // 4), world(2000)
-    suite = fit_all(BaselinesConfig(names=["logistic", "conditional_logit", "lightgbm"]), train, valid)
+    suite = fit_all(["logistic", "conditional_logit", "lightgbm"], train, valid)
     for name, scores in score_all(suite.fitted, test).items():
         assert auc(test.clicks, scores) > (0.9 if name == "lightgbm" else 0.97), name
 
@@ -163,7 +162,7 @@ def test_ads_and_users_that_do_not_occur_cost_nothing_and_change_nothing(suite):
 
 
 def test_the_same_seed_gives_the_same_scores(suite):
-    again = score_all(fit_all(CONFIG, TRAIN, VALID, seed=0).fitted, TEST)
+    again = score_all(fit_all(list(BASELINES), TRAIN, VALID, seed=0).fitted, TEST)
     for name, scores in score_all(suite.fitted, TEST).items():
         np.testing.assert_allclose(scores, again[name], atol=1e-6, err_msg=name)
 
@@ -171,7 +170,7 @@ def test_the_same_seed_gives_the_same_scores(suite):
 def test_what_the_data_lacks_is_left_out_with_a_reason():
     bare = replace(TRAIN.ads, vectors=None, categorical=np.zeros((len(TRAIN.ads), 0), np.int32))
     poor = replace(TRAIN, ads=bare, columns=replace(TRAIN.columns, numeric=("x", "noise"), ad_categorical=()))
-    suite = fit_all(BaselinesConfig(names=["item_rate", "category_affinity", "encoder_cosine", "popularity"]), poor)
+    suite = fit_all(["item_rate", "category_affinity", "encoder_cosine", "popularity"], poor)
     assert list(suite.fitted) == ["popularity"]
     assert suite.left_out["item_rate"] == "the data lacks the impression feature 'counter_ad_rate'"
 
@@ -197,6 +196,6 @@ def test_shuffled_labels_leave_chance(name):
     for seed in range(10):  # one shuffle may point either way; their mean may not
         labels = {"click": np.random.default_rng(seed).permutation(TRAIN.clicks)}
         shuffled = replace(TRAIN, examples=replace(TRAIN.examples, labels=labels))
-        fitted = fit_all(BaselinesConfig(names=[name]), shuffled, seed=0).fitted
+        fitted = fit_all([name], shuffled, seed=0).fitted
         found.append(auc_request(TEST.clicks, fitted[name].score(TEST), TEST.examples.request))
     assert abs(np.mean(found) - 0.5) < 0.06

@@ -13,12 +13,12 @@ from adrec.data.batches.collate import LIST_PADDING, Collator, Texts
 from adrec.data.examples import catalog_from_table, load_examples
 from adrec.data.features.moments import Moments
 from adrec.data.prepared import open_prepared
-from adrec.models.build import Dimensions, FeatureShape, build_model
 from adrec.models.net.ctr_model import ListWeights
 from adrec.models.net.interaction import INTERACTIONS
 from adrec.models.net.multitask import SHARINGS
 from adrec.models.net.tasks import Task
 from adrec.models.net.user_encoder import PARTS
+from adrec.training.build import Dimensions, FeatureShape, build_model
 
 TASKS = (Task("click"), Task("conversion", after=0), Task("dwell_seconds", is_binary=False))
 USERS = [*([part] for part in PARTS), ["soft", "global", "local", "target", "gru", "mean"]]

@@ -6,10 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from adrec.config.data.preprocess import PreprocessConfig
-from adrec.config.training.features import usual_counters
 from adrec.data.prepared import open_prepared
 from adrec.errors import ConfigError, DataError
 from adrec.schema import SPLITS
+from adrec.specs import usual_counters
 from adrec.stages.data.preprocess import run
 from adrec.terminal import Terminal
 

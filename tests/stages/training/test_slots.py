@@ -13,11 +13,12 @@ from adrec.config.evaluation.evaluate import EvaluateConfig
 from adrec.config.inference.rank import RankConfig
 from adrec.config.inference.score import ScoreConfig
 from adrec.config.training.finetune import FinetuneConfig
-from adrec.data.features import FeatureSet, FeatureSpec
+from adrec.data.features import FeatureSet
 from adrec.data.prepared import open_prepared
 from adrec.errors import ConfigError
 from adrec.inference.predictor import Predictor
 from adrec.schema import ANY_SLOT
+from adrec.specs import CategorySpec, FeatureSpec
 from adrec.stages.evaluation import evaluate
 from adrec.stages.inference import rank, score
 from adrec.stages.training import finetune
@@ -196,7 +197,9 @@ def test_a_slot_among_the_features_is_warned_of(tmp_path, capsys):
     world = make_world(tmp_path / "prepared", requests=200)
     train = pa.concat_tables(pq.read_table(file) for file in sorted((world.path / "impressions" / "train").glob("*.parquet")))
     features = json.loads((world.path / "features.json").read_text())
-    features["impressions"] = FeatureSet.fit(FeatureSpec(categorical=["scenario", "position"]), [train]).to_json()
+    features["impressions"] = FeatureSet.fit(
+        FeatureSpec(categorical=(CategorySpec("scenario"), CategorySpec("position"))), [train]
+    ).to_json()
     (world.path / "features.json").write_text(json.dumps(features))
     config = FinetuneConfig(
         prepared=world.path, output=tmp_path / "bundle", model={"width": 8, "hidden": [8]},

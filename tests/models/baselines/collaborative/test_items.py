@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from baseline_worlds import catalog, inputs
 
-from adrec.config.training.baselines import BaselinesConfig
 from adrec.models.baselines.collaborative.items import Ease, ItemTransitions
 from adrec.models.baselines.suite import fit_all, load_all, save_all
 
@@ -109,9 +108,9 @@ def test_validation_chooses_how_fast_clicks_fade():
 
 
 def test_a_bundle_keeps_both(tmp_path):
-    suite = fit_all(BaselinesConfig(names=["ease", "item_transitions"]), TRAIN, TEST)
+    suite = fit_all(["ease", "item_transitions"], TRAIN, TEST)
     save_all(suite.fitted, tmp_path / "baselines")
     for name, model in load_all(tmp_path / "baselines").items():
         np.testing.assert_array_equal(model.score(TEST), suite.fitted[name].score(TEST))
-    again = fit_all(BaselinesConfig(names=[]), TRAIN, like=suite.fitted)
+    again = fit_all(list(suite.fitted), TRAIN, like=suite.fitted)
     assert again.fitted["ease"].strength == suite.fitted["ease"].strength

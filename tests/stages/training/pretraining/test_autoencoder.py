@@ -10,10 +10,11 @@ from corpora import make_corpus
 
 from adrec.config.base import load_config
 from adrec.config.training.pretrain import PretrainConfig
-from adrec.data.features import FeatureSet, FeatureSpec
+from adrec.data.features import FeatureSet
 from adrec.models.text.autoencoder import AdAutoencoder, AdInputs
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.models.text.word_vectors import WordTokenizer, WordVectors, words_of
+from adrec.specs import CategorySpec, FeatureSpec, NumericSpec
 from adrec.stages.training.pretrain import run
 from adrec.terminal import Terminal
 
@@ -55,7 +56,9 @@ def test_the_command_writes_a_code_for_each_ad(tmp_path):
     ads = pq.read_table(prepared / "ads.parquet")
     ads = ads.append_column("price", pa.array(np.linspace(1, 9, 80)))
     pq.write_table(ads, prepared / "ads.parquet")
-    fitted = FeatureSet.fit(FeatureSpec(numeric=["price"], categorical=["language"]), ads.to_batches())
+    fitted = FeatureSet.fit(
+        FeatureSpec(numeric=(NumericSpec("price"),), categorical=(CategorySpec("language"),)), ads.to_batches()
+    )
     (prepared / "features.json").write_text(json.dumps({"ads": fitted.to_json()}))
     words = sorted({word for text in ads["title"].to_pylist() for word in words_of(text)})
     vectors = np.random.default_rng(0).normal(size=(len(words), 16)).astype(np.float32)

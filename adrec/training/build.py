@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import nn
 
-from adrec.config.plugins import ModelPart, load
 from adrec.config.training.finetune import ModelSettings, TaskSettings
 from adrec.data.features import FeatureSet
 from adrec.errors import ConfigError
@@ -15,6 +14,7 @@ from adrec.models.net.interaction import INTERACTIONS, TextMatch, interaction
 from adrec.models.net.multitask import sharing
 from adrec.models.net.tasks import Task
 from adrec.models.net.user_encoder import PARTS, Part, UserEncoder
+from adrec.plugins import ModelPart, load
 
 IDENTITY_DROPOUT = 0.2
 """Share of own vectors replaced by the vector of the unseen in training: enough rows for that vector to be learned."""

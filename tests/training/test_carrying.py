@@ -5,14 +5,14 @@ import pyarrow as pa
 import pytest
 import torch
 
-from adrec.config.training.features import CategoricalFeature, FeatureSpec, ListFeature, NumericFeature
 from adrec.config.training.finetune import ModelSettings, TaskSettings
 from adrec.data.batches.collate import Collator, Texts
 from adrec.data.examples import Examples, catalog_from_table
 from adrec.data.features import FeatureSet
-from adrec.models.build import Dimensions, FeatureShape, build_model, build_tasks
-from adrec.models.carrying import Described, carry_over
 from adrec.models.net.interaction import INTERACTIONS
+from adrec.specs import CategorySpec, FeatureSpec, ListSpec, NumericSpec
+from adrec.training.build import Dimensions, FeatureShape, build_model, build_tasks
+from adrec.training.carrying import Described, carry_over
 
 WORDS = ["red", "green", "blue", "white"]
 COLOURS = ["crimson", "jade", "navy", "ivory"]
@@ -21,14 +21,14 @@ COLOURS = ["crimson", "jade", "navy", "ivory"]
 def features(ads, users, numbers):
     """Fitted features: a category and words of ads, an age of users, numbers of impressions."""
     table = pa.table({"category": [COLOURS[number] for number in ads], "words": [[WORDS[number]] for number in ads]})
-    spec = FeatureSpec(categorical=[CategoricalFeature(column="category")], lists=[ListFeature(column="words")])
+    spec = FeatureSpec(categorical=(CategorySpec("category"),), lists=(ListSpec("words"),))
     rows = pa.table({name: np.arange(8.0) for name in numbers})
-    plain = [NumericFeature(column=name, transform="none") for name in numbers]
-    people = [NumericFeature(column=name, transform="none") for name in users]
+    plain = [NumericSpec(column=name, transform="none") for name in numbers]
+    people = [NumericSpec(column=name, transform="none") for name in users]
     return {
         "ads": FeatureSet.fit(spec, [table]),
-        "users": FeatureSet.fit(FeatureSpec(numeric=people), [pa.table({name: np.arange(4.0) for name in users})]),
-        "impressions": FeatureSet.fit(FeatureSpec(numeric=plain), [rows]),
+        "users": FeatureSet.fit(FeatureSpec(numeric=tuple(people)), [pa.table({name: np.arange(4.0) for name in users})]),
+        "impressions": FeatureSet.fit(FeatureSpec(numeric=tuple(plain)), [rows]),
     }
 
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from adrec.config.training.finetune import ModelSettings
 from adrec.data.features import FeatureSet
 from adrec.data.features.categorical import FittedVocabulary
-from adrec.models.build import Dimensions
 from adrec.models.net.interaction import INTERACTIONS
 from adrec.models.net.tasks import Task
+from adrec.training.build import Dimensions
 
 ENCODER = "text_encoder."
 
@@ -125,7 +125,7 @@ def _take(tensor: Tensor, named: _Named, source: _Named, stored: Tensor) -> int:
 
 
 class _Namer:
-    """Names and axes of the tensors of one network, a CTRModel as `adrec.models.build` composes it."""
+    """Names and axes of the tensors of one network, a CTRModel as `adrec.training.build` composes it."""
 
     def __init__(self, described: Described) -> None:
         self.d = described
