@@ -92,5 +92,5 @@ def test_faults(folder, monkeypatch):
         load_masked_lm(folder / "small.gguf")
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "gguf" else found(name, *rest))
-    with pytest.raises(ResourceError, match=r"pip install 'adrec\[gguf\]'"):
+    with pytest.raises(ResourceError, match=r"pip install .*\[gguf\]'"):
         load_text_encoder(str(folder))
