@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from adrec.config.training.features import WORDS
 from adrec.data.batches.collate import Texts
 from adrec.data.examples import Ragged
 from adrec.data.features import FeatureSet
 from adrec.sample.catalogue import TAILS, topics
+from adrec.specs import WORDS
 
 LEAST_WORDS, LEAST_CLICKS = 4, 4
 
