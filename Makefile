@@ -48,8 +48,9 @@ format: $(STAMP) ## Format the code
 bench: $(STAMP) ## Run the benchmarks (side by side ratios)
 	$(BIN)/python benchmarks
 
-docs: $(STAMP) ## Write docs/commands.md and the tables of docs/data.md from the code
+docs: $(STAMP) ## Write docs/commands/ and the tables of docs/data/contract.md from the code, then the site into build/site
 	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 preprocess: $(STAMP) ## raw logs -> prepared folder (CONFIGS=configs/sample)
 	$(BIN)/adrec preprocess --config $(CONFIGS)/preprocess.yaml

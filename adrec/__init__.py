@@ -1,6 +1,6 @@
 """adrec: the whole life of a language-model ad recommender, from raw logs to a server.
 
-From Python (docs/python.md; nothing heavy is imported before it is used):
+From Python (docs/how-to/notebook.md; nothing heavy is imported before it is used):
 
     import adrec
     adrec.preprocess(config="configs/sample/preprocess.yaml")

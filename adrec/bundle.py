@@ -3,7 +3,7 @@
 `bundle.json` lists the size and digest of every other file; loading refuses a folder with a missing or altered one, with a
 link, with a file that it does not list where a library would read it, and with files of a kind that adrec never writes: a
 bundle of a stranger is data, and opening it runs no code. Where keys are trusted (`trusting`), one of them must have signed
-`bundle.json`. Layout: docs/bundle.md.
+`bundle.json`. Layout: docs/using/bundle.md.
 """
 
 import hashlib

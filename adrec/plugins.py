@@ -1,4 +1,4 @@
-"""What other packages add by entry point: sources, parts of the model, baselines (docs/sources.md, docs/models.md).
+"""What other packages add by entry point: sources, model parts, baselines (docs/how-to/plugins.md).
 
 Only what is installed under one of our groups can be named, never an import path: a config may come out of a bundle, and
 opening a stranger's bundle must not run code of its choosing. Names are looked up without importing anything.

@@ -290,7 +290,7 @@ no ads. No file has it: an empty cell is a missing one. It has no history, no co
 IMPRESSIONS = TableSpec("impressions", _IMPRESSIONS, meaning="One row an ad shown once.", prepared=PREPARED_IMPRESSIONS)
 
 TABLES: tuple[TableSpec, ...] = (ADS, USERS, IMPRESSIONS)
-"""Every table that a source may give, in the order in which they are read. A new one is a line here: see docs/data.md."""
+"""Every table that a source may give, in the order in which they are read. A new one is a line here: docs/data/contract.md."""
 
 
 def as_of_column(column: str) -> tuple[TableSpec, str] | None:

@@ -77,7 +77,7 @@ def compared(work: Path) -> str:
 
     prepared = open_prepared(next(work.glob("runs/*/prepared")))
     if prepared.is_implicit:
-        return "clicks alone: see docs/implicit.md"
+        return "clicks alone: see docs/data/implicit.md"
     scored = pq.read_table(next(work.glob("runs/*/scored.parquet")))
     train, test = (pa.concat_tables(rows_of(prepared, split)) for split in (("train", "valid"), ("test",)))
     label, weight = numbers(test, "click"), numbers(test, "weight", 1.0)

@@ -1,10 +1,12 @@
-"""Write from the code: `commands.md` (each command's help, each setting of its config) and the tables of `data.md`.
+"""Write from the code: a page a command in `commands/` (help, each setting of its config), the tables of `data/contract.md`.
 
-`make docs` runs it; a test holds the committed pages against it, so they cannot drift.
+`make docs` runs it before it builds the site; a test holds the committed pages against it, so they cannot drift.
 """
 
 import inspect
 import json
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,30 +19,57 @@ from adrec.cli.app import app
 from adrec.config.commands import ALIASES, config_models
 from adrec.schema import RANKED, SCORED, TABLES, Column, TableSpec
 
-PAGE = Path(__file__).parent / "commands.md"
-DATA = Path(__file__).parent / "data.md"
+DOCS = Path(__file__).parent
+COMMANDS = DOCS / "commands"
+DATA = DOCS / "data" / "contract.md"
+TOPICS = {  # where a command's ideas are explained
+    "daily": "how-to/daily.md", "registry": "how-to/daily.md", "init": "how-to/your-log.md",
+    "sample": "data/sample.md", "preprocess": "data/preprocess.md", "inspect": "how-to/daily.md",
+    "pretrain": "training/pretrain.md", "pretrain-mlm": "training/pretrain.md", "distill": "training/pretrain.md",
+    "finetune": "training/finetune.md", "tune": "training/tune.md",
+    "score": "using/score.md", "encode": "using/score.md", "rank": "using/rank.md", "explain": "using/explain.md",
+    "export": "using/export.md", "serve": "using/serve.md", "events": "using/serve.md", "sign": "using/bundle.md",
+    "evaluate": "judging/evaluate.md", "compare": "judging/evaluate.md",
+}  # fmt: skip
 _BEGIN, _END = "<!-- columns of {} -->", "<!-- end of columns -->"
-_HEAD = """# Commands and their settings
+_MADE = "<!-- Made by `make docs` from the code; do not edit. -->\n"
+_INDEX = """# Every command and its settings
 
-Made by `make docs` from the code; do not edit. Every command takes `--config FILE`, `--set dotted.key=value` (repeated),
-`--json`, `--quiet`, `--seed` and `--device auto|cpu|cuda`. `adrec config schema COMMAND` prints the same as a JSON schema.
+Every command takes `--config FILE`, `--set dotted.key=value` (repeated), `--json` and `--quiet`; `--seed` where it draws at
+random, `--device auto|cpu|cuda` where it runs a network. `adrec config schema COMMAND` prints a page's table as a JSON schema.
+
+| command | |
+| --- | --- |
 """
 
 
-def page() -> str:
-    """The whole page."""
+def pages() -> dict[str, str]:
+    """File name → the page of a command, and the index of them."""
     models = config_models()
-    parts = [_HEAD]
     commands: dict[str, Any] = typer.main.get_group(app).commands
+    made, index = {}, _MADE + _INDEX
     for name, command in sorted(commands.items()):
         model = models.get(ALIASES.get(name, name))
-        if model is None or command.hidden:
+        if model is None or command.hidden or name in ALIASES.values():
             continue
-        parts.append(f"## adrec {name}\n\n{inspect.cleandoc(command.help or '')}\n".replace("\b\n", ""))
         schema = model.model_json_schema()
-        rows = "\n".join(_settings(schema, schema, ""))
-        parts.append(f"| setting | type | default | meaning |\n| --- | --- | --- | --- |\n{rows}\n")
-    return "\n".join(parts)
+        rows = "\n".join(_settings(schema, schema))
+        help_text = inspect.cleandoc(command.help or "").replace("\b\n", "")
+        help_text = re.sub(r"^Example: (.*)$", r"```bash\n\1\n```", help_text, flags=re.MULTILINE)
+        topic = f"Explained in docs/{TOPICS[name]}.\n\n" if name in TOPICS else ""
+        table = f"| setting | type | default | meaning |\n| --- | --- | --- | --- |\n{rows}\n"
+        made[f"{name}.md"] = _linked(f"{_MADE}# adrec {name}\n\n{help_text}\n\n{topic}{table}")
+        index += f"| [`{name}`]({name}.md) | {help_text.split(chr(10))[0]} |\n"
+    return {"README.md": index, **made}
+
+
+def _linked(page: str) -> str:
+    """`page` with every page of docs that it names as a link."""
+
+    def link(match: re.Match[str]) -> str:
+        return f"[{Path(match[1]).stem}]({os.path.relpath(DOCS / match[1], COMMANDS)}{match[2] or ''})"
+
+    return re.sub(r"docs/([\w/-]+\.md)(#[\w-]+)?", link, page)
 
 
 def data_page(page: str) -> str:
@@ -85,30 +114,51 @@ def _kind(column: Column) -> str:
     return "number" if pa.types.is_floating(column.type) else "text"
 
 
-def _settings(schema: dict[str, Any], root: dict[str, Any], path: str) -> Iterator[str]:
-    """A table row a setting; sections are gone into, in the order of the class."""
+def _settings(
+    schema: dict[str, Any], root: dict[str, Any], path: str = "", kind: str = "", told: dict[str, str] | None = None
+) -> Iterator[str]:
+    """A table row a setting; sections are gone into, in the order of the class, each kind of section once (`told`)."""
+    told = {} if told is None else told
     for name, field in schema.get("properties", {}).items():
-        section = _section(field, root)
-        if section is None:
-            yield _row(f"{path}{name}", field, name in schema.get("required", ()), root)
-        else:
-            yield from _settings(section, root, f"{path}{name}{'[]' if field.get('type') == 'array' else ''}.")
+        suffix, options = _options(field)
+        named = [option["$ref"].rsplit("/", 1)[-1] for option in options if "$ref" in option]
+        sections = [name for name in named if "properties" in root["$defs"][name]]
+        inner = f"{path}{name}{suffix}."
+        again = [told[section] for section in sections if section in told]
+        if len(options) != 1 or len(sections) != 1 or again:  # it may be something else, too
+            row = _row(f"{path}{name}", kind, field, name in schema.get("required", ()), root)
+            yield row.removesuffix(" |") + f" Keys as under `{again[0]}`. |" if again else row
+        for section in sections:
+            if section not in told:
+                if len(root["$defs"][section]["properties"]) > 3:
+                    told[section] = inner.removesuffix(".")
+                own = _kind_of(root["$defs"][section]) if len(sections) > 1 else kind
+                yield from _settings(root["$defs"][section], root, inner, own, told)
 
 
-def _section(field: dict[str, Any], root: dict[str, Any]) -> dict[str, Any] | None:
-    """The object that a field holds (or lists), where it is one with settings of its own."""
-    reference = field.get("$ref") or field.get("items", {}).get("$ref")
-    if reference is None:
-        return None
-    found: dict[str, Any] = root["$defs"][reference.rsplit("/", 1)[-1]]
-    return found if "properties" in found else None
+def _options(field: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:
+    """All that a field may be, hold or name, and how the path to it goes on: nothing, `[]`, `.NAME`."""
+    for suffix, key in (("[]", "items"), (".NAME", "additionalProperties")):
+        if isinstance(field.get(key), dict):
+            return suffix, _options(field[key])[1]
+    inner = field.get("anyOf", field.get("oneOf", ()))
+    if not inner:
+        return "", [field]
+    found = [_options(option) for option in inner]
+    return next((suffix for suffix, _ in found if suffix), ""), [option for _, options in found for option in options]
 
 
-def _row(path: str, field: dict[str, Any], required: bool, root: dict[str, Any]) -> str:
+def _kind_of(section: dict[str, Any]) -> str:
+    """What chooses a section among others: `format: tables`; or its name."""
+    constants = [f"{name}: {field['const']}" for name, field in section["properties"].items() if "const" in field]
+    return constants[0] if constants else str(section.get("title", ""))
+
+
+def _row(path: str, kind: str, field: dict[str, Any], required: bool, root: dict[str, Any]) -> str:
     default = field.get("default", PydanticUndefined)
     shown = "required" if required else "" if default is PydanticUndefined else f"`{json.dumps(default, ensure_ascii=False)}`"
     meaning = " ".join(str(field.get("description", "")).split())
-    cells = (f"`{path}`", _type(field, root), shown, meaning)
+    cells = (f"`{path}`" + f" ({kind})" * bool(kind), _type(field, root), shown, meaning)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -133,6 +183,11 @@ _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusi
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    COMMANDS.mkdir(exist_ok=True)
+    made = pages()
+    for stale in set(COMMANDS.glob("*.md")) - {COMMANDS / name for name in made}:
+        stale.unlink()  # of a command that is no more
+    for name, page in made.items():
+        (COMMANDS / name).write_text(page, encoding="utf-8")
     DATA.write_text(data_page(DATA.read_text(encoding="utf-8")), encoding="utf-8")
-    print(f"{PAGE}, {DATA}: written")
+    print(f"{COMMANDS}, {DATA}: written")

@@ -26,6 +26,7 @@ def command_lines(page: Path) -> list[str]:
     prose = "".join(pieces[0::4])
     lines = [line.strip().removeprefix("$ ") for block in blocks for line in block.splitlines()]
     lines = [line for line in lines if re.match(r"(adrec|make|python|cat \S+ \| adrec) ", line)]
+    prose = "" if text.startswith("<!-- Made by") else prose  # of a page of commands, the meaning of its settings
     spoken = [" ".join(line.split()) for line in re.findall(r"`(adrec [^`]* --[^`]*)`", prose)]
     return [line for line in lines + re.findall(r"^ {4}(adrec .*)$", prose, re.MULTILINE) + spoken if not _is_form(line)]
 
@@ -40,8 +41,9 @@ def arguments_of(line: str) -> tuple[list[str], str | None]:
     piped, _, line = line.rpartition("|")
     words = shlex.split(line, comments=True)
     assert words[0] == "adrec", line
-    if "--trials" in words:
-        words[words.index("--trials") + 1] = "2"
+    for option, least in (("--trials", "2"), ("--impressions", "4000")):
+        if option in words:
+            words[words.index(option) + 1] = least
     less = [word for setting in LESS_WORK.get(words[1], []) for word in ("--set", setting)]
     return [*words[1:], *less], shlex.split(piped)[1] if piped else None
 

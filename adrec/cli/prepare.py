@@ -50,7 +50,7 @@ def sample(
     """Write the built-in sample: a seeded world of Chinese and English ads whose click probabilities are known.
 
     Reads nothing. Writes the folder `--out`: ads.parquet, users.parquet and impressions/part-*.parquet in the canonical
-    layout, with the true click probability kept in a column that no model may read (docs/sample.md has the click model).
+    layout, with the true click probability kept in a column that no model may read (docs/data/sample.md has the click model).
 
     Example: adrec sample --out data/sample --impressions 30000 --seed 42
     """

@@ -1,6 +1,6 @@
 """The built-in sample: a seeded world of bilingual ads, users and clicks whose true click probability is known.
 
-`docs/sample.md` has the formulas and what the world is good for.
+`docs/data/sample.md` has the formulas and what the world is good for.
 """
 
 from adrec.sample.generate import SampleSummary, generate_sample

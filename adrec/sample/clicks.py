@@ -1,4 +1,4 @@
-"""The sample's click model: who would click what, and what happens after the click. `docs/sample.md` has the formulas.
+"""The sample's click model: who would click what, and what happens after the click. `docs/data/sample.md` has the formulas.
 
 A position-based model (Richardson, Dominowska and Ragno 2007): a click needs the slot to be looked at and the ad to please.
 """

@@ -1,7 +1,7 @@
 """Every command line that README and docs print is run, in order, page by page, on small files of the kinds that they name.
 
-docs/your-log.md, object-storage.md and daily.md have tests of their own (docs/test_your_log.py, stages/test_object_storage.py,
-stages/registry/test_daily.py).
+Pages of docs/how-to that have tests of their own: your-log.md, plugins.md (tests/docs), object-storage.md
+(stages/test_object_storage.py).
 """
 
 import re
@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from daily_world import DailyWorld
 from example_logs import write_logs
 from pages import ROOT, arguments_of, command_lines, write_mind
 from typer.testing import CliRunner
@@ -19,9 +20,10 @@ from typer.testing import CliRunner
 from adrec.cli.app import app
 from adrec.sample import generate_sample
 
-ELSEWHERE = {"your-log.md", "object-storage.md", "daily.md", "commands.md", "log.md"}
-PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES = [page for page in PAGES if page.name not in ELSEWHERE and command_lines(page)]
+ELSEWHERE = {"how-to/your-log.md", "how-to/object-storage.md", "how-to/plugins.md", "log.md"}
+PAGES = {name: ROOT / name for name in ("README.md", "README.zh-CN.md", "CONTRIBUTING.md")}
+PAGES |= {page.relative_to(ROOT / "docs").as_posix(): page for page in sorted((ROOT / "docs").glob("**/*.md"))}
+PAGES = {name: page for name, page in PAGES.items() if name not in ELSEWHERE and command_lines(page)}
 
 
 def invoke(line: str) -> None:
@@ -59,7 +61,7 @@ def answer_two_requests(server) -> None:
         events.append({**events[0], "event_id": "e0", "kind": "click"})
         answer = client.post("/v1/events", json={"events": events})
         assert answer.status_code == 200, answer.text
-        for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for page in (ROOT / "README.md", *(ROOT / "docs").glob("**/*.md")):
             for path, body in re.findall(
                 r"^curl .*127\.0\.0\.1:8080(/\S*) .*-d '(.*)'$", page.read_text("utf-8"), re.MULTILINE
             ):
@@ -96,12 +98,15 @@ def clone(made):
         yield made
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_commands_run_as_printed(page, clone):
-    prepare = PREPARATIONS.get(page.name)
+SLOW = {f"commands/{name}.md" for name in ("distill", "explain", "export", "tune")}  # other pages have the same commands
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in PAGES])
+def test_the_commands_run_as_printed(name, clone):
+    prepare = PREPARATIONS.get(name)
     if prepare is not None:
         prepare(clone)
-    for line in command_lines(page):
+    for line in command_lines(PAGES[name]):
         invoke(line)
 
 
@@ -146,12 +151,55 @@ def _mind(root: Path) -> None:
     invoke("adrec finetune --config configs/mind/finetune.yaml --set text.reference=runs/sample/encoder")
 
 
+def _days(root: Path) -> None:
+    """A log that grows by a file a day, and a registry after two of them."""
+    if (root / "daily.yaml").exists():
+        return
+    world = DailyWorld(root, impressions=4000, daily={"registry": "runs/registry", "gate": {"least": {"auc": -1.0}}})
+    for days in (6, 1):
+        world.arrive(days)
+        invoke("adrec daily --config daily.yaml")
+        if days == 6:
+            shutil.copytree(root / "prepared", root / "runs/old/prepared")
+    shutil.copytree(root / "prepared", root / "runs/new/prepared")
+    shutil.copytree(root / "runs/registry", root / "runs/sample/registry", symlinks=True)
+    for name, rows in zip(("yesterday", "today"), world.days[5:7], strict=True):
+        pq.write_table(rows, root / f"{name}.parquet")
+
+
+def _other_run(root: Path) -> None:
+    (root / "runs/other").mkdir()
+    shutil.copy(root / "runs/sample/scored.parquet", root / "runs/other")
+
+
+def _store(root: Path) -> None:
+    shutil.copy(root / "runs/sample/store.sqlite", root / "adrec-store.sqlite")
+
+
+def _log_as_csv(root: Path) -> None:
+    _own_files(root)
+    pyarrow.csv.write_csv(pq.read_table(root / "clicks.parquet"), root / "logs.csv")
+
+
+def _no_key(root: Path) -> None:
+    for key in root.glob("release.key*"):
+        key.unlink()
+
+
 PREPARATIONS = {
     "README.md": _own_files,
     "README.zh-CN.md": _own_files,
-    "evaluate.md": _runs,
-    "explain.md": _importance,
-    "implicit.md": _clicks_alone,
-    "pretrain.md": _mind,
-    "score.md": _own_bundle,
+    "commands/daily.md": _days,
+    "commands/distill.md": _mind,
+    "commands/evaluate.md": _other_run,
+    "commands/events.md": _store,
+    "commands/init.md": _log_as_csv,
+    "commands/registry.md": _days,
+    "how-to/daily.md": _days,
+    "judging/evaluate.md": _runs,
+    "using/bundle.md": _no_key,
+    "using/explain.md": _importance,
+    "data/implicit.md": _clicks_alone,
+    "training/pretrain.md": _mind,
+    "using/score.md": _own_bundle,
 }

@@ -1,4 +1,4 @@
-"""Every command line of docs/your-log.md, on files of the kinds that it names."""
+"""Every command line of docs/how-to/your-log.md, on files of the kinds that it names."""
 
 import re
 import shlex
@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from adrec.cli.app import app
 
-PAGE = Path(__file__).parents[2] / "docs" / "your-log.md"
+PAGE = Path(__file__).parents[2] / "docs/how-to/your-log.md"
 FAST = {  # the page's commands, with less training
     "finetune": ["--set", "training.epochs=1", "--set", "seeds=1", "--set", "ensemble=false"],
 }

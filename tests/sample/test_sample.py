@@ -1,4 +1,4 @@
-"""The built-in sample keeps what docs/sample.md promises: exact propensities, honest clicks, meaning only in the words."""
+"""The built-in sample keeps what docs/data/sample.md promises: exact propensities, honest clicks, meaning only in the words."""
 
 from pathlib import Path
 
@@ -97,7 +97,7 @@ def test_a_vertical_shows_one_category_and_search_has_a_query(world, log):
 
 
 def test_propensity_matches_the_formula_written_out(world):
-    """One user, every ad: the formula of docs/sample.md in loops, and it sums to 1 over the catalogue at each slot."""
+    """One user, every ad: the formula of docs/data/sample.md in loops, and it sums to 1 over the catalogue at each slot."""
     ads, users, effects = world.ads, world.users, world.effects
     day, user, query_topic, draws = 6, 11, 17, 40_000
     running = policy.ads_of_day(ads, day)

@@ -159,10 +159,10 @@ def test_the_whole_life_from_bucket_to_bucket(world, tmp_path):
 
 
 def test_the_pages_commands_run_as_printed(world, tmp_path):
-    """Those of docs/object-storage.md, with a bucket that is there in place of `shop`."""
+    """Those of docs/how-to/object-storage.md, with a bucket that is there in place of `shop`."""
     bucket, system, tables = world
     upload(system, tables["impressions"].slice(0, 20), f"{bucket}/new/day.csv", tmp_path)
-    for line in command_lines(ROOT / "docs/object-storage.md"):
+    for line in command_lines(ROOT / "docs/how-to/object-storage.md"):
         arguments, _ = arguments_of(line.replace("s3://shop/", f"s3://{bucket}/"))
         done = adrec(*arguments, cwd=tmp_path)
         assert done.returncode == 0, (line, done.stderr)

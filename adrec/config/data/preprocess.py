@@ -221,15 +221,16 @@ class PreprocessConfig(Seeded):
     tokenizer: TokenizerSettings = TokenizerSettings()
     history: HistoryConfig = HistoryConfig()
     negatives: Negatives | None = None
-    """For logs that hold nothing but clicks (docs/implicit.md). Every row is a click then; rows of a `click` column that are
-    not 1 are left out."""
+    """For logs that hold nothing but clicks (docs/data/implicit.md). Every row is a click then; rows of a `click` column that
+    are not 1 are left out."""
     counters: Counters = []
     """Point-in-time counters; `usual`, alone or in the list, stands for the customary ones as far as their columns exist."""
     features: Features = Features()
     split: Split = TimeSplit()
     append: Literal["exact", "fast", "never"] = "exact"
     """What a run does with new files of impressions beside an earlier output. `exact`: append where that gives what a rebuild
-    gives, else rebuild. `fast`: append wherever the new rows are later, and say what stays as it was (docs/preprocess.md)."""
+    gives, else rebuild. `fast`: append wherever the new rows are later, and say what stays as it was
+    (docs/data/preprocess.md)."""
     append_fitted: Literal["keep", "refit"] = "keep"
     """Whether a fast append keeps the tokenizer, vocabularies and scalers of before, as models trained on them need, or fits
     them again."""

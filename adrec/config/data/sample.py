@@ -6,7 +6,7 @@ from adrec.config.base import ConfigPath, Seeded
 
 
 class SampleConfig(Seeded):
-    """A seeded world of bilingual ads, users and clicks with known click probabilities (docs/sample.md)."""
+    """A seeded world of bilingual ads, users and clicks with known click probabilities (docs/data/sample.md)."""
 
     out: ConfigPath
     """Folder to write: ads.parquet, users.parquet and impressions/part-*.parquet."""

@@ -171,7 +171,7 @@ class TablesSource(Config):
     conversions: EventsInput | None = None
     """One row a conversion, likewise: `conversion` and `converted_at`."""
     tables: dict[str, TableInput] = {}
-    """Further tables of the data contract, by name (docs/data.md)."""
+    """Further tables of the data contract, by name (docs/data/contract.md)."""
 
     @field_validator("tables")
     @classmethod

@@ -31,7 +31,7 @@ class Access(Config):
     """Who may ask what. A key of the environment variable ADREC_API_KEY may do everything."""
 
     keys: ConfigPath | None = None
-    """YAML file of keys: see [who may ask what](serve.md#who-may-ask-what). It is read again when it changes."""
+    """YAML file of keys: see docs/using/serve.md#who-may-ask-what. It is read again when it changes."""
     without_key: Literal["loopback", "anyone"] = "loopback"
     """Who may ask without a key where none is set: only this machine, or anyone. A server that others can reach and that has no
     key does not start unless told `anyone`."""

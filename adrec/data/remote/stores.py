@@ -1,6 +1,6 @@
 """Connections to object stores and web servers, what lies there, and their faults in one line each.
 
-Credentials and endpoints come from the customary environment variables; docs/object-storage.md lists them.
+Credentials and endpoints come from the customary environment variables; docs/how-to/object-storage.md lists them.
 """
 
 import fnmatch

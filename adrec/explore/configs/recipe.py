@@ -1,6 +1,6 @@
 """Settings that follow from what a log is: one recipe for the configs that `init` writes and for those that are shipped.
 
-Pure functions from a few counts to plain values; nothing is read here. The figures behind the rules: docs/finetune.md.
+Pure functions from a few counts to plain values; nothing is read here. The figures behind the rules: docs/training/finetune.md.
 """
 
 import math

@@ -27,7 +27,7 @@ _HEADS = {
     "score": "Click probabilities of the test rows. For new rows name `impressions` (and `ads`, `users`) instead of `split`.",
     "evaluate": "How good the scores are: metrics with intervals, slices, calibration, report.html.",
     "rank": "The best ads of the whole catalogue for each test request.",
-    "serve": "Scores, ranks and explains over HTTP on http://127.0.0.1:8080. docs/serve.md lists the calls.",
+    "serve": "Scores, ranks and explains over HTTP on http://127.0.0.1:8080. docs/using/serve.md lists the calls.",
     "tune": "Searches settings of finetune; best.yaml in the output is a finetune config.",
 }
 

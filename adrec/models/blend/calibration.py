@@ -1,7 +1,7 @@
 """Logit to probability: temperature, Platt or isotonic, chosen by cross-fitted log loss, and always increasing.
 
 Every method maps a logit to a calibrated logit by an increasing function, so calibration cannot change a ranking.
-Negative down-sampling is undone exactly, in odds, before the method is fitted. Papers: docs/calibration.md.
+Negative down-sampling is undone exactly, in odds, before the method is fitted. Papers: docs/training/calibration.md.
 """
 
 from collections.abc import Callable, Mapping

@@ -119,9 +119,9 @@ def _read(file: Path) -> dict[bytes, Key]:
         raw: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = type(error).__name__
-        raise ConfigError(f"access.keys: {file} cannot be read ({reason}). Write it as docs/serve.md shows.") from None
+        raise ConfigError(f"access.keys: {file} cannot be read ({reason}). Write it as docs/using/serve.md shows.") from None
     if not isinstance(raw, list) or not all(isinstance(entry, dict) for entry in raw):
-        raise ConfigError(f"access.keys: {file} holds no list of keys. Write it as docs/serve.md shows.")
+        raise ConfigError(f"access.keys: {file} holds no list of keys. Write it as docs/using/serve.md shows.")
     entries = []
     for number, entry in enumerate(raw, start=1):
         try:

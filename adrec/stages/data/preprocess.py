@@ -87,7 +87,7 @@ def run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
     """Prepare the data that `config` names. Raises AdrecErrors; earlier output stays until the new one is whole.
 
     Nothing is done where neither inputs nor config have changed. New files of impressions are appended where that
-    gives the same as building everything (docs/preprocess.md says when).
+    gives the same as building everything (docs/data/preprocess.md says when).
     """
     with concealed(config.privacy.pseudonymise or config.privacy.mask_contacts):
         result = _run(config, terminal)

@@ -1,6 +1,6 @@
 """`adrec evaluate`: scored or ranked rows in, metrics.json and report.html out. No model is loaded.
 
-Cost: about 10 seconds of one processor a million rows and column of predictions at 1,000 draws. Memory: docs/evaluate.md.
+Cost: 10 seconds of one processor a million rows and column of predictions at 1,000 draws. Memory: docs/judging/evaluate.md.
 """
 
 import hashlib
