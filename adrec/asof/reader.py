@@ -7,9 +7,10 @@ may hold other ads and users than the log, in another order: what they share wit
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +18,12 @@ from numpy.typing import NDArray
 
 from adrec.asof.events import TIME, EventRows
 from adrec.asof.history import EventLog, Histories, joined
-from adrec.asof.keys import KeyColumns, codes_of
+from adrec.asof.keys import KeyColumns, codes_of, make_key
 from adrec.asof.measure import counter_columns
 from adrec.asof.recent import RecentLog
 from adrec.asof.replay import Replay, logged_events
 from adrec.asof.spec import counter_names, plan_keys
-from adrec.asof.state import State, add_sums, new_state
+from adrec.asof.state import State, add_sums, new_state, settings_of, sums_name
 from adrec.data.arrays import places, with_row
 from adrec.schema import as_of_column
 from adrec.specs import CounterSpec, HistorySpec
@@ -102,10 +103,27 @@ class AsOf:
             other._row_of_ad = with_row(self._row_of_ad, int(in_log), np.array([row]))
         return other
 
+    def anew(self) -> "AsOf":
+        """The same log, of which nothing was recorded yet; what is recorded here reaches this one alone."""
+        other = copy(self)
+        other._shared = replace(self._shared, live=new_state(self._plans), clicks=RecentLog(), skips=RecentLog())
+        return other
+
+    def joined_to(self, other: "AsOf") -> "AsOf":
+        """This catalogue with what was recorded in another view of the same log."""
+        joined = copy(self)
+        joined._shared = other._shared
+        return joined
+
     @property
     def last_moment(self) -> int | None:
         """Of the log's rows, microseconds."""
         return self._shared.state.last_moment
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides what is summed, JSON-safe."""
+        return settings_of(self._plans, self._log.history)
 
     @property
     def log_clicks(self) -> EventLog:
@@ -173,6 +191,52 @@ class AsOf:
             codes = np.repeat(clicks.users, np.diff(clicks.offsets))
             shared.skips.take_back(codes, clicks.ads.astype(np.int64), clicks.times)
         shared.clicks.add(clicks)
+
+    def since(self) -> dict[str, NDArray[Any]]:
+        """What was recorded, as arrays by name, for `go_on`. Called by the thread that records."""
+        shared, arrays = self._shared, dict[str, NDArray[Any]]()
+        for plan in self._plans:
+            sums = shared.live.sums[plan.by].flat()
+            arrays |= {f"{sums_name(plan)}/{name}": values for name, values in {"keys": sums.keys, **sums.columns}.items()}
+        for kind, log in (("clicks", shared.clicks), ("skips", shared.skips)):
+            arrays |= {f"{kind}/{name}": values for name, values in vars(log.whole()).items()}
+        return arrays
+
+    def go_on(self, arrays: Mapping[str, NDArray[Any]], row_of_ad: Ints) -> None:
+        """Take in what `since` gave, whose ad i is row `row_of_ad[i]` of this catalogue, -1 where it lacks the ad.
+
+        Nothing may have been recorded. Raises KeyError, ValueError or IndexError for arrays that are not of these settings.
+        """
+        bases, logs = {}, []
+        for plan in self._plans:
+            bases[plan.by] = base = plan.new_sums()
+            for name, like in {"keys": base.keys, **base.columns}.items():
+                values = arrays[f"{sums_name(plan)}/{name}"]
+                if values.dtype != like.dtype or values.shape != (len(arrays[f"{sums_name(plan)}/keys"]), *like.shape[1:]):
+                    raise ValueError(f"{sums_name(plan)}/{name} is of another kind")
+                if name == "keys":
+                    base.keys = values
+                else:
+                    base.columns[name] = values
+        for kind in ("clicks", "skips"):
+            acts = EventLog(**{field.name: arrays[f"{kind}/{field.name}"] for field in fields(EventLog)})
+            row, codes = row_of_ad[acts.ads], np.repeat(acts.users, np.diff(acts.offsets))
+            logs.append(EventLog.of(codes[row >= 0], row[row >= 0], acts.times[row >= 0]))
+        shared = self._shared
+        for by, base in bases.items():
+            shared.live.sums[by].base = base
+        shared.clicks.add(logs[0])
+        shared.skips.add(logs[1])
+
+    def forget(self, user: int, codes: Mapping[str, Ints]) -> None:
+        """Drop what was recorded of a user (a code). codes: of all that was, by which the keys of the sums are known."""
+        shared = self._shared
+        with shared.lock:
+            for plan in self._plans:
+                if plan.of_user:
+                    shared.live.sums[plan.by].forget(make_key(plan.by, codes, len(codes["user"])))
+        for log in (shared.clicks, shared.skips):
+            log.keep(lambda acts: acts.without(np.array([user])))
 
     def _sums(self, codes: Mapping[str, Ints], times: Ints) -> dict[str, NDArray[np.generic]]:
         last, shared = self.last_moment, self._shared

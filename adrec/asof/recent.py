@@ -4,6 +4,8 @@ They lie in layers, each about twice as large as the one over it, so that an act
 every new one. Layers are replaced, never changed, but for acts that are taken back: those are marked where they lie.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,6 +33,18 @@ class RecentLog:
         while layers and len(layers[-1].ads) < 2 * len(acts.ads):
             acts = _present(layers.pop()).merged(acts)
         self._layers = (*layers, acts) if len(acts.ads) else tuple(layers)
+
+    def whole(self) -> EventLog:
+        """All acts as one log."""
+        acts = EventLog.empty()
+        for layer in self._layers:
+            acts = acts.merged(_present(layer))
+        return acts
+
+    def keep(self, mine: Callable[[EventLog], EventLog]) -> None:
+        """Replace the acts by those that `mine` leaves of them."""
+        acts = mine(self.whole())
+        self._layers, self._has_gone = ((acts,) if len(acts.ads) else ()), False
 
     def histories(self, users: Ints, times: Ints, limit: int) -> Histories:
         """The newest `limit` acts of R users (codes) strictly before their moments (R,)."""

@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from adrec.bundle import Bundle, write_json
 from adrec.config.base import load_stored_config, save_config, stored_section
@@ -190,7 +192,7 @@ def unpack(bundle: Bundle) -> ClickModel:
         raise _other_version(bundle, str(error).splitlines()[0]) from None
     encoder = load_text_encoder(str(bundle.path / ENCODER)) if bundle.has(f"{ENCODER}/") else None
     trained = config.text.train != "frozen" and encoder is not None
-    with torch.device("meta"):  # shapes alone: what is claimed may be larger than any memory
+    with torch.device("meta"), _Undrawn():  # shapes alone: what is claimed may be larger than any memory
         _refuse_other_shapes(bundle, _network(config, dimensions, tasks, encoder=None))
     model = _network(config, dimensions, tasks, encoder=encoder if trained else None)
     missing, unexpected = model.load_state_dict(load_file(bundle.file("model.safetensors")), strict=False)
@@ -228,6 +230,15 @@ def _network(
         for _ in range(config.seeds if config.ensemble else 1)
     ]
     return Ensemble(members) if config.ensemble else members[0]
+
+
+class _Undrawn(TorchFunctionMode):
+    """Within it tensors that have no memory are not drawn: torch imports its compiler for that, which takes seconds."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is nn.init.normal_:
+            return kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 def _refuse_other_shapes(bundle: Bundle, claimed: ClickNetwork) -> None:

@@ -6,6 +6,7 @@ so that no budget is ever overspent in expectation.
 """
 
 import copy
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -169,13 +170,39 @@ class Ledger:
         """Arrays from which `restore` continues."""
         counts = {name: counted for name in _COUNTED if (counted := getattr(self, name)) is not None}
         arrays = {f"{name}_{part}": value for name, held in counts.items() for part, value in held.state().items()}
-        return {"spent": self.spent, "campaign": self.campaign, **arrays}
+        room = np.array([self._ads, self._campaigns], dtype=np.int64)
+        return {"spent": self.spent, "campaign": self.campaign, "room": room, **arrays}
 
     def restore(self, state: dict[str, Ints]) -> None:
         """Continue from what `state` gave."""
         self.spent, self.campaign = state["spent"], state["campaign"]
         for name in [name for name in _COUNTED if f"{name}_key" in state]:
             setattr(self, name, Counts(state[f"{name}_key"], state[f"{name}_count"]))
+
+    def take_over(self, state: dict[str, Ints], ad: Ints, campaign: Ints) -> None:
+        """Continue from the `state` of another ledger, whose ads and campaigns are rows `ad`, `campaign` of this one.
+
+        They are -1 where it lacks them.
+        """
+        self.spent[ad[ad >= 0]] = state["spent"][ad >= 0]
+        self.campaign[campaign[campaign >= 0]] = state["campaign"][campaign >= 0]
+        ads, campaigns = state["room"].tolist()
+        of_ad, of_campaign = (ad, ads, self._ads), (campaign, campaigns, self._campaigns)
+        for name, (rows, width, own_width) in (
+            ("user_ad", of_ad), ("spent_on_day", of_ad), ("user_campaign", of_campaign), ("user_lists", (None, 1, 1)),
+        ):  # fmt: skip
+            if getattr(self, name) is None or not len(key := state[f"{name}_key"]):
+                continue
+            row = key % width if rows is None else rows[key % width]
+            there = row >= 0
+            key, count = (key // width * own_width + row)[there], state[f"{name}_count"][there]
+            order = np.argsort(key, kind="stable")
+            setattr(self, name, Counts(key[order], count[order]))
+
+    def forget(self, user: int) -> None:
+        """Drop what is counted of a user; what ads were paid stays."""
+        for name, width in (("user_ad", self._ads), ("user_campaign", self._campaigns), ("user_lists", 1)):
+            setattr(self, name, getattr(self, name).without(lambda keys, width=width: keys // width == user))
 
 
 class Counts:
@@ -205,6 +232,12 @@ class Counts:
         while runs and len(runs[-1][0]) < _RUN_GROWTH * len(last[0]):
             last = _merged(runs.pop(), last)
         self._runs = (*runs, last)
+
+    def without(self, gone: Callable[[Ints], Bools]) -> "Counts":
+        """The counts of the other keys."""
+        held = self.state()
+        kept = ~gone(held["key"])
+        return Counts(held["key"][kept], held["count"][kept])
 
     def state(self) -> dict[str, Ints]:
         """Sorted keys and their counts."""

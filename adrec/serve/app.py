@@ -117,8 +117,7 @@ def create_app(
         model.shutdown()
         why.shutdown(cancel_futures=True)
         side.shutdown()
-        ready.follower.close()
-        ready.store.close()
+        ready.close()
 
     app = FastAPI(
         title="adrec",

@@ -4,8 +4,9 @@ import json
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,12 @@ from adrec.serve.intake.messages import (
 )
 from adrec.serve.lists import Answer
 from adrec.serve.state.catalogue import UNCHANGED, Change, usable
-from adrec.serve.state.following import Follower
+from adrec.serve.state.following import Background, Follower
 from adrec.serve.state.live import Live
+from adrec.serve.state.snapshot import Snapshots, definition_of
 from adrec.serve.state.tally import Tally
 from adrec.serve.state.world import World, stamp_of
-from adrec.serve.store import Event, events_table, open_store
+from adrec.serve.store import NOTHING_KEPT, Event, events_table, open_store
 from adrec.serve.trying import try_out
 
 _AT_ONCE = 50_000
@@ -69,7 +71,9 @@ class Engine:
         self._polled = max((change.number for change in self._changes.values()), default=0)
         """changes of ads up to here are known, whoever made them"""
         lives = {arm: self._load(arm, self._bundles[arm]) for arm in arms}
-        self._served = lives, self._replayed(lives[FIRST], self._world)
+        self._snapshots = Snapshots(self.store)
+        self._served = lives, self._replayed(lives[FIRST], self._world, from_snapshot=True)
+        self._recounting = Background(self._recount, "recount")
         self.follower = Follower(self._follow, self.store.probe)
 
     @property
@@ -233,6 +237,23 @@ class Engine:
                 self._swap(lives, self._changes, tally)
         return lives[arm]
 
+    def erase(self, user_id: str) -> int:
+        """Take away everything that the store holds of a user and forget it here at once; returns how many events."""
+        with self._changing:
+            tally, before = self.tally, self.store.epoch()
+            erased = self.store.erase(user_id)
+            tally.forget(self.live, user_id, erased.events)
+            if before == tally.epoch and self.store.epoch() == before + erased.epochs:
+                tally.epoch += erased.epochs  # nobody else took anything away: there is nothing to count anew
+        return len(erased.events)
+
+    def close(self) -> None:
+        """Stop counting, keep the sums for the next start, let go of the store."""
+        self.follower.close()
+        self._snapshots.follow(self.tally, self.live, at_least=_SLICE)
+        self._snapshots.close()
+        self.store.close()
+
     # ------------------------------------------------------------------------------------------- inside
 
     def _now(self) -> int:
@@ -276,12 +297,26 @@ class Engine:
         tally.grow(lives[FIRST])
         self._changes, self._served = changes, (lives, tally)
 
-    def _replayed(self, live: Live, world: World) -> Tally:
-        """All events of the store, counted from the first."""
+    def _replayed(self, live: Live, world: World, *, from_snapshot: bool = False) -> Tally:
+        """All events of the store: counted from the first, or from where the store's snapshot ends."""
         limited = any(policy.limits.user_lists is not None for policy in self.config.policies.values())
-        tally = Tally(live, world.asof, self.store.kept(), counts_lists=limited)
+        definition = definition_of(world, live, counts_lists=limited)
+        epoch = self.store.epoch()  # before the events: those that go away meanwhile are seen by it
+        made = partial(Tally, live, counts_lists=limited, epoch=epoch, definition=definition)
+        tally = made(NOTHING_KEPT)
+        if not (from_snapshot and self._snapshots.restore(tally, live)):
+            tally = made(self.store.kept())
         self._count(tally, live, _AT_ONCE)
         return tally
+
+    def _recount(self) -> None:
+        """Count all events anew, where some that were counted are no more; answers go on meanwhile."""
+        with self._reloading:
+            world = replace(self._world, asof=self._world.asof.anew())
+            tally = self._replayed(self.live.joined_to(world.asof), world)
+            with self._changing:
+                self._world = world
+                self._swap({arm: live.joined_to(world.asof) for arm, live in self.lives.items()}, self._changes, tally)
 
     def _count(self, tally: Tally, live: Live, limit: int) -> None:
         with ThreadPoolExecutor(1, "reader") as reader:  # the next slice is read while this one is counted
@@ -299,12 +334,19 @@ class Engine:
                 if number > known.number and (ad is None or usable(ad)):
                     self._swap(*self._changed(ad_id, ad, number))
                 self._polled = number
+        if self.store.epoch() != self.tally.epoch:
+            self._recounting.start()
         while True:
-            piece = self.store.after(self.tally.last, _SLICE)
+            tally = self.tally
+            epoch, piece = tally.epoch, self.store.after(tally.last, _SLICE)
             with self._changing:
-                if piece.last <= self.tally.last:
-                    return self.tally.last
-                self.tally.take(self.live, piece)
+                if tally is not self.tally or epoch != tally.epoch:  # replaced, or somebody was forgotten meanwhile
+                    continue
+                if piece.last > tally.last:
+                    tally.take(self.live, piece)
+                    continue
+                self._snapshots.follow(tally, self.live)
+                return tally.last
 
 
 def _in_micros(ad: dict[str, Any]) -> dict[str, Any]:

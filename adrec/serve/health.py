@@ -4,7 +4,7 @@ The promise of an impression is the score that its list gave. Only impressions t
 conversions the first on each of them. Kept: three numbers of 8 bytes an impression, for the newest days alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -63,11 +63,7 @@ class Health:
 
     def take(self, events: pa.Table) -> None:
         """Count N events."""
-        names = [events[name] for name in ("request_id", "user_id", "ad_id")]
-        keys = np.zeros(len(events), np.uint64)
-        for name in names:
-            keys = mix(keys + hash_strings(name.combine_chunks()))
-        key = (keys >> np.uint64(1)).astype(np.int64)
+        key = _keys(events)
         named = events["request_id"].is_valid().to_numpy()
         is_kind = {kind: pc.equal(events["kind"], kind).to_numpy() & named for kind in ("impression", "click", "conversion")}
         self._show(events, key, is_kind["impression"] & events["score"].is_valid().to_numpy())
@@ -97,6 +93,41 @@ class Health:
     def as_dicts(self) -> list[dict[str, Any]]:
         """`rows` as plain values."""
         return [row._asdict() for row in self.rows()]
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Arrays by name, from which `go_on` continues."""
+        arrays: dict[str, np.ndarray] = {}
+        for day, held in self._days.items():
+            counts = {"clicked": held.clicked, "converted": held.converted}
+            counts |= {f"shown/{arm}": shown for arm, shown in held.shown.items()}
+            for name, counted in counts.items():
+                arrays |= {f"{day}/{what}/{name}": values for what, values in counted.state().items()}
+            arrays |= {f"{day}/sums/{arm}": sums for arm, sums in held.sums.items()}
+        return arrays
+
+    def go_on(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take in what `state` gave. Raises KeyError or ValueError for something else."""
+        for name, values in arrays.items():
+            day, what, which = name.split("/", 2)
+            held = self._days.setdefault(int(day), _Day())
+            if what == "sums":
+                held.sums[which] = values.copy()
+            elif what == "key":
+                counted = Counts(values, arrays[f"{day}/count/{which}"])
+                if which.startswith("shown/"):
+                    held.shown[which.removeprefix("shown/")] = counted
+                else:
+                    setattr(held, which, counted)
+
+    def forget(self, events: pa.Table) -> None:
+        """Drop the traces of N events of somebody; the sums, which tell of nobody, stay."""
+        keys = _keys(events)
+        for held in self._days.values():
+            held.clicked, held.converted, *shown = (
+                counted.without(lambda key: np.isin(key, keys))
+                for counted in (held.clicked, held.converted, *held.shown.values())
+            )
+            held.shown = dict(zip(held.shown, shown, strict=True))
 
     def _show(self, events: pa.Table, key: np.ndarray, mask: np.ndarray) -> None:
         rows = np.flatnonzero(mask)
@@ -130,3 +161,12 @@ class Health:
                 if kind == "conversion":
                     held.sums[arm][4] += float(value[fresh].sum())
                 key, value = key[~mine], value[~mine]
+
+
+def _keys(events: pa.Table) -> np.ndarray:
+    """(N,) hashes of what an impression and its clicks have in common."""
+    keys = np.zeros(len(events), np.uint64)
+    for name in ("request_id", "user_id", "ad_id"):
+        keys = mix(keys + hash_strings(events[name].combine_chunks()))
+    key: np.ndarray = (keys >> np.uint64(1)).astype(np.int64)
+    return key

@@ -15,8 +15,12 @@ import pyarrow.parquet as pq
 import worlds
 
 from adrec.config.base import save_config
+from adrec.config.data.preprocess import PreprocessConfig
 from adrec.config.inference.serve import ServeConfig
+from adrec.sample import generate_sample
 from adrec.serve.door.keys import KEY_VARIABLE, Keys
+from adrec.stages.data import preprocess
+from adrec.terminal import Terminal
 
 POLICIES = {
     "default": {"top_n": 5, "value": {"kind": "revenue"}, "limits": {"user_ad": 2}, "rules": {"clicked": "keep"}},
@@ -88,3 +92,17 @@ def start(folder, store, headers=None, *, wait=True, environment=None, **setting
             assert server.poll() is None, "the server stopped"
             time.sleep(0.1)
     raise AssertionError("the server never got ready")
+
+
+def make_counted_bundle(folder):
+    """A small sample with counters of many keys, histories of clicks and of skips, and a bundle that reads them."""
+    generate_sample(folder / "raw", impressions=2_000, seed=5)
+    tables = {name: {"files": str(folder / "raw" / f"{name}.parquet")} for name in ("ads", "users")}
+    counters = ["usual", {"by": ["scenario", "user"], "measures": ["clicks", "rate"], "half_lives_hours": [24]}]
+    config = {
+        "output": folder / "prepared", "tokenizer": {"kind": "none"}, "counters": counters,
+        "source": {"format": "tables", "impressions": {"files": str(folder / "raw" / "impressions")}, **tables},
+        "features": {"impressions": {"numeric": ["counter_*"]}}, "history": {"max_clicks": 20, "max_skipped": 5},
+    }  # fmt: skip
+    preprocess.run(PreprocessConfig.model_validate(config), Terminal(quiet=True))
+    worlds.make_bundle(folder, "training.epochs=1")

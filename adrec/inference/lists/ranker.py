@@ -84,8 +84,8 @@ class Ranker:
         self.ad_vectors = predictor.ad_vectors(catalogs)
         text = catalogs.ads.vectors
         self.unit_vectors = unit(text if text is not None and text.shape[1] else self.ad_vectors)
-        self._campaign_column = self._agreed("campaign_column")
-        self.campaign, self.campaigns = self.ads.campaign(self._campaign_column, campaigns)
+        self.campaign_column = self._agreed("campaign_column")
+        self.campaign, self.campaigns = self.ads.campaign(self.campaign_column, campaigns)
         self.clock = BudgetClock(self._agreed("budget_period") == "day", self._agreed("time_zone"))
         self.ledger = Ledger(self.ads.budget, len(self.campaigns), daily=self.clock.daily)
         self.list_policies = [_list_policy(policy) for policy in self.policies]
@@ -136,7 +136,7 @@ class Ranker:
         other.unit_vectors = with_row(self.unit_vectors, row, unit(text if text is not None and text.shape[1] else vectors))
         columns = AdColumns.of(ad)
         other.campaign, other.campaigns = coded_with_row(
-            self.campaign, self.campaigns, row, *columns.campaign(self._campaign_column)
+            self.campaign, self.campaigns, row, *columns.campaign(self.campaign_column)
         )
         other.ledger = Ledger(other.ads.budget, len(other.campaigns), daily=self.clock.daily)
         impressions, clicks = training_counts(self.predictor, columns)

@@ -127,7 +127,7 @@ class UserEncoder(nn.Module):
         self.plain = nn.ModuleList([_part(part, width=width, heads=heads, window=window, dropout=dropout) for part in plain])
         self.target = TargetAttention(width=width, hidden=max(width // 4, 8)) if "target" in parts else None
         self.skipped = AdditiveAttention(width=width, hidden=width) if skipped else None
-        self.empty = nn.Parameter(torch.randn(width) * 0.02)
+        self.empty = nn.Parameter(nn.init.normal_(torch.empty(width), std=0.02))
         self.dropout = nn.Dropout(dropout)
         # Without a part that serves retrieval the plain mean stands in, so that every model has a user vector.
         self.mean = MeanHistory() if not plain else None

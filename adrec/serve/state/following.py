@@ -76,3 +76,28 @@ class Follower:
                 self.fault = str(error) if isinstance(error, StoreError) else f"events are not counted ({error!r})"
                 _logger.warning(json.dumps({"store_fault": self.fault}))
                 time.sleep(POLL_SECONDS)
+
+
+class Background:
+    """Work that is started again and again, at most once at a time; a fault of it is logged, and the next start tries again."""
+
+    def __init__(self, work: Callable[[], None], name: str) -> None:
+        self._work, self._name = work, name
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin, unless it is under way."""
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+
+    def join(self) -> None:
+        """Wait for its end."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:
+            _logger.warning(json.dumps({"failed": self._name, "error": str(error) or type(error).__name__}))

@@ -33,16 +33,7 @@ def learn(live: Live, asof: AsOf, events: pa.Table, ads: np.ndarray) -> None:
     if not len(behind):
         return
     events, ads, times = events.take(pa.array(behind)), ads[behind], times[behind]
-    ids = combined(events["user_id"]).dictionary_encode()
-    users, user = _described(live, asof, ids.dictionary), ids.indices.to_numpy().astype(np.int64)
-    rows = _context(events, [name for name in asof.row_columns if as_of_column(name) is None])
-    described = [name for name in asof.row_columns if as_of_column(name) is not None]
-    attributes = live.ranker.known.attributes
-    for name, values in attributes.columns(
-        described, ads=live.ranker.catalogs.ad_table, users=users, ad=ads, user=user, moments=times
-    ).items():
-        rows = rows.append_column(name, values)
-    codes = asof.keys(users).codes(user, ads, rows)
+    codes = codes_of_events(live, asof, events, ads)
     is_kind = {kind: pc.equal(events["kind"], kind).to_numpy() for kind in ("impression", "click", "conversion")}
     weights = {
         kind: is_kind[event].astype(np.int64)
@@ -52,6 +43,20 @@ def learn(live: Live, asof: AsOf, events: pa.Table, ads: np.ndarray) -> None:
         EventLog.of(codes["user"][mine], ads[mine], times[mine]) for mine in (is_kind["impression"], is_kind["click"])
     )
     asof.record(EventRows(times, codes, weights), clicked, shown if asof.max_skipped else EventLog.empty())
+
+
+def codes_of_events(live: Live, asof: AsOf, events: pa.Table, ads: np.ndarray) -> dict[str, np.ndarray]:
+    """What N events of ads `ads` (N,), rows of the catalogue, are counted by: name of a key → codes (N,)."""
+    ids = combined(events["user_id"]).dictionary_encode()
+    users, user = _described(live, asof, ids.dictionary), ids.indices.to_numpy().astype(np.int64)
+    rows = _context(events, [name for name in asof.row_columns if as_of_column(name) is None])
+    described = [name for name in asof.row_columns if as_of_column(name) is not None]
+    attributes = live.ranker.known.attributes
+    for name, values in attributes.columns(
+        described, ads=live.ranker.catalogs.ad_table, users=users, ad=ads, user=user, moments=events["at"].to_numpy()
+    ).items():
+        rows = rows.append_column(name, values)
+    return asof.keys(users).codes(user, ads, rows)
 
 
 def _described(live: Live, asof: AsOf, names: pa.Array) -> pa.Table:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from adrec.asof.reader import AsOf
 from adrec.bundle import open_bundle, trusting
 from adrec.config.inference.serve import ServeConfig
 from adrec.data.arrays import combined
@@ -111,6 +112,13 @@ class Live:
         ranker = copy.copy(self.ranker)
         ranker.catalogs = replace(catalogs, queries=queries)
         return replace(self, predictor=predictor, ranker=ranker)
+
+    def joined_to(self, asof: AsOf) -> "Live":
+        """The same, with what is recorded in another view of the log."""
+        known, ranker = self.ranker.known, copy.copy(self.ranker)
+        assert known.asof is not None, "a server always has one, if only of a log to come"
+        ranker.known = replace(known, asof=known.asof.joined_to(asof))
+        return replace(self, ranker=ranker)
 
     def with_change(self, ad_id: str, change: Change) -> "Live | None":
         """The same over a catalogue in which one ad has changed, made of that ad alone; None where it brings a new column."""

@@ -6,6 +6,7 @@ read: nobody waits for a slice. About 100,000 events a second; of an event nothi
 
 import json
 import logging
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -14,10 +15,11 @@ import pyarrow.compute as pc
 
 from adrec.asof.keys import codes_of
 from adrec.asof.reader import AsOf
+from adrec.data.arrays import combined
 from adrec.data.hashing import hash_strings, mix
 from adrec.ranking.ledger import Counts, Ledger, Shown
 from adrec.serve.health import Health
-from adrec.serve.state.learning import learn
+from adrec.serve.state.learning import codes_of_events, learn
 from adrec.serve.state.live import Live
 from adrec.serve.store.contract import Slice, Totals, in_micros
 
@@ -50,12 +52,15 @@ def user_numbers(ids: pa.Array) -> np.ndarray:
 class Tally:
     """Sums of events up to number `last`."""
 
-    def __init__(self, live: Live, asof: AsOf, kept: Totals, *, counts_lists: bool) -> None:
-        """`kept`: what earlier events added up to, which are no more. `counts_lists`: some policy limits a user's lists."""
-        self.asof, self.last, self.set_aside = asof, 0, 0
+    def __init__(self, live: Live, kept: Totals, *, counts_lists: bool, epoch: int, definition: str) -> None:
+        """`kept`: what earlier events added up to, which are no more. `counts_lists`: some policy limits a user's lists.
+
+        epoch: of the store whose events are counted; definition: of what is summed, for a snapshot.
+        """
+        self.asof, self.last, self.set_aside = _asof_of(live), 0, 0
+        self.epoch, self.definition = epoch, definition
         self.health = Health()
-        budget, campaigns = live.ranker.ads.budget, len(live.ranker.ledger.campaign)
-        self.ledger = Ledger(budget, campaigns, room=max(_ROOM, 2 * len(budget)), daily=live.ranker.clock.daily)
+        self.ledger = _ledger_of(live)
         self._lists = Counts() if counts_lists else None
         if kept.impressions:
             users, ads, counts = zip(*kept.impressions, strict=True)
@@ -75,12 +80,54 @@ class Tally:
             self.health.take(events)
         self.last, self.set_aside = piece.last, self.set_aside + piece.set_aside
 
+    def state(self, live: Live) -> dict[str, np.ndarray]:
+        """Arrays by name from which `go_on` continues, also over a catalogue in another order. Nothing of them is copied."""
+        named = {
+            "ledger": self.ledger.state(), "lists": self._lists.state() if self._lists is not None else {},
+            "health": self.health.state(), "asof": self.asof.since(),
+            "about": {
+                "events": np.array([self.last, self.set_aside]), "ads": hash_strings(combined(live.ranker.ads.ids)),
+                "campaigns": hash_strings(live.ranker.campaigns.cast(pa.string())),
+            },
+        }  # fmt: skip
+        return {f"{room}/{name}": values for room, arrays in named.items() for name, values in arrays.items()}
+
+    def go_on(self, live: Live, arrays: Mapping[str, np.ndarray]) -> None:
+        """Continue from what `state` gave, instead of counting those events. This tally has counted nothing.
+
+        Raises KeyError, ValueError or IndexError for arrays that are none.
+        """
+        rooms: dict[str, dict[str, np.ndarray]] = {}
+        for name, values in arrays.items():
+            room, _, rest = name.partition("/")
+            rooms.setdefault(room, {})[rest] = values
+        about = rooms["about"]
+        ad = _row_of(about["ads"], hash_strings(combined(live.ranker.ads.ids)))
+        campaign = _row_of(about["campaigns"], hash_strings(live.ranker.campaigns.cast(pa.string())))
+        last, set_aside = map(int, about["events"])
+        ledger, health = _ledger_of(live), Health()
+        ledger.take_over(rooms["ledger"], ad, campaign)
+        health.go_on(rooms.get("health", {}))
+        lists = None if self._lists is None else Counts(rooms["lists"]["key"], rooms["lists"]["count"])
+        self.asof.go_on(rooms["asof"], ad)  # the last one: where it cannot be done, nothing was
+        self.ledger, self.health, self._lists, self.last, self.set_aside = ledger, health, lists, last, set_aside
+
+    def forget(self, live: Live, user_id: str, events: pa.Table) -> None:
+        """Drop what is known of a user and of these events of theirs, N, which need not have been counted."""
+        [user], [number] = codes_of(pa.array([user_id]), "user_id"), user_numbers(pa.array([user_id]))
+        self.asof.forget(int(user), codes_of_events(live, self.asof, events, np.maximum(live.rows(events["ad_id"]), 0)))
+        self.health.forget(events)
+        ledger = self.ledger.copy()
+        ledger.forget(int(number))
+        self.ledger = ledger
+        if self._lists is not None and len(events):
+            keys = _list_keys(user_numbers(combined(events["user_id"])), combined(events["request_id"]))
+            self._lists = self._lists.without(lambda key: np.isin(key, keys))
+
     def grow(self, live: Live) -> None:
         """The catalogue has changed budgets, or more ads at its end."""
         self.ledger = self.ledger.grown(live.ranker.ads.budget, len(live.ranker.ledger.campaign))
-        asof = live.ranker.known.asof
-        assert asof is not None, "a server always has one, if only of a log to come"
-        self.asof = asof
+        self.asof = _asof_of(live)
 
     def judged(self, live: Live, events: pa.Table) -> Unmatched:
         """Which of N events are late, and which belong to none before: to be told, before they are taken in."""
@@ -138,7 +185,7 @@ class Tally:
         if self._lists is None:
             return None
         names = requests.combine_chunks()
-        keys = (mix(users.astype(np.uint64)) + hash_strings(names)).view(np.int64)
+        keys = _list_keys(users, names)
         _, first = np.unique(keys, return_index=True)
         is_new = np.zeros(len(keys), np.bool_)
         is_new[first] = self._lists.get(keys[first]) == 0
@@ -146,3 +193,30 @@ class Tally:
         self._lists.add(keys[is_new & named])
         opens: np.ndarray = is_new | ~named
         return opens
+
+
+def _ledger_of(live: Live) -> Ledger:
+    budget, campaigns = live.ranker.ads.budget, len(live.ranker.ledger.campaign)
+    return Ledger(budget, campaigns, room=max(_ROOM, 2 * len(budget)), daily=live.ranker.clock.daily)
+
+
+def _asof_of(live: Live) -> AsOf:
+    asof = live.ranker.known.asof
+    assert asof is not None, "a server always has one, if only of a log to come"
+    return asof
+
+
+def _list_keys(users: np.ndarray, requests: pa.Array) -> np.ndarray:
+    """(N,) by which lists are told apart."""
+    keys: np.ndarray = (mix(users.astype(np.uint64)) + hash_strings(requests)).view(np.int64)
+    return keys
+
+
+def _row_of(names: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """(N,) the place of each hashed name among those that are known, -1 where it is none."""
+    if not len(known):
+        return np.full(len(names), -1)
+    order = np.argsort(known, kind="stable")
+    place = order[np.minimum(np.searchsorted(known[order], names), len(known) - 1)]
+    rows: np.ndarray = np.where(known[place] == names, place, -1)
+    return rows

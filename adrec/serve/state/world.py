@@ -1,5 +1,6 @@
 """What a server's files say: catalogue, users, and what the log knew. Read at the start, and again by a reload."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,8 @@ class World:
     """histories carry no moments"""
     stamp: Stamp
     """of the files: another one where they have changed"""
+    content: str
+    """digest of what is in them, wherever they lie"""
 
     @classmethod
     def read(cls, config: ServeConfig) -> "World":
@@ -44,15 +47,29 @@ class World:
             attributes=attributes_of(prepared, own) if prepared is not None else NOTHING_CHANGES,
             timeless=prepared is not None and prepared.manifest.get("history", {}).get("source") == "given",
             stamp=stamp,
+            content=_digest(_files(config)),
         )
 
 
 def stamp_of(config: ServeConfig) -> Stamp:
     """Which files lie there now: their inodes, sizes and moments."""
+    return tuple(_facts(file) for file in _files(config))
+
+
+def _files(config: ServeConfig) -> list[Path]:
     files = [config.ads] if config.ads is not None else []
     if config.prepared is not None:
         files += [config.prepared / "manifest.json", config.prepared / "ads.parquet", config.prepared / "users.parquet"]
-    return tuple(_facts(file) for file in files)
+    return files
+
+
+def _digest(files: list[Path]) -> str:
+    digests = []
+    for file in files:
+        if file.is_file():
+            with open(file, "rb") as handle:
+                digests.append(hashlib.file_digest(handle, "sha256").hexdigest())
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 def _facts(file: Path) -> tuple[str, int, int, int]:

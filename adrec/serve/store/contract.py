@@ -5,6 +5,7 @@ order in which they became visible, so that several servers over one store can e
 of ads have numbers of their own. Events are read as columns, a slice at a time: no Python object is made of an event.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +19,7 @@ from adrec.errors import ResourceError
 KINDS = ("impression", "click", "conversion")
 MOST_MONEY = 1e12
 """No price and no value is more: sums of them stay far from where whole numbers end."""
+_PIECE = 2_000_000
 _LAST_MOMENT = 7_289_654_400_000_000  # the year 2201, microseconds
 
 
@@ -79,6 +81,15 @@ class Totals(NamedTuple):
 NOTHING_KEPT = Totals([], {})
 
 
+class Erased(NamedTuple):
+    """What was taken away of a user."""
+
+    events: pa.Table
+    """for who has counted them"""
+    epochs: int
+    """how many began by it"""
+
+
 class StoreError(ResourceError):
     """The store cannot be reached or used."""
 
@@ -101,8 +112,17 @@ class Store(Protocol):
     def drop_before(self, moment: int) -> int:
         """Take away the events before a moment (microseconds) and keep their sums; returns how many."""
 
-    def erase(self, user_id: str) -> int:
-        """Take away all events of a user, and what is kept of theirs; returns how many."""
+    def erase(self, user_id: str) -> Erased:
+        """Take away all events of a user, and what is kept of theirs."""
+
+    def epoch(self) -> int:
+        """How often events have been taken away: sums of an earlier epoch count some that are no more."""
+
+    def put_snapshot(self, definition: str, epoch: int, content: bytes) -> bool:
+        """Keep sums in place of the earlier ones; False where that epoch is over. Written by pieces: nobody waits for all."""
+
+    def snapshot(self, definition: str) -> bytes | None:
+        """The sums that were kept under a definition in this epoch, whole and unaltered, or None."""
 
     def compact(self) -> None:
         """Give back the space of what was taken away."""
@@ -118,6 +138,16 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let go."""
+
+
+def digest_of(content: bytes) -> str:
+    """By which a snapshot is known to be whole."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def pieces_of(content: bytes) -> list[bytes]:
+    """A snapshot in pieces of 2 MB."""
+    return [content[start : start + _PIECE] for start in range(0, len(content), _PIECE)]
 
 
 def slice_of(columns: dict[str, list[Any]], last: int) -> Slice:

@@ -8,9 +8,11 @@ survive its kill -9, with `appendfsync always` the machine's failure too. All ke
     {prefix}:event_ids    set                             {prefix}:ad_order         sorted set, ad id → number of its change
     {prefix}:ads          hash, ad id → JSON              {prefix}:kept_impressions hash, JSON [user, ad] → count
     {prefix}:version      of these keys                   {prefix}:kept_spent       hash, ad id → millionths
+    {prefix}:epoch        how often events went away      {prefix}:snapshot         hash: definition, digest, pieces
 """
 
 import json
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +23,22 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from adrec.serve.store.contract import COLUMNS, NUMBER, Event, Recorded, Slice, StoreError, Totals, columns_of_rows, slice_of
+from adrec.serve.store.contract import (
+    COLUMNS,
+    NUMBER,
+    Erased,
+    Event,
+    Recorded,
+    Slice,
+    StoreError,
+    Totals,
+    columns_of_rows,
+    digest_of,
+    pieces_of,
+    slice_of,
+)
 
-VERSION = 2
+VERSION = 3
 _TAKEN_AT_ONCE = 2_000
 _REWRITE_TRIES = 100
 _RECORD = """
@@ -53,6 +68,15 @@ redis.call('HSET', KEYS[1] .. ':ads', ARGV[1], ARGV[2])
 redis.call('ZADD', KEYS[1] .. ':ad_order', number, ARGV[1])
 return number
 """
+_PUT_SNAPSHOT = """
+local p = KEYS[1]
+if tonumber(redis.call('GET', p .. ':epoch') or '0') ~= tonumber(ARGV[1]) then return 0 end
+redis.call('RENAME', KEYS[2], p .. ':snapshot')
+redis.call('PERSIST', p .. ':snapshot')
+return 1
+"""
+_SNAPSHOT_SECONDS = 600
+"""Pieces of a snapshot that nobody finishes live so long."""
 _OF_VERSION_1 = ("users", "last_user", "impressions", "spent")
 """Sums that are made from the log now."""
 
@@ -75,6 +99,11 @@ class RedisStore:
             self._migrate()
             self._record = self._redis.register_script(_RECORD)
             self._put = self._redis.register_script(_PUT)
+            self._take_snapshot = self._redis.register_script(_PUT_SNAPSHOT)
+            # Pieces are bytes, which the other client would read as text.
+            self._binary: Any = redis.Redis.from_url(
+                url, socket_timeout=timeout_seconds, socket_connect_timeout=timeout_seconds, retry=Retry(NoBackoff(), 0)
+            )
 
     @property
     def forgetful(self) -> bool:
@@ -127,20 +156,58 @@ class RedisStore:
         with self._faults():
             pipeline = self._redis.pipeline(transaction=True)
             self._add_kept(pipeline, totals)
+            self._begin_epoch(pipeline)
             pipeline.execute()
 
     def drop_before(self, moment: int) -> int:
         """Take away old events and keep their sums, some thousands in one transaction."""
-        return self._take_away(lambda event: event[3] < moment, keeps_sums=True)
+        return sum(map(len, self._taken_away(lambda event: event[3] < moment, keeps_sums=True)))
 
-    def erase(self, user_id: str) -> int:
+    def erase(self, user_id: str) -> Erased:
         """Take away everything of a user."""
-        count = self._take_away(lambda event: event[0] == user_id, keeps_sums=False)
+        taken = list(self._taken_away(lambda event: event[0] == user_id, keeps_sums=False))
         with self._faults():
+            pipeline = self._redis.pipeline(transaction=True)
             names = [key for key in self._redis.hkeys(self._name("kept_impressions")) if json.loads(key)[0] == user_id]
             if names:
-                self._redis.hdel(self._name("kept_impressions"), *names)
-        return count
+                pipeline.hdel(self._name("kept_impressions"), *names)
+            self._begin_epoch(pipeline)
+            pipeline.execute()
+        events = [event for some in taken for event in some]
+        columns = columns_of_rows(events, Event._fields)
+        cells = {NUMBER: [0] * len(events), **{name: columns[name] for name in COLUMNS}}
+        return Erased(slice_of(cells, 0).events, len(taken) + 1)
+
+    def epoch(self) -> int:
+        """How often events have been taken away."""
+        with self._faults():
+            return int(self._redis.get(self._name("epoch")) or 0)
+
+    def put_snapshot(self, definition: str, epoch: int, content: bytes) -> bool:
+        """Keep sums in place of the earlier ones: written aside, then put there in one step."""
+        aside = self._name(f"snapshot-{secrets.token_hex(8)}")
+        with self._faults():
+            self._binary.hset(aside, mapping={"definition": definition, "epoch": epoch, "digest": digest_of(content)})
+            self._binary.expire(aside, _SNAPSHOT_SECONDS)
+            for place, piece in enumerate(pieces_of(content)):
+                self._binary.hset(aside, f"piece-{place}", piece)
+            is_valid = bool(self._take_snapshot(keys=[self._prefix, aside], args=[epoch]))
+            if not is_valid:
+                self._binary.unlink(aside)
+        return is_valid
+
+    def snapshot(self, definition: str) -> bytes | None:
+        """The sums that were kept under a definition in this epoch."""
+        name = self._name("snapshot")
+        with self._faults():
+            said, epoch, digest = self._redis.hmget(name, ["definition", "epoch", "digest"])
+            if said != definition or int(epoch) != self.epoch():
+                return None
+            pieces: list[bytes] = []
+            while (piece := self._binary.hget(name, f"piece-{len(pieces)}")) is not None:
+                pieces.append(piece)
+        content = b"".join(pieces)
+        return content if digest_of(content) == digest else None
 
     def compact(self) -> None:
         """Let Redis write its log anew, where it keeps one."""
@@ -154,16 +221,17 @@ class RedisStore:
                         raise
                     time.sleep(wait)
 
-    def _take_away(self, chosen: Callable[[Event], bool], *, keeps_sums: bool) -> int:
-        count, start = 0, "-"
+    def _taken_away(self, chosen: Callable[[Event], bool], *, keeps_sums: bool) -> Iterator[list[Event]]:
+        """The chosen events, some at a time, each time after they were taken away and an epoch has begun."""
+        start, width = "-", len(Event._fields)
         while True:
             with self._faults():
                 entries = self._redis.xrange(self._name("log"), min=start, count=_TAKEN_AT_ONCE)
             if not entries:
-                return count
+                return
             start = f"({entries[-1][0]}"
             loaded = [(place, _loaded(entry.get("event"))) for place, entry in entries]
-            events = [(place, Event(*cells)) for place, cells in loaded if isinstance(cells, list) and len(cells) >= 4]
+            events = [(place, Event(*cells)) for place, cells in loaded if isinstance(cells, list) and 4 <= len(cells) <= width]
             mine = [(place, event) for place, event in events if isinstance(event.at, int) and chosen(event)]
             if not mine:
                 continue
@@ -175,8 +243,12 @@ class RedisStore:
                 if ids:
                     pipeline.srem(self._name("event_ids"), *ids)
                 pipeline.xdel(self._name("log"), *(place for place, _ in mine))
+                self._begin_epoch(pipeline)
                 pipeline.execute()
-            count += len(mine)
+            yield [event for _, event in mine]
+
+    def _begin_epoch(self, pipeline: Any) -> None:
+        pipeline.incr(self._name("epoch")).unlink(self._name("snapshot"))
 
     def _add_kept(self, pipeline: Any, totals: Totals) -> None:
         for user, ad_id, shown in totals.impressions:
@@ -205,6 +277,7 @@ class RedisStore:
     def close(self) -> None:
         """Close the connections."""
         self._redis.close()
+        self._binary.close()
 
     def _migrate(self) -> None:
         version = int(self._redis.get(self._name("version")) or 0)

@@ -6,6 +6,7 @@ connection of their own and do not wait for that. Events are read as JSON lists,
 """
 
 import json
+import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,9 +16,22 @@ from typing import Any
 
 import pyarrow as pa
 
-from adrec.serve.store.contract import COLUMNS, NUMBER, Event, Recorded, Slice, StoreError, Totals, columns_of_rows, slice_of
+from adrec.serve.store.contract import (
+    COLUMNS,
+    NUMBER,
+    Erased,
+    Event,
+    Recorded,
+    Slice,
+    StoreError,
+    Totals,
+    columns_of_rows,
+    digest_of,
+    pieces_of,
+    slice_of,
+)
 
-VERSION = 2
+VERSION = 3
 """Of the file's tables, in `PRAGMA user_version`; 0 are the files before versions were written."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS users (number INTEGER PRIMARY KEY, user_id TEXT NOT NULL UNIQUE);
@@ -32,7 +46,13 @@ CREATE TABLE IF NOT EXISTS kept_impressions (
 );
 CREATE TABLE IF NOT EXISTS kept_spent (ad_id TEXT PRIMARY KEY, micros INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-INSERT OR IGNORE INTO counters VALUES ('last_event', 0), ('last_change', 0), ('probe', 0);
+INSERT OR IGNORE INTO counters VALUES ('last_event', 0), ('last_change', 0), ('probe', 0), ('epoch', 0);
+CREATE TABLE IF NOT EXISTS snapshots (
+    name TEXT PRIMARY KEY, definition TEXT NOT NULL, epoch INTEGER NOT NULL, digest TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS snapshot_pieces (
+    snapshot TEXT NOT NULL, place INTEGER NOT NULL, content BLOB NOT NULL, PRIMARY KEY (snapshot, place)
+);
 DROP INDEX IF EXISTS clicks_of_user;
 """
 _LATER = {
@@ -75,7 +95,6 @@ class SqliteStore:
             with self._transaction(self._writer, "IMMEDIATE"):
                 self._migrate()
             self._reader = self._connect()
-            self._reader.text_factory = lambda text: text.decode("utf-8", "replace")  # of a damaged row
 
     def record(self, events: Sequence[Event]) -> Recorded:
         """Commit events. On return they are on disk."""
@@ -117,11 +136,12 @@ class SqliteStore:
                 totals.impressions,
             )
             writer.executemany(_KEEP_SPENT, totals.spent.items())
+            self._begin_epoch(writer)
 
     def drop_before(self, moment: int) -> int:
         """Take away old events and keep their sums, in one transaction."""
         with self._writing() as writer:
-            self._remember_last(writer)
+            self._begin_epoch(writer)
             writer.execute(
                 "INSERT INTO kept_impressions SELECT user, ad_id, count(*) FROM events WHERE at < ? AND kind = 'impression'"
                 " GROUP BY user, ad_id ON CONFLICT (user, ad_id) DO UPDATE SET count = count + excluded.count",
@@ -135,15 +155,52 @@ class SqliteStore:
             writer.executemany(_KEEP_SPENT, paid)
             return int(writer.execute("DELETE FROM events WHERE at < ?", (moment,)).rowcount)
 
-    def erase(self, user_id: str) -> int:
+    def erase(self, user_id: str) -> Erased:
         """Take away everything of a user, the id itself too."""
-        mine = "(SELECT number FROM users WHERE user_id = ?)"
+        mine = "user IN (SELECT number FROM users WHERE user_id = ?)"
         with self._writing() as writer:
-            self._remember_last(writer)
-            count = int(writer.execute(f"DELETE FROM events WHERE user IN {mine}", (user_id,)).rowcount)
-            writer.execute(f"DELETE FROM kept_impressions WHERE user IN {mine}", (user_id,))
+            self._begin_epoch(writer)
+            read = f"SELECT events.number, {', '.join(COLUMNS)} FROM events LEFT JOIN users ON users.number = user WHERE {mine}"
+            rows = writer.execute(read, (user_id,)).fetchall()
+            writer.execute(f"DELETE FROM events WHERE {mine}", (user_id,))
+            writer.execute(f"DELETE FROM kept_impressions WHERE {mine}", (user_id,))
             writer.execute("DELETE FROM users WHERE user_id = ?", (user_id,))
-        return count
+        return Erased(slice_of(columns_of_rows(rows, (NUMBER, *COLUMNS)), 0).events, 1)
+
+    def epoch(self) -> int:
+        """How often events have been taken away."""
+        with self._faults(), self._read_lock:
+            return int(self._reader.execute("SELECT value FROM counters WHERE name = 'epoch'").fetchone()[0])
+
+    def put_snapshot(self, definition: str, epoch: int, content: bytes) -> bool:
+        """Keep sums in place of the earlier ones, a piece a transaction; the last one makes them valid."""
+        name = secrets.token_hex(8)
+        for place, piece in enumerate(pieces_of(content)):
+            with self._writing() as writer:
+                writer.execute("INSERT INTO snapshot_pieces VALUES (?, ?, ?)", (name, place, piece))
+        with self._writing() as writer:
+            is_valid = writer.execute("SELECT value FROM counters WHERE name = 'epoch'").fetchone()[0] == epoch
+            if is_valid:
+                writer.execute("DELETE FROM snapshots")
+                writer.execute("INSERT INTO snapshots VALUES (?, ?, ?, ?)", (name, definition, epoch, digest_of(content)))
+        self._remove_pieces()
+        return bool(is_valid)
+
+    def snapshot(self, definition: str) -> bytes | None:
+        """The sums that were kept under a definition in this epoch."""
+        query = (
+            "SELECT name, digest FROM snapshots WHERE definition = ?"
+            " AND epoch = (SELECT value FROM counters WHERE name = 'epoch')"
+        )
+        pieces = "SELECT content FROM snapshot_pieces WHERE snapshot = ? ORDER BY place"
+        with self._faults(), self._read_lock, self._transaction(self._reader, ""):
+            found = self._reader.execute(query, (definition,)).fetchone()
+            if found is None:
+                return None
+            content = b"".join(
+                bytes(piece) for (piece,) in self._reader.execute(pieces, (found[0],)) if isinstance(piece, bytes)
+            )
+        return content if digest_of(content) == found[1] else None
 
     def compact(self) -> None:
         """Write the file anew without what was taken away: nothing of it stays on disk."""
@@ -182,9 +239,20 @@ class SqliteStore:
             self._reader.close()
             self._writer.close()
 
-    def _remember_last(self, writer: sqlite3.Connection) -> None:
-        """Events that are taken away leave no number to be given again: followers would miss the next ones."""
+    def _begin_epoch(self, writer: sqlite3.Connection) -> None:
+        """Events go away: sums so far are over. No number of theirs is given again, or followers would miss the next ones."""
         writer.execute(f"UPDATE counters SET value = ({_LAST}) WHERE name = 'last_event'")
+        writer.execute("UPDATE counters SET value = value + 1 WHERE name = 'epoch'")
+        writer.execute("DELETE FROM snapshots")
+        writer.execute("DELETE FROM snapshot_pieces")
+
+    def _remove_pieces(self) -> None:
+        """Those of no snapshot, one a transaction."""
+        loose = "SELECT rowid FROM snapshot_pieces WHERE snapshot NOT IN (SELECT name FROM snapshots) LIMIT 1"
+        removed = 1
+        while removed:
+            with self._writing() as writer:
+                removed = int(writer.execute(f"DELETE FROM snapshot_pieces WHERE rowid IN ({loose})").rowcount)
 
     def _migrate(self) -> None:
         """Bring a file of an earlier version to this one; runs inside a transaction."""
@@ -208,6 +276,7 @@ class SqliteStore:
         connection = sqlite3.connect(self.path, timeout=self._timeout, check_same_thread=False, isolation_level=None)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.text_factory = lambda text: text.decode("utf-8", "replace")  # of a damaged row
         return connection
 
     @contextmanager

@@ -134,7 +134,7 @@ def _kept_up(config: EventsConfig, store: Store) -> dict[str, int]:
         with closing(open_store(StoreConfig(store=config.restore))) as source:
             done["restored"] = copied(source, store)
     if config.erase_user is not None:
-        done["erased"] = store.erase(config.erase_user)
+        done["erased"] = len(store.erase(config.erase_user).events)
     if config.keep_days is not None:
         moment = datetime.now(UTC) - timedelta(days=config.keep_days)
         done["taken away, their sums kept"] = store.drop_before(int(moment.timestamp() * 1e6))
