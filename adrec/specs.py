@@ -75,6 +75,22 @@ class CalendarSpec:
 
 
 @dataclass(frozen=True)
+class VectorSpec:
+    """Vectors that another model made of an ad or a user, all of one width, which preprocess measures where none is named."""
+
+    column: str
+    width: int | None = None
+    space: str | None = None
+    precision: Literal["float32", "float16"] = "float32"
+    reduced_to: int = 16
+
+    @property
+    def shared_space(self) -> str:
+        """The name of the space in effect."""
+        return self.space or self.column
+
+
+@dataclass(frozen=True)
 class FeatureSpec:
     """Inputs of one table."""
 
@@ -83,11 +99,13 @@ class FeatureSpec:
     hashed: tuple[HashedSpec, ...] = ()
     lists: tuple[ListSpec, ...] = ()
     calendar: CalendarSpec | None = None
+    vectors: tuple[VectorSpec, ...] = ()
 
     @property
     def columns(self) -> list[str]:
         """Every declared column or pattern."""
-        declared = [item.column for group in (self.numeric, self.categorical, self.hashed, self.lists) for item in group]
+        groups = (self.numeric, self.categorical, self.hashed, self.lists, self.vectors)
+        declared = [item.column for group in groups for item in group]
         return declared + ([self.calendar.column] if self.calendar is not None else [])
 
     def to_json(self) -> dict[str, Any]:
@@ -102,7 +120,8 @@ class FeatureSpec:
             raise ValueError(f"calendar.parts is {calendar['parts']}, and all of {CALENDAR_PARTS} are read")
         kinds = {"numeric": NumericSpec, "categorical": CategorySpec, "hashed": HashedSpec, "lists": ListSpec}
         groups: dict[str, Any] = {name: tuple(spec_of(kind, item) for item in stored[name]) for name, kind in kinds.items()}
-        return cls(**groups, calendar=None if calendar is None else spec_of(CalendarSpec, calendar))
+        vectors = tuple(spec_of(VectorSpec, item) for item in stored.get("vectors", ()))
+        return cls(**groups, calendar=None if calendar is None else spec_of(CalendarSpec, calendar), vectors=vectors)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ makes a million impressions with fifty clicks each fit in memory.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from adrec.data.arrays import Longs, cells_with_row, combined, ends, integers, lengths_of, newest, places, ranges, with_row
 from adrec.data.features import FeatureArrays, FeatureSet
+from adrec.data.features.vectors import Modality
 from adrec.data.labels import LabelCut, labels_as_of
 from adrec.data.prepared import Prepared
 from adrec.errors import DataError
@@ -174,6 +175,8 @@ class Catalog:
     """(A,) row of the trained identity embedding; 0 for whatever was not seen in training."""
     vectors: Floats | None = None
     """(A, D) text vectors, where they have been computed."""
+    modalities: dict[str, Modality] = field(default_factory=dict)
+    """column → A vectors that other models made, of pictures for instance"""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -191,6 +194,7 @@ class Catalog:
             categorical=with_row(self.categorical, row, own.categorical),
             lists={name: lists.with_row(row, own.lists[name]) for name, lists in self.lists.items()},
             identity=with_row(self.identity, row, own.identity),
+            modalities={name: held.with_row(row, own.modalities[name]) for name, held in self.modalities.items()},
         )
 
 
@@ -299,6 +303,7 @@ def catalog_from_table(
         categorical=arrays.categorical,
         lists={name: Ragged(offsets, values) for name, (offsets, values) in arrays.lists.items()},
         identity=identity,
+        modalities=features.modalities(table, where=key.removesuffix("_id") + "s"),
     )
 
 

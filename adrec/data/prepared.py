@@ -21,6 +21,7 @@ from adrec.data.disk.tables import iter_batches, parquet_schema, read_table
 from adrec.data.features import FeatureSet
 from adrec.data.labels import LabelCut
 from adrec.data.shape import LogShape
+from adrec.data.vectors import with_vectors
 from adrec.errors import ConfigError, DataError
 from adrec.schema import ADS, PREPARED_IMPRESSIONS, SPLITS, USERS, TableSpec, entity_tables
 from adrec.specs import CounterSpec, HistorySpec
@@ -91,8 +92,10 @@ class Prepared:
         return tuple(spec for spec in entity_tables() if (self.path / spec.file).is_file())
 
     def table(self, spec: TableSpec) -> pa.Table:
-        """A table beside the impressions, whole: `spec.stored` and declared columns. Raises DataError where there is none."""
-        return read_table(self.path / spec.file, spec.stored)
+        """A table beside the impressions, whole: `spec.stored` and declared columns, vectors mapped. Raises DataError where
+        there is none.
+        """
+        return with_vectors(read_table(self.path / spec.file, spec.stored), self.path, spec.name)
 
     def ads(self) -> pa.Table:
         """All ads, PREPARED_ADS and declared columns; the row number is the `ad_index`."""

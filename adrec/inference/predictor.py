@@ -4,7 +4,7 @@ A row's score depends on nothing but the row, its user, its ad and its history: 
 """
 
 import copy
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,8 @@ from adrec.data.batches.collate import Batch, Collator, QueryInputs, TextInputs,
 from adrec.data.batches.dataset import InOrder
 from adrec.data.device import resolve_device
 from adrec.data.examples import Catalog, Examples, catalog_from_table, examples_from_table
+from adrec.data.features.vectors import Modality
+from adrec.data.vectors import Vectors, split_vectors
 from adrec.errors import BundleError
 from adrec.inference.ahead import ahead
 from adrec.inference.golden import TOLERANCE, Golden, read_golden
@@ -147,17 +149,31 @@ class Predictor:
         self.checked = True
 
     def catalogs(
-        self, ads: pa.Table, users: pa.Table | None, wanted_users: pa.Array | None = None, *, where: str = "ads"
+        self,
+        ads: pa.Table,
+        users: pa.Table | None,
+        wanted_users: pa.Array | None = None,
+        *,
+        where: str = "ads",
+        ad_vectors: Mapping[str, Vectors] | None = None,
     ) -> Catalogs:
         """Make ads and users ready. Raw tables are rendered by the bundle's templates; `wanted_users` get a row each.
+
+        Vectors are columns of the tables, or those of the ads come apart in `ad_vectors`; the catalogs hold them, and the
+        tables in the catalogs do not.
 
         Texts are encoded when a row needs them, each once. Raises DataError where a table breaks the contract.
         """
         packed, text = self.packed, self.packed.text
         words = {name: WORDS in packed.features[name].columns for name in ("ads", "users")}
+        of_ads = packed.features["ads"].modalities(ads, where=where)
+        apart = ad_vectors or {}
+        of_ads |= {name: Modality(apart[name], held.fitted) for name, held in of_ads.items() if name in apart}
+        ads = split_vectors(ads, of_ads)[0]
         ads = with_texts(checked_ads(ads, where=where), text.ad_template, text, words=words["ads"])
         users = with_new_users(checked_users(users) if users is not None else None, _or_empty(wanted_users))
-        users = with_texts(users, text.user_template, text, words=words["users"])
+        of_users = packed.features["users"].modalities(users, where="users")
+        users = with_texts(split_vectors(users, of_users)[0], text.user_template, text, words=words["users"])
         own = packed.config.model.identities
         seen_ads, seen_users = combined(packed.seen_ads["id"]), combined(packed.seen_users["id"])
         ad_rows = catalog_from_table(ads, packed.features["ads"], key="ad_id", seen=seen_ads if "ads" in own else None)
@@ -165,6 +181,7 @@ class Predictor:
             users, packed.features["users"], key="user_id", seen=seen_users if "users" in own else None
         )
         nothing = np.zeros(0, np.int64)
+        ad_rows, user_rows = replace(ad_rows, modalities=of_ads), replace(user_rows, modalities=of_users)
         ad_rows, ad_texts = self.reader.read(ad_rows, nothing)
         interests = self.reader if packed.dimensions.interests else TextReader(None)
         user_texts = interests.interests(user_rows, nothing, apart=packed.config.text.train == "frozen")

@@ -155,7 +155,7 @@ def extras_of(config: PreprocessConfig) -> Extras:
     """Declared extra columns: by themselves, and those that features, the split and the history name."""
 
     def named(spec: TableFeatures) -> list[str]:
-        groups = (spec.numeric, spec.categorical, spec.hashed, spec.lists)
+        groups = (spec.numeric, spec.categorical, spec.hashed, spec.lists, spec.vectors)
         return [item.column for group in groups for item in group if not _is_made(item.column)]
 
     impressions = [*config.keep, *named(config.features.impressions)]

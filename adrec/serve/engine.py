@@ -21,7 +21,7 @@ from adrec.schema import NOBODY
 from adrec.serve.answering import answers, described, ranked, row_of, scored
 from adrec.serve.arms import FIRST, SECOND
 from adrec.serve.batcher import OverloadedError
-from adrec.serve.intake.checking import Place, RefusedError, read_explain, read_rank, read_score
+from adrec.serve.intake.checking import Place, RefusedError, read_explain, read_rank, read_score, refuse_vectors
 from adrec.serve.intake.fields import micros
 from adrec.serve.intake.messages import (
     AdIn,
@@ -193,12 +193,14 @@ class Engine:
         known = [name for name in AdOut.model_fields if name in live.ads.column_names]
         values = {name: live.ads[name][row].as_py() for name in known}
         is_number = {name: isinstance(value, float) for name, value in values.items()}
-        return AdOut(**{name: None if is_number[name] and not isfinite(value) else value for name, value in values.items()})
+        told = {name: None if is_number[name] and not isfinite(value) else value for name, value in values.items()}
+        return AdOut(**told, vectors=live.vectors(row))
 
     def put_ad(self, ad_id: str, ad: AdIn) -> None:
         """Add or change an ad: encoded, remembered and served when this returns. Raises RefusedError where it has no title."""
         if ad.title is None and self.live.predictor.packed.has.text:
             raise RefusedError([Place("body.title", "is needed: the bundle reads titles")])
+        refuse_vectors(ad.vectors, [live.predictor.packed for live in self.lives.values()])
         values = _in_micros(ad.model_dump())
         with self._changing:
             lives, changes = self._changed(ad_id, values, 0)

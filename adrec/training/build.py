@@ -11,6 +11,7 @@ from adrec.data.features import FeatureSet
 from adrec.errors import ConfigError
 from adrec.models.net.ctr_model import CTRModel, EntityEncoder, Fields, ListWeights, PositionBias
 from adrec.models.net.interaction import INTERACTIONS, TextMatch, interaction
+from adrec.models.net.modalities import LateFusion, Modalities, VectorMatch
 from adrec.models.net.multitask import sharing
 from adrec.models.net.tasks import Task
 from adrec.models.net.user_encoder import PARTS, Part, UserEncoder
@@ -29,12 +30,15 @@ class FeatureShape:
     numeric: int = 0
     cardinalities: tuple[int, ...] = ()
     list_cardinalities: tuple[int, ...] = ()
+    vectors: tuple[int, ...] = ()
+    """Widths of its modalities."""
 
     @classmethod
     def of(cls, features: FeatureSet) -> "FeatureShape":
         """The shape of a fitted set."""
         lists = tuple(features.list_cardinalities.values())
-        return cls(len(features.numeric_names), tuple(features.cardinalities), lists)
+        vectors = tuple(item.width for item in features.vectors)
+        return cls(len(features.numeric_names), tuple(features.cardinalities), lists, vectors)
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Dimensions:
     """Categorical feature of the ads that is their category; None: they have none."""
     placement: int | None = None
     """Categorical feature of the impressions that says where slots are: the scenario; None: all are alike."""
+    same_space: tuple[tuple[int, int], ...] = ()
+    """Modalities of users and of ads whose vectors may be compared."""
 
     def to_json(self) -> dict[str, Any]:
         """JSON-safe values; `from_json` reads them back."""
@@ -69,12 +75,27 @@ class Dimensions:
         """The dimensions that `to_json` wrote."""
         shapes = {
             name: FeatureShape(
-                values[name]["numeric"], tuple(values[name]["cardinalities"]), tuple(values[name]["list_cardinalities"])
+                values[name]["numeric"],
+                tuple(values[name]["cardinalities"]),
+                tuple(values[name]["list_cardinalities"]),
+                tuple(values[name].get("vectors", ())),
             )
             for name in ("impressions", "ads", "users")
         }
         first = 0 if shapes["ads"].cardinalities else None  # what bundles meant by the category before they said it
-        return cls(**{"category": first, **values, **shapes, "text_parts": tuple(values["text_parts"])})
+        pairs = tuple((int(user), int(ad)) for user, ad in values.get("same_space", ()))
+        named = {**values, **shapes, "text_parts": tuple(values["text_parts"]), "same_space": pairs}
+        return cls(**{"category": first, **named})
+
+
+def shared_spaces(users: FeatureSet, ads: FeatureSet) -> tuple[tuple[int, int], ...]:
+    """Modalities of users and of ads that share a space and a width."""
+    return tuple(
+        (user, ad)
+        for user, ours in enumerate(users.vectors)
+        for ad, theirs in enumerate(ads.vectors)
+        if (ours.space, ours.width) == (theirs.space, theirs.width)
+    )
 
 
 def build_model(
@@ -95,7 +116,12 @@ def build_model(
         match = TextMatch(
             parts=d.text_parts or (d.text,), interests=reads_interests, query=reads_query, skipped=settings.user.skipped
         )
+    vector_match = None
+    if d.ads.vectors:
+        vector_match = VectorMatch(widths=d.ads.vectors, pairs=d.same_space, skipped=settings.user.skipped)
+    is_late = settings.fusion == "late" and vector_match is not None
     extra = fields.out_width + 1 + len(d.ads.cardinalities) + (match.out_width if match else 0)
+    extra += vector_match.out_width if vector_match is not None and not is_late else 0
     extra += (width + 1) * (int("target" in settings.user.parts) + int(reads_query))
     joined, joined_width = _interaction(settings, extra)
     towers = sharing(
@@ -133,6 +159,9 @@ def build_model(
         wide_lists=ListWeights(cardinalities=d.ads.list_cardinalities, tasks=len(tasks))
         if wide and d.ads.list_cardinalities
         else None,
+        vector_match=vector_match,
+        late=_late(settings, d, vector_match, len(tasks)) if is_late else None,
+        modality_dropout=settings.modality_dropout,
     )
     model.start_at([task.start(None if task.after is None else tasks[task.after]) for task in tasks])
     return model
@@ -200,7 +229,19 @@ def _fields(shape: FeatureShape, width: int) -> Fields:
     )
 
 
+def _late(settings: ModelSettings, d: Dimensions, match: VectorMatch | None, tasks: int) -> LateFusion:
+    assert match is not None
+    return LateFusion(
+        widths=d.ads.vectors, match_widths=match.widths, width=settings.width, tasks=tasks, dropout=settings.dropout
+    )
+
+
 def _entity(settings: ModelSettings, shape: FeatureShape, text: int, identities: int) -> EntityEncoder:
+    modalities = None
+    if shape.vectors and settings.fusion != "late":
+        modalities = Modalities(
+            widths=shape.vectors, width=settings.width, dropout=settings.dropout, gated=settings.fusion == "gated"
+        )
     return EntityEncoder(
         text_width=text,
         fields=_fields(shape, settings.feature_width),
@@ -208,4 +249,5 @@ def _entity(settings: ModelSettings, shape: FeatureShape, text: int, identities:
         identities=identities,
         identity_dropout=IDENTITY_DROPOUT,
         dropout=settings.dropout,
+        modalities=modalities,
     )

@@ -183,7 +183,9 @@ class _Namer:
         entity = {"ad_encoder": "ads", "user_profile": "users"}.get(name.split(".", 1)[0], "impressions")
         coders = self._values(entity)
         lists = [list(self._values("ads")[1])]
+        vectors = [fitted.name for fitted in self.d.features["ads" if entity == "impressions" else entity].vectors]
         for pattern, names in (
+            (r"(?:^|\.)(?:modalities|late)\.(?:parts|gates|towers)\.(\d+)\.", vectors),
             (r"(?:^|\.)fields\.tables\.(\d+)\.", list(coders[0])),
             (r"(?:^|\.)fields\.list_tables\.(\d+)\.", list(coders[1])),
             (r"^wide_lists\.weights\.(\d+)$", lists[0]),
@@ -237,9 +239,22 @@ class _Namer:
             matches += ["mean interest", "nearest interest"] if self.reads_interests else []
             matches += (["query"] if self.reads_query else []) + (["skipped"] if settings.user.skipped else [])
             labels += [f"{match} {part}" for part in range(len(shape.text_parts) or 1) for match in matches]
+        if settings.fusion != "late":
+            labels += self._vector_matches()
         if "target" in settings.user.parts:
             labels += [*_wide("attended", self.width), "attended match"]
         return labels + ([*_wide("asked", self.width), "asked match"] if self.reads_query else [])
+
+    def _vector_matches(self) -> list[str]:
+        """The columns of VectorMatch, in its order."""
+        ads, users = (self.d.features[table].vectors for table in ("ads", "users"))
+        kinds = ["mean", "newest", "nearest", "three nearest", "smooth maximum"]
+        kinds += [*(["skipped"] if self.d.settings.user.skipped else []), "there"]
+        labels = []
+        for number, fitted in enumerate(ads):
+            labels += [f"{kind} {fitted.name}" for kind in kinds]
+            labels += [f"{users[user].name} {fitted.name}" for user, ad in self.d.dimensions.same_space if ad == number]
+        return labels
 
     def _fields(self, table: str) -> list[str]:
         """What Fields gives for the features of a table, in its order."""

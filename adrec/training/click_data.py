@@ -23,7 +23,7 @@ from adrec.models.net.tasks import Task
 from adrec.models.text.text_vectors import TextReader
 from adrec.schema import NOBODY, WEIGHT
 from adrec.terminal import Terminal
-from adrec.training.build import Dimensions, FeatureShape, build_tasks
+from adrec.training.build import Dimensions, FeatureShape, build_tasks, shared_spaces
 
 VALID_ROWS = 500_000
 """Validation rows looked at, the first requests: an AUC of more is no surer in the third digit."""
@@ -179,6 +179,7 @@ def load_click_data(
         text_parts=reader.encoder.parts if reader.encoder is not None else (),
         category=_place("category", features["ads"].categorical_names),
         placement=_place("scenario", features["impressions"].categorical_names) if config.model.position_bias else None,
+        same_space=shared_spaces(features["users"], features["ads"]),
     )
     collate = Collator(ads, users, ad_texts, user_texts, query_texts, tuple(labels), _log_frequency(ads.ids, seen_ads))
     sampling = Sampling(labels[0], config.loss.negatives, config.loss.negative_rate)

@@ -271,6 +271,11 @@ class PreprocessConfig(Seeded):
     @classmethod
     def _known_when_shown(cls, features: Features, info: ValidationInfo) -> Features:
         outcomes = _outcomes(info)
+        if features.impressions.vectors:
+            column = features.impressions.vectors[0].column
+            raise ValueError(
+                f"impressions.vectors: '{column}': vectors are of ads or users. Declare it in features.ads.vectors"
+            )
         tables = {"impressions": features.impressions, "ads": features.ads, "users": features.users}
         faults = [
             f"{table}.{fault}"

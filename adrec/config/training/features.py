@@ -22,6 +22,7 @@ from adrec.specs import (
     Measure,
     NumericSpec,
     Transform,
+    VectorSpec,
     is_pattern,
     spec_of,
     usual_counters,
@@ -112,6 +113,24 @@ class CalendarFeature(Config):
         return known_zone(name)
 
 
+class VectorFeature(Config):
+    """A column of vectors that another model made (of a picture, a sound, a graph): a modality of its ad or user.
+
+    Missing ones are neither a fault nor a zero: each model has a value for them. Of ads and users alone.
+    """
+
+    column: str
+    """Lists of numbers, all of one width: lists of Parquet, JSON arrays, or text such as `0.1 0.2 0.3`."""
+    width: Annotated[int, Field(ge=1, le=16_384)] | None = None
+    """Numbers in each; None takes what most of the first rows have. A cell of another width is set aside like any bad cell."""
+    space: str | None = None
+    """Vectors of ads and users that share a space are compared with each other; None: the column's name."""
+    precision: Literal["float32", "float16"] = "float32"
+    """How the prepared folder keeps them."""
+    reduced_to: Annotated[int, Field(ge=1, le=256)] = 16
+    """Principal components that trees and linear baselines read in place of the whole vector."""
+
+
 class TableFeatures(Config):
     """Inputs of one table. A column may be named by itself or with options: `[price, {column: age, transform: none}]`."""
 
@@ -123,6 +142,8 @@ class TableFeatures(Config):
     """Categories by hash."""
     lists: list[Annotated[ListFeature, BeforeValidator(_column_shorthand)]] = []
     """Lists of categories."""
+    vectors: list[Annotated[VectorFeature, BeforeValidator(_column_shorthand)]] = []
+    """Vectors of ads or users, each column a modality by itself (docs/vectors.md)."""
     calendar: CalendarFeature | None = None
     """Calendar inputs from a timestamp."""
 
@@ -135,6 +156,7 @@ class TableFeatures(Config):
             hashed=tuple(spec_of(HashedSpec, dict(item)) for item in self.hashed),
             lists=tuple(spec_of(ListSpec, dict(item)) for item in self.lists),
             calendar=None if self.calendar is None else spec_of(CalendarSpec, dict(self.calendar)),
+            vectors=tuple(spec_of(VectorSpec, dict(item)) for item in self.vectors),
         )
 
     @property
@@ -145,6 +167,7 @@ class TableFeatures(Config):
             "categorical": self.categorical,
             "hashed": self.hashed,
             "lists": self.lists,
+            "vectors": self.vectors,
         }
         named = [(key, item.column) for key, items in groups.items() for item in items]
         return named + ([("calendar", self.calendar.column)] if self.calendar is not None else [])
@@ -164,6 +187,16 @@ class TableFeatures(Config):
     def _no_oracle(self) -> "TableFeatures":
         if TRUE_PROBABILITY in {column for _, column in self.columns}:
             raise ValueError(f"{TRUE_PROBABILITY} is the sample's oracle and may not be a feature")
+        return self
+
+    @model_validator(mode="after")
+    def _one_role_a_vector(self) -> "TableFeatures":
+        vectors = [item.column for item in self.vectors]
+        for column in vectors:
+            if is_pattern(column):
+                raise ValueError(f"vectors: '{column}' is a pattern; name each column of vectors")
+            if vectors.count(column) > 1 or column in {other for key, other in self.columns if key != "vectors"}:
+                raise ValueError(f"vectors: '{column}' is named twice; a column is vectors or another feature")
         return self
 
 

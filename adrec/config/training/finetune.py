@@ -91,6 +91,11 @@ class ModelSettings(Config):
     """Width of the embeddings of categorical and list features."""
     text_match: bool = True
     """Give the scorer the cosines between the candidate's text and history, interests and query."""
+    fusion: Literal["concatenation", "gated", "late"] = "concatenation"
+    """How the vectors of ads and users (`features.ads.vectors`) join: concatenation: beside text and features, projected
+    together. gated: each as far as a gate over all of them lets it. late: each by itself to the logit, those of ads alone."""
+    modality_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.15
+    """Share of vectors that count as missing in a training step, each modality by itself."""
     wide: bool = True
     """Let features and text matches speak to the logit through a linear map beside the deep part."""
     query: bool = True

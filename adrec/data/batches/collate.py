@@ -42,6 +42,8 @@ class Entities(NamedTuple):
     """(N, L) int64 each, LIST_PADDING at the end"""
     identity: Tensor
     """(N,) int64, 0 is unseen"""
+    vectors: tuple[Tensor, ...] = ()
+    """(N, D) float32 for each modality, standardised; a row of zeros is missing"""
 
 
 class Batch(NamedTuple):
@@ -163,6 +165,7 @@ def entities(catalog: Catalog, rows: NDArray[np.integer], texts: TextInputs) -> 
         categorical=_tensor(catalog.categorical[rows].astype(np.int64)),
         lists=_lists(catalog.lists, rows),
         identity=_tensor(catalog.identity[rows].astype(np.int64)),
+        vectors=tuple(_tensor(held.rows(rows)) for held in catalog.modalities.values()),
     )
 
 

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from adrec.data.features.calendar import calendar_cardinalities, calendar_numeric_names, calendar_parts
 from adrec.data.features.categorical import FittedVocabulary, Hashed, VocabularyFitter, coder_from_json, to_ragged, to_strings
 from adrec.data.features.numeric import FittedNumeric, NumericFitter, to_floats
+from adrec.data.features.vectors import FittedVector, Modality
+from adrec.data.vectors import Vectors
 from adrec.errors import DataError
 from adrec.schema import TRUE_PROBABILITY
 from adrec.specs import CategorySpec, FeatureSpec, HashedSpec, ListSpec, NumericSpec, is_pattern
@@ -45,6 +47,7 @@ class FeatureSet:
     numerics: tuple[FittedNumeric, ...]
     categories: tuple[Coder, ...]
     lists: tuple[Coder, ...]
+    vectors: tuple[FittedVector, ...] = ()
 
     @classmethod
     def fit(cls, spec: FeatureSpec, batches: Iterable[Batch], *, seed: int = 42) -> "FeatureSet":
@@ -89,8 +92,8 @@ class FeatureSet:
 
     @property
     def columns(self) -> list[str]:
-        """Columns that `transform` reads."""
-        named = [item.name for group in (self.numerics, self.categories, self.lists) for item in group]
+        """Columns that `transform` and `modalities` read."""
+        named = [item.name for group in (self.numerics, self.categories, self.lists, self.vectors) for item in group]
         return list(dict.fromkeys(named + ([self.spec.calendar.column] if self.spec.calendar else [])))
 
     def transform(self, table: Batch) -> FeatureArrays:
@@ -118,6 +121,29 @@ class FeatureSet:
             lists,
         )
 
+    def modalities(self, table: Batch, *, where: str = "table") -> dict[str, Modality]:
+        """The vectors of every row of `table` by column; a column it lacks is missing. Raises DataError on a wrong width."""
+        found = {}
+        for fitted in self.vectors:
+            column = table.column(fitted.name) if fitted.name in table.schema.names else None
+            vectors = Vectors.of(column, fitted.width, table.num_rows, where=f"{where}: column '{fitted.name}'")
+            found[fitted.name] = Modality(vectors, fitted)
+        return found
+
+    def with_fitted_vectors(self, table: Batch, rows: NDArray[np.integer], *, seed: int = 42) -> "FeatureSet":
+        """The same with its columns of vectors fitted on the `rows` of `table` that training shows."""
+        fitted = []
+        for at, item in enumerate(self.spec.vectors):
+            assert item.width is not None, "preprocess measures the widths first"
+            column = table.column(item.column) if item.column in table.schema.names else None
+            vectors = Vectors.of(column, item.width, table.num_rows, where=f"features: column '{item.column}'")
+            fitted.append(
+                FittedVector.fit(
+                    item.column, vectors, rows, space=item.shared_space, components=item.reduced_to, seed=seed + at
+                )
+            )
+        return replace(self, vectors=tuple(fitted))
+
     def to_json(self) -> dict[str, Any]:
         """Plain data; numbers keep every bit."""
         return {
@@ -125,6 +151,7 @@ class FeatureSet:
             "numeric": [item.to_json() for item in self.numerics],
             "categorical": [item.to_json() for item in self.categories],
             "lists": [item.to_json() for item in self.lists],
+            "vectors": [item.to_json() for item in self.vectors],
         }
 
     @classmethod
@@ -136,6 +163,7 @@ class FeatureSet:
                 tuple(FittedNumeric(**item) for item in data["numeric"]),
                 tuple(coder_from_json(item) for item in data["categorical"]),
                 tuple(coder_from_json(item) for item in data["lists"]),
+                tuple(FittedVector.from_json(item) for item in data.get("vectors", ())),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"features.json: not written by this version ({error}). Run 'adrec preprocess' again.") from None

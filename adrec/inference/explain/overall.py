@@ -257,6 +257,9 @@ def _shuffles(
                 shuffled = _column(kind, part, place, examples, catalogs, ads if kind == "ad" else users)
                 if shuffled is not None:
                     yield name, kind, shuffled
+    for kind, held, used in (("ad", catalogs.ads.modalities, ads), ("user", catalogs.users.modalities, users)):
+        for name in held:
+            yield name, kind, _vectors(kind, name, examples, catalogs, used)
 
 
 def _column(
@@ -273,6 +276,20 @@ def _column(
         changed = values.copy()
         changed[rows, place] = rng.permutation(changed[rows, place])
         return _replaced(kind, examples, catalogs, **{part: changed})
+
+    return shuffled
+
+
+def _vectors(
+    kind: str, name: str, examples: Examples, catalogs: Catalogs, used: NDArray[np.integer]
+) -> Callable[[np.random.Generator], Inputs]:
+    """Shuffles the vectors of one modality, missing ones too, among the ads or users that occur."""
+    modalities = catalogs.ads.modalities if kind == "ad" else catalogs.users.modalities
+
+    def shuffled(rng: np.random.Generator) -> Inputs:
+        place = np.arange(len(modalities[name].vectors))
+        place[used] = rng.permutation(used)
+        return _replaced(kind, examples, catalogs, modalities={**modalities, name: modalities[name].take(place)})
 
     return shuffled
 

@@ -22,6 +22,7 @@ from adrec.data.arrays import ends
 from adrec.data.batches.collate import Texts
 from adrec.data.examples import Catalog, Examples, Ragged
 from adrec.data.features import FeatureSet
+from adrec.data.features.vectors import Modality
 from adrec.inference.explain.names import shown_category
 from adrec.inference.explain.words import special_tokens, stretches, without
 from adrec.inference.packing import Scores
@@ -42,7 +43,7 @@ class Input:
     """Something known of a row that can be taken away by itself."""
 
     kind: str
-    """word, click, skipped, interests, query or feature"""
+    """word, click, skipped, interests, query, vector or feature"""
     name: str
     value: str
     group: str
@@ -176,6 +177,9 @@ class Variants:
                 atoms = [atom for atom in atoms if atom not in taken]
                 if atoms:
                     yield Input("feature", coder.name, value, table, tuple(atoms))
+        for name, held in self._modalities(table).items():
+            if held.known(np.zeros(1, np.int64))[0]:
+                yield Input("vector", name, "", table, ((f"{table}~{name}", 0),))
         if identity:
             yield Input("feature", "this very ad" if table == "ads" else "this very user", "", table, ((f"{table}.id", 0),))
 
@@ -187,6 +191,13 @@ class Variants:
         lists = {name: values.take(np.array([number])) for name, values in catalog.lists.items()}
         return catalog.numeric[number], catalog.categorical[number], lists, True
 
+    def _modalities(self, table: str) -> dict[str, Modality]:
+        """The vectors of the candidate or the user, one row each."""
+        if table == "impressions":
+            return {}
+        catalog, number = (self.catalogs.ads, self.ad) if table == "ads" else (self.catalogs.users, self.user)
+        return {name: held.take(np.array([number])) for name, held in catalog.modalities.items()}
+
     def _widths(self) -> dict[str, int]:
         histories = self.row.histories.take(self.row.history_of_row), self.row.skipped.take(self.row.history_of_row)
         widths = {"click": len(histories[0].values), "skipped": len(histories[1].values), "word": len(self.spans)}
@@ -195,6 +206,7 @@ class Variants:
             numeric, categorical, lists, _ = self._values_of(table)
             widths |= {f"{table}.numeric": len(numeric), f"{table}.categorical": len(categorical), f"{table}.id": 1}
             widths |= {f"{table}:{name}": len(values.values) for name, values in lists.items()}
+            widths |= {f"{table}~{name}": 1 for name in self._modalities(table)}
         return widths
 
     # ------------------------------------------------------------------------------------------- variants
@@ -271,6 +283,12 @@ class Variants:
             "categorical": np.concatenate([base.categorical[:own], categorical]),
             "lists": {name: _joined(base.lists[name].take(np.arange(own)), altered) for name, altered in lists.items()},
             "identity": np.concatenate([base.identity[:own], np.where(there, base.identity[rows[own:]], 0)]).astype(np.int32),
+            "modalities": {
+                name: Modality(
+                    held.vectors.take(rows).without(np.append(np.zeros(own, bool), ~keep[f"{table}~{name}"][:, 0])), held.fitted
+                )
+                for name, held in base.modalities.items()
+            },
         }
 
     def _altered(self, table: str, keep: dict[str, Present]) -> tuple[Any, Any, dict[str, Ragged]]:

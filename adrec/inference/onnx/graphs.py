@@ -98,6 +98,7 @@ class Scorer(nn.Module):
                 part(f"{group}.categorical"),
                 lists(f"{group}."),
                 part(f"{group}.identity"),
+                tuple(given[name] for name in self.names if name.startswith(f"{group}.vectors.")),
             )
 
         zeros = torch.zeros_like(rows)

@@ -140,6 +140,7 @@ def catalog_rows(catalog: Catalog, rows: NDArray[np.int64]) -> Catalog:
         lists={name: values.take(rows) for name, values in catalog.lists.items()},
         identity=catalog.identity[rows],
         vectors=None if catalog.vectors is None else catalog.vectors[rows],
+        modalities={name: held.take(rows) for name, held in catalog.modalities.items()},
     )
 
 

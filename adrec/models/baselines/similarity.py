@@ -5,7 +5,7 @@ a row's numbers do not depend on which other rows are present. Products are summ
 last bits depend on what is multiplied beside them, and a tree may split just there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,8 @@ from adrec.data.arrays import ranges
 from adrec.data.examples import Catalog
 from adrec.models.baselines.base import Floats, Inputs
 
+Rows = Callable[[NDArray[np.integer]], Floats]
+"""Row numbers (n,) → vectors (n, D)."""
 _BLOCK_CELLS = 4_000_000
 STATISTICS = ("mean", "max", "top3", "last1", "last5", "soft", "recent")
 """Columns of `history_similarities`."""
@@ -23,21 +25,45 @@ _SHARPNESS = 10.0
 _HALF_LIFE_CLICKS = 10.0
 
 
-def history_similarities(inputs: Inputs, vectors: Floats) -> Floats:
+def history_similarities(inputs: Inputs, vectors: Floats | Rows) -> Floats:
     """(N, 7) cosines of candidate and clicked ads, summed up as STATISTICS; 0 where the history is empty.
 
     mean: cosine with the mean of the history's unit vectors. max, top3: largest, mean of the three largest. last1, last5: the
     newest, mean of the newest five. soft: log-mean-exp at sharpness 10, between mean and max. recent: mean weighted by
-    halving every ten clicks back. `vectors` (A, D) need not be of unit length.
+    halving every ten clicks back. `vectors` (A, D) need not be of unit length; or what gives the rows asked for, where they are
+    too many to hold.
     """
-    unit = unit_rows(vectors)
+    unit = unit_rows(vectors).__getitem__ if isinstance(vectors, np.ndarray) else _units_of(vectors)
     result = np.zeros((len(inputs), len(STATISTICS)), np.float32)
-    for block in _blocks(inputs, unit.shape[1]):
-        clicked = unit[block.history].astype(np.float64) * block.mask[..., None]  # (B, H, D)
-        cosine = np.matmul(unit[block.candidate].astype(np.float64), clicked.transpose(0, 2, 1))  # (B, C, H)
+    for block in _blocks(inputs, unit(np.zeros(1, np.int64)).shape[-1] if len(inputs.ads) else 0):
+        clicked = unit(block.history).astype(np.float64) * block.mask[..., None]  # (B, H, D)
+        cosine = np.matmul(unit(block.candidate).astype(np.float64), clicked.transpose(0, 2, 1))  # (B, C, H)
         summary = _summaries(cosine, block.mask, clicked)
         result[block.rows] = summary[block.row_of, block.column_of]
     return result
+
+
+def paired_cosines(
+    left: Rows, right: Rows, left_rows: NDArray[np.integer], right_rows: NDArray[np.integer], *, chunk: int = 16_384
+) -> Floats:
+    """(N,) cosine of the vectors at `left_rows[i]` and `right_rows[i]`; 0 where either is zero."""
+    result = np.zeros(len(left_rows), np.float32)
+    for start in range(0, len(left_rows), chunk):
+        part = slice(start, start + chunk)
+        units = unit_rows(left(left_rows[part])), unit_rows(right(right_rows[part]))
+        result[part] = np.einsum("nd,nd->n", *units, dtype=np.float64)
+    return result
+
+
+def _units_of(vectors: Rows) -> Rows:
+    """Rows of any shape of ad numbers as unit vectors, each distinct ad read once."""
+
+    def units(rows: NDArray[np.integer]) -> Floats:
+        used, place = np.unique(rows, return_inverse=True)
+        found: Floats = unit_rows(vectors(used))[place.reshape(rows.shape)]
+        return found
+
+    return units
 
 
 def mean_history(inputs: Inputs, vectors: Floats) -> Floats:

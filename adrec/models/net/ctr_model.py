@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from adrec.data.batches.collate import LIST_PADDING, Batch, Entities, Texts
 from adrec.models.net.blocks import Blocks, make_blocks
 from adrec.models.net.interaction import TextMatch, category_match, mean_interest
+from adrec.models.net.modalities import LateFusion, Modalities, VectorMatch, dropped
 from adrec.models.net.user_encoder import UserEncoder
 
 
@@ -31,6 +32,15 @@ class Outputs(NamedTuple):
     """(C, number of categories) logits of the next category clicked, from the user alone; None where not learned"""
     list_squares: Tensor | None = None
     """(B,) in training, the squared weights that the values of the candidate's lists have of their own, summed"""
+
+
+class Matches(NamedTuple):
+    """How near candidates are to what their users did and said."""
+
+    text: Tensor | None
+    """(B, M) the columns of TextMatch; None where there is nothing to match"""
+    vectors: list[Tensor]
+    """(B, M) those of VectorMatch, for each modality of ads"""
 
 
 class Fields(nn.Module):
@@ -100,10 +110,18 @@ class EntityEncoder(nn.Module):
     """
 
     def __init__(
-        self, *, text_width: int, fields: Fields, width: int, identities: int, identity_dropout: float, dropout: float
+        self,
+        *,
+        text_width: int,
+        fields: Fields,
+        width: int,
+        identities: int,
+        identity_dropout: float,
+        dropout: float,
+        modalities: Modalities | None = None,
     ):
         super().__init__()
-        self.fields = fields
+        self.fields, self.modalities = fields, modalities
         self.text = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, width)) if text_width else None
         self.identity = nn.Embedding(identities + 1, width) if identities else None
         if self.identity is not None:
@@ -120,6 +138,8 @@ class EntityEncoder(nn.Module):
         if self.text is not None:
             assert text is not None
             total = total + self.dropout(self.text(text))
+        if self.modalities is not None:
+            total = total + self.modalities(entities.vectors)
         if self.features is not None:
             total = total + self.features(self.fields(entities.numeric, entities.categorical, entities.lists))
         if self.identity is not None:
@@ -192,6 +212,9 @@ class CTRModel(nn.Module):
         presupposes: tuple[int | None, ...] | None = None,
         wide: nn.Module | None = None,
         wide_lists: ListWeights | None = None,
+        vector_match: VectorMatch | None = None,
+        late: LateFusion | None = None,
+        modality_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.text_encoder = text_encoder
@@ -199,7 +222,8 @@ class CTRModel(nn.Module):
         self.user_profile = user_profile
         self.user_encoder = user_encoder
         self.fields = fields
-        self.text_match = text_match
+        self.text_match, self.vector_match = text_match, vector_match
+        self.late, self.modality_dropout = late, modality_dropout
         self.interaction = interaction
         self.sharing = sharing
         self.heads = nn.ModuleList([nn.Linear(sharing_width, 1) for _ in range(tasks)])
@@ -211,8 +235,11 @@ class CTRModel(nn.Module):
         self.placed = first_of_chain(0, self.presupposes)
         """The task that slots act on: the click, where the main task is what follows one."""
 
-    def forward(self, batch: Batch, matches: Tensor | None = None) -> Outputs:
-        """One logit a row and task. `matches`: what `text_matches` gives, where it is known already."""
+    def forward(self, batch: Batch, matches: "Matches | None" = None) -> Outputs:
+        """One logit a row and task. `matches`: what `all_matches` gives, where it is known already."""
+        if self.training and self.modality_dropout:
+            share = self.modality_dropout
+            batch = batch._replace(ads=dropped(batch.ads, share), users=dropped(batch.users, share))
         ad_text = self.text_vectors(batch.ads.texts)
         ads = self.ad_encoder(batch.ads, ad_text)  # (A, D)
         interests = self._interests(batch)
@@ -221,7 +248,7 @@ class CTRModel(nn.Module):
         queries = self.text_vectors(batch.queries)
         blocks = make_blocks(batch.context)
         if matches is None:
-            matches = self.text_matches(batch, ad_text, interests, queries, blocks)
+            matches = self.all_matches(batch, ad_text, interests, queries, blocks)
         extra = self._extra(batch, ads, queries, matches, candidates, blocks)
         joint = self.interaction(users[batch.context], candidates, extra)
         towers = self.sharing(joint)
@@ -231,6 +258,10 @@ class CTRModel(nn.Module):
             logits = logits + self.wide(extra)
         if self.wide_lists is not None:
             logits = logits + self.wide_lists(batch.ads.lists)[batch.ad]
+        if self.late is not None:
+            logits = logits + self.late(
+                batch.ads.vectors, matches.vectors, batch.history, batch.history_mask, batch.context, batch.ad
+            )
         bias = None
         if self.position_bias is not None and self.training:
             bias = self.position_bias(batch.position, batch.categorical)
@@ -285,33 +316,45 @@ class CTRModel(nn.Module):
         )
         return users
 
-    def text_matches(
+    def all_matches(
         self, batch: Batch, ad_text: Tensor | None, interests: Tensor | None, queries: Tensor | None, blocks: Blocks
-    ) -> Tensor | None:
-        """(B, M) the columns of TextMatch, from no parameter of this model; None where there is nothing to match."""
-        if self.text_match is None or ad_text is None:
-            return None
-        found: Tensor = self.text_match(
-            ad_text,
-            batch.history,
-            batch.history_mask,
-            batch.context,
-            batch.ad,
-            blocks,
-            interests=interests,
-            queries=queries,
-            query=batch.query,
-            skipped=batch.skipped,
-            skipped_mask=batch.skipped_mask,
-        )
-        return found
+    ) -> "Matches":
+        """The columns of TextMatch and VectorMatch, from no parameter of this model."""
+        text, vectors = None, []
+        if self.text_match is not None and ad_text is not None:
+            text = self.text_match(
+                ad_text,
+                batch.history,
+                batch.history_mask,
+                batch.context,
+                batch.ad,
+                blocks,
+                interests=interests,
+                queries=queries,
+                query=batch.query,
+                skipped=batch.skipped,
+                skipped_mask=batch.skipped_mask,
+            )
+        if self.vector_match is not None:
+            vectors = self.vector_match(
+                batch.ads.vectors,
+                batch.users.vectors,
+                batch.history,
+                batch.history_mask,
+                batch.context,
+                batch.ad,
+                blocks,
+                batch.skipped,
+                batch.skipped_mask,
+            )
+        return Matches(text, vectors)
 
     def _extra(
         self,
         batch: Batch,
         ads: Tensor,
         queries: Tensor | None,
-        matches: Tensor | None,
+        matches: "Matches",
         candidates: Tensor,
         blocks: Blocks,
     ) -> Tensor:
@@ -321,8 +364,10 @@ class CTRModel(nn.Module):
             torch.log1p(batch.history_length)[batch.context][:, None] / 5,
             category_match(batch.ads.categorical, batch.history, batch.history_mask, batch.context, batch.ad),
         ]
-        if matches is not None:
-            columns.append(matches)
+        if matches.text is not None:
+            columns.append(matches.text)
+        if self.late is None:
+            columns += matches.vectors
         attended = self.user_encoder.for_candidates(ads[batch.history], batch.history_mask, candidates, batch.context, blocks)
         if attended is not None:
             columns += [attended, (attended * candidates).sum(-1, keepdim=True)]

@@ -33,7 +33,7 @@ class Ensemble(nn.Module):
         first = cast(CTRModel, self.members[0])
         # The same for all members: cosines of the given vectors, and the dearest part of scoring many candidates.
         vectors = (batch.ads.texts.vectors, batch.users.texts.vectors, batch.queries.vectors)
-        matches = first.text_matches(batch, *vectors, make_blocks(batch.context))
+        matches = first.all_matches(batch, *vectors, make_blocks(batch.context))
         outputs: list[Outputs] = [member(batch, matches) for member in self.members]
         return outputs[0]._replace(
             logits=torch.stack([one.logits for one in outputs]).mean(0),

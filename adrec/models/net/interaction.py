@@ -230,6 +230,12 @@ def _interest_cosines(interests: Tensor, context: Tensor, target: Tensor, blocks
     return [(mean[context] * target).sum(-1), nearest.masked_fill(torch.isinf(nearest), 0.0)]
 
 
+def mean_of_history(vectors: Tensor, mask: Tensor) -> Tensor:
+    """(C, H, D), (C, H) → (C, D) the mean of the places that `mask` keeps; zero where it keeps none."""
+    total = torch.einsum("ch,chd->cd", mask.to(vectors.dtype), vectors)
+    return total / mask.sum(-1, keepdim=True).clamp(min=1)
+
+
 def _cosine_to_mean(vectors: Tensor, mask: Tensor, context: Tensor, target: Tensor) -> Tensor:
     mean = torch.einsum("ch,chd->cd", mask.to(vectors.dtype), vectors)
     return (nn.functional.normalize(mean, dim=-1)[context] * target).sum(-1)

@@ -18,6 +18,7 @@ from adrec.data.disk.engine import columns_of, name, one_row, parquet, text
 from adrec.data.disk.writing import link_file
 from adrec.data.prepared import STATE, shards_of
 from adrec.data.shape import LogShape
+from adrec.data.vectors import stored_columns
 from adrec.prepare.log.carried import FOLDER, known_requests
 from adrec.prepare.log.splits import held_bounds, rolling_bounds
 from adrec.prepare.log.versions import written_versions
@@ -142,6 +143,8 @@ def keep_numbers(connection: duckdb.DuckDBPyConnection, earlier: Earlier, spec: 
         earlier.keep(f"{spec.name} were put before earlier ones", what)
     if not found["gone"] and not found["moved"]:
         return
+    if found["gone"] and stored_columns(earlier.folder, spec.name):
+        raise CannotAppendError(f"earlier {spec.name} have gone, and their vectors with them")
     theirs = columns_of(connection, f"SELECT * FROM {earlier.table(spec)}")
     columns = []
     for column, kind in columns_of(connection, spec.name).items():

@@ -179,9 +179,9 @@ def written_versions(spec: TableSpec, columns: Sequence[str]) -> str:
 def candidates(
     spec: TableSpec, features: TableFeatures, counters: Sequence[CounterSpec], columns: Collection[str]
 ) -> list[str]:
-    """Which of a table's `columns` models read row by row: features and counters' `by`."""
+    """Which of a table's `columns` models read row by row: features and counters' `by`. Vectors are those of the table."""
     wanted = {{"advertiser": "advertiser_id"}.get(key, key) for counter in counters for key in counter.by}
-    patterns = [column for key, column in features.columns if key != "calendar"]
+    patterns = [column for key, column in features.columns if key not in {"calendar", "vectors"}]
     return [
         column
         for column in columns

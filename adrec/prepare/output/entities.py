@@ -1,6 +1,6 @@
 """Ads and users with their texts, written in batches; the distinct texts of everything become the corpus."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 
 from adrec.config.data.preprocess import TextSettings
 from adrec.data.disk.engine import columns_of, moment_sql, name, one_row, parquet, stream, text
+from adrec.data.vectors import VectorWriter, file_of
 from adrec.prepare.output.later import later_rows
+from adrec.prepare.staging.convert import width_of
 from adrec.prepare.text.clean import fill_template, gentle, language, load_stop_words, segmented, template_columns
 from adrec.schema import ADS, TableSpec, TextSpec, entity_tables
 
@@ -21,6 +23,8 @@ _TEXTS = pa.schema(
         ("later", pa.bool_()),
     ]
 )
+_BATCH_ROWS = 8_192
+"""Rows at once where they bring vectors along."""
 _LATER = "later than the cut"
 """Column of a query's result: whether the row exists only after the cut."""
 _OLD = ("text of before", "words of before", "language of before")
@@ -70,8 +74,12 @@ def write_tables(
     *,
     cut: datetime | None = None,
     earlier: Path | None = None,
+    precisions: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict[str, int]:
     """A file of the prepared folder for each table beside the impressions that there is. Returns their rows.
+
+    Columns of vectors are files of their own (`adrec.data.vectors`): `precisions` says of each table which these are, and in
+    what precision they are kept.
 
     Texts that exist only after `cut` are marked so. Texts of `earlier`, the prepared folder that is appended to, are taken
     over where what they are made of is the same.
@@ -79,7 +87,7 @@ def write_tables(
     present = {table for (table,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
     later = {spec.name: later_rows(connection, spec, cut) for spec in entity_tables() if spec.name in present}
     return {
-        spec.name: _write(connection, folder, spec, maker, *later[spec.name], earlier)
+        spec.name: _write(connection, folder, spec, maker, *later[spec.name], earlier, (precisions or {}).get(spec.name, {}))
         for spec in entity_tables()
         if spec.name in present
     }
@@ -170,22 +178,37 @@ def _write(
     later: str,
     join: str,
     earlier: Path | None,
+    precisions: Mapping[str, str],
 ) -> int:
     """`later` is SQL over the table as t and what `join` adds."""
-    columns = [column for column in columns_of(connection, spec.name) if column != spec.index]
+    kinds = columns_of(connection, spec.name)
+    columns = [column for column in kinds if column != spec.index]
+    vectors = [column for column in columns if column in precisions]
     selected = ", ".join(f"t.{name(column)}" for column in columns)
     before, before_join = _earlier_texts(connection, spec, maker, earlier)
     query = (
         f"SELECT {selected}, {later} AS {name(_LATER)}{before} FROM {spec.name} t {join} {before_join} ORDER BY t.{spec.index}"
     )
 
+    rows = one_row(connection, f"SELECT count(*) AS n FROM {spec.name}")["n"]
+    apart = {
+        column: VectorWriter(file_of(folder, spec.name, column), rows, width_of(kinds[column]), precisions[column])
+        for column in vectors
+    }
+
     def batches() -> Iterator[pa.RecordBatch]:
-        for batch in stream(connection.cursor(), query):
+        for batch in stream(connection.cursor(), query, batch_rows=_BATCH_ROWS if vectors else 65_536):
+            for column, writer in apart.items():
+                writer.add(batch.column(column), where=f"{spec.name}: column '{column}'")
             made = _texts(connection, spec.stored, spec.text, maker, batch) if spec.text is not None else {}
-            kept = {column: batch.column(column) for column in columns if column not in made}
+            kept = {column: batch.column(column) for column in columns if column not in made and column not in apart}
             yield canonical(pa.RecordBatch.from_pydict(kept | made), spec.stored)
 
-    return write_batches(folder / spec.file, batches())
+    try:
+        return write_batches(folder / spec.file, batches())
+    finally:
+        for writer in apart.values():
+            writer.close()
 
 
 def _texts(

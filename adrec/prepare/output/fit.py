@@ -20,6 +20,7 @@ from adrec.config.data.preprocess import PreprocessConfig, TokenizerSettings
 from adrec.data.disk.engine import fetch, give_back_memory
 from adrec.data.disk.tables import parquet_files, parquet_schema
 from adrec.data.features import FeatureSet
+from adrec.data.vectors import with_vectors
 from adrec.prepare.log.append import Earlier
 from adrec.prepare.text.tokenizer import copy_tokenizer, digest_of_texts, train_tokenizer
 from adrec.specs import FeatureSpec
@@ -76,6 +77,9 @@ def fit_features(connection: duckdb.DuckDBPyConnection, config: PreprocessConfig
         seen[fetch(connection, f"SELECT index FROM people WHERE part = 0 AND kind = '{kind}'")["index"].to_numpy()] = True
         needed = _needed(folder / f"{table}.parquet", spec)
         fitted[table] = FeatureSet.fit(spec, _rows_where(needed, seen), seed=config.seed)
+        if spec.vectors:
+            views = with_vectors(pa.table({"row": np.arange(len(seen))}), folder, table)
+            fitted[table] = fitted[table].with_fitted_vectors(views, np.flatnonzero(seen), seed=config.seed)
     text = json.dumps({table: features.to_json() for table, features in fitted.items()}, ensure_ascii=False)
     (folder / "features.json").write_text(text + "\n", encoding="utf-8")
 

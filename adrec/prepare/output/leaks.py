@@ -157,7 +157,7 @@ def _declared(spec: TableFeatures, known: Collection[str]) -> list[tuple[str, st
     found: dict[str, str] = {}
     for key, pattern in spec.columns:
         for column in matching(known, pattern) if is_pattern(pattern) else [pattern]:
-            if key != "calendar" and column in known:
+            if key not in {"calendar", "vectors"} and column in known:
                 found.setdefault(column, key)
     return [(key, column) for column, key in found.items()]
 

@@ -16,8 +16,9 @@ from adrec.data.disk.engine import text
 from adrec.prepare.sources.base import Reading
 from adrec.prepare.sources.json_lines import text_items
 
-Role = Literal[schema.Role, "list", "kept"]
-"""`list` is a list of categories; `kept` a column that no role is known of: text as it stands, else what is stored."""
+Role = Literal[schema.Role, "list", "vector", "kept"]
+"""`list` is a list of categories, `vector` numbers of a fixed width; `kept` a column that no role is known of: text as it
+stands, else what is stored."""
 _IDENTITIES = {"id", "person", "category"}
 
 NOBODY_MEANS = ("\\N", "NULL", "null", "NaN", "nan")
@@ -25,7 +26,7 @@ MISSING = (*NOBODY_MEANS, "None", "NA", "N/A", "#N/A", "<NA>", "NaT")
 _NULL_WORDS: dict[str, Sequence[str]] = {
     **dict.fromkeys(("id", "person", "moment", "flag"), MISSING),
     "number": tuple(word for word in MISSING if word.lower() != "nan"),
-    **dict.fromkeys(("category", "list", "ids"), NOBODY_MEANS),
+    **dict.fromkeys(("category", "list", "ids", "vector"), NOBODY_MEANS),
     **dict.fromkeys(("text", "kept"), ("\\N",)),
 }
 
@@ -136,6 +137,8 @@ def _value(reading: Reading, cell: str, stored: str, kind: str, role: Role) -> s
         return _list(reading, cell, stored, role)
     if kind == "TIMESTAMP":
         return _moment(reading, cell, stored)
+    if role == "vector":
+        return _vector(vector_items(reading, cell, stored), kind)
     if not is_text(stored):
         is_whole = kind.endswith("INT") or kind == "INTEGER"
         return _whole(cell, kind) if is_whole and is_float(stored) else f"try_cast({cell} AS {kind})"
@@ -205,6 +208,38 @@ def _list(reading: Reading, cell: str, stored: str, role: Role) -> str:
         f"list_filter({items}, lambda item: item IS NOT NULL AND NOT {is_null_word('item', ['', *null_words(reading, role)])})"
     )
     return f"list_transform({kept}, lambda item: {_identity('item', 'VARCHAR')})" if role == "ids" else kept
+
+
+def vector_type(width: int) -> str:
+    """DuckDB's name of a vector of so many numbers."""
+    return f"FLOAT[{width}]"
+
+
+def width_of(kind: str) -> int:
+    """Of a vector, by the name that `vector_type` gives."""
+    return int(kind.removeprefix("FLOAT[").removesuffix("]"))
+
+
+def vector_items(reading: Reading, cell: str, stored: str) -> str:
+    """SQL of the numbers of a cell as a list of FLOAT, NULL where one is none: of a stored list, a JSON array, or text that
+    separates them by spaces, commas (unless those are decimal marks), semicolons or `|`.
+    """
+    if stored.endswith("]"):
+        return f"try_cast({cell} AS FLOAT[])"
+    if not is_text(stored):
+        return "CAST(NULL AS FLOAT[])"
+    marks = "[]();|\t\n\r" + ("" if reading.decimal == "," else ",")
+    plain = f"translate({cell}, {text(marks)}, {text(' ' * len(marks))})"
+    if reading.decimal == ",":
+        plain = f"replace({plain}, ',', '.')"
+    return f"try_cast(list_filter(string_split({plain}, ' '), lambda item: item <> '') AS FLOAT[])"
+
+
+def _vector(items: str, kind: str) -> str:
+    """SQL of a vector of the width that `kind` says; NULL for another width, and where a number is missing or infinite."""
+    width = width_of(kind)
+    is_whole = f"len({items}) = {width} AND len(list_filter({items}, lambda item: isfinite(item))) = {width}"
+    return f"CASE WHEN {is_whole} THEN CAST({items} AS {kind}) END"
 
 
 def _moment(reading: Reading, cell: str, stored: str) -> str:

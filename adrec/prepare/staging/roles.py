@@ -13,26 +13,32 @@ from adrec.specs import WORDS, FeatureSpec
 class Roles:
     """Role by column of one table. Patterns of numeric features stand for every column that matches."""
 
-    def __init__(self, by_column: Mapping[str, Role], numeric_patterns: Iterable[str] = ()) -> None:
+    def __init__(
+        self, by_column: Mapping[str, Role], numeric_patterns: Iterable[str] = (), widths: Mapping[str, int] | None = None
+    ) -> None:
+        """`widths`: the columns that hold vectors, and how many numbers each has."""
         self._by_column, self._patterns = dict(by_column), tuple(numeric_patterns)
+        self.widths = dict(widths or {})
 
     def __getitem__(self, column: str) -> Role:
+        if column in self.widths:
+            return "vector"
         if any(fnmatchcase(column, pattern) for pattern in self._patterns):
             return "number"
         return self._by_column.get(column, "kept")
 
     def to_json(self) -> dict[str, object]:
         """For a bundle."""
-        return {"columns": dict(self._by_column), "numbers": list(self._patterns)}
+        return {"columns": dict(self._by_column), "numbers": list(self._patterns), "vectors": self.widths}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Roles":
         """What `to_json` gave."""
-        return cls(stored["columns"], stored["numbers"])
+        return cls(stored["columns"], stored["numbers"], stored.get("vectors"))
 
     def __or__(self, other: "Roles") -> "Roles":
         """Both, as a table that carries another's columns needs them; where they differ, these go first."""
-        return Roles(other._by_column | self._by_column, (*self._patterns, *other._patterns))
+        return Roles(other._by_column | self._by_column, (*self._patterns, *other._patterns), other.widths | self.widths)
 
 
 def roles_of(config: PreprocessConfig) -> dict[str, Roles]:
@@ -65,4 +71,6 @@ def roles_of_features(spec: FeatureSpec, categories: Iterable[str] = (), moments
         roles[spec.calendar.column] = "moment"
     roles |= dict.fromkeys((item.column for item in spec.numeric), "number")
     roles[TRUE_PROBABILITY] = "number"
-    return Roles(roles, (item.column for item in spec.numeric if "*" in item.column))
+    # Preprocess has measured the widths before it asks: see `adrec.prepare.staging.widths`.
+    widths = {item.column: item.width for item in spec.vectors if item.width is not None}
+    return Roles(roles, (item.column for item in spec.numeric if "*" in item.column), widths)

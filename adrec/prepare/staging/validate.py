@@ -24,6 +24,8 @@ from adrec.prepare.staging.convert import (
     reached,
     sql_type,
     trimmed,
+    vector_type,
+    width_of,
 )
 from adrec.prepare.staging.notes import notes_of
 from adrec.prepare.staging.roles import Roles
@@ -192,7 +194,7 @@ def plan_columns(
             kind = sql_type(spec[column].type)
             role = "list" if kind == "VARCHAR[]" and role != "ids" else role
         else:
-            role, kind = _extra_kind(role, reading.types.get(column), stored or "VARCHAR")
+            role, kind = _extra_kind(role, reading.types.get(column), stored or "VARCHAR", roles.widths.get(column))
         raw_cell, cell = f"adrec_raw.{name(column)}", f"adrec_cells.{name(column)}"
         if column in reading.at_least:
             source, least = reading.at_least[column]
@@ -304,8 +306,13 @@ def missing_columns(raw: RawTable, spec: TableSpec, found: Mapping[str, str], ex
     return list(dict.fromkeys(faults))
 
 
-def _extra_kind(role: Role, declared: str | None, stored: str) -> tuple[Role, str]:
-    """Role and DuckDB type of a column beyond the contract. A role of the config goes before a declared `string`."""
+def _extra_kind(role: Role, declared: str | None, stored: str, width: int | None) -> tuple[Role, str]:
+    """Role and DuckDB type of a column beyond the contract. A role of the config goes before a declared `string`.
+
+    `width`: of a column of vectors, None for others.
+    """
+    if width is not None:
+        return "vector", vector_type(width)
     if declared is not None and not (declared == "string" and role == "number"):
         kinds: dict[str, tuple[Role, str]] = {
             "string": (role if role in {"category", "text"} else "kept", "VARCHAR"), "integer": ("number", "BIGINT"),
@@ -330,6 +337,11 @@ def _checks(spec: TableSpec, column: str, stored: str | None, kind: str, role: R
     may_fail = kind != "VARCHAR" or stored == "BLOB" or role in {"id", "person", "category"}
     if stored is not None and may_fail:
         unreadable = ("is not 0 or 1", _SAY_WHAT_IS_POSITIVE) if role == "flag" else _UNREADABLE.get(kind, _NO_NUMBER)
+        if role == "vector":
+            unreadable = (
+                f"is no list of {width_of(kind)} finite numbers",
+                "Leave the cell empty where there is none, or set `width`.",
+            )
         checks.append(Check(column, f"{is_given} AND {value} IS NULL", *unreadable))
     if stored == "BLOB" and kind == "VARCHAR":
         checks[-1] = Check(column, checks[-1].condition, "is not UTF-8 text", "Write the column as a string.")

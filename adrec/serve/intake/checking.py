@@ -4,15 +4,16 @@ Whoever asks for something impossible is told where and what, and never shares a
 have had without it. Costs a Python call a value that a request brings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from adrec.config.inference.serve import Challenger
 from adrec.errors import DataError, visible
+from adrec.inference.packing import ClickModel
 from adrec.schema import NOBODY
 from adrec.serve.arms import Arm, arm_of
-from adrec.serve.intake.columns import Columns, refused_name
+from adrec.serve.intake.columns import Columns, refused_name, vector_types
 from adrec.serve.intake.fields import micros
 from adrec.serve.intake.messages import ExplainRequest, RankRequest, RankUser, ScoreRequest, ScoreRow, UserIn
 from adrec.serve.state.live import Live
@@ -96,6 +97,20 @@ def read_explain(item: ExplainRequest, lives: dict[str, Live], challenger: Chall
         shown_at=item.shown_at, scenario=item.scenario, query=item.query, context=item.context,
     )  # fmt: skip
     return reading.done([reading.row(row, reading.users([item.user], "user"), "")])
+
+
+def refuse_vectors(vectors: Mapping[str, list[float]], bundles: Sequence[ClickModel]) -> None:
+    """Raises RefusedError where an ad brings vectors that no bundle reads, or of another width than one of them reads."""
+    faults = []
+    for name, vector in vectors.items():
+        widths = {types[name].list_size for packed in bundles if name in (types := vector_types(packed.features["ads"]))}
+        if not widths:
+            known = sorted({name for packed in bundles for name in vector_types(packed.features["ads"])})
+            faults.append(Place(f"body.vectors.{name}", f"the bundle reads no such vectors, but {', '.join(known) or 'none'}"))
+        for width in widths - {len(vector)}:
+            faults.append(Place(f"body.vectors.{name}", f"{width} numbers are expected, these are {len(vector)}"))
+    if faults:
+        raise RefusedError(_bounded(faults))
 
 
 class _Reading:

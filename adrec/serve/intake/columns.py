@@ -40,6 +40,7 @@ class Columns:
     def of_users(cls, packed: ClickModel, users: pa.Table) -> "Columns":
         """Columns of the users table, and those that the model reads of users whom no table describes."""
         types = _types(packed.features["users"]) | {field.name: _plain(field.type) for field in users.schema}
+        types |= vector_types(packed.features["users"])
         made = {"text", "segmented", *_OWN_FIELDS}
         return cls({name: kind for name, kind in types.items() if name not in made})
 
@@ -48,9 +49,11 @@ class Columns:
         if value is None:
             return None
         kind = self.types[name]
+        if pa.types.is_fixed_size_list(kind):
+            return vector_of(value, kind.list_size)
         if pa.types.is_list(kind):
-            if not isinstance(value, list):
-                raise ValueError("a list is expected")
+            if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+                raise ValueError("a list of texts is expected")
             return value
         if isinstance(value, list):
             raise ValueError("one value is expected, not a list")
@@ -69,6 +72,20 @@ class Columns:
     def array(self, name: str, cells: Sequence[Any]) -> pa.Array:
         """A column of what `cell` gave."""
         return pa.array(cells, self.types[name])
+
+
+def vector_types(features: FeatureSet) -> dict[str, pa.DataType]:
+    """The columns of vectors that a model reads, by name."""
+    return {fitted.name: pa.list_(pa.float32(), fitted.width) for fitted in features.vectors}
+
+
+def vector_of(value: Any, width: int) -> list[float]:
+    """A list of so many numbers. Raises ValueError for anything else."""
+    if not isinstance(value, list) or not all(isinstance(item, int | float) for item in value):
+        raise ValueError(f"a list of {width} numbers is expected")
+    if len(value) != width:
+        raise ValueError(f"a list of {width} numbers is expected, this one has {len(value)}")
+    return value
 
 
 def refused_name(name: str) -> str | None:

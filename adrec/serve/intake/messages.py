@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from adrec.serve.intake.fields import MOST_ITEMS, Id, Moment, Values, Word
+from adrec.serve.intake.fields import MOST_ITEMS, Id, Moment, Values, Vector, Word
 
 
 class Message(BaseModel):
@@ -270,6 +270,8 @@ class AdIn(Message):
     budget: float | None = Field(default=None, ge=0, le=1e12)
     starts_at: Moment | None = None
     ends_at: Moment | None = None
+    vectors: Annotated[dict[Id, Vector], Field(max_length=20)] = {}
+    """What other models made of it, such as its picture's vector, by the column of the log: those that the bundle reads."""
 
     @model_validator(mode="after")
     def _ends_after_it_starts(self) -> "AdIn":
@@ -289,6 +291,7 @@ class AdOut(Message):
     budget: float | None = None
     starts_at: datetime | None = None
     ends_at: datetime | None = None
+    vectors: dict[str, list[float]] = {}
 
 
 class Done(Message):

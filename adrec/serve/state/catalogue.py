@@ -1,6 +1,6 @@
 """The live catalogue: the ads file with what came in since, and users as a batch of requests describes them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adrec.data.arrays import combined, places
+from adrec.data.vectors import Vectors
 from adrec.inference.packing import ClickModel
 from adrec.inference.rows import with_texts, written_titles
 from adrec.prepare.text.clean import language
@@ -53,6 +54,32 @@ def with_changes(ads: pa.Table, changes: Mapping[str, Change], packed: ClickMode
         ads = ads.combine_chunks()
     gone = places(pa.array([ad_id for ad_id, change in changes.items() if change.deleted], pa.string()), ads["ad_id"])
     return ads, [int(row) for row in gone[gone >= 0].tolist()]
+
+
+def vectors_with_changes(
+    vectors: Mapping[str, Vectors], ads: pa.Table, changes: Mapping[str, Change], packed: ClickModel
+) -> dict[str, Vectors]:
+    """The vectors of the catalogue, by column, in the rows that `with_changes` gives the ads; what lies on disk stays there.
+
+    `ads`: the table before the changes.
+    """
+    put = {ad_id: change.ad for ad_id, change in changes.items() if change.ad is not None}
+    own = vectors_of(list(put.values()), packed)
+    row = places(pa.array(list(put), pa.string()), combined(ads["ad_id"]).cast(pa.string()))
+    row[row < 0] = len(ads) + np.arange(int((row < 0).sum()))
+    size = max(len(ads), int(row.max(initial=-1)) + 1)
+    return {name: held.with_rows(row, own[name], size) for name, held in vectors.items()}
+
+
+def vectors_of(put: Sequence[Mapping[str, Any]], packed: ClickModel) -> dict[str, Vectors]:
+    """The vectors of ads as they were put, by column; of another width than this bundle reads, or not said: missing."""
+    found = {}
+    for fitted in packed.features["ads"].vectors:
+        given = [(ad.get("vectors") or {}).get(fitted.name) for ad in put]
+        cells = [value if value is not None and len(value) == fitted.width else None for value in given]
+        column = pa.array(cells, pa.list_(pa.float32(), fitted.width))
+        found[fitted.name] = Vectors.of(column, fitted.width, len(cells), where=fitted.name)
+    return found
 
 
 def ad_of(ad_id: str, ad: dict[str, Any], schema: pa.Schema, packed: ClickModel) -> pa.Table:

@@ -16,6 +16,7 @@ from adrec.bundle import open_bundle, trusting
 from adrec.config.inference.serve import ServeConfig
 from adrec.data.arrays import combined
 from adrec.data.examples import Examples
+from adrec.data.vectors import split_vectors
 from adrec.errors import BundleError, DataError
 from adrec.inference.known import Known
 from adrec.inference.lists.ranker import Ranker
@@ -24,7 +25,7 @@ from adrec.inference.predictor import Catalogs, Predictor
 from adrec.schema import STRINGS, TIMESTAMP
 from adrec.serve.intake.columns import Columns
 from adrec.serve.intake.messages import UserIn
-from adrec.serve.state.catalogue import Change, ad_of, users_of, with_changes
+from adrec.serve.state.catalogue import Change, ad_of, users_of, vectors_of, vectors_with_changes, with_changes
 from adrec.serve.state.world import World
 
 
@@ -79,8 +80,11 @@ class Live:
                     int8=config.onnx_int8,
                     keep_typed=config.keep_typed,
                 )
-        table, gone = with_changes(world.ads, changes, predictor.packed)
-        catalogs = predictor.catalogs(table, users.slice(0, 1))
+        fitted = predictor.packed.features["ads"].modalities(world.ads)
+        plain = split_vectors(world.ads, fitted)[0]
+        vectors = vectors_with_changes({name: held.vectors for name, held in fitted.items()}, plain, changes, predictor.packed)
+        table, gone = with_changes(plain, changes, predictor.packed)
+        catalogs = predictor.catalogs(table, users.slice(0, 1), ad_vectors=vectors)
         # A changed ad is what the change says, at any moment.
         attributes = replace(world.attributes, ads=world.attributes.ads.without(pa.array(list(changes), pa.string())))
         known = Known(asof.over(catalogs.ad_table), None, world.timeless, attributes)
@@ -132,7 +136,8 @@ class Live:
         ad = ad_of(ad_id, change.ad, self.ads.schema, self.predictor.packed)
         if not set(ad.column_names) <= set(self.ads.column_names):
             return None
-        own, known = self.predictor.catalogs(ad, self.users.slice(0, 1)), self.ranker.known
+        vectors = vectors_of([change.ad], self.predictor.packed)
+        own, known = self.predictor.catalogs(ad, self.users.slice(0, 1), ad_vectors=vectors), self.ranker.known
         assert known.asof is not None, "a server always has one, if only of a log to come"
         attributes = replace(known.attributes, ads=known.attributes.ads.without(pa.array([ad_id])))
         known = replace(known, asof=known.asof.with_ad(row, own.ad_table), attributes=attributes)
@@ -166,6 +171,11 @@ class Live:
         if row is None or ad_id in self.deleted:
             raise UnknownAdError(f"ad_id '{ad_id}' is not in the catalogue. PUT /v1/ads/{{id}} adds it.")
         return row
+
+    def vectors(self, row: int) -> dict[str, list[float]]:
+        """The vectors of an ad by column, those that it has."""
+        found = {name: held.vectors.rows(np.array([row]))[0] for name, held in self.ranker.catalogs.ads.modalities.items()}
+        return {name: vector.tolist() for name, vector in found.items() if np.isfinite(vector).all()}
 
     def rows(self, ad_ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
         """(N,) rows of ads, deleted ones too, -1 where the catalogue lacks them."""

@@ -36,6 +36,7 @@ from adrec.prepare.output.summary import add_people, added, totals
 from adrec.prepare.output.writer import SplitWriter
 from adrec.prepare.sources import open_source
 from adrec.prepare.staging import quarantine
+from adrec.prepare.staging.widths import with_widths
 from adrec.schema import ADS, NOBODY, SPLITS, USERS, TableSpec, entity_tables
 from adrec.terminal import Terminal
 
@@ -97,7 +98,7 @@ def run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
 
 
 def _run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
-    config = _with_moments(config)
+    config = _with_measured_widths(_with_moments(config))
     plan = _plan(config, terminal)
     is_enough = plan.manifest is not None and (config.append == "fast" or not plan.manifest.get("kept"))
     if plan.manifest is not None and is_enough and plan.manifest["fingerprint"] == plan.fingerprint:
@@ -129,6 +130,14 @@ def _with_moments(config: PreprocessConfig) -> PreprocessConfig:
             if moment in columns_of(connection, table.view) and getattr(config.history, moment) is None
         }
     return config.model_copy(update={"history": config.history.model_copy(update=found)}) if found else config
+
+
+def _with_measured_widths(config: PreprocessConfig) -> PreprocessConfig:
+    """The config with the widths of vectors that it does not name."""
+    if all(item.width is not None for spec in (config.features.ads, config.features.users) for item in spec.vectors):
+        return config
+    with open_memory_engine() as connection:
+        return with_widths(connection, config, open_source(connection, config.source))
 
 
 def _plan(config: PreprocessConfig, terminal: Terminal) -> _Plan:
@@ -178,7 +187,13 @@ def _prepare(
         maker = TextMaker(config.text)
         prepare_texts(connection)
         before = earlier.folder if earlier is not None else None
-        counts: dict[str, int | None] = {**write_tables(connection, folder, maker, cut=built.cut, earlier=before)}
+        kept = {
+            table: {item.column: item.precision for item in spec.vectors}
+            for table, spec in (("ads", config.features.ads), ("users", config.features.users))
+        }
+        counts: dict[str, int | None] = {
+            **write_tables(connection, folder, maker, cut=built.cut, earlier=before, precisions=kept)
+        }
         if earlier is not None:
             for spec in (ADS, USERS):
                 check_described(connection, earlier, folder, spec, keyed_columns(connection, config, built.shape))

@@ -8,9 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from adrec.data.arrays import ends
 from adrec.models.baselines.base import Floats, Inputs
 from adrec.models.baselines.preference import preference_columns
-from adrec.models.baselines.similarity import STATISTICS, category_shares, history_similarities, list_shares
+from adrec.models.baselines.similarity import (
+    STATISTICS,
+    category_shares,
+    history_similarities,
+    list_shares,
+    paired_cosines,
+)
 from adrec.schema import COUNTER_PREFIX
 
 
@@ -66,6 +73,13 @@ def design(
     names = [columns.numeric[place] for place in kept]
     names += [f"ad_{name}" for name in columns.ad_numeric] + [f"user_{name}" for name in columns.user_numeric]
     names.append("history_length")
+    for prefix, catalog, index in (
+        ("ad", inputs.ads, examples.ad_index), ("user", inputs.users, examples.user_index),
+    ):  # fmt: skip
+        for name, held in catalog.modalities.items():
+            reduced = held.reduced(index)
+            parts.append(reduced)
+            names += [f"{prefix}_{name}_{place}" for place in range(1, reduced.shape[1] + 1)]
     if similarities:
         if "nearness" not in inputs.made:
             inputs.made["nearness"] = similarity_columns(inputs)
@@ -105,7 +119,41 @@ def similarity_columns(inputs: Inputs) -> dict[str, Floats]:
     if inputs.ads.vectors is not None:
         cosines = history_similarities(inputs, inputs.ads.vectors)
         found.update({f"cosine_{name}": cosines[:, place] for place, name in enumerate(STATISTICS)})
+    return found | vector_columns(inputs)
+
+
+def vector_columns(inputs: Inputs) -> dict[str, Floats]:
+    """For each modality of ads: cosines to the clicked ads that have one, whether the candidate has one, and the cosine to the
+    user's own vector where they share a space.
+    """
+    found: dict[str, Floats] = {}
+    examples = inputs.examples
+    for name, held in inputs.ads.modalities.items():
+        known = held.known(np.arange(len(inputs.ads)))
+        cosines = history_similarities(_with_known_clicks(inputs, known), held.rows)
+        found |= {f"{name}_{statistic}": cosines[:, place] for place, statistic in enumerate(STATISTICS)}
+        found[f"{name}_there"] = known[examples.ad_index].astype(np.float32)
+        for own, of_user in inputs.users.modalities.items():
+            if of_user.is_comparable(held):
+                found[f"{name}_user_{own}"] = paired_cosines(of_user.rows, held.rows, examples.user_index, examples.ad_index)
     return found
+
+
+def _with_known_clicks(inputs: Inputs, known: NDArray[np.bool_]) -> Inputs:
+    """The same rows with histories of the clicks on ads that are `known` (A,)."""
+    examples = inputs.examples
+    kept = known[examples.history_values]
+    if kept.all():
+        return inputs
+    owner = np.repeat(np.arange(len(examples.history_offsets) - 1), np.diff(examples.history_offsets))
+    lengths = np.bincount(owner[kept], minlength=len(examples.history_offsets) - 1)
+    thinned = replace(
+        examples,
+        history_offsets=ends(lengths),
+        history_values=examples.history_values[kept],
+        history_hours=examples.history_hours[kept],
+    )
+    return replace(inputs, examples=thinned)
 
 
 LARGEST = 5.0

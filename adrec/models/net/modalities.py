@@ -1,0 +1,158 @@
+"""Vectors that other models made of an ad or a user (its picture, its sound, its place in a graph) inside the click model.
+
+Each column of vectors is a modality. They come standardised; a row of zeros is a missing one. In training whole vectors are
+dropped at the door, so that what stands for a missing one is learned, whether or not any is missing in the log.
+
+Shapes: N ads or users, A ads, B rows, C contexts, H history, D width of the model, V width of a modality, K tasks.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from adrec.data.batches.collate import Entities
+from adrec.models.net.blocks import Blocks
+from adrec.models.net.interaction import TextMatch, mean_of_history
+
+Fusion = Literal["concatenation", "gated", "late"]
+
+
+def there(vectors: Tensor) -> Tensor:
+    """(N, V) → (N,) bool, which are not missing."""
+    return (vectors != 0).any(-1)
+
+
+def dropped(entities: Entities, share: float) -> Entities:
+    """The entities with that share of the vectors of each modality missing."""
+    if not share or not entities.vectors:
+        return entities
+    kept = [vectors * (torch.rand(len(vectors), 1, device=vectors.device) >= share) for vectors in entities.vectors]
+    return entities._replace(vectors=tuple(kept))
+
+
+class Modality(nn.Module):
+    """One modality → (N, D): its own projection, and a learned vector where it is missing."""
+
+    def __init__(self, *, vector_width: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.project = nn.Linear(vector_width, width)
+        self.dropout = nn.Dropout(dropout)
+        self.missing = nn.Parameter(torch.zeros(width))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(N, V) → (N, D)."""
+        return torch.where(there(vectors)[:, None], self.dropout(self.project(vectors)), self.missing)
+
+
+class Modalities(nn.Module):
+    """All modalities of an ad or a user → what they add to its vector, (N, D).
+
+    `gated`: each adds as much as a gate that sees all of them lets through (Arevalo et al. 2017, gated multimodal units).
+    Else their projections are added, which is a linear map of the vectors end to end.
+    """
+
+    def __init__(self, *, widths: Sequence[int], width: int, dropout: float, gated: bool) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([Modality(vector_width=own, width=width, dropout=dropout) for own in widths])
+        self.gates = nn.ModuleList([nn.Linear(width * len(widths), width) for _ in widths]) if gated else None
+
+    def forward(self, vectors: Sequence[Tensor]) -> Tensor:
+        """(N, V) each → (N, D)."""
+        made = [part(own) for part, own in zip(self.parts, vectors, strict=True)]
+        if self.gates is not None:
+            seen = torch.cat(made, -1)
+            made = [torch.sigmoid(gate(seen)) * torch.tanh(own) for gate, own in zip(self.gates, made, strict=True)]
+        return torch.stack(made).sum(0)
+
+
+class VectorMatch(nn.Module):
+    """How near a candidate's vectors are to those of the user's clicks, and to the user's own of the same space: no parameters.
+
+    For each modality of ads the columns of TextMatch over the clicks that have it, and whether the candidate has it; then a
+    cosine for each pair (modality of users, modality of ads) that shares a space. 0 where there is nothing to compare with.
+    """
+
+    def __init__(self, *, widths: Sequence[int], pairs: Sequence[tuple[int, int]], skipped: bool) -> None:
+        super().__init__()
+        self.matches = nn.ModuleList(
+            [TextMatch(parts=(width,), interests=False, query=False, skipped=skipped) for width in widths]
+        )
+        self.pairs, self.skipped = tuple(pairs), skipped
+
+    @property
+    def out_width(self) -> int:
+        """Columns."""
+        return sum(self.widths)
+
+    @property
+    def widths(self) -> list[int]:
+        """Columns of each modality of ads, those of its pairs behind its own."""
+        own = [6 + int(self.skipped) for _ in self.matches]
+        for _, ads in self.pairs:
+            own[ads] += 1
+        return own
+
+    def forward(
+        self,
+        ads: Sequence[Tensor],
+        users: Sequence[Tensor],
+        history: Tensor,
+        history_mask: Tensor,
+        context: Tensor,
+        ad: Tensor,
+        blocks: Blocks,
+        skipped: Tensor,
+        skipped_mask: Tensor,
+    ) -> list[Tensor]:
+        """(B, columns) for each modality of ads. Vectors (A, V) each, (C, V) each; indices as TextMatch has them."""
+        found = []
+        for number, (match, vectors) in enumerate(zip(self.matches, ads, strict=True)):
+            known = there(vectors)
+            columns = match(
+                vectors,
+                history,
+                history_mask & known[history],
+                context,
+                ad,
+                blocks,
+                skipped=skipped if self.skipped else None,
+                skipped_mask=skipped_mask & known[skipped] if self.skipped else None,
+            )
+            own = [columns, known[ad][:, None].to(columns.dtype)]
+            for user, of_ads in self.pairs:
+                if of_ads == number:
+                    cosine = nn.functional.cosine_similarity(users[user][context], vectors[ad], dim=-1)
+                    own.append(TextMatch.SCALE * cosine[:, None])
+            found.append(torch.cat(own, -1))
+        return found
+
+
+class LateFusion(nn.Module):
+    """Each modality by itself to the logits: a small network over its matches, the candidate's vector and the mean click's.
+
+    The parts are added in the end, so that none can speak about another: the baseline that other fusions must beat.
+    """
+
+    def __init__(self, *, widths: Sequence[int], match_widths: Sequence[int], width: int, tasks: int, dropout: float) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([Modality(vector_width=own, width=width, dropout=dropout) for own in widths])
+        self.towers = nn.ModuleList(
+            [
+                nn.Sequential(nn.Linear(3 * width + match, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, tasks))
+                for match in match_widths
+            ]
+        )
+
+    def forward(
+        self, vectors: Sequence[Tensor], matches: Sequence[Tensor], history: Tensor, mask: Tensor, context: Tensor, ad: Tensor
+    ) -> Tensor:
+        """(A, V) each, matches (B, columns) each → (B, K)."""
+        logits = []
+        for part, tower, own, match in zip(self.parts, self.towers, vectors, matches, strict=True):
+            made = part(own)  # (A, D)
+            clicked = mean_of_history(made[history], mask & there(own)[history])[context]
+            candidate = made[ad]
+            logits.append(tower(torch.cat([candidate, clicked, candidate * clicked, match], -1)))
+        return torch.stack(logits).sum(0)
