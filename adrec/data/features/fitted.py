@@ -57,7 +57,7 @@ class FeatureSet:
             fitters = fitters or _Fitters(spec, batch.schema, seed)
             for piece in _pieces(batch):
                 fitters.add(piece)
-        fitters = fitters or _Fitters(FeatureSpec(calendar=spec.calendar), pa.schema([]), seed)
+        fitters = fitters or _Fitters(FeatureSpec(calendar=spec.calendar, vectors=spec.vectors), pa.schema([]), seed)
         return cls(
             fitters.spec,
             tuple(item.fitted() for item in fitters.numeric),
@@ -177,7 +177,7 @@ class _Fitters:
 
     def __init__(self, spec: FeatureSpec, schema: pa.Schema, seed: int) -> None:
         self.spec = replace(spec, numeric=tuple(_expand(spec.numeric, schema)))
-        for name in self.spec.columns:
+        for name in replace(self.spec, vectors=()).columns:  # vectors are fitted apart, where they lie
             if name not in schema.names:
                 near = ", ".join(schema.names[:20])
                 raise DataError(f"features: column '{name}' is declared but not in the table. Columns: {near}.")
