@@ -143,7 +143,7 @@ class TableFeatures(Config):
     lists: list[Annotated[ListFeature, BeforeValidator(_column_shorthand)]] = []
     """Lists of categories."""
     vectors: list[Annotated[VectorFeature, BeforeValidator(_column_shorthand)]] = []
-    """Vectors of ads or users, each column a modality by itself (docs/vectors.md)."""
+    """Vectors of ads or users, each column a modality by itself (docs/how-to/vectors.md)."""
     calendar: CalendarFeature | None = None
     """Calendar inputs from a timestamp."""
 
