@@ -1,8 +1,9 @@
 """Faults a user can mend. Each message names what is wrong, where, and the fix; the CLI prints it as it stands."""
 
+import difflib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, distribution
@@ -40,6 +41,15 @@ class ResourceError(AdrecError):
     """The machine lacks something: disk space, a writable folder, an optional package, a device."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or a signal that asks the process to end. The message says what is left to do; exit code 128 + the signal."""
+
+    def __init__(self, number: int = 2, message: str = "") -> None:
+        said = message or "earlier output is untouched; run the same command again to finish."
+        super().__init__(f"{'terminated' if number == 15 else 'interrupted'}: {said}")
+        self.exit_code = 128 + number
+
+
 _CONCEALED: ContextVar[bool] = ContextVar("concealed", default=False)
 _QUOTED = re.compile(r"""'[^'\n]*'|"[^"\n]*\"""")
 
@@ -67,6 +77,16 @@ def listed(names: Iterable[str], most: int = 300) -> str:
     """Names of columns for a message; only how many where data is personal, for a file without a header has a row there."""
     names = [name for name in names if not name.startswith("source_")]
     return f"{len(names)} that are not shown" if _CONCEALED.get() else ", ".join(names)[:most]
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """` Did you mean 'auc'?`, or nothing where no known name is near.
+
+    >>> did_you_mean("auk", ["auc", "log_loss"])
+    " Did you mean 'auc'?"
+    """
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def without_cells(text: str) -> str:

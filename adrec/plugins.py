@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, WithJsonSchema
 
-from adrec.errors import ConfigError
+from adrec.errors import ConfigError, did_you_mean
 
 Group = Literal["adrec.sources", "adrec.models", "adrec.baselines"]
 
@@ -61,7 +61,7 @@ def load(name: str, group: Group, kind: type[Any], what: str) -> Any:
     """The object that an entry point names. Raises ConfigError where it is not installed, breaks, or is no `kind`."""
     point = installed(group).get(name)
     if point is None:
-        raise ConfigError(f"{_unknown(name, group, (), what)}.")
+        raise ConfigError(_unknown(name, group, (), what).rstrip(".") + ".")
     try:
         found = point.load()
     except Exception as error:  # whatever a stranger's module does when it is imported
@@ -75,7 +75,8 @@ def load(name: str, group: Group, kind: type[Any], what: str) -> Any:
 def _unknown(name: str, group: Group, own: Collection[str], what: str) -> str:
     others = ", ".join(key for key in installed(group) if ":" in key) or "none"
     ours = f"adrec has {', '.join(own)}; " if own else ""
-    return f"no {what} '{name}': {ours}installed under {group}: {others}"
+    near = did_you_mean(name, [*own, *installed(group)])
+    return f"no {what} '{name}': {ours}installed under {group}: {others}{'.' if near else ''}{near}"
 
 
 def _package(point: EntryPoint) -> str:

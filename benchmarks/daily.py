@@ -127,7 +127,7 @@ def write_log(work: Path, impressions: int, count: int) -> tuple[Path, list[pa.T
     """The sample stretched to `count` days, all its moments alike; its rows by day."""
     whole = work / "whole"
     if not whole.exists():
-        sample.run(SampleConfig(out=whole, impressions=impressions), TERMINAL)
+        sample.run(SampleConfig(output=whole, impressions=impressions), TERMINAL)
     rows = pq.read_table(whole / "impressions")
     start = rows["shown_at"].to_numpy().min().astype("datetime64[D]")
 

@@ -41,7 +41,7 @@ class DailyWorld:
     ) -> None:
         self.folder = folder
         whole = folder / "whole"
-        sample.run(SampleConfig(out=whole, impressions=impressions), Terminal(quiet=True))
+        sample.run(SampleConfig(output=whole, impressions=impressions), Terminal(quiet=True))
         rows = pq.read_table(whole / "impressions")
         rows = rows.drop_columns([name for name in rows.column_names if name in {"true_probability", "converted_at"}])
         self.days = split_into_days(rows, DAYS)

@@ -11,7 +11,7 @@ cd "$work"
 venv/bin/pip install --quiet --constraint "$constraints" "adrec[serve] @ file://$wheel"
 adrec="$work/venv/bin/adrec"
 "$adrec" doctor --quiet >/dev/null
-"$adrec" sample --quiet --out log --impressions 3000 >/dev/null
+"$adrec" sample --quiet --output log --impressions 3000 >/dev/null
 "$adrec" init --quiet --output configs log >/dev/null
 "$adrec" preprocess --quiet --config configs/preprocess.yaml >/dev/null
 "$adrec" finetune --quiet --config configs/finetune.yaml --set text.reference=null --set training.epochs=1 --set seeds=1 --set ensemble=false >/dev/null

@@ -1,5 +1,8 @@
 """The `adrec` command: registers every command and starts it."""
 
+import io
+import os
+import sys
 from typing import Annotated
 
 import typer
@@ -41,4 +44,11 @@ unwrap_help(app)
 
 def main() -> None:
     """Entry point of the console script."""
-    app(prog_name="adrec")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings are about choices of ours
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a letter that the terminal lacks is no reason to fail
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        app(prog_name="adrec")
+    except BrokenPipeError:  # whoever read the output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

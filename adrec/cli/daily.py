@@ -55,7 +55,7 @@ def registry(
     Example: adrec registry runs/sample/registry --roll-back
     """
     run_stage(
-        "registry.show", "training.daily:RegistryConfig",
+        "registry.show", "training.daily:RegistryConfig", argument="path",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet,
         options={"path": path, "promote": promote, "roll_back": roll_back},
     )  # fmt: skip

@@ -43,7 +43,7 @@ def evaluate(
     Example: adrec evaluate runs/sample/scored.parquet --against runs/other/scored.parquet
     """
     run_stage(
-        "evaluation.evaluate", "evaluation.evaluate:EvaluateConfig",
+        "evaluation.evaluate", "evaluation.evaluate:EvaluateConfig", argument="scored",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed,
         options={
             "scored": scored, "output": output, "labels": labels,
@@ -76,7 +76,7 @@ def compare(
     Example: adrec compare runs/
     """
     run_stage(
-        "evaluation.compare", "evaluation.compare:CompareConfig",
+        "evaluation.compare", "evaluation.compare:CompareConfig", argument="runs",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet,
         options={
             "runs": [str(path) for path in runs] if runs else None,

@@ -5,6 +5,7 @@ Typer's own rich help imports Markdown and syntax colouring, which takes longer 
 """
 
 import inspect
+import re
 import sys
 from typing import Any
 
@@ -27,7 +28,7 @@ class CommandList(TyperGroup):
         except _WrongUsage as error:
             context = getattr(error, "ctx", None)
             path = context.command_path if context is not None else "adrec"
-            message = error.format_message()
+            message = _named_config(error.format_message(), path)
             stop = "" if message.endswith((".", "?")) else "."
             typer.echo(visible(f"error: {message}{stop} See '{path} --help'."), err=True)
             sys.exit(2)
@@ -58,13 +59,20 @@ class CommandList(TyperGroup):
             formatter.write_dl([row for param in self.get_params(ctx) if (row := param.get_help_record(ctx)) is not None])
 
 
+def _named_config(message: str, path: str) -> str:
+    """The message; where a config was given without its option, how to give it."""
+    extra = re.fullmatch(r"Got unexpected extra argument\(s\) \((\S+\.ya?ml)\b.*\)", message)
+    return f"a config is given by name: {path} --config {extra[1]}." if extra else message
+
+
 def unwrap_help(app: typer.Typer) -> None:
     """Let the terminal wrap the commands' help: a docstring's line ends mean nothing, its empty lines part paragraphs."""
     for command in app.registered_commands:
         text = command.help or (command.callback.__doc__ if command.callback is not None else None)
         paragraphs = inspect.cleandoc(text or "").split("\n\n")
-        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        # Brackets are words here (`columns=[arm]`), not Rich's markup.
+        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs).replace("[", "\\[")
 
 
 def _first_line(command: Any) -> str:
-    return (command.help or "").strip().split("\n", 1)[0]
+    return (command.help or "").strip().split("\n", 1)[0].replace("\\[", "[")

@@ -3,13 +3,16 @@
 import errno
 import importlib
 import json
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adrec.errors import AdrecError, is_concealed, visible
+from adrec.errors import AdrecError, Interrupted, UsageError, is_concealed, visible
 from adrec.urls import is_remote, shown
 
 if TYPE_CHECKING:
@@ -26,6 +29,8 @@ SeedOption = Annotated[int | None, typer.Option("--seed", help="Override the con
 DeviceOption = Annotated[
     str | None, typer.Option("--device", metavar="auto|cpu|cuda", help="Where tensors live.", show_default=False)
 ]
+
+CONFIG_ENDINGS = (".yaml", ".yml")
 
 _OF_THE_MACHINE = frozenset(
     getattr(errno, name)
@@ -53,29 +58,81 @@ def run_stage(
     seed: int | None = None,
     device: str | None = None,
     options: dict[str, Any] | None = None,
+    argument: str | None = None,
 ) -> None:
     """Load the config (`module:Class` below adrec.config), run `adrec.stages.<stage>` (`data.preprocess`), show its result.
 
-    `options` are command-line shorthands: dotted config keys with values that are not None override the file.
+    `options` are command-line shorthands: dotted config keys with values that are not None override the file. `argument` is
+    the one of them that is given without a name.
     """
     from adrec.terminal import Terminal
 
     terminal = Terminal(quiet=quiet, json_output=json_output)
-    with faults_shown(terminal):
+    with faults_shown(terminal), ended_by_signal(stage), terminal.working():
         from adrec.config.base import load_config
 
         module, name = config_class.split(":")
         model = getattr(importlib.import_module(f"adrec.config.{module}"), name)
         shorthands = {"seed": seed, "device": device, **(options or {})}
-        given = [f"{key}={_as_yaml(value)}" for key, value in shorthands.items() if value is not None]
-        if config is not None and is_remote(str(config)):
+        values = {key: value for key, value in shorthands.items() if value is not None}
+        if config is None:
+            _refuse_config_as(argument, values, model)
+            if not overrides and not values:
+                _refuse_nothing(model, shorthands, argument)
+        elif is_remote(str(config)):
             config = importlib.import_module("adrec.stages.storage").fetched_config(str(config))
-        loaded = load_config(config, model, [*(overrides or ()), *given])
+        settings = [f"{key}={_as_yaml(value)}" for key, value in values.items()]
+        loaded = load_config(config, model, [*(overrides or ()), *settings])
         run = importlib.import_module(f"adrec.stages.{stage}").run
         result = importlib.import_module("adrec.stages.storage").run_guarded(run, loaded, terminal)
         terminal.show(result)
         if getattr(result, "exit_code", 0):  # done, and the answer is no
             raise typer.Exit(result.exit_code)
+
+
+@contextmanager
+def ended_by_signal(stage: str) -> Iterator[None]:
+    """Within it, SIGTERM ends the command as Ctrl-C does. A server has its own way to end."""
+    if stage == "inference.serve" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise Interrupted(number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _refuse_nothing(model: Any, shorthands: dict[str, Any], argument: str | None) -> None:
+    """Say what a command needs that was given nothing. Raises UsageError; commands that need nothing pass."""
+    from adrec.config.commands import command_of
+
+    required = [key for key, field in model.model_fields.items() if field.is_required()]
+    if not required:
+        return
+    ways = [
+        key.upper() if key == argument else f"--{key} {key.upper()}" if key in shorthands else f"--set {key}=..."
+        for key in required
+    ]
+    command = command_of(model)
+    raise UsageError(
+        f"{command} needs {' and '.join(', '.join(required).rsplit(', ', 1))}: adrec {command} {' '.join(ways)}, or"
+        f" --config FILE ('adrec init' writes configs for your files). See 'adrec {command} --help'."
+    )
+
+
+def _refuse_config_as(argument: str | None, values: dict[str, Any], model: Any) -> None:
+    """Raise UsageError where a config stands in the place of a command's argument."""
+    from adrec.config.commands import command_of
+
+    named = values.get(argument) if argument is not None else None
+    for path in named if isinstance(named, list) else [named] if named is not None else []:
+        if str(path).lower().endswith(CONFIG_ENDINGS):
+            raise UsageError(f"{path} is a config. Name it: adrec {command_of(model)} --config {path}")
 
 
 class faults_shown:
@@ -99,8 +156,10 @@ class faults_shown:
                 typer.echo(f"error: {line}", err=True)
             raise typer.Exit(error.exit_code) from None
         if isinstance(error, KeyboardInterrupt):
-            typer.echo("interrupted: earlier output is untouched; run the same command again to finish.", err=True)
-            raise typer.Exit(130) from None
+            stopped = error if isinstance(error, Interrupted) else Interrupted()
+            if not self.terminal.is_silent:
+                typer.echo(str(stopped), err=True)
+            raise typer.Exit(stopped.exit_code) from None
         if isinstance(error, MemoryError):
             typer.echo("error: out of memory. Lower the batch size or the rows per shard in the config.", err=True)
             raise typer.Exit(1) from None

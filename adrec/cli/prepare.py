@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from adrec.cli.options import ConfigOption, JsonOption, QuietOption, SeedOption, SetOption, run_stage
+from adrec.cli.options import ConfigOption, JsonOption, OutputOption, QuietOption, SeedOption, SetOption, run_stage
 
 PANEL = "Prepare"
 
@@ -24,6 +24,7 @@ def preprocess(
     json_output: JsonOption = False,
     quiet: QuietOption = False,
     seed: SeedOption = None,
+    output: OutputOption = None,
 ) -> None:
     """Turn raw logs and ad copy into a prepared folder.
 
@@ -34,12 +35,13 @@ def preprocess(
     """
     run_stage(
         "data.preprocess", "data.preprocess:PreprocessConfig",
-        config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed,
+        config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, options={"output": output},
     )  # fmt: skip
 
 
 def sample(
-    out: Annotated[Path | None, typer.Option("--out", help="Folder to write.", show_default=False)] = None,
+    output: OutputOption = None,
+    out: Annotated[Path | None, typer.Option("--out", hidden=True)] = None,
     impressions: Annotated[int | None, typer.Option("--impressions", help="Rows of the log.", show_default=False)] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
@@ -49,15 +51,15 @@ def sample(
 ) -> None:
     """Write the built-in sample: a seeded world of Chinese and English ads whose click probabilities are known.
 
-    Reads nothing. Writes the folder `--out`: ads.parquet, users.parquet and impressions/part-*.parquet in the canonical
+    Reads nothing. Writes the folder `--output`: ads.parquet, users.parquet and impressions/part-*.parquet in the canonical
     layout, with the true click probability kept in a column that no model may read (docs/data/sample.md has the click model).
 
-    Example: adrec sample --out data/sample --impressions 30000 --seed 42
+    Example: adrec sample --output data/sample --impressions 30000 --seed 42
     """
     run_stage(
         "data.sample", "data.sample:SampleConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed,
-        options={"out": out, "impressions": impressions},
+        options={"output": output or out, "impressions": impressions},
     )  # fmt: skip
 
 
@@ -80,7 +82,7 @@ def inspect(
     Example: adrec inspect runs/sample/prepared --html page.html
     """
     run_stage(
-        "data.inspect", "data.inspect:InspectConfig",
+        "data.inspect", "data.inspect:InspectConfig", argument="path",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet,
         options={"path": path, "html": html, "rows": rows, "against": against},
     )  # fmt: skip
@@ -102,7 +104,7 @@ def init(
     Example: adrec init logs.csv ads.csv --output configs/mine
     """
     run_stage(
-        "data.init", "data.init:InitConfig",
+        "data.init", "data.init:InitConfig", argument="data",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet,
         options={"data": [str(path) for path in data] if data else None, "output": output},
     )  # fmt: skip

@@ -4,7 +4,17 @@ from typing import Annotated
 
 import typer
 
-from adrec.cli.options import ConfigOption, DeviceOption, JsonOption, QuietOption, SeedOption, SetOption, run_stage
+from adrec.cli.options import (
+    BundleOption,
+    ConfigOption,
+    DeviceOption,
+    JsonOption,
+    OutputOption,
+    QuietOption,
+    SeedOption,
+    SetOption,
+    run_stage,
+)
 
 PANEL = "Train"
 
@@ -25,6 +35,7 @@ def pretrain(
     quiet: QuietOption = False,
     seed: SeedOption = None,
     device: DeviceOption = None,
+    output: OutputOption = None,
 ) -> None:
     """Teach a text encoder the language of your own ads, interests and queries.
 
@@ -36,6 +47,7 @@ def pretrain(
     run_stage(
         "training.pretrain", "training.pretrain:PretrainConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
+        options={"output": output},
     )  # fmt: skip
 
 
@@ -46,6 +58,8 @@ def distill(
     quiet: QuietOption = False,
     seed: SeedOption = None,
     device: DeviceOption = None,
+    bundle: BundleOption = None,
+    output: OutputOption = None,
 ) -> None:
     """Train a text encoder of fewer layers that gives nearly the vectors of a larger one.
 
@@ -57,6 +71,7 @@ def distill(
     run_stage(
         "training.distill", "training.distill:DistillConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
+        options={"bundle": bundle, "output": output},
     )  # fmt: skip
 
 
@@ -67,6 +82,7 @@ def finetune(
     quiet: QuietOption = False,
     seed: SeedOption = None,
     device: DeviceOption = None,
+    output: OutputOption = None,
     seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Train so many times, report mean and deviation.")] = None,
 ) -> None:
     """Train a click model, calibrate it, and compare it with every baseline.
@@ -79,7 +95,7 @@ def finetune(
     run_stage(
         "training.finetune", "training.finetune:FinetuneConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
-        options={"seeds": seeds},
+        options={"output": output, "seeds": seeds},
     )  # fmt: skip
 
 
@@ -90,6 +106,7 @@ def tune(
     quiet: QuietOption = False,
     seed: SeedOption = None,
     device: DeviceOption = None,
+    output: OutputOption = None,
     trials: Annotated[int | None, typer.Option("--trials", min=1, help="Finished trials to reach.")] = None,
 ) -> None:
     """Search the settings of a finetune config for the best validation metric.
@@ -102,5 +119,5 @@ def tune(
     run_stage(
         "training.tune", "training.tune:TuneConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
-        options={"trials": trials},
+        options={"output": output, "trials": trials},
     )  # fmt: skip

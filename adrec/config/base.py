@@ -1,8 +1,7 @@
 """Load a YAML config into a frozen pydantic model, and report every fault at once with the nearest known name."""
 
-import difflib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -19,8 +18,8 @@ from pydantic import (
     field_validator,
 )
 
-from adrec.config.retired import Retired, retired
-from adrec.errors import ConfigError
+from adrec.config.faults import describe, keys_of, retired_key
+from adrec.errors import ConfigError, did_you_mean
 from adrec.urls import is_remote, local_of, shown
 
 _MOST = 1e15
@@ -139,11 +138,14 @@ def load_config(
     Raises ConfigError with one line a fault: dotted path, what was found, what is allowed, the nearest known key.
     """
     raw = _read_yaml(path) if path is not None else {}
+    in_file = set(raw)
     where = str(path) if path is not None else "--set"
     for override in overrides:
         _apply_override(raw, override)
     _check_characters(raw, where)
     base = path.resolve().parent if path is not None else Path.cwd()
+    if path is not None:
+        _refuse_of_another(in_file, model, path)
     return _validated(raw, model, where=where, context={"base": base, "typed_base": overrides_base or Path.cwd()})
 
 
@@ -161,9 +163,9 @@ def stored_section(raw: dict[str, Any], model: type[ModelT], *, where: str, comm
         return model.model_validate(raw, context=context)
     except ValidationError as error:
         for fault in error.errors():
-            gone = _retired(fault, model, raw)
+            gone = retired_key(fault, model, raw)
             if gone is not None:
-                *parents, key = keys = _keys_of(fault["loc"], raw, also_last=False)
+                *parents, key = keys = keys_of(fault["loc"], raw, also_last=False)
                 node: Any = raw
                 for parent in parents:
                     node = node[int(parent)] if isinstance(node, list) else node[parent]
@@ -172,18 +174,6 @@ def stored_section(raw: dict[str, Any], model: type[ModelT], *, where: str, comm
                     raise ConfigError(f"{where}: {went}. Run 'adrec {command}' again.") from None
                 del node[key]
     return _validated(raw, model, where=where, context=context)
-
-
-def describe(error: ValidationError, model: type[BaseModel], raw: Any) -> list[str]:
-    """Every fault of `raw` against `model` once, a line each: dotted path, what is wrong, the fix."""
-    lines: list[str] = []
-    for fault in error.errors():
-        if fault["type"] == "faults_below":  # told already by the model of another package
-            path = ".".join(_keys_of(fault["loc"], raw, also_last=False))
-            lines += [f"{path}.{line}" for line in fault["ctx"]["lines"]]
-        else:
-            lines.append(_describe(fault, model, raw))
-    return list(dict.fromkeys(lines))
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -216,7 +206,13 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such config file. 'adrec init' writes one for your data.") from None
+        near = did_you_mean(path.name, _configs_in(path.parent))
+        cure = near or " 'adrec init' writes one for your data."
+        raise ConfigError(f"{path}: no such config file.{cure}") from None
+    except IsADirectoryError:
+        inside = ", ".join(_configs_in(path))
+        cure = f"Name one of its files: {inside}." if inside else "Name a file."
+        raise ConfigError(f"{path}: is a folder. {cure}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     raw = _parse_yaml(text, where=str(path))
@@ -225,6 +221,32 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected keys and values at the top, found a {type(raw).__name__}.")
     return raw
+
+
+def _configs_in(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.glob("*.y*ml")) if folder.is_dir() else []
+
+
+def _refuse_of_another(keys: set[str], model: type[BaseModel], path: Path) -> None:
+    """Raise ConfigError where a file is a whole config of other commands and none of this one: one line for many."""
+    if not issubclass(model, StageConfig) or keys <= model.model_fields.keys():
+        return
+    from adrec.config.commands import command_of, config_models
+
+    models = config_models()
+    owners = [name for name, other in models.items() if _may_be(other, keys)]
+    if not owners or command_of(model) not in models:
+        return
+    owners.sort(key=lambda name: name not in path.stem)  # finetune.yaml is most likely one of finetune
+    whose = " or ".join(owners[:3])
+    raise ConfigError(f"{path}: a config of {whose}, not of {command_of(model)}. Run: adrec {owners[0]} --config {path}")
+
+
+def _may_be(model: type[BaseModel], keys: set[str]) -> bool:
+    """Whether a whole config may have these top keys: all of them its own, none that it requires missing."""
+    fields = model.model_fields
+    required = {name for name, field in fields.items() if field.is_required()}
+    return bool(keys) and keys <= fields.keys() and required <= keys
 
 
 def _parse_yaml(text: str, *, where: str, below: str = "") -> Any:
@@ -343,91 +365,3 @@ def _list_item(items: list[Any], key: str, override: str) -> Any:
     if not key.isdigit() or int(key) >= len(items):
         raise ConfigError(f"--set {override}: '{key}' is not an index of a list of {len(items)}.")
     return items[int(key)]
-
-
-def _describe(fault: Mapping[str, Any], model: type[BaseModel], raw: Any) -> str:
-    """One pydantic fault as `dotted.path: what is wrong. fix`."""
-    location = list(fault["loc"])
-    path = ".".join(_keys_of(location, raw, also_last=fault["type"] == "missing")) or "(top)"
-    if fault["type"] == "extra_forbidden":
-        gone = _retired(fault, model, raw)
-        if gone is not None:
-            return f"{path}: no longer a key. {gone.successor}"
-        known = _keys_at(model, location[:-1], raw)
-        near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-        hint = f"Did you mean '{near[0]}'?" if near else f"Known keys: {', '.join(sorted(known))}."
-        return f"{path}: unknown key. {hint}"
-    if fault["type"] == "missing":
-        return f"{path}: required and missing."
-    if fault["type"] == "union_tag_not_found":
-        tag = fault["ctx"]["discriminator"].strip("'")
-        return f"{path}.{tag}: required and missing. It says which other keys there are."
-    message = str(fault["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    found = fault.get("input")
-    shown = "" if isinstance(found, dict | list) and len(str(found)) > 60 else f", found {_short(repr(found))}"
-    return f"{path}: {message[:1].lower()}{message[1:]}{shown}."
-
-
-def _retired(fault: Mapping[str, Any], model: type[BaseModel], raw: Any) -> Retired | None:
-    """What became of the key that a fault calls unknown; None where it has never been one, or the fault is another."""
-    if fault["type"] != "extra_forbidden":
-        return None
-    *parents, key = fault["loc"]
-    return next((gone for owner in _models_at(model, parents, raw) if (gone := retired(owner, str(key)))), None)
-
-
-def _keys_of(location: Sequence[str | int], raw: Any, *, also_last: bool) -> list[str]:
-    """The parts of a pydantic location that the user wrote as keys or list items; the others name branches of a union."""
-    kept: list[str] = []
-    for number, part in enumerate(location):
-        is_key = (isinstance(raw, dict) and part in raw) or (isinstance(raw, list) and isinstance(part, int))
-        if is_key:
-            raw = raw[part]
-        if is_key or (also_last and number == len(location) - 1):
-            kept.append(str(part))
-    return kept
-
-
-def _keys_at(model: type[BaseModel], location: Sequence[str | int], raw: Any) -> list[str]:
-    """Field names allowed at a location."""
-    return sorted({name for owner in _models_at(model, location, raw) for name in owner.model_fields})
-
-
-def _models_at(model: type[BaseModel], location: Sequence[str | int], raw: Any) -> list[type[BaseModel]]:
-    """The sections that may stand at a location, walking nested models, lists, dicts and unions.
-
-    What `raw` does not have is no key but the branch of a union, even where a key is called like it.
-    """
-    candidates: list[Any] = [model]
-    for part in location:
-        reached: list[Any] = []
-        is_key = (isinstance(raw, dict) and part in raw) or (isinstance(raw, list) and isinstance(part, int))
-        for candidate in candidates if is_key else ():
-            for option in _models_in(candidate):
-                field = option.model_fields.get(str(part))
-                if field is not None:
-                    reached.append(field.annotation)
-        raw = raw[part] if is_key else raw
-        if not reached:  # the branch of a union narrows it; list indices and dict keys do not change which models may follow
-            options = [option for candidate in candidates for option in _models_in(candidate)]
-            reached = [option for option in options if _is_branch(option, part)]
-        candidates = reached or candidates
-    return [option for candidate in candidates for option in _models_in(candidate)]
-
-
-def _is_branch(model: type[BaseModel], tag: str | int) -> bool:
-    """Whether `tag` names this model among the branches of a union (its `kind` or `format`)."""
-    return any(tag in getattr(field.annotation, "__args__", ()) for field in model.model_fields.values())
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    found: list[type[BaseModel]] = []
-    for argument in getattr(annotation, "__args__", ()):
-        found.extend(_models_in(argument))
-    return found
-
-
-def _short(text: str, most: int = 120) -> str:
-    return text if len(text) <= most else f"{text[: most - 3]}..."

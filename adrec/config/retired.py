@@ -164,6 +164,7 @@ RETIRED: dict[str, dict[str, Retired]] = {
         "rows_per_shard": decided("a file of impressions holds about a million rows"),
     },
     "SampleConfig": {
+        "out": Retired("It is called `output` here too."),
         "rows_per_file": decided("a file of impressions holds a million rows"),
     },
     "ServeConfig": {

@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from adrec.config.base import describe
 from adrec.config.data.own_tables import OwnFiles
 from adrec.config.data.preprocess import PreprocessConfig, PrivacySettings
 from adrec.config.data.sources import TableInput, TablesSource
+from adrec.config.faults import describe
 from adrec.data.arrays import places
 from adrec.data.disk.engine import columns_of, name, one_row, open_engine, readable_faults
 from adrec.data.disk.writing import write_aside

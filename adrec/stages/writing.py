@@ -34,7 +34,7 @@ KINDS: dict[str, tuple[str, OutputKind | Callable[[Any], OutputKind]]] = {
     "pretrain": ("output", outputs.ENCODER),
     "rank": ("output", outputs.LISTS),
     "registry": ("path", outputs.REGISTRY),
-    "sample": ("out", outputs.SAMPLE),
+    "sample": ("output", outputs.SAMPLE),
     "score": ("output", outputs.SCORES),
     "serve": ("store", outputs.STORE),
     "tune": ("output", outputs.SEARCH),

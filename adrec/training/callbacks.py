@@ -17,6 +17,7 @@ from adrec.errors import AdrecError
 from adrec.terminal import Advance, Terminal
 from adrec.training.loader import BatchLoader, random_state, set_random_state
 from adrec.training.sharding import whole_weights
+from adrec.training.stopping import Stopped, StopSignals
 
 LAST_CHECKPOINT = "last.ckpt"
 
@@ -28,12 +29,26 @@ class ExactResume(pl.Callback):
     uninterrupted run did.
     """
 
-    def __init__(self, folder: Path, loader: BatchLoader, *, evaluate_every: int, minutes: float, steps: int | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        loader: BatchLoader,
+        *,
+        evaluate_every: int,
+        minutes: float,
+        steps: int | None,
+        signals: StopSignals | None = None,
+    ) -> None:
         self.folder, self.loader, self.evaluate_every = folder, loader, evaluate_every
         self.seconds, self.steps = minutes * 60, steps
+        self.signals, self._signal, self._waited = signals or StopSignals(), 0, 0
         self._saved_at = time.monotonic()
         self._due = False
         self._random: dict[str, Any] | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """From here on a step is the place to stop."""
+        self.signals.take()
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         """Put the random state back just before the first step after a resume."""
@@ -44,7 +59,10 @@ class ExactResume(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save where due. The last batch asks for the closing evaluation."""
+        """Save where due, and where a signal asks to stop. The last batch asks for the closing evaluation.
+
+        Raises Stopped.
+        """
         done = batch_idx + 1
         self.loader.order.done = done
         if done >= len(self.loader):
@@ -53,9 +71,15 @@ class ExactResume(pl.Callback):
         stepped = done % trainer.accumulate_grad_batches == 0
         step = done // trainer.accumulate_grad_batches
         by_steps = stepped and self.steps is not None and step % self.steps == 0
-        self._due = self._due or by_steps or time.monotonic() - self._saved_at >= self.seconds
+        self._signal = self._signal or self.signals.everywhere(trainer, module, done)
+        self._due = self._due or by_steps or time.monotonic() - self._saved_at >= self.seconds or bool(self._signal)
         if self._due and stepped and done % self.evaluate_every != 0 and not trainer.should_stop:
             self._save(trainer)
+            if self._signal:
+                raise Stopped(self._signal, trainer.global_step)
+        self._waited += bool(self._signal)
+        if self._waited > 2 * trainer.accumulate_grad_batches:  # every step is followed by an evaluation: no place to save
+            raise Stopped(self._signal, 0)
 
     def state_dict(self) -> dict[str, Any]:
         """The random state of each process now; all of them ask at the same time."""
@@ -185,8 +209,8 @@ class Bar(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Draw the bar, at the place where a resumed run stands."""
-        self._advance = self._stack.enter_context(self.terminal.progress(self.description, self.total, unit=self.unit))
-        self._advance(self.units)
+        bar = self.terminal.progress(self.description, self.total, unit=self.unit, done=self.units)
+        self._advance = self._stack.enter_context(bar)
         self._began = time.monotonic()
 
     def on_train_batch_end(

@@ -25,12 +25,13 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 from adrec.config.training.loop import TrainingConfig
 from adrec.data.device import resolve_device
 from adrec.data.disk.writing import write_aside
-from adrec.errors import ConfigError, ResourceError
+from adrec.errors import ConfigError, Interrupted, ResourceError
 from adrec.terminal import Terminal
 from adrec.training.averaging import Averaged
 from adrec.training.callbacks import LAST_CHECKPOINT, Bar, Curve, ExactResume, KeepBest, Profile
 from adrec.training.loader import BatchLoader
 from adrec.training.sharding import sharded_strategy, whole_weights
+from adrec.training.stopping import Stopped, StopSignals
 
 CLIP_NORM = 1.0
 """Largest gradient norm: BERT's, and no smaller model has needed another."""
@@ -139,9 +140,11 @@ def fit(
     trained = copy.deepcopy(module) if config.strategy == "fsdp" else module
     keep = KeepBest(work, module, monitor=monitor, mode=mode, patience=config.patience)
     curve = Curve()
+    signals = StopSignals()
     resume = ExactResume(
-        work, train, evaluate_every=evaluate_every, minutes=config.checkpoint_minutes, steps=config.checkpoint_steps
-    )
+        work, train, evaluate_every=evaluate_every, minutes=config.checkpoint_minutes, steps=config.checkpoint_steps,
+        signals=signals,
+    )  # fmt: skip
     total = total_units if total_units is not None else train.total
     bar = Bar(terminal, description, total=total, unit=unit, units_of=units_of, monitor=monitor)
     # The average changes places with the weights after `keep` has saved what was judged, and is whole before `resume` saves.
@@ -157,11 +160,16 @@ def fit(
     last = work / LAST_CHECKPOINT
     resumed = _step_of(last) if last.exists() else 0
     if resumed:
-        terminal.note(f"resuming at step {resumed}")
+        terminal.tell(f"{description}: goes on at step {resumed:,}")
     try:
-        with quiet_lightning():
+        with quiet_lightning(), signals:
             trainer.fit(trained, train, valid, ckpt_path=str(last) if resumed else None, weights_only=True if resumed else None)
-    except SystemExit:  # Lightning's answer to Ctrl-C
+    except Stopped as stopped:
+        if not trainer.is_global_zero:
+            raise SystemExit(0) from None  # the first process tells it
+        where = f"stopped at step {stopped.step:,}; the same command goes on there." if stopped.step else ""
+        raise Interrupted(stopped.number, where) from None
+    except SystemExit:  # Lightning's answer to a second Ctrl-C
         if trainer.interrupted:
             raise KeyboardInterrupt from None
         raise

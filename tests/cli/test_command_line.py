@@ -98,7 +98,7 @@ def test_wrong_usage_exits_2_and_prints_nothing_on_stdout(arguments, part):
     ("arguments", "parts"),
     [
         (["preprocess", "--config", "none.yaml"], ["none.yaml", "no such config file", "adrec init"]),
-        (["sample"], ["--set: out: required and missing"]),
+        (["sample", "--seed", "3"], ["--set: output: required and missing"]),
         (["sample", "--out", "x", "--set", "impresions=3"], ["impresions: unknown key. Did you mean 'impressions'?"]),
         (["sample", "--out", "x", "--set", "impressions=lots"], ["impressions", "found 'lots'"]),
         (["sample", "--out", "x", "--impressions", "0"], ["impressions", "greater than or equal to 1"]),
@@ -149,13 +149,13 @@ def test_golden_table(tmp_path):
 
 
 def test_command_line_options_win_over_set_and_file(tmp_path):
-    (tmp_path / "sample.yaml").write_text("out: from_file\nimpressions: 100\nseed: 1\n")
+    (tmp_path / "sample.yaml").write_text("output: from_file\nimpressions: 100\nseed: 1\n")
     done = adrec(
         "sample", "--config", "sample.yaml", "--set", "impressions=200", "--impressions", "300", "--json", cwd=tmp_path
     )
     result = json.loads(done.stdout)
     assert result["impressions"] == 300
-    assert result["out"] == str(tmp_path / "from_file")
+    assert result["output"] == str(tmp_path / "from_file")
 
 
 def test_doctor_names_python_packages_and_extras():
@@ -170,7 +170,7 @@ def test_doctor_names_python_packages_and_extras():
 def test_config_schema_and_show_can_be_piped(tmp_path):
     schema = json.loads(adrec("config", "schema", "sample").stdout)
     assert schema["properties"]["impressions"]["minimum"] == 1
-    shown = adrec("config", "show", "sample", "--set", "out=x", cwd=tmp_path)
+    shown = adrec("config", "show", "sample", "--set", "output=x", cwd=tmp_path)
     (tmp_path / "sample.yaml").write_text(shown.stdout)
     again = adrec("config", "show", "sample", "--config", "sample.yaml", cwd=tmp_path)
     assert again.stdout == shown.stdout

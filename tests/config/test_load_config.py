@@ -193,7 +193,7 @@ def test_missing_file_and_folder_instead_of_file(tmp_path):
     (line,) = faults(tmp_path / "none.yaml")
     assert "no such config file. 'adrec init' writes one" in line
     (line,) = faults(tmp_path)
-    assert "cannot be read" in line
+    assert "is a folder. Name a file." in line
 
 
 def test_file_that_is_not_text(tmp_path):
@@ -231,9 +231,9 @@ def test_saving_and_loading_gives_an_equal_config(tmp_path_factory, seed, rate, 
 
 
 def test_saved_config_is_plain_yaml(tmp_path):
-    save_config(SampleConfig(out=Path("/tmp/x")), tmp_path / "config.yaml")
+    save_config(SampleConfig(output=Path("/tmp/x")), tmp_path / "config.yaml")
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == {
-        "seed": 42, "out": "/tmp/x", "impressions": 30_000,
+        "seed": 42, "output": "/tmp/x", "impressions": 30_000,
     }  # fmt: skip
 
 

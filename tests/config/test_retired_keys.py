@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field
 
-from adrec.config.base import Config, _models_in, load_config, load_stored_config, stored_section
+from adrec.config.base import Config, load_config, load_stored_config, stored_section
 from adrec.config.commands import config_models
 from adrec.config.data.preprocess import PreprocessConfig
+from adrec.config.faults import models_in
 from adrec.config.retired import RETIRED, Retired
 from adrec.errors import ConfigError
 
@@ -100,7 +101,7 @@ def test_a_branch_of_a_union_that_is_called_like_a_key_is_no_key():
 
 
 def sections(model: type[Config]) -> set[Any]:
-    inner = {found for field in model.model_fields.values() for found in _models_in(field.annotation)}
+    inner = {found for field in model.model_fields.values() for found in models_in(field.annotation)}
     return {model}.union(*(sections(found) for found in inner))
 
 

@@ -1,6 +1,8 @@
 """The trainer: a run that dies and goes on equals one that never stopped; decay groups; schedules; faults."""
 
 import math
+import os
+import signal
 import warnings
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch.nn import functional
 
 from adrec.config.training.loop import TrainingConfig
 from adrec.data.device import resolve_device
-from adrec.errors import AdrecError, ConfigError, ResourceError
+from adrec.errors import AdrecError, ConfigError, Interrupted, ResourceError
 from adrec.terminal import Terminal
 from adrec.training.loader import BatchLoader, shuffled
 from adrec.training.optimizer import configure_adamw, parameter_groups, warmup_schedule
@@ -29,14 +31,17 @@ class Killed(RuntimeError):
 class Small(pl.LightningModule):
     """A net with dropout (it draws from torch's generator) that dies at a given batch."""
 
-    def __init__(self, steps, die_at=None, poison_at=None):
+    def __init__(self, steps, die_at=None, poison_at=None, signal_at=None):
         super().__init__()
+        self.signal_at = signal_at or {}
         self.net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 1))
         self.steps, self.die_at, self.poison_at = steps, die_at, poison_at
 
     def training_step(self, batch, number):
         if number == self.die_at:
             raise Killed
+        if number in self.signal_at:
+            os.kill(os.getpid(), self.signal_at[number])
         loss = functional.binary_cross_entropy_with_logits(self.net(batch[0])[:, 0], batch[1])
         return loss * math.nan if number == self.poison_at else loss
 
@@ -58,13 +63,13 @@ def collate(rows, generator):
     return torch.from_numpy(X[rows] + noise), torch.from_numpy(Y[rows])
 
 
-def run(work, *, die_at=None, poison_at=None, workers=0, identity=None, **settings):
+def run(work, *, die_at=None, poison_at=None, signal_at=None, workers=0, identity=None, **settings):
     config = TrainingConfig(
         **{"epochs": 3, "checkpoint_steps": 4, "patience": None, "evaluations_per_epoch": 2, "accumulate": 2, **settings}
     )
     open_work(work, identity or {"run": 1}, resume=config.resume)
     torch.manual_seed(0)
-    module = Small(total_steps(config, 12), die_at, poison_at)
+    module = Small(total_steps(config, 12), die_at, poison_at, signal_at)
     train = BatchLoader(plan, collate, total=total_batches(config, 12), seed=5, workers=workers)
     valid = BatchLoader(lambda epoch: [np.arange(240, 300)], collate, seed=6)
     with warnings.catch_warnings():
@@ -92,6 +97,26 @@ def test_killed_at_a_random_step_the_run_ends_as_if_nothing_had_happened(tmp_pat
     assert result.evaluations == whole[1].evaluations
     assert (result.best, result.best_step, result.steps) == (whole[1].best, whole[1].best_step, whole[1].steps)
     assert all(torch.equal(a, b) for a, b in zip(module.state_dict().values(), whole[0].state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("at", [9, 11, 12])
+def test_a_signal_ends_the_step_leaves_a_checkpoint_and_the_run_goes_on_there(tmp_path, whole, number, at):
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match="stopped at step") as caught:
+        run(tmp_path / "work", signal_at={at: number}, checkpoint_steps=1000)
+    assert caught.value.exit_code == 128 + number
+    assert signal.getsignal(number) is before
+    module, result = run(tmp_path / "work", checkpoint_steps=1000)
+    assert at // 2 < result.resumed_at <= at // 2 + 2  # at the next step without an evaluation
+    assert result.losses == whole[1].losses and result.evaluations == whole[1].evaluations
+    assert all(torch.equal(a, b) for a, b in zip(module.state_dict().values(), whole[0].state_dict().values(), strict=True))
+
+
+def test_a_second_signal_acts_at_once(tmp_path):
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(tmp_path / "work", signal_at={9: signal.SIGINT, 10: signal.SIGINT}, checkpoint_steps=1000, accumulate=3)
+    assert not isinstance(caught.value, Interrupted)
 
 
 def test_killed_twice_and_with_workers(tmp_path, whole):

@@ -1,12 +1,13 @@
 """Config of `adrec init`: which files to look at, what the user knows better, and where the configs go."""
 
-import difflib
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, field_validator
 
 from adrec import schema
 from adrec.config.base import ConfigPath, StageConfig
+from adrec.errors import did_you_mean
 
 
 class InitConfig(StageConfig):
@@ -14,7 +15,7 @@ class InitConfig(StageConfig):
 
     data: Annotated[list[ConfigPath], Field(min_length=1)]
     """Files and folders: impressions, and ads, users, clicks where they are tables of their own."""
-    output: ConfigPath
+    output: ConfigPath = Path("configs/mine")
     """Folder of the configs; it must be new or empty."""
     runs: ConfigPath | None = None
     """Folder where the commands will write; None: `runs/<name of output>` in the working folder."""
@@ -28,7 +29,6 @@ class InitConfig(StageConfig):
         known = sorted({name for spec in schema.TABLES for name in spec.names} - {schema.KNOWN_FROM})
         for name in columns:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise ValueError(f"{name!r} is no column of adrec{hint} It is `ours=yours`, and ours are {', '.join(known)}")
+                near = did_you_mean(name, known)
+                raise ValueError(f"{name!r} is no column of adrec.{near} It is `ours=yours`, and ours are {', '.join(known)}")
         return columns

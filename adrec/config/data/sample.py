@@ -8,7 +8,7 @@ from adrec.config.base import ConfigPath, Seeded
 class SampleConfig(Seeded):
     """A seeded world of bilingual ads, users and clicks with known click probabilities (docs/data/sample.md)."""
 
-    out: ConfigPath
+    output: ConfigPath
     """Folder to write: ads.parquet, users.parquet and impressions/part-*.parquet."""
     impressions: int = Field(30_000, ge=1, le=1_000_000_000)
     """Rows of the log; ads and users grow with it."""

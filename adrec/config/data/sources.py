@@ -20,8 +20,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from adrec import schema
-from adrec.config.base import Config, ConfigPath, ConfigPattern, describe
+from adrec.config.base import Config, ConfigPath, ConfigPattern
 from adrec.config.data.spans import Span
+from adrec.config.faults import describe
 from adrec.errors import ConfigError
 from adrec.plugins import SourceFormat, check_name, installed, load
 

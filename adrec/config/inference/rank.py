@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from adrec.config.base import Config, ConfigPath, Moment, OnDevice, OpensBundle, Seeded
 from adrec.config.data.own_tables import OnOwnTables, OwnTable
 from adrec.config.training.features import known_zone
+from adrec.errors import did_you_mean
 
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -212,7 +213,8 @@ class RankConfig(OnOwnTables, OpensBundle, OnDevice, Seeded):
         if self.prepared is None and (self.ads is None or self.requests is None):
             raise ValueError("give 'prepared', or both 'ads' and 'requests'")
         if self.policy is not None and self.policy not in self.policies:
-            raise ValueError(f"policy '{self.policy}' is not among policies: {', '.join(self.policies)}")
+            near = did_you_mean(self.policy, list(self.policies))
+            raise ValueError(f"policy '{self.policy}' is not among policies: {', '.join(self.policies)}.{near}")
         if self.policy is None and "default" not in self.policies:
             raise ValueError("policies: a policy named 'default' is needed for requests of other scenarios")
         return self

@@ -16,7 +16,8 @@ from typing import Any, Literal, NamedTuple
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from adrec.config.base import Config, describe
+from adrec.config.base import Config
+from adrec.config.faults import describe
 from adrec.config.inference.access import Access
 from adrec.errors import ConfigError
 

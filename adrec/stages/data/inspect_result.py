@@ -8,9 +8,11 @@ from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from adrec.explore.profile import ColumnProfile
 from adrec.prepare.output.report import render_manifest
+from adrec.tables import best_marked
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ def _render_bundle(path: Path, about: dict[str, Any]) -> Iterator[RenderableType
         if key not in {"sizes", "metrics"}:
             table.add_row(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     yield table
-    sizes = Table("file", "bytes", title="files", title_justify="left")
+    sizes = Table("file", title="files", title_justify="left")
+    sizes.add_column("bytes", justify="right")
     for name, size in about["sizes"].items():
         sizes.add_row(name, f"{size:,}")
     yield sizes
@@ -79,8 +82,17 @@ def _render_metrics(metrics: dict[str, Any]) -> Iterator[RenderableType]:
     table.add_column("model", no_wrap=True)
     for name in names:
         table.add_column(name, justify="right")
-    for model, values in models.items():
-        table.add_row(model, *(f"{values[name]:.4f}" if name in values else "" for name in names))
+    first, is_low = names[0], {name: "loss" in name for name in names}
+    best = {
+        name: (min if is_low[name] else max)(values[name] for values in models.values() if name in values) for name in names
+    }
+    order = sorted(models, key=lambda model: models[model].get(first, float("-inf")), reverse=not is_low[first])
+    for model in order:
+        values = models[model]
+        cells = [
+            best_marked(f"{values[name]:.4f}", values[name] == best[name]) if name in values else Text("") for name in names
+        ]
+        table.add_row(model, *cells)
     yield table
 
 

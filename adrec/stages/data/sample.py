@@ -20,16 +20,16 @@ from adrec.terminal import Terminal
 class SampleResult:
     """Where the sample lies and what is in it."""
 
-    out: Path
+    output: Path
     summary: SampleSummary
 
     def as_dict(self) -> dict[str, Any]:
         """The summary and the folder."""
-        return {"out": str(self.out), **asdict(self.summary)}
+        return {"output": str(self.output), **asdict(self.summary)}
 
     def render(self) -> Iterable[RenderableType]:
         """One table."""
-        table = Table(title=f"Sample written to {self.out}", show_header=False, title_justify="left")
+        table = Table(title=f"Sample written to {self.output}", show_header=False, title_justify="left")
         table.add_column()
         table.add_column(justify="right")
         summary = self.summary
@@ -42,7 +42,7 @@ class SampleResult:
 
 def run(config: SampleConfig, terminal: Terminal) -> SampleResult:
     """Write the sample aside and swap it into place."""
-    with folder_aside(config.out, SAMPLE) as folder, terminal.progress("Sample", config.impressions) as advance:
+    with folder_aside(config.output, SAMPLE) as folder, terminal.progress("Sample", config.impressions) as advance:
         summary = generate_sample(
             folder,
             impressions=config.impressions,
@@ -50,4 +50,4 @@ def run(config: SampleConfig, terminal: Terminal) -> SampleResult:
             advance=advance,
         )
         save_config(config, folder / "config.yaml")
-    return SampleResult(config.out, summary)
+    return SampleResult(config.output, summary)

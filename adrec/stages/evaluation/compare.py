@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from rich.text import Text
 from adrec.config.evaluation.compare import CompareConfig
 from adrec.data.disk.outputs import COMPARISON
 from adrec.data.disk.writing import write_aside
-from adrec.errors import DataError
+from adrec.errors import DataError, did_you_mean
 from adrec.stages.evaluation.judge import direction
 from adrec.stages.evaluation.show import finite, number, title
+from adrec.tables import best_marked
 from adrec.terminal import Terminal
 
 METRICS = "metrics.json"
@@ -50,6 +52,16 @@ class CompareResult:
     """Dotted config key -> its value in each run."""
     warnings: tuple[str, ...]
 
+    @property
+    def groups(self) -> list[list[Run]]:
+        """The runs, those judged on the same rows together."""
+        return [list(group) for _, group in groupby(self.runs, key=lambda run: (run.split, run.basis))]
+
+    def about(self, group: Sequence[Run]) -> str:
+        """What a group was judged on."""
+        rows = f", {group[0].basis[0]:,} rows" if group[0].basis else ""
+        return f"{len(group)} run{'s' if len(group) > 1 else ''}: {self.task}, {group[0].split or 'unknown'} split{rows}"
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-safe values."""
         return {
@@ -64,15 +76,16 @@ class CompareResult:
         }
 
     def render(self) -> Iterable[RenderableType]:
-        """One row a run, the best of each column bold; then what was set differently."""
-        table = Table(title=f"{len(self.runs)} runs: {self.task}", title_justify="left")
-        table.add_column("run", overflow="fold")
-        for metric in self.metrics:
-            table.add_column(title(metric), justify="right")
-        best = {metric: _best(metric, self.runs) for metric in self.metrics}
-        for run in self.runs:
-            table.add_row(run.name, *(_cell(run, metric, best[metric]) for metric in self.metrics))
-        yield table
+        """A table for all runs judged on the same rows, the best of each column marked; then what was set differently."""
+        for group in self.groups:
+            table = Table(title=self.about(group), title_justify="left")
+            table.add_column("run")
+            for metric in self.metrics:
+                table.add_column(title(metric), justify="right")
+            best = {metric: best_of(metric, group) for metric in self.metrics}
+            for run in group:
+                table.add_row(run.name, *(_cell(run, metric, best[metric]) for metric in self.metrics))
+            yield table
         if self.differing:
             settings = Table(title="Set differently", title_justify="left")
             settings.add_column("setting", overflow="fold")
@@ -85,76 +98,97 @@ class CompareResult:
 
 def run(config: CompareConfig, terminal: Terminal) -> CompareResult:
     """Find and read the runs. Raises DataError where there is none, or none has the task."""
-    paths = _find(config.runs)
-    names = _short_names([path.parent for path in paths])
-    stored = [(name, path, _read(path)) for name, path in zip(names, paths, strict=True)]
-    task = config.task or _common_task([contents for _, _, contents in stored], config.runs)
-    runs = [found for name, path, contents in stored if (found := _run_of(name, path, contents, task)) is not None]
+    found = _find(config.runs, terminal)
+    names = _short_names([path.parent for path in found])
+    task = config.task or _common_task(list(found.values()), config.runs)
+    made = {name: _run_of(name, path, contents, task) for name, (path, contents) in zip(names, found.items(), strict=True)}
+    runs = [one for one in made.values() if one is not None]
     if not runs:
         raise DataError(f"{config.runs[0]}: no run has the task '{task}'.")
-    if len(runs) < len(stored):
-        without = sorted({name for name, _, _ in stored} - {found.name for found in runs})
-        terminal.note(f"without the task '{task}', so not compared: {', '.join(without)}")
-    metrics = tuple(metric for metric in config.metrics if any(metric in found.values for found in runs))
+    if len(runs) < len(made):
+        without = sorted(name for name, one in made.items() if one is None)
+        terminal.warn(f"without the task '{task}', so not compared: {', '.join(without)}")
+    known = sorted({name for one in runs for name in one.values})
+    metrics = tuple(metric for metric in config.metrics if metric in known)
     if not metrics:
-        known = sorted({name for found in runs for name in found.values})
-        raise DataError(f"{config.runs[0]}: none of the metrics is there. Known: {', '.join(known)}.")
+        near = did_you_mean(config.metrics[0], known)
+        raise DataError(f"{config.runs[0]}: none of the metrics is there.{near} Known: {', '.join(known)}.")
     key = config.sort or metrics[0]
-    if not any(key in found.values for found in runs):
-        raise DataError(f"{config.runs[0]}: no run has the metric '{key}' to sort by.")
-    sign = 1 if direction(key) == "lower" else -1
-    runs.sort(key=lambda found: (not math.isfinite(found.values.get(key, math.nan)), sign * found.values.get(key, 0.0)))
+    if key not in known:
+        raise DataError(f"{config.runs[0]}: no run has the metric '{key}' to sort by.{did_you_mean(key, known)}")
     warnings = tuple(_doubts(runs))
     for warning in warnings:
         terminal.warn(warning)
-    result = CompareResult(task, metrics, tuple(runs), _differing(runs), warnings)
+    ordered = [one for group in _alike(runs, key) for one in group]
+    result = CompareResult(task, metrics, tuple(ordered), _differing(ordered), warnings)
     if config.output is not None:
         with write_aside(config.output, COMPARISON) as aside:
             aside.write_text(json.dumps(finite(result.as_dict()), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     return result
 
 
-def _find(given: Sequence[Path]) -> list[Path]:
-    """The metrics.json behind each path: the file, the folder's own, or every one below the folder."""
-    found: list[Path] = []
+def _alike(runs: Sequence[Run], key: str) -> list[list[Run]]:
+    """Runs that were judged on the same rows together, best first; the largest group first, then the better one."""
+    sign = 1 if direction(key) == "lower" else -1
+
+    def order(one: Run) -> tuple[bool, float]:
+        value = one.values.get(key, math.nan)
+        return (not math.isfinite(value), sign * value if math.isfinite(value) else 0.0)
+
+    groups: dict[Any, list[Run]] = {}
+    for one in sorted(runs, key=order):
+        groups.setdefault((one.split, one.basis), []).append(one)
+    return sorted(groups.values(), key=lambda group: (-len(group), order(group[0])))
+
+
+def _find(given: Sequence[Path], terminal: Terminal) -> dict[Path, dict[str, Any]]:
+    """metrics.json behind each path -> what it says: the file, the folder's own, or every one below the folder.
+
+    Files that are no metrics of a run are passed over, as `runs/*` names many; where nothing is left, DataError says why.
+    """
+    found: dict[Path, dict[str, Any]] = {}
+    passed: list[str] = []
     for path in given:
-        if path.is_file():
-            found.append(path)
-        elif (path / METRICS).is_file():
-            found.append(path / METRICS)
-        elif path.is_dir():
-            hidden = (
-                file
-                for file in sorted(path.rglob(METRICS))
-                if not any(p.startswith(".") for p in file.parts[len(path.parts) :])
-            )
-            below = [file for file in hidden if _is_of_rows(_json(file))]  # encoders have a metrics.json too, of texts
-            if not below:
-                raise DataError(f"{path}: no {METRICS} below this folder. 'adrec evaluate' and 'adrec finetune' write one.")
-            found += below
-        else:
+        if not path.exists():
             raise DataError(f"{path}: no such file or folder.")
-    return list(dict.fromkeys(found))
+        own = path if path.is_file() else path / METRICS
+        for file in [own] if own.is_file() else _below(path):
+            if file in found:
+                continue
+            try:
+                found[file] = _read(file)
+            except DataError as error:
+                if file == own:  # an encoder's below a folder is nobody's wish
+                    passed.append(str(error))
+    if not found:
+        none = f"{given[0]}: no {METRICS} below this folder. 'adrec evaluate' and 'adrec finetune' write one."
+        raise DataError(passed[0] if passed else none)
+    for reason in passed:
+        terminal.warn(f"passed over: {reason}")
+    return found
+
+
+def _below(folder: Path) -> Iterable[Path]:
+    """Every metrics.json below a folder, in order, but for those of hidden (unfinished) runs."""
+    depth = len(folder.parts)
+    return (file for file in sorted(folder.rglob(METRICS)) if not any(p.startswith(".") for p in file.parts[depth:]))
 
 
 def _read(path: Path) -> dict[str, Any]:
-    contents = _json(path)
-    if not _is_of_rows(contents):
-        raise DataError(f"{path}: not the metrics.json of an evaluation or a bundle.")
+    """The metrics of an evaluation or a bundle. Raises DataError for any other file."""
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as JSON ({error}). Name the {METRICS} of a run, or its folder.") from None
+    try:
+        if "models" in contents:
+            _ = contents["models"]["adrec"].items()
+        else:
+            _ = [(task["counts"]["rows"], task["runs"]["model"]["metrics"].items()) for task in contents["tasks"].values()]
+    except (AttributeError, KeyError, TypeError):
+        raise DataError(f"{path}: not the {METRICS} of an evaluation or a bundle.") from None
     read: dict[str, Any] = contents
     return read
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}). Evaluate the run again.") from None
-
-
-def _is_of_rows(contents: Any) -> bool:
-    """Whether metrics are those of an evaluation or a bundle."""
-    return isinstance(contents, dict) and bool({"tasks", "models"} & set(contents))
 
 
 def _common_task(stored: Sequence[dict[str, Any]], given: Sequence[Path]) -> str:
@@ -205,17 +239,26 @@ def _differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
     places = {"output", "scored", "prepared", "name", "training", "against", "ads", "users", "labels"}
     keys = dict.fromkeys(key for found in runs for key in found.settings)
     table = {key: [found.settings.get(key) for found in runs] for key in keys if key not in places}
-    return {key: values for key, values in table.items() if any(value != values[0] for value in values)}
+    kinds = [[place for place, found in enumerate(runs) if bool(found.basis) == judged] for judged in (True, False)]
+
+    def differs(values: Sequence[Any]) -> bool:
+        """Among evaluations, or among bundles: what only the one or the other has is no difference."""
+        return any(values[place] != values[kind[0]] for kind in kinds for place in kind[1:])
+
+    return {key: values for key, values in table.items() if differs(values)}
 
 
 def _doubts(runs: Sequence[Run]) -> Iterable[str]:
     splits = sorted({found.split for found in runs})
     if len(splits) > 1:
-        yield f"these runs were judged on different splits ({', '.join(splits)}); their figures do not compare."
+        yield f"these runs were judged on different splits ({', '.join(splits)}); {_APART}"
     bases = {found.basis for found in runs if found.basis}
     if len(bases) > 1:
         counts = ", ".join(sorted(f"{basis[0]:,}" for basis in bases))
-        yield f"these runs were judged on different rows ({counts}); their figures do not compare."
+        yield f"these runs were judged on different rows ({counts}); {_APART}"
+
+
+_APART = "their figures do not compare, so each kind has a table of its own."
 
 
 def _short_names(folders: Sequence[Path]) -> list[str]:
@@ -230,7 +273,8 @@ def _short_names(folders: Sequence[Path]) -> list[str]:
     return names
 
 
-def _best(metric: str, runs: Sequence[Run]) -> float:
+def best_of(metric: str, runs: Sequence[Run]) -> float:
+    """The best value of a metric, for a mark; NaN where no way is better or one run stands alone."""
     values = [found.values[metric] for found in runs if math.isfinite(found.values.get(metric, math.nan))]
     if not direction(metric) or len(values) < 2:
         return math.nan
@@ -241,7 +285,7 @@ def _cell(found: Run, metric: str, best: float) -> Text:
     value = found.values.get(metric, math.nan)
     half = found.half_widths.get(metric)
     text = number(value) + (f" ±{half:.4f}" if half is not None else "")
-    return Text(text, style="bold" if value == best else "")
+    return best_marked(text, value == best)
 
 
 def _number(value: float | None) -> float:

@@ -13,11 +13,12 @@ from rich.text import Text
 
 from adrec.metrics.significance import LEVEL, Interval
 from adrec.stages.candidate_recall import recall_table
-from adrec.stages.evaluation.judge import Comparison, TaskResult
+from adrec.stages.evaluation.judge import Comparison, TaskResult, direction
 from adrec.stages.evaluation.off_policy.arms import ArmsResult, Pair
 from adrec.stages.evaluation.reading.tasks import Role, Scores
 from adrec.stages.evaluation.result import Evaluation
 from adrec.stages.evaluation.support import FEWEST
+from adrec.tables import best_marked
 
 TITLES = {
     "auc": "AUC",
@@ -175,21 +176,33 @@ def _headline(result: Evaluation, task: TaskResult) -> Table:
     for metric in metrics:
         table.add_column(_SHORT.get(metric, title(metric)), justify="right", no_wrap=True)
     runs, is_vague = ordered_runs(task), False
+    best = {metric: best_value(task, metric) for metric in metrics}
     for scores, following in zip(runs, [*runs[1:], None], strict=True):
         cells = []
         for metric in metrics:
             value = task.metrics[scores.name].get(metric)
             known = value is not None and scores.role == "model" and math.isfinite(value.high - value.low)
-            half = f"\n±{(value.high - value.low) / 2:.3f}" if value is not None and known else ""
+            half = f"\n±{(value.high - value.low) / 2:.3f} " if value is not None and known else ""
             if value is not None and scores.role == "model" and not known and math.isfinite(value.value):
-                half, is_vague = "\n–", True
-            cells.append("–" if value is None else number(value.value) + half)
+                half, is_vague = "\n– ", True
+            is_best = value is not None and value.value == best[metric]
+            figure = Text("– ") if value is None else best_marked(number(value.value), is_best and scores.role != "oracle")
+            cells.append(figure.append(half, style="not bold"))
         last = following is None or _ORDER[following.role] // 2 != _ORDER[scores.role] // 2 or following.role == "oracle"
-        style = "bold" if scores.role == "model" else "dim" if scores.role == "oracle" else ""
-        table.add_row(scores.name, *cells, style=style, end_section=last)
+        table.add_row(scores.name, *cells, style="dim" if scores.role == "oracle" else "", end_section=last)
     if is_vague:
         table.caption = f"{table.caption}; – where fewer than {FEWEST} units carry a figure, or no draw differs"
     return table
+
+
+def best_value(task: TaskResult, metric: str) -> float:
+    """The best value of a metric over all runs but the oracle, for a mark; NaN where no way is better or one stands alone."""
+    runs = [scores.name for scores in task.task.scores if scores.role != "oracle"]
+    values = [task.metrics[run][metric].value for run in runs if metric in task.metrics[run]]
+    way = direction(metric)
+    if not way or len(values) < 2:
+        return math.nan
+    return min(values) if way == "lower" else max(values)
 
 
 def _drawn(counts: dict[str, Any]) -> str:

@@ -69,7 +69,11 @@ class EventsResult:
 
 
 def run(config: EventsConfig, terminal: Terminal) -> EventsResult:
-    """Look after the store as asked, then join clicks to impressions and write. Raises DataError where none can be used."""
+    """Look after the store as asked, then join clicks to impressions and write. Raises DataError where none can be used, and
+    where there is no store: only a server makes one, and a backup that is restored.
+    """
+    if config.redis is None and config.restore is None and not config.store.exists():
+        raise DataError(f"{config.store}: no such store. Name the one that the server writes to: --store FILE, or --redis URL.")
     store = open_store(config)
     try:
         upkeep = _kept_up(config, store)

@@ -152,8 +152,9 @@ def _run(
     result.candidate_recall = _candidate_recall(config, prepared, own, ranker, terminal)
     started = time.perf_counter()
     done = _resume(work, ranker, result, terminal)
-    with terminal.progress("Ranking", total, unit="requests") as advance:
-        advance(done)
+    if done:
+        terminal.tell(f"Ranking: goes on at request {done:,}")
+    with terminal.progress("Ranking", total, unit="requests", done=done) as advance:
         parts = _parts(_blocks(config, prepared, own, skip=done), ranker, done, pace, advance, result)
         for number, (table, count) in enumerate(parts, start=_finished(work)):
             done += count

@@ -103,8 +103,9 @@ def _run(config: ScoreConfig, terminal: Terminal) -> ScoreResult:
     parts = [part_path(work, number) for number in range(max(1, math.ceil(rows / config.shard_rows)))]
     missing = [number for number, part in enumerate(parts) if not part.exists()]
     resumed = sum(pq.read_metadata(part).num_rows for part in parts if part.exists())
-    with terminal.progress("Scoring", rows, unit="rows") as advance:
-        advance(resumed)
+    if resumed:
+        terminal.tell(f"Scoring: goes on at row {resumed:,}")
+    with terminal.progress("Scoring", rows, unit="rows", done=resumed) as advance:
         for scored in score_shards(config, tables, missing, work, terminal):
             advance(scored)
     facts = _join(parts, config.output)

@@ -1,7 +1,10 @@
 """`adrec serve`: run the HTTP interface until SIGTERM or Ctrl-C, then let running requests end."""
 
+import contextlib
+import errno
 import gc
 import os
+import socket
 import sys
 import threading
 from collections.abc import Iterable
@@ -53,6 +56,7 @@ def run(config: ServeConfig, terminal: Terminal) -> ServeResult:
         from adrec.serve.watch import Watch, log_to_stderr
     except ImportError as error:
         raise ResourceError(f"adrec serve needs {error.name}. Install it with: {install_hint('serve')}") from None
+    _refuse_taken(config.host, config.port)
     log_to_stderr()
     keys, watch = Keys(config.access), Watch()
     refuse_open_server(config.host, keys, config.access)
@@ -91,10 +95,24 @@ def run(config: ServeConfig, terminal: Terminal) -> ServeResult:
     gc.freeze()  # what is loaded stays: garbage collection need not walk it again and again
     server = uvicorn.Server(settings)
     _end_after(server, config.drain_seconds)
-    server.run()
+    terminal.rest()
+    with contextlib.suppress(SystemExit):  # uvicorn's answer where it cannot listen; it has said why
+        server.run()
     if not server.started:
         raise ResourceError(f"{config.host}:{config.port}: cannot listen there. Give another 'port' or 'host'.")
     return ServeResult(config.host, config.port)
+
+
+def _refuse_taken(host: str, port: int) -> None:
+    """Raise ResourceError where nobody can listen there: better told now than after the bundle is loaded."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        cure = "Stop what runs there, or give another --port." if error.errno == errno.EADDRINUSE else "Give another address."
+        raise ResourceError(f"{host}:{port}: cannot listen there ({error.strerror or error}). {cure}") from None
 
 
 def _end_after(server: Any, seconds: float) -> None:

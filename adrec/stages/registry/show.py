@@ -12,6 +12,7 @@ from adrec.config.training.daily import RegistryConfig
 from adrec.errors import ConfigError
 from adrec.stages.registry.folder import Registry
 from adrec.stages.registry.serving import reload_servers
+from adrec.tables import BEST
 from adrec.terminal import Terminal
 
 
@@ -42,7 +43,13 @@ class RegistryResult:
             table.add_column(heading, justify="right")
         for record in self.records:
             auc: dict[str, Any] = next((figure for figure in record["figures"] if figure["metric"] == "auc"), {})
-            cells = [record["name"], str(record["data"]["last"])[:16], record["started_from"] or "nothing", record["verdict"]]
+            mark = f" {BEST}" if record["name"] == self.champion else ""  # bold is lost in a pipe
+            cells = [
+                record["name"] + mark,
+                str(record["data"]["last"])[:16],
+                record["started_from"] or "nothing",
+                record["verdict"],
+            ]
             cells += [f"{auc['new']:.4f}" if auc else "", f"{auc['gain']:+.4f}" if auc.get("gain") is not None else ""]
             table.add_row(*(Text(cell, style="bold" if record["name"] == self.champion else "") for cell in cells))
         yield table

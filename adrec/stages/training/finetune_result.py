@@ -12,6 +12,7 @@ from rich.text import Text
 from adrec.ranking.recall import CandidateRecall
 from adrec.stages.candidate_recall import KEY, as_json, recall_table
 from adrec.stages.training.simple_check import SimpleCheck
+from adrec.tables import best_marked
 
 HEADLINE = ("auc", "auc_request", "mrr", "ndcg@5", "ndcg@10", "log_loss")
 
@@ -58,7 +59,9 @@ class FinetuneResult:
         for name in HEADLINE:
             table.add_column(name, justify="right")
         best = {name: _best(name, self.models.values()) for name in HEADLINE}
-        for model, metrics in self.models.items():
+        order = sorted(self.models, key=lambda model: -self.models[model].get(HEADLINE[0], -np.inf))
+        for model in order:
+            metrics = self.models[model]
             cells = [
                 _cell(metrics.get(name), best[name], self.deviations.get(name) if model == "adrec" else None)
                 for name in HEADLINE
@@ -96,6 +99,6 @@ def _best(name: str, rows: Iterable[dict[str, float]]) -> float:
 
 def _cell(value: float | None, best: float, deviation: float | None) -> Text:
     if value is None or not np.isfinite(value):
-        return Text("–")
+        return Text("– ")
     shown = f"{value:.4f}" + (f" ± {deviation:.4f}" if deviation is not None else "")
-    return Text(shown, style="bold" if value == best else "")
+    return best_marked(shown, value == best)

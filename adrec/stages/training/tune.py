@@ -1,6 +1,7 @@
 """`adrec tune`: search a finetune config's keys by validation metric. Test rows are never read."""
 
 import json
+import shlex
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,7 @@ from adrec.errors import ConfigError
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.stages.training.tuning.report import plot, write_trials
 from adrec.stages.training.tuning.study import Report, Study
+from adrec.tables import best_marked
 from adrec.terminal import Terminal
 from adrec.training.click_data import ClickData, load_click_data
 from adrec.training.click_encoder import open_text_encoder, text_reader, trained_encoder
@@ -45,9 +47,14 @@ class TuneResult:
     importance: dict[str, float]
     maximise: bool
 
+    @property
+    def next(self) -> str:
+        """The command that trains the best config, into a bundle of its own."""
+        return f"adrec finetune --config {shlex.quote(f'{self.output}/best.yaml')}"
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-safe values."""
-        return vars(self)
+        return {**vars(self), "next": self.next}
 
     def render(self) -> Iterable[RenderableType]:
         """The ten best trials, what mattered, and where the best config is."""
@@ -61,11 +68,11 @@ class TuneResult:
         complete = [row for row in self.trials if row["state"] == "complete"]
         for row in sorted(complete, key=lambda row: -row["value"] if self.maximise else row["value"])[:10]:
             cells = [_shown(row["values"].get(key)) for key in self.best]
-            table.add_row(str(row["trial"]), f"{row['value']:.4f}", *cells)
+            table.add_row(str(row["trial"]), best_marked(f"{row['value']:.4f}", row["value"] == self.best_value), *cells)
         yield table
         if self.importance:
             yield "what mattered: " + ", ".join(f"{key.split('.')[-1]} {share:.0%}" for key, share in self.importance.items())
-        yield f"best config: {self.output}/best.yaml (adrec finetune --config {self.output}/best.yaml)"
+        yield f"best config: {self.output}/best.yaml. Train it, beside the bundle that is there: {self.next}"
 
 
 def run(config: TuneConfig, terminal: Terminal) -> TuneResult:
@@ -84,8 +91,7 @@ def run(config: TuneConfig, terminal: Terminal) -> TuneResult:
     _open(work, config.output, identity)
     study = Study(config, work / STUDY, maximise=maximise, first=first)
     began = time.monotonic()
-    with terminal.progress("Tuning", config.trials, unit="trials") as advance:
-        advance(study.finished)
+    with terminal.progress("Tuning", config.trials, unit="trials", done=study.finished) as advance:
         while study.finished < config.trials:
             if config.timeout_minutes is not None and time.monotonic() - began > config.timeout_minutes * 60:
                 terminal.warn(f"stopped by timeout_minutes after {study.finished} of {config.trials} trials.")
@@ -195,7 +201,9 @@ def _finish(config: TuneConfig, study: Study, metric: str, maximise: bool, work:
         shutil.copyfile(work / STUDY, folder / STUDY)
         shutil.copyfile(work / RUN_FILE, folder / IDENTITY)
         save_config(config, folder / "config.yaml")
-        settings = [f"{key}={json.dumps(value)}" for key, value in best.items()]
+        # Its bundle stands beside the search: the one of `base` may be serving.
+        own = config.output.with_name(f"{config.output.name}-best")
+        settings = [f"{key}={json.dumps(value)}" for key, value in (best | {"output": str(own)}).items()]
         save_config(load_config(config.base, FinetuneConfig, settings, overrides_base=config.base.parent), folder / "best.yaml")
         write_trials(rows, list(config.space), folder / "trials.csv")
         plot(rows, importance, metric=metric, maximise=maximise, path=folder / "search.png")

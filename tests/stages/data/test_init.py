@@ -214,7 +214,7 @@ def test_no_column_of_that_name(tmp_path):
     log = write_csv(tmp_path / "log.csv", wide_table())
     with pytest.raises(DataError, match="columns.ad_id: no table has 'banner'. There are log.csv: uid"):
         run(tmp_path, log, columns={"ad_id": "banner"})
-    with pytest.raises(ConfigError, match="did you mean ad_id"):
+    with pytest.raises(ConfigError, match="Did you mean .ad_id.?"):
         load_config(None, InitConfig, [f"output={tmp_path}", f"data=[{log}]", "columns.ad_ids=banner"])
 
 

@@ -77,3 +77,35 @@ def test_faults(runs, tmp_path):
     (tmp_path / "metrics.json").write_text("{")
     with pytest.raises(DataError, match="cannot be read as JSON"):
         run(CompareConfig(runs=[tmp_path]), QUIET)
+
+
+def test_files_that_are_no_metrics_are_passed_over_and_told(runs, tmp_path, capsys):
+    (tmp_path / "page.html").write_text("<html>")
+    (tmp_path / "metrics.json").write_text('{"tasks": {"click": 3}}')
+    encoder = tmp_path / "encoder"
+    encoder.mkdir()
+    (encoder / "metrics.json").write_text('{"held_out": {}}')
+    result = run(
+        CompareConfig(runs=[tmp_path / "page.html", tmp_path, runs / "good", encoder, runs / "good"]), Terminal(quiet=True)
+    )
+    assert [found.name for found in result.runs] == ["good"]
+    told = capsys.readouterr().err
+    assert told.count("passed over") == 3 and "page.html: cannot be read as JSON" in told
+
+
+def test_runs_of_other_rows_have_a_table_and_a_best_of_their_own(runs, monkeypatch):
+    result = run(CompareConfig(runs=[runs]), QUIET)
+    assert [[found.name for found in group] for group in result.groups] == [["good", "bad"], ["fewer"]]
+    first, second, *_ = result.render()
+    assert [str(cell) for cell in first.columns[1].cells][0].endswith("*")
+    assert not str(next(iter(second.columns[1].cells))).endswith("*")  # alone it is no best
+    assert result.differing == {"seed": [1, 2, 1]}
+
+
+def test_each_file_is_read_once(runs, monkeypatch):
+    from pathlib import Path
+
+    read, whole = [], Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path, *a, **k: read.append(path) or whole(path, *a, **k))
+    run(CompareConfig(runs=[runs]), QUIET)
+    assert sorted(path.name for path in read) == ["config.yaml"] * 3 + ["metrics.json"] * 3

@@ -11,7 +11,7 @@ import pyarrow as pa
 import yaml
 
 from adrec.metrics.significance import Interval
-from adrec.stages.evaluation.judge import TaskResult, direction
+from adrec.stages.evaluation.judge import TaskResult
 from adrec.stages.evaluation.reading.rows import Rows
 from adrec.stages.evaluation.reading.tasks import Scores
 from adrec.stages.evaluation.report import plots
@@ -27,6 +27,7 @@ from adrec.stages.evaluation.show import (
     OFF_POLICY_BIAS,
     arm_cells,
     arms_title,
+    best_value,
     bounds,
     difference_cells,
     headline_metrics,
@@ -98,7 +99,7 @@ def write_report(result: Evaluation, rows: Rows, ads: pa.Table | None, path: Pat
         "p_value": p_value,
         "thousands": lambda n: f"{n:,}",
     }
-    environment.globals |= {"difference_cells": difference_cells, "best_of": _best}
+    environment.globals |= {"difference_cells": difference_cells, "best_of": best_value}
     environment.globals |= {"arm_cells": arm_cells, "arms_title": arms_title, "arms_caption": ARMS_CAPTION}
     pictures = Pictures()
     template = environment.from_string((files("adrec.stages.evaluation.report") / "page.html.j2").read_text(encoding="utf-8"))
@@ -232,19 +233,6 @@ def _said(verdict: str) -> str:
     if verdict in {"better", "worse"}:
         return f"significantly {verdict}"
     return "no significant difference" if verdict == "no difference" else verdict
-
-
-def _best(section: Section, metric: str) -> float:
-    """The best value of a metric over all runs but the oracle, for bold print; NaN where no way is better."""
-    values = [
-        section.result.metrics[s.name][metric].value
-        for s in section.runs
-        if s.role != "oracle" and metric in section.result.metrics[s.name]
-    ]
-    way = direction(metric)
-    if not way or len(values) < 2:
-        return float("nan")
-    return min(values) if way == "lower" else max(values)
 
 
 def _learning(training: Path | None) -> list[Plot]:
