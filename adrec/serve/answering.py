@@ -80,7 +80,7 @@ def scored(lives: dict[str, Live], items: list[Asked], now: int) -> list[Answer 
             calls, *(column.tolist() for column in columns), strict=True
         ):
             found[call.item, call.place] = {
-                "user_id": call.row.user_id or None, "ad_id": call.row.ad_id or None, "logit": logit, "score": score,
+                "user_id": call.row.called, "ad_id": call.row.ad_id or None, "logit": logit, "score": score,
                 "cold_ad": ad_is_cold, "cold_user": user_is_cold, "arm": arm,
             }  # fmt: skip
             if not fine:
@@ -133,7 +133,7 @@ def ranked(
             )
             for call, policy, ads in zip(mine, block.policy.tolist(), lists_of(ranker, block), strict=True):
                 lists[call.item, call.place] = {
-                    "user_id": call.row.user_id or None, "request_id": uuid.uuid4().hex[:16], "policy": ranker.names[policy],
+                    "user_id": call.row.called, "request_id": uuid.uuid4().hex[:16], "policy": ranker.names[policy],
                     "arm": arm, "arm_share": call.row.arm.share, "ads": ads[: call.row.top_n],
                 }  # fmt: skip
             for at, ad in zip(*(values.tolist() for values in block.unscored), strict=True):

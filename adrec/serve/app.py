@@ -31,6 +31,7 @@ from adrec.serve.door.guard import Guard, Recorder
 from adrec.serve.door.keys import Keys
 from adrec.serve.engine import Engine
 from adrec.serve.intake.checking import RefusedError
+from adrec.serve.intake.fields import Id
 from adrec.serve.intake.messages import (
     AdIn,
     AdOut,
@@ -82,6 +83,12 @@ class ReloadRequest(Message):
     bundle: str | None = None
     arm: Literal["a", "b"] = "a"
     """Whose bundle it replaces in an A/B test."""
+
+
+class EraseRequest(Message):
+    """Whom to forget."""
+
+    user_id: Id
 
 
 def create_app(
@@ -137,6 +144,7 @@ def create_app(
     _faults(app)
     _model_routes(app, config, watch, held)
     _change_routes(app, config, watch, held)
+    _admin_routes(app, watch, held)
     _plain_routes(app, watch, held)
     if config.page:
         _page_routes(app)
@@ -225,6 +233,15 @@ def _change_routes(app: FastAPI, config: ServeConfig, watch: Watch, held: dict[s
         watch.reloads.labels("done").inc()
         unchecked = "" if live.predictor.checked else " (unchecked: the bundle has no golden requests)"
         return Done(detail=live.fingerprint + unchecked)
+
+
+def _admin_routes(app: FastAPI, watch: Watch, held: dict[str, Any]) -> None:
+    @app.post("/admin/erase")
+    async def erase(body: EraseRequest, request: Request) -> Done:
+        """Take away everything that the store holds of a user; lists and scores know nothing of it from the answer on."""
+        _note(request, watch, rows=1, user=body.user_id)
+        count = await _in(held["side"], held["engine"].erase, body.user_id)
+        return Done(detail=f"{count:,} events are erased")
 
 
 def _plain_routes(app: FastAPI, watch: Watch, held: dict[str, Any]) -> None:

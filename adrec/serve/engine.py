@@ -1,6 +1,5 @@
 """Answers batches of requests from the live bundles and the event store. Runs in the model's thread; knows nothing of HTTP."""
 
-import json
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +33,8 @@ from adrec.serve.intake.messages import (
     ScoreRequest,
     TryRequest,
 )
+from adrec.serve.intake.names import Names
+from adrec.serve.intake.recorded import as_kept
 from adrec.serve.lists import Answer
 from adrec.serve.state.catalogue import UNCHANGED, Change, usable
 from adrec.serve.state.following import Background, Follower
@@ -41,13 +42,18 @@ from adrec.serve.state.live import Live
 from adrec.serve.state.snapshot import Snapshots, definition_of
 from adrec.serve.state.tally import Tally
 from adrec.serve.state.world import World, stamp_of
-from adrec.serve.store import NOTHING_KEPT, Event, events_table, open_store
+from adrec.serve.store import NOTHING_KEPT, events_table, open_store
 from adrec.serve.trying import try_out
 
 _AT_ONCE = 50_000
 """Events of a slice where nobody waits."""
 _SLICE = 5_000
 """And of one while requests are answered."""
+_NO_PSEUDONYM = (
+    "is no pseudonym, and the log was pseudonymised: send what ADREC_PRIVACY_KEY makes of it, or start the server with it"
+)
+_TOLD = 20
+"""Places that an answer names."""
 COUNTED_SECONDS = 1.0
 """An acknowledgement waits so long for its events to be counted."""
 
@@ -56,7 +62,7 @@ class Engine:
     """Everything behind the HTTP interface. `lives` is replaced as a whole; a batch works with the ones it started with."""
 
     def __init__(self, config: ServeConfig) -> None:
-        self.config = config
+        self.config, self.names = config, Names()
         self._world = World.read(config)
         self.store = open_store(config)
         self._changes = {
@@ -103,7 +109,7 @@ class Engine:
         lives = self.lives
         return answers(
             items,
-            lambda item: read_score(item, lives, self.config.challenger),
+            lambda item: read_score(item, lives, self.config.challenger, self.names),
             lambda asked: {row.user_id: described(row) for row in asked.rows},
             lambda some: scored(lives, some, self._now()),
         )
@@ -114,7 +120,7 @@ class Engine:
         ledger = tally.ledger  # of all rows of the catalogue: it grows before the catalogue does
         return answers(
             items,
-            lambda item: read_rank(item, lives, self.config.challenger),
+            lambda item: read_rank(item, lives, self.config.challenger, self.names),
             # Caps are counted by user: two requests of one are none that can be answered at once.
             lambda asked: {row.user_id: described(row) if row.user_id == NOBODY else object() for row in asked.rows},
             lambda some: ranked(lives, ledger, some, self._now()),
@@ -123,7 +129,7 @@ class Engine:
     def explain(self, item: ExplainRequest) -> ExplainAnswer:
         """Why one (user, ad) gets its score. Raises RefusedError where it can get none."""
         lives = self.lives
-        [asked] = read_explain(item, lives, self.config.challenger).rows
+        [asked] = read_explain(item, lives, self.config.challenger, self.names).rows
         live = lives[asked.arm.name].apart()
         _, catalogs = live.catalogs([asked.user])
         row = row_of(asked, self._now())
@@ -153,7 +159,7 @@ class Engine:
             raise OverloadedError(retry_after=1)
         try:
             lives, tally = self._served
-            asked = read_rank(RankRequest.model_construct(requests=[item.request]), lives, self.config.challenger)
+            asked = read_rank(RankRequest.model_construct(requests=[item.request]), lives, self.config.challenger, self.names)
             return try_out(
                 item,
                 asked,
@@ -169,15 +175,13 @@ class Engine:
 
     def record(self, events: Sequence[EventIn]) -> EventsAnswer:
         """Commit events; when this returns they are counted too, or will be within moments. Raises StoreError: then none is."""
-        now = self._now()
-        told = [
-            Event(
-                event.user_id or NOBODY, event.ad_id, event.kind, micros(event.at) or now, event.price, event.event_id,
-                event.request_id, event.position, event.score, event.propensity_given_above, event.arm, event.scenario,
-                json.dumps(event.context) if event.context else None, event.value,
-            )
-            for event in events
-        ]  # fmt: skip
+        lives = self.lives
+        raw = [
+            place for place, event in enumerate(events) if event.user_id and not self.names.may_be_kept(event.user_id, lives)
+        ]
+        if raw:
+            raise RefusedError([Place(f"events.{place}.user_id", _NO_PSEUDONYM) for place in raw])
+        told = as_kept(events, self._now(), lambda name: self.names.inside(name, lives), lives[FIRST].predictor.packed.form)
         judged = self.tally.judged(self.live, events_table(told))
         recorded = self.store.record(told)
         self.follower.reach(recorded.last, COUNTED_SECONDS)
@@ -243,11 +247,14 @@ class Engine:
         """Take away everything that the store holds of a user and forget it here at once; returns how many events."""
         with self._changing:
             tally, before = self.tally, self.store.epoch()
-            erased = self.store.erase(user_id)
-            tally.forget(self.live, user_id, erased.events)
-            if before == tally.epoch and self.store.epoch() == before + erased.epochs:
-                tally.epoch += erased.epochs  # nobody else took anything away: there is nothing to count anew
-        return len(erased.events)
+            names = dict.fromkeys((user_id, self.names.inside(user_id, self.lives)))  # also of before there were pseudonyms
+            all_erased = {name: self.store.erase(name) for name in names}
+            for name, erased in all_erased.items():
+                tally.forget(self.live, name, erased.events)
+            epochs = sum(erased.epochs for erased in all_erased.values())
+            if before == tally.epoch and self.store.epoch() == before + epochs:
+                tally.epoch += epochs  # nobody else took anything away: there is nothing to count anew
+        return sum(len(erased.events) for erased in all_erased.values())
 
     def close(self) -> None:
         """Stop counting, keep the sums for the next start, let go of the store."""

@@ -94,7 +94,7 @@ def start(folder, store, headers=None, *, wait=True, environment=None, **setting
     raise AssertionError("the server never got ready")
 
 
-def make_counted_bundle(folder):
+def make_counted_bundle(folder, **changes):
     """A small sample with counters of many keys, histories of clicks and of skips, and a bundle that reads them."""
     generate_sample(folder / "raw", impressions=2_000, seed=5)
     tables = {name: {"files": str(folder / "raw" / f"{name}.parquet")} for name in ("ads", "users")}
@@ -102,7 +102,7 @@ def make_counted_bundle(folder):
     config = {
         "output": folder / "prepared", "tokenizer": {"kind": "none"}, "counters": counters,
         "source": {"format": "tables", "impressions": {"files": str(folder / "raw" / "impressions")}, **tables},
-        "features": {"impressions": {"numeric": ["counter_*"]}}, "history": {"max_clicks": 20, "max_skipped": 5},
+        "features": {"impressions": {"numeric": ["counter_*"]}}, "history": {"max_clicks": 20, "max_skipped": 5}, **changes,
     }  # fmt: skip
     preprocess.run(PreprocessConfig.model_validate(config), Terminal(quiet=True))
     worlds.make_bundle(folder, "training.epochs=1")

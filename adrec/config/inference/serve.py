@@ -78,7 +78,7 @@ class EventsConfig(StoreConfig):
     keep_days: float | None = Field(None, gt=0)
     """Take away events of more than so many days ago. Caps and budgets still count them; histories and counters no more."""
     erase_user: str | None = None
-    """Take away everything of this user. Servers over the store forget at their next start."""
+    """Take away everything of this user. Servers over the store forget it within the time that counting takes."""
     backup: ConfigPath | None = None
     """SQLite file to write with everything that the store holds, whichever kind it is."""
     restore: ConfigPath | None = None

@@ -5,7 +5,9 @@ can neither be reversed nor be recomputed from a list of known ids.
 """
 
 import hashlib
+import hmac
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +26,7 @@ KEY_VARIABLE = "ADREC_PRIVACY_KEY"
 
 _SHORTEST_KEY = 16
 _BLOCK = 64
+_PSEUDONYM = re.compile("[0-9a-f]{64}")
 _MASK = "adrec_masked"
 """Name of the engine's function that masks a text."""
 
@@ -81,6 +84,18 @@ def load_key(settings: PrivacySettings) -> bytes:
             "Make a key with: openssl rand -hex 32"
         )
     return key
+
+
+def pseudonym(identifier: str, key: bytes) -> str:
+    """As the engine makes them; one that is a pseudonym already stays."""
+    if _PSEUDONYM.fullmatch(identifier):
+        return identifier
+    return hmac.digest(key, identifier.encode(), "sha256").hex()
+
+
+def is_pseudonym(identifier: str) -> bool:
+    """Whether it looks like one."""
+    return _PSEUDONYM.fullmatch(identifier) is not None
 
 
 def protect_users(connection: duckdb.DuckDBPyConnection, quasi: Quasi) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from adrec.serve.arms import Arm, arm_of
 from adrec.serve.intake.columns import Columns, refused_name, vector_types
 from adrec.serve.intake.fields import micros
 from adrec.serve.intake.messages import ExplainRequest, RankRequest, RankUser, ScoreRequest, ScoreRow, UserIn
+from adrec.serve.intake.names import Names
 from adrec.serve.state.live import Live
 
 _TOLD = 20
@@ -45,6 +46,8 @@ class Row:
     user: UserIn
     """as described, or by id alone; nobody is `NOBODY`"""
     user_id: str
+    called: str | None
+    """the user's name as the request has it"""
     ad_id: str
     shown_at: int | None
     """microseconds since 1970; None: now"""
@@ -65,17 +68,17 @@ class Asked:
     notes: list[Place] = field(default_factory=list)
 
 
-def read_score(item: ScoreRequest, lives: dict[str, Live], challenger: Challenger | None) -> Asked:
+def read_score(item: ScoreRequest, lives: dict[str, Live], challenger: Challenger | None, names: Names) -> Asked:
     """Raises RefusedError."""
-    reading = _Reading(lives, challenger)
+    reading = _Reading(lives, challenger, names)
     users = reading.users(item.users)
     rows = [reading.row(row, users, f"rows.{place}") for place, row in enumerate(item.rows)]
     return reading.done(rows)
 
 
-def read_rank(item: RankRequest, lives: dict[str, Live], challenger: Challenger | None) -> Asked:
+def read_rank(item: RankRequest, lives: dict[str, Live], challenger: Challenger | None, names: Names) -> Asked:
     """Raises RefusedError. A candidate that is none is left out, and noted."""
-    reading = _Reading(lives, challenger)
+    reading = _Reading(lives, challenger, names)
     rows: list[Row] = []
     for place, request in enumerate(item.requests):
         where = f"requests.{place}"
@@ -89,9 +92,9 @@ def read_rank(item: RankRequest, lives: dict[str, Live], challenger: Challenger 
     return reading.done(rows)
 
 
-def read_explain(item: ExplainRequest, lives: dict[str, Live], challenger: Challenger | None) -> Asked:
+def read_explain(item: ExplainRequest, lives: dict[str, Live], challenger: Challenger | None, names: Names) -> Asked:
     """Raises RefusedError."""
-    reading = _Reading(lives, challenger)
+    reading = _Reading(lives, challenger, names)
     row = ScoreRow.model_construct(
         item.model_fields_set | item.user.model_fields_set, user_id=item.user.user_id, ad_id=item.ad_id,
         shown_at=item.shown_at, scenario=item.scenario, query=item.query, context=item.context,
@@ -116,8 +119,8 @@ def refuse_vectors(vectors: Mapping[str, list[float]], bundles: Sequence[ClickMo
 class _Reading:
     """Collects faults and notes while one request is read."""
 
-    def __init__(self, lives: dict[str, Live], challenger: Challenger | None) -> None:
-        self._lives, self._challenger = lives, challenger
+    def __init__(self, lives: dict[str, Live], challenger: Challenger | None, names: Names) -> None:
+        self._lives, self._challenger, self._names = lives, challenger, names
         self._faults: list[Place] = []
         self._notes: list[Place] = []
         self._status = 400
@@ -138,7 +141,7 @@ class _Reading:
         users: dict[str, UserIn] = {}
         for place, user in enumerate(described):
             at = where if where == "user" else f"{where}.{place}"
-            name = user.user_id or NOBODY
+            name = self._inside(user.user_id)
             if name in users:
                 self.fault(f"{at}.user_id", "this user is described twice")
             users[name] = self._typed(user, at)
@@ -158,7 +161,7 @@ class _Reading:
         user = users.get(named) or UserIn.model_construct(user_id=named)
         context = self._cells(row.context, live.context_columns, f"{where}.context")
         [query] = live.predictor.packed.form.masked([row.query])
-        return Row(user, named, ad_id, micros(row.shown_at), row.scenario, query, context, arm)
+        return Row(user, named, row.user_id, ad_id, micros(row.shown_at), row.scenario, query, context, arm)
 
     def request(self, request: RankUser, where: str) -> Row:
         """One request for a list."""
@@ -168,18 +171,21 @@ class _Reading:
         candidates = None if request.candidates is None else self._candidates(request.candidates, live, where)
         [query] = live.predictor.packed.form.masked([request.query])
         return Row(
-            self._typed(request, where), named, NOBODY, micros(request.shown_at), request.scenario, query, context, arm,
-            candidates, request.top_n,
+            self._typed(request, where), named, request.user_id, NOBODY, micros(request.shown_at), request.scenario, query,
+            context, arm, candidates, request.top_n,
         )  # fmt: skip
 
     def _live(self, user_id: str | None) -> tuple[Arm, Live]:
-        arm = arm_of(user_id, self._challenger)
+        arm = arm_of(None if user_id is None else self._inside(user_id), self._challenger)
         return arm, self._lives[arm.name]
 
     def _name(self, message: ScoreRow | RankUser, live: Live, where: str) -> str:
         if message.user_id is None and live.predictor.packed.has.user and "user_id" not in message.model_fields_set:
             self.fault(f"{where}.user_id", "is needed; null stands for somebody unknown")
-        return message.user_id or NOBODY
+        return self._inside(message.user_id)
+
+    def _inside(self, user_id: str | None) -> str:
+        return self._names.inside(user_id, self._lives) if user_id else NOBODY
 
     def _typed(self, user: UserIn, where: str) -> UserIn:
         """The user with features in the types of their columns."""
@@ -193,7 +199,7 @@ class _Reading:
         masked = live.predictor.packed.form.masked
         interests = None if user.interests is None else [word or "" for word in masked(user.interests)]
         return UserIn.model_construct(
-            user_id=user.user_id or NOBODY, history=user.history, interests=interests, features=features
+            user_id=self._inside(user.user_id), history=user.history, interests=interests, features=features
         )
 
     def _cells(self, values: dict[str, Any], columns: Columns, where: str) -> dict[str, Any]:

@@ -158,14 +158,23 @@ class SqliteStore:
     def erase(self, user_id: str) -> Erased:
         """Take away everything of a user, the id itself too."""
         mine = "user IN (SELECT number FROM users WHERE user_id = ?)"
-        with self._writing() as writer:
+        with self._writing(overwrites=True) as writer:
             self._begin_epoch(writer)
             read = f"SELECT events.number, {', '.join(COLUMNS)} FROM events LEFT JOIN users ON users.number = user WHERE {mine}"
             rows = writer.execute(read, (user_id,)).fetchall()
             writer.execute(f"DELETE FROM events WHERE {mine}", (user_id,))
             writer.execute(f"DELETE FROM kept_impressions WHERE {mine}", (user_id,))
             writer.execute("DELETE FROM users WHERE user_id = ?", (user_id,))
+        self._leave_no_trace()
         return Erased(slice_of(columns_of_rows(rows, (NUMBER, *COLUMNS)), 0).events, 1)
+
+    def _leave_no_trace(self) -> None:
+        """Empty the log beside the file, where rows lie that are no more; what was freed in the file is overwritten already.
+
+        Who reads just then keeps it a little longer: the next erasure, or the server's end, empties it.
+        """
+        with self._faults(), self._write_lock:
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def epoch(self) -> int:
         """How often events have been taken away."""
@@ -280,12 +289,16 @@ class SqliteStore:
         return connection
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction of the one writer: what is done in it is there as a whole or not at all."""
+    def _writing(self, *, overwrites: bool = False) -> Iterator[sqlite3.Connection]:
+        """One transaction of the one writer: what is done in it is there as a whole or not at all.
+
+        overwrites: where something lay that is deleted, zeros lie afterwards.
+        """
         with self._faults():
             if not self._write_lock.acquire(timeout=self._timeout):
                 raise sqlite3.OperationalError("the disk does not answer")
             try:
+                self._writer.execute(f"PRAGMA secure_delete = {'ON' if overwrites else 'OFF'}").fetchall()
                 with self._transaction(self._writer, "IMMEDIATE"):
                     yield self._writer
             finally:

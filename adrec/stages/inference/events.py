@@ -1,5 +1,6 @@
 """`adrec events`: what the server recorded, as a SCORED table that `adrec evaluate` reads; retention, erasure and backups."""
 
+import os
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,12 +13,14 @@ import pyarrow.compute as pc
 from rich.console import RenderableType
 from rich.table import Table
 
+from adrec.config.data.preprocess import PrivacySettings
 from adrec.config.inference.serve import EventsConfig, StoreConfig
 from adrec.data.disk.checks import check_rows
 from adrec.data.disk.outputs import SCORES, marked
 from adrec.data.disk.tables import write_table
 from adrec.data.disk.writing import write_aside
 from adrec.errors import DataError
+from adrec.prepare.staging.privacy import KEY_VARIABLE, load_key, pseudonym
 from adrec.schema import PROPENSITY_GIVEN_ABOVE, SCORED, TIMESTAMP
 from adrec.serve.store import Store, events_table, open_store
 from adrec.serve.store.upkeep import copied
@@ -138,7 +141,10 @@ def _kept_up(config: EventsConfig, store: Store) -> dict[str, int]:
         with closing(open_store(StoreConfig(store=config.restore))) as source:
             done["restored"] = copied(source, store)
     if config.erase_user is not None:
-        done["erased"] = len(store.erase(config.erase_user).events)
+        names = [config.erase_user]
+        if os.environ.get(KEY_VARIABLE):  # a server of a pseudonymised log keeps events under it
+            names.append(pseudonym(config.erase_user, load_key(PrivacySettings())))
+        done["erased"] = sum(len(store.erase(name).events) for name in dict.fromkeys(names))
     if config.keep_days is not None:
         moment = datetime.now(UTC) - timedelta(days=config.keep_days)
         done["taken away, their sums kept"] = store.drop_before(int(moment.timestamp() * 1e6))

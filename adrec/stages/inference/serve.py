@@ -17,6 +17,7 @@ from rich.text import Text
 from adrec.config.inference.serve import ServeConfig
 from adrec.data.availability import ALWAYS, NEVER
 from adrec.errors import ResourceError, install_hint
+from adrec.prepare.staging.privacy import KEY_VARIABLE
 from adrec.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def run(config: ServeConfig, terminal: Terminal) -> ServeResult:
         from adrec.serve.door.connections import bounded
         from adrec.serve.door.keys import Keys, refuse_open_server
         from adrec.serve.engine import Engine
+        from adrec.serve.intake.names import pseudonymises
         from adrec.serve.watch import Watch, log_to_stderr
     except ImportError as error:
         raise ResourceError(f"adrec serve needs {error.name}. Install it with: {install_hint('serve')}") from None
@@ -70,6 +72,11 @@ def run(config: ServeConfig, terminal: Terminal) -> ServeResult:
     for arm, live in engine.lives.items():
         if not live.predictor.checked:
             terminal.warn(f"arm {arm}: the bundle's logits were not checked (no golden requests, or scored by onnxruntime)")
+    if pseudonymises(engine.lives) and not engine.names.has_key:
+        terminal.warn(
+            f"the log was pseudonymised and {KEY_VARIABLE} is not set: users are known by their pseudonyms alone, and events"
+            " that name others are refused"
+        )
     _warn_of_unpaced(engine.live.ranker, terminal)
     settings = uvicorn.Config(
         create_app(config, engine, keys=keys, watch=watch),
