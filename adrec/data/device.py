@@ -1,5 +1,7 @@
 """Device and processor threads. Apart from the trainer, so that scoring does not load Lightning (seconds) to know them."""
 
+from typing import Literal
+
 import torch
 from threadpoolctl import threadpool_limits
 
@@ -13,6 +15,17 @@ def resolve_device(device: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise ResourceError("device is cuda, but torch sees no GPU here. Use --device cpu, or install a CUDA build of torch.")
     return device
+
+
+def runs_bf16(precision: Literal["auto", "fp32", "bf16"], device: str | torch.device) -> bool:
+    """Whether products are computed in bfloat16: as said, or with `auto` on a GPU that has it."""
+    on_gpu = torch.device(device).type == "cuda"
+    return precision == "bf16" or (precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
+
+
+def encodes_bf16(precision: Literal["auto", "fp32", "bf16"], device: str | torch.device) -> bool:
+    """Whether a frozen encoder computes in bfloat16: on GPUs alone, for processors are slower with it."""
+    return torch.device(device).type == "cuda" and runs_bf16(precision, device)
 
 
 def use_threads(count: int) -> None:

@@ -19,7 +19,7 @@ from adrec.bundle import open_bundle
 from adrec.data.arrays import combined, places, table_with_row, with_row
 from adrec.data.batches.collate import Batch, Collator, QueryInputs, TextInputs, entities
 from adrec.data.batches.dataset import InOrder
-from adrec.data.device import resolve_device
+from adrec.data.device import encodes_bf16, resolve_device
 from adrec.data.examples import Catalog, Examples, catalog_from_table, examples_from_table
 from adrec.data.features.vectors import Modality
 from adrec.data.vectors import Vectors, split_vectors
@@ -98,12 +98,16 @@ class Predictor:
             batch_tokens=text.batch_tokens,
             cache=cache or text.cache,
             keep_typed=keep_typed,
+            bf16=encodes_bf16(packed.config.training.precision, self.device),
         )
 
-    def apart(self) -> "Predictor":
-        """The same bundle, reading and writing no cache that others share: for texts that nobody else asks about."""
+    def apart(self, *, exact: bool = False) -> "Predictor":
+        """The same bundle, reading and writing no cache that others share: for texts that nobody else asks about.
+
+        `exact`: texts in float32, as every machine encodes them.
+        """
         other = copy.copy(self)
-        other.reader = self.reader.apart()
+        other.reader = self.reader.apart(exact=exact)
         return other
 
     @classmethod
@@ -128,9 +132,10 @@ class Predictor:
         return predictor
 
     def golden_scores(self, golden: Golden) -> Scores:
-        """Logits and probabilities of golden requests."""
-        catalogs = self.catalogs(golden.ads, golden.users, where="golden ads")
-        return self.score_examples(self.examples_of(golden.impressions), catalogs, baselines=False)
+        """Logits and probabilities of golden requests, the same on every machine."""
+        exact = self.apart(exact=True) if self.reader.bf16 else self
+        catalogs = exact.catalogs(golden.ads, golden.users, where="golden ads")
+        return exact.score_examples(self.examples_of(golden.impressions), catalogs, baselines=False)
 
     def check(self, golden: Golden, *, where: str) -> None:
         """Raises BundleError where a golden request has another logit, or probability, than when the bundle was made."""

@@ -154,24 +154,34 @@ class KeepBest(pl.Callback):
 
 
 class Curve(pl.Callback):
-    """The loss of every step and the metrics of every evaluation, kept through resumes. Stops at a loss that is not finite."""
+    """The loss of every step and the metrics of every evaluation, kept through resumes. Stops at a loss that is not finite.
+
+    Losses are read from the device together, every so many steps and before every checkpoint and evaluation: to read each
+    would have every step wait for the one before it. What a loss of NaN spoiled is in no checkpoint.
+    """
+
+    STEPS = 20
 
     def __init__(self) -> None:
         self.losses: list[float] = []
         self.evaluations: list[dict[str, float]] = []
         self._waiting: list[torch.Tensor] = []
+        self._steps: list[int] = []
 
     def on_before_backward(self, trainer: pl.Trainer, module: pl.LightningModule, loss: torch.Tensor) -> None:
-        """Refuse a loss of NaN or infinity before it reaches the weights."""
-        value = loss.detach()
-        if not torch.isfinite(value):
-            raise AdrecError(
-                f"step {trainer.global_step}: the loss is {float(value)}. Lower training.learning_rate, raise"
-                " training.warmup_fraction, or look for NaN in the inputs. The last checkpoint is from before it."
-            )
-        self._waiting.append(value * trainer.accumulate_grad_batches)
-        if len(self._waiting) >= 100:
+        """Note the loss."""
+        self._waiting.append(loss.detach() * trainer.accumulate_grad_batches)
+        self._steps.append(trainer.global_step)
+        if len(self._waiting) >= self.STEPS:
             self._collect()
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Evaluate no network that a loss of NaN has reached."""
+        self._collect()
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Read the last losses."""
+        self._collect()
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Note the evaluation's metrics."""
@@ -188,9 +198,17 @@ class Curve(pl.Callback):
         self.losses, self.evaluations = list(state_dict["losses"]), list(state_dict["evaluations"])
 
     def _collect(self) -> None:
-        if self._waiting:
-            self.losses.extend(torch.stack(self._waiting).float().cpu().tolist())
-            self._waiting = []
+        if not self._waiting:
+            return
+        values, steps = torch.stack(self._waiting).float().cpu().tolist(), self._steps
+        self._waiting, self._steps = [], []
+        for step, value in zip(steps, values, strict=True):
+            if not math.isfinite(value):
+                raise AdrecError(
+                    f"step {step}: the loss is {value}. Lower training.learning_rate, raise training.warmup_fraction, or look"
+                    " for NaN in the inputs. The last checkpoint is from before it."
+                )
+        self.losses.extend(values)
 
 
 class Bar(pl.Callback):

@@ -120,7 +120,7 @@ class ClickData:
             labels=[task.name for task in self.tasks],
             cut=self.prepared.label_cut(self.splits),
         )
-        return source.chunk(source.plan(0)[0])
+        return source.sample(rows)
 
     def batches(self, examples: Examples) -> InOrder:
         """Rows in order, for evaluation."""

@@ -4,7 +4,7 @@ import pyarrow.compute as pc
 import torch
 
 from adrec.config.training.finetune import FinetuneConfig
-from adrec.data.device import resolve_device
+from adrec.data.device import encodes_bf16, resolve_device
 from adrec.data.prepared import Prepared
 from adrec.models.text.encoder_training import trainable_copy
 from adrec.models.text.lexical import fit_lexical
@@ -34,13 +34,14 @@ def open_text_encoder(config: FinetuneConfig, prepared: Prepared, start: Start |
 
 def text_reader(config: FinetuneConfig, encoder: TextEncoder | None) -> TextReader:
     """Vectors of a frozen encoder, from the cache where they are known; tokens where the encoder is trained."""
-    text = config.text
+    text, device = config.text, resolve_device(config.device)
     return TextReader(
         encoder,
         as_tokens=text.train != "frozen",
-        device=resolve_device(config.device),
+        device=device,
         batch_tokens=text.batch_tokens,
         cache=text.cache,
+        bf16=encodes_bf16(config.training.precision, device),
     )
 
 

@@ -145,10 +145,10 @@ class CTRModule(ShardableModule):
                 case "listwise":
                     loss = losses.listwise(logits, labels, batch.group, batch.weight)
                 case "bpr":
-                    loss = losses.bpr(logits, labels, batch.group, batch.weight)
+                    loss = losses.bpr(logits, labels, batch.group, batch.positive, batch.weight)
                 case "in_batch":
                     loss = losses.in_batch(
-                        outputs.users, outputs.ads, batch.context, batch.ad, labels, batch.log_frequency, batch.weight
+                        outputs.users, outputs.ads, batch.context, batch.ad, batch.positive, batch.log_frequency, batch.weight
                     )
             total = total + weight * loss
         return total
@@ -224,12 +224,7 @@ def gathered(parts: Sequence[Seen]) -> Raw:
 def _interest_loss(batch: Batch, interest: Tensor, column: int) -> Tensor:
     """Cross-entropy of the clicked ad's category (`column` of its categorical features) given the user alone
     (C, number of categories); unknown ones are left out."""
-    rows = torch.nonzero(batch.labels[:, 0] > 0).squeeze(-1)
+    rows = batch.positive
     category = batch.ads.categorical[batch.ad[rows], column]
-    rows, category = rows[category > 0], category[category > 0]
-    if len(rows) == 0:
-        return interest.sum() * 0
-    if batch.weight is None:
-        return nn.functional.cross_entropy(interest[batch.context[rows]], category)
     lost = nn.functional.cross_entropy(interest[batch.context[rows]], category, reduction="none")
-    return (batch.weight[rows] * lost).sum() / batch.weight[rows].sum()
+    return losses.masked_mean(lost, None if batch.weight is None else batch.weight[rows], category > 0)

@@ -5,6 +5,8 @@ Shapes: B rows, G groups (`group` (B,) int64 in 0..G-1), K tasks. A row whose la
 `weight` (B,) is how many impressions a row stands for, None where each is one: a loss is then that of so many equal rows. The
 pointwise ones are sums of weighted losses over the number of rows, so their weights should average 1 over the log; the others
 are means over what is weighed, whatever its unit.
+
+No loss asks the device for a value: what does not count is masked, never looked for, so that a step is queued without a wait.
 """
 
 import math
@@ -18,20 +20,15 @@ from adrec.models.net.attention import masked_softmax
 def binary(logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean cross-entropy of the known labels, -[y log p + (1 - y) log(1 - p)]; 0 where none is known."""
     known = ~torch.isnan(labels)
-    if not known.any():
-        return logits.sum() * 0
-    weighed = None if weight is None else weight[known]
-    return nn.functional.binary_cross_entropy_with_logits(logits[known], labels[known], weighed)
+    lost = nn.functional.binary_cross_entropy_with_logits(logits, torch.where(known, labels, 0.0), weight, reduction="none")
+    return torch.where(known, lost, 0.0).sum() / known.sum().clamp(min=1)
 
 
 def squared(outputs: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean squared error of the known labels; 0 where none is known."""
     known = ~torch.isnan(labels)
-    if not known.any():
-        return outputs.sum() * 0
-    if weight is not None:
-        return (weight[known] * (outputs[known] - labels[known]) ** 2).mean()
-    return nn.functional.mse_loss(outputs[known], labels[known])
+    lost = torch.where(known, outputs - torch.where(known, labels, 0.0), 0.0) ** 2
+    return (lost if weight is None else weight * lost).sum() / known.sum().clamp(min=1)
 
 
 def listwise(logits: Tensor, labels: Tensor, group: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -41,7 +38,7 @@ def listwise(logits: Tensor, labels: Tensor, group: Tensor, weight: Tensor | Non
     compete with each other. Groups without a positive or a negative say nothing.
     """
     positive, negative = labels > 0, labels == 0
-    groups = int(group.max()) + 1
+    groups = len(group)  # at most
     # log sum exp over negatives of each group, shifted by the group's highest for stability.
     lowest = torch.finfo(logits.dtype).min
     of_negative = logits.masked_fill(~negative, lowest)
@@ -52,22 +49,17 @@ def listwise(logits: Tensor, labels: Tensor, group: Tensor, weight: Tensor | Non
     exponentials = torch.exp((of_negative - shift[group]).clamp(max=0)) * (negative if weight is None else negative * weight)
     total = torch.zeros_like(shift).scatter_add(0, group, exponentials)
     log_negatives = torch.log(total.clamp(min=torch.finfo(logits.dtype).tiny)) + shift  # (G,)
-    counted = positive & has_negative[group]
-    if not counted.any():
-        return logits.sum() * 0
-    return _mean(nn.functional.softplus(log_negatives[group[counted]] - logits[counted]), weight, counted)
+    return masked_mean(nn.functional.softplus(log_negatives[group] - logits), weight, positive & has_negative[group])
 
 
-def bpr(logits: Tensor, labels: Tensor, group: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean over all pairs (positive, negative) of one group of -log sigmoid(x_p - x_n) (Rendle et al. 2009)."""
-    positive = torch.nonzero(labels > 0).squeeze(-1)
-    negative = torch.nonzero(labels == 0).squeeze(-1)
-    same = group[positive][:, None] == group[negative][None, :]  # (P, N)
-    if not same.any():
-        return logits.sum() * 0
-    gaps = logits[positive][:, None] - logits[negative][None, :]
-    lost = nn.functional.softplus(-gaps)
-    return _mean(lost[same], None if weight is None else weight[positive][:, None] * weight[negative][None, :], same)
+def bpr(logits: Tensor, labels: Tensor, group: Tensor, positive: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean over all pairs (positive, negative) of one group of -log sigmoid(x_p - x_n) (Rendle et al. 2009).
+
+    `positive` (P,) are the rows whose label is above 0.
+    """
+    pairs = (group[positive][:, None] == group[None, :]) & (labels == 0)[None, :]  # (P, B)
+    lost = nn.functional.softplus(logits[None, :] - logits[positive][:, None])
+    return masked_mean(lost, None if weight is None else weight[positive][:, None] * weight[None, :], pairs)
 
 
 def in_batch(
@@ -75,7 +67,7 @@ def in_batch(
     ads: Tensor,
     context: Tensor,
     ad: Tensor,
-    labels: Tensor,
+    positive: Tensor,
     log_frequency: Tensor,
     weight: Tensor | None = None,
 ) -> Tensor:
@@ -83,9 +75,9 @@ def in_batch(
 
     -log softmax(u . a / sqrt(D) - log Q(a)), Q the ad's share of what is drawn (Yi et al. 2019, eq. 3 and 6). An ad that is
     drawn often appears as a negative often; subtracting log Q takes that advantage back. An ad that the same user's context
-    clicked too is no negative of it.
+    clicked too is no negative of it. `positive` (P,) are the rows whose label is above 0.
     """
-    rows = torch.nonzero(labels > 0).squeeze(-1)  # (P,)
+    rows = positive
     if len(rows) < 2:
         return users.sum() * 0
     u, a = users[context[rows]], ads[ad[rows]]
@@ -97,15 +89,15 @@ def in_batch(
     same_context = context[rows][:, None] == context[rows][None, :]
     counted = itself | ~(same_ad | same_context)
     weights = masked_softmax(logits, counted)
-    return _mean(-torch.log(weights.diagonal().clamp(min=torch.finfo(weights.dtype).tiny)), weight, rows)
+    lost = -torch.log(weights.diagonal().clamp(min=torch.finfo(weights.dtype).tiny))
+    return masked_mean(lost, None if weight is None else weight[rows], torch.ones_like(rows, dtype=torch.bool))
 
 
-def _mean(values: Tensor, weight: Tensor | None, kept: Tensor) -> Tensor:
-    """Of values (M,), weighed by those of `weight` that are `kept` (mask or positions)."""
-    if weight is None:
-        return values.mean()
-    weighed = weight[kept]
-    return (weighed * values).sum() / weighed.sum()
+def masked_mean(values: Tensor, weight: Tensor | None, counted: Tensor) -> Tensor:
+    """Of those `values` that are `counted`, a mask of the same shape, weighed by `weight`; 0 where none is."""
+    weighed = counted.to(values.dtype) if weight is None else torch.where(counted, weight, 0.0)
+    total = weighed.sum()
+    return (weighed * torch.where(counted, values, 0.0)).sum() / torch.where(total > 0, total, 1.0)
 
 
 class TaskWeights(nn.Module):

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from adrec.config.training.loop import TrainingConfig
-from adrec.data.device import resolve_device
+from adrec.data.device import resolve_device, runs_bf16
 from adrec.data.disk.writing import write_aside
 from adrec.errors import ConfigError, Interrupted, ResourceError
 from adrec.terminal import Terminal
@@ -198,10 +198,10 @@ def build_trainer(
     config: TrainingConfig, *, device: str, work: Path, callbacks: list[pl.Callback], evaluate_every: int
 ) -> pl.Trainer:
     """The Lightning Trainer of a config. `device` is auto, cpu or cuda. Raises ResourceError where there is no such device."""
-    on_gpu = resolve_device(device) == "cuda"
+    device = resolve_device(device)
+    on_gpu = device == "cuda"
     if on_gpu and config.devices > torch.cuda.device_count():
         raise ResourceError(f"training.devices is {config.devices}; this machine has {torch.cuda.device_count()} GPUs.")
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
     strategy: str | Strategy = config.strategy if config.strategy != "auto" or config.devices == 1 else "ddp"
     if strategy == "fsdp":
         strategy = sharded_strategy(config.devices)
@@ -213,7 +213,7 @@ def build_trainer(
             accelerator="gpu" if on_gpu else "cpu",
             devices=config.devices,
             strategy=strategy,
-            precision="bf16-mixed" if bf16 else "32-true",
+            precision="bf16-mixed" if runs_bf16(config.precision, device) else "32-true",
             max_epochs=1,
             accumulate_grad_batches=config.accumulate,
             gradient_clip_val=CLIP_NORM,

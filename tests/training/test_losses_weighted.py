@@ -21,6 +21,10 @@ def world(seed, rows=24):
     return logits, labels.double(), group, weight
 
 
+def positive(labels):
+    return torch.nonzero(labels > 0).squeeze(-1)
+
+
 def gradient(loss, logits):
     logits = logits.clone().requires_grad_()
     value = loss(logits)
@@ -32,7 +36,10 @@ POINTWISE = {
     "binary": lambda z, y, group, w: losses.binary(z, y, w),
     "squared": lambda z, y, group, w: losses.squared(z, y, w),
 }
-GROUPED = {"listwise": losses.listwise, "bpr": losses.bpr}
+GROUPED = {
+    "listwise": losses.listwise,
+    "bpr": lambda z, y, group, w: losses.bpr(z, y, group, positive(y), w),
+}
 
 
 @pytest.mark.parametrize("name", [*POINTWISE, *GROUPED])
@@ -61,8 +68,8 @@ def test_in_batch_weights_are_repetition(seed):
     times = torch.randint(1, 4, (rows,), generator=generator)
     frequency = torch.randn(rows, generator=generator, dtype=torch.float64)
     row = torch.repeat_interleave(torch.arange(rows), times)
-    weighted = losses.in_batch(users, ads, context, ad, labels, frequency, times.double())
-    whole = losses.in_batch(users, ads, context[row], ad[row], labels[row], frequency[row])
+    weighted = losses.in_batch(users, ads, context, ad, positive(labels), frequency, times.double())
+    whole = losses.in_batch(users, ads, context[row], ad[row], positive(labels[row]), frequency[row])
     assert float(weighted) == pytest.approx(float(whole), rel=1e-9)
 
 

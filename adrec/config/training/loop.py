@@ -32,7 +32,7 @@ class TrainingConfig(Config):
     """ema: what is evaluated and kept is the moving average of the weights over the last two hundred steps or so, and not the
     weights of one step. Not with fsdp."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` is bf16 mixed precision on a GPU that has it, else fp32."""
+    """`auto` is bf16 mixed precision on a GPU that has it, else fp32. Frozen encoders on GPUs follow it, in scoring too."""
     gradient_checkpointing: bool = False
     """Recompute activations of the encoder in the backward pass: less memory, about a third more time."""
     compile: bool = False

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adrec.data.arrays import Longs, ranges
+from adrec.data.batches.blocks import Blocks, make_blocks
 from adrec.data.examples import Catalog, Examples, Ragged
 
 LIST_PADDING = -1
@@ -67,6 +68,8 @@ class Batch(NamedTuple):
     """Q texts; the first is the empty query"""
     context: Tensor
     """(B,) int64"""
+    blocks: Blocks
+    """The rows by their context"""
     ad: Tensor
     """(B,) int64"""
     query: Tensor
@@ -83,6 +86,8 @@ class Batch(NamedTuple):
     """(B,) int64, 0 to G - 1: the request, or one positive with its sampled negatives"""
     labels: Tensor
     """(B, K) float32, NaN where missing"""
+    positive: Tensor
+    """(P,) int64, the rows whose first label is above 0"""
     log_frequency: Tensor
     """(B,) float32, log of how often the ad is drawn in training (for in-batch negatives)"""
     weight: Tensor | None = None
@@ -125,6 +130,7 @@ class Collator:
         age[clicked_mask] = np.nan_to_num(hours)
         queries, query = np.unique(np.append(examples.query[rows], 0), return_inverse=True)
         codes = examples.request[rows] if group is None else group
+        labels = _labels(examples, rows, self.tasks)
         return Batch(
             ads=entities(self.ads, ads, self.ad_texts),
             users=entities(self.users, examples.user_index[first_row], self.user_texts),
@@ -136,6 +142,7 @@ class Collator:
             skipped_mask=_tensor(passed_mask),
             queries=self._queries([examples.queries[number] for number in queries]),
             context=_tensor(context),
+            blocks=make_blocks(context),
             ad=_tensor(of_rows),
             query=_tensor(query[:-1]),
             numeric=_tensor(examples.numeric[rows]),
@@ -143,7 +150,8 @@ class Collator:
             lists=_lists(examples.lists, rows),
             position=_tensor(examples.position[rows].astype(np.int64)),
             group=_tensor(np.unique(codes, return_inverse=True)[1]),
-            labels=_tensor(_labels(examples, rows, self.tasks)),
+            labels=_tensor(labels),
+            positive=_tensor(np.flatnonzero(labels[:, :1] > 0)),
             log_frequency=_tensor(self._frequency(examples.ad_index[rows])),
             weight=None if examples.weight is None else _tensor(examples.weight[rows].astype(np.float32)),
         )

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from adrec.data.arrays import Longs
 from adrec.data.batches.collate import Batch
@@ -20,6 +21,10 @@ from adrec.data.batches.sampling import Draw, down_sampled, drawn_rows, every_ro
 from adrec.data.examples import Examples, columns_to_read, examples_from_table, run_codes
 from adrec.data.labels import LabelCut, labels_as_of
 from adrec.data.prepared import Prepared
+
+LANES = 8
+"""Of a streamed epoch, at most: processes that share it read what is theirs and no more where their number divides this."""
+_GROUPS_PER_LANE = 8  # at least, so that lanes are about equally long
 
 MakeBatch = Callable[[Examples, Longs, Longs | None], Batch]
 
@@ -101,6 +106,7 @@ class Piece(NamedTuple):
     """Batch `number` of the `batches` that the row groups `groups` of an epoch make together."""
 
     epoch: int
+    lane: int
     groups: tuple[int, ...]
     number: int
     batches: int
@@ -109,7 +115,10 @@ class Piece(NamedTuple):
 class StreamedPlan:
     """Epochs over splits that are read from disk: a chunk of row groups, drawn from anywhere, is shuffled together.
 
-    Only one chunk is in memory. A request that lies across two row groups counts as two where they fall into different chunks.
+    Batches come from several lanes in turn, each with row groups of its own. Ranks and workers take batches in turn too
+    (`adrec.training.loader`): the batches of one process are then those of a few lanes, and it decodes only their row groups.
+    The lanes depend on the data alone, so that the batches are the same whoever shares them. In memory is one chunk a lane,
+    `shuffle_rows` together. A request that lies across two row groups counts as two where they fall into different chunks.
     """
 
     def __init__(
@@ -140,37 +149,52 @@ class StreamedPlan:
         self.group_rows, self.group_draws = self._measure()
         self.rows = float(self.group_draws.sum())
         self.count = max(1, round(self.rows / batch_rows))
-        self._chunk: tuple[tuple[int, ...], int, Examples, list[Draw]] | None = None
+        self.filled = np.flatnonzero(self.group_draws)  # row groups that a pass draws from
+        lanes = min(LANES, max(len(self.filled) // _GROUPS_PER_LANE, 1), self.count)
+        self.lanes = 1 << (lanes.bit_length() - 1)
+        self._chunks: dict[int, tuple[tuple[int, ...], int, Examples, list[Draw]]] = {}
 
     def plan(self, epoch: int) -> Sequence[Piece]:
-        """The pieces of an epoch, chunk after chunk."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.places))
-        chunk_of = np.cumsum(self.group_rows[order]) // self.shuffle_rows
+        """The pieces of an epoch: those of each lane chunk after chunk, lanes in turn."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.filled)
+        lanes = [self._lane(epoch, lane, order[lane :: self.lanes]) for lane in range(self.lanes)]
+        return [lanes[number % self.lanes][number // self.lanes] for number in range(self.count)]
+
+    def _lane(self, epoch: int, lane: int, order: NDArray[np.int64]) -> list[Piece]:
+        """Every `lanes`-th piece of an epoch, from the row groups of `order`."""
+        batches = len(range(lane, self.count, self.lanes))
+        chunk_of = np.cumsum(self.group_rows[order]) // max(self.shuffle_rows // self.lanes, 1)
         drawn = np.cumsum(self.group_draws[order])
         pieces: list[Piece] = []
         for chunk in np.unique(chunk_of):
             members = np.flatnonzero(chunk_of == chunk)
-            # Batches up to here, rounded: over the whole epoch the roundings add up to `count`, in whatever order.
-            count = round(self.count * float(drawn[members[-1]]) / self.rows) - len(pieces)
+            # Batches up to here, rounded: over the whole lane the roundings add up to `batches`, in whatever order.
+            count = round(batches * float(drawn[members[-1]]) / float(drawn[-1])) - len(pieces)
             groups = tuple(int(group) for group in order[members])
-            pieces += [Piece(epoch, groups, number, count) for number in range(count)]
+            pieces += [Piece(epoch, lane, groups, number, count) for number in range(count)]
         return pieces
 
     def collate(self, piece: Piece, generator: np.random.Generator) -> Batch:
-        """One batch; reads its chunk where the last batch was of another."""
-        if self._chunk is None or self._chunk[:2] != (piece.groups, piece.epoch):
-            self._chunk = None
-            examples = self.chunk(piece)
+        """One batch; reads its chunk where the last batch of its lane was of another."""
+        if piece.lane not in self._chunks or self._chunks[piece.lane][:2] != (piece.groups, piece.epoch):
+            self._chunks.pop(piece.lane, None)
+            examples = self.read(piece.groups)
             shuffle = np.random.default_rng([self.seed, piece.epoch, *piece.groups])
             draws = split_into(self.sampling.draw(examples, shuffle), piece.batches, shuffle)
-            self._chunk = (piece.groups, piece.epoch, examples, draws)
-        _, _, examples, draws = self._chunk
+            self._chunks[piece.lane] = (piece.groups, piece.epoch, examples, draws)
+        _, _, examples, draws = self._chunks[piece.lane]
         return self.make(examples, draws[piece.number].rows, draws[piece.number].group)
 
-    def chunk(self, piece: Piece) -> Examples:
-        """All rows of the row groups that a piece is made of."""
+    def sample(self, rows: int) -> Examples:
+        """All rows of a few row groups from anywhere, `rows` or fewer where that is more than one of them."""
+        order = np.random.default_rng([self.seed, 0]).permutation(self.filled)
+        count = np.searchsorted(np.cumsum(self.group_rows[order]), rows, side="right")
+        return self.read([int(group) for group in order[: max(int(count), 1)]])
+
+    def read(self, groups: Sequence[int]) -> Examples:
+        """All rows of row groups, by their numbers in `places`."""
         tables = []
-        for number in piece.groups:
+        for number in groups:
             file, group = self.places[number]
             tables.append(pq.ParquetFile(file).read_row_group(group, columns=self.columns))
         table = labels_as_of(pa.concat_tables(tables), self.cut)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adrec.data.batches.blocks import blocks_of_one
 from adrec.data.batches.collate import LIST_PADDING, Batch, Entities, Texts
 from adrec.models.net.ensemble import ClickNetwork
 from adrec.models.text.text_vectors import MOST_PHRASES
@@ -22,8 +23,8 @@ AXES = {"ads": "ads", "users": "contexts", "queries": "queries"}
 """Name of the first axis by the group that an input belongs to."""
 ROWS = ("context", "ad", "query", "numeric", "categorical", "lists", "position")
 CONTEXTS = ("history", "history_mask", "history_hours", "history_length", "skipped", "skipped_mask")
-UNREAD = ("group", "labels", "log_frequency", "position")
-"""Parts of a batch that only training reads."""
+UNREAD = ("blocks", "group", "labels", "log_frequency", "position", "positive")
+"""Parts of a batch that only training reads, or that a graph makes for itself."""
 
 
 def flat(batch: Batch) -> dict[str, Tensor]:
@@ -109,6 +110,7 @@ class Scorer(nn.Module):
                 **{name: part(name) for name in CONTEXTS},
                 queries=Texts(given.get("queries.vectors")),
                 context=rows,
+                blocks=blocks_of_one(rows),
                 ad=part("ad"),
                 query=part("query"),
                 numeric=part("numeric"),
@@ -117,6 +119,7 @@ class Scorer(nn.Module):
                 position=zeros,
                 group=zeros,
                 labels=torch.zeros((rows.shape[0], 0)),
+                positive=zeros[:0],
                 log_frequency=torch.zeros((rows.shape[0],)),
             )
         ).logits
@@ -125,7 +128,7 @@ class Scorer(nn.Module):
 
 def _walk(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
-        if name not in UNREAD:
+        if name.split(".")[0] not in UNREAD:
             yield name, value
         return
     if isinstance(value, tuple):

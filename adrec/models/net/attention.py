@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from adrec.models.net.blocks import Blocks
+from adrec.data.batches.blocks import Blocks
 
 
 def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:

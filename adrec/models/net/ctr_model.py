@@ -10,8 +10,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from adrec.data.batches.blocks import Blocks
 from adrec.data.batches.collate import LIST_PADDING, Batch, Entities, Texts
-from adrec.models.net.blocks import Blocks, make_blocks
 from adrec.models.net.interaction import TextMatch, category_match, mean_interest
 from adrec.models.net.modalities import LateFusion, Modalities, VectorMatch, dropped
 from adrec.models.net.user_encoder import UserEncoder
@@ -246,7 +246,7 @@ class CTRModel(nn.Module):
         users = self._users(batch, ads, interests)  # (C, D)
         candidates = ads[batch.ad]  # (B, D)
         queries = self.text_vectors(batch.queries)
-        blocks = make_blocks(batch.context)
+        blocks = batch.blocks
         if matches is None:
             matches = self.all_matches(batch, ad_text, interests, queries, blocks)
         extra = self._extra(batch, ads, queries, matches, candidates, blocks)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from adrec.data.batches.collate import Batch, Entities, Texts
-from adrec.models.net.blocks import make_blocks
 from adrec.models.net.ctr_model import CTRModel, Outputs
 
 
@@ -33,7 +32,7 @@ class Ensemble(nn.Module):
         first = cast(CTRModel, self.members[0])
         # The same for all members: cosines of the given vectors, and the dearest part of scoring many candidates.
         vectors = (batch.ads.texts.vectors, batch.users.texts.vectors, batch.queries.vectors)
-        matches = first.all_matches(batch, *vectors, make_blocks(batch.context))
+        matches = first.all_matches(batch, *vectors, batch.blocks)
         outputs: list[Outputs] = [member(batch, matches) for member in self.members]
         return outputs[0]._replace(
             logits=torch.stack([one.logits for one in outputs]).mean(0),

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from adrec.models.net.blocks import Blocks
+from adrec.data.batches.blocks import Blocks
 
 Interaction = Literal["dot", "mlp", "dcn", "fm", "deepfm"]
 INTERACTIONS: tuple[Interaction, ...] = ("dot", "mlp", "dcn", "fm", "deepfm")

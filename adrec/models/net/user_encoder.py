@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from adrec.data.batches.blocks import Blocks
 from adrec.models.net.attention import AdditiveAttention, MultiHeadSelfAttention, TargetAttention
-from adrec.models.net.blocks import Blocks
 
 Part = Literal["mean", "soft", "global", "local", "gru", "target"]
 PARTS: tuple[Part, ...] = ("mean", "soft", "global", "local", "gru", "target")

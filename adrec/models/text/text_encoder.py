@@ -256,12 +256,14 @@ def encode_texts(
     *,
     device: str | torch.device = "cpu",
     batch_tokens: int = 8192,
+    bf16: bool = False,
     advance: Callable[..., None] | None = None,
 ) -> np.ndarray:
     """Vectors of `texts`, (N, D) float32, in their order.
 
     Each distinct text runs once; texts are sorted by length, so a batch (at most `batch_tokens` tokens, padding included)
     holds almost no padding. `advance(n)` is called with the number of texts done. The encoder is left in the mode it was in.
+    `bf16` runs its products in bfloat16, several times as fast on a GPU: an element then differs in its third digit.
     """
     distinct = list(dict.fromkeys(texts))
     if not distinct:
@@ -271,7 +273,7 @@ def encode_texts(
     was_training = encoder.training
     encoder.eval().to(device)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
             for rows, ids in _batches(encoder, distinct, batch_tokens):
                 input_ids, mask = encoder.pad(ids)
                 vectors[rows] = encoder(input_ids.to(device), mask.to(device)).float().cpu().numpy()

@@ -6,6 +6,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from copy import copy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,15 +41,22 @@ class TextReader:
         cache: Path | None = None,
         use_cache: bool = True,
         keep_typed: bool = True,
+        bf16: bool = False,
     ) -> None:
-        """`keep_typed` false: vectors of what people type, queries and interests, are held in memory and never written."""
+        """`bf16`: as `encode_texts` has it; such vectors are cached apart from exact ones.
+
+        `keep_typed` false: vectors of what people type, queries and interests, are held in memory and never written."""
         self.encoder, self.as_tokens = encoder, as_tokens
         self.device, self.batch_tokens, self.cache, self.use_cache = device, batch_tokens, cache, use_cache
-        self.keep_typed, self._typed = keep_typed, RecentVectors()
+        self.keep_typed, self._typed, self.bf16 = keep_typed, RecentVectors(), bf16
 
-    def apart(self) -> "TextReader":
-        """The same encoder, knowing and keeping no vector of any cache: for texts that nobody else reads."""
-        return TextReader(self.encoder, device=self.device, batch_tokens=self.batch_tokens, use_cache=False)
+    def apart(self, *, exact: bool = False) -> "TextReader":
+        """The same encoder, knowing and keeping no vector of any cache: for texts that nobody else reads.
+
+        `exact`: in float32, as every machine computes it.
+        """
+        bf16 = self.bf16 and not exact
+        return TextReader(self.encoder, device=self.device, batch_tokens=self.batch_tokens, use_cache=False, bf16=bf16)
 
     @property
     def width(self) -> int:
@@ -68,7 +76,8 @@ class TextReader:
         if typed and not self.keep_typed:
             return self._typed(texts, encode)
         if self.use_cache:
-            return cached_vectors(texts, fingerprint=self.encoder.fingerprint, encode=encode, folder=self.cache)
+            fingerprint = self.encoder.fingerprint + ("-bf16" if self.bf16 else "")
+            return cached_vectors(texts, fingerprint=fingerprint, encode=encode, folder=self.cache)
         return encode(list(texts))
 
     def read(
@@ -119,10 +128,11 @@ class TextReader:
 
     def _encode(self, texts: list[str], progress: Progress | None, what: str) -> NDArray[np.float32]:
         assert self.encoder is not None
+        encode = partial(encode_texts, self.encoder, texts, device=self.device, batch_tokens=self.batch_tokens, bf16=self.bf16)
         if progress is None:
-            return encode_texts(self.encoder, texts, device=self.device, batch_tokens=self.batch_tokens)
+            return encode()
         with progress(f"Encoding {what}", len(texts), unit="texts") as advance:
-            return encode_texts(self.encoder, texts, device=self.device, batch_tokens=self.batch_tokens, advance=advance)
+            return encode(advance=advance)
 
 
 class _Vectors:

@@ -1,6 +1,7 @@
 """What an epoch draws: exact counts, whole groups, reproducible, every negative of a request equally likely."""
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -107,3 +108,52 @@ def test_streaming_draws_as_much_as_memory_and_repeats_itself(tmp_path, sampling
         assert [draw.rows.tolist() for draw in memory.plan(1)] == [draw.rows.tolist() for draw in memory.plan(1)]
         # Rows of one batch come from all over the chunk, not from one stretch of time.
         assert np.median([np.ptp(batch) for batch in batches]) > 200
+
+
+def _in_row_groups(prepared, rows):
+    """The training rows, `rows` to a row group."""
+    for file in prepared.split_files("train"):
+        pq.write_table(pq.read_table(file), file, row_group_size=rows)
+
+
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 1), (2, 1), (2, 2), (1, 3), (8, 1)])
+def test_ranks_and_workers_share_the_row_groups_and_make_the_same_batches(tmp_path, ranks, workers):
+    prepared = open_prepared(make_world(tmp_path / "p", requests=600, users=40).path)
+    _in_row_groups(prepared, 20)
+
+    def plan():
+        made = StreamedPlan(
+            prepared, ("train",), lambda found, rows, group: found.row_id[rows], shuffle_rows=320, sampling=Sampling(),
+            batch_rows=16, seed=3, max_history=5, labels=("click",),
+        )  # fmt: skip
+        read, made.read_groups = made.read, []
+        made.read = lambda groups: made.read_groups.extend(groups) or read(groups)
+        return made
+
+    alone = plan()
+    assert alone.lanes == 8
+    whole = [alone.collate(piece, None).tolist() for piece in alone.plan(0)]
+    assert sorted(row for batch in whole for row in batch) == sorted(load_examples(prepared, "train").row_id.tolist())
+    assert np.ptp([len(batch) for batch in whole]) <= 16, "about equally long"
+    assert sorted(alone.read_groups) == list(range(len(alone.places))), "each row group once"
+    processes = ranks * workers
+    for process in range(processes):
+        own = plan()
+        pieces = own.plan(0)
+        for number in range(process, len(pieces), processes):
+            assert own.collate(pieces[number], None).tolist() == whole[number]
+        if 8 % processes == 0:
+            assert len(own.read_groups) == len(set(own.read_groups)) <= len(own.places) / processes + 8, (
+                "no more than its share"
+            )
+
+
+def test_a_sample_of_streamed_rows_is_of_about_the_size_asked_for(tmp_path):
+    prepared = open_prepared(make_world(tmp_path / "p", requests=600, users=40).path)
+    _in_row_groups(prepared, 20)
+    plan = StreamedPlan(
+        prepared, ("train",), lambda *_: None, shuffle_rows=320, sampling=Sampling(), batch_rows=16, seed=3, max_history=5,
+        labels=("click",),
+    )  # fmt: skip
+    assert 150 <= len(plan.sample(200)) <= 200 and len(plan.sample(3)) <= 20
+    assert len(plan.sample(10**6)) == len(load_examples(prepared, "train"))

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from adrec.data.batches.blocks import BLOCK_ROWS, make_blocks
 from adrec.models.net.attention import AdditiveAttention, MultiHeadSelfAttention, TargetAttention, masked_softmax
-from adrec.models.net.blocks import BLOCK_ROWS, make_blocks
 
 
 def _inputs(n=3, length=5, width=8, seed=0):
@@ -89,7 +89,7 @@ def test_target_attention_is_an_mlp_over_the_four_parts():
     module = TargetAttention(width=8, hidden=6)
     query = torch.randn(4, 8)
     owner = torch.tensor([0, 1, 1, 2])
-    found = module(x, mask, query, make_blocks(owner))
+    found = module(x, mask, query, make_blocks(owner.numpy()))
     # W [x, x - q, x q, q] with W1 + W2 = of_place, W4 - W2 = of_query, W3 = of_product: choose W2 at will.
     w2 = torch.randn(6, 6)
     w1, w3, w4 = module.of_place.weight - w2, module.of_product.weight, module.of_query.weight + w2
@@ -108,7 +108,7 @@ def test_target_attention_is_an_mlp_over_the_four_parts():
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 60])
 def test_blocks_bring_every_row_back(rows):
     context = torch.randint(0, 4, (rows,), generator=torch.Generator().manual_seed(rows))
-    blocks = make_blocks(context)
+    blocks = make_blocks(context.numpy())
     assert blocks.row.shape[1] <= BLOCK_ROWS
     values = torch.arange(rows) * 10
     assert blocks.gather(blocks.spread(values)).tolist() == values.tolist()

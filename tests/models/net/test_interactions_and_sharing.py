@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from adrec.models.net.blocks import make_blocks
+from adrec.data.batches.blocks import make_blocks
 from adrec.models.net.interaction import TextMatch, category_match, interaction, mean_interest
 from adrec.models.net.multitask import sharing
 
@@ -84,7 +84,7 @@ def test_text_match_is_cosines(parts):
     mask = torch.tensor([[True] * 7, [True] + [False] * 6, [False] * 7])
     context, ad = torch.tensor([0, 0, 1, 2]), torch.tensor([3, 5, 1, 2])
     module = TextMatch(parts=parts, interests=False, query=False, skipped=False)
-    found = module(ads, history, mask, context, ad, make_blocks(context)) / TextMatch.SCALE
+    found = module(ads, history, mask, context, ad, make_blocks(context.numpy())) / TextMatch.SCALE
     start = 0
     for number, width in enumerate(parts):
         unit = torch.nn.functional.normalize(ads[:, start : start + width], dim=-1)
@@ -124,7 +124,7 @@ def test_interests_count_each_by_itself():
 
     def columns(given):
         none = torch.zeros(3, 1, dtype=torch.int64)
-        found = module(eye, none, none.bool(), context, ad, make_blocks(context), interests=given)
+        found = module(eye, none, none.bool(), context, ad, make_blocks(context.numpy()), interests=given)
         return found[:, -2:] / TextMatch.SCALE
 
     mean, nearest = columns(interests).T

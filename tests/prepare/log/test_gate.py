@@ -79,7 +79,7 @@ def test_streamed_training_rows_have_the_same_labels(tmp_path):
         prepared, ["train"], lambda examples, *_: examples, sampling=Sampling("click", negative_rate=0.5), batch_rows=10_000,
         seed=0, shuffle_rows=10_000, max_history=5, labels=labels, cut=cut,
     )  # fmt: skip
-    streamed, whole = plan.chunk(plan.plan(0)[0]), load_examples(prepared, "train", cut=cut)
+    streamed, whole = plan.read(plan.plan(0)[0].groups), load_examples(prepared, "train", cut=cut)
     for label in labels:
         assert streamed.labels[label].tolist() == whole.labels[label].tolist()
     clicks = whole.labels["click"].sum()
