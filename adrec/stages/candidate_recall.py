@@ -26,7 +26,15 @@ def recall_file(lists: Path) -> Path:
 
 
 def write_recall(measured: Sequence[CandidateRecall], lists: Path) -> None:
-    """Write it beside the lists. Raises ResourceError where a file of that name is not adrec's."""
+    """Write it beside the lists; where nothing was measured, what lies there of earlier lists goes.
+
+    Raises ResourceError where a file of that name is not adrec's.
+    """
+    if not measured:
+        file = recall_file(lists)
+        if file.is_file() and RECALL.is_earlier(file):
+            file.unlink()
+        return
     with write_aside(recall_file(lists), RECALL) as aside:
         aside.write_text(json.dumps({KEY: as_json(measured)}, indent=2) + "\n", encoding="utf-8")
 

@@ -16,13 +16,17 @@ from rich.console import RenderableType
 from adrec import __version__
 from adrec.config.base import StageConfig, load_config
 from adrec.config.commands import command_of
+from adrec.config.evaluation.evaluate import EvaluateConfig
+from adrec.config.inference.rank import RankConfig
 from adrec.config.training.finetune import FinetuneConfig
 from adrec.config.training.tune import TuneConfig
-from adrec.data.disk.outputs import STORE, OutputKind
+from adrec.data.disk.outputs import RECALL, STORE, OutputKind
 from adrec.data.disk.writing import write_aside
 from adrec.data.remote.fetching import fetch
-from adrec.data.remote.publishing import bring_down, publish
+from adrec.data.remote.publishing import bring_down, publish, publish_or_withdraw
+from adrec.data.remote.stores import listed
 from adrec.errors import ResourceError
+from adrec.stages.candidate_recall import recall_file
 from adrec.stages.writing import is_first_process, names_addresses, output_of, paths_of, writing
 from adrec.terminal import Terminal
 from adrec.urls import address_of, local_of, mirror
@@ -67,6 +71,7 @@ def run_remotely(run: Callable[..., Any], config: StageConfig, terminal: Termina
     note = mirror() / "pending" / f"{hashlib.sha256(str(output).encode()).hexdigest()[:16]}.json"
     identity = [__version__, command_of(type(config)), config.model_dump(mode="json"), inputs]
     finished = _read(note, identity) if output.exists() else None
+    beside = recall_file(output) if isinstance(config, RankConfig) else None
 
     def before(kind: OutputKind) -> None:
         if kind is STORE:
@@ -75,6 +80,8 @@ def run_remotely(run: Callable[..., Any], config: StageConfig, terminal: Termina
             note.unlink(missing_ok=True)
             with terminal.progress(f"Looking at {address}"):
                 bring_down(address, kind)
+                if beside is not None:
+                    bring_down(str(address_of(beside)), RECALL)
 
     with writing(config, terminal, before):
         result = PublishedResult(address, finished) if finished is not None else run(config, terminal)
@@ -82,6 +89,8 @@ def run_remotely(run: Callable[..., Any], config: StageConfig, terminal: Termina
             with write_aside(note) as aside:
                 aside.write_text(json.dumps({"of": identity, "result": result.as_dict()}, default=str), encoding="utf-8")
         with terminal.progress(f"Publishing {address}", unit="files") as advance:
+            if beside is not None:
+                publish_or_withdraw(beside)
             publish(output, advance)
     note.unlink(missing_ok=True)
     return result
@@ -102,6 +111,10 @@ def _fetch_inputs(config: StageConfig, terminal: Terminal) -> list[list[str]]:
         found += _fetched(paths, advance)
         if isinstance(config, TuneConfig):  # the config that it varies names inputs of its own
             found += _fetched(paths_of(load_config(config.base, FinetuneConfig)), advance)
+        if isinstance(config, EvaluateConfig) and (scored := address_of(config.scored)) is not None:
+            # The candidate recall of ranked lists, where there is one, lies beside them.
+            beside = address_of(recall_file(local_of(scored)))  # of a web server nothing can be listed
+            found += _fetched([str(local_of(file.address)) for file in listed(beside)] if beside is not None else [], advance)
     return found
 
 

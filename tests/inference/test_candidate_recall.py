@@ -149,6 +149,10 @@ def test_rank_warns_of_low_recall_and_leaves_it_beside_the_lists(world, tmp_path
 def test_who_wants_no_recall_pays_nothing_and_strangers_files_stay(world, tmp_path):
     none = rank.run(rank_config(world, tmp_path / "a.parquet", recall_requests=0), Terminal(quiet=True))
     assert none.candidate_recall == [] and [file.name for file in tmp_path.iterdir()] == ["a.parquet"]
+    rank.run(rank_config(world, tmp_path / "a.parquet"), Terminal(quiet=True))
+    assert (tmp_path / "a.parquet.recall.json").exists()
+    rank.run(rank_config(world, tmp_path / "a.parquet", recall_requests=0), Terminal(quiet=True))
+    assert not (tmp_path / "a.parquet.recall.json").exists(), "that of the earlier lists"
     (tmp_path / "b.parquet.recall.json").write_text('{"mine": 1}')
     with pytest.raises(ResourceError, match="is not a record of candidate recall that adrec wrote"):
         rank.run(rank_config(world, tmp_path / "b.parquet"), Terminal(quiet=True))

@@ -155,7 +155,22 @@ def test_the_whole_life_from_bucket_to_bucket(world, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "metrics.json" in names(system, f"{bucket}/runs/scored_evaluation")
     assert names(system, f"{bucket}/runs/scored.parquet") == [] and ".adrec" not in " ".join(names(system, bucket))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "ads.parquet", "b.csv", "mirror"]
+    rank = ["rank", "--bundle", f"s3://{bucket}/runs/bundle", "-o", f"s3://{bucket}/runs/lists.parquet"]
+    rank += ["--set", f"prepared=s3://{bucket}/runs/prepared", "--top-n", "3"]
+    done = adrec(*rank, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = adrec(
+        "evaluate", f"s3://{bucket}/runs/lists.parquet", cwd=tmp_path, env={**os.environ, "ADREC_REMOTE_CACHE": "other"}
+    )
+    assert done.returncode == 0, done.stderr
+    recall = json.loads(get(system, f"{bucket}/runs/lists.parquet.recall.json"))
+    assert (
+        json.loads(get(system, f"{bucket}/runs/lists_evaluation/metrics.json"))["candidate_recall"]
+        == recall["candidate_recall"]
+    )
+    assert adrec(*rank, "--set", "recall_requests=0", cwd=tmp_path).returncode == 0
+    assert not [name for name in names(system, f"{bucket}/runs") if name.endswith("recall.json")], "that of the earlier lists"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "ads.parquet", "b.csv", "mirror", "other"]
 
 
 def test_the_pages_commands_run_as_printed(world, tmp_path):

@@ -63,6 +63,19 @@ def publish(local: Path, advance: Advance = lambda steps=1, note="": None) -> in
         return _publish_folder(system, place, local, advance)
 
 
+def publish_or_withdraw(local: Path) -> None:
+    """What lies at the address of the file `local` becomes what the mirror has: that file, or nothing."""
+    if local.is_file():
+        publish(local)
+        return
+    address = address_of(local)
+    assert address is not None
+    system, place = store_of(address)
+    with told(address):
+        if system.get_file_info(place).type == fs.FileType.File:
+            system.delete_file(place)
+
+
 def _refuse_strangers(address: str, kind: OutputKind, files: Sequence[RemoteFile]) -> None:
     """By the names of the files and the JSON files at the top, which are small and say what a folder is."""
     names = [file.address.removeprefix(f"{address.rstrip('/')}/") for file in files]

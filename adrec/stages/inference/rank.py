@@ -161,8 +161,7 @@ def _run(
             check_rows(table, RANKED, where=str(config.output), cure=_CURE, first_row=result.shown - table.num_rows)
             _save_part(work, number, table, ranker, done, result)
     _assemble(work, config.output, result)
-    if result.candidate_recall:
-        write_recall(result.candidate_recall, config.output)
+    write_recall(result.candidate_recall, config.output)
     result.search_recall = ranker.finder.recall
     result.seconds = time.perf_counter() - started
     shutil.rmtree(work, ignore_errors=True)
