@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from adrec.data.batches.blocks import Blocks
 from adrec.data.batches.collate import Entities
-from adrec.models.net.blocks import Blocks
 from adrec.models.net.interaction import TextMatch, mean_of_history
 
 Fusion = Literal["concatenation", "gated", "late"]
