@@ -9,7 +9,7 @@ CONFIGS ?= configs/sample
 # Without a GPU, torch's CPU build spares gigabytes of CUDA libraries. Where its index cannot be reached, pip goes on without it.
 TORCH_INDEX := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo --retries 1 --timeout 20 --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: help setup demo test test-all dist test-dist check format bench docs preprocess pretrain finetune evaluate score rank clean
+.PHONY: help setup demo test test-all dist test-dist check format bench docs pins preprocess pretrain finetune evaluate score rank clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,9 +28,15 @@ test: $(STAMP) ## Run the tests (set-up included)
 test-all: $(STAMP) ## Run every test, the slow ones too
 	$(BIN)/python -m pytest -n auto -m ""
 
-dist: $(STAMP) ## Build wheel and sdist into dist/
+dist: $(STAMP) ## Build wheel and sdist into dist/, with the pins of a release and its parts as CycloneDX (SBOM)
 	rm -rf dist
 	$(BIN)/python -m build --quiet --outdir dist .
+	cp deploy/pins.txt dist/pins.txt
+	$(BIN)/cyclonedx-py requirements deploy/pins.txt --pyproject pyproject.toml --output-file dist/adrec.cdx.json
+
+pins: $(STAMP) ## Write deploy/pins.txt: what adrec[all] installs with, by version and digest
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11.5 --extra all --constraint constraints.txt --generate-hashes \
+		--no-header --no-annotate --index-url https://pypi.org/simple --output-file deploy/pins.txt pyproject.toml
 
 test-dist: dist ## Install the wheel in a fresh environment and take a small sample from logs to a server
 	DIST_PYTHON=$(PYTHON) sh tests/wheel.sh dist/adrec-*.whl

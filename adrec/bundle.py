@@ -116,6 +116,12 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
     return Bundle(path, manifest)
 
 
+def open_trusted(path: Path, keys: Sequence[Path]) -> Bundle:
+    """`open_bundle`, of a bundle that one of these public keys signed, where any is named."""
+    with trusting(keys):
+        return open_bundle(path)
+
+
 @contextmanager
 def trusting(keys: Sequence[Path]) -> Iterator[None]:
     """Within it, and in its threads, only bundles signed by one of these public keys are opened; any where none is named."""

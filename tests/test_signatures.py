@@ -12,13 +12,19 @@ import pyarrow.parquet as pq
 import pytest
 import worlds
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from daily_world import DailyWorld
 from typer.testing import CliRunner
 
-from adrec.bundle import MANIFEST, open_bundle, trusting
+from adrec.bundle import MANIFEST, open_bundle, save_bundle, trusting
 from adrec.cli.app import app
+from adrec.config.base import load_config
+from adrec.config.training.daily import DailyConfig
 from adrec.data.disk.outputs import BUNDLE, guard_output
 from adrec.data.disk.signatures import SUFFIX, SignatureError, check_signature, make_key, read_public_key, sign
 from adrec.errors import BundleError, ConfigError
+from adrec.stages.registry import daily
+from adrec.stages.training.pretraining.distill_bundle import copy_all_but_encoder
+from adrec.terminal import Terminal
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +141,62 @@ def test_the_commands(folder, bundle, tmp_path):
     broken = adrec("sign", "--bundle", bundle, "--key", tmp_path / "release.key")
     assert broken.exit_code == 1 and "altered" in broken.output
     assert adrec("sign", "--key", tmp_path / "release.key").exit_code == 1
+
+
+@pytest.mark.parametrize("command", ["score", "rank", "encode", "explain", "export", "inspect", "finetune", "distill", "serve"])
+def test_every_command_that_opens_a_bundle_refuses_one_that_nobody_signed(folder, bundle, tmp_path, command):
+    prepared = f"prepared={folder}/prepared"
+    words = {
+        "inspect": ["inspect", bundle],
+        "finetune": ["finetune", "--set", prepared, "--set", f"start_from={bundle}", "--output", tmp_path / "out"],
+        "distill": ["distill", "--set", prepared, "--bundle", bundle, "--output", tmp_path / "out"],
+        "serve": ["serve", "--set", prepared, "--bundle", bundle, "--set", f"store={tmp_path}/out", "--port", "0"],
+        "encode": ["encode", "--set", prepared, "--bundle", bundle, "--output", tmp_path / "out"],
+    }.get(command, [command, "--bundle", bundle, "--set", prepared, "--set", "split=test", "--output", tmp_path / "out"])
+    for key, told in (("own.key.pub", "it is not signed"), ("nobody.pub", "nobody.pub")):
+        done = CliRunner().invoke(app, [*map(str, words), "--quiet", "--trusted-key", str(tmp_path / key)])
+        assert done.exit_code == 1 and told in done.output, done.output
+        assert not (tmp_path / "out").exists() or command == "serve"
+
+
+def test_a_day_goes_on_from_a_signed_champion_alone_and_signs_its_own(tmp_path):
+    make_key(tmp_path / "own.key")
+    settings = {"signing_key": str(tmp_path / "own.key"), "trusted_keys": [str(tmp_path / "own.key.pub")]}
+    world = DailyWorld(tmp_path, impressions=3000, daily=settings)
+
+    def day():
+        return daily.run(load_config(world.config, DailyConfig), Terminal(quiet=True))
+
+    world.arrive(8)
+    first = day()
+    with trusting([tmp_path / "own.key.pub"]):
+        assert open_bundle(tmp_path / "registry" / "bundles" / first.champion)
+    world.arrive(1)
+    (tmp_path / "registry" / "bundles" / first.champion / (MANIFEST + SUFFIX)).unlink()
+    with pytest.raises(BundleError, match="not signed"):
+        day()
+    sign(tmp_path / "registry" / "bundles" / first.champion / MANIFEST, tmp_path / "own.key")
+    assert day().name != first.name
+
+
+def test_python_opens_signed_bundles_alone_where_keys_are_named(folder, bundle, tmp_path):
+    import adrec
+
+    with pytest.raises(BundleError, match="not signed"):
+        adrec.load(bundle, trusted_keys=[tmp_path / "own.key.pub"])
+    sign(bundle / MANIFEST, tmp_path / "own.key")
+    assert adrec.load(bundle, prepared=folder / "prepared", trusted_keys=[tmp_path / "own.key.pub"])
+
+
+def test_a_signed_bundle_is_distilled_and_the_student_is_signed_by_nobody(tmp_path):
+    teacher = tmp_path / "teacher"
+    with save_bundle(teacher, seed=1) as made:
+        (made / "config.yaml").write_text("a: 1\n")
+    make_key(tmp_path / "own.key")
+    sign(teacher / MANIFEST, tmp_path / "own.key")
+    with save_bundle(tmp_path / "student", seed=1) as made:
+        copy_all_but_encoder(open_bundle(teacher), made)
+    assert open_bundle(tmp_path / "student") and not (tmp_path / "student" / (MANIFEST + SUFFIX)).exists()
 
 
 def test_a_key_that_is_none(tmp_path):

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from adrec.api.frames import Kind, from_arrow, kind_of, spooled, to_arrow
 from adrec.api.settings import config_of
-from adrec.bundle import open_bundle
+from adrec.bundle import open_bundle, trusting
 from adrec.config.inference.explain import ExplainConfig
 from adrec.config.inference.rank import RankConfig
 from adrec.config.inference.score import ScoreConfig
@@ -23,22 +23,37 @@ from adrec.stages.inference import explain, rank
 from adrec.terminal import Terminal
 
 
-def load(bundle: str | Path, *, prepared: str | Path | None = None, device: str = "auto") -> "Model":
+def load(
+    bundle: str | Path,
+    *,
+    prepared: str | Path | None = None,
+    device: str = "auto",
+    trusted_keys: Sequence[str | Path] = (),
+) -> "Model":
     """Open and check a bundle folder.
 
     `prepared` is the log whose ads, users and clicks stand behind what is asked; None takes the folder that the bundle was
-    trained on, where it is still what it was. Raises BundleError where the bundle is incomplete, altered or of another version.
+    trained on, where it is still what it was. `trusted_keys`: public keys, one of which must have signed the bundle. Raises
+    BundleError where the bundle is incomplete, altered or of another version, or none of them has.
     """
-    return Model(bundle, prepared=prepared, device=device)
+    return Model(bundle, prepared=prepared, device=device, trusted_keys=trusted_keys)
 
 
 class Model:
     """A bundle in memory. `bundle` and `prepared` are paths."""
 
-    def __init__(self, bundle: str | Path, *, prepared: str | Path | None = None, device: str = "auto") -> None:
+    def __init__(
+        self,
+        bundle: str | Path,
+        *,
+        prepared: str | Path | None = None,
+        device: str = "auto",
+        trusted_keys: Sequence[str | Path] = (),
+    ) -> None:
         self.bundle = str(Path(bundle).expanduser().resolve())
         self.device = device
-        self.predictor = Predictor.load(Path(self.bundle), device=device)
+        with trusting([Path(key).expanduser() for key in trusted_keys]):
+            self.predictor = Predictor.load(Path(self.bundle), device=device)
         self.prepared = str(Path(prepared).expanduser().resolve()) if prepared is not None else self._own_prepared()
 
     def __repr__(self) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from adrec.cli.options import ConfigOption, JsonOption, QuietOption, SeedOption, SetOption, run_stage
+from adrec.cli.options import ConfigOption, JsonOption, QuietOption, SeedOption, SetOption, TrustedKeyOption, run_stage
 
 PANEL = "Every day"
 
@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def daily(
+    trusted_key: TrustedKeyOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     json_output: JsonOption = False,
@@ -34,6 +35,7 @@ def daily(
     run_stage(
         "registry.daily", "training.daily:DailyConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed,
+        options={"trusted_keys": trusted_key or None},
     )  # fmt: skip
 
 
@@ -43,6 +45,7 @@ def registry(
     roll_back: Annotated[
         bool | None, typer.Option("--roll-back", help="Go back to the champion before.", show_default=False)
     ] = None,
+    trusted_key: TrustedKeyOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     json_output: JsonOption = False,
@@ -57,5 +60,5 @@ def registry(
     run_stage(
         "registry.show", "training.daily:RegistryConfig", argument="path",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet,
-        options={"path": path, "promote": promote, "roll_back": roll_back},
+        options={"trusted_keys": trusted_key or None, "path": path, "promote": promote, "roll_back": roll_back},
     )  # fmt: skip

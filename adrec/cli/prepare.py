@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from adrec.cli.options import ConfigOption, JsonOption, OutputOption, QuietOption, SeedOption, SetOption, run_stage
+from adrec.cli.options import (
+    ConfigOption,
+    JsonOption,
+    OutputOption,
+    QuietOption,
+    SeedOption,
+    SetOption,
+    TrustedKeyOption,
+    run_stage,
+)
 
 PANEL = "Prepare"
 
@@ -68,6 +77,7 @@ def inspect(
     html: Annotated[Path | None, typer.Option("--html", help="Also write a page with plots.", show_default=False)] = None,
     against: Annotated[Path | None, typer.Option("--against", help="Compare with this later one.", show_default=False)] = None,
     rows: Annotated[int | None, typer.Option("--rows", help="Rows to show of each table.", show_default=False)] = None,
+    trusted_key: TrustedKeyOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     json_output: JsonOption = False,
@@ -84,7 +94,7 @@ def inspect(
     run_stage(
         "data.inspect", "data.inspect:InspectConfig", argument="path",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet,
-        options={"path": path, "html": html, "rows": rows, "against": against},
+        options={"trusted_keys": trusted_key or None, "path": path, "html": html, "rows": rows, "against": against},
     )  # fmt: skip
 
 

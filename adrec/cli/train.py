@@ -13,6 +13,7 @@ from adrec.cli.options import (
     QuietOption,
     SeedOption,
     SetOption,
+    TrustedKeyOption,
     run_stage,
 )
 
@@ -52,6 +53,7 @@ def pretrain(
 
 
 def distill(
+    trusted_key: TrustedKeyOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     json_output: JsonOption = False,
@@ -71,11 +73,12 @@ def distill(
     run_stage(
         "training.distill", "training.distill:DistillConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
-        options={"bundle": bundle, "output": output},
+        options={"trusted_keys": trusted_key or None, "bundle": bundle, "output": output},
     )  # fmt: skip
 
 
 def finetune(
+    trusted_key: TrustedKeyOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     json_output: JsonOption = False,
@@ -95,7 +98,7 @@ def finetune(
     run_stage(
         "training.finetune", "training.finetune:FinetuneConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
-        options={"output": output, "seeds": seeds},
+        options={"trusted_keys": trusted_key or None, "output": output, "seeds": seeds},
     )  # fmt: skip
 
 

@@ -121,11 +121,15 @@ EncoderReference = Annotated[str, BeforeValidator(_resolve_reference)]
 ModelT = TypeVar("ModelT", bound=Config)
 
 
-class OpensBundle(StageConfig):
-    """A command that applies a bundle."""
+class TrustsKeys(StageConfig):
+    """A command that opens bundles."""
 
     trusted_keys: list[ConfigPath] = []
     """Public keys of `adrec sign` or minisign: a bundle that none of them signed is refused. Empty: any bundle is opened."""
+
+
+class OpensBundle(TrustsKeys):
+    """A command that opens bundles of others alone."""
 
 
 def load_config(

@@ -1,18 +1,21 @@
 """A bundle as the start of another training (`start_from`)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from adrec.bundle import open_bundle
+from adrec.bundle import open_trusted
 from adrec.inference.packing import unpack
 from adrec.models.net.ensemble import Ensemble
 from adrec.training.carrying import Described
 from adrec.training.start import Start
 
 
-def open_start(path: Path) -> Start:
-    """What the bundle at `path` gives to a training. Raises BundleError where it is none, or of another version."""
-    bundle = open_bundle(path)
+def open_start(path: Path, trusted_keys: Sequence[Path] = ()) -> Start:
+    """What the bundle at `path` gives to a training. Raises BundleError where it is none, is of another version, or was signed
+    by none of the keys, if any are named.
+    """
+    bundle = open_trusted(path, trusted_keys)
     packed = unpack(bundle)
     own = packed.config.model.identities
     members = list(packed.model.members) if isinstance(packed.model, Ensemble) else [packed.model]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adrec.bundle import trusting
-from adrec.config.base import StageConfig
+from adrec.config.base import OpensBundle, StageConfig
 from adrec.config.commands import command_of
 from adrec.data.disk import outputs
 from adrec.data.disk.lock import output_lock
@@ -54,7 +54,8 @@ def writing(
     What an earlier run that was killed left half renamed is put back first. `before` is called with the kind of output when
     the output is held.
     """
-    with trusting(getattr(config, "trusted_keys", ())), _writing(config, terminal, before):
+    keys = config.trusted_keys if isinstance(config, OpensBundle) else ()  # others open what they make too
+    with trusting(keys), _writing(config, terminal, before):
         yield
 
 

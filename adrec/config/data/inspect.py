@@ -2,10 +2,10 @@
 
 from pydantic import Field
 
-from adrec.config.base import ConfigPath, StageConfig
+from adrec.config.base import ConfigPath, OpensBundle
 
 
-class InspectConfig(StageConfig):
+class InspectConfig(OpensBundle):
     """Look at a prepared folder, a bundle or a table."""
 
     path: ConfigPath

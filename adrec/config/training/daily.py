@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from adrec.config.base import Config, ConfigPath, Seeded, StageConfig
+from adrec.config.base import Config, ConfigPath, OpensBundle, Seeded, StageConfig, TrustsKeys
 
 GateMetric = Literal["auc", "auc_request", "auc_user", "log_loss"]
 
@@ -40,7 +40,7 @@ class Served(StageConfig):
         return addresses
 
 
-class DailyConfig(Served, Seeded):
+class DailyConfig(Served, Seeded, TrustsKeys):
     """New files in, a better bundle out: preprocess, finetune from yesterday's bundle, judge, promote or refuse."""
 
     preprocess: ConfigPath
@@ -49,6 +49,8 @@ class DailyConfig(Served, Seeded):
     """Config file of finetune. Its `prepared`, `output` and `start_from` are set by this command."""
     registry: ConfigPath
     """Folder of all bundles with their records; `champion` in it is the one to serve."""
+    signing_key: ConfigPath | None = None
+    """Secret key of `adrec sign`: every new bundle is signed with it."""
     onward: dict[str, Any] = {"replay": 0.1, "training.epochs": 1}
     """Settings of finetune that differ where training goes on from the champion, by dotted key."""
     from_nothing: bool = False
@@ -66,7 +68,7 @@ class DailyConfig(Served, Seeded):
     `champion`. Needs mlflow."""
 
 
-class RegistryConfig(Served):
+class RegistryConfig(Served, OpensBundle):
     """Look at a registry, promote a bundle of it by hand, or go back to the champion before."""
 
     path: ConfigPath

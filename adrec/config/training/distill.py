@@ -2,7 +2,7 @@
 
 from pydantic import Field, model_validator
 
-from adrec.config.base import Config, ConfigPath, EncoderReference, OnDevice, Seeded
+from adrec.config.base import Config, ConfigPath, EncoderReference, OnDevice, Seeded, TrustsKeys
 from adrec.config.training.loop import TrainingConfig
 from adrec.config.training.pretrain import Batches
 
@@ -31,7 +31,7 @@ class ClickTerms(Config):
     """Peak learning rate of AdamW for all but the text encoder, which keeps the bundle's own."""
 
 
-class DistillConfig(OnDevice, Seeded):
+class DistillConfig(OnDevice, Seeded, TrustsKeys):
     """Train a smaller encoder to stand in for a larger one. Reads `prepared` and the teacher; writes the folder `output`."""
 
     prepared: ConfigPath

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from adrec.config.base import Config, ConfigPath, EncoderReference, OnDevice, Seeded
+from adrec.config.base import Config, ConfigPath, EncoderReference, OnDevice, Seeded, TrustsKeys
 from adrec.config.training.baselines import CLICK_MEMBERS, HYBRID_MEMBERS, BaselinesConfig, HybridConfig
 from adrec.config.training.loop import TrainingConfig
 from adrec.errors import ConfigError
@@ -176,7 +176,7 @@ class FinetuneTraining(TrainingConfig):
     """Training splits of more rows are streamed in constant memory."""
 
 
-class FinetuneConfig(OnDevice, Seeded):
+class FinetuneConfig(OnDevice, Seeded, TrustsKeys):
     """Train a click model on a prepared folder. Reads `prepared`; writes the bundle `output`."""
 
     prepared: ConfigPath

@@ -16,12 +16,13 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
-from adrec.bundle import open_bundle
+from adrec.bundle import MANIFEST, open_bundle, open_trusted
 from adrec.config.base import load_config
 from adrec.config.data.preprocess import PreprocessConfig
 from adrec.config.training.daily import DailyConfig
 from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.disk.lock import output_lock
+from adrec.data.disk.signatures import sign
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.errors import DataError
 from adrec.stages.data import preprocess
@@ -134,6 +135,8 @@ def run(config: DailyConfig, terminal: Terminal) -> DailyResult:
 def _make(config: DailyConfig, registry: Registry, prepared: Prepared, settings: str, terminal: Terminal) -> dict[str, Any]:
     """Train the day's bundle, judge it beside the champion, and write its record."""
     champion = registry.champion
+    if champion is not None:
+        open_trusted(registry.bundle(champion), config.trusted_keys)
     start = None if champion is None or _is_fresh(config, registry) else champion
     training = _training(config, registry, prepared, start, settings)
     name = training.output.name
@@ -141,6 +144,8 @@ def _make(config: DailyConfig, registry: Registry, prepared: Prepared, settings:
         _tidy(registry.bundle(name))
     else:
         run_guarded(finetune.run, training, terminal)
+    if config.signing_key is not None:  # also one whose making was killed before this
+        sign(registry.bundle(name) / MANIFEST, config.signing_key)
     new, old = registry.bundle(name), registry.bundle(champion) if champion is not None else None
     if old is not None:
         _warn_of_learned_rows(old, prepared, terminal)

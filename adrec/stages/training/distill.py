@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from torch import nn
 
-from adrec.bundle import open_bundle
+from adrec.bundle import open_trusted
 from adrec.config.base import save_config
 from adrec.config.training.distill import DistillConfig
 from adrec.data.device import resolve_device
@@ -88,7 +88,7 @@ def run(config: DistillConfig, terminal: Terminal) -> DistillResult:
 
     prepared = open_prepared(config.prepared)
     device = resolve_device(config.device)
-    reference = config.teacher or str(open_bundle(cast(Path, config.bundle)).path / "encoder")
+    reference = config.teacher or str(open_trusted(cast(Path, config.bundle), config.trusted_keys).path / "encoder")
     if config.teacher is None and not Path(reference).is_dir():
         raise DataError(f"{config.bundle}: the bundle has no text encoder to distil.")
     original = load_text_encoder(reference)

@@ -53,7 +53,7 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         config = for_clicks_alone(config, uniform=not prepared.drawn_by)
     for finding in prepared.manifest.get("findings", []):
         terminal.warn(finding["message"])
-    start = open_start(config.start_from) if config.start_from is not None else None
+    start = open_start(config.start_from, config.trusted_keys) if config.start_from is not None else None
     encoder = open_text_encoder(config, prepared, start)
     text_space = encoder.fingerprint if encoder is not None else ""
     if encoder is not None and encoder.clicks_of == prepared.fingerprint:

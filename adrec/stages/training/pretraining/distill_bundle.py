@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from adrec.bundle import MANIFEST, open_bundle, save_bundle, write_json
+from adrec.bundle import MANIFEST, Bundle, open_trusted, save_bundle, write_json
 from adrec.config.training.distill import ClickTerms, DistillConfig
 from adrec.data.examples import load_examples
 from adrec.data.prepared import Prepared
@@ -32,7 +32,7 @@ def teach(
     config: DistillConfig, prepared: Prepared, encoder: TextEncoder, *, device: str, work: Path, terminal: Terminal
 ) -> ClickModel:
     """The bundle's click model over the student, trained on the clicks and the teacher's logits."""
-    bundle = open_bundle(cast(Path, config.bundle))
+    bundle = open_trusted(cast(Path, config.bundle), config.trusted_keys)
     if bundle.manifest.get("data_fingerprint") != prepared.fingerprint:
         raise ConfigError(f"click: {bundle.path} was trained on another prepared folder than {prepared.path}. Give that one.")
     packed = unpack(bundle)
@@ -60,10 +60,10 @@ def teach(
 
 def write_bundle(config: DistillConfig, prepared: Prepared, encoder: TextEncoder, taught: ClickModel | None) -> None:
     """The teacher's bundle with the student in it, and with the network that `teach` gave, if any; its figures are its own."""
-    bundle = open_bundle(cast(Path, config.bundle))
+    bundle = open_trusted(cast(Path, config.bundle), config.trusted_keys)
     facts = {key: value for key, value in bundle.manifest.items() if key not in {"format_version", "adrec_version", "files"}}
     with save_bundle(config.output, **{**facts, "distilled_from": bundle.fingerprint}) as folder:
-        shutil.copytree(bundle.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("encoder", MANIFEST))
+        copy_all_but_encoder(bundle, folder)
         packed = taught or replace(unpack(bundle), encoder=encoder)
         if packed.model.text_encoder is not None:
             packed.model.text_encoder = packed.encoder
@@ -74,6 +74,11 @@ def write_bundle(config: DistillConfig, prepared: Prepared, encoder: TextEncoder
         if golden is not None:  # their logits come from the new encoder now
             made = Predictor(packed).golden_scores(golden)
             golden.save(folder, made.logit, made.score)
+
+
+def copy_all_but_encoder(bundle: Bundle, folder: Path) -> None:
+    """The files of the bundle, to be sealed anew: without the seal and its signature, which are of the whole."""
+    shutil.copytree(bundle.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("encoder", f"{MANIFEST}*"))
 
 
 def _own_figures(teacher: dict[str, Any], packed: ClickModel, prepared: Prepared) -> dict[str, Any]:
