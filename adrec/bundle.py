@@ -23,6 +23,7 @@ from adrec.errors import BundleError
 
 FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
+CARD = "README.md"
 _FIX = "Run 'adrec finetune' again, or copy the whole folder."
 _STRANGE = "Do not trust this bundle."
 _KINDS = frozenset({".json", ".yaml", ".safetensors", ".parquet", ".npz", ".npy", ".txt", ".model", ".jinja", ".md"})
@@ -58,6 +59,17 @@ class Bundle:
         """Whether the file (or, ending in '/', the folder) is part of the bundle."""
         files = self.manifest["files"]
         return name in files or (name.endswith("/") and any(file.startswith(name) for file in files))
+
+    @property
+    def card(self) -> str:
+        """The model card, what a stranger should know of the bundle, in Markdown; empty in bundles of before there was one."""
+        return self.file(CARD).read_text(encoding="utf-8") if self.has(CARD) else ""
+
+    @property
+    def verdict(self) -> str:
+        """The line that the card begins with, below its front matter and its title."""
+        lines = (line for line in self.card.split("\n---\n", 1)[-1].splitlines() if line and not line.startswith("#"))
+        return next(lines, "")
 
     def json(self, name: str) -> Any:
         """A JSON file of the bundle, parsed."""

@@ -269,7 +269,7 @@ def _plain_routes(app: FastAPI, watch: Watch, held: dict[str, Any]) -> None:
 
     @app.get("/v1/about")
     async def about() -> dict[str, Any]:
-        """What the page offers: policies, some users, the size of the catalogue."""
+        """What the page offers: policies, some users, the size of the catalogue; and each bundle's model card."""
         engine: Engine = held["engine"]
         users = [
             user
@@ -281,6 +281,7 @@ def _plain_routes(app: FastAPI, watch: Watch, held: dict[str, Any]) -> None:
             "users": users,
             "ads": len(engine.live.row_of_ad),
             "bundles": engine.fingerprints,
+            "cards": {arm: live.card for arm, live in engine.lives.items()},
             "health": engine.tally.health.as_dicts(),
         }
 

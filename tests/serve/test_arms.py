@@ -72,6 +72,8 @@ def test_arms_answer_by_their_own_bundle_and_evaluate_reads_what_was_served(fold
         both = client.post("/v1/score", json={"rows": rows}).json()
         arms = {row["user_id"]: row["arm"] for row in both["rows"]}
         assert set(arms.values()) == {"a", "b"} and len(set(both["bundles"].values())) == 2
+        cards = client.get("/v1/about").json()["cards"]
+        assert set(cards) == {"a", "b"} and all("\n## Figures\n" in card for card in cards.values())
         for arm, bundle in (("a", "bundle"), ("b", "other")):  # each arm scores as its bundle does alone
             with TestClient(create_app(settings_of(folder, tmp_path / f"{arm}.sqlite", bundle=str(folder / bundle)))) as alone:
                 alone.headers["X-API-Key"] = "secret"

@@ -44,6 +44,8 @@ class Live:
     row_of_ad: dict[str, int]
     deleted: set[str]
     fingerprint: str
+    card: str
+    """the bundle's model card"""
     context_columns: Columns
     """what a request may say of its impressions"""
     user_columns: Columns
@@ -67,10 +69,11 @@ class Live:
         """
         users, asof = world.users, world.asof
         if before is not None:
-            predictor, fingerprint = before.predictor, before.fingerprint
+            predictor, fingerprint, card = before.predictor, before.fingerprint, before.card
         else:
             with trusting(config.trusted_keys):
-                fingerprint = open_bundle(bundle, verify=False).fingerprint
+                opened = open_bundle(bundle, verify=False)
+                fingerprint, card = opened.fingerprint, opened.card
                 graphs = config.onnx if onnx else None
                 predictor = predictor_of(
                     bundle,
@@ -102,6 +105,7 @@ class Live:
             row_of_ad=dict(zip(ids, range(len(ids)), strict=True)),
             deleted={ad_id for ad_id, change in changes.items() if change.deleted},
             fingerprint=fingerprint,
+            card=card,
             context_columns=Columns.of_context(predictor.packed, asof.over(catalogs.ad_table).row_columns),
             user_columns=Columns.of_users(predictor.packed, users),
         )

@@ -5,7 +5,7 @@ from typing import Any
 
 import duckdb
 
-from adrec.bundle import open_bundle
+from adrec.bundle import CARD, open_bundle
 from adrec.config.data.inspect import InspectConfig
 from adrec.data.disk.engine import columns_of, open_memory_engine, parquet, readable_faults
 from adrec.data.disk.outputs import PAGE
@@ -86,6 +86,8 @@ def _about_bundle(path: Path) -> dict[str, Any]:
     bundle = open_bundle(path)
     about = {key: value for key, value in bundle.manifest.items() if key != "files"}
     about["sizes"] = {name: item["bytes"] for name, item in bundle.manifest["files"].items()}
+    if bundle.card:
+        about["card"] = f"{bundle.file(CARD)}: {bundle.verdict}"
     if bundle.has("metrics.json"):
         about["metrics"] = bundle.json("metrics.json")
     return about

@@ -34,6 +34,7 @@ from adrec.models.text.encoder_training import merged
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.ranking.recall import CandidateRecall
 from adrec.stages.candidate_recall import KEY, as_json, warn_of_low
+from adrec.stages.training.card import Intervals, intervals, write_card
 from adrec.stages.training.finetune_result import FinetuneResult
 from adrec.stages.training.simple_check import simple_check
 from adrec.terminal import Terminal
@@ -147,6 +148,7 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         "measured": "before the refit" if again is not None else "as shipped",
         "scores": "preference" if prepared.is_implicit else "probability",
         "models": models,
+        "intervals": _intervals({"adrec": best.valid.logits[:, 0], **simple}, valid),
         "seeds": {str(one.trained.seed): one.metrics for one in joined},
         "deviations": deviations,
         "training": best.trained.run.as_dict(),
@@ -171,6 +173,7 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         **implicit,
     ) as folder:
         pack(folder, packed, metrics)
+        write_card(folder, packed, metrics, prepared, name=config.output.name)
         golden = draw_golden(prepared, data.features, seed=config.seed)
         made = predictor.golden_scores(golden)
         golden.save(folder, made.logit, made.score)
@@ -194,6 +197,13 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         refit=refit,
         candidate_recall=recall,
     )
+
+
+def _intervals(scores: dict[str, NDArray[np.float32]], valid: Inputs) -> Intervals:
+    """Of what is judged on validation rows; rows of counts have theirs from `evaluate`."""
+    if valid.weights is not None:
+        return {}
+    return intervals(scores, valid.clicks, valid.examples.request, valid.clusters)
 
 
 def _candidate_recall(

@@ -20,6 +20,7 @@ from adrec.inference.score_source import PreparedSource
 from adrec.metrics.classification import auc
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.models.text.text_vectors import TextReader
+from adrec.stages.training.card import intervals, write_card
 from adrec.terminal import Terminal
 from adrec.training.click_data import load_click_data
 from adrec.training.click_distillation import teach_clicks
@@ -69,7 +70,9 @@ def write_bundle(config: DistillConfig, prepared: Prepared, encoder: TextEncoder
             packed.model.text_encoder = packed.encoder
         cast(TextEncoder, packed.encoder).save(folder / "encoder")
         save_network(folder, packed.model)
-        write_json(_own_figures(bundle.json("metrics.json"), packed, prepared), folder / "metrics.json")
+        figures = _own_figures(bundle.json("metrics.json"), packed, prepared)
+        write_json(figures, folder / "metrics.json")
+        write_card(folder, packed, figures, prepared, name=config.output.name)
         golden = read_golden(bundle)
         if golden is not None:  # their logits come from the new encoder now
             made = Predictor(packed).golden_scores(golden)
@@ -87,13 +90,16 @@ def _own_figures(teacher: dict[str, Any], packed: ClickModel, prepared: Prepared
     labels = [task.name for task in packed.tasks]
     history = packed.config.model.user.max_history
     valid = load_examples(prepared, "valid", max_history=history, labels=labels, rows=JUDGE_ROWS, cut=cut)
-    figures = HeldOut(Predictor(packed), prepared, valid).figures(packed)
+    held_out = HeldOut(Predictor(packed), prepared, valid)
+    figures = held_out.figures(packed)
+    scores = {"adrec": held_out.scores(packed).score, **held_out.simple}
+    around = {} if valid.weight is not None else intervals(scores, valid.labels[labels[0]], valid.request, valid.user_index)
     if prepared.is_implicit:
         figures = {name: {key: value for key, value in row.items() if key != "log_loss"} for name, row in figures.items()}
     same = ("split", "scores", "calibration", "baselines_left_out", "hybrid")
     kept: dict[str, Any] = {key: teacher[key] for key in same if key in teacher}
     measured = "on rows that the teacher had learned" if packed.config.refit else "as shipped"
-    return {**kept, "measured": measured, "models": figures, "teacher": teacher.get("models", {})}
+    return {**kept, "measured": measured, "models": figures, "intervals": around, "teacher": teacher.get("models", {})}
 
 
 def validation_auc(path: Path, config: DistillConfig, prepared: Prepared, terminal: Terminal) -> float:
