@@ -73,6 +73,12 @@ def is_concealed(error: Exception | None = None) -> bool:
     return _CONCEALED.get() if error is None else bool(error.__dict__.get("concealed", False))
 
 
+def reason_of(error: Exception, most: int = 200) -> str:
+    """A library's fault in one short line: its kind, and what it says."""
+    said = " ".join(str(error).split())
+    return visible(f"{type(error).__name__}: {said[:most]}" if said else type(error).__name__)
+
+
 def listed(names: Iterable[str], most: int = 300) -> str:
     """Names of columns for a message; only how many where data is personal, for a file without a header has a row there."""
     names = [name for name in names if not name.startswith("source_")]

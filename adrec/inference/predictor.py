@@ -23,7 +23,7 @@ from adrec.data.device import encodes_bf16, resolve_device
 from adrec.data.examples import Catalog, Examples, catalog_from_table, examples_from_table
 from adrec.data.features.vectors import Modality
 from adrec.data.vectors import Vectors, split_vectors
-from adrec.errors import BundleError
+from adrec.errors import AdrecError, BundleError, reason_of
 from adrec.inference.ahead import ahead
 from adrec.inference.golden import TOLERANCE, Golden, read_golden
 from adrec.inference.known import NOTHING, Known, at_no_moment, click_log, placed, users_named
@@ -125,10 +125,16 @@ class Predictor:
         `verify` also asks for the logits of its golden requests; `checked` says whether it has any.
         """
         opened = open_bundle(bundle, verify=verify)
-        predictor = cls(unpack(opened), device=resolve_device(device), cache=cache, keep_typed=keep_typed)
-        golden = read_golden(opened) if verify else None
-        if golden is not None:
-            predictor.check(golden, where=str(bundle))
+        where = resolve_device(device)
+        try:
+            predictor = cls(unpack(opened), device=where, cache=cache, keep_typed=keep_typed)
+            golden = read_golden(opened) if verify else None
+            if golden is not None:
+                predictor.check(golden, where=str(bundle))
+        except AdrecError:
+            raise
+        except Exception as error:  # files that fit together in no way that we have thought of
+            raise BundleError(f"{bundle}: cannot be used ({reason_of(error)}). Run 'adrec finetune' again.") from error
         return predictor
 
     def golden_scores(self, golden: Golden) -> Scores:

@@ -23,7 +23,7 @@ from adrec import __version__
 from adrec.config.inference.serve import Batching, ServeConfig
 from adrec.data.arrays import combined
 from adrec.data.device import use_threads
-from adrec.errors import AdrecError, BundleError, DataError, visible
+from adrec.errors import AdrecError, ConfigError, reason_of, visible
 from adrec.schema import NOBODY
 from adrec.serve.batcher import Batcher, OverloadedError
 from adrec.serve.door.docs import docs_routes
@@ -227,9 +227,12 @@ def _change_routes(app: FastAPI, config: ServeConfig, watch: Watch, held: dict[s
         bundle = Path(body.bundle) if body.bundle else None
         try:
             live = await _in(held["side"], held["engine"].reload, bundle, body.arm)
-        except (BundleError, DataError, OSError, RuntimeError) as error:
+        except (ConfigError, StoreError):  # not the bundle's fault
+            raise
+        except Exception as error:  # whatever a stranger's files do to who reads them
             watch.reloads.labels("refused").inc()
-            raise HTTPException(409, f"{error} The earlier bundle goes on.") from None
+            reason = str(error) if isinstance(error, AdrecError) else f"{bundle}: cannot be served ({reason_of(error)})."
+            raise HTTPException(409, f"{reason} The earlier bundle goes on.") from None
         watch.reloads.labels("done").inc()
         unchecked = "" if live.predictor.checked else " (unchecked: the bundle has no golden requests)"
         return Done(detail=live.fingerprint + unchecked)

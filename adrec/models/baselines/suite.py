@@ -8,7 +8,7 @@ from typing import cast
 
 import numpy as np
 
-from adrec.errors import BundleError, ConfigError
+from adrec.errors import BundleError, ConfigError, reason_of
 from adrec.models.baselines.base import Baseline, Floats, Inputs, sampled_requests
 from adrec.models.baselines.collaborative.factorisation import ImplicitAls
 from adrec.models.baselines.collaborative.items import Ease, ItemModel, ItemTransitions
@@ -145,7 +145,7 @@ def load_all(folder: Path) -> dict[str, Baseline]:
     except ConfigError as error:
         raise BundleError(f"{folder}: {error} Install the package that the bundle was trained with.") from None
     except (OSError, ValueError, KeyError) as error:
-        raise BundleError(f"{folder}: the baselines cannot be read ({error!r}). Run 'adrec finetune' again.") from None
+        raise BundleError(f"{folder}: the baselines cannot be read ({reason_of(error)}). Run 'adrec finetune' again.") from None
 
 
 def _rows(inputs: Inputs, most: int | None, seed: int) -> Inputs:

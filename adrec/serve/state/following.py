@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from adrec.errors import reason_of
 from adrec.serve.store import StoreError
 
 _logger = logging.getLogger("adrec.serve")
@@ -73,7 +74,7 @@ class Follower:
                     self._probe()
                     self.fault = None
             except Exception as error:  # the thread goes on: it is the only one that counts
-                self.fault = str(error) if isinstance(error, StoreError) else f"events are not counted ({error!r})"
+                self.fault = str(error) if isinstance(error, StoreError) else f"events are not counted ({reason_of(error)})"
                 _logger.warning(json.dumps({"store_fault": self.fault}))
                 time.sleep(POLL_SECONDS)
 
