@@ -173,7 +173,7 @@ def _below(metrics: Mapping[str, Any]) -> list[str]:
 def _encoder(packed: ClickModel) -> str:
     text = packed.config.text
     beside = f", {text.lexical} numbers of the texts' words beside it" if text.lexical else ""
-    width = f"{packed.encoder.width} wide, " if packed.encoder is not None else ""
+    width = f"{packed.encoder.parts[0]} wide, " if packed.encoder is not None else ""
     return f"{_code(str(text.reference))}, {width}{text.train}{beside}; reads {_code(packed.text.ad_template)}"
 
 
