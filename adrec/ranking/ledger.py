@@ -22,8 +22,6 @@ _RUN_GROWTH = 4
 
 
 _COUNTED = ("user_ad", "user_campaign", "user_lists", "spent_on_day")
-_MOST_OF_A_DAY = 2**48
-"""Millionths that one payment adds to a day at most, so that no sum of them overflows: 281 million of the currency."""
 
 
 class Caps(NamedTuple):
@@ -130,14 +128,16 @@ class Ledger:
 
     def charge(self, ad: Ints, micros: Ints, day: Ints) -> None:
         """Count what was paid for ads `ad` (N,) on days (N,), each at most 2^60 millionths; no sum grows beyond MOST_SPENT."""
-        if self.spent_on_day is not None:
-            self.spent_on_day.add(day * self._ads + ad, np.minimum(micros, _MOST_OF_A_DAY))
-            return
-        rows, place = np.unique(ad, return_inverse=True)
-        about = np.bincount(place, weights=micros.astype(np.float64), minlength=len(rows)) + self.spent[rows]
-        exact = np.zeros(len(rows), dtype=np.int64)
+        keys, place = np.unique(ad if self.spent_on_day is None else day * self._ads + ad, return_inverse=True)
+        before = self.spent[keys] if self.spent_on_day is None else self.spent_on_day.get(keys)
+        about = np.bincount(place, weights=micros.astype(np.float64), minlength=len(keys)) + before
+        exact = np.zeros(len(keys), dtype=np.int64)
         np.add.at(exact, place, micros)  # wraps around only where the sum is cut anyway
-        self.spent[rows] = np.where(about < MOST_SPENT, self.spent[rows] + exact, MOST_SPENT)
+        paid = np.where(about < MOST_SPENT, exact, MOST_SPENT - before)
+        if self.spent_on_day is None:
+            self.spent[keys] = before + paid
+        else:
+            self.spent_on_day.add(keys, paid)
 
     def grown(self, budget: Ints, campaigns: int) -> "Ledger":
         """A copy over a catalogue with other budgets, and with further ads and campaigns at its end."""

@@ -50,6 +50,7 @@ from adrec.serve.intake.messages import (
 )
 from adrec.serve.state.live import UnknownAdError
 from adrec.serve.store import StoreError
+from adrec.serve.storing import Stored
 from adrec.serve.watch import Watch
 
 _LONGEST_PLACE = 300
@@ -105,7 +106,8 @@ def create_app(
         if held["engine"] is None:
             held["engine"] = await loop.run_in_executor(side, Engine, config)
         ready: Engine = held["engine"]
-        held.update(side=side, model=model)
+        stored = Stored(config)
+        held.update(side=side, model=model, stored=stored, reload=ThreadPoolExecutor(1, "reload"))
         why = ThreadPoolExecutor(1, "explain", _in_the_background, (config.threads,))
         held["explain"] = _batcher(
             "explain", lambda items: [ready.explain(item) for item in items], why, config.batching.model_copy(
@@ -123,7 +125,9 @@ def create_app(
         await asyncio.gather(*(held[what].close(config.drain_seconds) for what in _QUEUES))
         model.shutdown()
         why.shutdown(cancel_futures=True)
-        side.shutdown()
+        for executor in (side, held["reload"]):
+            executor.shutdown(cancel_futures=True)
+        stored.close()
         ready.close()
 
     app = FastAPI(
@@ -198,7 +202,7 @@ def _change_routes(app: FastAPI, config: ServeConfig, watch: Watch, held: dict[s
         """Record impressions, clicks and conversions; the answer comes when they are on disk."""
         _most(len(body.events), config.intake.max_events, "events")
         _note(request, watch, rows=len(body.events), user=body.events[0].user_id)
-        answer: EventsAnswer = await _in(held["side"], held["engine"].record, body.events)
+        answer: EventsAnswer = await held["stored"]("events", held["engine"].record, body.events)
         for event in body.events:
             watch.events.labels(event.kind).inc()
         return answer
@@ -212,13 +216,13 @@ def _change_routes(app: FastAPI, config: ServeConfig, watch: Watch, held: dict[s
     @app.put("/v1/ads/{ad_id:path}")
     async def put_ad(ad_id: AdId, body: AdIn) -> Done:
         """Add or change an ad: when the answer comes it is encoded and served."""
-        await _in(held["side"], held["engine"].put_ad, ad_id, body)
+        await held["stored"]("changes", held["engine"].put_ad, ad_id, body)
         return Done(detail=f"{ad_id} is served")
 
     @app.delete("/v1/ads/{ad_id:path}")
     async def delete_ad(ad_id: AdId) -> Done:
         """Never show the ad again."""
-        await _in(held["side"], held["engine"].delete_ad, ad_id)
+        await held["stored"]("changes", held["engine"].delete_ad, ad_id)
         return Done(detail=f"{ad_id} is gone")
 
     @app.post("/admin/reload")
@@ -226,7 +230,7 @@ def _change_routes(app: FastAPI, config: ServeConfig, watch: Watch, held: dict[s
         """Load a bundle aside, check it, swap it in. A bad one is refused (409) and the old one goes on."""
         bundle = Path(body.bundle) if body.bundle else None
         try:
-            live = await _in(held["side"], held["engine"].reload, bundle, body.arm)
+            live = await _in(held["reload"], held["engine"].reload, bundle, body.arm)
         except (ConfigError, StoreError):  # not the bundle's fault
             raise
         except Exception as error:  # whatever a stranger's files do to who reads them
@@ -243,7 +247,7 @@ def _admin_routes(app: FastAPI, watch: Watch, held: dict[str, Any]) -> None:
     async def erase(body: EraseRequest, request: Request) -> Done:
         """Take away everything that the store holds of a user; lists and scores know nothing of it from the answer on."""
         _note(request, watch, rows=1, user=body.user_id)
-        count = await _in(held["side"], held["engine"].erase, body.user_id)
+        count = await held["stored"]("changes", held["engine"].erase, body.user_id)
         return Done(detail=f"{count:,} events are erased")
 
 

@@ -54,6 +54,8 @@ _NO_PSEUDONYM = (
 )
 _TOLD = 20
 """Places that an answer names."""
+_COUNTING_SECONDS = 3.0
+"""A slice is counted well within."""
 COUNTED_SECONDS = 1.0
 """An acknowledgement waits so long for its events to be counted."""
 
@@ -80,7 +82,8 @@ class Engine:
         self._snapshots = Snapshots(self.store)
         self._served = lives, self._replayed(lives[FIRST], self._world, from_snapshot=True)
         self._recounting = Background(self._recount, "recount")
-        self.follower = Follower(self._follow, self.store.probe)
+        patience = 2 * config.store_timeout_seconds + _COUNTING_SECONDS
+        self.follower = Follower(self._follow, self.store.probe, patience_seconds=patience)
 
     @property
     def lives(self) -> dict[str, Live]:

@@ -21,16 +21,26 @@ _PROBE_AGAIN_SECONDS = 1.0
 class Follower:
     """`follow` takes in what is new and returns the number of the last event; `probe` tries to write."""
 
-    def __init__(self, follow: Callable[[], int], probe: Callable[[], None]) -> None:
-        self._follow, self._probe = follow, probe
+    def __init__(self, follow: Callable[[], int], probe: Callable[[], None], *, patience_seconds: float = 10.0) -> None:
+        """`patience_seconds`: whoever is at work for longer waits for a store that hangs."""
+        self._follow, self._probe, self._patience = follow, probe, patience_seconds
+        self._began: float | None = None
+        """when the work in progress began"""
         self._lock = threading.Lock()
         self._changed = threading.Condition()
         self._wake = threading.Event()
         self._stopped = False
         self._thread: threading.Thread | None = None
         self._last = 0
-        self.fault: str | None = None
+        self._fault: str | None = None
+
+    @property
+    def fault(self) -> str | None:
         """Why the store cannot be used now."""
+        began = self._began
+        if began is not None and time.monotonic() - began > self._patience:
+            return f"the store has not answered for {time.monotonic() - began:.0f} seconds"
+        return self._fault
 
     def start(self) -> None:
         """Follow in a thread of its own."""
@@ -38,11 +48,11 @@ class Follower:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop; waits for the slice in progress."""
+        """Stop; waits for the slice in progress, but not for a store that hangs."""
         self._stopped = True
         self._wake.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(self._patience)
 
     def reach(self, number: int, seconds: float) -> bool:
         """Wait until the event of a number is counted, at most so long. Without a thread it is done here."""
@@ -66,17 +76,21 @@ class Follower:
         while not self._stopped:
             self._wake.wait(POLL_SECONDS)
             self._wake.clear()
+            self._began = time.monotonic()
             try:
                 self.once()
-                due = _PROBE_AGAIN_SECONDS if self.fault else _PROBE_SECONDS
+                self._began = time.monotonic()
+                due = _PROBE_AGAIN_SECONDS if self._fault else _PROBE_SECONDS
                 if time.monotonic() - probed > due:
                     probed = time.monotonic()
                     self._probe()
-                    self.fault = None
+                    self._fault = None
             except Exception as error:  # the thread goes on: it is the only one that counts
-                self.fault = str(error) if isinstance(error, StoreError) else f"events are not counted ({reason_of(error)})"
-                _logger.warning(json.dumps({"store_fault": self.fault}))
+                self._fault = str(error) if isinstance(error, StoreError) else f"events are not counted ({reason_of(error)})"
+                _logger.warning(json.dumps({"store_fault": self._fault}))
                 time.sleep(POLL_SECONDS)
+            finally:
+                self._began = None
 
 
 class Background:

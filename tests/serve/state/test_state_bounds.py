@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pytest
 pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 from redis_server import needs_redis, redis_server
-from served import make_bundle, settings_of
+from served import client_of, make_bundle, settings_of
 
 from adrec.ranking.ledger import MOST_SPENT, Ledger
 from adrec.serve.app import create_app
@@ -217,3 +218,47 @@ def test_a_store_fault_is_what_readiness_says(folder, tmp_path, monkeypatch):
                 assert time.monotonic() < until
                 time.sleep(0.02)
         assert client.post("/v1/score", json={"rows": [{"user_id": "u1", "ad_id": "a1"}]}).status_code == 200
+
+
+def test_a_disk_that_hangs_costs_whoever_needs_it_their_time_and_nobody_else(folder, tmp_path, monkeypatch):
+    goes_on = threading.Event()
+    goes_on.set()
+    for name in ("record", "after", "probe", "put_ad", "epoch"):
+        real = getattr(SqliteStore, name)
+        monkeypatch.setattr(SqliteStore, name, lambda self, *args, real=real: (goes_on.wait(), real(self, *args))[1])
+    settings = settings_of(folder, tmp_path / "s.sqlite", store_timeout_seconds=0.2)
+    monkeypatch.setattr("adrec.serve.engine._COUNTING_SECONDS", 1.0)
+    event = {"events": [{"user_id": "u1", "ad_id": "a1", "kind": "click", "event_id": "e"}]}
+    with client_of(settings) as client, ThreadPoolExecutor(20) as clients:
+        assert client.get("/health/ready").status_code == 200
+        goes_on.clear()
+        waiting = [clients.submit(client.post, "/v1/events", json=event) for _ in range(12)]
+        started = time.monotonic()
+        for _ in range(10):
+            assert client.post("/v1/rank", json={"requests": [{"user_id": "u1"}]}).status_code == 200
+            assert (
+                client.post("/v1/try", json={"request": {"user_id": "u1"}, "trials": [{"a1": {"bid": 2.0}}]}).status_code == 200
+            )
+        for answer in (one.result(20) for one in waiting):
+            assert answer.status_code == 503 and answer.headers["retry-after"]
+        assert time.monotonic() - started < 15
+        until = time.monotonic() + 10
+        while (answer := client.get("/health/ready")).status_code != 503:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        assert "has not answered" in answer.json()["detail"]
+        goes_on.set()
+        while client.get("/health/ready").status_code != 200:
+            assert time.monotonic() < until + 10
+            time.sleep(0.05)
+        answer = client.post("/v1/events", json=event).json()
+        assert (answer["recorded"], answer["repeated"]) == (0, 1)  # it was done: sent again it counts once
+
+
+def test_a_day_is_spent_up_to_a_bound_and_never_turns_into_credit():
+    ledger = Ledger(np.full(2, 5), 0, daily=True)
+    for _ in range(5):
+        ledger.charge(np.zeros(10_000, np.int64), np.full(10_000, 10**15), np.full(10_000, 20_000))
+    ledger.charge(np.array([0, 1]), np.array([7, 3]), np.array([20_001, 20_000]))
+    days = ledger.spent_on_day.get(np.array([20_000 * 2, 20_001 * 2, 20_000 * 2 + 1]))
+    assert days.tolist() == [MOST_SPENT, 7, 3]
