@@ -64,14 +64,15 @@ def compare(
     sort: Annotated[str | None, typer.Option("--sort", help="Metric to sort by, best first.", show_default=False)] = None,
     task: Annotated[str | None, typer.Option("--task", help="Which label, such as click.", show_default=False)] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write.", show_default=False)] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write a page.", show_default=False)] = None,
     overrides: SetOption = None,
     json_output: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Put runs side by side, best first, with the settings in which they differ.
 
-    Reads the metrics.json that `adrec evaluate` or `adrec finetune` wrote. Writes nothing unless `--output` names a file.
-    For a paired test of two runs on the same rows, use `adrec evaluate A --against B`.
+    Reads the metrics.json that `adrec evaluate` or `adrec finetune` wrote. Writes nothing unless `--output` or `--html` names a
+    file. For a paired test of two runs on the same rows, use `adrec evaluate A --against B`.
 
     Example: adrec compare runs/
     """
@@ -80,6 +81,6 @@ def compare(
         config=config, overrides=overrides, json_output=json_output, quiet=quiet,
         options={
             "runs": [str(path) for path in runs] if runs else None,
-            "metrics": metrics or None, "sort": sort, "task": task, "output": output,
+            "metrics": metrics or None, "sort": sort, "task": task, "output": output, "html": html,
         },
     )  # fmt: skip

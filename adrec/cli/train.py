@@ -115,7 +115,7 @@ def tune(
     """Search the settings of a finetune config for the best validation metric.
 
     Reads the finetune config named in `base`, and its prepared folder; test rows are never read. Writes a folder with
-    best.yaml (a finetune config), trials.csv and search.png. Interrupted, the same command goes on where it was.
+    best.yaml (a finetune config), trials.csv and report.html. Interrupted, the same command goes on where it was.
 
     Example: adrec tune --config configs/sample/tune.yaml --trials 20
     """

@@ -58,6 +58,13 @@ class Seeded(StageConfig):
     """Seeds every random choice of the command."""
 
 
+class Paged(StageConfig):
+    """A command that writes a page."""
+
+    language: Literal["en", "zh"] = "en"
+    """Language of the page: en or zh."""
+
+
 class OnDevice(StageConfig):
     """A command that runs a network."""
 

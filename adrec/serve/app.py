@@ -296,6 +296,8 @@ def _plain_routes(app: FastAPI, watch: Watch, held: dict[str, Any]) -> None:
 def _page_routes(app: FastAPI) -> None:
     def page(name: str, kind: str) -> Callable[[], Any]:
         content = (resources.files("adrec.serve") / "page" / name).read_text(encoding="utf-8")
+        if kind == "text/css":
+            content = (resources.files("adrec.pages") / "style.css").read_text(encoding="utf-8") + content
 
         async def give() -> Response:
             policy = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"

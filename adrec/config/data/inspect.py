@@ -2,10 +2,10 @@
 
 from pydantic import Field
 
-from adrec.config.base import ConfigPath, OpensBundle
+from adrec.config.base import ConfigPath, OpensBundle, Paged
 
 
-class InspectConfig(OpensBundle):
+class InspectConfig(OpensBundle, Paged):
     """Look at a prepared folder, a bundle or a table."""
 
     path: ConfigPath

@@ -4,10 +4,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from adrec.config.base import ConfigPath, StageConfig
+from adrec.config.base import ConfigPath, Paged
 
 
-class CompareConfig(StageConfig):
+class CompareConfig(Paged):
     """Put runs side by side. Reads the metrics.json of each; writes `output` where one is given."""
 
     runs: Annotated[list[ConfigPath], Field(min_length=1)]
@@ -27,3 +27,5 @@ class CompareConfig(StageConfig):
     """Metric to sort by, best first; None: the first column."""
     output: ConfigPath | None = None
     """JSON file with the table, for other tools."""
+    html: ConfigPath | None = None
+    """Also write a page to this file."""

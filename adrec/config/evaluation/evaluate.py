@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from adrec.config.base import Config, ConfigPath, Seeded
+from adrec.config.base import Config, ConfigPath, Paged, Seeded
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -88,7 +88,7 @@ class OffPolicySettings(Config):
         return self
 
 
-class EvaluateConfig(Seeded):
+class EvaluateConfig(Seeded, Paged):
     """Judge scored or ranked rows by what happened. Reads `scored`; writes the folder `output`. No model is loaded."""
 
     scored: ConfigPath

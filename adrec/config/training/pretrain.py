@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from adrec.config.base import Config, ConfigPath, EncoderReference, OnDevice, Seeded
+from adrec.config.base import Config, ConfigPath, EncoderReference, OnDevice, Paged, Seeded
 from adrec.config.training.loop import TrainingConfig
 from adrec.specs import Pooling
 
@@ -175,7 +175,7 @@ class Batches(Config):
         return self
 
 
-class PretrainConfig(OnDevice, Seeded):
+class PretrainConfig(OnDevice, Seeded, Paged):
     """Teach an encoder the language of the user's own texts. Reads `prepared`; writes the encoder folder `output`."""
 
     prepared: ConfigPath

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from adrec.config.base import Config, ConfigPath, OnDevice, Seeded
+from adrec.config.base import Config, ConfigPath, OnDevice, Paged, Seeded
 
 
 class Dimension(Config):
@@ -45,7 +45,7 @@ class Dimension(Config):
         return self
 
 
-class TuneConfig(OnDevice, Seeded):
+class TuneConfig(OnDevice, Seeded, Paged):
     """Search for better finetune settings by validation metric. Reads `base`; writes the folder `output`."""
 
     base: ConfigPath

@@ -209,10 +209,13 @@ def _first_names(path: Path) -> list[str]:
     return [cell.strip('"') for cell in line.split("\t" if "\t" in line else ",")]
 
 
+_GENERATOR = b'<meta name="generator" content="adrec">'
+
+
 def _is_page(path: Path) -> bool:
     with open(path, "rb") as handle:
         head = handle.read(1 << 12)
-    return head.startswith(b"<!doctype html>") and b" adrec inspect</title>" in head
+    return head.startswith(b"<!doctype html>") and (_GENERATOR in head or b" adrec inspect</title>" in head)
 
 
 PREPARED = OutputKind("a prepared folder", _has("manifest.json", "fingerprint", "format"), holds=_listed("manifest.json"))
@@ -228,7 +231,18 @@ ENCODER = OutputKind(
 SEARCH = OutputKind(
     "a folder of tune",
     _has("tune.json", "metric", "best"),
-    holds=("*.json", "*.jsonl", "config.yaml", "best.yaml", "trials.csv", "search.png", "*.sqlite", "*.log", "*.db"),
+    holds=(
+        "*.json",
+        "*.jsonl",
+        "config.yaml",
+        "best.yaml",
+        "trials.csv",
+        "search.png",
+        "report.html",
+        "*.sqlite",
+        "*.log",
+        "*.db",
+    ),
 )
 EVALUATION = OutputKind(
     "an evaluation", _has("metrics.json", "tasks", "versions"), holds=("metrics.json", "config.yaml", "report.html")

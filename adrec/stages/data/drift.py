@@ -20,6 +20,8 @@ from adrec.data.disk.writing import write_aside
 from adrec.data.prepared import open_prepared
 from adrec.errors import DataError
 from adrec.explore.drift import ColumnDrift, TableDrift, compare_tables, judged
+from adrec.pages.figures import INK, SERIES, Plot, drawing
+from adrec.pages.page import Language, rendered
 from adrec.prepare.sources.files import find_files, read_files
 from adrec.schema import SPLITS
 from adrec.terminal import Terminal
@@ -52,20 +54,20 @@ class DriftResult:
         return [f"{table.name}.{drift.column}" for table in self.tables for drift in table.columns if drift.drifted]
 
     def verdict(self) -> str:
-        """The first thing to know, in a sentence."""
+        """The first thing to know."""
+        return " ".join(self.sentences())
+
+    def sentences(self) -> list[str]:
+        """The verdict, a sentence each."""
         if self.identical:
-            return "Identical: " + (
-                "the same files." if self.kind == "bundle" else "the same rows in every table, in whatever order."
-            )
+            same = "the same files." if self.kind == "bundle" else "the same rows in every table, in whatever order."
+            return [f"Identical: {same}"]
         told = [sentence for table in self.tables if (sentence := _differs(table, alone=len(self.tables) == 1))]
         if self.kind == "bundle":
-            told.append(f"Not identical: {_listed(list(self.facts))} differ.")
+            return [*told, f"Not identical: {_listed(list(self.facts))} differ."]
         found = self.drifted
-        if self.kind != "bundle":
-            told.append(
-                f"Drifted: {_listed(found)}." if found else "Nothing has drifted beyond chance and far enough to matter."
-            )
-        return " ".join(told)
+        nothing = "Nothing has drifted beyond chance and far enough to matter."
+        return [*told, f"Drifted: {_listed(found)}." if found else nothing]
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-safe values."""
@@ -116,7 +118,7 @@ def compare(config: InspectConfig, terminal: Terminal) -> DriftResult:
     if config.html is not None:
         result = replace(result, page=str(config.html))
         with write_aside(config.html, PAGE) as aside:
-            aside.write_text(_page(result), encoding="utf-8")
+            aside.write_text(_page(result, config.language), encoding="utf-8")
     return result
 
 
@@ -234,17 +236,41 @@ def _plain(table: TableDrift) -> dict[str, Any]:
     return found
 
 
-def _page(result: DriftResult) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((files("adrec.stages.data") / "drift.html.j2").read_text(encoding="utf-8"))
+def _page(result: DriftResult, language: Language) -> str:
     rows = [
         (
             table,
             [(heading, [(drift, cells_of(drift)) for drift in table.columns if drift.role == role]) for role, heading in ROLES],
+            [_distances(table.columns)] if table.columns and not table.identical else [],
         )
         for table in result.tables
     ]
     facts = [(name, _short(before), _short(after)) for name, (before, after) in result.facts.items()]
-    return template.render(result=result, tables=rows, facts=facts)
+    return rendered(
+        Path(str(files("adrec.stages.data") / "drift.html.j2")),
+        language,
+        result=result,
+        tables=rows,
+        facts=facts,
+        contents=([("facts", "What they say of themselves")] if facts else [])
+        + [(f"table-{number}", table.name) for number, table in enumerate(result.tables, 1)],
+    )
+
+
+def _distances(columns: list[ColumnDrift]) -> Plot:
+    """How far each column has moved, the farthest first; those that drifted in another colour."""
+    far = sorted(columns, key=lambda drift: drift.distance.js)[-_MOST_DRAWN:]
+    caption = "Jensen–Shannon distance with its interval. Orange: drifted."
+    with drawing("How far each column has moved", caption, height=0.7 + 0.22 * len(far)) as plot:
+        for place, drift in enumerate(far):
+            colour = SERIES[1] if drift.drifted else SERIES[0]
+            plot.axes.plot([drift.distance.low, drift.distance.high], [place, place], color=colour, linewidth=2)
+            plot.axes.plot(drift.distance.js, place, marker="o", markersize=5, color=colour)
+        plot.axes.set_yticks(range(len(far)), [drift.column[:28] for drift in far])
+        plot.axes.tick_params(axis="y", length=0, labelcolor=INK)
+        plot.axes.set(xlabel="Jensen–Shannon", ylim=(-0.6, len(far) - 0.4))
+        plot.axes.grid(axis="y", visible=False)
+    return plot
+
+
+_MOST_DRAWN = 20

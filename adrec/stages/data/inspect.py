@@ -51,7 +51,7 @@ def run(config: InspectConfig, terminal: Terminal) -> "InspectResult | DriftResu
     from adrec.stages.data.inspect_page import page_of
 
     with write_aside(config.html, PAGE) as aside:
-        aside.write_text(page_of(result), encoding="utf-8")
+        aside.write_text(page_of(result, config.language), encoding="utf-8")
     return InspectResult(result.path, result.kind, result.about, result.tables, config.html)
 
 

@@ -3,97 +3,21 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from adrec.config.evaluation.compare import CompareConfig
-from adrec.data.disk.outputs import COMPARISON
+from adrec.data.disk.outputs import COMPARISON, PAGE
 from adrec.data.disk.writing import write_aside
 from adrec.errors import DataError, did_you_mean
+from adrec.stages.evaluation.compare_result import CompareResult, Run
 from adrec.stages.evaluation.judge import direction
-from adrec.stages.evaluation.show import finite, number, title
-from adrec.tables import best_marked
+from adrec.stages.evaluation.show import finite
 from adrec.terminal import Terminal
 
 METRICS = "metrics.json"
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run's figures on one task."""
-
-    name: str
-    path: Path
-    split: str
-    basis: tuple[Any, ...]
-    """Rows and positives behind the figures; runs are comparable where it is equal. Empty where unknown."""
-    values: dict[str, float]
-    half_widths: dict[str, float]
-    """Half the width of the interval, for metrics that have one."""
-    settings: dict[str, Any]
-    """The run's config.yaml, flattened to dotted keys."""
-
-
-@dataclass(frozen=True)
-class CompareResult:
-    """All runs, best first, and the settings in which they differ."""
-
-    task: str
-    metrics: tuple[str, ...]
-    runs: tuple[Run, ...]
-    differing: dict[str, list[Any]]
-    """Dotted config key -> its value in each run."""
-    warnings: tuple[str, ...]
-
-    @property
-    def groups(self) -> list[list[Run]]:
-        """The runs, those judged on the same rows together."""
-        return [list(group) for _, group in groupby(self.runs, key=lambda run: (run.split, run.basis))]
-
-    def about(self, group: Sequence[Run]) -> str:
-        """What a group was judged on."""
-        rows = f", {group[0].basis[0]:,} rows" if group[0].basis else ""
-        return f"{len(group)} run{'s' if len(group) > 1 else ''}: {self.task}, {group[0].split or 'unknown'} split{rows}"
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-safe values."""
-        return {
-            "task": self.task,
-            "metrics": list(self.metrics),
-            "runs": [
-                {"name": r.name, "path": str(r.path), "split": r.split, "values": r.values, "half_widths": r.half_widths}
-                for r in self.runs
-            ],
-            "differing": self.differing,
-            "warnings": list(self.warnings),
-        }
-
-    def render(self) -> Iterable[RenderableType]:
-        """A table for all runs judged on the same rows, the best of each column marked; then what was set differently."""
-        for group in self.groups:
-            table = Table(title=self.about(group), title_justify="left")
-            table.add_column("run")
-            for metric in self.metrics:
-                table.add_column(title(metric), justify="right")
-            best = {metric: best_of(metric, group) for metric in self.metrics}
-            for run in group:
-                table.add_row(run.name, *(_cell(run, metric, best[metric]) for metric in self.metrics))
-            yield table
-        if self.differing:
-            settings = Table(title="Set differently", title_justify="left")
-            settings.add_column("setting", overflow="fold")
-            for run in self.runs:
-                settings.add_column(run.name, overflow="fold")
-            for key, values in self.differing.items():
-                settings.add_row(key, *("–" if value is None else str(value) for value in values))
-            yield settings
 
 
 def run(config: CompareConfig, terminal: Terminal) -> CompareResult:
@@ -124,6 +48,11 @@ def run(config: CompareConfig, terminal: Terminal) -> CompareResult:
     if config.output is not None:
         with write_aside(config.output, COMPARISON) as aside:
             aside.write_text(json.dumps(finite(result.as_dict()), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    if config.html is not None:
+        from adrec.stages.evaluation.compare_page import page_of
+
+        with write_aside(config.html, PAGE) as aside:
+            aside.write_text(page_of(result, config.language), encoding="utf-8")
     return result
 
 
@@ -236,7 +165,7 @@ def _settings(path: Path) -> dict[str, Any]:
 
 def _differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """Settings that are not the same in all runs; where the run reads and writes is not a setting."""
-    places = {"output", "scored", "prepared", "name", "training", "against", "ads", "users", "labels"}
+    places = {"output", "scored", "prepared", "name", "training", "against", "ads", "users", "labels", "language"}
     keys = dict.fromkeys(key for found in runs for key in found.settings)
     table = {key: [found.settings.get(key) for found in runs] for key in keys if key not in places}
     kinds = [[place for place, found in enumerate(runs) if bool(found.basis) == judged] for judged in (True, False)]
@@ -271,21 +200,6 @@ def _short_names(folders: Sequence[Path]) -> list[str]:
             depth += 1
         names.append("/".join(parts[-depth:]))
     return names
-
-
-def best_of(metric: str, runs: Sequence[Run]) -> float:
-    """The best value of a metric, for a mark; NaN where no way is better or one run stands alone."""
-    values = [found.values[metric] for found in runs if math.isfinite(found.values.get(metric, math.nan))]
-    if not direction(metric) or len(values) < 2:
-        return math.nan
-    return min(values) if direction(metric) == "lower" else max(values)
-
-
-def _cell(found: Run, metric: str, best: float) -> Text:
-    value = found.values.get(metric, math.nan)
-    half = found.half_widths.get(metric)
-    text = number(value) + (f" ±{half:.4f}" if half is not None else "")
-    return best_marked(text, value == best)
 
 
 def _number(value: float | None) -> float:

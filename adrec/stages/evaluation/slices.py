@@ -1,7 +1,7 @@
 """Parts of the rows on their own: cold and warm, short and long histories, categories, days; and alarms where one is worse."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -55,6 +55,8 @@ class Slice:
     metrics: dict[str, Interval]
     small: bool
     """Too few positives or negatives for a verdict."""
+    lead: Interval | None = None
+    """AUC of the model minus that of the best baseline, on the same draws; None without baselines."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class SliceResult:
 
     slices: tuple[Slice, ...]
     alarms: tuple[Alarm, ...]
+    baseline: str | None = None
+    """The best baseline over all rows, which `lead` of each slice is over."""
 
 
 def slicings(rows: Rows, ads: pa.Table | None, users: pa.Table | None, columns: Sequence[str]) -> list[Slicing]:
@@ -98,13 +102,15 @@ def judge_slices(
     """Core metrics of every slice with intervals, and alarms, of a binary task. Draws are shared, so gaps are paired."""
     task, frame = result.task, result.frame
     judged = [scores for scores in task.scores if scores.role in {"model", "against"}]
+    rivals = best_baseline(result)  # and the model as it is compared with it: neither told the slots
+    measured = [*judged, *(scores for scores in rivals if scores not in judged)]
     seed = int(generator.integers(2**63))
     values: dict[str, dict[str, float]] = {}
     draws: dict[str, Values] = {}
 
     def measure(key: tuple[str, str], part: ShortInts | slice) -> None:
         piece = frame.take(part)
-        for scores in judged:
+        for scores in measured:
             taken = Scores(scores.name, scores.role, scores.values[part], scores.is_probability)
             measures = core_measures(piece, taken)
             name = _name(key, scores.name)
@@ -130,8 +136,26 @@ def judge_slices(
             if len(part):
                 measure((cut.column, value), part)
                 found = _name((cut.column, value), task.model.name)
-                slices.append(_slice(cut.column, value, part, frame, values[found], draws[found], config))
-    return SliceResult(tuple(slices), _alarms(slices, judged, values, draws, config))
+                one = _slice(cut.column, value, part, frame, values[found], draws[found], config)
+                slices.append(replace(one, lead=_lead((cut.column, value), rivals, values, draws) if not one.small else None))
+    alarms = _alarms(slices, judged, values, draws, config)
+    return SliceResult(tuple(slices), alarms, rivals[1].name if rivals else None)
+
+
+def best_baseline(result: TaskResult) -> list[Scores]:
+    """The model as baselines are compared with it, and the baseline of the highest AUC; empty without baselines."""
+    found = [scores for scores in result.task.scores if scores.role == "baseline"]
+    if not found:
+        return []
+    return [result.task.like_baselines, max(found, key=lambda scores: result.metrics[scores.name]["auc"].value)]
+
+
+def _lead(key: tuple[str, str], rivals: Sequence[Scores], values: dict[str, Any], draws: dict[str, Any]) -> Interval | None:
+    if not rivals:
+        return None
+    ours, theirs = (_name(key, scores.name) for scores in rivals)
+    value = values[ours]["auc"] - values[theirs]["auc"]
+    return interval(value, draws[ours]["auc"] - draws[theirs]["auc"]) if np.isfinite(value) else None
 
 
 def _slice(

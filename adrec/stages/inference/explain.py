@@ -21,6 +21,7 @@ from adrec.inference.explain.explainer import Explainer, Explanation, Part, titl
 from adrec.inference.explain.sentence import change_label, part_label, sentence
 from adrec.inference.predictor import Predictor
 from adrec.inference.score_source import Source, open_source
+from adrec.pages.page import rendered
 from adrec.prepare.text.clean import SEPARATOR
 from adrec.stages.inference.explain_overall import OverallResult, explain_overall
 from adrec.terminal import Terminal
@@ -175,12 +176,45 @@ def _drawn(told: Told) -> RenderableType:
 
 
 def _page(result: ExplainResult) -> str:
-    from jinja2 import Environment
-
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(PAGE.read_text(encoding="utf-8"))
     chinese = all(told.chinese for told in result.rows)
-    return template.render(rows=result.rows, chinese=chinese, baseline=BASELINE, lit=_lit, shown=PAGE_PARTS)
+    return rendered(
+        PAGE,
+        "zh" if chinese else "en",
+        rows=result.rows,
+        baseline=BASELINE,
+        lit=_lit,
+        shown=PAGE_PARTS,
+        verdict=_verdict(result.rows),
+        contents=[(f"row-{number}", f"Row {number}") for number in range(1, len(result.rows) + 1)][:_MOST_NAMED],
+    )
+
+
+def _verdict(rows: list[Told]) -> list[str]:
+    """What moves these rows most, over all of them."""
+    kinds: dict[str, float] = {}
+    for told in rows:
+        for part in told.explanation.parts:
+            kinds[part.kind] = kinds.get(part.kind, 0.0) + abs(part.contribution)
+    scores = [told.explanation.score for told in rows]
+    said = [f"The scores lie between {min(scores):.4f} and {max(scores):.4f}."]
+    if kinds:
+        most = max(kinds, key=lambda kind: kinds[kind])
+        said.append(
+            f"What moves them most: {_KINDS.get(most, most)} ({kinds[most] / sum(kinds.values()):.0%} of all movement)."
+        )
+    return said
+
+
+_MOST_NAMED = 12
+_KINDS = {
+    "word": "words of the ad",
+    "click": "earlier clicks",
+    "skipped": "ads seen and not clicked",
+    "interests": "interests",
+    "query": "the search",
+    "feature": "features of the row",
+    "together": "what several say together",
+}
 
 
 def _lit(explanation: Explanation) -> Iterable[tuple[str, float]]:

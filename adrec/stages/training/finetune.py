@@ -152,6 +152,7 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         "seeds": {str(one.trained.seed): one.metrics for one in joined},
         "deviations": deviations,
         "training": best.trained.run.as_dict(),
+        "curves": {str(one.trained.seed): one.trained.run.evaluations for one in joined},
         "calibration": {name: found.to_json() for name, found in packed.calibrations.items()},
         "baselines_left_out": suite.left_out,
         "hybrid": {"kind": best.hybrid.kind, "quality": dict(best.hybrid.quality)},

@@ -140,7 +140,7 @@ def _run_language_model(config: PretrainConfig, prepared: Prepared, terminal: Te
         encoder.save_settings(folder)
         save_config(config, folder / "config.yaml")
         (folder / "metrics.json").write_text(json.dumps(outcome.as_dict(), ensure_ascii=False, indent=2), encoding="utf-8")
-        write_report(folder / "report.html", outcome.as_dict(), result)
+        write_report(folder / "report.html", config.output.name, outcome.as_dict(), result, config.language)
         for kept in ("logs", "profile"):
             if (work / kept).is_dir():
                 shutil.copytree(work / kept, folder / kept)

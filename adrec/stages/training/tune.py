@@ -22,7 +22,7 @@ from adrec.data.disk.writing import folder_aside
 from adrec.data.prepared import open_prepared
 from adrec.errors import ConfigError
 from adrec.models.text.text_encoder import TextEncoder
-from adrec.stages.training.tuning.report import plot, write_trials
+from adrec.stages.training.tuning.report import shown, write_report, write_trials
 from adrec.stages.training.tuning.study import Report, Study
 from adrec.tables import best_marked
 from adrec.terminal import Terminal
@@ -67,7 +67,7 @@ class TuneResult:
             table.add_column(key.split(".")[-1], overflow="fold")
         complete = [row for row in self.trials if row["state"] == "complete"]
         for row in sorted(complete, key=lambda row: -row["value"] if self.maximise else row["value"])[:10]:
-            cells = [_shown(row["values"].get(key)) for key in self.best]
+            cells = [shown(row["values"].get(key)) for key in self.best]
             table.add_row(str(row["trial"]), best_marked(f"{row['value']:.4f}", row["value"] == self.best_value), *cells)
         yield table
         if self.importance:
@@ -84,7 +84,7 @@ def run(config: TuneConfig, terminal: Terminal) -> TuneResult:
     maximise = metric != "log_loss"
     work = work_folder(config.output)
     identity = {
-        "tune": config.model_dump(mode="json", exclude={"trials", "timeout_minutes", "output", "device"}),
+        "tune": config.model_dump(mode="json", exclude={"trials", "timeout_minutes", "output", "device", "language"}),
         "base": base.model_dump(mode="json"),
         "data": data.prepared.fingerprint,
     }
@@ -165,7 +165,7 @@ def _trial(config: TuneConfig, metric: str, work: Path, terminal: Terminal, valu
         work=work,
         terminal=terminal,
         text_encoder=encoder,
-        description=", ".join(f"{key.split('.')[-1]} {_shown(value)}" for key, value in values.items()),
+        description=", ".join(f"{key.split('.')[-1]} {shown(value)}" for key, value in values.items()),
         callbacks=[_Pruning(report)],
     )
     return trained.run.best
@@ -206,14 +206,12 @@ def _finish(config: TuneConfig, study: Study, metric: str, maximise: bool, work:
         settings = [f"{key}={json.dumps(value)}" for key, value in (best | {"output": str(own)}).items()]
         save_config(load_config(config.base, FinetuneConfig, settings, overrides_base=config.base.parent), folder / "best.yaml")
         write_trials(rows, list(config.space), folder / "trials.csv")
-        plot(rows, importance, metric=metric, maximise=maximise, path=folder / "search.png")
         summary = {"metric": metric, "best_value": best_value, "best": best, "importance": importance}
         (folder / "tune.json").write_text(json.dumps(summary, ensure_ascii=False, indent=2), encoding="utf-8")
+        result = TuneResult(str(config.output), metric, best_value, best, rows, importance, maximise)
+        write_report(
+            folder / "report.html", config.output.name, rows, summary,
+            maximise=maximise, following=result.next, language=config.language,
+        )  # fmt: skip
     shutil.rmtree(work, ignore_errors=True)
-    return TuneResult(str(config.output), metric, best_value, best, rows, importance, maximise)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(_shown(item) for item in value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return result

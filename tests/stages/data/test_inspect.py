@@ -103,7 +103,7 @@ def test_the_page_stands_by_itself(tmp_path):
     assert page.count("<svg") >= 5
     assert "<script" not in page
     assert not re.findall(r'(?:src|href)="https?:', page)
-    assert "click rate by day" in page
+    assert "Click rate by day" in page
     with save_bundle(tmp_path / "bundle") as folder:
         (folder / "x.json").write_text("{}")
     assert "x.json" in inspect(tmp_path / "bundle", html=tmp_path / "b.html").page.read_text()

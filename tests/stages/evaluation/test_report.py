@@ -100,7 +100,8 @@ def test_in_a_browser(report, browser, size, scheme):
     )
     titles = {plot["title"] for plot in plots}
     assert {
-        "ROC", "Precision and recall", "Gain", "Lift", "Reliability", "Score distributions", "By day", "category",
+        "Lead in AUC per request", "Beyond chance", "Precision and recall", "Lift", "Reliability",
+        "Score distributions", "By day", "category",
         "history length", "Exposure of the catalogue", "Learning: AUC", "Learning: log loss",
         "Overlap of the policies", "Estimated click rate",
     } <= titles  # fmt: skip

@@ -50,7 +50,7 @@ def test_it_writes_the_best_config_the_trials_and_the_plot(folder):
     result = run(folder, "whole")
     out = folder / "whole"
     assert {file.name for file in out.iterdir()} == {
-        "best.yaml", "config.yaml", "identity.json", "search.png", "study.db", "trials.csv", "tune.json",
+        "best.yaml", "config.yaml", "identity.json", "report.html", "study.db", "trials.csv", "tune.json",
     }  # fmt: skip
     best = load_config(out / "best.yaml", FinetuneConfig)
     assert best.training.learning_rate == result.best["training.learning_rate"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from adrec.errors import DataError
-from adrec.stages.evaluation.report.figures import INK, MUTED, SERIES, Plot, drawing
+from adrec.pages.figures import INK, MUTED, SERIES, Plot, drawing
 
 FILE = "importance.json"
 MOST_INPUTS, MOST_FEATURES = 15, 6

@@ -1,23 +1,29 @@
 """report.html: one self-contained page from an evaluation. No script, no network, light and dark, phone and desktop."""
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 
+from adrec.data.disk.tables import parquet_files
 from adrec.metrics.significance import Interval
+from adrec.pages.figures import Plot
+from adrec.pages.page import rendered
 from adrec.stages.evaluation.judge import TaskResult
 from adrec.stages.evaluation.reading.rows import Rows
 from adrec.stages.evaluation.reading.tasks import Scores
 from adrec.stages.evaluation.report import plots
 from adrec.stages.evaluation.report.examples import Example, best_and_worst, first_lists
-from adrec.stages.evaluation.report.figures import SERIES, Plot
 from adrec.stages.evaluation.report.inputs import input_plots
+from adrec.stages.evaluation.report.verdict import main_metric, verdict
 from adrec.stages.evaluation.result import Evaluation
 from adrec.stages.evaluation.show import (
     ARMS_CAPTION,
@@ -38,6 +44,7 @@ from adrec.stages.evaluation.show import (
 )
 from adrec.stages.evaluation.slices import Slice, SliceResult
 
+_MOST_CURVES = 4  # more run into each other
 EXAMPLES = 4  # best and worst requests shown with their ads: what a reader looks at
 
 
@@ -55,7 +62,7 @@ class Section:
     """Everything the page says about one task."""
 
     result: TaskResult
-    counts: str
+    counts: tuple[str, ...]
     cards: tuple[Card, ...]
     metrics: tuple[str, ...]
     rest: tuple[str, ...]
@@ -89,27 +96,28 @@ class Pictures:
 
 def write_report(result: Evaluation, rows: Rows, ads: pa.Table | None, path: Path) -> list[str]:
     """Write the page to `path`; gives a line for each picture that could not be drawn and is left out."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
-        "title_of": title,
-        "number": number,
-        "bounds": bounds,
-        "p_value": p_value,
-        "thousands": lambda n: f"{n:,}",
-    }
-    environment.globals |= {"difference_cells": difference_cells, "best_of": best_value}
-    environment.globals |= {"arm_cells": arm_cells, "arms_title": arms_title, "arms_caption": ARMS_CAPTION}
     pictures = Pictures()
-    template = environment.from_string((files("adrec.stages.evaluation.report") / "page.html.j2").read_text(encoding="utf-8"))
-    page = template.render(
+    learning = pictures.draw(_learning, result.config.training)
+    drawn_inputs = pictures.draw(input_plots, result.config.importance)
+    page = rendered(
+        Path(str(files("adrec.stages.evaluation.report") / "page.html.j2")),
+        result.config.language,
+        {"title_of": title, "number": number, "bounds": bounds, "signed_bounds": _signed_bounds, "p_value": p_value},
         result=result,
+        verdict=verdict(result),
+        contents=_contents(result, bool(learning), bool(drawn_inputs)),
+        days=_days(rows),
+        scored_on=datetime.fromtimestamp(_newest(result.config.scored), UTC).date().isoformat(),
+        difference_cells=difference_cells,
+        best_of=best_value,
+        arm_cells=arm_cells,
+        arms_title=arms_title,
+        arms_caption=ARMS_CAPTION,
         sections=[_section(task, result, rows, ads, pictures) for task in result.tasks],
         list_plots=_list_plots(result, pictures),
         list_examples=first_lists(rows, ads, EXAMPLES),
-        learning=pictures.draw(_learning, result.config.training),
-        input_plots=pictures.draw(input_plots, result.config.importance),
+        learning=learning,
+        input_plots=drawn_inputs,
         off_policy_plots=_off_policy_plots(result, pictures),
         off_policy_bias=OFF_POLICY_BIAS,
         config=yaml.safe_dump(result.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
@@ -117,6 +125,37 @@ def write_report(result: Evaluation, rows: Rows, ads: pa.Table | None, path: Pat
     )
     path.write_text(page, encoding="utf-8")
     return pictures.failed
+
+
+def _contents(result: Evaluation, has_learning: bool, has_inputs: bool) -> list[tuple[str, str]]:
+    """Place and name of each section that the page has."""
+    tasks = [(f"task-{number}", task.task.label_name.capitalize()) for number, task in enumerate(result.tasks, 1)]
+    there = {
+        ("ranks", "Ranks among all ads"): result.catalogue is not None,
+        ("recall", "Candidate recall"): bool(result.candidate_recall),
+        ("lists", "Lists"): result.lists is not None,
+        ("off-policy", "Off-policy"): result.off_policy is not None,
+        ("inputs", "What the model lives on"): has_inputs,
+        ("training", "Training"): has_learning,
+        ("origin", "Where these numbers come from"): True,
+    }
+    return tasks + [entry for entry, is_there in there.items() if is_there]
+
+
+def _days(rows: Rows) -> tuple[str, str] | None:
+    """First and last day of the rows."""
+    if "shown_at" not in rows or not pa.types.is_timestamp(rows.table["shown_at"].type):
+        return None
+    ends = pc.min_max(rows.table["shown_at"]).as_py()
+    return None if ends["min"] is None else (f"{ends['min']:%Y-%m-%d}", f"{ends['max']:%Y-%m-%d}")
+
+
+def _newest(path: Path) -> float:
+    return max(file.stat().st_mtime for file in parquet_files(path))
+
+
+def _signed_bounds(found: Interval) -> str:
+    return f"{found.low:+.3f} to {found.high:+.3f}" if math.isfinite(found.low) else ""
 
 
 def _section(task: TaskResult, result: Evaluation, rows: Rows, ads: pa.Table | None, pictures: Pictures) -> Section:
@@ -130,7 +169,9 @@ def _section(task: TaskResult, result: Evaluation, rows: Rows, ads: pa.Table | N
     best: list[Example] = []
     worst: list[Example] = []
     if task.task.kind == "binary":
-        few = [*[scores for scores in runs if scores.role != "oracle"][: len(SERIES) - 1], *_oracle(runs)]
+        drawn += pictures.draw(plots.leads_plot, task, main_metric(task))
+        told = {"model", "any_slot", "against", "baseline"}
+        few = [*[scores for scores in runs if scores.role in told][:_MOST_CURVES], *_oracle(runs)]
         for curve in plots.CURVES:
             drawn += pictures.draw(curve, task, few)
         probable = [scores for scores in few if scores.is_probability and scores.role != "oracle"]
@@ -177,21 +218,16 @@ def _slice_metrics(task: TaskResult) -> tuple[str, ...]:
     return ("auc", "auc_request", *(("log_loss", "predicted_over_observed") if task.task.model.is_probability else ()))
 
 
-def _counts(task: TaskResult) -> str:
+def _counts(task: TaskResult) -> tuple[str, ...]:
     counts = task.counts()
     said = [f"{counts[name]:,} {name}" for name in COUNTED if name in counts]
     if "rate" in counts:
         said.append(
             f"{counts['positives']:,} {task.task.label_name}s ({counts['rate']:.{2 if counts['rate'] >= 0.01 else 4}%})"
         )
-    for name, value in counts.items():
-        if name.endswith("of_one_class") and value:
-            said.append(f"{value:,} {name.replace('_', ' ')} left out of their means")
     for name in ("requests", "users"):
         if f"{name}_with_both_classes" in counts:
-            said.append(
-                f"{counts[f'{name}_with_both_classes']:,} {name} with both classes, which figures per {name[:-1]} are of"
-            )
+            said.append(f"figures per {name[:-1]} are of the {counts[f'{name}_with_both_classes']:,} with both classes")
     if "rows_without_user" in counts:
         said.append(f"{counts['rows_without_user']:,} rows of nobody")
     if "rows_without_request" in counts:
@@ -200,13 +236,13 @@ def _counts(task: TaskResult) -> str:
         said.append(f"{NO_LISTS}; intervals by drawing {DRAWN[counts['drawn']]}")
     if counts["unlabelled_rows"]:
         said.append(f"{counts['unlabelled_rows']:,} rows without the label left out")
-    return ", ".join(said)
+    return tuple(said)
 
 
 def _cards(task: TaskResult, sliced: SliceResult | None) -> list[Card]:
     """The few figures to read first."""
     model = task.metrics[task.task.model.name]
-    main = "auc_request" if "auc_request" in model else "auc" if "auc" in model else "rmse"
+    main = main_metric(task)
     cards = [Card(title(main), number(model[main].value, 3), f"95 % interval {bounds(model[main]) or '–'}")]
     baselines = [s for s in task.task.scores if s.role == "baseline" and main in task.metrics[s.name]]
     if baselines:
@@ -236,13 +272,13 @@ def _said(verdict: str) -> str:
 
 
 def _learning(training: Path | None) -> list[Plot]:
-    """Curves out of the bundle's metrics.json, where training wrote them."""
+    """Curves of every network out of the bundle's metrics.json, where training wrote them."""
     path = None if training is None else training / "metrics.json"
     if path is None or not path.exists():
         return []
     stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    evaluations = stored.get("training", {}).get("evaluations", [])
-    return plots.learning_curves(evaluations) if len(evaluations) > 1 else []
+    curves = stored.get("curves") or {"1": stored.get("training", {}).get("evaluations", [])}
+    return plots.learning_curves({network: rows for network, rows in curves.items() if len(rows) > 1})
 
 
 def _list_plots(result: Evaluation, pictures: Pictures) -> list[Plot]:

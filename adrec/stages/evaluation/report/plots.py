@@ -7,24 +7,48 @@ from typing import Any
 import numpy as np
 
 from adrec.metrics.calibration import reliability
-from adrec.metrics.curves import Curve, gain, lift, precision_recall, roc
+from adrec.metrics.curves import Curve, lift, precision_recall, roc
 from adrec.metrics.significance import Interval
 from adrec.metrics.ties import Floats
+from adrec.pages.figures import GRID, INK, MUTED, SERIES, SURFACE, Plot, drawing
 from adrec.stages.evaluation.judge import TaskResult
 from adrec.stages.evaluation.reading.tasks import Scores
-from adrec.stages.evaluation.report.figures import GRID, INK, MUTED, SERIES, SURFACE, Plot, drawing
 from adrec.stages.evaluation.show import title
 from adrec.stages.evaluation.slices import Slice
 
 
-def roc_plot(result: TaskResult, runs: Sequence[Scores]) -> Plot:
-    """ROC of the model beside at most four other runs."""
-    with drawing("ROC", "The higher the curve, the better clicks are told from the rest.") as plot:
-        _lines(plot.axes, result, runs, roc)
-        plot.axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":")
-        plot.axes.set(xlabel="share of non-clicks let through", ylabel="share of clicks caught", xlim=(0, 1), ylim=(0, 1.02))
-        plot.axes.legend(loc="lower right")
+def beyond_chance_plot(result: TaskResult, runs: Sequence[Scores]) -> Plot:
+    """The ROC curve minus its diagonal: near-identical curves lie apart here."""
+    caption = "Share of clicks caught beyond that of non-clicks let through: the ROC curve minus its diagonal."
+    with drawing("Beyond chance", caption) as plot:
+        _lines(plot.axes, result, runs, _beyond_chance)
+        plot.axes.axhline(0, color=MUTED, linewidth=0.8, linestyle=":")
+        plot.axes.set(xlabel="share of non-clicks let through", ylabel="clicks caught beyond it", xlim=(0, 1))
+        plot.axes.margins(y=0.25)
+        plot.axes.legend(loc="upper right")
     return plot
+
+
+def leads_plot(result: TaskResult, metric: str) -> Plot | None:
+    """The model minus every other run on a metric, with intervals; None where nothing is compared."""
+    compared = [c for c in result.comparisons if c.metric == metric and c.role != "oracle" and np.isfinite(c.difference.value)]
+    if not compared:
+        return None
+    compared = sorted(compared, key=lambda c: -c.difference.value)[-_MOST_LEADS:]
+    caption = "The model minus each other run, on the same draws. Grey: no significant difference."
+    with drawing(f"Lead in {title(metric)}", caption, height=0.7 + 0.22 * len(compared)) as plot:
+        for place, c in enumerate(compared):
+            colour = {"better": SERIES[0], "worse": SERIES[1]}.get(c.verdict(), MUTED)
+            _whisker(plot.axes, Interval(c.difference.value, c.difference.low, c.difference.high), place, colour)
+        plot.axes.axvline(0, color=INK, linewidth=0.9, linestyle=":")
+        plot.axes.set_yticks(range(len(compared)), [_short(c.other) for c in compared])
+        plot.axes.tick_params(axis="y", length=0, labelcolor=INK)
+        plot.axes.set(ylim=(-0.6, len(compared) - 0.4), xlabel="difference")
+        plot.axes.grid(axis="y", visible=False)
+    return plot
+
+
+_MOST_LEADS = 15
 
 
 def precision_plot(result: TaskResult, runs: Sequence[Scores]) -> Plot:
@@ -39,16 +63,6 @@ def precision_plot(result: TaskResult, runs: Sequence[Scores]) -> Plot:
     return plot
 
 
-def gain_plot(result: TaskResult, runs: Sequence[Scores]) -> Plot:
-    """Share of clicks kept by share of impressions shown."""
-    with drawing("Gain", "Show only the best-scored share of ads: how many of the clicks are kept.") as plot:
-        _lines(plot.axes, result, runs, gain)
-        plot.axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":")
-        plot.axes.set(xlabel="share of impressions, best first", ylabel="share of clicks", xlim=(0, 1), ylim=(0, 1.02))
-        plot.axes.legend(loc="lower right")
-    return plot
-
-
 def lift_plot(result: TaskResult, runs: Sequence[Scores]) -> Plot:
     """Click rate of the best-scored share, as a multiple of the overall rate."""
     with drawing("Lift", "The click rate of the best-scored share, as a multiple of showing everything.") as plot:
@@ -59,7 +73,7 @@ def lift_plot(result: TaskResult, runs: Sequence[Scores]) -> Plot:
     return plot
 
 
-CURVES = (roc_plot, precision_plot, gain_plot, lift_plot)
+CURVES = (beyond_chance_plot, precision_plot, lift_plot)
 
 
 def reliability_plot(result: TaskResult, runs: Sequence[Scores]) -> Plot:
@@ -120,8 +134,11 @@ def slice_plots(slices: Sequence[Slice], overall: float, flagged: set[tuple[str,
             for place, part in enumerate(reversed(parts)):
                 alarmed = (part.column, part.value) in flagged
                 _whisker(plot.axes, part.metrics["auc"], place, MUTED if part.small else SERIES[1] if alarmed else SERIES[0])
+                if part.lead is not None and np.isfinite(part.lead.value):
+                    theirs = part.metrics["auc"].value - part.lead.value
+                    plot.axes.plot(theirs, place, marker="|", markersize=9, markeredgewidth=1.6, color=SERIES[2])
             plot.axes.axvline(overall, color=INK, linewidth=0.9, linestyle=":")
-            plot.axes.set_yticks(range(len(parts)), [_short(part.value) for part in reversed(parts)])
+            plot.axes.set_yticks(range(len(parts)), [f"{_short(part.value, 22)} ({part.rows:,})" for part in reversed(parts)])
             plot.axes.tick_params(axis="y", length=0, labelcolor=INK)
             plot.axes.set(ylim=(-0.6, len(parts) - 0.4), xlabel="AUC")
             plot.axes.grid(axis="y", visible=False)
@@ -154,27 +171,34 @@ def by_day(slices: Sequence[Slice]) -> Plot | None:
     return plot
 
 
-def learning_curves(evaluations: Sequence[Mapping[str, float]]) -> list[Plot]:
-    """Every validation metric that training logged, by step; the best step is marked."""
-    names = [name for name in ("valid_auc", "valid_auc_request", "valid_log_loss", "valid_loss") if name in evaluations[0]]
+def learning_curves(networks: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Plot]:
+    """A validation metric a plot, a line for each network that was trained; its best step is marked."""
+    names = ["valid_auc", "valid_log_loss"]
     plots = []
-    for name in names[:2] if "valid_log_loss" not in names else [names[0], "valid_log_loss"]:
-        steps = np.array([row["step"] for row in evaluations])
-        values = np.array([row.get(name, np.nan) for row in evaluations], dtype=np.float64)
-        if not np.isfinite(values).any():
+    for name in names:
+        curves = {network: _points(rows, name) for network, rows in networks.items()}
+        curves = {network: points for network, points in curves.items() if len(points)}
+        if not curves:
             continue
-        best = int(np.nanargmin(values) if "loss" in name else np.nanargmax(values))
-        words, offset = title(name.removeprefix("valid_")), -14 if "loss" in name else 8
-        with drawing(f"Learning: {words}", "On validation rows, during training; the dot is the best.") as plot:
-            plot.axes.plot(steps, values, color=SERIES[0])
-            plot.axes.plot(steps[best], values[best], color=SERIES[0], marker="o")
-            plot.axes.annotate(
-                f"{values[best]:.4f}", (steps[best], values[best]), (0, offset), textcoords="offset points", ha="center"
-            )
+        words = title(name.removeprefix("valid_"))
+        caption = "On validation rows, during training; the dot is the best of each network."
+        with drawing(f"Learning: {words}", caption) as plot:
+            for number, (network, points) in enumerate(curves.items()):
+                colour, values = SERIES[number % len(SERIES)], points[:, 1]
+                best = int(np.argmin(values) if "loss" in name else np.argmax(values))
+                plot.axes.plot(points[:, 0], values, color=colour, label=f"seed {network}: {values[best]:.4f}")
+                plot.axes.plot(points[best, 0], values[best], color=colour, marker="o")
             plot.axes.margins(y=0.18)
             plot.axes.set(xlabel="step", ylabel=words)
+            plot.axes.legend()
         plots.append(plot)
     return plots
+
+
+def _points(rows: Sequence[Mapping[str, float]], name: str) -> Floats:
+    """(K, 2) steps and finite values."""
+    found = np.array([(row["step"], row.get(name, np.nan)) for row in rows], dtype=np.float64).reshape(-1, 2)
+    return found[np.isfinite(found[:, 1])]
 
 
 def exposure(exposures: Floats) -> Plot:
@@ -237,6 +261,11 @@ def estimators(found: Mapping[str, Interval], logged: Interval) -> Plot:
         plot.axes.set(xlabel="clicks per shown ad", ylim=(-0.6, len(names) - 0.4))
         plot.axes.grid(axis="y", visible=False)
     return plot
+
+
+def _beyond_chance(labels: Floats, scores: Floats, weights: Floats | None) -> Curve:
+    curve = roc(labels, scores, weights=weights)
+    return Curve(curve.x, curve.y - curve.x)
 
 
 def _settled_precision(labels: Floats, scores: Floats, weights: Floats | None) -> Curve:

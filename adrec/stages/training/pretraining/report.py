@@ -1,43 +1,18 @@
 """The report of a pretraining run: curves, held-out quality, and how the neighbours of ten ads changed."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from adrec.models.text.text_encoder import TextEncoder, encode_texts
+from adrec.pages.figures import MUTED, SERIES, Plot, drawing
+from adrec.pages.page import Language, rendered
 from adrec.training.trainer import FitResult
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Pretraining report</title>
-<style>
-body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a}
-table{border-collapse:collapse;margin:1rem 0}
-td,th{padding:.25rem .8rem;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}
-td.n{text-align:right;font-variant-numeric:tabular-nums}svg{max-width:100%;height:auto}
-</style></head><body>
-<h1>Pretraining report</h1>
-<p>{{ "{:,}".format(parameters) }} parameters, {{ "{:,}".format(texts) }} texts, {{ "{:,}".format(tokens) }} tokens,
-{{ "{:,}".format(run.steps) }} steps in {{ "{:,.0f}".format(run.seconds) }} s
-({{ "{:,.0f}".format(run.units_per_second) }} tokens/s). Best held-out loss {{ "{:.4f}".format(run.best) }} at step
-{{ "{:,}".format(run.best_step) }}{% if run.stopped_early %}; stopped early{% endif %}.</p>
-<h2>Loss</h2>{{ curve }}
-<h2>Held-out masked tokens</h2>
-<table><tr><th>language</th><th>model</th><th>tokens</th><th>loss (nats)</th><th>perplexity</th><th>accuracy</th></tr>
-{% for language, rows in held_out.items() %}{% for name, score in rows.items() %}
-<tr><td>{{ language }}</td><td>{{ name }}</td><td class="n">{{ "{:,}".format(score.tokens) }}</td>
-<td class="n">{{ "{:.3f}".format(score.loss) }}</td><td class="n">{{ "{:,.1f}".format(score.perplexity) }}</td>
-<td class="n">{{ "{:.3f}".format(score.accuracy) }}</td></tr>{% endfor %}{% endfor %}</table>
-<h2>Nearest neighbours of ten ads</h2>
-<table><tr><th>ad</th><th>before</th><th>after</th></tr>
-{% for item in neighbours %}<tr><td>{{ item.text }}</td>
-{% for side in (item.before, item.after) %}<td>
-{% for near in side %}{{ "{:.2f}".format(near.cosine) }} {{ near.text }}<br>{% endfor %}</td>{% endfor %}
-</tr>{% endfor %}</table></body></html>
-"""
 
 
 @dataclass(frozen=True)
@@ -81,36 +56,53 @@ def neighbours(encoder: TextEncoder, texts: Sequence[str], *, device: str, ads: 
     ]
 
 
-def write_report(path: Path, result: dict[str, Any], run: FitResult) -> None:
+def write_report(path: Path, name: str, result: dict[str, Any], run: FitResult, language: Language) -> None:
     """One HTML file that stands alone."""
-    from jinja2 import Environment
-    from markupsafe import Markup
+    held_out, near = result["held_out"], result["neighbours"]
+    contents = [("loss", "Loss"), ("held-out", "Held-out masked tokens"), *([("neighbours", "Neighbours")] if near else [])]
+    page = rendered(
+        Path(str(files("adrec.stages.training.pretraining") / "report.html.j2")),
+        language,
+        **result,
+        name=name,
+        plots=[loss_plot(run)] if run.losses else [],
+        verdict=_verdict(held_out, result["run"]),
+        written_on=datetime.now(UTC).date().isoformat(),
+        contents=contents,
+    )
+    path.write_text(page, encoding="utf-8")
 
-    page = Environment(autoescape=True).from_string(_PAGE)
-    path.write_text(page.render(**result, curve=Markup(draw_curve(run))), encoding="utf-8")
+
+def _verdict(held_out: dict[str, Any], run: dict[str, Any]) -> list[str]:
+    """How far the model came."""
+    said = []
+    rows: dict[str, Any] = held_out.get("all") or next(iter(held_out.values()), {})
+    names = list(rows)
+    if len(names) > 1:
+        last, rest = rows[names[-1]], names[0]
+        said.append(
+            f"The loss of held-out tokens is {last['loss']:.3f} nats after training, against {rows[rest]['loss']:.3f} of"
+            f" {rest}."
+        )
+    said.append(f"The best held-out loss was {run['best']:.4f}, at step {run['best_step']:,}.")
+    if run["stopped_early"]:
+        said.append("Training stopped early: it got no better.")
+    return said
 
 
-def draw_curve(run: FitResult) -> str:
-    """SVG of the training loss (smoothed) and the held-out losses by step."""
-    import matplotlib
-
-    matplotlib.use("Agg", force=False)
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
+def loss_plot(run: FitResult) -> Plot:
+    """The training loss (smoothed) and the held-out losses by step."""
     losses = np.asarray(run.losses)
-    if len(losses):
+    with drawing("Loss by step", "In nats a token; training smoothed over a fiftieth of the run.") as plot:
         steps = np.linspace(1, run.steps, len(losses))
         window = max(1, len(losses) // 50)
         smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
-        axes.plot(steps[window - 1 :], smooth, label="training", color="#4c78a8")
-    for name in sorted({name for point in run.evaluations for name in point if name.startswith("valid_")}):
-        points = [(point["step"], point[name]) for point in run.evaluations if name in point]
-        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name.replace("valid_", "held out: "))
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats)")
-    axes.legend()
-    out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue()[out.getvalue().index("<svg") :]
+        plot.axes.plot(steps[window - 1 :], smooth, label="training", color=MUTED, linewidth=1.2)
+        names = sorted({name for point in run.evaluations for name in point if name.startswith("valid_")})
+        for number, name in enumerate(names):
+            points = [(point["step"], point[name]) for point in run.evaluations if name in point]
+            colour, label = SERIES[number % len(SERIES)], name.replace("valid_", "held out: ")
+            plot.axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label, color=colour)
+        plot.axes.set(xlabel="step", ylabel="loss (nats)")
+        plot.axes.legend()
+    return plot

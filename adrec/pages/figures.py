@@ -6,9 +6,10 @@ Colours that matplotlib draws with are marks; in the SVG each becomes a CSS vari
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from html import escape, unescape
 from typing import Any
 
 INK, MUTED, GRID, SURFACE = "#010203", "#020304", "#030405", "#040506"
@@ -57,6 +58,11 @@ class Plot:
     svg: str = ""
     axes: Any = field(default=None, repr=False)
 
+    def in_words(self, say: Callable[[str], str]) -> str:
+        """The SVG, its labels and what it is called in the words of a language."""
+        named = self.svg.replace(' aria-label=""', f' aria-label="{escape(say(self.title), quote=True)}"', 1)
+        return _WORDS.sub(lambda match: f">{escape(say(unescape(match[1])), quote=False)}</text>", named)
+
 
 @contextmanager
 def drawing(title: str, caption: str = "", *, height: float = HEIGHT, rows: int = 1) -> Iterator[Plot]:
@@ -81,6 +87,9 @@ def drawing(title: str, caption: str = "", *, height: float = HEIGHT, rows: int 
     plot.svg = _for_page(stream.getvalue(), re.sub(r"\W+", "-", title.lower()))
 
 
+_WORDS = re.compile(r">([^<>]+)</text>")
+
+
 def _for_page(svg: str, name: str) -> str:
     """Only the <svg> element: scalable, its identifiers its own, its colours and font those of the page."""
     svg = svg[svg.index("<svg") :]
@@ -93,4 +102,4 @@ def _for_page(svg: str, name: str) -> str:
     body = re.sub(r"(font: [^;\"]*?\d+(?:\.\d+)?px) [^;\"]+", r"\1 var(--font)", body)
     for mark, variable in _VARIABLES.items():
         body = body.replace(mark, variable)
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {view.group()} role="img" aria-label="{name.replace("-", " ")}">{body}'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {view.group()} role="img" aria-label="">{body}'

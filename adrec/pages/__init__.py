@@ -1,0 +1,1 @@
+"""Pages that stand alone: one look, one base, two languages; no script, nothing fetched."""
