@@ -29,7 +29,7 @@ def rendered(template: Path, language: Language, filters: Mapping[str, Any] | No
     say = partial(translated, language=language)
 
     def drawn(plot: Plot) -> str:
-        return Markup(plot.in_words(say))  # noqa: S704: drawn here; what came from data is escaped in it
+        return Markup(plot.in_words(say))  # drawn here; what came from data is escaped in it
 
     environment.filters |= {"t": say, "drawn": drawn, "thousands": "{:,}".format, **(filters or {})}
     environment.globals |= {"language": language, "style": Markup((room / "style.css").read_text(encoding="utf-8"))}
