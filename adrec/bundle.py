@@ -121,7 +121,7 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
     if version != FORMAT_VERSION:
         is_student = "distilled_from" in manifest  # its config is that of the training it stands for
         command, config = ("adrec distill", None) if is_student else ("adrec finetune", path / "config.yaml")
-        raise BundleError(other_format(path, found=version, ours=FORMAT_VERSION, command=command, config=config))
+        raise BundleError(other_format(path, version=version, ours=FORMAT_VERSION, command=command, config=config))
     for name, (digest, size) in listed.items():
         _check_file(path, name, digest if verify else None, size)
     _refuse_unlisted(path, listed)

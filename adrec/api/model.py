@@ -155,19 +155,19 @@ class Explanations:
 
     def __init__(self, result: explain.ExplainResult, kind: Kind) -> None:
         self.result = result
-        self.sentences = [told.sentence for told in result.rows]
-        explained = [told.explanation for told in result.rows]
+        self.sentences = [worded.sentence for worded in result.rows]
+        explained = [worded.explanation for worded in result.rows]
         named = ("user_id", "ad_id", "title", "score", "logit", "baseline")
         columns = {name: [getattr(one, name) for one in explained] for name in named}
         self.rows = from_arrow(pa.table({**columns, "sentence": self.sentences}), kind)
         """a row an explained row: score, logit, and a sentence"""
-        parts = [(number, told, part) for number, told in enumerate(result.rows) for part in told.explanation.parts]
+        parts = [(number, worded, part) for number, worded in enumerate(result.rows) for part in worded.explanation.parts]
         self.parts = from_arrow(
             pa.table(
                 {
                     "row": pa.array([number for number, _, _ in parts], pa.int64()),
                     **{name: [str(getattr(part, name)) for _, _, part in parts] for name in ("kind", "name", "value")},
-                    "label": [told.label(part) for _, told, part in parts],
+                    "label": [worded.label(part) for _, worded, part in parts],
                     "contribution": pa.array([part.contribution for _, _, part in parts], pa.float64()),
                 }
             ),

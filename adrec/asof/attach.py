@@ -314,10 +314,10 @@ class Attach:
         first = np.flatnonzero(np.diff(history_of_row, prepend=-1))
         users, times = rows.codes["user"], rows.time
         if self._given:
-            given = read_given(batch.column("history"), self._ads["ad_id"].combine_chunks(), limit)
+            logged = read_given(batch.column("history"), self._ads["ad_id"].combine_chunks(), limit)
             clicked = np.where(rows.weights["clicked"] > 0, ad, -1)
-            report_given(self.report, given, batch.column("history"), opens, clicked, limit)
-            offsets, values, lengths = given.offsets, given.ads, given.lengths
+            report_given(self.report, logged, batch.column("history"), opens, clicked, limit)
+            offsets, values, lengths = logged.offsets, logged.ads, logged.lengths
             history_of_row = np.arange(len(ad))
         else:
             history = state.clicks.histories(users[first], times[first], limit)

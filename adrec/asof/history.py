@@ -135,10 +135,10 @@ class EventLog:
 
     def without(self, users: Ints) -> "EventLog":
         """The log of all others."""
-        kept = ~np.isin(self.users, users)
-        mask = np.repeat(kept, np.diff(self.offsets))
-        offsets = np.concatenate([[0], np.cumsum(np.diff(self.offsets)[kept])])
-        return EventLog(self.users[kept], offsets, self.ads[mask], self.times[mask])
+        stay = ~np.isin(self.users, users)
+        mask = np.repeat(stay, np.diff(self.offsets))
+        offsets = np.concatenate([[0], np.cumsum(np.diff(self.offsets)[stay])])
+        return EventLog(self.users[stay], offsets, self.ads[mask], self.times[mask])
 
     def merged(self, other: "EventLog", folder: Path | None = None) -> "EventLog":
         """Both logs as one; at one moment those of `self` come first. Linear in `self`, and to `folder` out of core."""

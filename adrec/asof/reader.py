@@ -263,18 +263,18 @@ class AsOf:
         return State.load(log.state, self._plans, log.history) if log.state is not None else State(self._plans)
 
     def _histories(self, log: EventLog, live: RecentLog, users: Ints, times: Ints, limit: int) -> Histories:
-        found = log.histories(users, times, limit)
-        row = (self._row_of_ad[found.ads] if len(self._row_of_ad) else found.ads).astype(np.int32)
+        histories = log.histories(users, times, limit)
+        row = (self._row_of_ad[histories.ads] if len(self._row_of_ad) else histories.ads).astype(np.int32)
         known = row >= 0
         if not known.all():  # ads that the catalogue lacks
-            owner = np.repeat(np.arange(len(users)), np.diff(found.offsets))[known]
+            owner = np.repeat(np.arange(len(users)), np.diff(histories.offsets))[known]
             offsets = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(users)))])
-            found = Histories(offsets, row[known], found.times[known], found.lengths)
+            histories = Histories(offsets, row[known], histories.times[known], histories.lengths)
         else:
-            found = found._replace(ads=row)
+            histories = histories._replace(ads=row)
         if len(live):
-            found = joined(found, live.histories(users, times, limit), limit)
-        return found
+            histories = joined(histories, live.histories(users, times, limit), limit)
+        return histories
 
 
 def _to_come(state: State) -> Iterator[pa.RecordBatch]:

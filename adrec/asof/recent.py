@@ -49,10 +49,10 @@ class RecentLog:
     def histories(self, users: Ints, times: Ints, limit: int) -> Histories:
         """The newest `limit` acts of R users (codes) strictly before their moments (R,)."""
         layers = self._layers
-        found = self._newest(layers[0], users, times, limit) if layers else EventLog.empty().histories(users, times, limit)
+        newest = self._newest(layers[0], users, times, limit) if layers else EventLog.empty().histories(users, times, limit)
         for layer in layers[1:]:
-            found = joined(found, self._newest(layer, users, times, limit), limit)
-        return found
+            newest = joined(newest, self._newest(layer, users, times, limit), limit)
+        return newest
 
     def take_back(self, users: Ints, ads: Ints, times: Ints) -> None:
         """Drop the newest act of each (user, ad) of these, (N,), at or before its moment: a skip that became a click."""
@@ -73,19 +73,19 @@ class RecentLog:
         self._has_gone |= bool((of_layer >= 0).any())
 
     def _newest(self, layer: EventLog, users: Ints, times: Ints, limit: int) -> Histories:
-        found, asked = layer.histories(users, times, limit), limit
+        histories, asked = layer.histories(users, times, limit), limit
         if not self._has_gone:
-            return found
+            return histories
         while True:
-            owner = np.repeat(np.arange(len(users)), np.diff(found.offsets))
-            present = found.ads != _GONE
+            owner = np.repeat(np.arange(len(users)), np.diff(histories.offsets))
+            present = histories.ads != _GONE
             counts = np.bincount(owner[present], minlength=len(users))
-            if bool(((counts >= limit) | (found.lengths <= asked)).all()):
+            if bool(((counts >= limit) | (histories.lengths <= asked)).all()):
                 break
             asked *= 4
-            found = layer.histories(users, times, asked)
+            histories = layer.histories(users, times, asked)
         offsets = np.concatenate([[0], np.cumsum(counts)])
-        kept = Histories(offsets, found.ads[present], found.times[present], counts)
+        kept = Histories(offsets, histories.ads[present], histories.times[present], counts)
         return joined(kept, EventLog.empty().histories(users, times, limit), limit)
 
 

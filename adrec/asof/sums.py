@@ -258,11 +258,11 @@ class KeyedSums:
         """The entries with low <= key < high, layer by layer, as views."""
         start = int(np.searchsorted(self.keys, low)) if low < 1 << 63 else len(self.keys)
         stop = int(np.searchsorted(self.keys, high)) if high < 1 << 63 else len(self.keys)
-        part = KeyedSums(self.events, self.half_lives, first=self.tells_first)
-        part.keys = self.keys[start:stop]
-        part.columns = {name: values[start:stop] for name, values in self.columns.items()}
-        part.base = self.base.between(low, high) if self.base is not None else None
-        return part
+        between = KeyedSums(self.events, self.half_lives, first=self.tells_first)
+        between.keys = self.keys[start:stop]
+        between.columns = {name: values[start:stop] for name, values in self.columns.items()}
+        between.base = self.base.between(low, high) if self.base is not None else None
+        return between
 
     def _nothing(self, rows: int) -> Sums:
         return Sums(
@@ -317,9 +317,9 @@ def _fill(sums: Sums, rows: Ints, values: Sums) -> None:
 def _find(known: Ints, keys: Ints) -> tuple[Ints, Bools]:
     """Positions of `keys` in ascending `known` (where to insert, if absent), and whether they are there."""
     slots = np.searchsorted(known, keys)
-    found = slots < len(known)
-    found[found] = known[slots[found]] == keys[found]
-    return slots, found
+    is_known = slots < len(known)
+    is_known[is_known] = known[slots[is_known]] == keys[is_known]
+    return slots, is_known
 
 
 def _by_key_then_time(keys: Ints, times: Ints) -> Ints:

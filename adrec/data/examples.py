@@ -260,7 +260,7 @@ def examples_from_table(
         hours = _values(table["history_hours"]).astype(np.float32)
     skipped = ragged(table["skipped_index"]) if "skipped_index" in table.column_names else _empty_lists(len(table))
     history_of_row, first_rows = _distinct_histories(request, user_index, history, skipped)
-    history_offsets, kept = newest(history.offsets, max_history, first_rows)
+    history_offsets, places = newest(history.offsets, max_history, first_rows)
     skipped_offsets, kept_skipped = newest(skipped.offsets, max_history, first_rows)
     query, queries = _query_codes(table)
     alone = _without_negatives(table, request) if DRAWN in table.column_names else None
@@ -281,8 +281,8 @@ def examples_from_table(
         history_length=integers(table["history_length"], 0, np.int32),
         history_of_row=history_of_row,
         history_offsets=history_offsets,
-        history_values=history.values[kept],
-        history_hours=hours[kept] if hours is not None else np.full(len(kept), np.nan, np.float32),
+        history_values=history.values[places],
+        history_hours=hours[places] if hours is not None else np.full(len(places), np.nan, np.float32),
         skipped_offsets=skipped_offsets,
         skipped_values=skipped.values[kept_skipped],
         weight=table[WEIGHT].to_numpy() if WEIGHT in table.column_names else None,

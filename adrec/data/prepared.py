@@ -37,9 +37,9 @@ def open_prepared(path: Path) -> "Prepared":
     if not path.is_dir():
         raise DataError(f"{path}: no such prepared folder. {_RUN}")
     prepared = Prepared(path)
-    if (path / "manifest.json").is_file() and (found := prepared.manifest.get("format")) != FORMAT:
+    if (path / "manifest.json").is_file() and (version := prepared.manifest.get("format")) != FORMAT:
         config = path / "config.yaml"
-        raise DataError(other_format(path, found=found, ours=FORMAT, command="adrec preprocess", config=config))
+        raise DataError(other_format(path, version=version, ours=FORMAT, command="adrec preprocess", config=config))
     for needed in ("manifest.json", ADS.file, USERS.file):
         if not (path / needed).is_file():
             raise DataError(f"{path}: not a prepared folder, it has no {needed}. {_RUN}")

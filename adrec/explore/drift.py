@@ -160,8 +160,8 @@ def _column(
     sides = [_counts(connection, relation, bins.expression, cluster, weight) for relation in (before, after)]
     labels = sorted({label for counts, _ in sides for label in counts}, key=bins.order)
     counts = [np.array([side.get(label, 0.0) for label in labels]) for side, _ in sides]
-    sizes = [max(float(one.sum()), 1.0) for one in counts]
-    shares = [one / size for one, size in zip(counts, sizes, strict=True)]
+    sizes = [max(float(count.sum()), 1.0) for count in counts]
+    shares = [count / size for count, size in zip(counts, sizes, strict=True)]
     movers = [
         Mover(bins.shown(label), float(p), float(q))
         for label, p, q in sorted(zip(labels, *shares, strict=True), key=lambda row: -abs(row[1] - row[2]))
@@ -170,8 +170,8 @@ def _column(
     mean = None
     if is_number:
         of = f"sum({cell} * {weight}) / nullif(sum(CASE WHEN {cell} IS NOT NULL THEN {weight} END), 0)"
-        found = [one_row(connection, f"SELECT {of} AS m FROM {relation}")["m"] for relation in (before, after)]
-        mean = None if any(one is None for one in found) else (float(found[0]), float(found[1]))
+        means = [one_row(connection, f"SELECT {of} AS m FROM {relation}")["m"] for relation in (before, after)]
+        mean = None if any(count is None for count in means) else (float(means[0]), float(means[1]))
     is_score = column in ("score", "logit") or column.startswith((BASELINE_PREFIX, "score_"))
     role: Role = "label" if column in LABELS else "score" if is_score else "column"
     far = distance(counts[0], counts[1], design=max(design for _, design in sides))

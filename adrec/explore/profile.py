@@ -63,14 +63,14 @@ def profile_columns(connection: duckdb.DuckDBPyConnection, relation: str) -> lis
             f"{missing} AS present_{at}, {distinct} AS distinct_{at}, {low} AS low_{at}, {mean} AS middle_{at}, "
             f"{high} AS high_{at}"
         )
-    found = one_row(connection, f"SELECT {', '.join(parts)} FROM {relation}")
+    values = one_row(connection, f"SELECT {', '.join(parts)} FROM {relation}")
     return [
         ColumnProfile(
             column,
             kind.lower().replace("timestamp with time zone", "timestamp"),
-            1 - found[f"present_{at}"] / max(rows, 1),
-            int(found[f"distinct_{at}"] or 0),
-            *(shown(found[f"{end}_{at}"]) for end in ("low", "middle", "high")),
+            1 - values[f"present_{at}"] / max(rows, 1),
+            int(values[f"distinct_{at}"] or 0),
+            *(shown(values[f"{end}_{at}"]) for end in ("low", "middle", "high")),
         )
         for at, (column, kind) in enumerate(kinds.items())
     ]

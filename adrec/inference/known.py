@@ -151,16 +151,16 @@ class Known:
             return self._before(codes, started, limit), started, request
         column = combined(table["history"]).cast(pa.list_(pa.string()))
         own = read_given(column, combined(ads["ad_id"]), limit)
-        given = Histories(own.offsets, own.ads, np.full(len(own.ads), TIMELESS), own.lengths)
+        own_clicks = Histories(own.offsets, own.ads, np.full(len(own.ads), TIMELESS), own.lengths)
         missing = np.asarray(column.is_null().to_numpy(zero_copy_only=False)) & null_is_known
         if not missing.any():
-            return given, started[request], np.arange(len(table))
+            return own_clicks, started[request], np.arange(len(table))
         known = self._before(codes, started, limit)
         both = Histories(
-            np.concatenate([given.offsets, given.offsets[-1] + known.offsets[1:]]),
-            np.concatenate([given.ads, known.ads]),
-            np.concatenate([given.times, known.times]),
-            np.concatenate([given.lengths, known.lengths]),
+            np.concatenate([own_clicks.offsets, own_clicks.offsets[-1] + known.offsets[1:]]),
+            np.concatenate([own_clicks.ads, known.ads]),
+            np.concatenate([own_clicks.times, known.times]),
+            np.concatenate([own_clicks.lengths, known.lengths]),
         )
         return both, np.concatenate([started[request], started]), np.where(missing, len(table) + request, np.arange(len(table)))
 
@@ -283,11 +283,13 @@ def requests_of(table: pa.Table, user: Ints, is_nobody: NDArray[np.bool_]) -> tu
     is_given = np.zeros(len(table), np.bool_)
     time = integers(pc.cast(combined(table["shown_at"]).cast(pa.timestamp("us", tz="UTC")), pa.int64()))
     if "request_id" in table.column_names and table["request_id"].null_count < len(table):
-        given = combined(table["request_id"]).cast(pa.string())
-        is_given = np.asarray(given.is_valid().to_numpy(zero_copy_only=False))
+        requests = combined(table["request_id"]).cast(pa.string())
+        is_given = np.asarray(requests.is_valid().to_numpy(zero_copy_only=False))
         moments = pa.array(time).cast(pa.string())
-        by_id, by_moment = (pc.binary_join_element_wise(kind, text, "") for kind, text in (("r", given), ("t", moments)))
-        name = combined(pc.if_else(given.is_valid(), by_id, by_moment)).dictionary_encode().indices.to_numpy().astype(np.int64)
+        by_id, by_moment = (pc.binary_join_element_wise(kind, text, "") for kind, text in (("r", requests), ("t", moments)))
+        name = (
+            combined(pc.if_else(requests.is_valid(), by_id, by_moment)).dictionary_encode().indices.to_numpy().astype(np.int64)
+        )
     else:
         _, name = np.unique(time, return_inverse=True)
     alone = np.flatnonzero(is_nobody & ~is_given)

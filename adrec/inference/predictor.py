@@ -377,12 +377,12 @@ def with_scores(impressions: pa.Table, examples: Examples, catalogs: Catalogs, s
             added[name] = pa.array(cold[index], mask=unnamed[index])
     added["history_length"] = examples.history_length
     added |= {f"{BASELINE_PREFIX}{name}": values.astype(np.float32) for name, values in scores.baselines.items()}
-    kept = impressions.select([name for name in impressions.column_names if name not in added])
+    rows = impressions.select([name for name in impressions.column_names if name not in added])
     for name, values in added.items():
-        kept = kept.append_column(name, pa.array(values))
+        rows = rows.append_column(name, pa.array(values))
     if scores.label != "click":  # whoever judges the scores must know what they are of
-        kept = kept.replace_schema_metadata({**(kept.schema.metadata or {}), LABEL_OF_SCORE: scores.label.encode()})
-    return kept
+        rows = rows.replace_schema_metadata({**(rows.schema.metadata or {}), LABEL_OF_SCORE: scores.label.encode()})
+    return rows
 
 
 def moved(value: Any, device: torch.device) -> Any:

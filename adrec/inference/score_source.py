@@ -20,7 +20,7 @@ from adrec.errors import DataError
 from adrec.inference.known import Known, known_of, placed
 from adrec.inference.own_tables import OwnTables, as_of_rows, stage_own, with_described
 from adrec.inference.predictor import Catalogs, Predictor
-from adrec.prepare.own_files import LogForm, spool
+from adrec.prepare.own_files import LogForm, with_standard_input
 from adrec.schema import ADS, NOBODY, PREPARED_IMPRESSIONS, USERS
 
 INTERNAL = ("ad_index", "user_index", "history_index", "history_hours", "skipped_index", "history_length")
@@ -102,12 +102,12 @@ class PreparedSource:
         check_schema(parquet_schema(self.prepared.split_files(self.split)[0]), PREPARED_IMPRESSIONS, where=str(folder))
         for table in _tables(folder, start, stop, self.chunk_rows):
             examples = self.predictor.examples_of(table)
-            kept = table.select([name for name in table.column_names if name not in INTERNAL])
-            kept = kept.set_column(kept.column_names.index("request_id"), "request_id", without_lone(table["request_id"]))
+            rows = table.select([name for name in table.column_names if name not in INTERNAL])
+            rows = rows.set_column(rows.column_names.index("request_id"), "request_id", without_lone(table["request_id"]))
             for name in self.of_ad.column_names:
-                if name not in kept.column_names:
-                    kept = kept.append_column(name, self.of_ad[name].take(table["ad_index"]))
-            yield Chunk(kept, table, examples)
+                if name not in rows.column_names:
+                    rows = rows.append_column(name, self.of_ad[name].take(table["ad_index"]))
+            yield Chunk(rows, table, examples)
 
     def known_then(self) -> Known:
         """What the folder's log knows, of the split's users."""
@@ -133,7 +133,7 @@ class TableSource:
         if own is None:
             self._folder = tempfile.TemporaryDirectory(prefix="adrec-rows-")  # goes with this source
             folder = Path(self._folder.name)
-            spooled = config.model_copy(update={"impressions": spool(config.impressions, folder)})
+            spooled = config.model_copy(update={"impressions": with_standard_input(config.impressions, folder)})
             own = stage_rows(spooled, predictor.packed.form, predictor.packed.features, folder)
         assert own.rows is not None
         self.path = own.rows
@@ -175,12 +175,12 @@ class TableSource:
 
     def _users(self) -> pa.Array:
         """Distinct users of all rows."""
-        found: list[pa.Array] = []
+        users: list[pa.Array] = []
         if "user_id" not in open_dataset(self.path).schema.names:
             return pa.array([NOBODY])
         for batch in iter_batches(self.path, columns=["user_id"], batch_rows=1 << 20):
-            found = [pc.unique(pa.concat_arrays([*found, pc.fill_null(batch.column("user_id"), NOBODY)]))]
-        return found[0] if found else pa.array([], pa.string())
+            users = [pc.unique(pa.concat_arrays([*users, pc.fill_null(batch.column("user_id"), NOBODY)]))]
+        return users[0] if users else pa.array([], pa.string())
 
 
 def without_lone(requests: pa.ChunkedArray) -> pa.Array:

@@ -101,10 +101,10 @@ def of_groups(values: Mapping[str, Floats], group_users: Codes, count: int) -> M
     divisor: dict[str, str] = {}  # values that leave out the same groups share their count
     counted: dict[bytes, str] = {}
     for name, value in values.items():
-        kept = ~np.isnan(value)
-        columns[name] = np.where(kept, value, 0.0)
-        divisor[name] = counted.setdefault(np.packbits(kept).tobytes(), f"{name}/groups")
-        columns.setdefault(divisor[name], kept)
+        is_known = ~np.isnan(value)
+        columns[name] = np.where(is_known, value, 0.0)
+        divisor[name] = counted.setdefault(np.packbits(is_known).tobytes(), f"{name}/groups")
+        columns.setdefault(divisor[name], is_known)
     return of_sums(columns, group_users, count, lambda sums: {n: divide(sums[n], sums[divisor[n]]) for n in values})
 
 

@@ -58,10 +58,10 @@ def reliability(
     codes = bin_codes(p, bins, binning, weights)
     w = as_weights(weights, len(y))
     rows = np.bincount(codes, w, bins)
-    kept = rows > 0
-    rows = rows[kept] if weights is not None else rows[kept].astype(np.int64)
-    predicted = np.bincount(codes, w * p, bins)[kept] / rows
-    observed = np.bincount(codes, w * y, bins)[kept] / rows
+    is_filled = rows > 0
+    rows = rows[is_filled] if weights is not None else rows[is_filled].astype(np.int64)
+    predicted = np.bincount(codes, w * p, bins)[is_filled] / rows
+    observed = np.bincount(codes, w * y, bins)[is_filled] / rows
     low, high = wilson_interval(observed, rows)
     return Reliability(rows, predicted, observed, low, high)
 

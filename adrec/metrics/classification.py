@@ -55,9 +55,9 @@ def log_loss(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | N
 def log_losses(labels: ArrayLike, probabilities: ArrayLike) -> Floats:
     """The log loss of each row (N,) float64, in nats."""
     y = np.asarray(labels, dtype=np.float64)
-    given = np.asarray(probabilities)
-    step = float(np.finfo(given.dtype if np.issubdtype(given.dtype, np.floating) else np.float64).eps)
-    p = np.clip(given.astype(np.float64), step, 1 - step)
+    stated = np.asarray(probabilities)
+    step = float(np.finfo(stated.dtype if np.issubdtype(stated.dtype, np.floating) else np.float64).eps)
+    p = np.clip(stated.astype(np.float64), step, 1 - step)
     return np.asarray(-(y * np.log(p) + (1 - y) * np.log1p(-p)), dtype=np.float64)
 
 

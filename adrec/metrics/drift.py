@@ -66,7 +66,7 @@ def distance(before: Counts, after: Counts, *, design: float = 1.0) -> Distance:
 def _divergence(p: Counts, q: Counts) -> float:
     """Jensen-Shannon divergence of two distributions, in bits."""
     middle = (p + q) / 2
-    parts = [np.sum(one[one > 0] * np.log2(one[one > 0] / middle[one > 0])) for one in (p, q)]
+    parts = [np.sum(share[share > 0] * np.log2(share[share > 0] / middle[share > 0])) for share in (p, q)]
     return float(max(sum(parts) / 2, 0.0))
 
 

@@ -44,11 +44,11 @@ def auc_request_difference(
     """The same of the AUC within requests, averaged over those that hold both labels. `clusters` (N,) are of rows."""
     gaps = RankedGroups(labels, first, requests).auc() - RankedGroups(labels, second, requests).auc()
     whose = np.asarray(clusters)[np.unique(np.asarray(requests), return_index=True)[1]]
-    told = ~np.isnan(gaps)
-    if not told.any():
+    is_known = ~np.isnan(gaps)
+    if not is_known.any():
         return float("nan"), float("nan")
-    value = float(gaps[told].mean())
-    return value, _error((gaps[told] - value) / told.sum(), whose[told])
+    value = float(gaps[is_known].mean())
+    return value, _error((gaps[is_known] - value) / is_known.sum(), whose[is_known])
 
 
 def mean_difference(first: ArrayLike, second: ArrayLike, clusters: ArrayLike) -> tuple[float, float]:

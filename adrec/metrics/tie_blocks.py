@@ -52,16 +52,16 @@ def tie_blocks(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> TieBl
     is_graded = y.dtype != np.bool_ and bool(((y != 0) & (y != 1)).any())
     blocks = int(np.count_nonzero(y > 0))  # at most
     n, m, above, clicks_above, group = (np.empty(blocks, dtype=np.int32) for _ in range(5))
-    kept: list[Floats] = []
+    held: list[Floats] = []
     filled = 0
     for first, last in _parts(first_row, len(y)):
         rows = slice(first_row[first], first_row[last] if last < len(first_row) else len(y))
         local = np.repeat(np.arange(last - first), np.diff(first_row[first:last], append=rows.stop))
         key = (local.astype(np.uint64) << np.uint64(32)) | descending_keys(s[rows])
         order = np.argsort(key)
-        key, part = key[order], y[rows][order]
-        starts = np.append(run_starts(key), len(part))
-        clicks = np.concatenate([[0], np.cumsum(part > 0)])
+        key, label = key[order], y[rows][order]
+        starts = np.append(run_starts(key), len(label))
+        clicks = np.concatenate([[0], np.cumsum(label > 0)])
         before = clicks[starts]
         hit = np.flatnonzero(before[1:] > before[:-1])
         start = starts[hit]
@@ -74,10 +74,10 @@ def tie_blocks(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> TieBl
         clicks_above[to] = before[hit] - clicks[group_start]
         group[to] = place + first
         if is_graded:
-            kept.append(part[part > 0].astype(np.float64))
+            held.append(label[label > 0].astype(np.float64))
         filled = to.stop
     sizes = np.diff(first_row, append=len(y))
-    relevant = np.concatenate(kept) if kept else np.zeros(0)
+    relevant = np.concatenate(held) if held else np.zeros(0)
     return TieBlocks(sizes, n[:filled], m[:filled], above[:filled], clicks_above[:filled], group[:filled], relevant)
 
 

@@ -189,7 +189,7 @@ def _refuse_lines(connection: duckdb.DuckDBPyConnection, raw: RawTable, key: str
         raise DataError("\n".join(map(str, faults)))
 
 
-def spool(table: OwnFiles, folder: Path) -> OwnFiles:
+def with_standard_input(table: OwnFiles, folder: Path) -> OwnFiles:
     """`table`, its rows in a file of `folder` where they come through standard input. CSV, TSV, lines of JSON and Parquet are
     told apart by the first bytes where the format is not set. Raises DataError where nothing comes.
     """
@@ -227,13 +227,13 @@ class _Reader:
     ) -> None:
         self.connection, self.raw, self.spec, self.key = connection, raw, spec, key
         stored = columns_of(connection, raw.view)
-        found = {column: kind for column, kind in stored.items() if column not in _PLACE}
-        self._refuse_missing(found, settings)
+        kinds = {column: kind for column, kind in stored.items() if column not in _PLACE}
+        self._refuse_missing(kinds, settings)
         made = {*raw.reading.defaults, *raw.reading.at_least}
-        wanted = [column for column in spec.names if column in found or column in made]
-        has_role = [column for column in found if roles[column] != "kept" or column in raw.reading.types]
+        wanted = [column for column in spec.names if column in kinds or column in made]
+        has_role = [column for column in kinds if roles[column] != "kept" or column in raw.reading.types]
         wanted += [column for column in has_role if column not in wanted]
-        carried = [column for column in found if column not in wanted]
+        carried = [column for column in kinds if column not in wanted]
         guard = Privacy(connection, privacy)
         self.hidden = guard.hidden(spec)
         plan = plan_columns(
@@ -249,7 +249,7 @@ class _Reader:
         self.checks = plan.checks
         words = masks([check.condition for check in plan.checks])
         faults = [f"{word} AS adrec_faults_{number}" for number, word in enumerate(words)]
-        self.columns = [*(column for column in found if column not in made), *(column for column in wanted if column in made)]
+        self.columns = [*(column for column in kinds if column not in made), *(column for column in wanted if column in made)]
         self.query = f"SELECT {', '.join([*plan.outer, *faults, *_PLACE])} FROM ({plan.inner}) typed"
 
     def write(self, target: Path, known_ads: pa.Array | None) -> int:

@@ -66,12 +66,12 @@ class ApproximateIndex:
         if bits is not None:
             selector = self._faiss.IDSelectorBitmap(bits)  # reads `bits`, which must live as long
             parameters.sel = selector
-        _, found = self._index.search(queries, wanted, params=parameters)
+        _, places = self._index.search(queries, wanted, params=parameters)
         if len(self._changed):
             changed = np.broadcast_to(self._changed, (len(queries), len(self._changed)))
             allowed = changed if among is None else np.where(among[changed], changed, -1)
-            found = np.concatenate([np.where(np.isin(found, self._changed), -1, found), allowed], axis=1)
-        return self._compare(queries, found, k)
+            places = np.concatenate([np.where(np.isin(places, self._changed), -1, places), allowed], axis=1)
+        return self._compare(queries, places, k)
 
     def tune(self, exact: Ints, search: Callable[[], Ints], *, target: float) -> float:
         """Raise the effort until `search()` finds the share `target` of `exact` (R, K), or effort ends. Returns the share."""

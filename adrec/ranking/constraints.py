@@ -72,11 +72,11 @@ class Rules:
         active: Bools = self.allowed & (self.starts <= asking.shown_at.max()) & (self.ends > asking.shown_at.min())
         return active
 
-    def kept(self, asking: Asking, ad: Ints) -> Ints:
+    def let_through(self, asking: Asking, ad: Ints) -> Ints:
         """(R, C) the ads (R, C) that the rules let through, in order, then -1."""
         request = np.repeat(np.arange(len(ad)), ad.shape[1])
-        kept = (self.pairs(asking, request, np.maximum(ad.ravel(), 0)) & (ad.ravel() >= 0)).reshape(ad.shape)
-        return np.take_along_axis(np.where(kept, ad, -1), np.argsort(~kept, axis=1, kind="stable"), axis=1)
+        is_admitted = (self.pairs(asking, request, np.maximum(ad.ravel(), 0)) & (ad.ravel() >= 0)).reshape(ad.shape)
+        return np.take_along_axis(np.where(is_admitted, ad, -1), np.argsort(~is_admitted, axis=1, kind="stable"), axis=1)
 
     def without(self, rows: Sequence[int]) -> "Rules":
         """The same rules, and these ads for nobody."""
@@ -103,30 +103,30 @@ class Rules:
     def pairs(self, asking: Asking, request: Ints, ad: Ints) -> Bools:
         """(n,) bool for single pairs of a request of the block and a catalogue row."""
         moment = asking.shown_at[request]
-        kept: Bools = self.allowed[ad] & (self.starts[ad] <= moment) & (moment < self.ends[ad])
+        admitted: Bools = self.allowed[ad] & (self.starts[ad] <= moment) & (moment < self.ends[ad])
         for admits, audience in zip(self.admits, asking.audience, strict=True):
-            kept &= admits[audience[request], ad]
+            admitted &= admits[audience[request], ad]
         key, count = request.astype(np.int64) * len(self.allowed) + ad, len(self.allowed)
         owner = np.repeat(np.arange(len(asking.clicked_offsets) - 1), np.diff(asking.clicked_offsets))
-        kept &= ~np.isin(key, owner * count + asking.clicked)
+        admitted &= ~np.isin(key, owner * count + asking.clicked)
         if asking.matched is not None:
             row, column = asking.matched.nonzero()
-            kept &= np.isin(key, row.astype(np.int64) * count + column)
-        return kept
+            admitted &= np.isin(key, row.astype(np.int64) * count + column)
+        return admitted
 
     def why_not(self, asking: Asking, request: int, ad: int) -> list[str]:
         """Every rule that keeps the ad from the request, in plain words; empty where it is eligible."""
-        found = []
+        reasons = []
         if not self.allowed[ad]:
-            found.append("it is blocked, outside the policy's categories, or bids below the reserve")
+            reasons.append("it is blocked, outside the policy's categories, or bids below the reserve")
         if not self.starts[ad] <= asking.shown_at[request] < self.ends[ad]:
-            found.append("it is not active at that time")
+            reasons.append("it is not active at that time")
         for place, admits in enumerate(self.admits):
             if not admits[asking.audience[place][request], ad]:
-                found.append(f"its targeting (rule {place + 1}) excludes the user")
+                reasons.append(f"its targeting (rule {place + 1}) excludes the user")
         offsets = asking.clicked_offsets
         if ad in asking.clicked[offsets[request] : offsets[request + 1]]:
-            found.append("the user has clicked it before")
+            reasons.append("the user has clicked it before")
         if asking.matched is not None and asking.matched[request, ad] == 0:
-            found.append("its text has no word of the query")
-        return found
+            reasons.append("its text has no word of the query")
+        return reasons

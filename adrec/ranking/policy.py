@@ -107,20 +107,20 @@ def rank_block(
     start, window = 0, requests
     while start < requests:
         rows = np.arange(start, min(start + window, requests))
-        part = rows_of(candidates, rows)
+        block = rows_of(candidates, rows)
         limits = rows_of(caps, rows)
-        offer = Offer(part.user, part.ad, part.campaign, most_spend(part.bid, best[rows]))
+        offer = Offer(block.user, block.ad, block.campaign, most_spend(block.bid, best[rows]))
         assumed = ledger.allowance(offer, limits)
         draft = any(policy.thompson for policy in policies)
-        ranked, shown = _rank_window(part, rows, assumed, policies, diversifiers, slots, seed, effects, measured=not draft)
+        ranked, shown = _rank_window(block, rows, assumed, policies, diversifiers, slots, seed, effects, measured=not draft)
         met = ledger.allowance(offer, limits, shown)
         differs = (assumed.available != met.available).any(axis=1) | (assumed.campaign_left != met.campaign_left).any(axis=1)
         right = int(differs.argmax()) if differs.any() else len(rows)
-        ledger.commit(part.user[:right], rows_of(shown, slice(right)), day=limits.day[:right])
+        ledger.commit(block.user[:right], rows_of(shown, slice(right)), day=limits.day[:right])
         if draft:  # the same draws again, for those that stay, with their propensities
             kept = slice(right)
             ranked, _ = _rank_window(
-                rows_of(part, kept),
+                rows_of(block, kept),
                 rows[kept],
                 rows_of(assumed, kept),
                 policies,
@@ -139,10 +139,10 @@ def rank_block(
 
 def _caps(policy: Ints, policies: list[ListPolicy], released: Floats, day: Ints) -> Caps:
     def column(name: str) -> Ints:
-        values: Ints = np.array([getattr(one, name) for one in policies])[policy]
+        values: Ints = np.array([getattr(policy_, name) for policy_ in policies])[policy]
         return values
 
-    even = np.array([one.even_pacing for one in policies])[policy]
+    even = np.array([policy_.even_pacing for policy_ in policies])[policy]
     return Caps(
         user_ad=column("user_ad"),
         user_campaign=column("user_campaign"),
@@ -156,7 +156,7 @@ def _caps(policy: Ints, policies: list[ListPolicy], released: Floats, day: Ints)
 
 
 def _rank_window(
-    part: Candidates,
+    block: Candidates,
     rows: Ints,
     allowance: Allowance,
     policies: list[ListPolicy],
@@ -174,43 +174,43 @@ def _rank_window(
     propensity = np.full((requests, slots), np.nan)
     explored = np.zeros((requests, slots), dtype=bool)
     for index, policy in enumerate(policies):
-        mine = np.flatnonzero(part.policy == index)
+        mine = np.flatnonzero(block.policy == index)
         if len(mine) == 0:
             continue
-        one = rows_of(part, mine)
+        own = rows_of(block, mine)
         left = allowance.campaign_left[mine]
-        takes_part = allowance.available[mine] & (left > 0) & (one.value >= policy.minimum_value)
+        takes_part = allowance.available[mine] & (left > 0) & (own.value >= policy.minimum_value)
         if policy.auctioned:
             prices = second_prices(
-                one.value, one.score, one.bid, takes_part, one.ad, reserve=policy.reserve, minimum=policy.minimum_value
+                own.value, own.score, own.bid, takes_part, own.ad, reserve=policy.reserve, minimum=policy.minimum_value
             )
         else:
-            prices = one.bid
-        rooms = [Room(one.campaign, left)]
-        for group, most in ((one.advertiser, policy.per_advertiser), (one.category, policy.per_category)):
+            prices = own.bid
+        rooms = [Room(own.campaign, left)]
+        for group, most in ((own.advertiser, policy.per_advertiser), (own.category, policy.per_category)):
             if most < UNLIMITED:
                 rooms.append(Room(group, np.full(group.shape, most)))
         filled = fill_lists(
-            one.ad,
-            one.score,
-            one.value,
+            own.ad,
+            own.score,
+            own.value,
             takes_part,
             top_n=policy.top_n,
             rooms=rooms,
             diversifier=diversifiers[index](rows[mine]),
-            chance=Chance(seed, one.number, policy.epsilon, one.deviation if policy.thompson else None, measured),
+            chance=Chance(seed, own.number, policy.epsilon, own.deviation if policy.thompson else None, measured),
         )
         column[mine, : policy.top_n] = filled.column
         propensity[mine, : policy.top_n] = filled.propensity
         explored[mine, : policy.top_n] = filled.explored
         price[mine, : policy.top_n] = _at(prices, filled.column, np.nan)
-    ad = _at(part.ad, column, -1)
-    score = _at(part.score, column, np.nan)
+    ad = _at(block.ad, column, -1)
+    score = _at(block.score, column, np.nan)
     if effects is not None:
         score = in_slot(score, effects[rows, :slots])
     spend = np.where(column >= 0, expected_spend(price, np.nan_to_num(score)), 0)
     return Ranked(column, ad, price, propensity, explored, allowance.available, score), Shown(
-        ad, _at(part.campaign, column, -1), spend
+        ad, _at(block.campaign, column, -1), spend
     )
 
 

@@ -82,17 +82,17 @@ class Pool:
         return self._exact.search(queries, k, eligible=partial(rules.eligible, asking)).ad
 
     def _search_widely(self, index: ApproximateIndex, queries: Floats, k: int, rules: Rules, asking: Asking) -> Ints:
-        found: Ints = np.full((len(queries), k), -1, dtype=np.int64)
+        nearest: Ints = np.full((len(queries), k), -1, dtype=np.int64)
         left = np.arange(len(queries))
         among = rules.active(asking)
         for wider in _WIDER:
-            kept = rules.kept(asking.of(left), index.search(queries[left], wider * k, among=among).ad)[:, :k]
-            found[left, : kept.shape[1]] = kept
-            left = left[found[left, -1] < 0]
+            kept = rules.let_through(asking.of(left), index.search(queries[left], wider * k, among=among).ad)[:, :k]
+            nearest[left, : kept.shape[1]] = kept
+            left = left[nearest[left, -1] < 0]
             if not len(left):
-                return found
-        found[left] = self._search_exactly(queries[left], k, rules, asking.of(left))
-        return found
+                return nearest
+        nearest[left] = self._search_exactly(queries[left], k, rules, asking.of(left))
+        return nearest
 
     def _tune(self, index: ApproximateIndex, queries: Floats, k: int, rules: Rules, asking: Asking) -> float:
         first = asking.of(np.arange(len(queries)))

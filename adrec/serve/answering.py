@@ -35,16 +35,16 @@ def answers(
     answer: Callable[[list[Asked]], list[Answer | Exception]],
 ) -> list[Answer | Exception]:
     """An answer, or what is wrong, for each item: those that cannot be answered are told so before the others share a pass."""
-    told: list[Answer | Exception | None] = []
+    answers_: list[Answer | Exception | None] = []
     asked: list[Asked] = []
     for item in items:
         try:
             asked.append(read(item))
-            told.append(None)
+            answers_.append(None)
         except Exception as error:  # its own, foreseen or not
-            told.append(error)
+            answers_.append(error)
     answered = iter(in_rounds(asked, described_in, answer))
-    return [next(answered) if fault is None else fault for fault in told]
+    return [next(answered) if fault is None else fault for fault in answers_]
 
 
 def described(row: Row) -> tuple[Any, ...]:

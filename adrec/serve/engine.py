@@ -139,19 +139,21 @@ class Engine:
         examples = live.examples([row], [asked.user], np.zeros(1, np.int64), catalogs)
         shown = np.append(examples.ads_used(), live.place(asked.ad_id))
         titles = {str(live.ranker.ads.ids[int(ad)]): str(live.ranker.ads.titles[int(ad)]) for ad in shown}
-        found = Explainer(live.predictor, catalogs, titles).explain(examples, 0)
-        language = item.language or found.reader
+        explanation = Explainer(live.predictor, catalogs, titles).explain(examples, 0)
+        language = item.language or explanation.reader
         chinese = language == "zh"
         return ExplainAnswer(
-            sentence=sentence(found, language),
+            sentence=sentence(explanation, language),
             language=language,
-            score=found.score,
-            logit=found.logit,
-            baseline=found.baseline,
-            text=found.text,
-            words=[asdict(word) for word in found.words],
-            parts=[{**asdict(part), "label": part_label(part, chinese=chinese)} for part in found.parts],
-            counterfactuals=[{**asdict(change), "label": change_label(change, chinese=chinese)} for change in found.changes],
+            score=explanation.score,
+            logit=explanation.logit,
+            baseline=explanation.baseline,
+            text=explanation.text,
+            words=[asdict(word) for word in explanation.words],
+            parts=[{**asdict(part), "label": part_label(part, chinese=chinese)} for part in explanation.parts],
+            counterfactuals=[
+                {**asdict(change), "label": change_label(change, chinese=chinese)} for change in explanation.changes
+            ],
         )
 
     def try_out(self, item: TryRequest) -> Answer:

@@ -42,10 +42,10 @@ def try_out(
         tried = {ad_id: stored(ad_id) | said.model_dump(exclude_unset=True) for ad_id, said in trial.items()}
         answers.append(rank({**lives, arm: changed(arm, tried)}))
     lists = []
-    for found in answers:
-        if isinstance(found, Exception):
-            raise found
-        lists += found["lists"]
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+        lists += answer["lists"]
     return {**_first(answers), "lists": lists}
 
 

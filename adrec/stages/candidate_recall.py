@@ -61,7 +61,7 @@ def recall_table(measured: Sequence[CandidateRecall]) -> Iterable[Table]:
     """One table, a row a policy; none where nothing was measured."""
     if not measured:
         return
-    with_value = any(found.by_value is not None for found in measured)
+    with_value = any(recall.by_value is not None for recall in measured)
     table = Table(title="Candidate recall: share of the scorer's best ads that are retrieved", title_justify="left")
     for name in (
         "policy",
@@ -73,28 +73,28 @@ def recall_table(measured: Sequence[CandidateRecall]) -> Iterable[Table]:
         "each channel alone",
     ):
         table.add_column(name, justify="left" if name in {"policy", "each channel alone"} else "right")
-    for found in measured:
+    for recall in measured:
         alone = [
-            f"{name} {share:.3f}" + (f" (share {found.shares[name]:.2f})" if found.shares else "")
-            for name, share in found.channels.items()
+            f"{name} {share:.3f}" + (f" (share {recall.shares[name]:.2f})" if recall.shares else "")
+            for name, share in recall.channels.items()
         ]
         alone = alone or ["all ads are candidates"]
-        value = "–" if found.by_value is None else f"{found.by_value:.3f}"
+        value = "–" if recall.by_value is None else f"{recall.by_value:.3f}"
         table.add_row(
-            found.policy, f"{found.requests:,}", f"{found.k:,}", f"{found.candidates:,} of {found.eligible:,.0f}",
-            f"{found.recall:.3f}\n±{1.96 * found.deviation:.3f}", *([value] if with_value else []), "\n".join(alone),
-            style="yellow" if found.is_low else "",
+            recall.policy, f"{recall.requests:,}", f"{recall.k:,}", f"{recall.candidates:,} of {recall.eligible:,.0f}",
+            f"{recall.recall:.3f}\n±{1.96 * recall.deviation:.3f}", *([value] if with_value else []), "\n".join(alone),
+            style="yellow" if recall.is_low else "",
         )  # fmt: skip
     yield table
 
 
 def warn_of_low(measured: Sequence[CandidateRecall], terminal: Terminal) -> None:
     """Say where retrieval hides more than a fifth of the best ads, and what helps."""
-    for found in measured:
-        if found.is_low:
+    for recall in measured:
+        if recall.is_low:
             terminal.warn(
-                f"policy '{found.policy}': only {found.recall:.2f} of the scorer's {found.k} best ads are among the"
-                f" {found.candidates:,} candidates (less than {LOW}). Raise retrieval.candidates in the policy, name the best"
+                f"policy '{recall.policy}': only {recall.recall:.2f} of the scorer's {recall.k} best ads are among the"
+                f" {recall.candidates:,} candidates (less than {LOW}). Raise retrieval.candidates in the policy, name the best"
                 " channels alone (retrieval.channels), or train the vectors: finetune with {kind: in_batch, weight: 0.3} among"
                 " loss.terms."
             )

@@ -110,7 +110,9 @@ def run(config: DoctorConfig, terminal: Terminal) -> Diagnosis:
     problems += [f"{package.name}: {package.problem}" for package in packages if package.problem]
     for name, found in extras.items():
         # A part that is there but too old is a problem; one that is missing is a choice.
-        problems += [f"{part.name} (extra {name}): {part.problem}" for part in found if part.problem and part.found]
+        problems += [
+            f"{checked.name} (extra {name}): {checked.problem}" for checked in found if checked.problem and checked.found
+        ]
     plugins = {group: [name for name in installed(group) if ":" in name] for group in _PLUGINS}
     for group, (kind, what) in _PLUGINS.items():
         for name in plugins[group]:

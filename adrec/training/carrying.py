@@ -194,9 +194,9 @@ class _Namer:
             (r"^sharing\.(?:bottoms|gates)\.(\d+)\.", self.tasks),
             (r"^sharing\.levels\.\d+\.(?:experts|gates)\.(\d+)\.", [*self.tasks, ""]),
         ):
-            found = re.search(pattern, name)
-            if found is not None:
-                return f"{name[: found.start(1)]}<{names[int(found[1])]}>{name[found.end(1) :]}", entity
+            match = re.search(pattern, name)
+            if match is not None:
+                return f"{name[: match.start(1)]}<{names[int(match[1])]}>{name[match.end(1) :]}", entity
         return name, entity
 
     def _inputs(self, name: str) -> list[str] | None:

@@ -118,17 +118,17 @@ class CTRModule(ShardableModule):
         return task_metrics(self.tasks, outputs, raw.labels, raw.request, raw.weight)
 
     def _task_losses(self, batch: Batch, outputs: Outputs) -> list[Tensor]:
-        found = [self._main_loss(batch, outputs)]
+        of_task = [self._main_loss(batch, outputs)]
         weight = self._scaled(batch.weight)
         for index, task in enumerate(self.tasks[1:], start=1):
             logits, labels = outputs.logits[:, index], batch.labels[:, index]
             if task.is_binary:
                 # A conversion after the click is learned from impressions: without a click there was none.
-                found.append(losses.binary(logits, labels, weight))
+                of_task.append(losses.binary(logits, labels, weight))
                 continue
             values = torch.log1p(labels) if task.log1p else labels
-            found.append(losses.squared(logits, (values - task.mean) / task.deviation, weight))
-        return found
+            of_task.append(losses.squared(logits, (values - task.mean) / task.deviation, weight))
+        return of_task
 
     def _scaled(self, weight: Tensor | None) -> Tensor | None:
         return None if weight is None else weight / self.mean_weight
@@ -169,13 +169,13 @@ def main_metrics(
     known = ~np.isnan(labels)
     labels, scores, request = labels[known], scores[known], request[known]
     weight = None if weight is None else weight[known]
-    found = {"auc": classification.auc(labels, scores, weight)}
+    metrics = {"auc": classification.auc(labels, scores, weight)}
     if is_probability:
-        found["log_loss"] = classification.log_loss(labels, scores, weight)
+        metrics["log_loss"] = classification.log_loss(labels, scores, weight)
     if weight is not None:
-        return found
+        return metrics
     return {
-        **found,
+        **metrics,
         "auc_request": ranking.auc_request(labels, scores, request),
         "mrr": ranking.mrr(labels, scores, request),
         "ndcg@5": ranking.ndcg(labels, scores, request, k=5),
@@ -191,17 +191,17 @@ def task_metrics(
 
     `outputs` (N,) of each task in the units of its label, probabilities where it is binary; labels (N, K).
     """
-    found = main_metrics(outputs[0], labels[:, 0], request, weight)
+    metrics = main_metrics(outputs[0], labels[:, 0], request, weight)
     for index, task in enumerate(tasks[1:], start=1):
         known = ~np.isnan(labels[:, index])
         if not known.any():
             continue
         weighed = None if weight is None else weight[known]
         if task.is_binary:
-            found[f"{task.name}_auc"] = classification.auc(labels[known, index], outputs[index][known], weighed)
+            metrics[f"{task.name}_auc"] = classification.auc(labels[known, index], outputs[index][known], weighed)
         else:
-            found[f"{task.name}_rmse"] = classification.rmse(labels[known, index], outputs[index][known], weighed)
-    return found
+            metrics[f"{task.name}_rmse"] = classification.rmse(labels[known, index], outputs[index][known], weighed)
+    return metrics
 
 
 Seen = tuple[Tensor, Tensor, Tensor, Tensor | None]
@@ -210,14 +210,14 @@ Seen = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 def gathered(parts: Sequence[Seen]) -> Raw:
     """Batches end to end; group codes of a batch become codes over all batches."""
-    logits = torch.cat([part[0] for part in parts]).numpy()
-    labels = torch.cat([part[1] for part in parts]).numpy()
+    logits = torch.cat([batch[0] for batch in parts]).numpy()
+    labels = torch.cat([batch[1] for batch in parts]).numpy()
     shift = 0
     request = []
     for _, _, group, _ in parts:
         request.append(group.numpy() + shift)
         shift += int(group.max()) + 1
-    weights = [part[3].numpy().astype(np.float64) for part in parts if part[3] is not None]
+    weights = [batch[3].numpy().astype(np.float64) for batch in parts if batch[3] is not None]
     return Raw(logits, labels, np.concatenate(request), np.concatenate(weights) if weights else None)
 
 

@@ -269,9 +269,9 @@ def _step_of(checkpoint: Path) -> int:
     return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
 
 
-def _differences(found: Any, wanted: Any, prefix: str = "") -> list[str]:
+def _differences(stored: Any, wanted: Any, prefix: str = "") -> list[str]:
     """Dotted keys whose values differ."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = sorted({*found, *wanted})
-        return [line for key in keys for line in _differences(found.get(key), wanted.get(key), f"{prefix}{key}.")]
-    return [] if found == wanted else [prefix.rstrip(".")]
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        keys = sorted({*stored, *wanted})
+        return [line for key in keys for line in _differences(stored.get(key), wanted.get(key), f"{prefix}{key}.")]
+    return [] if stored == wanted else [prefix.rstrip(".")]

@@ -160,14 +160,14 @@ def check_schema(schema: pa.Schema, spec: TableSpec, *, where: str, cure: str = 
         raise DataError("\n".join(faults))
 
 
-def _same_type(found: pa.DataType, expected: pa.DataType) -> bool:
-    if pa.types.is_dictionary(found):
-        found = found.value_type
-    if pa.types.is_large_string(found):
-        found = pa.string()
-    if (pa.types.is_list(found) or pa.types.is_large_list(found)) and pa.types.is_list(expected):
-        return _same_type(found.value_type, expected.value_type)
-    return bool(found.equals(expected))
+def _same_type(stored: pa.DataType, expected: pa.DataType) -> bool:
+    if pa.types.is_dictionary(stored):
+        stored = stored.value_type
+    if pa.types.is_large_string(stored):
+        stored = pa.string()
+    if (pa.types.is_list(stored) or pa.types.is_large_list(stored)) and pa.types.is_list(expected):
+        return _same_type(stored.value_type, expected.value_type)
+    return bool(stored.equals(expected))
 
 
 def _type_name(kind: pa.DataType) -> str:

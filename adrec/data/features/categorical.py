@@ -92,9 +92,9 @@ class VocabularyFitter:
 
     def fitted(self) -> "FittedVocabulary":
         """The vocabulary so far."""
-        kept = self._counts.filter(pc.greater_equal(self._counts["count"], self.min_count))
-        kept = kept.sort_by([("count", "descending"), ("value", "ascending")])
-        return FittedVocabulary(self.name, kept["value"].combine_chunks())
+        frequent = self._counts.filter(pc.greater_equal(self._counts["count"], self.min_count))
+        frequent = frequent.sort_by([("count", "descending"), ("value", "ascending")])
+        return FittedVocabulary(self.name, frequent["value"].combine_chunks())
 
 
 @dataclass(frozen=True)

@@ -99,11 +99,11 @@ def _facts(local: Path) -> dict[str, Any]:
 
 def remember(local: Path, identity: str) -> None:
     """Note of which version of its object the copy is."""
-    kept, stat = _facts_file(local), local.stat()
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    aside = kept.with_name(f"{kept.name}.{uuid.uuid4().hex[:8]}")
+    facts, stat = _facts_file(local), local.stat()
+    facts.parent.mkdir(parents=True, exist_ok=True)
+    aside = facts.with_name(f"{facts.name}.{uuid.uuid4().hex[:8]}")
     aside.write_text(json.dumps({"identity": identity, "local": [stat.st_size, stat.st_mtime_ns]}), encoding="utf-8")
-    os.replace(aside, kept)
+    os.replace(aside, facts)
 
 
 def facts_of(local: Path) -> Path:

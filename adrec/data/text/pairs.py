@@ -122,13 +122,13 @@ def _clicked_together(history: pa.ListArray, ad: pa.Array, window: int) -> tuple
     lengths = pc.fill_null(pc.list_value_length(history), 0).to_numpy().astype(np.int64)
     clicks = np.insert(pc.list_flatten(history).to_numpy().astype(np.int64), np.cumsum(lengths), ad.to_numpy())
     row = np.repeat(np.arange(len(lengths)), lengths + 1)
-    found = []
+    pieces = []
     for apart in range(1, min(window, int(lengths.max(initial=0))) + 1):
         one_row = row[apart:] == row[:-apart]
-        found.append((clicks[:-apart][one_row], clicks[apart:][one_row]))
-    if not found:
+        pieces.append((clicks[:-apart][one_row], clicks[apart:][one_row]))
+    if not pieces:
         return np.empty(0, np.int64), np.empty(0, np.int64)
-    return np.concatenate([pair[0] for pair in found]), np.concatenate([pair[1] for pair in found])
+    return np.concatenate([pair[0] for pair in pieces]), np.concatenate([pair[1] for pair in pieces])
 
 
 def _pairs(left: pa.Array, right: pa.Array) -> Pairs:

@@ -42,25 +42,25 @@ class Commented:
         self.above: dict[str, list[str]] = {}
 
 
-def source_of_guess(found: Guess, paths: Paths, to: Commented) -> dict[str, Any]:
+def source_of_guess(guess: Guess, paths: Paths, to: Commented) -> dict[str, Any]:
     """The `source` section, and comments on its keys."""
     source: dict[str, Any] = {"format": "tables"}
     for role in ("impressions", "clicks", "conversions", "ads", "users"):
-        if role in found.tables:
-            source[role] = _table(found, role, paths, to)
-    _mark_gaps(found, source, to)
+        if role in guess.tables:
+            source[role] = _table(guess, role, paths, to)
+    _mark_gaps(guess, source, to)
     return source
 
 
-def _table(found: Guess, role: str, paths: Paths, to: Commented) -> dict[str, Any]:
-    table, names = found.tables[role], dict(found.names[role])
+def _table(guess: Guess, role: str, paths: Paths, to: Commented) -> dict[str, Any]:
+    table, names = guess.tables[role], dict(guess.names[role])
     files = _files(table, paths)
     section: dict[str, Any] = {"files": files[0] if len(files) == 1 else files, **table.reading}
-    category = found.column(role, "category")
+    category = guess.column(role, "category")
     first_of = category.name if category is not None and category.is_list else None
     if first_of is not None:
         del names["category"]
-    at_least = found.reading.get(role, {}).get("at_least", {})
+    at_least = guess.reading.get(role, {}).get("at_least", {})
     renamed = {ours: theirs for ours, theirs in names.items() if ours != theirs and ours not in at_least}
     if renamed:
         section["columns"] = renamed
@@ -68,17 +68,17 @@ def _table(found: Guess, role: str, paths: Paths, to: Commented) -> dict[str, An
     if first_of is not None:
         section["first_of"] = {"category": first_of}
         to.behind[f"source.{role}.first_of"] = "the first of several is the category"
-    separator = list_separator(found, role)
+    separator = list_separator(guess, role)
     if separator is not None:
         section["list_separator"] = separator
-    section |= _how_to_read_time(found, role) | found.reading.get(role, {})
+    section |= _how_to_read_time(guess, role) | guess.reading.get(role, {})
     if "leave_out" in table.reading:
         section["leave_out"] = {**table.reading["leave_out"], **section["leave_out"]}
-    if role in found.joined_on:
-        section["on"] = found.joined_on[role]
+    if role in guess.joined_on:
+        section["on"] = guess.joined_on[role]
         to.behind[f"source.{role}.on"] = "what a row and its impression have in common"
     if role == "impressions":
-        _stand_in(found, section)
+        _stand_in(guess, section)
     if "at_least" in section:
         to.behind[f"source.{role}.at_least"] = "a click is a rating of at least this"
     if "first_position" in section:
@@ -86,10 +86,10 @@ def _table(found: Guess, role: str, paths: Paths, to: Commented) -> dict[str, An
     return section
 
 
-def _stand_in(found: Guess, section: dict[str, Any]) -> None:
+def _stand_in(guess: Guess, section: dict[str, Any]) -> None:
     """Values for columns that the contract requires and the log has not."""
-    names, title = found.names["impressions"], found.has("title")
-    required = {*schema.IMPRESSIONS.required, *([] if title or "ads" in found.tables else schema.ADS.required)}
+    names, title = guess.names["impressions"], guess.has("title")
+    required = {*schema.IMPRESSIONS.required, *([] if title or "ads" in guess.tables else schema.ADS.required)}
     constants = {"user_id": "anyone", "ad_id": "any", "shown_at": "2020-01-01 00:00:00"}
     defaults = {name: value for name, value in constants.items() if name in required and name not in names}
     if defaults:
@@ -101,24 +101,24 @@ def _stand_in(found: Guess, section: dict[str, Any]) -> None:
             section["defaults"]["title"] = "any"
 
 
-def list_separator(found: Guess, role: str) -> str | None:
+def list_separator(guess: Guess, role: str) -> str | None:
     """What separates items of the table's lists that are text: of history and interests first, else of what most have."""
-    columns = [found.column(role, canonical) for canonical in (*_LISTED, "category")]
+    columns = [guess.column(role, canonical) for canonical in (*_LISTED, "category")]
     named = [column.separator for column in columns if column is not None and column.separator]
-    other = [column.separator for column in _feature_lists(found, role) if column.separator]
+    other = [column.separator for column in _feature_lists(guess, role) if column.separator]
     return next(iter([*named, *sorted(other, key=other.count, reverse=True)]), None)
 
 
-def _feature_lists(found: Guess, role: str) -> list[Column]:
+def _feature_lists(guess: Guess, role: str) -> list[Column]:
     """Columns of a table that are list features, whoever they describe."""
-    table = found.tables[role]
-    every = {name for kinds in found.features.values() for name in kinds["lists"]}
+    table = guess.tables[role]
+    every = {name for kinds in guess.features.values() for name in kinds["lists"]}
     return [column for name, column in table.columns.items() if name in every]
 
 
-def _how_to_read_time(found: Guess, role: str) -> dict[str, Any]:
+def _how_to_read_time(guess: Guess, role: str) -> dict[str, Any]:
     for canonical in ("shown_at", "clicked_at", "converted_at", "starts_at", "ends_at"):
-        column = found.column(role, canonical)
+        column = guess.column(role, canonical)
         if column is not None and column.time:
             return dict(column.time)
     return {}
@@ -134,9 +134,9 @@ def _files(table: Table, paths: Paths) -> list[str]:
     return [paths.to(file) for file in table.files]
 
 
-def _mark_gaps(found: Guess, source: dict[str, Any], to: Commented) -> None:
+def _mark_gaps(guess: Guess, source: dict[str, Any], to: Commented) -> None:
     """Each gap is a comment where its column would stand."""
-    lines = [line for gap in found.gaps for line in gap_lines(gap)]
+    lines = [line for gap in guess.gaps for line in gap_lines(gap)]
     if lines:
         place = "source.impressions.columns" if "columns" in source["impressions"] else "source.impressions.files"
         to.above.setdefault(place, []).extend(lines)
@@ -152,16 +152,16 @@ def gap_lines(gap: Gap) -> list[str]:
     ]
 
 
-def features_of_guess(found: Guess, made: Mapping[str, Any], to: Commented) -> dict[str, Any]:
+def features_of_guess(guess: Guess, made: Mapping[str, Any], to: Commented) -> dict[str, Any]:
     """The features of the log's own columns, with those that the recipe adds."""
     features: dict[str, Any] = {}
     for role in ("impressions", "ads", "users"):
-        own, more = found.features[role], made.get(role, {})
+        own, more = guess.features[role], made.get(role, {})
         numeric: list[Any] = [
             *more.get("numeric", []),
             *({"column": name, "missing_indicator": True} for name in own["numeric"]),
         ]
-        lists = [*(_list(found, role, name) for name in own["lists"]), *more.get("lists", [])]
+        lists = [*(_list(guess, role, name) for name in own["lists"]), *more.get("lists", [])]
         section = {"numeric": numeric, "categorical": list(own["categorical"]), "lists": lists}
         section = {key: value for key, value in section.items() if value}
         if "calendar" in more:
@@ -171,16 +171,16 @@ def features_of_guess(found: Guess, made: Mapping[str, Any], to: Commented) -> d
     return features
 
 
-def _list(found: Guess, role: str, name: str) -> Any:
+def _list(guess: Guess, role: str, name: str) -> Any:
     """A list feature; with its separator where that is not the table's."""
-    home = role if role in found.tables and name in found.tables[role].columns else "impressions"
-    column = found.tables[home].columns.get(name)
-    if column is None or not column.separator or column.separator == list_separator(found, home):
+    home = role if role in guess.tables and name in guess.tables[role].columns else "impressions"
+    column = guess.tables[home].columns.get(name)
+    if column is None or not column.separator or column.separator == list_separator(guess, home):
         return name
     return {"column": name, "separator": column.separator}
 
 
-def template_of(found: Guess | None) -> str:
+def template_of(guess: Guess | None) -> str:
     """What of an ad the language model reads."""
     every: Sequence[str] = ("title", "description", "category")
-    return " [SEP] ".join(f"{{{name}}}" for name in every if found is None or found.has(name) or name == "title")
+    return " [SEP] ".join(f"{{{name}}}" for name in every if guess is None or guess.has(name) or name == "title")

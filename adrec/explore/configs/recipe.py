@@ -166,13 +166,13 @@ def _counters(facts: Facts) -> list[Any]:
         return {"by": list(by), "measures": ["rate"], "prior_strength": 100}
 
     segments = list(facts.segments)[:_MOST_SEGMENTS] if facts.users > 1 else []
-    found: list[Any] = ["usual"]
+    counters: list[Any] = ["usual"]
     if facts.has_category:
-        found += [rate(segment, "category") for segment in segments]
+        counters += [rate(segment, "category") for segment in segments]
     if len([share for share in facts.languages.values() if share >= 0.05]) > 1:
         speaking = ["user_language"] if facts.has_interests else []
-        found += [rate(segment, "language") for segment in [*speaking, *segments]]
-    return found
+        counters += [rate(segment, "language") for segment in [*speaking, *segments]]
+    return counters
 
 
 def _pretrain(facts: Facts, why: dict[str, str], notes: list[str]) -> dict[str, Any] | None:

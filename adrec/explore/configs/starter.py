@@ -33,14 +33,14 @@ _HEADS = {
 
 
 def write_configs(
-    folder: Path, *, runs: Path, final: Path, found: Guess | None, source: dict[str, Any] | None
+    folder: Path, *, runs: Path, final: Path, guess: Guess | None, source: dict[str, Any] | None
 ) -> tuple[list[str], list[str]]:
     """Write the configs into `folder`; paths in them are relative to `final`, where they will lie.
 
-    `source` is the source section of a known format; `found` the guess about plain tables. One of them is given.
+    `source` is the source section of a known format; `guess` the guess about plain tables. One of them is given.
     Returns the names of the files, and what the recipe has to say.
     """
-    facts = facts_of(found) if found is not None else _KNOWN_FORMATS.get(str((source or {})["format"]), Facts(0, 0))
+    facts = facts_of(guess) if guess is not None else _KNOWN_FORMATS.get(str((source or {})["format"]), Facts(0, 0))
     made, paths = recipe(facts), Paths(runs, final)
     sections: dict[str, Mapping[str, Any] | None] = {
         "pretrain": None if made.pretrain is None else {**_ends(paths, "prepared", "encoder"), **made.pretrain},
@@ -54,7 +54,7 @@ def write_configs(
         "serve": {"bundle": paths("bundle"), "prepared": paths("prepared"), "store": paths("store.sqlite"), **made.serve},
         "tune": {"base": "finetune.yaml", "output": paths("tune"), **made.tune},
     }  # fmt: skip
-    texts = {"preprocess": _preprocess(found, source, made, paths)}
+    texts = {"preprocess": _preprocess(guess, source, made, paths)}
     for name, values in sections.items():
         if values is not None:
             behind = {key.removeprefix(f"{name}."): text for key, text in made.why.items() if key.startswith(f"{name}.")}
@@ -65,34 +65,34 @@ def write_configs(
     return list(texts), made.notes
 
 
-def _preprocess(found: Guess | None, source: dict[str, Any] | None, made: Recipe, paths: Paths) -> list[str]:
+def _preprocess(guess: Guess | None, source: dict[str, Any] | None, made: Recipe, paths: Paths) -> list[str]:
     to = Commented()
     to.behind |= {key.removeprefix("preprocess."): text for key, text in made.why.items() if key.startswith("preprocess.")}
     values = to.values
     values["output"] = paths("prepared")
-    if found is not None:
-        values["source"] = source_of_guess(found, paths, to)
+    if guess is not None:
+        values["source"] = source_of_guess(guess, paths, to)
     else:
         values["source"] = {key: value if key == "format" else paths.to(value) for key, value in (source or {}).items()}
-    values["split"] = _split_by_parts(found, to) or made.preprocess.get("split", {"method": "time"})
-    values["text"] = {"ad_template": template_of(found)}
+    values["split"] = _split_by_parts(guess, to) or made.preprocess.get("split", {"method": "time"})
+    values["text"] = {"ad_template": template_of(guess)}
     to.behind["text.ad_template"] = "what the language model reads of an ad"
     values["tokenizer"] = made.preprocess["tokenizer"]
-    named = found.names["impressions"] if found is not None else {}
+    named = guess.names["impressions"] if guess is not None else {}
     moments = {name: name for name in ("clicked_at", "converted_at") if name in named}
     if "history" in made.preprocess or moments:
         values["history"] = {**made.preprocess.get("history", {}), **moments}
         if moments:
             to.above["history"] = ["A label counts from its own moment on: what came later is not known before."]
-    if found is not None and found.shape == "clicks":
+    if guess is not None and guess.shape == "clicks":
         values["negatives"] = dict(NEGATIVES)
         to.above["negatives"] = ["Every row is a click: what was not clicked is drawn from the ads available at that moment."]
     if "counters" in made.preprocess:
         counters = made.preprocess["counters"]
-        values["counters"] = counters if found is None or found.shape != "clicks" else ["usual"]
+        values["counters"] = counters if guess is None or guess.shape != "clicks" else ["usual"]
         to.above["counters"] = ["Counts of what happened before each impression: clicks and rates of ad, user, category, ..."]
     own = made.preprocess.get("features", {})
-    values["features"] = features_of_guess(found, own, to) if found is not None else _known_features(own)
+    values["features"] = features_of_guess(guess, own, to) if guess is not None else _known_features(own)
     to.above["features"] = ["Inputs of the models beside text and history; statistics come from the training rows alone."]
     values["privacy"] = {"pseudonymise": False}
     to.behind["privacy.pseudonymise"] = "true replaces user ids by a keyed hash (key in $ADREC_PRIVACY_KEY)"
@@ -106,15 +106,15 @@ def _known_features(own: Mapping[str, Any]) -> dict[str, Any]:
     return {**own, "ads": {"categorical": ["category"], **ads}}
 
 
-def _split_by_parts(found: Guess | None, to: Commented) -> dict[str, Any] | None:
+def _split_by_parts(guess: Guess | None, to: Commented) -> dict[str, Any] | None:
     """Where files are named for the parts, they are the split."""
-    parts = found.tables["impressions"].parts if found is not None else {}
+    parts = guess.tables["impressions"].parts if guess is not None else {}
     if not {"train", "test"} <= set(parts.values()):
         return None
     to.behind["split"] = "your files name the parts"
     split: dict[str, Any] = {"method": "column", "column": "source_file"}
     split |= {part: [file for file, of in parts.items() if of == part] for part in ("train", "valid", "test")}
-    if found is not None and "shown_at" in found.names["impressions"]:
+    if guess is not None and "shown_at" in guess.names["impressions"]:
         split["in_time_order"] = False
         to.behind["split.in_time_order"] = "true refuses training rows later than test rows"
     return split

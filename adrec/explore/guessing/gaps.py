@@ -20,20 +20,20 @@ _WITHOUT = {
 }
 
 
-def find_gaps(found: Guess, rows: Rows, said: Mapping[str, str | list[str] | None]) -> None:
+def find_gaps(guess: Guess, rows: Rows, said: Mapping[str, str | list[str] | None]) -> None:
     """Note what was not found, each with columns that may be meant."""
-    log = found.names["impressions"]
-    has_label = found.shape != "unlabelled"
-    wanted = ("ad_id", "shown_at") if found.shape == "counts" else ("user_id", "ad_id", "shown_at")
+    log = guess.names["impressions"]
+    has_label = guess.shape != "unlabelled"
+    wanted = ("ad_id", "shown_at") if guess.shape == "counts" else ("user_id", "ad_id", "shown_at")
     missing = [canonical for canonical in wanted if canonical not in log]
     missing += [] if has_label else ["click"]
-    missing += [] if found.has("title") else ["title"]
-    free = [column for column in rows.table.columns.values() if column.name not in found.used("impressions") and column.filled]
+    missing += [] if guess.has("title") else ["title"]
+    free = [column for column in rows.table.columns.values() if column.name not in guess.used("impressions") and column.filled]
     for canonical in missing:
         if canonical in said and said[canonical] is None:
             continue
         candidates = tuple(column.name for column in _candidates(canonical, free, rows))
-        found.gaps.append(Gap(canonical, _WITHOUT[canonical], candidates[:_MOST]))
+        guess.gaps.append(Gap(canonical, _WITHOUT[canonical], candidates[:_MOST]))
 
 
 def _candidates(canonical: str, free: list[Column], rows: Rows) -> list[Column]:

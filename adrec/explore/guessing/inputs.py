@@ -18,55 +18,55 @@ _KEYS = {"ads": "ad_id", "users": "user_id"}
 _POSSESSIVE = {"ads": "the ad's", "users": "the user's"}
 
 
-def declare_features(found: Guess, rows: dict[str, Rows], label: tuple[str, Label] | None) -> None:
+def declare_features(guess: Guess, rows: dict[str, Rows], label: tuple[str, Label] | None) -> None:
     """Fill `found.features`, and note of every other column why it is not used."""
-    found.features = {role: {"numeric": [], "categorical": [], "lists": []} for role in ("impressions", "ads", "users")}
-    found.clicked = clicked = _clicked(found, rows["impressions"], label)
+    guess.features = {role: {"numeric": [], "categorical": [], "lists": []} for role in ("impressions", "ads", "users")}
+    guess.clicked = clicked = _clicked(guess, rows["impressions"], label)
     for role in ("impressions", "ads", "users"):
-        if role in found.tables:
-            _declare(found, role, rows[role], clicked if role == "impressions" else None)
+        if role in guess.tables:
+            _declare(guess, role, rows[role], clicked if role == "impressions" else None)
     for role, names in _CANONICAL_CATEGORIES.items():
-        found.features[role]["categorical"] += [name for name in names if found.has(name)]
-    if found.has("bid"):
-        found.features["ads"]["numeric"].append("bid")
-    if found.has("interests"):
-        found.features["users"]["lists"].append("interests")
+        guess.features[role]["categorical"] += [name for name in names if guess.has(name)]
+    if guess.has("bid"):
+        guess.features["ads"]["numeric"].append("bid")
+    if guess.has("interests"):
+        guess.features["users"]["lists"].append("interests")
 
 
-def _clicked(found: Guess, rows: Rows, label: tuple[str, Label] | None) -> str | None:
+def _clicked(guess: Guess, rows: Rows, label: tuple[str, Label] | None) -> str | None:
     """SQL of the click, 0 or 1, where a row has one."""
-    if found.shape == "ratings":
-        rating = found.names["impressions"]["rating"]
-        (least,) = found.reading["impressions"]["at_least"]["click"].values()
+    if guess.shape == "ratings":
+        rating = guess.names["impressions"]["rating"]
+        (least,) = guess.reading["impressions"]["at_least"]["click"].values()
         return f"CAST(try_cast({rows.cell(str(rating))} AS DOUBLE) >= {least!r} AS INTEGER)"
     return label[1].sql(rows.cell(label[0])) if label is not None and not label[1].is_constant else None
 
 
-def _declare(found: Guess, role: str, rows: Rows, clicked: str | None) -> None:
-    used, listed = found.used(role), {finding.column for finding in found.findings if finding.table == role}
+def _declare(guess: Guess, role: str, rows: Rows, clicked: str | None) -> None:
+    used, listed = guess.used(role), {finding.column for finding in guess.findings if finding.table == role}
     kinds = _Kinds(rows)
     for column in rows.table.columns.values():
         if column.name in used or column.name in listed:
             continue
-        against = _not_used(column, rows, found)
+        against = _not_used(column, rows, guess)
         if against is None and clicked is not None:
             away = rows.gives_away(column.name, clicked, is_number=column.is_number)
             against = f"{away}: known only after it" if away is not None else None
         kind, why = ("", against) if against is not None else kinds.of(column)
         if not kind:
-            found.pass_over(role, column, str(why))
+            guess.pass_over(role, column, str(why))
             continue
-        home, reason = _whose(found, column, rows) if role == "impressions" else (role, "")
-        if home != role and home in found.tables:
-            found.pass_over(role, column, f"{_POSSESSIVE[home]} ({reason}), and the {home} have a table of their own")
+        home, reason = _whose(guess, column, rows) if role == "impressions" else (role, "")
+        if home != role and home in guess.tables:
+            guess.pass_over(role, column, f"{_POSSESSIVE[home]} ({reason}), and the {home} have a table of their own")
             continue
         key = {"number": "numeric", "category": "categorical", "list": "lists"}[kind]
-        found.features[home][key].append(column.name)
+        guess.features[home][key].append(column.name)
         whose = f"{_POSSESSIVE[home]} {kind}" if home != "impressions" and home != role else kind
-        found.findings.append(Finding(role, column.name, whose, f"{reason}; {why}" if reason else str(why), column.example))
+        guess.findings.append(Finding(role, column.name, whose, f"{reason}; {why}" if reason else str(why), column.example))
 
 
-def _not_used(column: Column, rows: Rows, found: Guess) -> str | None:
+def _not_used(column: Column, rows: Rows, guess: Guess) -> str | None:
     """Why a column is no input, None where it may be one."""
     called = snake(column.name)
     if not column.filled:
@@ -80,7 +80,7 @@ def _not_used(column: Column, rows: Rows, found: Guess) -> str | None:
         return "counts the rows"
     if AFTERWARDS.search(called) and not EARLIER.search(called):
         return "its name says that it is known only after the click"
-    if SPEND.search(called) and found.shape == "counts":
+    if SPEND.search(called) and guess.shape == "counts":
         return "what the clicks cost"
     if column.time is not None and (not column.is_number or "time_unit" not in column.time or is_code(column.name) is None):
         return "another time"
@@ -91,9 +91,9 @@ def _not_used(column: Column, rows: Rows, found: Guess) -> str | None:
     return None
 
 
-def _whose(found: Guess, column: Column, rows: Rows) -> tuple[str, str]:
+def _whose(guess: Guess, column: Column, rows: Rows) -> tuple[str, str]:
     """ads, users or impressions, and why."""
-    names, ties = found.names["impressions"], {}
+    names, ties = guess.names["impressions"], {}
     apart = {"ads": ("user_id", "request_id", "shown_at"), "users": ("request_id", "shown_at", "ad_id")}
     for role, key in _KEYS.items():
         if key in names:

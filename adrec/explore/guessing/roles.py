@@ -35,22 +35,22 @@ def _is_log(table: Table) -> int:
     return 0 if is_a_catalogue else points
 
 
-def find_others(found: Guess, others: list[Table], rows: dict[int, Rows]) -> None:
+def find_others(guess: Guess, others: list[Table], rows: dict[int, Rows]) -> None:
     """Say which of the other tables are ads, users, clicks and conversions; what is left is noted."""
-    log = found.tables["impressions"]
+    log = guess.tables["impressions"]
     for role in ("clicks", "conversions"):
         table = next((table for table in others if _has_events(table, role, log)), None)
         if table is not None:
             others.remove(table)
-            found.tables[role] = table
+            guess.tables[role] = table
     for role, canonical in (("ads", "ad_id"), ("users", "user_id")):
         keyed = [(table, *pair) for table in others if (pair := _key_of(table, canonical, log, rows)) is not None]
         if keyed:
             chosen, column, _ = max(keyed, key=lambda item: (round(item[2], 2), _richness(item[0], role)))
             others.remove(chosen)
-            found.tables[role] = chosen
-            found.take(role, canonical, column.name, "each of its values once, a row each")
-    found.notes += [f"{table.label} is none of impressions, clicks, ads and users: left out." for table in others]
+            guess.tables[role] = chosen
+            guess.take(role, canonical, column.name, "each of its values once, a row each")
+    guess.notes += [f"{table.label} is none of impressions, clicks, ads and users: left out." for table in others]
 
 
 def _richness(table: Table, role: str) -> int:

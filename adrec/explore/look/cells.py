@@ -103,7 +103,7 @@ class Marks:
 
 def marks_of(connection: duckdb.DuckDBPyConnection, columns: Sequence[str], delimiter: str | None) -> Marks:
     """Decimal mark, thousands and words for nothing of the text columns of `head`."""
-    found: Counter[tuple[str, str]] = Counter()
+    counted: Counter[tuple[str, str]] = Counter()
     unsure: list[str] = []
     others: Counter[str] = Counter()
     for column in columns:
@@ -117,13 +117,13 @@ def marks_of(connection: duckdb.DuckDBPyConnection, columns: Sequence[str], deli
             marks, is_sure = pair
             others.update(rare)
             if marks != (".", ""):
-                found[marks] += 1
+                counted[marks] += 1
                 unsure += [] if is_sure else [column]
         elif rest and read_texts(rest) is not None:
             others.update(rare)
-    decimal, thousands = found.most_common(1)[0][0] if found else (".", "")
-    if found and not thousands:  # a column of whole numbers may say what groups digits where others have a decimal mark
-        thousands = next((mark for (point, mark), _ in found.items() if mark and point == decimal), "")
+    decimal, thousands = counted.most_common(1)[0][0] if counted else (".", "")
+    if counted and not thousands:  # a column of whole numbers may say what groups digits where others have a decimal mark
+        thousands = next((mark for (point, mark), _ in counted.items() if mark and point == decimal), "")
     keys: dict[str, Any] = {} if decimal == "." else {"decimal": decimal}
     keys |= {"thousands": thousands} if thousands else {}
     nulls = tuple(dict.fromkeys([*MISSING, *others]))
@@ -240,16 +240,16 @@ def _time(
     if not values or stored in {"BOOLEAN", "TIME", "UUID", "BLOB"}:
         return None, ""
     if is_number or are_numbers(values):
-        found = read_numbers(values, column) if are_numbers(values) else None
+        moments = read_numbers(values, column) if are_numbers(values) else None
     elif _all_moments(connection, as_text, {}, filled):
         return {}, ""
     else:
-        found = read_texts(values)
-    if found is None or not _all_moments(
-        connection, as_text if stored == "VARCHAR" else name(column), found.keys, filled, stored
+        moments = read_texts(values)
+    if moments is None or not _all_moments(
+        connection, as_text if stored == "VARCHAR" else name(column), moments.keys, filled, stored
     ):
         return None, ""
-    return found.keys, found.doubt
+    return moments.keys, moments.doubt
 
 
 def _all_moments(

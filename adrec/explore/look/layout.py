@@ -53,15 +53,15 @@ def layout_of(file: Path, ending: str | None, delimiter: str | None = None) -> L
     is_whole = len(start) < 1 << 20
     lines = lines if is_whole else lines[:-1]
     marked = re.fullmatch(r"sep=(.{1,4})", lines[0].strip()) if lines else None
-    found = delimiter or (marked[1] if marked else likely_delimiter(lines[min(_MOST_ABOVE, len(lines) // 5) : _LINES]))
+    separator = delimiter or (marked[1] if marked else likely_delimiter(lines[min(_MOST_ABOVE, len(lines) // 5) : _LINES]))
     usual = "\t" if ending == "tsv" else ","
-    found = found or usual
+    separator = separator or usual
     if ending is None:
         keys["format"] = "csv"
-    if found != usual or (ending is None and found != ","):
-        keys["delimiter"] = found
-    above = _lines_above(lines[:_LINES], found)
-    rows = [_cells(line, found) for line in lines[above : above + _LINES] if line.strip()]
+    if separator != usual or (ending is None and separator != ","):
+        keys["delimiter"] = separator
+    above = _lines_above(lines[:_LINES], separator)
+    rows = [_cells(line, separator) for line in lines[above : above + _LINES] if line.strip()]
     if not rows:
         return Layout(keys, False, notes)
     header, headerless = [cell.strip() for cell in rows[0]], _has_no_header(rows)
@@ -74,11 +74,11 @@ def layout_of(file: Path, ending: str | None, delimiter: str | None = None) -> L
         notes.append("two of its columns have the same name: the later is called with a number behind")
     if above:
         keys["skip_lines"] = above
-    if _quotes_are_plain(lines[above : above + _LINES], found):
+    if _quotes_are_plain(lines[above : above + _LINES], separator):
         keys["quote"] = ""
     names = keys.get("header", _told_apart(header))
     tail = lines[-5:] if is_whole else _last_lines(file, encoding)
-    totals = _totals(rows[1:3], tail, found, names)
+    totals = _totals(rows[1:3], tail, separator, names)
     if totals:
         keys["leave_out"] = totals
         shown = ", ".join(f"{column} {value!r}" for column, values in totals.items() for value in values)

@@ -114,12 +114,14 @@ def read_texts(values: Sequence[str]) -> Moments | None:
         if shape is None or (shape[0] not in shapes and len(shapes) == _MOST_SHAPES):
             return None
         shapes.setdefault(shape[0], []).append(shape[1])
-    order, doubt = _order([fields for found in shapes.values() for fields in found if fields[0]], list(shapes))
+    order, doubt = _order(
+        [fields for fields_of_shape in shapes.values() for fields in fields_of_shape if fields[0]], list(shapes)
+    )
     if order is None:
         return None
     forms = [_ordered(shape, order) for shape in shapes]
     forms.sort(key=len, reverse=True)
-    years = [_year(fields, order) for found in shapes.values() for fields in found if fields[0]]
+    years = [_year(fields, order) for fields_of_shape in shapes.values() for fields in fields_of_shape if fields[0]]
     if years and not (min(years) >= _FIRST_YEAR and max(years) < _LAST_YEAR):
         return None
     return Moments({"time_format": forms[0] if len(forms) == 1 else forms}, doubt)

@@ -161,8 +161,8 @@ def _layout(connection: duckdb.DuckDBPyConnection, file: Path) -> Layout:
     largest = max(sheets, key=lambda sheet: sheets[sheet])
     keys = {"sheet": largest} if largest != next(iter(sheets)) else {}
     (copy,) = readable(connection, [file], "xlsx", sheet=largest)
-    found = layout_of(copy, "csv", ",")
-    return Layout(keys | found.keys, found.headerless, found.notes)
+    layout = layout_of(copy, "csv", ",")
+    return Layout(keys | layout.keys, layout.headerless, layout.notes)
 
 
 def _read_head(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], keys: dict[str, Any]) -> None:

@@ -88,9 +88,9 @@ class Explainer:
     def explain(self, examples: Examples, row: int, *, seed: int = 42) -> Explanation:
         """The explanation of one row of `examples` (over the explainer's catalogs)."""
         catalogs = self.catalogs
-        one = examples.take(np.array([row]))
-        scores = self.predictor.score_examples(one, catalogs, baselines=False)
-        variants = Variants(self.predictor, catalogs, one, self.reader)
+        example = examples.take(np.array([row]))
+        scores = self.predictor.score_examples(example, catalogs, baselines=False)
+        variants = Variants(self.predictor, catalogs, example, self.reader)
         logit, score = float(scores.logit[0]), float(scores.score[0])
         baseline, parts, words = self._parts(variants, logit, score, np.random.default_rng(seed))
         ad_id, text = catalogs.ads.ids[variants.ad].as_py(), variants.text
@@ -99,7 +99,7 @@ class Explainer:
             ad_id=ad_id,
             title=self.titles.get(ad_id, text),
             language=str(language(pa.array([text]))[0]),
-            reader="zh" if self._reads_chinese(one) else "en",
+            reader="zh" if self._reads_chinese(example) else "en",
             text=text,
             score=score,
             logit=logit,
@@ -126,7 +126,7 @@ class Explainer:
         contributions = np.where(confirmed, effects, 0.0)
         others = self._for_others(variants, generator)
         parts = [
-            self._part(variants, item, float(contribution), float(without), others.get(number))
+            self._part_of(variants, item, float(contribution), float(without), others.get(number))
             for number, (item, contribution, without) in enumerate(zip(inputs, contributions, alone.score, strict=False))
             if contribution
         ]
@@ -152,22 +152,22 @@ class Explainer:
         mean = scores.logit.reshape(len(present), len(ads)).mean(axis=1)
         return {number: float(mean[-1] - without) for number, without in zip(numbers, mean, strict=False)}
 
-    def _part(self, variants: Variants, item: Input, contribution: float, without: float, for_others: float | None) -> Part:
+    def _part_of(self, variants: Variants, item: Input, contribution: float, without: float, for_others: float | None) -> Part:
         value = self.titles.get(item.name, "") if item.kind in {"click", "skipped"} else item.value
         start = variants.spans[item.atoms[0][1]][0] if item.kind == "word" else None
         return Part(item.kind, item.name, value, contribution, without, item.deviation, start, for_others)
 
-    def _reads_chinese(self, one: Examples) -> bool:
+    def _reads_chinese(self, example: Examples) -> bool:
         """By the rule of the lists' reasons."""
         ads = self.catalogs.ads
-        used = one.ads_used()
+        used = example.ads_used()
         chinese = np.zeros(len(ads), bool)
         chinese[used] = pc.equal(language(ads.texts.take(pa.array(used))), "zh").to_numpy(zero_copy_only=False)
         queries, interests = (
-            pa.array([one.queries[int(one.query[0])]]),
-            interest_words(self.catalogs.user_table, one.user_index),
+            pa.array([example.queries[int(example.query[0])]]),
+            interest_words(self.catalogs.user_table, example.user_index),
         )
-        return bool(reads_chinese(chinese, queries, interests, one, np.zeros(1, np.int64), one.ad_index)[0])
+        return bool(reads_chinese(chinese, queries, interests, example, np.zeros(1, np.int64), example.ad_index)[0])
 
 
 def titles_of(ads: pa.Table) -> dict[str, str]:

@@ -28,7 +28,7 @@ HNSW_UP_TO = 5_000_000
 _OVERFETCH = 4  # ads near single clicks that are compared with the mean too, for each one wanted
 
 
-class Found(NamedTuple):
+class RetrievedAds(NamedTuple):
     """Candidates of R requests, C the most that a policy asks for."""
 
     ad: Ints  # (R, C) -1 where there are fewer
@@ -98,22 +98,24 @@ class Finder:
             if "model" in policy.retrieval.channels:
                 self._pool(index)
 
-    def find(self, requests: pa.Table, examples: Examples, vectors: Floats, policy: Ints, given: Ints | None = None) -> Found:
-        """Candidates of each of R requests under its policy. vectors: (R, D) users; given: (R, C) what to choose from."""
-        width = max(one.retrieval.candidates for one in self.policies) if given is None else given.shape[1]
+    def find(
+        self, requests: pa.Table, examples: Examples, vectors: Floats, policy: Ints, chosen_from: Ints | None = None
+    ) -> RetrievedAds:
+        """Candidates of each of R requests under its policy. vectors: (R, D) users; chosen_from: (R, C) what to choose from."""
+        width = max(own.retrieval.candidates for own in self.policies) if chosen_from is None else chosen_from.shape[1]
         ad = np.full((len(policy), width), -1, dtype=np.int64)
         words = query_words(requests)
-        for index, one in enumerate(self.policies):
+        for index, own in enumerate(self.policies):
             mine = np.flatnonzero(policy == index)
             if len(mine):
-                if given is None:
-                    found = self.merged(index, self.channels(index, examples, vectors, mine, words))
-                    ad[mine, : one.retrieval.candidates] = found
+                if chosen_from is None:
+                    merged = self.merged(index, self.channels(index, examples, vectors, mine, words))
+                    ad[mine, : own.retrieval.candidates] = merged
                 else:
                     asking = self.asking(index, examples, mine, words.take(pa.array(mine)))
-                    ad[mine] = self.rules[index][0].kept(asking, given[mine])
+                    ad[mine] = self.rules[index][0].let_through(asking, chosen_from[mine])
         product = np.einsum("rcd,rd->rc", self.ad_vectors[np.maximum(ad, 0)], vectors)
-        return Found(ad, np.where(ad >= 0, product, np.nan))
+        return RetrievedAds(ad, np.where(ad >= 0, product, np.nan))
 
     def asking(self, index: int, examples: Examples, rows: Ints, words: pa.Array) -> Asking:
         """What the requests `rows` bring to the rules of policy `index`; `words` (r,) their queries."""
@@ -198,16 +200,16 @@ class Finder:
         k, (rules, _) = self.policies[index].retrieval.candidates, self.rules[index]
         mean = mean_of_history(examples, self.unit_vectors)[rows]
         there = mean.any(axis=1)
-        found: Ints = np.full((len(rows), k), -1, dtype=np.int64)
+        nearest: Ints = np.full((len(rows), k), -1, dtype=np.int64)
         for some, by_text in ((np.flatnonzero(there), True), (np.flatnonzero(~there), False)):
             if not len(some):
                 continue
             own = asking if len(some) == len(rows) else self.asking(index, examples, rows[some], words.take(pa.array(some)))
             if by_text:
-                found[some] = self._by_clicks(index, examples, rows[some], mean[some], own, words.take(pa.array(some)))
+                nearest[some] = self._by_clicks(index, examples, rows[some], mean[some], own, words.take(pa.array(some)))
             else:
-                found[some] = self._by_popularity(k, own, rules)
-        return found
+                nearest[some] = self._by_popularity(k, own, rules)
+        return nearest
 
     def _by_clicks(self, index: int, examples: Examples, rows: Ints, mean: Floats, asking: Asking, words: pa.Array) -> Ints:
         """The k ads of largest cosine to the mean (r, E) plus nearness to single clicks, in units of cosine. What no click
@@ -248,8 +250,8 @@ class Finder:
     def _by_query(self, k: int, words: pa.Array, asking: Asking, rules: Rules) -> Ints:
         """Ads that share most words with the query; equals by training clicks."""
         matched = self.ads.words.matched(self.ads.words.bag(words)).tocoo()
-        kept = rules.pairs(asking, matched.row.astype(np.int64), matched.col)
-        row, ad, count = matched.row[kept], matched.col[kept], matched.data[kept]
+        admitted = rules.pairs(asking, matched.row.astype(np.int64), matched.col)
+        row, ad, count = matched.row[admitted], matched.col[admitted], matched.data[admitted]
         order = np.lexsort((ad, -self._popularity[ad, 0], -count, row))
         row, ad = row[order], ad[order]
         place = np.arange(len(row)) - np.searchsorted(row, np.arange(len(words)))[row]

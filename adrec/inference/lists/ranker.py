@@ -273,19 +273,19 @@ class Ranker:
         score.ravel()[place] = np.clip(scores.score.astype(np.float64), 0.0, 1.0)
         there, rows = ad >= 0, np.maximum(ad, 0)
         bid = np.where(there, self.ads.bid[rows], np.nan)
-        for index, one in enumerate(self.policies):
+        for index, own in enumerate(self.policies):
             mine = policy == index
-            if one.value.kind == "revenue":
+            if own.value.kind == "revenue":
                 value[mine] = revenue(score[mine], bid[mine])
-            elif one.value.kind == "score":
+            elif own.value.kind == "score":
                 value[mine] = score[mine]
             else:
                 total = np.zeros(ad.shape)
-                total.ravel()[place] = weighted(_outputs(scores, one), one.value.weights)
+                total.ravel()[place] = weighted(_outputs(scores, own), own.value.weights)
                 value[mine] = np.maximum(total[mine], 0.0)
         deviation = np.zeros(ad.shape)
-        for index, one in enumerate(self.policies):
-            if one.exploration.method == "thompson":
+        for index, own in enumerate(self.policies):
+            if own.exploration.method == "thompson":
                 mine = policy == index
                 deviation[mine] = logit_deviation(
                     score[mine], self.impressions[rows[mine]], prior_impressions=PRIOR_IMPRESSIONS

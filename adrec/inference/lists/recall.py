@@ -38,16 +38,16 @@ def sample_requests(
 
     The same rows in any order of the tables. Memory: `requests` rows a policy. None where the tables hold no row.
     """
-    kept: pa.Table | None = None
+    drawn: pa.Table | None = None
     for table in tables:
-        table = table if kept is None else pa.concat_tables([kept, table], promote_options="default")
-        kept = table.take(pa.array(_drawn(table, policy_of(table), requests)))
-    if kept is None or not len(kept):
+        table = table if drawn is None else pa.concat_tables([drawn, table], promote_options="default")
+        drawn = table.take(pa.array(_drawn(table, policy_of(table), requests)))
+    if drawn is None or not len(drawn):
         return None
-    policy = policy_of(kept)
+    policy = policy_of(drawn)
     present = len(np.unique(policy))
     affordable = max(LEAST_REQUESTS, MOST_PAIRS // max(ads * present, 1))
-    return kept.take(pa.array(_drawn(kept, policy, min(affordable, max(requests // present, 1)))))
+    return drawn.take(pa.array(_drawn(drawn, policy, min(affordable, max(requests // present, 1)))))
 
 
 def candidate_recall(
@@ -146,16 +146,16 @@ def _look(ranker: Ranker, index: int, requests: pa.Table, advance: Callable[[int
 
 def _summary(ranker: Ranker, index: int, looked: _Looked, candidates: Ints) -> CandidateRecall:
     policy = ranker.policies[index]
-    found = shares_of(looked.by_score, candidates)
+    shares = shares_of(looked.by_score, candidates)
     return CandidateRecall(
         policy=ranker.names[index],
-        requests=len(found),
+        requests=len(shares),
         k=policy.top_n,
         candidates=policy.retrieval.candidates,
         eligible=float(looked.eligible.mean()),
         channels={name: float(shares_of(looked.by_score, ad).mean()) for name, ad in looked.channels.items()},
-        recall=float(found.mean()),
-        deviation=float(found.std() / np.sqrt(len(found))),
+        recall=float(shares.mean()),
+        deviation=float(shares.std() / np.sqrt(len(shares))),
         shares=ranker.finder.shares_of(index),
         by_value=None if policy.value.kind == "score" else float(shares_of(looked.by_value, candidates).mean()),
     )

@@ -18,7 +18,7 @@ from adrec.ranking.pacing import RequestShares
 
 
 @dataclass(frozen=True)
-class Told:
+class AdFate:
     """The fate of one ad in one request."""
 
     user: str
@@ -56,7 +56,7 @@ class Told:
         yield shown
 
 
-def tell(ranker: Ranker, blocks: Iterator[pa.Table], user: str, ad: str, pace: RequestShares) -> Told:
+def tell(ranker: Ranker, blocks: Iterator[pa.Table], user: str, ad: str, pace: RequestShares) -> AdFate:
     """Rank until the user's first request (what came before may have used up budgets and caps) and tell the ad's fate.
 
     Raises DataError where the ad or the user is not there.
@@ -75,7 +75,7 @@ def tell(ranker: Ranker, blocks: Iterator[pa.Table], user: str, ad: str, pace: R
     raise DataError(f"--why: user '{user}' has no request here.")
 
 
-def _fate(ranker: Ranker, block: Block, row: int, ad: int) -> Told:
+def _fate(ranker: Ranker, block: Block, row: int, ad: int) -> AdFate:
     steps: list[tuple[str, str]] = []
     shown, verdict = _follow(ranker, block, row, ad, steps)
     columns = block.ranked.column[row]
@@ -89,7 +89,7 @@ def _fate(ranker: Ranker, block: Block, row: int, ad: int) -> Told:
         )
         for rank, column in enumerate(columns[columns >= 0], start=1)
     ]
-    return Told(
+    return AdFate(
         user=str(block.requests["user_id"][row]),
         ad=str(ranker.ads.ids[ad]),
         request=str(block.requests["request_id"][row]),

@@ -152,14 +152,16 @@ class ContentScore:
     def cosines(self, inputs: Inputs) -> dict[str, Floats]:
         """feature → (N,) cosine of interest and ad."""
         ads, columns = inputs.ads, inputs.columns
-        found = {"text": cosine_to_interest(inputs, self.tfidf.transform(ads.texts), self.tfidf.transform(inputs.users.texts))}
+        cosines = {
+            "text": cosine_to_interest(inputs, self.tfidf.transform(ads.texts), self.tfidf.transform(inputs.users.texts))
+        }
         for place, name in enumerate(columns.ad_categorical):
-            found[name] = cosine_to_interest(inputs, _one_hot(ads.categorical[:, place]))
+            cosines[name] = cosine_to_interest(inputs, _one_hot(ads.categorical[:, place]))
         for name in ads.lists:
-            found[name] = cosine_to_interest(inputs, list_indicator(ads, name))
+            cosines[name] = cosine_to_interest(inputs, list_indicator(ads, name))
         if ads.vectors is not None:
-            found["vector"] = EncoderCosine().score(inputs)
-        return found
+            cosines["vector"] = EncoderCosine().score(inputs)
+        return cosines
 
     def score(self, inputs: Inputs) -> Floats:
         """(N,) weighted sum; features without a weight count nothing."""

@@ -33,15 +33,15 @@ def declared_columns(
     units = [unit_rows(vectors[:, piece]) for piece in pieces]
     nearness = _to_interests(examples, ad, units, pieces, interests) if interests is not None else None
     asked = queries(examples.queries).vectors if queries is not None else None
-    found: dict[str, Floats] = {}
+    columns: dict[str, Floats] = {}
     for number, (piece, unit) in enumerate(zip(pieces, units, strict=True)):
         suffix = f"_{number + 1}" if len(pieces) > 1 else ""
         if nearness is not None:
-            found |= {f"interest_mean{suffix}": nearness[0, number], f"interest_nearest{suffix}": nearness[1, number]}
+            columns |= {f"interest_mean{suffix}": nearness[0, number], f"interest_nearest{suffix}": nearness[1, number]}
         if asked is not None:
             query = unit_rows(asked.numpy()[:, piece])
-            found[f"query{suffix}"] = row_products(query, unit, examples.query, ad)
-    return found
+            columns[f"query{suffix}"] = row_products(query, unit, examples.query, ad)
+    return columns
 
 
 def _to_interests(
@@ -52,7 +52,7 @@ def _to_interests(
     interests: TextInputs,
 ) -> Floats:
     """(2, parts, N) cosine of the ads `candidate` (N,) to the mean of the interests' unit vectors, and to the nearest."""
-    found = np.zeros((2, len(pieces), len(examples)), np.float32)
+    nearness = np.zeros((2, len(pieces), len(examples)), np.float32)
     for rows in _chunks(len(examples), 8 * pieces[-1].stop):
         users, user = np.unique(examples.user_index[rows], return_inverse=True)
         vectors = interests(users.astype(np.int64)).vectors
@@ -64,9 +64,9 @@ def _to_interests(
             there = np.linalg.norm(own, axis=2) > 0  # (U, P)
             ad = unit[candidate[rows]]  # (n, piece)
             best = np.where(there[user], np.einsum("npd,nd->np", own[user], ad, dtype=np.float64), -np.inf).max(axis=1)
-            found[0, number, rows] = np.einsum("nd,nd->n", unit_rows(own.sum(axis=1))[user], ad, dtype=np.float64)
-            found[1, number, rows] = np.where(np.isfinite(best), best, 0.0)
-    return found
+            nearness[0, number, rows] = np.einsum("nd,nd->n", unit_rows(own.sum(axis=1))[user], ad, dtype=np.float64)
+            nearness[1, number, rows] = np.where(np.isfinite(best), best, 0.0)
+    return nearness
 
 
 def _chunks(rows: int, each: int) -> Iterator[NDArray[np.int64]]:

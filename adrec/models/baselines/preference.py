@@ -22,15 +22,15 @@ def preference_columns(inputs: Inputs) -> dict[str, Floats]:
     A row's values do not depend on the others, so they are there for rows of whom nobody skipped anything, too.
     """
     skipped = inputs.skipped_as_history()
-    found = {
+    columns = {
         f"like_{name}": like_rate(inputs, skipped, _single(inputs.ads.categorical[:, place]))
         for place, name in enumerate(inputs.columns.ad_categorical)
     }
-    found.update({f"like_{name}": like_rate(inputs, skipped, lists) for name, lists in inputs.ads.lists.items()})
+    columns.update({f"like_{name}": like_rate(inputs, skipped, lists) for name, lists in inputs.ads.lists.items()})
     if inputs.ads.vectors is not None:
         cosines = history_similarities(skipped, inputs.ads.vectors)
-        found.update({f"skipped_{name}": cosines[:, place] for place, name in enumerate(STATISTICS)})
-    return found
+        columns.update({f"skipped_{name}": cosines[:, place] for place, name in enumerate(STATISTICS)})
+    return columns
 
 
 def like_rate(clicked: Inputs, skipped: Inputs, values: Ragged) -> Floats:

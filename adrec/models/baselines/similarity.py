@@ -87,8 +87,8 @@ def history_matrix(
     if half_life is not None:
         back = np.repeat(offsets[1:], lengths) - 1 - np.arange(len(values))
         weight = np.exp2(-back / half_life).astype(np.float32)
-    kept = values >= 0
-    return sparse.csr_matrix((weight[kept], (row[kept], values[kept])), shape=(len(lengths), width))
+    is_known = values >= 0
+    return sparse.csr_matrix((weight[is_known], (row[is_known], values[is_known])), shape=(len(lengths), width))
 
 
 def category_shares(inputs: Inputs, catalog: Catalog, column: int) -> Floats:
@@ -156,12 +156,12 @@ def row_products(
     """Dot product of `left[left_rows[i]]` and `right[right_rows[i]]` for every i, (N,) float32; dense or sparse alike."""
     result = np.zeros(len(left_rows), np.float32)
     for start in range(0, len(left_rows), chunk):
-        part = slice(start, start + chunk)
-        a, b = left[left_rows[part]], right[right_rows[part]]
+        block = slice(start, start + chunk)
+        a, b = left[left_rows[block]], right[right_rows[block]]
         if sparse.issparse(a):
-            result[part] = np.asarray(a.multiply(b).sum(axis=1)).ravel()
+            result[block] = np.asarray(a.multiply(b).sum(axis=1)).ravel()
         else:
-            result[part] = np.einsum("nd,nd->n", a, b, dtype=np.float64)
+            result[block] = np.einsum("nd,nd->n", a, b, dtype=np.float64)
     return result
 
 

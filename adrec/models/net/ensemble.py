@@ -35,9 +35,9 @@ class Ensemble(nn.Module):
         matches = first.all_matches(batch, *vectors, batch.blocks)
         outputs: list[Outputs] = [member(batch, matches) for member in self.members]
         return outputs[0]._replace(
-            logits=torch.stack([one.logits for one in outputs]).mean(0),
-            users=torch.cat([one.users for one in outputs], -1),
-            ads=torch.cat([one.ads for one in outputs], -1),
+            logits=torch.stack([output.logits for output in outputs]).mean(0),
+            users=torch.cat([output.users for output in outputs], -1),
+            ads=torch.cat([output.ads for output in outputs], -1),
         )
 
     def slot_effects(self) -> Tensor | None:

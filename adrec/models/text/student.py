@@ -13,11 +13,11 @@ from adrec.models.text.language_model import LanguageModel
 def layer_stack(backbone: nn.Module) -> nn.ModuleList:
     """The transformer layers of an encoder. Raises ConfigError for an architecture that keeps them elsewhere."""
     for path in ("encoder.layer", "transformer.layer", "layers", "encoder.layers"):
-        found: Any = backbone
+        module: Any = backbone
         for name in path.split("."):
-            found = getattr(found, name, None)
-        if isinstance(found, nn.ModuleList):
-            return found
+            module = getattr(module, name, None)
+        if isinstance(module, nn.ModuleList):
+            return module
     raise ConfigError(f"{type(backbone).__name__}: its layers cannot be found, so it cannot be distilled.")
 
 
@@ -32,13 +32,13 @@ def make_student(teacher: LanguageModel, layers: int | None) -> LanguageModel:
     """A deep copy of the teacher with `layers` of its layers (None: half)."""
     student = LanguageModel(copy.deepcopy(teacher.model), new_weights=teacher.new_weights)
     stack = layer_stack(student.backbone)
-    kept = chosen_layers(len(stack), max(1, len(stack) // 2) if layers is None else layers)
+    layers_left = chosen_layers(len(stack), max(1, len(stack) // 2) if layers is None else layers)
     config = cast(Any, student.config)
     types = getattr(config, "layer_types", None)
-    kept_layers = [stack[number] for number in kept]
+    kept_layers = [stack[number] for number in layers_left]
     del stack[:]
     stack.extend(kept_layers)
-    config.num_hidden_layers = len(kept)
+    config.num_hidden_layers = len(layers_left)
     if types is not None:
-        config.layer_types = [types[number] for number in kept]
+        config.layer_types = [types[number] for number in layers_left]
     return student

@@ -131,19 +131,19 @@ def keep_numbers(connection: duckdb.DuckDBPyConnection, earlier: Earlier, spec: 
     """
     key, index = str(spec.key), spec.index
     joined = f"FROM {spec.name} t FULL JOIN {earlier.table(spec)} o USING ({key})"
-    found = one_row(
+    counts = one_row(
         connection,
         f"SELECT count_if(t.{index} IS NULL) AS gone, count_if(t.{index} <> o.file_row_number) AS moved, "
         f"count(o.file_row_number) AS old {joined}",
     )
-    if found["gone"]:
+    if counts["gone"]:
         earlier.keep(f"earlier {spec.name} have gone", f"{spec.name} that the table no longer has, as they were")
-    if found["moved"]:
+    if counts["moved"]:
         what = f"the numbers of the {spec.name}; new ones go behind, whatever their place in the table"
         earlier.keep(f"{spec.name} were put before earlier ones", what)
-    if not found["gone"] and not found["moved"]:
+    if not counts["gone"] and not counts["moved"]:
         return
-    if found["gone"] and stored_columns(earlier.folder, spec.name):
+    if counts["gone"] and stored_columns(earlier.folder, spec.name):
         raise CannotAppendError(f"earlier {spec.name} have gone, and their vectors with them")
     theirs = columns_of(connection, f"SELECT * FROM {earlier.table(spec)}")
     columns = []
@@ -152,9 +152,8 @@ def keep_numbers(connection: duckdb.DuckDBPyConnection, earlier: Earlier, spec: 
             continue
         before = _naive(f"o.{name(column)}", theirs[column]) if column in theirs else "NULL"
         columns.append(f"CASE WHEN t.{key} IS NULL THEN CAST({before} AS {kind}) ELSE t.{name(column)} END AS {name(column)}")
-    place = (
-        f"coalesce(o.file_row_number, {found['old']} + row_number() OVER (PARTITION BY o.{key} IS NULL ORDER BY t.{index}) - 1)"
-    )
+    behind = f"{counts['old']} + row_number() OVER (PARTITION BY o.{key} IS NULL ORDER BY t.{index}) - 1"
+    place = f"coalesce(o.file_row_number, {behind})"
     connection.execute(
         f"CREATE OR REPLACE TABLE {spec.name} AS SELECT {', '.join([f'CAST({place} AS INTEGER) AS {index}', key, *columns])} "
         f"FROM {spec.name} t FULL JOIN {earlier.table(spec)} o USING ({key}) ORDER BY {index}"

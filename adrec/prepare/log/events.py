@@ -140,12 +140,12 @@ def build_requests(connection: duckdb.DuckDBPyConnection, staged: str, shape: Lo
             f"count(*) AS rows FROM {staged} WHERE {good(connection, staged)} GROUP BY ALL ORDER BY started, first"
         )
         return
-    given = keyed == "text"
-    grouped = "key" if given else "user_id, shown_at"
+    has_ids = keyed == "text"
+    grouped = "key" if has_ids else "user_id, shown_at"
     selected = (
         f"{_key(connection, staged, shape)} AS key, min(user_id) AS user_id, max(user_id) AS other_user, "
         "min(shown_at) AS started"
-        if given
+        if has_ids
         else "user_id, shown_at, user_id AS other_user, shown_at AS started"
     )
     connection.execute(
@@ -153,7 +153,7 @@ def build_requests(connection: duckdb.DuckDBPyConnection, staged: str, shape: Lo
         f"min(source_order) AS first, count(*) AS rows FROM {staged} WHERE {good(connection, staged)} GROUP BY {grouped}) "
         f"ORDER BY started, first"
     )
-    if not given:
+    if not has_ids:
         return
     shared = one_row(connection, "SELECT min(key) AS key, count(*) AS n FROM requests WHERE user_id <> other_user")
     if shared["n"]:

@@ -52,15 +52,17 @@ def cuts_of(
     """
     if isinstance(split, TimeSplit) and split.test_from is not None:
         begins: dict[str, datetime | None] = {"valid": split.valid_from, "test": split.test_from}
-        return {part: moment for part, moment in begins.items() if moment is not None}
+        return {split_name: moment for split_name, moment in begins.items() if moment is not None}
     if not (isinstance(split, TimeSplit) or (isinstance(split, ColumnSplit) and split.in_time_order)):
         return {}
     found = connection.execute("SELECT part, min(shown_at), max(shown_at) FROM events GROUP BY part").fetchall()
-    ends = {SPLITS[part]: (first.replace(tzinfo=UTC), last.replace(tzinfo=UTC)) for part, first, last in found}
-    for part, counts in before.items():
+    ends = {SPLITS[split_name]: (first.replace(tzinfo=UTC), last.replace(tzinfo=UTC)) for split_name, first, last in found}
+    for split_name, counts in before.items():
         first, last = (datetime.fromisoformat(counts[end]) for end in ("first", "last"))
-        ends[part] = (min(first, ends[part][0]), max(last, ends[part][1])) if part in ends else (first, last)
-    cuts: dict[str, datetime] = {part: ends[part][0] for part in ("valid", "test") if part in ends}
+        ends[split_name] = (
+            (min(first, ends[split_name][0]), max(last, ends[split_name][1])) if split_name in ends else (first, last)
+        )
+    cuts: dict[str, datetime] = {split_name: ends[split_name][0] for split_name in ("valid", "test") if split_name in ends}
     # A column may mix validation rows among the training rows: they begin nothing.
     if isinstance(split, ColumnSplit) and "valid" in cuts and "train" in ends and cuts["valid"] < ends["train"][1]:
         del cuts["valid"]

@@ -61,14 +61,14 @@ def refuse_clicks_alone(connection: duckdb.DuckDBPyConnection, staged: str) -> N
     columns = columns_of(connection, staged)
     if "click" not in columns or {"conversion", "rating", "dwell_seconds"} & set(columns):
         return
-    found = one_row(
+    counts = one_row(
         connection,
         f"SELECT count(*) AS n, count(click) AS known, min(click) AS least FROM {staged} WHERE {good(connection, staged)}",
     )
-    if found["known"] and found["least"] == 1:
+    if counts["known"] and counts["least"] == 1:
         raise DataError(
-            f"impressions: every click is 1 ({found['known']:,} of {found['n']:,} rows): a log of clicks alone says nothing of "
-            "what was not clicked. Set `negatives` in the config, so that such ads are drawn from the catalogue (--set "
+            f"impressions: every click is 1 ({counts['known']:,} of {counts['n']:,} rows): a log of clicks alone says nothing "
+            "of what was not clicked. Set `negatives` in the config, so that such ads are drawn from the catalogue (--set "
             "negatives.per_click=4)."
         )
 
@@ -215,8 +215,8 @@ class _Catalogue:
             chosen[open_places[fitting[earliest]]] = drawn[fitting[earliest]]
             taken = np.union1d(taken, new)
             open_places = open_places[chosen[open_places] < 0]
-        found = np.flatnonzero(chosen >= 0)
-        return row[click[found]], chosen[found].astype(np.int32), slot[found].astype(np.int32)
+        places = np.flatnonzero(chosen >= 0)
+        return row[click[places]], chosen[places].astype(np.int32), slot[places].astype(np.int32)
 
     def _draw(self, bits: NDArray[np.uint64], started: Ints, count: Ints) -> tuple[Ints, NDArray[np.bool_]]:
         """An ad for each of N random numbers, and whether it stands."""

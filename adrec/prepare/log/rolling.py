@@ -54,22 +54,22 @@ def move_shards(earlier: Earlier, split: TimeSplit, writer: SplitWriter) -> None
     bounds = [bound for bound in (split.valid_from or split.test_from, split.test_from) if bound is not None]
     moments = np.array([bound.replace(tzinfo=None) for bound in bounds], "datetime64[us]").astype(np.int64)
     first = -2  # numbers of requests that no new row has, other in each file
-    for file in (file for part in MOVED for file in shards_of(earlier.folder, part)):
+    for file in (file for split_name in MOVED for file in shards_of(earlier.folder, split_name)):
         known = pq.read_schema(file).names
         wanted = [column for column in ("request_id", "shown_at", "click", WEIGHT) if column in known]
         ends = pq.read_table(file, columns=wanted)
         run = run_codes(ends["request_id"])
         opens = np.flatnonzero(np.diff(run, prepend=-1))
         shown = combined(ends["shown_at"]).cast(pa.int64()).to_numpy()
-        part = np.searchsorted(moments, shown[opens], side="right")[run].astype(np.uint8)
+        split_name = np.searchsorted(moments, shown[opens], side="right")[run].astype(np.uint8)
         request = pa.array(first - run.astype(np.int64))
         first = first - int(run[-1]) - 1
-        if part[0] == part[-1]:
-            writer.link(file, int(part[0]), ends.append_column("request", request).combine_chunks().to_batches()[0])
+        if split_name[0] == split_name[-1]:
+            writer.link(file, int(split_name[0]), ends.append_column("request", request).combine_chunks().to_batches()[0])
             continue
         at = 0
         with pq.ParquetFile(file) as shard:
             for batch in shard.iter_batches(use_threads=False):
                 stop = at + batch.num_rows
-                writer.add(batch.append_column("request", request.slice(at, batch.num_rows)), part[at:stop])
+                writer.add(batch.append_column("request", request.slice(at, batch.num_rows)), split_name[at:stop])
                 at = stop

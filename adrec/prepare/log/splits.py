@@ -194,25 +194,29 @@ def refuse_empty(
     `before`: rows that the splits of an output that is appended to hold already.
     """
     found = dict(connection.execute(f"SELECT part, count(*) FROM {relation} GROUP BY part").fetchall())
-    rows = {part: found.get(number, 0) + before.get(part, 0) for number, part in enumerate(SPLITS)}
-    for part in ("train", *(["test"] if wants_test(split) else [])):
-        if not rows[part]:
+    rows = {split_name: found.get(number, 0) + before.get(split_name, 0) for number, split_name in enumerate(SPLITS)}
+    for split_name in ("train", *(["test"] if wants_test(split) else [])):
+        if not rows[split_name]:
             counts = ", ".join(f"{label} {count:,}" for label, count in rows.items())
-            raise DataError(f"split: the {part} part has no rows ({counts}). Change {_key(split, part)} in the config.")
+            raise DataError(
+                f"split: the {split_name} part has no rows ({counts}). Change {_key(split, split_name)} in the config."
+            )
 
 
-def _key(split: Split, part: str) -> str:
+def _key(split: Split, split_name: str) -> str:
     """The setting that makes a part larger."""
     if isinstance(split, ColumnSplit):
-        return f"split.column ('{split.column}') or split.{part} ({', '.join(getattr(split, part)) or 'empty'})"
+        return f"split.column ('{split.column}') or split.{split_name} ({', '.join(getattr(split, split_name)) or 'empty'})"
     if isinstance(split, RollingSplit):
         return "split.test_last and split.valid_last: the log is too short"
     if isinstance(split, LeaveLastOutSplit):
         return "split.method: no user has the three requests that leave_last_out needs"
     if isinstance(split, TimeSplit) and split.test_from is not None:
-        moment = (split.valid_from or split.test_from) if part == "train" else split.test_from
-        return f"split.{'valid_from' if part == 'train' and split.valid_from else 'test_from'} ({moment:%Y-%m-%d %H:%M} UTC)"
-    if part == "train":
+        moment = (split.valid_from or split.test_from) if split_name == "train" else split.test_from
+        return (
+            f"split.{'valid_from' if split_name == 'train' and split.valid_from else 'test_from'} ({moment:%Y-%m-%d %H:%M} UTC)"
+        )
+    if split_name == "train":
         return "split.valid_fraction and split.test_fraction"
     return "split.test_fraction"
 

@@ -32,11 +32,11 @@ def shape_of(connection: duckdb.DuckDBPyConnection, raw: RawTables, config: Prep
     """
     table = raw.impressions
     columns = {*columns_of(connection, table.view), *table.reading.defaults}
-    shape = LogShape(**{part: column in columns for part, column in _COLUMNS.items()})
+    shape = LogShape(**{key: column in columns for key, column in _COLUMNS.items()})
     known = listed(columns_of(connection, table.view))
     faults = []
-    for part, column in _COLUMNS.items():
-        needs = _needs(raw, config, part, columns) if not getattr(shape, part) else []
+    for key, column in _COLUMNS.items():
+        needs = _needs(raw, config, key, columns) if not getattr(shape, key) else []
         if needs:
             readers, cures = (" and ".join(dict.fromkeys(words)) for words in zip(*needs, strict=True))
             faults.append(
@@ -78,11 +78,11 @@ def forget_nobody(connection: duckdb.DuckDBPyConnection, spec: TableSpec) -> Non
         connection.execute(f"DELETE FROM {spec.versions} WHERE {spec.index} IN ({theirs})")
 
 
-def _needs(raw: RawTables, config: PreprocessConfig, part: str, columns: Collection[str]) -> list[tuple[str, str]]:
-    """What of the config needs the `part` of a log that is missing, and what else would do."""
+def _needs(raw: RawTables, config: PreprocessConfig, key: str, columns: Collection[str]) -> list[tuple[str, str]]:
+    """What of the config needs the `key` of a log that is missing, and what else would do."""
     needs: list[tuple[str, str]] = []
     split, counted = config.split, [spec for spec in config.counters if spec != "usual"]
-    if part == "time":
+    if key == "time":
         if isinstance(split, TimeSplit | RollingSplit | LeaveLastOutSplit):
             needs.append((f"split.method {split.method}", "set split.method=random"))
         if counted:
@@ -93,20 +93,20 @@ def _needs(raw: RawTables, config: PreprocessConfig, part: str, columns: Collect
         if config.privacy.drop_before is not None:
             needs.append(("privacy.drop_before", "leave privacy.drop_before out"))
         return needs
-    of, by_part = f"{part}s", {"user": (UserSplit, LeaveLastOutSplit), "ad": ()}[part]
+    of, by_part = f"{key}s", {"user": (UserSplit, LeaveLastOutSplit), "ad": ()}[key]
     if raw.tables.get(of) is not None:
         needs.append((f"the table of the {of}", f"leave source.{of} out"))
     else:
-        declared = [column for _, column in getattr(config.features, of).columns] + getattr(config, f"{part}_columns")
+        declared = [column for _, column in getattr(config.features, of).columns] + getattr(config, f"{key}_columns")
         if declared:
             where = f"name '{declared[0]}' under features.impressions, not of the {of}"
             needs.append((f"'{declared[0]}' of the {of}", where))
-        if part == "ad" and "title" in columns:
+        if key == "ad" and "title" in columns:
             needs.append(("'title'", "give it the column of the title too"))
-    if isinstance(split, by_part) or split.method == f"cold_{part}":
+    if isinstance(split, by_part) or split.method == f"cold_{key}":
         needs.append((f"split.method {split.method}", "set split.method=random"))
-    if part == "ad" and config.negatives is not None:
+    if key == "ad" and config.negatives is not None:
         needs.append(("`negatives`", "leave `negatives` out"))
-    if any(part in spec.by for spec in counted):
-        needs.append((f"a counter by '{part}'", "leave that counter out"))
+    if any(key in spec.by for spec in counted):
+        needs.append((f"a counter by '{key}'", "leave that counter out"))
     return needs

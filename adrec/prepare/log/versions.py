@@ -217,15 +217,15 @@ def moved_features(features: Features, versioned: Versioned, columns: Mapping[st
 def _spelled_out(items: Sequence[Any], columns: Collection[str], changed: Collection[str]) -> list[Any]:
     """Patterns that stand for a column that changes become the columns that they stand for."""
     named = {item.column for item in items if not is_pattern(item.column)}
-    found = []
+    spelled = []
     for item in items:
         matching = [column for column in columns if fnmatchcase(column, item.column) and column not in named]
         if not is_pattern(item.column) or not set(matching) & set(changed):
-            found.append(item)
+            spelled.append(item)
             continue
         named |= set(matching)
-        found += [item.model_copy(update={"column": column}) for column in matching]
-    return found
+        spelled += [item.model_copy(update={"column": column}) for column in matching]
+    return spelled
 
 
 def _as_of(spec: TableSpec, column: str) -> str:

@@ -64,7 +64,7 @@ def leaking_features(folder: Path, features: Features, cut: LabelCut | None) -> 
     rows = rows.filter(pc.is_valid(click))
     clicked = pc.equal(click.drop_null(), 1).to_numpy(zero_copy_only=False)
     weights = (rows[WEIGHT].to_numpy(), run_codes(rows["request_id"])) if weighs else None
-    told = {}
+    leaking = {}
     for declared, values in _columns(folder, features, rows, own):
         message = (_filled(values, clicked) if declared.table == "impressions" else "") or _ranks(
             declared, values, clicked, weights
@@ -73,8 +73,8 @@ def leaking_features(folder: Path, features: Features, cut: LabelCut | None) -> 
             versioned = as_of_column(declared.column)
             table, column = (versioned[0].name, versioned[1]) if versioned else (declared.table, declared.column)
             cure = f"If it is known only after the click, leave it out of `features.{table}`"
-            told[table, column] = f"features.{table}: '{column}' {message}. {cure}."
-    return [{"kind": LEAK, "table": table, "column": column, "message": told[table, column]} for table, column in told]
+            leaking[table, column] = f"features.{table}: '{column}' {message}. {cure}."
+    return [{"kind": LEAK, "table": table, "column": column, "message": leaking[table, column]} for table, column in leaking]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ def add_people(connection: duckdb.DuckDBPyConnection, splits: dict[str, dict[str
         if split not in splits:
             continue
         for kind in ("ad", "user"):
-            found = one_row(
+            counts = one_row(
                 connection,
                 "SELECT count(*) AS n, count(*) - count(trained) AS cold, "
                 "coalesce(sum(rows) FILTER (trained IS NULL), 0) AS rows, sum(rows) AS of FROM people LEFT JOIN "
@@ -27,12 +27,12 @@ def add_people(connection: duckdb.DuckDBPyConnection, splits: dict[str, dict[str
                 f"WHERE part = {number} AND kind = '{kind}' AND index NOT IN "
                 f"(SELECT {kind}_index FROM {kind}s WHERE {kind}_id = {text(NOBODY)})",
             )
-            splits[split][f"{kind}s"] = found["n"]
+            splits[split][f"{kind}s"] = counts["n"]
             if split != "train" and "train" in splits:
                 splits[split] |= {
-                    f"shared_{kind}s": found["n"] - found["cold"],
-                    f"cold_{kind}s": found["cold"] / max(found["n"], 1),
-                    f"cold_{kind}_rows": int(found["rows"]) / max(int(found["of"] or 0), 1),
+                    f"shared_{kind}s": counts["n"] - counts["cold"],
+                    f"cold_{kind}s": counts["cold"] / max(counts["n"], 1),
+                    f"cold_{kind}_rows": int(counts["rows"]) / max(int(counts["of"] or 0), 1),
                 }
 
 

@@ -36,20 +36,20 @@ def find_files(patterns: str | Sequence[str]) -> list[Path]:
     Passed over in folders and globs: hidden files, `_SUCCESS` and the like, checksums, and empty files beside others. A folder
     without a file whose ending says its format gives all its files. Raises DataError.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         path = Path(pattern)
         if path.is_file():
             if path.stat().st_size == 0:
                 raise DataError(f"{path}: the file is empty.")
-            found.append(path)
+            files.append(path)
         else:
             matches = _of_folder(path) if path.is_dir() else _of_glob(pattern)
             filled = [match for match in matches if match.stat().st_size]
             if not filled:
                 raise DataError(f"{matches[0]}: the file is empty.")
-            found.extend(sorted(filled))
-    return list(dict.fromkeys(found))
+            files.extend(sorted(filled))
+    return list(dict.fromkeys(files))
 
 
 def _of_folder(path: Path) -> list[Path]:

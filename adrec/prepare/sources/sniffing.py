@@ -51,7 +51,7 @@ def likely_delimiter(lines: Sequence[str]) -> str | None:
     """What separates cells in (nearly) all lines in the same number; None where nothing does."""
     lines = [line for line in lines if line.strip()]
     best: tuple[float, int] | None = None
-    found = None
+    delimiter = None
     for place, mark in enumerate(DELIMITERS):
         counts = Counter(cells_in(line, mark) for line in lines)
         if not counts:
@@ -60,10 +60,10 @@ def likely_delimiter(lines: Sequence[str]) -> str | None:
         agreeing = share / len(lines)
         # A mark that also occurs inside the cells of another agrees less, or gives fewer cells.
         if most > 1 and agreeing >= 0.8 and (best is None or (round(agreeing, 1), most) > best):
-            if mark == " " and found is not None:
+            if mark == " " and delimiter is not None:
                 continue
-            best, found = (round(agreeing, 1), most), DELIMITERS[place]
-    return found
+            best, delimiter = (round(agreeing, 1), most), DELIMITERS[place]
+    return delimiter
 
 
 def cells_in(line: str, delimiter: str) -> int:

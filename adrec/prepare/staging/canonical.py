@@ -54,14 +54,14 @@ def canonical_rows(
         bits = [f"{mask} AS faults_{number}" for number, mask in enumerate(masks([check.condition for check in plan.checks]))]
         query = f"SELECT {', '.join([*plan.outer, *bits])} FROM ({plan.inner}) typed ORDER BY source_order"
         with readable_faults(where):
-            found = fetch(connection, query)
+            faults = fetch(connection, query)
     finally:
         connection.unregister("adrec_rows")
-    _refuse(table, found, plan.checks, where, first_row)
+    _refuse(table, faults, plan.checks, where, first_row)
     made: dict[str, pa.ChunkedArray] = {}
     for column in wanted:
-        kind = spec[column].type if column in spec else found[column].type
-        made[column] = found[column].cast(pa.timestamp("us", tz="UTC") if pa.types.is_timestamp(kind) else kind)
+        kind = spec[column].type if column in spec else faults[column].type
+        made[column] = faults[column].cast(pa.timestamp("us", tz="UTC") if pa.types.is_timestamp(kind) else kind)
     return pa.table({column: made.get(column, table[column]) for column in table.column_names})
 
 

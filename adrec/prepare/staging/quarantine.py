@@ -91,16 +91,16 @@ def write_rejected(
     """
     parts = [
         f'SELECT {text(label)} AS "table", source_file, source_row, {text(check.column)} AS "column", '
-        f"{text(check.problem)} AS reason, source_order FROM {one.table} WHERE {_bit(number)}"
-        for label, one in staged
-        if one.bad_rows
-        for number, check in enumerate(one.checks)
+        f"{text(check.problem)} AS reason, source_order FROM {table.table} WHERE {_bit(number)}"
+        for label, table in staged
+        if table.bad_rows
+        for number, check in enumerate(table.checks)
     ]
     parts += [
         f'SELECT {text(label)} AS "table", source_file, source_row, {text(LINE)} AS "column", reason, source_order '
-        f"FROM {one.lines}"
-        for label, one in staged
-        if one.lines
+        f"FROM {table.lines}"
+        for label, table in staged
+        if table.lines
     ]
     if earlier is not None and earlier.exists():
         old = f"(SELECT *, file_row_number FROM {parquet(earlier)})"

@@ -120,16 +120,16 @@ def stage_table(
     `ad_index`). `private(column, sql, type)` may wrap a value (pseudonyms, masks). `since` leaves earlier rows out. Raises
     DataError listing every missing column.
     """
-    found = columns_of(connection, raw.view)
-    refuse_missing(raw, spec, found, extra)
+    stored = columns_of(connection, raw.view)
+    refuse_missing(raw, spec, stored, extra)
     refuse_lone_quotes(connection, raw.files)
     made = {*raw.reading.defaults, *raw.reading.at_least}
-    wanted = [column for column in spec.names if column in found or column in made]
+    wanted = [column for column in spec.names if column in stored or column in made]
     counted = counts_among(wanted)
     wanted = [column for column in wanted if column not in COUNTS or column in counted or spec.key is not None]
     wanted += [column for column in extra if column not in spec]
-    wanted += [column for column in optional_extra if column in found and column not in wanted]
-    plan = plan_columns(raw, spec, found, wanted, roles or Roles({}), private=private, nan_is_missing=nan_is_missing)
+    wanted += [column for column in optional_extra if column in stored and column not in wanted]
+    plan = plan_columns(raw, spec, stored, wanted, roles or Roles({}), private=private, nan_is_missing=nan_is_missing)
     checks = list(plan.checks)
     if known_ads is not None:
         checks.append(
@@ -169,7 +169,7 @@ class Plan:
 def plan_columns(
     raw: RawTable,
     spec: TableSpec,
-    found: Mapping[str, str],
+    kinds: Mapping[str, str],
     wanted: Sequence[str],
     roles: Roles,
     *,
@@ -177,7 +177,7 @@ def plan_columns(
     nan_is_missing: bool = False,
     carried: Sequence[str] = (),
 ) -> Plan:
-    """How the `wanted` columns of `raw`, stored as `found` says, become values and checks. `carried` ones stay as they are.
+    """How the `wanted` columns of `raw`, stored as `kinds` says, become values and checks. `carried` ones stay as they are.
 
     Three layers: cells without space around them and without words for nothing; values, each converted once; checks.
     """
@@ -189,7 +189,7 @@ def plan_columns(
         inner.append(f"adrec_cells.{name(column)}")
         outer.append(_typed(column))
     for column in wanted:
-        stored, role = found.get(column), spec[column].role if column in spec else roles[column]
+        stored, role = kinds.get(column), spec[column].role if column in spec else roles[column]
         if column in spec:
             kind = sql_type(spec[column].type)
             role = "list" if kind == "VARCHAR[]" and role != "ids" else role
@@ -199,8 +199,8 @@ def plan_columns(
         if column in reading.at_least:
             source, least = reading.at_least[column]
             of = f"adrec_cells.{name('of ' + column)}"
-            cells.append(f"{filled(reading, f'adrec_raw.{name(source)}', found[source], 'number')} AS {name('of ' + column)}")
-            flag = reached(reading, of, found[source], least, kind)
+            cells.append(f"{filled(reading, f'adrec_raw.{name(source)}', kinds[source], 'number')} AS {name('of ' + column)}")
+            flag = reached(reading, of, kinds[source], least, kind)
             inner += [f"{flag} AS {name(column)}", f"{of} IS NOT NULL AS {name('given ' + column)}"]
             check = Check(source, f"{_typed('given ' + column)} AND {_typed(column)} IS NULL", *_NO_NUMBER)
             checks += [check] if source not in wanted else []
@@ -270,34 +270,34 @@ def _bad(checks: Sequence[Check]) -> str:
     return " OR ".join(f"faults_{index} <> 0" for index in range(count))
 
 
-def refuse_missing(raw: RawTable, spec: TableSpec, found: Mapping[str, str], extra: Sequence[str]) -> None:
+def refuse_missing(raw: RawTable, spec: TableSpec, kinds: Mapping[str, str], extra: Sequence[str]) -> None:
     """Raise DataError listing the required columns, and those of `extra`, that the table lacks."""
-    faults = missing_columns(raw, spec, found, extra)
+    faults = missing_columns(raw, spec, kinds, extra)
     if faults:
         raise DataError("\n".join(faults))
 
 
-def missing_columns(raw: RawTable, spec: TableSpec, found: Mapping[str, str], extra: Sequence[str]) -> list[str]:
+def missing_columns(raw: RawTable, spec: TableSpec, kinds: Mapping[str, str], extra: Sequence[str]) -> list[str]:
     """A line for each of the required columns, and those of `extra`, that the table lacks."""
     faults = []
-    known = listed(found)
+    known = listed(kinds)
     for flag, (column, _) in raw.reading.at_least.items():
-        if column not in found:
+        if column not in kinds:
             faults.append(
                 f"{raw.files[0]}: column '{column}' is missing, of which at_least makes '{flag}'. Columns: {known}. "
                 "Mend `at_least` in the config."
             )
-        elif flag in found:
+        elif flag in kinds:
             faults.append(f"{raw.files[0]}: has a column '{flag}', which at_least makes too. Leave `at_least.{flag}` out.")
     for column in [*spec.required, *extra]:
-        if column not in found and column not in raw.reading.defaults:
+        if column not in kinds and column not in raw.reading.defaults:
             fix = (
                 f"Name it under `columns` ({column}: <its name in the file>), or give a default."
                 if column in spec
                 else ("Mend the config that names it.")
             )
             faults.append(f"{raw.files[0]}: column '{column}' is missing ({spec.name} need it). Columns: {known}. {fix}")
-    counted = counts_among({*found, *raw.reading.defaults, *raw.reading.at_least})
+    counted = counts_among({*kinds, *raw.reading.defaults, *raw.reading.at_least})
     if spec.key is None and counted and COUNTS[0] not in counted:
         faults.append(
             f"{raw.files[0]}: column '{COUNTS[0]}' is missing: `{counted[0]}` counts of how many impressions? Name it under "

@@ -41,11 +41,11 @@ def segmented(texts: pa.Array, *, stop_words: frozenset[str] = frozenset(), user
         pc.utf8_trim_whitespace(pc.replace_substring_regex(plain, r"[^\p{L}\p{N}\p{M}]+", " ")), r"\s+"
     )
     flat = pc.list_flatten(words)
-    kept = pc.not_equal(flat, "")
+    is_kept = pc.not_equal(flat, "")
     if stop_words:
-        kept = pc.and_(kept, pc.invert(pc.is_in(flat, value_set=pa.array(sorted(stop_words), pa.string()))))
-    kept_before = ends(kept.to_numpy(zero_copy_only=False))
-    lists = pa.ListArray.from_arrays(pa.array(kept_before[ends(lengths_of(words))], pa.int32()), pc.filter(flat, kept))
+        is_kept = pc.and_(is_kept, pc.invert(pc.is_in(flat, value_set=pa.array(sorted(stop_words), pa.string()))))
+    kept_before = ends(is_kept.to_numpy(zero_copy_only=False))
+    lists = pa.ListArray.from_arrays(pa.array(kept_before[ends(lengths_of(words))], pa.int32()), pc.filter(flat, is_kept))
     return pc.binary_join(lists, " ")
 
 

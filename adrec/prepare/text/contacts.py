@@ -42,16 +42,18 @@ def masked(texts: pa.Array | pa.ChunkedArray, regions: Sequence[str]) -> pa.Arra
             break
         cleaned = again
     rows = np.flatnonzero(pc.fill_null(pc.match_substring_regex(cleaned, _MAYBE), False).to_numpy(zero_copy_only=False))
-    found: dict[int, str] = {}
+    masked_texts: dict[int, str] = {}
     for row, text in zip(rows.tolist(), cleaned.take(pa.array(rows)).to_pylist(), strict=True):
         without = mask(text, tuple(regions))
         if without != text:
-            found[row] = without
-    if not found:
+            masked_texts[row] = without
+    if not masked_texts:
         return texts.cast(pa.string())
     changed = np.zeros(len(distinct), np.bool_)
-    changed[list(found)] = True
-    distinct = pc.replace_with_mask(distinct, pa.array(changed), pa.array([found[row] for row in sorted(found)], pa.string()))
+    changed[list(masked_texts)] = True
+    distinct = pc.replace_with_mask(
+        distinct, pa.array(changed), pa.array([masked_texts[row] for row in sorted(masked_texts)], pa.string())
+    )
     return distinct.take(encoded.indices)
 
 

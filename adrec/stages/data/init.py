@@ -101,21 +101,21 @@ def run(config: InitConfig, terminal: Terminal) -> InitResult:
             raise DataError(f"{path}: no such file or folder.")
     with terminal.progress("Looking at your files"):
         look = look_at(config.data)
-    found = guess(look.tables, config.columns) if look.source is None else None
+    guessed = guess(look.tables, config.columns) if look.source is None else None
     runs = config.runs or Path.cwd() / "runs" / config.output.name
     with folder_aside(config.output, CONFIGS) as folder:
-        names, notes = write_configs(folder, runs=runs, final=config.output, found=found, source=look.source)
+        names, notes = write_configs(folder, runs=runs, final=config.output, guess=guessed, source=look.source)
     for name in names:
         load_config(config.output / f"{name}.yaml", config_model(name))
     return InitResult(
         config.output,
         names,
         str(look.source["format"]) if look.source is not None else "tables",
-        found.findings if found is not None else [],
-        [*(found.notes if found is not None else []), *notes],
-        found.shape if found is not None else None,
-        found.gaps if found is not None else [],
-        _again(config, found),
+        guessed.findings if guessed is not None else [],
+        [*(guessed.notes if guessed is not None else []), *notes],
+        guessed.shape if guessed is not None else None,
+        guessed.gaps if guessed is not None else [],
+        _again(config, guessed),
     )
 
 

@@ -114,10 +114,10 @@ def _render_table(view: TableView) -> Iterator[RenderableType]:
             rate = "" if clicks is None else f"{clicks / day['rows']:.2%}"
             days.add_row(day["day"], f"{day['rows']:,}", "" if clicks is None else f"{clicks:,}", rate)
         yield days
-    for text_column, found in view.texts.items():
-        lengths = ", ".join(f"{share} {length}" for share, length in found["characters"].items())
-        shares = ", ".join(f"{language} {share:.1%}" for language, share in found["languages"].items())
-        looked = f"{found['texts']:,} distinct texts looked at"
+    for text_column, of_text in view.texts.items():
+        lengths = ", ".join(f"{share} {length}" for share, length in of_text["characters"].items())
+        shares = ", ".join(f"{language} {share:.1%}" for language, share in of_text["languages"].items())
+        looked = f"{of_text['texts']:,} distinct texts looked at"
         yield f"{view.name}.{text_column}: {looked}; characters {lengths}; languages {shares}"
     for number, row in enumerate(view.first, 1):
         yield f"row {number}: " + "  ".join(f"{key}={value}" for key, value in row.items() if value)

@@ -103,21 +103,21 @@ def judge_catalogue(
     if CATALOGUE_RANK not in rows:
         return None
     ranks, roles = _ranks(rows, against)
-    kept = np.flatnonzero(np.all([~np.isnan(values) for values in ranks.values()], axis=0))
-    if not len(kept):
+    rows_ranked = np.flatnonzero(np.all([~np.isnan(values) for values in ranks.values()], axis=0))
+    if not len(rows_ranked):
         return None
     frame = Frame.of(
-        np.ones(len(kept)),
-        rows.users.codes[kept],
-        None if rows.requests is None else rows.requests.codes[kept],
-        unnamed=None if rows.unnamed is None else rows.unnamed[kept],
+        np.ones(len(rows_ranked)),
+        rows.users.codes[rows_ranked],
+        None if rows.requests is None else rows.requests.codes[rows_ranked],
+        unnamed=None if rows.unnamed is None else rows.unnamed[rows_ranked],
     )
     users, count = frame.users, frame.user_count
     seed = int(generator.integers(2**63))
     values: dict[str, dict[str, float]] = {}
     draws: dict[str, Values] = {}
     for run, rank in ranks.items():
-        measures = [of_groups(_of_clicks(rank[kept]), users, count)]
+        measures = [of_groups(_of_clicks(rank[rows_ranked]), users, count)]
         values[run] = point(measures, count)
         draws |= bootstrap(
             {run: measures}, users=count, replicates=config.bootstrap.replicates, generator=np.random.default_rng(seed)
@@ -131,18 +131,17 @@ def judge_catalogue(
             for metric in COMPARED
             for gaps in [draws["model"][metric] - draws[run][metric]]
         ]
-        adjusted = adjust([found.p_value for _, _, found in family])
+        adjusted = adjust([gap.p_value for _, _, gap in family])
         comparisons += [
-            Comparison(run, roles[run], metric, found, float(p))
-            for (run, metric, found), p in zip(family, adjusted, strict=True)
+            Comparison(run, roles[run], metric, gap, float(p)) for (run, metric, gap), p in zip(family, adjusted, strict=True)
         ]
     order = sorted(ranks, key=lambda run: (roles[run] != "model", -values[run]["recall@10"]))
     clicked = np.nan_to_num(rows.numbers("click")) > 0 if "click" in rows else np.ones(len(rows), np.bool_)
     return CatalogueResult(
-        clicks=len(kept),
+        clicks=len(rows_ranked),
         users=count,
-        unranked=int(clicked.sum()) - len(kept),
-        ads=float(rows.numbers(CATALOGUE_SIZE)[kept].mean()) if CATALOGUE_SIZE in rows else float("nan"),
+        unranked=int(clicked.sum()) - len(rows_ranked),
+        ads=float(rows.numbers(CATALOGUE_SIZE)[rows_ranked].mean()) if CATALOGUE_SIZE in rows else float("nan"),
         roles=roles,
         runs={run: {name: _interval(value, draws[run][name], count) for name, value in values[run].items()} for run in order},
         comparisons=tuple(comparisons),
@@ -151,16 +150,16 @@ def judge_catalogue(
 
 def _ranks(rows: Rows, against: Sequence[tuple[str, Rows]]) -> tuple[dict[str, Floats], dict[str, Role]]:
     """Ranks (N,) of each run, NaN where a row has none. Raises DataError for what is no rank."""
-    found: dict[str, Floats] = {"model": _column(rows, CATALOGUE_RANK)}
+    ranks: dict[str, Floats] = {"model": _column(rows, CATALOGUE_RANK)}
     roles: dict[str, Role] = {"model": "model"}
     for name, other in against:
         if CATALOGUE_RANK in other:
-            found[name], roles[name] = _column(other, CATALOGUE_RANK), "against"
+            ranks[name], roles[name] = _column(other, CATALOGUE_RANK), "against"
     for column in rows.table.column_names:
         if column.startswith(f"{CATALOGUE_RANK}_"):
             name = column.removeprefix(f"{CATALOGUE_RANK}_")
-            found[name], roles[name] = _column(rows, column), "baseline"
-    return found, roles
+            ranks[name], roles[name] = _column(rows, column), "baseline"
+    return ranks, roles
 
 
 def _column(rows: Rows, column: str) -> Floats:

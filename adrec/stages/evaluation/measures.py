@@ -171,12 +171,12 @@ def _user_measure(by_user: RankedGroups, frame: Frame) -> Measure:
     """AUC per user: the plain mean, and GAUC, the mean weighted by the user's rows (Zhu et al. 2017)."""
     present = np.unique(frame.users)
     auc = by_user.auc()
-    kept = ~np.isnan(auc)
+    is_known = ~np.isnan(auc)
     columns = {
-        "auc": np.where(kept, auc, 0.0),
-        "users": kept,
-        "weighted": np.where(kept, auc * by_user.sizes, 0.0),
-        "rows": np.where(kept, by_user.sizes, 0),
+        "auc": np.where(is_known, auc, 0.0),
+        "users": is_known,
+        "weighted": np.where(is_known, auc * by_user.sizes, 0.0),
+        "rows": np.where(is_known, by_user.sizes, 0),
     }
 
     def combine(sums: Values) -> Values:
@@ -247,10 +247,10 @@ def _of_rows(
     count = frame.user_count
     totals: Values = {}
     for start in range(0, max(len(p), 1), _ROWS_AT_ONCE):
-        part = slice(start, start + _ROWS_AT_ONCE)
-        for name, values in columns(frame.labels[part], p[part]).items():
-            weighed = values if frame.weights is None else values * frame.weights[part]
-            totals[name] = totals.get(name, 0.0) + np.bincount(frame.users[part], weighed, count).astype(np.float64)
+        block = slice(start, start + _ROWS_AT_ONCE)
+        for name, values in columns(frame.labels[block], p[block]).items():
+            weighed = values if frame.weights is None else values * frame.weights[block]
+            totals[name] = totals.get(name, 0.0) + np.bincount(frame.users[block], weighed, count).astype(np.float64)
     return of_sums(totals, np.arange(count), count, combine)
 
 

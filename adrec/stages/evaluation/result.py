@@ -52,7 +52,7 @@ class Evaluation:
         }
 
     def _task(self, result: TaskResult) -> dict[str, Any]:
-        found = {
+        plain = {
             "kind": result.task.kind,
             "counts": result.counts(),
             "runs": {
@@ -67,12 +67,12 @@ class Evaluation:
         }  # fmt: skip
         sliced = self.slices.get(result.task.label_name)
         if sliced is not None:
-            found |= {"slices": [_plain(asdict(part)) for part in sliced.slices]}
-            found |= {"alarms": [_plain(asdict(alarm)) for alarm in sliced.alarms]}
+            plain |= {"slices": [_plain(asdict(part)) for part in sliced.slices]}
+            plain |= {"alarms": [_plain(asdict(alarm)) for alarm in sliced.alarms]}
         arms = self.arms.get(result.task.label_name)
         if arms is not None:
-            found |= {"arms": arms.as_dict()}
-        return found
+            plain |= {"arms": arms.as_dict()}
+        return plain
 
     def _bins(self, result: TaskResult, scores: Scores) -> dict[str, Any]:
         """The points of the reliability diagram, which the report draws."""

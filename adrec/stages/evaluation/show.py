@@ -277,20 +277,22 @@ def difference_cells(comparison: Comparison) -> tuple[str, str, str, str]:
 
 
 def _off_policy(result: Evaluation) -> Iterable[RenderableType]:
-    found = result.off_policy
-    assert found is not None
-    head = f"Off-policy: {found.policy} ({found.matched:,} of {found.rows:,} logged rows match, worth {found.effective:,.0f})"
-    if found.not_judged:
-        head += f"\n{found.not_judged:,} more rows have no known click, no list, or a missing slot above: not judged"
-    if found.refused:
-        yield Text.assemble((f"{head}\nno estimate:", "yellow"), f" {found.refused}")
+    judged = result.off_policy
+    assert judged is not None
+    head = (
+        f"Off-policy: {judged.policy} ({judged.matched:,} of {judged.rows:,} logged rows match, worth {judged.effective:,.0f})"
+    )
+    if judged.not_judged:
+        head += f"\n{judged.not_judged:,} more rows have no known click, no list, or a missing slot above: not judged"
+    if judged.refused:
+        yield Text.assemble((f"{head}\nno estimate:", "yellow"), f" {judged.refused}")
         return
     table = Table(title=head, title_justify="left", caption=OFF_POLICY_BIAS, caption_justify="left")
     for name in ("estimator", "clicks per shown ad", "interval", "bias"):
         table.add_column(name, justify="left" if name == "estimator" else "right")
-    table.add_row("the logs themselves", number(found.logged.value), bounds(found.logged, 4), "", style="dim")
-    for name, value in found.estimates.items():
-        bias = f"{found.bias[name]:+.4f}" if name in found.bias else ""
+    table.add_row("the logs themselves", number(judged.logged.value), bounds(judged.logged, 4), "", style="dim")
+    for name, value in judged.estimates.items():
+        bias = f"{judged.bias[name]:+.4f}" if name in judged.bias else ""
         table.add_row(title(name), number(value.value), bounds(value, 4), bias)
     yield table
 

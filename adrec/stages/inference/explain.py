@@ -34,7 +34,7 @@ BASELINE = ("an ad and a user of whom nothing is known", "对广告和用户一�
 
 
 @dataclass(frozen=True)
-class Told:
+class Worded:
     """An explanation in the words of a language."""
 
     explanation: Explanation
@@ -71,7 +71,7 @@ class Told:
 class ExplainResult:
     """The explained rows, in order."""
 
-    rows: list[Told]
+    rows: list[Worded]
     output: str
 
     def as_dict(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def explained(config: ExplainConfig, predictor: Predictor, terminal: Terminal) -
         for one in _wanted(config, source):
             explanation = explainer.explain(one, 0, seed=config.seed)
             language = explanation.reader if config.language == "auto" else config.language
-            rows.append(Told(explanation, language == "zh"))
+            rows.append(Worded(explanation, language == "zh"))
             advance(1)
     if not rows:
         raise DataError(f"no row of user_id={config.user_id or 'any'} and ad_id={config.ad_id or 'any'} among the rows given.")
@@ -142,8 +142,8 @@ def _wanted(config: ExplainConfig, source: Source) -> Iterable[Any]:
             return
 
 
-def _drawn(told: Told) -> RenderableType:
-    explanation, chinese = told.explanation, told.chinese
+def _drawn(worded: Worded) -> RenderableType:
+    explanation, chinese = worded.explanation, worded.chinese
     strongest = max((abs(word.contribution) for word in explanation.words), default=0.0) or 1.0
     lit = Text(explanation.text)
     for word in explanation.words:
@@ -153,7 +153,7 @@ def _drawn(told: Told) -> RenderableType:
     table = Table(
         title=" · ".join(filter(None, (explanation.user_id, explanation.ad_id))),
         title_justify="left",
-        caption=told.sentence,
+        caption=worded.sentence,
         caption_justify="left",
     )
     table.add_column("内容" if chinese else "what", overflow="fold")
@@ -163,15 +163,15 @@ def _drawn(told: Told) -> RenderableType:
     table.add_row(BASELINE[chinese], f"{explanation.baseline:+.3f}", "")
     for part in explanation.parts[:SHOWN_PARTS]:
         without = f"{part.without:.4f}" if part.without is not None else ""
-        table.add_row(told.label(part), f"{part.contribution:+.3f}", without)
+        table.add_row(worded.label(part), f"{part.contribution:+.3f}", without)
     rest = explanation.parts[SHOWN_PARTS:]
     if rest:
         more = f"其余 {len(rest)} 项" if chinese else f"{len(rest)} more"
         table.add_row(more, f"{sum(part.contribution for part in rest):+.3f}", "")
     table.add_section()
     table.add_row(f"{'得分' if chinese else 'score'} {explanation.score:.4f}", f"{explanation.logit:+.3f}", "")
-    for change in told.changes:
-        table.add_row(told.label(change), f"{change.logit:+.3f}", f"{change.score:.4f}")
+    for change in worded.changes:
+        table.add_row(worded.label(change), f"{change.logit:+.3f}", f"{change.score:.4f}")
     return table
 
 
@@ -189,7 +189,7 @@ def _page(result: ExplainResult) -> str:
     )
 
 
-def _verdict(rows: list[Told]) -> list[str]:
+def _verdict(rows: list[Worded]) -> list[str]:
     """What moves these rows most, over all of them."""
     kinds: dict[str, float] = {}
     for told in rows:

@@ -57,9 +57,9 @@ class OverallResult:
         table.add_column("input", overflow="fold")
         for name in ("log loss", "95 % interval", "AUC lost"):
             table.add_column(name, justify="right")
-        for one in self.importance[:SHOWN]:
-            interval = f"{one.low:+.5f} to {one.high:+.5f}"
-            table.add_row(self._label(one), f"{one.increase:+.5f}", interval, f"{one.auc_drop:+.4f}")
+        for feature in self.importance[:SHOWN]:
+            interval = f"{feature.low:+.5f} to {feature.high:+.5f}"
+            table.add_row(self._label(feature), f"{feature.increase:+.5f}", interval, f"{feature.auc_drop:+.4f}")
         yield table
         table = Table(title="What each adds to the log-odds, by taking it away", title_justify="left")
         table.add_column("input", overflow="fold")

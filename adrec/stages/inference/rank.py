@@ -36,11 +36,11 @@ from adrec.inference.known import Known, at_no_moment, known_of, users_named
 from adrec.inference.lists.ranker import Block, Ranker
 from adrec.inference.lists.recall import candidate_recall, sample_requests
 from adrec.inference.lists.requests import REQUESTS, blocks, split_requests, table_requests, users_at
-from adrec.inference.lists.why import Told, tell
+from adrec.inference.lists.why import AdFate, tell
 from adrec.inference.own_tables import OwnTables, stage_own, with_described
 from adrec.inference.predictor import Catalogs, Predictor
 from adrec.inference.rows import with_new_users
-from adrec.prepare.own_files import files_of, spool
+from adrec.prepare.own_files import files_of, with_standard_input
 from adrec.ranking.arrays import Ints
 from adrec.ranking.pacing import RequestShares
 from adrec.ranking.recall import CandidateRecall
@@ -103,7 +103,7 @@ class RankResult:
         yield from recall_table(self.candidate_recall)
 
 
-def run(config: RankConfig, terminal: Terminal, predictor: Predictor | None = None) -> "RankResult | Told":
+def run(config: RankConfig, terminal: Terminal, predictor: Predictor | None = None) -> "RankResult | AdFate":
     """Rank every request, or tell the fate of one ad. `predictor` is the config's bundle where it is loaded already."""
     if config.output == STANDARD_OUTPUT and config.why is None:
         terminal.leave_stdout()
@@ -117,7 +117,7 @@ def run(config: RankConfig, terminal: Terminal, predictor: Predictor | None = No
     _refuse_unnamed(config, predictor)
     with tempfile.TemporaryDirectory(prefix="adrec-requests-") as folder:
         if config.requests is not None:
-            config = config.model_copy(update={"requests": spool(config.requests, Path(folder))})
+            config = config.model_copy(update={"requests": with_standard_input(config.requests, Path(folder))})
         own = _own_tables(config, prepared, predictor, Path(folder))
         return _run(config, terminal, policies, prepared, predictor, own)
 
@@ -125,7 +125,7 @@ def run(config: RankConfig, terminal: Terminal, predictor: Predictor | None = No
 def _run(
     config: RankConfig, terminal: Terminal, policies: dict[str, Policy], prepared: Prepared | None, predictor: Predictor,
     own: OwnTables,
-) -> "RankResult | Told":  # fmt: skip
+) -> "RankResult | AdFate":  # fmt: skip
     ads = read_table(own.ads) if own.ads is not None else _of(prepared).ads()
     asked = _asked_users(config, prepared, own)
     users = _users(config, prepared, predictor, asked, own)
@@ -344,10 +344,10 @@ def _asked_users(config: RankConfig, prepared: Prepared | None, own: OwnTables) 
     else:
         named = "user_id" in _of(prepared).columns
         batches = _of(prepared).iter(config.split, ["user_id"]) if named else iter(())
-    found = pa.array([] if named else [NOBODY], pa.string())
+    users = pa.array([] if named else [NOBODY], pa.string())
     for batch in batches:
-        found = pa.concat_arrays([found, users_named(pa.Table.from_batches([batch]))]).unique()
-    return found
+        users = pa.concat_arrays([users, users_named(pa.Table.from_batches([batch]))]).unique()
+    return users
 
 
 def _known(config: RankConfig, prepared: Prepared | None, catalogs: Catalogs, asked: pa.Array, own: OwnTables) -> Known:

@@ -27,7 +27,7 @@ from adrec.inference.ahead import ahead
 from adrec.inference.packing import how_to_read
 from adrec.inference.score_source import count_rows, stage_rows
 from adrec.inference.shards import part_path, score_shards
-from adrec.prepare.own_files import files_of, spool
+from adrec.prepare.own_files import files_of, with_standard_input
 from adrec.schema import CATALOGUE_RANK, WEIGHT
 from adrec.terminal import Terminal
 
@@ -86,7 +86,7 @@ def run(config: ScoreConfig, terminal: Terminal) -> ScoreResult:
         return _run(config, terminal)
     config.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=config.output.parent, prefix=f".{config.output.name}.input-") as folder:
-        return _run(config.model_copy(update={"impressions": spool(config.impressions, Path(folder))}), terminal)
+        return _run(config.model_copy(update={"impressions": with_standard_input(config.impressions, Path(folder))}), terminal)
 
 
 def _run(config: ScoreConfig, terminal: Terminal) -> ScoreResult:

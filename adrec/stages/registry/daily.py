@@ -211,7 +211,10 @@ def _is_fresh(config: DailyConfig, registry: Registry) -> bool:
 def _judged_before(registry: Registry, prepared: Prepared, settings: str) -> dict[str, Any] | None:
     """The newest record of a bundle of these data and settings."""
     wanted = (prepared.fingerprint, settings)
-    return next((one for one in reversed(registry.records()) if (one["data"]["fingerprint"], one["settings"]) == wanted), None)
+    return next(
+        (record for record in reversed(registry.records()) if (record["data"]["fingerprint"], record["settings"]) == wanted),
+        None,
+    )
 
 
 def _digest(config: DailyConfig) -> str:

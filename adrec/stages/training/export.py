@@ -87,12 +87,12 @@ def run(config: ExportConfig, terminal: Terminal) -> ExportResult:
         for int8 in (False, True) if config.int8 else (False,):
             twin = onnx_predictor(packed, folder, int8=int8, cache=folder / "cache")
             theirs = open_source(config, twin)
-            found = twin.score_examples(examples, theirs.catalogs, baselines=False).score
-            differences.append(np.abs(found - expected))
+            difference = twin.score_examples(examples, theirs.catalogs, baselines=False).score
+            differences.append(np.abs(difference - expected))
         # Trees beside the network may split between two values of a cosine that differ in their last bits: a few rows do.
         refuse_gap(float(np.quantile(differences[0], USUAL)), TOLERANCE, "scorer.onnx and encoder.onnx", "scores")
         shutil.rmtree(folder / "cache", ignore_errors=True)
         save_config(config, folder / "config.yaml")
     beyond = float((differences[0] > TOLERANCE).mean())
-    largest = [float(found.max()) for found in differences]
+    largest = [float(difference.max()) for difference in differences]
     return ExportResult(str(config.output), exported, len(examples), largest[0], beyond, largest[1] if config.int8 else None)

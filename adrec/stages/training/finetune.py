@@ -318,10 +318,10 @@ def _join(
 
 def _calibrate(config: FinetuneConfig, data: ClickData, best: _Joined) -> dict[str, Calibration]:
     """One map a binary task, fitted on the validation rows, which are never down-sampled."""
-    found = {}
+    maps = {}
     for number, task in enumerate(data.tasks):
         if task.is_binary:
-            found[task.name] = fit_calibration(
+            maps[task.name] = fit_calibration(
                 best.valid.logits[:, number],
                 best.valid.labels[:, number],
                 weights=best.valid.weight,
@@ -331,7 +331,7 @@ def _calibrate(config: FinetuneConfig, data: ClickData, best: _Joined) -> dict[s
                 groups=best.valid.request,
                 seed=config.seed,
             )
-    return found
+    return maps
 
 
 def _levelled(
@@ -348,10 +348,12 @@ def _levelled(
     """
     members = {name: model for name, model in suite.fitted.items() if name in hybrid.names}
     raw = [raw_outputs(again.trained.module, again.data.batches(part.examples), config.device) for part in parts]
-    for found, inputs in zip(raw, parts, strict=True):
-        found.logits[:, 0] = hybrid.logit(found.logits[:, 0], score_all(members, inputs), inputs)
-    logits, labels = (np.concatenate([getattr(found, name) for found in raw]) for name in ("logits", "labels"))
-    weights = None if raw[0].weight is None else np.concatenate([found.weight for found in raw if found.weight is not None])
+    for raw_part, inputs in zip(raw, parts, strict=True):
+        raw_part.logits[:, 0] = hybrid.logit(raw_part.logits[:, 0], score_all(members, inputs), inputs)
+    logits, labels = (np.concatenate([getattr(raw_part, name) for raw_part in raw]) for name in ("logits", "labels"))
+    weights = (
+        None if raw[0].weight is None else np.concatenate([raw_part.weight for raw_part in raw if raw_part.weight is not None])
+    )
     times = np.concatenate([part.examples.shown_at for part in parts])
     is_recent = np.repeat([False, True], [len(part) for part in parts])
     moved = {}

@@ -61,10 +61,10 @@ def simple_check(
     def compared(score: Floats) -> tuple[float, float]:
         return paired_difference(metric, y, score[known], model[known], request, whose)
 
-    found = {name: compared(score) for name, score in scores.items()}
-    found = {name: pair for name, pair in found.items() if np.isfinite(pair).all()}
-    if not found:
+    pairs = {name: compared(score) for name, score in scores.items()}
+    pairs = {name: pair for name, pair in pairs.items() if np.isfinite(pair).all()}
+    if not pairs:
         return None
-    name = max(found, key=lambda key: found[key][0])
-    value, error = found[name]
+    name = max(pairs, key=lambda key: pairs[key][0])
+    value, error = pairs[name]
     return SimpleCheck(name, metric, value, *around(value, error, clusters=clusters))

@@ -113,24 +113,24 @@ def with_values(config: TuneConfig, values: Mapping[str, Any]) -> FinetuneConfig
 def base_values(config: TuneConfig, base: FinetuneConfig) -> dict[str, Any] | None:
     """What the base has at the searched keys; None where one lies outside the space. Raises ConfigError for an unknown key."""
     tree: Any = base.model_dump(mode="json")
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, dimension in config.space.items():
         try:
-            found[key] = reduce(_child, key.split("."), tree)
+            values[key] = reduce(_child, key.split("."), tree)
         except LookupError:
             # Loading refuses the key, and names the nearest one that there is.
             with_values(config, {key: dimension.choices[0] if dimension.choices else dimension.low})
             raise ConfigError(f"{config.base}: {key}: the base config has no such key.") from None
-    return found if all(dimension.holds(found[key]) for key, dimension in config.space.items()) else None
+    return values if all(dimension.holds(values[key]) for key, dimension in config.space.items()) else None
 
 
-def _child(node: Any, part: str) -> Any:
+def _child(node: Any, key: str) -> Any:
     """An item of a section or list. Raises LookupError."""
-    if isinstance(node, list) and part.isdigit():
-        return node[int(part)]
+    if isinstance(node, list) and key.isdigit():
+        return node[int(key)]
     if isinstance(node, dict):
-        return node[part]
-    raise LookupError(part)
+        return node[key]
+    raise LookupError(key)
 
 
 class _Pruning(pl.Callback):

@@ -236,12 +236,12 @@ def _held_out(
     some = replace(valid, examples=valid.examples.take(rows), declared={})
     targets = place[some.examples.ad_index]
     of_row = some.examples.history_of_row
-    found = {life: history_matrix(some, place, len(ads), half_life=life)[of_row] for life in HALF_LIVES}
-    before, ad = found[None].nonzero()
+    histories = {life: history_matrix(some, place, len(ads), half_life=life)[of_row] for life in HALF_LIVES}
+    before, ad = histories[None].nonzero()
     is_target = targets[before] == ad
     if is_target.sum() > _FEW_REPEATS * len(targets):
-        return found, targets, (before[:0], ad[:0])
-    return found, targets, (before[~is_target], ad[~is_target])
+        return histories, targets, (before[:0], ad[:0])
+    return histories, targets, (before[~is_target], ad[~is_target])
 
 
 def _mean_reciprocal_rank(scores: Floats, targets: NDArray[np.int64]) -> float:
@@ -254,5 +254,5 @@ def _mean_reciprocal_rank(scores: Floats, targets: NDArray[np.int64]) -> float:
 
 def _product(rows: sparse.csr_matrix, weights: Any) -> Floats:
     """(R, A) dense."""
-    found = rows @ weights
-    return np.asarray(found.toarray() if sparse.issparse(found) else found, dtype=np.float32)
+    product = rows @ weights
+    return np.asarray(product.toarray() if sparse.issparse(product) else product, dtype=np.float32)

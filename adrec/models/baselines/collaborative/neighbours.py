@@ -187,5 +187,5 @@ def _largest_of_each_row(matrix: sparse.csr_matrix, count: int) -> sparse.csr_ma
     row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
     order = np.lexsort((matrix.indices, -matrix.data, row))
     rank = np.arange(len(row)) - np.repeat(matrix.indptr[:-1], np.diff(matrix.indptr))
-    kept = order[rank < count]
-    return sparse.csr_matrix((matrix.data[kept], (row[kept], matrix.indices[kept])), shape=matrix.shape)
+    largest = order[rank < count]
+    return sparse.csr_matrix((matrix.data[largest], (row[largest], matrix.indices[largest])), shape=matrix.shape)

@@ -162,12 +162,12 @@ def _pairs(arms: _Arms) -> tuple[Ints, Ints]:
     order = np.lexsort((-arms.shown, arms.test))
     sizes = np.bincount(arms.test)
     place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    kept = order[place < MOST_ARMS]
+    busiest = order[place < MOST_ARMS]
     sizes = np.minimum(sizes, MOST_ARMS)
     ends = np.repeat(np.cumsum(sizes), sizes)
-    later = ends - np.arange(len(kept)) - 1
-    left = np.repeat(np.arange(len(kept)), later)
-    return kept[left], kept[ranges(np.arange(len(kept)) + 1, later)]
+    later = ends - np.arange(len(busiest)) - 1
+    left = np.repeat(np.arange(len(busiest)), later)
+    return busiest[left], busiest[ranges(np.arange(len(busiest)) + 1, later)]
 
 
 def _adjusted(p: Floats, test: Ints) -> Floats:

@@ -50,22 +50,22 @@ def judge_lists(
     depth = config.cutoffs[0]
     groups = rows.group.codes
     if rows.is_ranked:
-        kept, what = np.arange(len(rows)), "the ranked lists"
+        in_list, what = np.arange(len(rows)), "the ranked lists"
     elif rows.requests is not None and len(rows) > len(rows.requests) and "score" in rows and "ad_id" in rows:
-        kept, what = _top(rows, depth), f"the {depth} best ads of each request, by score"
+        in_list, what = _top(rows, depth), f"the {depth} best ads of each request, by score"
     else:
         return None
-    frame = Frame.of(np.zeros(len(kept)), rows.users.codes[kept], groups[kept])
-    codes, list_count = group_codes(groups[kept])
-    listed = rows.ads.codes[kept]
+    frame = Frame.of(np.zeros(len(in_list)), rows.users.codes[in_list], groups[in_list])
+    codes, list_count = group_codes(groups[in_list])
+    listed = rows.ads.codes[in_list]
     exposures = _exposures(rows, listed, ads)
     whole = _whole_table(rows, listed, ads, exposures)
-    measures = _per_list(rows, kept, codes, ads, config, frame)
+    measures = _per_list(rows, in_list, codes, ads, config, frame)
     if popularity is not None:
         counts = _popularity(rows, popularity)
         bits = lists.novelty(counts[listed], float(counts.sum()))
         measures.append(_mean("novelty_bits", bits, frame))
-    measures += _revenue(rows, kept, ads, frame)
+    measures += _revenue(rows, in_list, ads, frame)
     skipped: dict[str, int] = {}
     metrics = {name: Interval(value, float("nan"), float("nan")) for name, value in whole.items()}
     metrics |= _with_intervals(measures, frame.user_count, config, generator)
@@ -75,7 +75,7 @@ def judge_lists(
             metrics |= outcome[0]
             skipped["lists_without_a_click"] = list_count - outcome[1]
             skipped["clicked_requests_without_a_list"] = outcome[2]
-    return ListResult(what, list_count, len(kept), metrics, skipped, exposures)
+    return ListResult(what, list_count, len(in_list), metrics, skipped, exposures)
 
 
 def _with_intervals(
@@ -139,23 +139,23 @@ def _per_list(rows: Rows, kept: Ints, codes: Ints, ads: pa.Table | None, config:
     return [of_groups(values, owners(codes, frame.users), frame.user_count)] if values else []
 
 
-def _revenue(rows: Rows, kept: Ints, ads: pa.Table | None, frame: Frame) -> list[Measure]:
+def _revenue(rows: Rows, in_list: Ints, ads: pa.Table | None, frame: Frame) -> list[Measure]:
     """Revenue per thousand impressions: expected from scores, and what came in from clicks."""
     price = None
     if "price" in rows:
-        price = np.nan_to_num(rows.numbers("price").astype(np.float64))[kept]
+        price = np.nan_to_num(rows.numbers("price").astype(np.float64))[in_list]
     else:
         bid = ad_column(rows, ads, "bid")
         if bid is not None:
             each = as_floats(pa.chunked_array([bid]), where="column 'bid'")
-            price = np.nan_to_num(each.astype(np.float64))[rows.ads.codes[kept]]
+            price = np.nan_to_num(each.astype(np.float64))[rows.ads.codes[in_list]]
     if price is None:
         return []
     measures = []
     if "score" in rows:
-        measures.append(_mean("expected_revenue_per_thousand", 1000 * rows.numbers("score")[kept] * price, frame))
+        measures.append(_mean("expected_revenue_per_thousand", 1000 * rows.numbers("score")[in_list] * price, frame))
     if "click" in rows:
-        clicks = np.nan_to_num(rows.numbers("click").astype(np.float64))[kept]
+        clicks = np.nan_to_num(rows.numbers("click").astype(np.float64))[in_list]
         measures.append(_mean("observed_revenue_per_thousand", 1000 * clicks * price, frame))
     return measures
 

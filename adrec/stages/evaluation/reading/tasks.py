@@ -83,49 +83,49 @@ def build_task(
 ) -> Task:
     """Read and check one task. Raises DataError naming file, column and row."""
     label = rows.numbers(columns.label).astype(np.float64)
-    kept = np.flatnonzero(~np.isnan(label))
-    if len(kept) == 0:
+    labelled = np.flatnonzero(~np.isnan(label))
+    if len(labelled) == 0:
         raise DataError(f"{rows.path}: column '{columns.label}' is null in every row: nothing happened that could be judged.")
-    labels: Floats = label if len(kept) == len(label) else label[kept]
+    labels: Floats = label if len(labelled) == len(label) else label[labelled]
     binary = columns.kind == "binary"
     if binary:
-        _check_binary(labels, kept, rows.path, columns.label)
+        _check_binary(labels, labelled, rows.path, columns.label)
     # Against negatives that were drawn a score is a preference: how many were drawn decides its level.
     probable = binary and DRAWN not in rows
-    scores = [Scores("model", "model", _column(rows, columns.score, kept, probability=binary), probable)]
+    scores = [Scores("model", "model", _column(rows, columns.score, labelled, probability=binary), probable)]
     if columns.score == "score" and ANY_SLOT in rows:
-        scores.append(Scores("any_slot", "any_slot", _column(rows, ANY_SLOT, kept, probability=binary), probable))
+        scores.append(Scores("any_slot", "any_slot", _column(rows, ANY_SLOT, labelled, probability=binary), probable))
     for name, other in against:
         if columns.score not in other:
             raise DataError(f"{other.path}: column '{columns.score}' is missing. {_named(other.columns)}")
-        scores.append(Scores(name, "against", _column(other, columns.score, kept, probability=binary), probable))
+        scores.append(Scores(name, "against", _column(other, columns.score, labelled, probability=binary), probable))
     if binary and columns.label == "click":
         for column in rows.table.column_names:
             if column.startswith(BASELINE_PREFIX):
                 name = column.removeprefix(BASELINE_PREFIX)
                 is_probability = probable and name in probability_baselines
-                values = _column(rows, column, kept, probability=is_probability)
+                values = _column(rows, column, labelled, probability=is_probability)
                 scores.append(Scores(name, "baseline", values, is_probability))
         if TRUE_PROBABILITY in rows:
-            truth = _column(rows, TRUE_PROBABILITY, kept, probability=True)
+            truth = _column(rows, TRUE_PROBABILITY, labelled, probability=True)
             scores.append(Scores(ORACLE, "oracle", truth, True))
-    return Task(columns.label, columns.kind, kept, labels, tuple(scores), len(label) - len(kept))
+    return Task(columns.label, columns.kind, labelled, labels, tuple(scores), len(label) - len(labelled))
 
 
-def _column(rows: Rows, column: str, kept: Ints, *, probability: bool) -> npt.NDArray[np.floating]:
+def _column(rows: Rows, column: str, labelled: Ints, *, probability: bool) -> npt.NDArray[np.floating]:
     values = rows.numbers(column)
-    values = values if len(kept) == len(values) else values[kept]  # no copy where all rows count
+    values = values if len(labelled) == len(values) else values[labelled]  # no copy where all rows count
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         raise DataError(
-            f"{rows.path}: column '{column}', row {kept[bad[0]]}: {values[bad[0]]} is not a score"
+            f"{rows.path}: column '{column}', row {labelled[bad[0]]}: {values[bad[0]]} is not a score"
             f" ({len(bad):,} such rows). Score the rows again."
         )
     if probability:
         bad = np.flatnonzero((values < 0) | (values > 1))
         if len(bad):
             raise DataError(
-                f"{rows.path}: column '{column}', row {kept[bad[0]]}: {values[bad[0]]:g} is not a probability in [0, 1]"
+                f"{rows.path}: column '{column}', row {labelled[bad[0]]}: {values[bad[0]]:g} is not a probability in [0, 1]"
                 f" ({len(bad):,} such rows). Set the task's kind to regression if it is not meant to be one."
             )
     return values

@@ -34,8 +34,8 @@ def with_labels(rows: Rows, path: Path) -> Rows:
     truth = load_rows(path)
     key, known = _pair_keys(rows, truth)
     table = rows.table
-    found = [name for name in LABELS if name in truth and name not in rows]
-    if not found:
+    labels = [name for name in LABELS if name in truth and name not in rows]
+    if not labels:
         raise DataError(f"{path}: none of the columns {', '.join(LABELS)} is there to judge by.")
     distinct, place = np.unique(known, return_inverse=True)
     position = np.searchsorted(distinct, key)
@@ -45,14 +45,14 @@ def with_labels(rows: Rows, path: Path) -> Rows:
     matched &= key >= 0
     if not matched.any():
         raise DataError(f"{path}: no impression has the request (or user) and ad of any row of {rows.path}.")
-    for name in found:
+    for name in labels:
         largest = np.full(len(distinct), -np.inf)
         np.maximum.at(largest, place, np.nan_to_num(truth.numbers(name).astype(np.float64), nan=-np.inf))
         values = np.full(len(key), np.nan)
         values[matched] = largest[position[matched]]
         values[~np.isfinite(values)] = np.nan
         table = table.append_column(name, pa.array(values, from_pandas=True))
-    return replace(rows, table=table, columns=(*rows.columns, *found))
+    return replace(rows, table=table, columns=(*rows.columns, *labels))
 
 
 def list_truth(rows: Rows, path: Path | None) -> ListTruth | None:
@@ -92,10 +92,10 @@ def list_truth(rows: Rows, path: Path | None) -> ListTruth | None:
 
 def _with_clicks(relevance: Floats, scores: Floats, groups: AnyInts, users: AnyInts) -> ListTruth | None:
     has_click = np.bincount(groups, relevance) > 0
-    kept = has_click[groups]
-    if not kept.any():
+    is_clicked = has_click[groups]
+    if not is_clicked.any():
         return None
-    return ListTruth(relevance[kept], scores[kept], groups[kept], users[kept])
+    return ListTruth(relevance[is_clicked], scores[is_clicked], groups[is_clicked], users[is_clicked])
 
 
 def _pair_keys(rows: Rows, truth: Rows) -> tuple[Ints, Ints]:

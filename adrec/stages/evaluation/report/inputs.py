@@ -21,8 +21,8 @@ def input_plots(path: Path | None) -> list[Plot]:
     read = read_importance(path)
     important, dependent = read["importance"], read["dependence"]
     drawn = [_importance(important[:MOST_INPUTS], read["rows"])] if important else []
-    moving = sorted(dependent, key=lambda one: min(one["scores"]) - max(one["scores"]))
-    return drawn + [_dependence(one) for one in moving[:MOST_FEATURES]]
+    moving = sorted(dependent, key=lambda curve: min(curve["scores"]) - max(curve["scores"]))
+    return drawn + [_dependence(curve) for curve in moving[:MOST_FEATURES]]
 
 
 def read_importance(path: Path) -> dict[str, Any]:
@@ -41,11 +41,11 @@ def _importance(found: Sequence[dict[str, Any]], rows: int) -> Plot:
     caption = f"Rise of the log loss when the input is shuffled among {rows:,} rows; bars: 95 % intervals over users."
     with drawing("Importance of inputs", caption, height=0.7 + 0.22 * len(found)) as plot:
         names = []
-        for place, one in enumerate(reversed(found)):
-            colour = SERIES[0] if one["low"] > 0 else MUTED
-            plot.axes.plot([one["low"], one["high"]], [place, place], color=colour, linewidth=2, solid_capstyle="round")
-            plot.axes.plot(one["increase"], place, marker="o", markersize=5, color=colour)
-            names.append(_short(one["label"]))
+        for place, feature in enumerate(reversed(found)):
+            colour = SERIES[0] if feature["low"] > 0 else MUTED
+            plot.axes.plot([feature["low"], feature["high"]], [place, place], color=colour, linewidth=2, solid_capstyle="round")
+            plot.axes.plot(feature["increase"], place, marker="o", markersize=5, color=colour)
+            names.append(_short(feature["label"]))
         plot.axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
         plot.axes.set_yticks(range(len(names)), names)
         plot.axes.tick_params(axis="y", length=0, labelcolor=INK)
@@ -54,9 +54,9 @@ def _importance(found: Sequence[dict[str, Any]], rows: int) -> Plot:
     return plot
 
 
-def _dependence(one: dict[str, Any]) -> Plot:
-    name = one["label"]
-    values, scores = one["values"], np.array(one["scores"], np.float64)
+def _dependence(curve: dict[str, Any]) -> Plot:
+    name = curve["label"]
+    values, scores = curve["values"], np.array(curve["scores"], np.float64)
     with drawing(f"Score by {name}", "Mean score when every row has this value.", height=2.2) as plot:
         at = np.arange(len(values))
         is_number = all(_is_number(value) for value in values)

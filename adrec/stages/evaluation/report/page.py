@@ -289,11 +289,11 @@ def _list_plots(result: Evaluation, pictures: Pictures) -> list[Plot]:
 
 
 def _off_policy_plots(result: Evaluation, pictures: Pictures) -> list[Plot]:
-    found = result.off_policy
-    if found is None:
+    judged = result.off_policy
+    if judged is None:
         return []
-    drawn = pictures.draw(plots.overlap, found.weights) if found.matched else []
-    if found.estimates:
-        named = {name: Interval(*value) for name, value in found.estimates.items()}
-        drawn += pictures.draw(plots.estimators, named, found.logged)
+    drawn = pictures.draw(plots.overlap, judged.weights) if judged.matched else []
+    if judged.estimates:
+        named = {name: Interval(*value) for name, value in judged.estimates.items()}
+        drawn += pictures.draw(plots.estimators, named, judged.logged)
     return drawn
