@@ -53,7 +53,7 @@ class TableSpec:
     """A named table. Columns beyond these are allowed: declared features, the user's own.
 
     Of a table in `TABLES` everything else follows: it may be given as input, its rows are checked and typed, and
-    preprocess writes it to `file` of the prepared folder, in the order of the source.
+    preprocess writes it to `file` of the prepared folder, in the order of the source; finetune to `bundle_file` if `packed`.
     """
 
     name: str
@@ -65,6 +65,8 @@ class TableSpec:
     """what preprocess makes of it; None: the same columns"""
     text: TextSpec | None = None
     """where its rows are texts that encoders read"""
+    packed: bool = False
+    """whether models read it when they score: a bundle then holds it, so that it knows no other folder"""
 
     @property
     def stored(self) -> "TableSpec":
@@ -75,6 +77,11 @@ class TableSpec:
     def file(self) -> str:
         """Its name in the prepared folder. (The impressions are a folder of shards instead.)"""
         return f"{self.name}.parquet"
+
+    @property
+    def bundle_file(self) -> str:
+        """Its name in a bundle, where it is `packed`."""
+        return f"tables/{self.file}"
 
     @property
     def versions(self) -> str:

@@ -27,7 +27,7 @@ from adrec.data.disk.tables import read_table, write_table
 from adrec.data.features import FeatureSet
 from adrec.data.prepared import Prepared
 from adrec.data.shape import LogShape
-from adrec.errors import BundleError
+from adrec.errors import BundleError, DataError
 from adrec.models.baselines.base import Baseline, Columns, Inputs
 from adrec.models.baselines.suite import load_all, save_all
 from adrec.models.blend.calibration import Calibration
@@ -39,6 +39,7 @@ from adrec.models.net.tasks import Task
 from adrec.models.text.text_encoder import TextEncoder, load_text_encoder
 from adrec.prepare.own_files import LogForm
 from adrec.ranking.auction import in_slot
+from adrec.schema import TableSpec, entity_tables
 from adrec.training.build import Dimensions, build_model
 
 ENCODER = "encoder"
@@ -94,7 +95,8 @@ class ClickModel:
     """What joins the network and the trees; the network alone by default."""
     slots: SlotEffects | None = None
     """What slots do to clicks; None where it was not learned."""
-
+    tables: dict[str, pa.Table] = field(default_factory=dict)
+    """Tables of `schema.TABLES` that are `packed`, by name, as they lay in the prepared folder."""
     shares: dict[str, float] = field(default_factory=dict)
     """Channel of retrieval → its share of the turns; empty where it was not measured."""
 
@@ -145,6 +147,10 @@ def pack(folder: Path, packed: ClickModel, metrics: dict[str, Any]) -> None:
     write_json({name: fitted.to_json() for name, fitted in packed.calibrations.items()}, folder / "calibration.json")
     kinds = pa.array(np.repeat(["ad", "user"], [packed.seen_ads.num_rows, packed.seen_users.num_rows]))
     write_table(pa.concat_tables([packed.seen_ads, packed.seen_users]).add_column(0, "kind", kinds), folder / "seen.parquet")
+    for spec in entity_tables():
+        if spec.name in packed.tables:
+            (folder / spec.bundle_file).parent.mkdir(exist_ok=True)
+            write_table(packed.tables[spec.name], folder / spec.bundle_file)
     save_all(packed.baselines, folder / BASELINES)
     if packed.hybrid.kind != "none":
         packed.hybrid.save(folder / HYBRID)
@@ -215,6 +221,7 @@ def unpack(bundle: Bundle) -> ClickModel:
         text=text,
         form=form,
         baselines=load_all(bundle.path / BASELINES) if bundle.has(f"{BASELINES}/") else {},
+        tables=_packed_tables(bundle),
         shares=shares,
         hybrid=Hybrid.load(bundle.path / HYBRID) if bundle.has(f"{HYBRID}/") else Hybrid(),
         slots=slots,
@@ -256,7 +263,17 @@ def _refuse_other_shapes(bundle: Bundle, claimed: ClickNetwork) -> None:
             raise BundleError(f"{bundle.path}: model.safetensors does not fit config.yaml ({name}).")
 
 
-def _bounded_table(bundle: Bundle, name: str) -> pa.Table:
+def packed_tables(prepared: Prepared) -> dict[str, pa.Table]:
+    """The tables of a prepared folder that a bundle takes in."""
+    return {spec.name: prepared.table(spec) for spec in prepared.tables() if spec.packed}
+
+
+def _packed_tables(bundle: Bundle) -> dict[str, pa.Table]:
+    specs = [spec for spec in entity_tables() if spec.packed and bundle.has(spec.bundle_file)]
+    return {spec.name: _bounded_table(bundle, spec.bundle_file, spec.stored) for spec in specs}
+
+
+def _bounded_table(bundle: Bundle, name: str, spec: TableSpec | None = None) -> pa.Table:
     """A table with a different id in each row: a row takes a byte at the least. Raises BundleError."""
     file = bundle.file(name)
     try:
@@ -265,7 +282,10 @@ def _bounded_table(bundle: Bundle, name: str) -> pa.Table:
         raise BundleError(f"{file}: cannot be read ({str(error).splitlines()[0]}). Copy the whole folder again.") from None
     if rows > file.stat().st_size:
         raise BundleError(f"{file}: claims {rows:,} rows, more than it can hold. Do not trust this bundle.")
-    return read_table(file)
+    try:
+        return read_table(file, spec)
+    except DataError as error:
+        raise BundleError(f"{error} Run 'adrec finetune' again.") from None
 
 
 def _without_cache(config: FinetuneConfig) -> FinetuneConfig:

@@ -1,4 +1,4 @@
-"""A table beside the three comes from its spec alone: input, checks, privacy, prepared folder, inspect."""
+"""A table beside the three comes from its spec alone: input, checks, privacy, prepared folder, bundle, inspect."""
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -8,10 +8,14 @@ from pydantic import ValidationError
 from raw_worlds import config, prepare, world, write
 
 from adrec import schema
+from adrec.bundle import open_bundle
 from adrec.config.data.inspect import InspectConfig
-from adrec.errors import DataError
+from adrec.config.training.finetune import FinetuneConfig
+from adrec.errors import BundleError, DataError
+from adrec.inference.packing import unpack
 from adrec.schema import Column, TableSpec, TextSpec
 from adrec.stages.data.inspect import run as inspect
+from adrec.stages.training.finetune import run as finetune
 from adrec.terminal import Terminal
 
 ENTITIES = TableSpec(
@@ -117,6 +121,30 @@ def test_its_texts_join_the_corpus_where_it_says_so(tmp_path, entities, monkeypa
     assert prepared.table(spec)["tongue"].to_pylist() == ["en", "en", "zh"]
     corpus = prepared.corpus()
     assert set(corpus.filter(pc.equal(corpus["kind"], "entity"))["text"].to_pylist()) == set(ROWS["label"].to_pylist())
+
+
+def test_a_bundle_holds_the_tables_that_models_read(tmp_path, entities, monkeypatch):
+    """One line in TABLES: packed, read again as it was, shown by inspect; a table that no model reads stays at home."""
+    links = TableSpec("links", (Column("ad_id", pa.string(), True), Column("entity_id", pa.string(), True)), packed=True)
+    monkeypatch.setattr(schema, "TABLES", (*schema.TABLES, links))
+    rows = pa.table({"ad_id": ["a1", "a1", "a0"], "entity_id": ["007", "320_50", "007"]})
+    write(rows, tmp_path / "links.parquet")
+    entities["tables"]["links"] = {"files": "links.parquet"}
+    prepared, _ = prepare(tmp_path, source=entities)
+    config = FinetuneConfig(
+        prepared=prepared.path, output=tmp_path / "bundle", baselines={"names": []},
+        model={"width": 8, "hidden": [8]}, training={"epochs": 1}, device="cpu", recall_requests=0,
+    )  # fmt: skip
+    finetune(config, Terminal(quiet=True))
+    (prepared.path / "links.parquet").unlink()
+    packed = unpack(open_bundle(config.output))
+    assert list(packed.tables) == ["links"] and packed.tables["links"].equals(rows)
+    views = inspect(InspectConfig(path=config.output), Terminal(quiet=True)).tables
+    assert [(view.name, view.rows) for view in views] == [("links", 3)]
+    other = TableSpec("links", (Column("ad_id", pa.string(), True), Column("weight", pa.float64(), True)), packed=True)
+    monkeypatch.setattr(schema, "TABLES", (*schema.TABLES[:-1], other))
+    with pytest.raises(BundleError, match=r"links.parquet.*'weight'.*Run 'adrec finetune' again"):
+        unpack(open_bundle(config.output))
 
 
 @pytest.mark.parametrize(

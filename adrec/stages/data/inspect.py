@@ -1,11 +1,10 @@
 """`adrec inspect`: what is in a prepared folder, a bundle or a table, in the terminal or as a page with plots."""
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 import duckdb
 
-from adrec.bundle import CARD, open_bundle
+from adrec.bundle import CARD, Bundle, open_bundle
 from adrec.config.data.inspect import InspectConfig
 from adrec.data.disk.engine import columns_of, open_memory_engine, parquet, readable_faults
 from adrec.data.disk.outputs import PAGE
@@ -21,7 +20,7 @@ from adrec.explore.profile import (
     profile_texts,
 )
 from adrec.prepare.sources.files import find_files, read_files
-from adrec.schema import SPLITS
+from adrec.schema import SPLITS, entity_tables
 from adrec.stages.data.drift import DriftResult, compare
 from adrec.stages.data.inspect_result import InspectResult, TableView
 from adrec.terminal import Terminal
@@ -36,7 +35,7 @@ def run(config: InspectConfig, terminal: Terminal) -> "InspectResult | DriftResu
     path = config.path
     with open_memory_engine() as connection, terminal.progress("reading"), readable_faults(str(path)):
         if (path / "bundle.json").is_file():
-            result = InspectResult(path, "bundle", _about_bundle(path), [])
+            result = _bundle(connection, open_bundle(path), config)
         elif (path / "manifest.json").is_file():
             result = _prepared(connection, open_prepared(path), config)
         else:
@@ -61,11 +60,15 @@ def _prepared(connection: duckdb.DuckDBPyConnection, prepared: Prepared, config:
         raise DataError(f"{prepared.path}: holds no impressions. Run 'adrec preprocess' first.")
     relations = {"impressions": parquet(*files)}
     relations |= {spec.name: parquet(prepared.path / spec.file) for spec in prepared.tables()}
+    return InspectResult(prepared.path, "prepared", prepared.manifest, _views(connection, relations, config))
+
+
+def _views(connection: duckdb.DuckDBPyConnection, relations: Mapping[str, str], config: InspectConfig) -> list[TableView]:
     tables = []
     for label, relation in relations.items():
         connection.execute(f"CREATE OR REPLACE TEMP VIEW {label} AS SELECT * FROM {relation}")
         tables.append(_table(connection, label, label, config.rows))
-    return InspectResult(prepared.path, "prepared", prepared.manifest, tables)
+    return tables
 
 
 def _table(connection: duckdb.DuckDBPyConnection, view: str, label: str, rows: int) -> TableView:
@@ -82,12 +85,13 @@ def _table(connection: duckdb.DuckDBPyConnection, view: str, label: str, rows: i
     )
 
 
-def _about_bundle(path: Path) -> dict[str, Any]:
-    bundle = open_bundle(path)
+def _bundle(connection: duckdb.DuckDBPyConnection, bundle: Bundle, config: InspectConfig) -> InspectResult:
     about = {key: value for key, value in bundle.manifest.items() if key != "files"}
     about["sizes"] = {name: item["bytes"] for name, item in bundle.manifest["files"].items()}
     if bundle.card:
         about["card"] = f"{bundle.file(CARD)}: {bundle.verdict}"
     if bundle.has("metrics.json"):
         about["metrics"] = bundle.json("metrics.json")
-    return about
+    specs = [spec for spec in entity_tables() if bundle.has(spec.bundle_file)]
+    relations = {spec.name: parquet(bundle.file(spec.bundle_file)) for spec in specs}
+    return InspectResult(bundle.path, "bundle", about, _views(connection, relations, config))

@@ -19,7 +19,7 @@ from adrec.data.prepared import Prepared, open_prepared
 from adrec.inference.golden import draw_golden
 from adrec.inference.held_out import HeldOut
 from adrec.inference.lists.recall import bundle_recall
-from adrec.inference.packing import ClickModel, log_form, pack, text_settings
+from adrec.inference.packing import ClickModel, log_form, pack, packed_tables, text_settings
 from adrec.inference.predictor import Predictor
 from adrec.inference.starting import open_start
 from adrec.models.baselines.base import Columns, Inputs
@@ -264,6 +264,7 @@ def _click_model(
         seen_users=_seen_table(data.seen_users),
         text=text_settings(data.prepared),
         form=log_form(data.prepared),
+        tables=packed_tables(data.prepared),
         baselines=suite.fitted,
     )
 
