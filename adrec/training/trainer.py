@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 
+from adrec.config.base import StageConfig
 from adrec.config.training.loop import TrainingConfig
 from adrec.data.device import resolve_device, runs_bf16
 from adrec.data.disk.writing import write_aside
@@ -37,6 +38,8 @@ CLIP_NORM = 1.0
 """Largest gradient norm: BERT's, and no smaller model has needed another."""
 
 RUN_FILE = "run.json"
+_MAY_CHANGE = {"resume", "checkpoint_minutes", "checkpoint_steps", "workers", "profile", "loggers"}
+"""Settings of training that a run may go on with changed."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,13 @@ class FitResult:
 def work_folder(output: Path) -> Path:
     """Where a command keeps its unfinished run: a hidden folder beside the output."""
     return output.with_name(f".{output.name}.work")
+
+
+def identity_of(config: StageConfig, data: str) -> dict[str, Any]:
+    """What `open_work` compares: the config of a command that trains, without what may change between a run and its
+    continuation, and the fingerprint of the data."""
+    plain = config.model_dump(mode="json", exclude={"device": True, "training": _MAY_CHANGE})
+    return {"config": plain, "data": data}
 
 
 def open_work(folder: Path, identity: dict[str, Any], *, resume: bool) -> None:

@@ -170,6 +170,23 @@ class Baseline(Protocol):
         """Read what `save` wrote."""
 
 
+class Unfitted:
+    """What a baseline that learns nothing says of learning."""
+
+    def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
+        """Nothing to learn."""
+
+    def save(self, folder: Path) -> None:
+        """An empty state."""
+        save_state(folder, {})
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """From `save`."""
+        load_state(folder)
+        return cls()
+
+
 def sampled_requests(inputs: Inputs, max_rows: int, generator: np.random.Generator) -> Inputs:
     """All rows, or whole requests drawn at random until they hold about `max_rows` rows."""
     if len(inputs) <= max_rows:

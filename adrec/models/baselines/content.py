@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from adrec.models.baselines.base import Floats, Inputs, load_state, save_state
+from adrec.models.baselines.base import Floats, Inputs, Unfitted, load_state, save_state
 from adrec.models.baselines.similarity import (
     category_shares,
     history_matrix,
@@ -25,7 +25,7 @@ Matrix: TypeAlias = Any
 """A dense (N, D) array or a scipy sparse matrix of that shape."""
 
 
-class CategoryAffinity:
+class CategoryAffinity(Unfitted):
     """Share of the user's history that lies in the ad's category (for list categories: shared values, see `list_shares`)."""
 
     name: ClassVar[str] = "category_affinity"
@@ -37,24 +37,11 @@ class CategoryAffinity:
         has_one = "category" in inputs.columns.ad_categorical or bool(inputs.ads.lists)
         return "" if has_one else "an ad feature 'category', or a list feature of ads"
 
-    def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
-        """Nothing to learn."""
-
     def score(self, inputs: Inputs) -> Floats:
         """(N,) share in [0, 1]; 0 for an empty history."""
         if "category" in inputs.columns.ad_categorical:
             return category_shares(inputs, inputs.ads, inputs.columns.ad_categorical.index("category"))
         return list_shares(inputs, inputs.ads, next(iter(inputs.ads.lists)))
-
-    def save(self, folder: Path) -> None:
-        """An empty state."""
-        save_state(folder, {})
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """From `save`."""
-        load_state(folder)
-        return cls()
 
 
 class TfIdfCosine:
@@ -91,7 +78,7 @@ class TfIdfCosine:
         return cls(TfIdf(arrays["vocabulary"], arrays["idf"]))
 
 
-class EncoderCosine:
+class EncoderCosine(Unfitted):
     """Cosine of the ad's text vector and the mean of the history's unit vectors: the text encoder with no training at all."""
 
     name: ClassVar[str] = "encoder_cosine"
@@ -102,24 +89,11 @@ class EncoderCosine:
         """Vectors."""
         return "" if inputs.ads.vectors is not None else "text vectors of the ads"
 
-    def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
-        """Nothing to learn."""
-
     def score(self, inputs: Inputs) -> Floats:
         """(N,) cosine in [-1, 1]; 0 for an empty history."""
         vectors = unit_rows(_vectors(inputs))
         interest = unit_rows(mean_history(inputs, vectors))
         return row_products(interest, vectors, inputs.examples.history_of_row, inputs.examples.ad_index)
-
-    def save(self, folder: Path) -> None:
-        """An empty state."""
-        save_state(folder, {})
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """From `save`."""
-        load_state(folder)
-        return cls()
 
 
 class ContentScore:

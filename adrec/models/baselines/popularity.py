@@ -9,7 +9,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import betaln
 
 from adrec.metrics.ranking import mrr
-from adrec.models.baselines.base import Floats, Inputs, load_state, looked_up, positions, save_state, text_array
+from adrec.models.baselines.base import Floats, Inputs, Unfitted, load_state, looked_up, positions, save_state, text_array
 from adrec.schema import COUNTER_PREFIX
 
 
@@ -99,7 +99,7 @@ class SmoothedCtr:
         return cls(arrays["ids"], arrays["impressions"], arrays["clicks"], (float(a), float(b)))
 
 
-class ItemRate:
+class ItemRate(Unfitted):
     """Smoothed click rate of the ad up to the moment of the impression: the preprocessed point-in-time counter as it stands."""
 
     name: ClassVar[str] = "item_rate"
@@ -111,22 +111,9 @@ class ItemRate:
         """The counter of the ad's click rate."""
         return "" if cls.column in inputs.columns.numeric else f"the impression feature '{cls.column}'"
 
-    def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
-        """Nothing to learn."""
-
     def score(self, inputs: Inputs) -> Floats:
         """(N,) the standardised counter."""
         return inputs.examples.numeric[:, inputs.columns.numeric.index(self.column)]
-
-    def save(self, folder: Path) -> None:
-        """An empty state."""
-        save_state(folder, {})
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """From `save`."""
-        load_state(folder)
-        return cls()
 
 
 class RecentPopularity:

@@ -97,23 +97,13 @@ class TextEncoder(nn.Module):
 
     def with_lexical(self, table: Tensor) -> "TextEncoder":
         """The same encoder with a vector of its words beside each text's vector (`adrec.models.text.lexical`); table (V, K)."""
-        made = TextEncoder(
-            backbone=self.backbone,
-            tokenizer=self.tokenizer,
-            dimension=self.parts[0],
-            pooling=self.pooling,
-            max_tokens=self.max_tokens,
-            template=self.template,
-            lexical=table,
-            clicks_of=self.clicks_of,
-        )
-        made.pool = self.pool
-        return made.eval()
+        return self._with(table)
 
     def without_lexical(self) -> "TextEncoder":
         """The same encoder, its vectors without the part that is of words alone."""
-        if self.lexical is None:
-            return self
+        return self if self.lexical is None else self._with(None)
+
+    def _with(self, lexical: Tensor | None) -> "TextEncoder":
         made = TextEncoder(
             backbone=self.backbone,
             tokenizer=self.tokenizer,
@@ -121,6 +111,7 @@ class TextEncoder(nn.Module):
             pooling=self.pooling,
             max_tokens=self.max_tokens,
             template=self.template,
+            lexical=lexical,
             clicks_of=self.clicks_of,
         )
         made.pool = self.pool

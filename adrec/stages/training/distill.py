@@ -33,7 +33,7 @@ from adrec.training.loader import BatchLoader
 from adrec.training.mlm_module import JointFeed, PretrainModule
 from adrec.training.objectives.distil import Distil, VectorDistil, VectorFeed
 from adrec.training.objectives.mlm import MlmFeed
-from adrec.training.trainer import FitResult, fit, open_work, total_batches, total_steps, work_folder
+from adrec.training.trainer import FitResult, fit, identity_of, open_work, total_batches, total_steps, work_folder
 
 _SPEED_TEXTS = 2000
 
@@ -95,7 +95,7 @@ def run(config: DistillConfig, terminal: Terminal) -> DistillResult:
     if original.pooling == "attention" or original.kind != "transformer":
         raise ConfigError(f"{reference}: only transformers with mean, cls or last pooling can be distilled.")
     work = work_folder(config.output)
-    open_work(work, {"config": _identity(config), "data": prepared.fingerprint}, resume=config.training.resume)
+    open_work(work, identity_of(config, prepared.fingerprint), resume=config.training.resume)
     torch.manual_seed(config.seed)
     limit = min(config.batches.max_tokens, original.max_tokens)
     teacher = open_language_model(reference, original.tokenizer, max_tokens=limit)
@@ -273,12 +273,3 @@ def _speedup(teacher: TextEncoder, student: TextEncoder, texts: list[str], devic
 
 def _parameters(encoder: TextEncoder) -> int:
     return sum(parameter.numel() for parameter in encoder.parameters())
-
-
-def _identity(config: DistillConfig) -> dict[str, Any]:
-    """The config without what may change between an interrupted run and its continuation."""
-    dumped = config.model_dump(mode="json")
-    for key in ("resume", "checkpoint_minutes", "checkpoint_steps", "workers", "profile", "loggers"):
-        dumped["training"].pop(key)
-    dumped.pop("device")
-    return dumped

@@ -25,7 +25,7 @@ from adrec.stages.training.pretraining.report import Neighbours, neighbours, wri
 from adrec.terminal import Terminal
 from adrec.training.mlm_module import JointFeed, PretrainModule
 from adrec.training.objectives.mlm import MlmFeed, MlmScore, score_mlm, score_unigram
-from adrec.training.trainer import FitResult, fit, open_work, total_batches, total_steps, work_folder
+from adrec.training.trainer import FitResult, fit, identity_of, open_work, total_batches, total_steps, work_folder
 
 NEIGHBOUR_TEXTS = 5000  # the first ads of the corpus, among which neighbours are looked for
 HELD_OUT_SEED = 20190524  # the masks of held-out texts are the same for every model
@@ -93,7 +93,7 @@ def _run_language_model(config: PretrainConfig, prepared: Prepared, terminal: Te
 
     device = resolve_device(config.device)
     work = work_folder(config.output)
-    open_work(work, {"config": _identity(config), "data": prepared.fingerprint}, resume=config.training.resume)
+    open_work(work, identity_of(config, prepared.fingerprint), resume=config.training.resume)
     torch.manual_seed(config.seed)
     model, tokenizer = _open_model(config, prepared)
     with terminal.progress("tokenising", unit="texts"):
@@ -258,15 +258,6 @@ def _pooling(config: PretrainConfig) -> str:
         return config.pooling
     where = resolve_reference(config.model.reference) if isinstance(config.model, ContinuedModel) else None
     return cast(str, read_settings(where).get("pooling", "mean")) if isinstance(where, Path) else "mean"
-
-
-def _identity(config: PretrainConfig) -> dict[str, Any]:
-    """The config without what may change between an interrupted run and its continuation."""
-    dumped = config.model_dump(mode="json")
-    for key in ("resume", "checkpoint_minutes", "checkpoint_steps", "workers", "profile", "loggers"):
-        dumped["training"].pop(key)
-    dumped.pop("device")
-    return dumped
 
 
 def _real_tokens(batch: tuple[Any, ...]) -> int:
