@@ -312,7 +312,7 @@ def _rows_of(folder, path, said):
     """What preprocess would stage by the config that init writes."""
     found = guess(look_at([path]).tables, said)
     (folder / "configs").mkdir()
-    write_configs(folder / "configs", runs=folder / "runs", final=folder / "configs", found=found, source=None)
+    write_configs(folder / "configs", runs=folder / "runs", final=folder / "configs", guess=found, source=None)
     config = load_config(folder / "configs" / "preprocess.yaml", PreprocessConfig)
     extra = ["title", found_name(config, "price"), found_name(config, "device")]
     with open_engine(folder / "work", threads=1) as connection:

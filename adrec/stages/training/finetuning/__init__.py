@@ -1,0 +1,1 @@
+"""The steps of `adrec finetune`: what is read, the networks, what stands above them."""
