@@ -28,7 +28,7 @@ from adrec.data.disk.engine import columns_of, name, one_row, open_engine, reada
 from adrec.data.disk.writing import write_aside
 from adrec.data.shape import LogShape
 from adrec.errors import ConfigError, DataError, is_concealed, listed
-from adrec.prepare.build import extras_of
+from adrec.prepare.extras import extras_of
 from adrec.prepare.sources import RawTable
 from adrec.prepare.sources.files import find_files, format_of
 from adrec.prepare.sources.malformed import lines_of, refuse_lone_quotes, set_lines_aside

@@ -20,7 +20,9 @@ from adrec.data.disk.tables import parquet_schema
 from adrec.data.disk.writing import folder_aside
 from adrec.data.prepared import FORMAT, shards_of
 from adrec.errors import AdrecError, DataError, concealed
-from adrec.prepare.build import Built, build, extras_of, work_folder
+from adrec.prepare.build import build, work_folder
+from adrec.prepare.built import Built
+from adrec.prepare.extras import extras_of
 from adrec.prepare.log.append import CannotAppendError, Earlier, check_described, link_shards, plan_append
 from adrec.prepare.log.carried import save_carried
 from adrec.prepare.log.impressions import keyed_columns, open_attach, write_impressions
