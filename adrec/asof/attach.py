@@ -8,7 +8,6 @@ The state of an earlier run is gone on from; the new one gives later rows exactl
 """
 
 import itertools
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -17,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from adrec.asof.event_layers import LayeredLog, write_layer
 from adrec.asof.events import TIME, EventRows, Log, index_of, is_counted, join_events, read_events, read_weights
-from adrec.asof.history import EventLog, HistoryReport, read_given, report_given
+from adrec.asof.history import HistoryReport, read_given, report_given
 from adrec.asof.keys import KeyColumns
 from adrec.asof.layers import SumsWriter, layers_of, save_sums
 from adrec.asof.measure import counter_columns
@@ -154,15 +154,15 @@ class Attach:
         if rows is not None:
             self._connection.unregister("arrow_rows")
 
-    def _write_logs(self) -> tuple[EventLog, EventLog]:
+    def _write_logs(self) -> tuple[LayeredLog, LayeredLog]:
         """The logs of clicks and skips, earlier acts among them, to the state's folder."""
         clicks = self._last_given() if self._given else self._log.clicks("rowid")
         skips = self._log.skips("rowid") if self._history.max_skipped else None
-        return self._write_log("clicks", clicks, self._earlier.clicks), self._write_log("skips", skips, self._earlier.skips)
+        return self._write_log("clicks", clicks), self._write_log("skips", skips)
 
-    def _write_log(self, kind: str, acts: str | None, earlier: EventLog) -> EventLog:
+    def _write_log(self, kind: str, acts: str | None) -> LayeredLog:
         if acts is None:
-            return EventLog.write([], 0, self._folder / kind)
+            return write_layer([], 0, self._folder / kind)
         now = (
             "SELECT u.code, CAST(a.ad_index AS INTEGER) AS ad_index, a.time, a.shown, a.row "
             f"FROM ({acts}) a JOIN user_codes u USING (user_index) WHERE u.code >= 0"
@@ -174,15 +174,11 @@ class Attach:
             "SELECT code, ad_index, time FROM acts ORDER BY code, time, shown, row",
             batch_rows=self._batch_rows,
         )
-        is_first = not len(earlier.ads)
-        log = EventLog.write(ordered, count, self._folder / (kind if is_first else f"{kind}-new"))
-        self._connection.execute("DROP TABLE acts")
-        if is_first:
-            return log
         # Of equal moments, what an earlier run took in comes first, in its order.
-        whole = earlier.merged(log, self._folder / kind)
-        shutil.rmtree(self._folder / f"{kind}-new")
-        return whole
+        earlier = self._earlier_folder / kind if self._earlier_folder is not None else None
+        log = write_layer(ordered, count, self._folder / kind, earlier)
+        self._connection.execute("DROP TABLE acts")
+        return log
 
     def _last_given(self) -> str:
         """SQL of what may be taken as a user's clicks where histories come with the rows: the last one, and clicks since."""

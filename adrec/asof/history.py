@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from adrec.asof.sums import MICROSECONDS_AN_HOUR
-from adrec.data.arrays import places
+from adrec.data.arrays import ends, places, ranges
 from adrec.data.hashing import mix
 from adrec.errors import DataError
 
@@ -181,16 +181,25 @@ class EventLog:
 
 
 def joined(older: Histories, newer: Histories, limit: int) -> Histories:
-    """Lists of two logs for the same R questions as one list each, by time, cut to the newest `limit`."""
-    count = len(older.lengths)
-    owner = np.concatenate([np.repeat(np.arange(count), np.diff(side.offsets)) for side in (older, newer)])
+    """Lists of two logs for the same R questions, each cut to the newest `limit`, as one list each, by time, cut likewise."""
+    count, lengths = len(older.lengths), older.lengths + newer.lengths
+    if not len(newer.ads):
+        return older._replace(lengths=lengths)
     ads, times = np.concatenate([older.ads, newer.ads]), np.concatenate([older.times, newer.times])
+    before, behind = np.diff(older.offsets), np.diff(newer.offsets)
+    both = (before > 0) & (behind > 0)
+    if (older.times[older.offsets[1:][both] - 1] <= newer.times[newer.offsets[:-1][both]]).all():  # nothing to sort
+        before = np.minimum(before, limit - behind)
+        starts = np.stack([older.offsets[1:] - before, len(older.ads) + newer.offsets[:-1]], axis=1)
+        place = ranges(starts.ravel(), np.stack([before, behind], axis=1).ravel())
+        return Histories(ends(before + behind), ads[place], times[place], lengths)
+    owner = np.concatenate([np.repeat(np.arange(count), sizes) for sizes in (before, behind)])
     order = np.lexsort((times, owner))
     sizes = np.bincount(owner, minlength=count)
     from_newest = np.repeat(np.cumsum(sizes), sizes) - 1 - np.arange(len(order))
     order = order[from_newest < limit]
     offsets = np.concatenate([[0], np.cumsum(np.minimum(sizes, limit))])
-    return Histories(offsets, ads[order], times[order], older.lengths + newer.lengths)
+    return Histories(offsets, ads[order], times[order], lengths)
 
 
 @dataclass

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from adrec.asof.event_layers import LayeredLog
 from adrec.asof.events import TIME, EventRows
 from adrec.asof.history import EventLog, Histories, joined
 from adrec.asof.keys import KeyColumns, codes_of, make_key
@@ -126,9 +127,9 @@ class AsOf:
         return settings_of(self._plans, self._log.history)
 
     @property
-    def log_clicks(self) -> EventLog:
-        """All clicks of the log."""
-        return self._shared.state.clicks
+    def last_click(self) -> int | None:
+        """Moment of the log's last click, microseconds."""
+        return self._shared.state.clicks.last_moment
 
     @property
     def row_columns(self) -> list[str]:
@@ -262,7 +263,7 @@ class AsOf:
         log = self._log
         return State.load(log.state, self._plans, log.history) if log.state is not None else State(self._plans)
 
-    def _histories(self, log: EventLog, live: RecentLog, users: Ints, times: Ints, limit: int) -> Histories:
+    def _histories(self, log: LayeredLog, live: RecentLog, users: Ints, times: Ints, limit: int) -> Histories:
         histories = log.histories(users, times, limit)
         row = (self._row_of_ad[histories.ads] if len(self._row_of_ad) else histories.ads).astype(np.int32)
         known = row >= 0

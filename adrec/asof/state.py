@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from adrec.asof.event_layers import LayeredLog
 from adrec.asof.events import EventRows
-from adrec.asof.history import EventLog
 from adrec.asof.keys import make_key
 from adrec.asof.layers import load_sums, save_sums
 from adrec.asof.spec import FIRST, KeyPlan
@@ -27,7 +27,9 @@ from adrec.specs import HistorySpec
 
 Ints = NDArray[np.int64]
 Arrays = dict[str, NDArray[np.generic]]
-VERSION = 2
+VERSION = 3
+_READ = (2, 3)
+"""Versions that can be read: before 3 a log had no layers."""
 PENDING = "pending.parquet"
 _LOOSE_LIVE = 2_048
 _AGAIN = "Run 'adrec preprocess' again."
@@ -39,8 +41,8 @@ class State:
 
     plans: Sequence[KeyPlan]
     sums: dict[tuple[str, ...], KeyedSums] = field(default_factory=dict)
-    clicks: EventLog = field(default_factory=EventLog.empty)
-    skips: EventLog = field(default_factory=EventLog.empty)
+    clicks: LayeredLog = field(default_factory=LayeredLog)
+    skips: LayeredLog = field(default_factory=LayeredLog)
     pending: pa.Table | None = None
     """clicks and conversions after `last_moment`, as `Log.events` tells them"""
     last_moment: int | None = None
@@ -117,12 +119,13 @@ class State:
             about = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DataError(f"{folder}: no usable state ({error}). {_AGAIN}") from None
-        if about.get("settings") != settings_of(plans, history):
+        settings = about.get("settings") or {}
+        if settings.get("version") not in _READ or {**settings, "version": VERSION} != settings_of(plans, history):
             raise DataError(f"{folder}: made with other counters or history settings. {_AGAIN}")
         state = cls(plans, last_moment=about["last_moment"])
         for plan in plans:
             load_sums(state.sums[plan.by], folder / sums_name(plan))
-        state.clicks, state.skips = (EventLog.load(folder / kind) for kind in ("clicks", "skips"))
+        state.clicks, state.skips = (LayeredLog.load(folder / kind) for kind in ("clicks", "skips"))
         state.pending = _load_pending(folder)
         return state
 

@@ -58,8 +58,11 @@ class Known:
     @property
     def after(self) -> int:
         """The first moment after everything that is known, microseconds."""
-        log = self.clicks or (self.asof.log_clicks if self.asof is not None else EventLog.empty())
-        return int(log.times.max()) + 1 if len(log.times) else 0
+        if self.clicks is not None:
+            last = int(self.clicks.times.max()) if len(self.clicks.times) else None
+        else:
+            last = self.asof.last_click if self.asof is not None else None
+        return last + 1 if last is not None else 0
 
     def attach(
         self,

@@ -1,11 +1,13 @@
 """The state: what is added late, merged or forgotten counts as if it had come in order, or never."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from point_in_time_reference import HOUR
 
+from adrec.asof.event_layers import write_layer
 from adrec.asof.events import EventRows
 from adrec.asof.history import EventLog, joined
 from adrec.asof.spec import CLICKED, CONVERTED, LABELLED, SHOWN, plan_keys
@@ -132,6 +134,33 @@ def test_a_log_with_newer_acts_beside_it_is_one_log():
     found = joined(sides[0].histories(*question, 6), sides[1].histories(*question, 6), 6)
     for left, right in zip(found, whole.histories(*question, 6), strict=True):
         np.testing.assert_array_equal(left, right)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(EVENTS, min_size=1, max_size=5), st.integers(1, 6), st.booleans())
+def test_a_log_in_layers_answers_as_one_log(tmp_path_factory, days, limit, in_order):
+    """Each day is written over the layers of the days before; questions of any moment, days in order of time or not."""
+    folder = tmp_path_factory.mktemp("layers")
+    users, ads, times, earlier = [], [], [], None
+    for number, events in enumerate(days):
+        user, ad, time, _ = (np.array(column) for column in zip(*events, strict=True))
+        time = time + number * 1_000 if in_order else time
+        log = EventLog.of(user, ad, time)
+        codes = np.repeat(log.users, np.diff(log.offsets))
+        rows = pa.record_batch({"code": codes, "ad_index": log.ads, "time": log.times})
+        layered = write_layer([rows], len(codes), folder / str(number), earlier)
+        earlier = folder / str(number)
+        users, ads, times = [*users, codes], [*ads, log.ads], [*times, log.times]
+    sizes = [len(layer.ads) for layer in layered.layers]
+    assert sum(sizes) == len(layered) == sum(map(len, users))
+    assert all(larger >= 2 * smaller for larger, smaller in zip(sizes, sizes[1:], strict=False)), "there are few layers"
+    whole = EventLog.of(*map(np.concatenate, (users, ads, times)))
+    asked = np.repeat(np.unique(whole.users), 3)
+    moments = np.tile(np.quantile(whole.times, [0.3, 0.8, 1.0]).astype(np.int64) + 1, len(asked) // 3)
+    found, expected = layered.histories(asked, moments, limit), whole.histories(asked, moments, limit)
+    for left, right in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert layered.last_moment == whole.times.max()
 
 
 @settings(max_examples=60, deadline=None)

@@ -5,12 +5,14 @@ from datetime import datetime
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from adrec.config.data.preprocess import TextSettings
-from adrec.data.disk.engine import columns_of, moment_sql, name, one_row, parquet, stream, text
+from adrec.data.arrays import combined
+from adrec.data.disk.engine import columns_of, fetch, moment_sql, name, one_row, parquet, stream, text
 from adrec.data.vectors import VectorWriter, file_of
 from adrec.prepare.output.later import later_rows
 from adrec.prepare.staging.convert import width_of
@@ -53,9 +55,13 @@ class TextMaker:
         if words and len(words) < len(template_columns(template)):  # a category is no text by itself: it is often a code
             filled = fill_template("".join(f"{{{column}}}" for column in words), columns, batch.num_rows)
             whole = pc.if_else(pc.equal(pc.fill_null(filled, ""), ""), "", whole)
-        encoded = whole.dictionary_encode()
+        return whole, *self.words(whole)
+
+    def words(self, texts: pa.Array) -> tuple[pa.Array, pa.Array]:
+        """Segmented text and language of each text."""
+        encoded = texts.dictionary_encode()
         words = segmented(encoded.dictionary, stop_words=self.stop_words, user_dictionary=self.settings.user_dictionary)
-        return whole, words.take(encoded.indices), language(encoded.dictionary).take(encoded.indices)
+        return words.take(encoded.indices), language(encoded.dictionary).take(encoded.indices)
 
     def clean(self, values: pa.Array) -> pa.Array:
         """The gentle rendering of one column."""
@@ -93,10 +99,12 @@ def write_tables(
     }
 
 
-def add_queries(connection: duckdb.DuckDBPyConnection, maker: TextMaker, *, cut: datetime | None = None) -> None:
+def add_queries(
+    connection: duckdb.DuckDBPyConnection, maker: TextMaker, *, cut: datetime | None = None, earlier: Path | None = None
+) -> None:
     """Table `queries`: distinct raw query, its text; the texts join the corpus. Nothing where there are no queries.
 
-    Those that nobody searched for before `cut` are marked so.
+    Those that nobody searched for before `cut` are marked so. Words of the corpus `earlier` are taken over.
     """
     if "query" not in columns_of(connection, "events"):
         return
@@ -104,9 +112,30 @@ def add_queries(connection: duckdb.DuckDBPyConnection, maker: TextMaker, *, cut:
     later = f"min(shown_at) >= {moment_sql(cut)}" if cut is not None else "false"
     found = f"SELECT query, {later} AS later FROM events WHERE query IS NOT NULL GROUP BY query ORDER BY query"
     for batch in stream(connection.cursor(), found):
-        whole, words, languages = maker.render("{query}", batch)
+        whole = pc.fill_null(fill_template("{query}", {"query": maker.clean(batch.column("query"))}, batch.num_rows), "")
+        words, languages = _words(connection, maker, whole, earlier)
         _insert(connection, "queries", pa.table({"query": batch.column("query"), "text": whole}))
         _insert_texts(connection, "query", whole, words, languages, batch.column("later"))
+
+
+def _words(
+    connection: duckdb.DuckDBPyConnection, maker: TextMaker, texts: pa.Array, earlier: Path | None
+) -> tuple[pa.Array, pa.Array]:
+    """TextMaker.words, but for texts that the corpus `earlier` has: a dictionary of Chinese is not opened for them."""
+    if earlier is None:
+        return maker.words(texts)
+    connection.register("asked_texts", pa.table({"text": texts, "place": np.arange(len(texts))}))
+    known = fetch(
+        connection,
+        f"SELECT c.segmented, c.language FROM asked_texts a LEFT JOIN {parquet(earlier)} c USING (text) ORDER BY a.place",
+    )
+    connection.unregister("asked_texts")
+    words, languages = combined(known["segmented"]), combined(known["language"])
+    fresh = words.is_null()
+    if not pc.any(fresh).as_py():
+        return words, languages
+    made = maker.words(texts.filter(fresh))
+    return pc.replace_with_mask(words, fresh, made[0]), pc.replace_with_mask(languages, fresh, made[1])
 
 
 def write_corpus(

@@ -199,13 +199,12 @@ def _prepare(
         if earlier is not None:
             for spec in (ADS, USERS):
                 check_described(connection, earlier, folder, spec, keyed_columns(connection, config, built.shape))
-        add_queries(connection, maker, cut=built.cut)
+        corpus = before / "corpus.parquet" if before is not None else None
+        add_queries(connection, maker, cut=built.cut, earlier=corpus)
         for spec in (ADS, USERS):
             counts[spec.name] = _named(connection, spec)
         shape = replace(built.shape, text=has_texts(connection))
-        counts["texts"] = write_corpus(
-            connection, folder, before / "corpus.parquet" if before is not None else None, cut=built.cut
-        )
+        counts["texts"] = write_corpus(connection, folder, corpus, cut=built.cut)
     write_versions(connection, folder, built.versioned)
     if built.available is not None:
         built.available.save(folder)
