@@ -9,10 +9,10 @@ CONFIGS ?= configs/sample
 # Without a GPU, torch's CPU build spares gigabytes of CUDA libraries. Where its index cannot be reached, pip goes on without it.
 TORCH_INDEX := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo --retries 1 --timeout 20 --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: help setup demo test test-all dist test-dist check format bench docs pins preprocess pretrain finetune evaluate score rank clean
+.PHONY: help setup demo test test-all dist test-dist check format bench bench-quality nightly docs pins preprocess pretrain finetune evaluate score rank clean
 
 help: ## Print this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -53,6 +53,12 @@ format: $(STAMP) ## Format the code
 
 bench: $(STAMP) ## Run the benchmarks (side by side ratios)
 	$(BIN)/python benchmarks
+
+bench-quality: $(STAMP) ## Run the sample's life cycle and compare its figures with those of the docs
+	$(BIN)/python benchmarks/quality.py sample
+
+nightly: test-all ## Every test, and every figure of the docs whose data is here
+	$(BIN)/python benchmarks/quality.py
 
 docs: $(STAMP) ## Write docs/commands/ and the tables of docs/data/contract.md from the code, then the site into build/site
 	$(BIN)/python docs/generate.py

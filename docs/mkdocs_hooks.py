@@ -1,4 +1,4 @@
-"""What the site adds to the pages as files: a page a command in the contents, and the notebooks, which lie beside docs/."""
+"""What the site adds to the pages as files: contents that miss no page, and the notebooks, which lie beside docs/."""
 
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def on_config(config: Any) -> Any:
-    """Fill the contents' section of commands with the pages that docs/generate.py has written."""
-    pages = sorted(Path(config.docs_dir, "commands").glob("*.md"), key=lambda page: (page.stem != "README", page.stem))
+    """Put all other pages of the folder in the place of `folder/*`, README.md first."""
     for entry in config.nav:
-        if "Commands" in entry:
-            entry["Commands"] = [f"commands/{page.name}" for page in pages]
+        for title, pages in entry.items() if isinstance(entry, dict) else ():
+            if isinstance(pages, list) and pages[-1].endswith("/*"):
+                folder = pages.pop().removesuffix("/*")
+                names = sorted(page.name for page in Path(config.docs_dir, folder).glob("*.md"))
+                names.sort(key=lambda name: name != "README.md")
+                entry[title] = pages + [name for name in (f"{folder}/{name}" for name in names) if name not in pages]
     return config
 
 

@@ -31,6 +31,11 @@ def command_lines(page: Path) -> list[str]:
     return [line for line in lines + re.findall(r"^ {4}(adrec .*)$", prose, re.MULTILINE) + spoken if not _is_form(line)]
 
 
+def python_blocks(page: Path) -> list[str]:
+    """The code of its Python blocks."""
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
 def _is_form(line: str) -> bool:
     """Whether a line shows how to write a command rather than a command: `--out DIR`, `...`."""
     return "..." in line or bool(re.search(r"\s[A-Z]+\b", line.split("#")[0]))

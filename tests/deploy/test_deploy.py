@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 from adrec.config.inference.serve import ServeConfig
+from adrec.config.training.daily import DailyConfig
+from adrec.stages.registry.daily import REFUSED
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -65,7 +67,7 @@ def test_what_the_image_is_made_of_is_there_and_not_ignored() -> None:
 
 
 def test_the_pods_config_is_one_and_its_server_reads_what_is_mounted() -> None:
-    documents = [document for path in MANIFESTS for document in yaml.safe_load_all(path.read_text())]
+    documents = list(yaml.safe_load_all((DEPLOY / "kubernetes/server.yaml").read_text()))
     by_kind: dict[str, Any] = {document["kind"]: document for document in documents}
     config = ServeConfig.model_validate(yaml.safe_load(by_kind["ConfigMap"]["data"]["serve.yaml"]))
     pod = by_kind["Deployment"]["spec"]["template"]["spec"]
@@ -79,6 +81,26 @@ def test_the_pods_config_is_one_and_its_server_reads_what_is_mounted() -> None:
     sleeps = int(container["lifecycle"]["preStop"]["exec"]["command"][-1])
     assert pod["terminationGracePeriodSeconds"] > config.drain_seconds + sleeps
     assert by_kind["PodDisruptionBudget"]["spec"]["minAvailable"] < by_kind["Deployment"]["spec"]["replicas"]
+
+
+def test_the_daily_jobs_config_is_one_and_a_refusal_is_not_tried_again() -> None:
+    config, job = yaml.safe_load_all((DEPLOY / "kubernetes/daily.yaml").read_text())
+    daily = DailyConfig.model_validate(yaml.safe_load(config["data"]["daily.yaml"]))
+    spec = job["spec"]["jobTemplate"]["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    mounts = {Path(mount["mountPath"]): mount.get("readOnly", False) for mount in container["volumeMounts"]}
+    for path in (daily.preprocess, daily.finetune, Path(container["args"][-1])):
+        assert mounts[path.parent]
+    assert daily.prepared is not None
+    assert all(not mounts[path.parent] for path in (daily.prepared, daily.registry))
+    names = {volume["name"] for volume in spec["template"]["spec"]["volumes"]}
+    assert names == {mount["name"] for mount in container["volumeMounts"]}
+    (rule,) = spec["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["values"] == [REFUSED] and rule["onExitCodes"]["containerName"] == container["name"]
+    assert job["spec"]["concurrencyPolicy"] == "Forbid"  # two at once would be refused by the lock of the output
+    server = yaml.safe_load_all((DEPLOY / "kubernetes/server.yaml").read_text())
+    (service,) = (part for part in server if part["kind"] == "Service")
+    assert daily.reload == [f"http://{service['metadata']['name']}"] and service["spec"]["ports"][0]["port"] == 80
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda path: path.stem)

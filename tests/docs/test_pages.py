@@ -1,7 +1,7 @@
 """Every command line that README and docs print is run, in order, page by page, on small files of the kinds that they name.
 
-Pages of docs/how-to that have tests of their own: your-log.md, plugins.md (tests/docs), object-storage.md
-(stages/test_object_storage.py).
+test_how_to.py runs the tutorial and the pages of docs/how-to that go on from it; test_your_log.py, test_plugin_package.py and
+stages/test_object_storage.py run theirs.
 """
 
 import re
@@ -9,21 +9,27 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from daily_world import DailyWorld
 from example_logs import write_logs
-from pages import ROOT, arguments_of, command_lines, write_mind
+from pages import ROOT, arguments_of, command_lines, python_blocks, write_mind
 from typer.testing import CliRunner
 
 from adrec.cli.app import app
 from adrec.sample import generate_sample
 
-ELSEWHERE = {"how-to/your-log.md", "how-to/object-storage.md", "how-to/plugins.md", "log.md"}
-PAGES = {name: ROOT / name for name in ("README.md", "README.zh-CN.md", "CONTRIBUTING.md")}
-PAGES |= {page.relative_to(ROOT / "docs").as_posix(): page for page in sorted((ROOT / "docs").glob("**/*.md"))}
-PAGES = {name: page for name, page in PAGES.items() if name not in ELSEWHERE and command_lines(page)}
+ELSEWHERE = {"tutorial.md", "log.md"} | {
+    f"how-to/{name}.md"
+    for name in (
+        "gbk", "hub-encoder", "numeric-feature", "object-storage", "plugins", "several-gpus", "tomorrow", "your-log",
+    )
+}  # fmt: skip
+EVERY_PAGE = {name: ROOT / name for name in ("README.md", "README.zh-CN.md", "CONTRIBUTING.md")}
+EVERY_PAGE |= {page.relative_to(ROOT / "docs").as_posix(): page for page in sorted((ROOT / "docs").glob("**/*.md"))}
+PAGES = {name: page for name, page in EVERY_PAGE.items() if name not in ELSEWHERE and command_lines(page)}
 
 
 def invoke(line: str) -> None:
@@ -108,6 +114,35 @@ def test_the_commands_run_as_printed(name, clone):
         prepare(clone)
     for line in command_lines(PAGES[name]):
         invoke(line)
+
+
+PYTHON = {name: python_blocks(page) for name, page in EVERY_PAGE.items() if name not in ELSEWHERE}
+PYTHON = {name: blocks for name, blocks in PYTHON.items() if blocks and name != "how-to/existing-service.md"}
+
+
+@pytest.mark.parametrize("name", PYTHON)
+def test_the_python_runs_as_printed(name, clone, monkeypatch):
+    """With what a page takes for granted: frames, tables, arrays, a trained bundle."""
+    _own_bundle(clone)
+    for command, base in (("preprocess", "sample/preprocess"), ("finetune", "sample/finetune")):
+        config = (clone / f"configs/{base}.yaml").read_text(encoding="utf-8").replace("runs/sample/", "runs/python/")
+        config = config.replace("runs/python/encoder", "runs/sample/encoder")
+        (clone / "configs/mine").mkdir(exist_ok=True)
+        (clone / f"configs/mine/{command}.yaml").write_text(config, encoding="utf-8")
+    random = np.random.default_rng(0)
+    rows = pq.read_table(clone / "new.parquet")
+    names = {
+        "frame": rows.slice(0, 20).to_pandas(),
+        "impressions": rows,
+        "ads": pq.read_table(clone / "data/sample/ads.parquet"),
+        "users": pq.read_table(clone / "data/sample/users.parquet"),
+        "logits": random.normal(size=400),
+        "new_logits": random.normal(size=9),
+        "labels": random.integers(0, 2, 400),
+        "request": np.arange(400) // 4,
+    }
+    for block in PYTHON[name]:
+        exec(block.replace("training__epochs=4", "training__epochs=1, seeds=1, ensemble=False"), names)
 
 
 def _own_files(root: Path) -> None:

@@ -1,6 +1,3 @@
-import doctest
-import importlib
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,15 +5,6 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from adrec.metrics import calibration, classification
-
-MODULES = ("classification", "ranking", "calibration", "lists", "significance", "off_policy")
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_docstring_examples(name):
-    outcome = doctest.testmod(importlib.import_module(f"adrec.metrics.{name}"))
-    assert outcome.attempted > 0
-    assert outcome.failed == 0
 
 
 @st.composite

@@ -45,6 +45,10 @@ class DailyConfig(Served, Seeded, TrustsKeys):
 
     preprocess: ConfigPath
     """Config file of preprocess; its source is a pattern or folder that new files come into."""
+    prepare: dict[str, Any] = {}
+    """Settings of preprocess that differ here from its config, by dotted key: `{split: {method: rolling}, append: fast}`."""
+    prepared: ConfigPath | None = None
+    """Prepared folder; None: the `output` of the preprocess config."""
     finetune: ConfigPath
     """Config file of finetune. Its `prepared`, `output` and `start_from` are set by this command."""
     registry: ConfigPath

@@ -28,6 +28,7 @@ _HEADS = {
     "evaluate": "How good the scores are: metrics with intervals, slices, calibration, report.html.",
     "rank": "The best ads of the whole catalogue for each test request.",
     "serve": "Scores, ranks and explains over HTTP on http://127.0.0.1:8080. docs/using/serve.md lists the calls.",
+    "daily": "Every day: new files beside the old ones -> a bundle that was judged beside yesterday's. docs/how-to/daily.md.",
     "tune": "Searches settings of finetune; best.yaml in the output is a finetune config.",
 }
 
@@ -52,6 +53,7 @@ def write_configs(
         },
         "rank": _rank(made, facts, paths),
         "serve": {"bundle": paths("bundle"), "prepared": paths("prepared"), "store": paths("store.sqlite"), **made.serve},
+        "daily": _daily(paths) if facts.has_time and not facts.is_clicks_alone else None,
         "tune": {"base": "finetune.yaml", "output": paths("tune"), **made.tune},
     }  # fmt: skip
     texts = {"preprocess": _preprocess(guess, source, made, paths)}
@@ -63,6 +65,14 @@ def write_configs(
         head = [f"# {_HEADS[name]}", f"# Every key: adrec config schema {name}"]
         (folder / f"{name}.yaml").write_text("\n".join([*head, *lines]) + "\n", encoding="utf-8")
     return list(texts), made.notes
+
+
+def _daily(paths: Paths) -> dict[str, Any]:
+    """The newest day judges; vocabularies and scalers stay those that yesterday's weights know."""
+    return {
+        "preprocess": "preprocess.yaml", "prepare": {"split": {"method": "rolling"}, "append": "fast"},
+        "prepared": paths("daily/prepared"), "finetune": "finetune.yaml", "registry": paths("registry"),
+    }  # fmt: skip
 
 
 def _preprocess(guess: Guess | None, source: dict[str, Any] | None, made: Recipe, paths: Paths) -> list[str]:

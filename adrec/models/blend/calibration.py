@@ -134,7 +134,9 @@ def level_shift(
     periods = [np.flatnonzero(recent), *(rows for rows in np.array_split(old, count) if _has_both(y[rows], w[rows]))]
     levels = np.array([_match_mean(x[rows], _average(y[rows], w[rows]), w[rows]) for rows in periods])
     p = [_sigmoid(x[rows] + level) for rows, level in zip(periods, levels, strict=True)]
-    variances = np.array([1.0 / float(np.sum(w[rows] * q * (1.0 - q))) for rows, q in zip(periods, p, strict=True)])
+    # A model that is all but certain of every row says next to nothing of its level there.
+    said = np.array([float(np.sum(w[rows] * q * (1.0 - q))) for rows, q in zip(periods, p, strict=True)])
+    variances = 1.0 / np.maximum(said, np.finfo(np.float64).tiny)
     between = _variance_between(levels, variances)
     return float(overall + between / (between + variances[0]) * (levels[0] - overall))
 
@@ -144,7 +146,8 @@ def _variance_between(values: Floats, variances: Floats) -> float:
     weights = 1.0 / variances
     mean = float(weights @ values) / weights.sum()
     excess = float(weights @ (values - mean) ** 2) - (len(values) - 1)
-    return max(0.0, excess / float(weights.sum() - (weights**2).sum() / weights.sum())) if len(values) > 1 else 0.0
+    spread = float(weights @ (weights.sum() - weights)) / weights.sum()  # nothing cancels where one weight is nearly all
+    return max(0.0, excess / spread) if spread > 0 else 0.0
 
 
 def sampling_offset(negative_rate: float) -> float:

@@ -101,7 +101,7 @@ def run(config: DailyConfig, terminal: Terminal) -> DailyResult:
         tracking.require()
     registry = Registry(config.registry)
     registry.start()
-    preparing = load_config(config.preprocess, PreprocessConfig)
+    preparing = _preprocess_config(config)
     run_guarded(preprocess.run, preparing, terminal)
     prepared = open_prepared(preparing.output)
     _check_test_rows(prepared)
@@ -190,6 +190,12 @@ def _training(config: DailyConfig, registry: Registry, prepared: Prepared, start
     if start is not None:
         changes |= {**config.onward, "start_from": str(registry.bundle(start))}
     return load_config(config.finetune, FinetuneConfig, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
+
+
+def _preprocess_config(config: DailyConfig) -> PreprocessConfig:
+    """The config of preprocess with what differs here."""
+    changes = {**config.prepare, **({} if config.prepared is None else {"output": str(config.prepared)})}
+    return load_config(config.preprocess, PreprocessConfig, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
 
 
 def _tidy(bundle: Path) -> None:

@@ -232,3 +232,15 @@ def test_the_variance_between_periods_is_that_of_the_textbook():
     assert calibration._variance_between(values, variances) == pytest.approx(expected)
     spread = np.array([-1.0, 1.0, -1.0, 1.0])
     assert calibration._variance_between(spread, np.full(4, 0.01)) == pytest.approx(4 / 3 - 0.01)
+
+
+@pytest.mark.parametrize("certain", [20.0, 50.0, 800.0])
+def test_the_level_shift_of_rows_that_are_all_but_certain_is_finite(certain):
+    """Where a model tells the labels apart, its probabilities are 0 and 1: a period of them says nothing of its level."""
+    labels = np.tile([0.0, 1.0], 60)
+    logits = np.where(labels > 0, certain, -certain)
+    logits[:40] = np.where(labels[:40] > 0, 1.0, -1.0)  # an older period that does say something
+    shift = calibration.level_shift(logits, labels, np.arange(120), np.arange(120) >= 80)
+    assert np.isfinite(shift)
+    swapped = calibration.level_shift(logits[::-1], labels[::-1], np.arange(120), np.arange(120) >= 80)
+    assert np.isfinite(swapped)

@@ -71,7 +71,7 @@ def test_one_wide_csv_with_unix_seconds(tmp_path):
     assert found["impressions", "device"] == "category"
     assert found["impressions", "purchase_value"] == "not used"  # known only after the click
     assert found["impressions", "session_key"] == "not used"  # an id
-    assert result.configs == ["preprocess", "finetune", "score", "evaluate", "rank", "serve", "tune"]
+    assert result.configs == ["preprocess", "finetune", "score", "evaluate", "rank", "serve", "daily", "tune"]
     assert any("40 different texts" in note for note in result.notes)  # too few to pretrain on, and that is said
 
 
