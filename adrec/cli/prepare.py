@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command("init", rich_help_panel=PANEL)(init)
     app.command("preprocess", rich_help_panel=PANEL)(preprocess)
     app.command("inspect", rich_help_panel=PANEL)(inspect)
+    app.command("forget", rich_help_panel=PANEL)(forget)
 
 
 def preprocess(
@@ -117,4 +118,29 @@ def init(
         "data.init", "data.init:InitConfig", argument="data",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet,
         options={"data": [str(path) for path in data] if data else None, "output": output},
+    )  # fmt: skip
+
+
+def forget(
+    users: Annotated[list[str] | None, typer.Argument(help="User ids as your log writes them.", show_default=False)] = None,
+    preprocess: Annotated[
+        Path | None, typer.Option("--preprocess", help="Config of the preprocess that reads their log.", show_default=False)
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Take people out of everything that adrec keeps of them, and say what cannot be taken out.
+
+    Reads the preprocess config, whose `privacy.forgotten` names the file that remembers whom to leave out. Builds the prepared
+    folder anew without them, empties the event store and the tables named in the config of them and the caches of what they
+    wrote, then looks through it all for their ids. Bundles that know them are named: train them again.
+
+    Example: adrec forget u17 u42 --preprocess configs/mine/preprocess.yaml
+    """
+    run_stage(
+        "data.forget", "data.forget:ForgetConfig", argument="users",
+        config=config, overrides=overrides, json_output=json_output, quiet=quiet,
+        options={"users": users or None, "preprocess": preprocess},
     )  # fmt: skip

@@ -45,7 +45,7 @@ class Attributes:
                     renumber_versions(connection, spec)
                 choose_versions(connection, spec, cut, self._read_by_models(spec))
         if self._config.privacy.k_anonymity is not None:
-            self._built.privacy = protect_users(connection, self._config.privacy.k_anonymity)
+            self._built.privacy |= protect_users(connection, self._config.privacy.k_anonymity)
         if earlier is not None:
             check_known(earlier, one_row(connection, "SELECT count(*) AS n FROM ads")["n"] - earlier.manifest["ads"])
 

@@ -41,6 +41,8 @@ class Stager:
         self._connection, self._raw, self._config, self._earlier = connection, raw, config, earlier
         self._built, self._extras = built, extras
         self._privacy = Privacy(connection, config.privacy)
+        if (forgotten := self._privacy.forgotten) is not None:
+            built.privacy["forgotten"] = {"users": len(forgotten.digests), "digest": forgotten.fingerprint}
 
     def stage(self, raw: RawTable, spec: TableSpec, label: str, extra: Sequence[str], **more: Any) -> None:
         """Table `staged_<label>`, and what was rejected. Lines that cannot be read are set aside."""
@@ -49,7 +51,7 @@ class Stager:
         def stage() -> Staged:
             return stage_table(
                 self._connection, raw, spec, f"staged_{label}", extra=extra, roles=roles, private=self._privacy.wrapper(spec),
-                nan_is_missing=self._config.validation.nan_is_missing, **more,
+                remembered=self._privacy.remembered, nan_is_missing=self._config.validation.nan_is_missing, **more,
             )  # fmt: skip
 
         with readable_faults(str(raw.files[0])):

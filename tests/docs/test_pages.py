@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from daily_world import DailyWorld
 from example_logs import write_logs
 from pages import ROOT, arguments_of, command_lines, python_blocks, write_mind
@@ -202,6 +203,14 @@ def _days(root: Path) -> None:
         pq.write_table(rows, root / f"{name}.parquet")
 
 
+def _forgetful(root: Path) -> None:
+    """A preprocess config that remembers who is forgotten."""
+    sample = yaml.safe_load((root / "configs/sample/preprocess.yaml").read_text(encoding="utf-8"))
+    own = {**sample, "output": "../../runs/forgetful", "privacy": {"forgotten": "forgotten.txt"}}
+    (root / "configs/mine").mkdir(exist_ok=True)
+    (root / "configs/mine/preprocess.yaml").write_text(yaml.safe_dump(own), encoding="utf-8")
+
+
 def _other_run(root: Path) -> None:
     (root / "runs/other").mkdir()
     shutil.copy(root / "runs/sample/scored.parquet", root / "runs/other")
@@ -228,9 +237,11 @@ PREPARATIONS = {
     "commands/distill.md": _mind,
     "commands/evaluate.md": _other_run,
     "commands/events.md": _store,
+    "commands/forget.md": _forgetful,
     "commands/init.md": _log_as_csv,
     "commands/registry.md": _days,
     "how-to/daily.md": _days,
+    "how-to/forget.md": _forgetful,
     "judging/evaluate.md": _runs,
     "using/bundle.md": _no_key,
     "using/explain.md": _importance,

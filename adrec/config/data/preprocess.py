@@ -172,6 +172,8 @@ class PrivacySettings(Config):
     """Countries whose phone numbers are known when they are written without a country code, as two letters of ISO 3166."""
     drop_before: Moment | None = None
     """Retention: rows shown before this moment are left out."""
+    forgotten: ConfigPath | None = None
+    """File that `adrec forget` keeps: the users whose digests it holds are left out of every table."""
     k_anonymity: Quasi | None = None
     """Quasi-identifiers to protect."""
 

@@ -76,6 +76,24 @@ def cached_vectors(
     return np.asarray(vectors[inverse.reshape(-1)])
 
 
+def drop_texts(texts: Sequence[str], folder: Path | None = None) -> int:
+    """Take the vectors of `texts` out of the cache, whichever encoder made them; how many there were. Others stay."""
+    if not texts:
+        return 0
+    keys, count = np.unique(_keys(texts)), 0
+    for path in sorted((folder or default_cache_folder()).glob("*/*.npy")):
+        segment = _open(path)
+        own = np.isin(segment["key"], keys) if segment is not None else np.zeros(0, bool)
+        if segment is None or not own.any():
+            continue
+        count += int(own.sum())
+        rest = segment[~own]
+        if len(rest) and not _write(path.parent, rest["key"], rest["vector"]):
+            raise ResourceError(f"{path}: cannot be written anew without them. Remove the file; its texts are encoded again.")
+        path.unlink(missing_ok=True)
+    return count
+
+
 class RecentVectors:
     """The vectors of the last `most` texts, in memory. Usable from any thread."""
 

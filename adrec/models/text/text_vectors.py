@@ -163,14 +163,20 @@ class _Vectors:
         return Texts(torch.from_numpy(self.values[rows]))
 
 
+def phrases(texts: pa.StringArray) -> pa.ListArray:
+    """The interests that each text lists, what is beyond MOST_PHRASES as one; each is a text that is encoded."""
+    lists = pc.split_pattern_regex(texts, _BETWEEN_PHRASES, max_splits=MOST_PHRASES - 1)
+    return pa.ListArray.from_arrays(lists.offsets, pc.utf8_trim_whitespace(lists.flatten()))
+
+
 class _Phrases:
     """Vectors of the phrases of each text, (N, P, D) with P the most that one of the rows has; zeros fill up."""
 
     def __init__(self, reader: TextReader, texts: pa.StringArray) -> None:
-        lists = pc.split_pattern_regex(texts, _BETWEEN_PHRASES, max_splits=MOST_PHRASES - 1)
-        phrases = pc.utf8_trim_whitespace(lists.flatten()).dictionary_encode()
-        self.distinct = _Vectors(reader, phrases.dictionary, typed=True)
-        self.lists = Ragged(lists.offsets.to_numpy().astype(np.int64), phrases.indices.to_numpy())
+        lists = phrases(texts)
+        coded = lists.values.dictionary_encode()
+        self.distinct = _Vectors(reader, coded.dictionary, typed=True)
+        self.lists = Ragged(lists.offsets.to_numpy().astype(np.int64), coded.indices.to_numpy())
 
     def ensure(self, rows: NDArray[np.integer], progress: Progress | None = None, what: str = "texts") -> None:
         """Encode the phrases of `rows` that are not there yet."""

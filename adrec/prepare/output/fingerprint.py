@@ -38,7 +38,7 @@ def describe_inputs(tables: Mapping[str, Sequence[Path]], earlier: Sequence[dict
 def config_digest(config: PreprocessConfig) -> str:
     """Digest of everything in the config that changes the output, and of the files that it names beside the tables."""
     plain = config.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
-    named = [config.text.extra_stop_words, config.text.user_dictionary]
+    named = [config.text.extra_stop_words, config.text.user_dictionary, config.privacy.forgotten]
     contents = [_digest(path) if path is not None and path.is_file() else None for path in named]
     if config.privacy.pseudonymise:  # under another key the earlier pseudonyms are of no use
         contents.append(hashlib.blake2b(load_key(config.privacy), digest_size=16).hexdigest())

@@ -85,6 +85,10 @@ def _resolved(manifest: dict[str, Any]) -> Iterator[str]:
 
 
 def _privacy(privacy: dict[str, Any]) -> Iterator[str]:
+    if "forgotten" in privacy:
+        yield f"{privacy['forgotten']['users']:,} forgotten users are left out"
+    if "k" not in privacy:
+        return
     before, after = privacy["before"], privacy["after"]
     yield (
         f"{privacy['k']}-anonymity in {', '.join(privacy['columns'])}: smallest group {before['smallest']:,} before, "

@@ -19,6 +19,7 @@ from adrec.config.data.preprocess import PrivacySettings, Quasi
 from adrec.data.arrays import ends, lengths_of
 from adrec.data.disk.engine import columns_of, name, one_row, text
 from adrec.errors import ConfigError, DataError
+from adrec.prepare.staging.forgotten import Forgotten
 from adrec.prepare.text.contacts import masked
 from adrec.schema import Role, TableSpec
 
@@ -27,6 +28,7 @@ KEY_VARIABLE = "ADREC_PRIVACY_KEY"
 _SHORTEST_KEY = 16
 _BLOCK = 64
 _PSEUDONYM = re.compile("[0-9a-f]{64}")
+_FORGOTTEN = "adrec_forgotten"
 _MASK = "adrec_masked"
 """Name of the engine's function that masks a text."""
 
@@ -37,6 +39,9 @@ class Privacy:
     def __init__(self, connection: duckdb.DuckDBPyConnection, settings: PrivacySettings) -> None:
         """Raises ConfigError where a key is needed and there is none."""
         self._settings = settings
+        self.forgotten = Forgotten.load(settings.forgotten) if settings.forgotten is not None else None
+        if self.forgotten is not None:
+            connection.register(_FORGOTTEN, pa.table({"digest": pa.array(sorted(self.forgotten.digests), pa.string())}))
         if settings.mask_contacts:
             _register_mask(connection, tuple(settings.phone_regions))
         if settings.pseudonymise:
@@ -50,6 +55,13 @@ class Privacy:
     def hidden(self, spec: TableSpec) -> tuple[str, ...]:
         """Columns of a table whose values no message may show."""
         return tuple(column.name for column in spec.columns if column.role == "person" and self._settings.pseudonymise)
+
+    def remembered(self, user_id: str) -> str | None:
+        """SQL of whether the user of a row, whose id as it is kept is `user_id`, is none of those to be left out."""
+        if self.forgotten is None or not self.forgotten.digests:
+            return None
+        digest = f"sha256({text(self.forgotten.salt)} || {user_id})"
+        return f"({user_id} IS NULL OR {digest} NOT IN (SELECT digest FROM {_FORGOTTEN}))"
 
     def wrapper(self, spec: TableSpec) -> Callable[[str, str, str], str]:
         """`wrap(column, sql, type)`: SQL of the value of a table's column that may be kept. Null stays null."""

@@ -112,13 +112,14 @@ def stage_table(
     nan_is_missing: bool = False,
     known_ads: str | None = None,
     private: Callable[[str, str, str], str] | None = None,
+    remembered: Callable[[str], str | None] = lambda user_id: None,
     since: str | None = None,
 ) -> Staged:
     """Create table `target`: the columns of `spec` that exist and `extra`, typed, with source_* and `faults`.
 
     `roles` says how extra columns are read. `known_ads` names a table of ad ids that every row must be among (adds
-    `ad_index`). `private(column, sql, type)` may wrap a value (pseudonyms, masks). `since` leaves earlier rows out. Raises
-    DataError listing every missing column.
+    `ad_index`). `private(column, sql, type)` may wrap a value (pseudonyms, masks). `remembered(user_id)` may be the condition
+    under which a user's rows are taken. `since` leaves earlier rows out. Raises DataError listing every missing column.
     """
     stored = columns_of(connection, raw.view)
     refuse_missing(raw, spec, stored, extra)
@@ -140,10 +141,13 @@ def stage_table(
     outer += [f"{mask} AS notes_{number}" for number, mask in enumerate(masks([_typed("word " + column) for column in words]))]
     outer += ["known.ad_index"] if known_ads is not None else []
     joined = f" LEFT JOIN {known_ads} known ON known.ad_id = typed.ad_id" if known_ads is not None else ""
-    kept = f" WHERE {_typed('shown_at')} IS NULL OR {_typed('shown_at')} >= TIMESTAMP {text(since)}" if since else ""
+    conditions = [f"({_typed('shown_at')} IS NULL OR {_typed('shown_at')} >= TIMESTAMP {text(since)})"] if since else []
+    if "user_id" in wanted and (known := remembered(_typed("user_id"))) is not None:
+        conditions.append(known)
+    taken = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     connection.execute(
         f"CREATE OR REPLACE TABLE {target} AS SELECT {', '.join(outer)}, source_file, source_row, source_order "
-        f"FROM ({plan.inner}) typed{joined}{kept}"
+        f"FROM ({plan.inner}) typed{joined}{taken}"
     )
     counts = one_row(connection, f"SELECT count(*) AS n, count_if({_bad(checks)}) AS bad FROM {target}")
     lines = lines_of(connection, raw.files)

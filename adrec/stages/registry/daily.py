@@ -137,7 +137,7 @@ def _make(config: DailyConfig, registry: Registry, prepared: Prepared, settings:
     champion = registry.champion
     if champion is not None:
         open_trusted(registry.bundle(champion), config.trusted_keys)
-    start = None if champion is None or _is_fresh(config, registry) else champion
+    start = None if champion is None or _is_fresh(config, registry, prepared) else champion
     training = _training(config, registry, prepared, start, settings)
     name = training.output.name
     if registry.has_bundle(name):
@@ -169,6 +169,7 @@ def _make(config: DailyConfig, registry: Registry, prepared: Prepared, settings:
                 "last": prepared.manifest.get("last"),
                 "rows": prepared.manifest.get("rows"),
                 "judged_rows": prepared.rows("test"),
+                "forgotten": _forgotten(prepared),
             },
             "settings": settings,
             "bundle": open_bundle(new, verify=False).fingerprint,
@@ -204,12 +205,21 @@ def _tidy(bundle: Path) -> None:
         shutil.rmtree(work_folder(bundle), ignore_errors=True)
 
 
-def _is_fresh(config: DailyConfig, registry: Registry) -> bool:
-    """Whether this day's bundle starts from nothing."""
+def _forgotten(prepared: Prepared) -> str:
+    """Changes when somebody was forgotten since; empty where nobody was."""
+    return str((prepared.manifest.get("privacy") or {}).get("forgotten", {}).get("digest", ""))
+
+
+def _is_fresh(config: DailyConfig, registry: Registry, prepared: Prepared) -> bool:
+    """Whether this day's bundle starts from nothing: as the config says, or because the champion knows somebody forgotten."""
+    records = registry.records()
+    champion = next((record for record in records if record["name"] == registry.champion), None)
+    if champion is not None and champion["data"].get("forgotten", "") != _forgotten(prepared):
+        return True
     if config.from_nothing or config.from_nothing_every is None:
         return config.from_nothing
     onward = 0
-    for record in registry.records():
+    for record in records:
         onward = onward + 1 if record["started_from"] is not None else 0
     return onward >= config.from_nothing_every
 
