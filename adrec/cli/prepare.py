@@ -53,6 +53,9 @@ def sample(
     output: OutputOption = None,
     out: Annotated[Path | None, typer.Option("--out", hidden=True)] = None,
     impressions: Annotated[int | None, typer.Option("--impressions", help="Rows of the log.", show_default=False)] = None,
+    pictures: Annotated[
+        float | None, typer.Option("--pictures", help="Share of the ads with a picture.", show_default=False)
+    ] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     json_output: JsonOption = False,
@@ -69,7 +72,7 @@ def sample(
     run_stage(
         "data.sample", "data.sample:SampleConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed,
-        options={"output": output or out, "impressions": impressions},
+        options={"output": output or out, "impressions": impressions, "pictures": pictures},
     )  # fmt: skip
 
 

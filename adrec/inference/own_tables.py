@@ -15,12 +15,13 @@ from adrec.data.arrays import combined
 from adrec.data.disk.engine import columns_of, fetch, name, open_memory_engine, parquet
 from adrec.data.disk.tables import parquet_schema, read_table, write_table
 from adrec.data.features import FeatureSet
+from adrec.data.pictures import absolute
 from adrec.data.prepared import Prepared
 from adrec.errors import DataError, concealed
 from adrec.inference.known import CLICKS
 from adrec.inference.packing import ClickModel
 from adrec.inference.rows import with_texts
-from adrec.prepare.own_files import LogForm, TableForm, stage_file
+from adrec.prepare.own_files import LogForm, TableForm, files_of, stage_file
 from adrec.prepare.staging.roles import Roles, roles_of_features
 from adrec.schema import ADS, IMPRESSIONS, USERS, Column, TableSpec, as_of_column
 from adrec.specs import WORDS
@@ -61,8 +62,11 @@ def stage_own(
         table = tables.get(label)
         if table is not None:
             staged[label] = folder / f"{label}.parquet"
+            is_new = not staged[label].exists()
             roles = roles_of_features(features[label].spec) if label in features else None
             _stage(table, staged[label], wanted, form, "impressions" if label == "history" else label, key=label, roles=roles)
+            if label == "ads" and is_new and form.picture is not None:
+                _lead_from(staged[label], form.picture, files_of(table)[0].parent)
     table = tables.get(rows)
     if table is None:
         return OwnTables(**staged)
@@ -78,6 +82,8 @@ def stage_own(
         made = _described_by_rows(staged["rows"], described, carried.get(described.name, ()), folder)
         if made is not None:
             staged[f"row_{described.name}"] = made
+            if described is ADS and form.picture is not None:
+                _lead_from(made, form.picture, files_of(table)[0].parent)
     names_ads = "ad_id" in parquet_schema(staged["rows"]).names
     if rows == "impressions" and names_ads and prepared is None and not {"ads", "row_ads"} & set(staged):
         raise DataError(
@@ -145,6 +151,14 @@ def _stage(
             table, target, spec, form.tables.get(label, TableForm()),
             key=key, columns=columns, roles=roles, privacy=form.privacy(), known_ads=known_ads,
         )  # fmt: skip
+
+
+def _lead_from(file: Path, column: str, root: Path) -> None:
+    """Names of pictures in a typed file of ads lead from the folder of the user's own file."""
+    if column in parquet_schema(file).names:
+        table = read_table(file)
+        place = table.column_names.index(column)
+        write_table(table.set_column(place, column, absolute(combined(table[column]), root)), file)
 
 
 def _known_ads(ads: Path | None, prepared: Prepared | None, *, is_wide: bool) -> pa.Array | None:

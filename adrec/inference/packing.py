@@ -37,12 +37,15 @@ from adrec.models.blend.slots import SlotEffects
 from adrec.models.net.ensemble import ClickNetwork, Ensemble
 from adrec.models.net.tasks import Task
 from adrec.models.text.text_encoder import TextEncoder, load_text_encoder
+from adrec.models.vision.image_reader import ImageReader
+from adrec.models.vision.vision_encoder import load_vision_encoder
 from adrec.prepare.own_files import LogForm
 from adrec.ranking.auction import in_slot
 from adrec.schema import TableSpec, entity_tables
 from adrec.training.build import Dimensions, build_model
 
 ENCODER = "encoder"
+IMAGE_ENCODER = "image_encoder"
 BASELINES = "baselines"
 HYBRID = "hybrid"
 RETRIEVAL = "retrieval.json"
@@ -97,6 +100,9 @@ class ClickModel:
     """What slots do to clicks; None where it was not learned."""
     tables: dict[str, pa.Table] = field(default_factory=dict)
     """Tables of `schema.TABLES` that are `packed`, by name, as they lay in the prepared folder."""
+    images: ImageReader | None = None
+    """What makes vectors of the ads' pictures; None where the model reads none."""
+
     shares: dict[str, float] = field(default_factory=dict)
     """Channel of retrieval → its share of the turns; empty where it was not measured."""
 
@@ -137,6 +143,7 @@ def pack(folder: Path, packed: ClickModel, metrics: dict[str, Any]) -> None:
             "tasks": [task.to_json() for task in packed.tasks],
             "text": _save_text(packed.text, folder).model_dump(mode="json"),
             "log": packed.form.to_json(),
+            "images": packed.images.to_json() if packed.images is not None else None,
         },
         folder / "schema.json",
     )
@@ -144,6 +151,8 @@ def pack(folder: Path, packed: ClickModel, metrics: dict[str, Any]) -> None:
     save_network(folder, packed.model)
     if packed.encoder is not None:
         packed.encoder.save(folder / ENCODER)
+    if packed.images is not None:
+        packed.images.encoder.save(folder / IMAGE_ENCODER)
     write_json({name: fitted.to_json() for name, fitted in packed.calibrations.items()}, folder / "calibration.json")
     kinds = pa.array(np.repeat(["ad", "user"], [packed.seen_ads.num_rows, packed.seen_users.num_rows]))
     write_table(pa.concat_tables([packed.seen_ads, packed.seen_users]).add_column(0, "kind", kinds), folder / "seen.parquet")
@@ -197,6 +206,9 @@ def unpack(bundle: Bundle) -> ClickModel:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _other_version(bundle, str(error).splitlines()[0]) from None
     encoder = load_text_encoder(str(bundle.path / ENCODER)) if bundle.has(f"{ENCODER}/") else None
+    images = None
+    if (named := schema.get("images")) is not None:
+        images = ImageReader.from_json(named, load_vision_encoder(str(bundle.path / IMAGE_ENCODER)))
     trained = config.text.train != "frozen" and encoder is not None
     with torch.device("meta"), _Undrawn():  # shapes alone: what is claimed may be larger than any memory
         _refuse_other_shapes(bundle, _network(config, dimensions, tasks, encoder=None))
@@ -225,6 +237,7 @@ def unpack(bundle: Bundle) -> ClickModel:
         shares=shares,
         hybrid=Hybrid.load(bundle.path / HYBRID) if bundle.has(f"{HYBRID}/") else Hybrid(),
         slots=slots,
+        images=images,
     )
 
 

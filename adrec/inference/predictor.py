@@ -177,14 +177,19 @@ class Predictor:
         """
         packed, text = self.packed, self.packed.text
         words = {name: WORDS in packed.features[name].columns for name in ("ads", "users")}
-        of_ads = packed.features["ads"].modalities(ads, where=where)
         apart = ad_vectors or {}
+        if packed.images is not None and packed.images.spec.name not in apart:
+            ads = self.with_pictures(ads)
+        of_ads = packed.features["ads"].modalities(ads, where=where)
         of_ads |= {name: Modality(apart[name], held.fitted) for name, held in of_ads.items() if name in apart}
         ads = split_vectors(ads, of_ads)[0]
         ads = with_texts(checked_ads(ads, where=where), text.ad_template, text, words=words["ads"])
         users = with_new_users(checked_users(users) if users is not None else None, _or_empty(wanted_users))
         of_users = packed.features["users"].modalities(users, where="users")
         users = with_texts(split_vectors(users, of_users)[0], text.user_template, text, words=words["users"])
+        if packed.images is not None:
+            keep = self.reader.use_cache and self.reader.keep_typed
+            of_users = packed.images.with_words(of_users, users["text"], cache=self.reader.cache, keep=keep)
         own = packed.config.model.identities
         seen_ads, seen_users = combined(packed.seen_ads["id"]), combined(packed.seen_users["id"])
         ad_rows = catalog_from_table(ads, packed.features["ads"], key="ad_id", seen=seen_ads if "ads" in own else None)
@@ -207,6 +212,12 @@ class Predictor:
             ad_table=ads,
             user_table=users,
         )
+
+    def with_pictures(self, ads: pa.Table) -> pa.Table:
+        """Ads with the vectors of their pictures, where the bundle reads pictures and the table has them alone."""
+        if self.packed.images is None:
+            return ads
+        return self.packed.images.with_pictures(ads, cache=self.reader.cache, keep=self.reader.use_cache)
 
     def score(
         self, impressions: pa.Table, ads: pa.Table, users: pa.Table | None = None, *, history: pa.Table | None = None

@@ -31,9 +31,13 @@ class Extras:
 def extras_of(config: PreprocessConfig) -> Extras:
     """Declared extra columns: by themselves, and those that features, the split and the history name."""
 
+    image = config.image
+    encoded = {image.name, image.interests_name} if image is not None else set()
+
     def named(spec: TableFeatures) -> list[str]:
         groups = (spec.numeric, spec.categorical, spec.hashed, spec.lists, spec.vectors)
-        return [item.column for group in groups for item in group if not _is_made(item.column)]
+        columns = [item.column for group in groups for item in group]
+        return [column for column in columns if not _is_made(column) and column not in encoded]
 
     impressions = [*config.keep, *named(config.features.impressions)]
     if isinstance(config.split, ColumnSplit) and config.split.column not in SOURCE_COLUMNS:
@@ -41,6 +45,8 @@ def extras_of(config: PreprocessConfig) -> Extras:
     impressions += [column for column in (config.history.clicked_at, config.history.converted_at) if column is not None]
     # Languages and words are read off the texts here, and may still be features. A log may have its users' language itself.
     ads = [*config.ad_columns, *(column for column in named(config.features.ads) if column not in {"language", WORDS})]
+    if image is not None and image.column not in ADS:
+        ads.append(image.column)
     users = [*config.user_columns, *(column for column in named(config.features.users) if column not in {USER_LANGUAGE, WORDS})]
     if config.privacy.k_anonymity is not None:
         users += config.privacy.k_anonymity.columns

@@ -78,6 +78,8 @@ class LogForm:
     """what it names, and so must new rows of it"""
     phone_regions: tuple[str, ...] = ()
     """countries whose phone numbers were masked without a country code"""
+    picture: str | None = None
+    """column of the ads that holds pictures, or where they lie"""
 
     def needed_by(self, spec: TableSpec) -> TableSpec:
         """The contract of new rows: they say who, what and when where the log does."""
@@ -109,6 +111,7 @@ class LogForm:
             privacy.pseudonymise,
             has,
             tuple(privacy.phone_regions) if privacy.mask_contacts else (),
+            config.image.column if config.image is not None else None,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -120,6 +123,7 @@ class LogForm:
             "pseudonymised": self.pseudonymised,
             "has": self.has.as_dict(),
             "phone_regions": list(self.phone_regions),
+            "picture": self.picture,
         }
 
     @classmethod
@@ -132,6 +136,7 @@ class LogForm:
             stored["pseudonymised"],
             LogShape.of(stored),
             tuple(stored.get("phone_regions", ())),
+            stored.get("picture"),
         )
 
     def privacy(self) -> PrivacySettings:
@@ -273,7 +278,7 @@ class _Reader:
         return rows
 
     def _field(self, stored: pa.Field) -> pa.Field:
-        if stored.name in self.spec:
+        if stored.name in self.spec and not pa.types.is_binary(stored.type):  # bytes of pictures stay
             return pa.field(stored.name, self.spec[stored.name].type)
         if stored.type == pa.timestamp("us"):  # what the engine holds is UTC
             return pa.field(stored.name, pa.timestamp("us", tz="UTC"))

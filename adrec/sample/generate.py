@@ -6,14 +6,14 @@ the same (impressions, seed) always gives the same rows.
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adrec.sample import catalogue, clicks, policy
+from adrec.sample import catalogue, clicks, creatives, policy
 from adrec.sample.world import (
     DAYS,
     START,
@@ -73,22 +73,37 @@ class World:
     seed: int
 
 
-def make_world(impressions: int, seed: int) -> World:
-    """The world behind a log of `impressions` rows. Equal arguments give equal worlds."""
+def make_world(impressions: int, seed: int, *, looks: bool = False) -> World:
+    """The world behind a log of `impressions` rows. Equal arguments give equal worlds. `looks`: ads are pictures too."""
     ad_count, user_count = counts(impressions)
     advertisers = len(catalogue.categories()) * max(2, round(ad_count / 100))
     effects = clicks.draw_effects(advertisers, _generator(seed, 0))
     ads = make_ads(ad_count, effects.advertiser, _generator(seed, 1))
+    if looks:
+        ads = replace(ads, look=creatives.draw_looks(ad_count, _generator(seed, 5)))
     return World(ads, make_users(user_count, _generator(seed, 2)), effects, seed)
 
 
 def generate_sample(
-    out: Path, *, impressions: int, seed: int, rows_per_file: int = 1_000_000, advance: Callable[[int], None] | None = None
+    out: Path,
+    *,
+    impressions: int,
+    seed: int,
+    rows_per_file: int = 1_000_000,
+    advance: Callable[[int], None] | None = None,
+    pictures: float = 0.0,
 ) -> SampleSummary:
-    """Write the sample's three tables below the folder `out`. `advance(rows)` is called after every slice."""
-    world = make_world(impressions, seed)
+    """Write the sample's three tables below the folder `out`. `advance(rows)` is called after every slice.
+
+    `pictures`: the share of ads whose picture is written, with an encoder that sees it; 0: looks count for nothing.
+    """
+    world = make_world(impressions, seed, looks=pictures > 0)
     (out / "impressions").mkdir(parents=True, exist_ok=True)
-    pq.write_table(world.ads.table, out / "ads.parquet", compression="zstd")
+    ads = world.ads.table
+    if world.ads.look is not None:
+        ads = ads.append_column("image", creatives.write_pictures(out, ads["ad_id"], world.ads.look, pictures, seed))
+        creatives.write_encoder(out / creatives.ENCODER)
+    pq.write_table(ads, out / "ads.parquet", compression="zstd")
     pq.write_table(world.users.table, out / "users.parquet", compression="zstd")
     positives, negatives = np.zeros(_BINS), np.zeros(_BINS)
     requests = conversions = written = 0

@@ -42,6 +42,8 @@ class Ads:
     first_day: Integers
     last_day: Integers
     table: pa.Table
+    look: Floats | None = None
+    """(A,) hue of its picture, in [0, 1); None where ads have no pictures"""
 
 
 @dataclass(frozen=True)

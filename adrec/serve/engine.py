@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from adrec.config.inference.serve import ServeConfig
+from adrec.data.pictures import PictureError
 from adrec.errors import ConfigError
 from adrec.inference.explain.explainer import Explainer
 from adrec.inference.explain.sentence import change_label, part_label, sentence
+from adrec.models.vision.picture_vectors import PictureVectors
 from adrec.schema import NOBODY
 from adrec.serve.answering import answers, described, ranked, row_of, scored
 from adrec.serve.arms import FIRST, SECOND
@@ -36,7 +38,7 @@ from adrec.serve.intake.messages import (
 from adrec.serve.intake.names import Names
 from adrec.serve.intake.recorded import as_kept
 from adrec.serve.lists import Answer
-from adrec.serve.state.catalogue import UNCHANGED, Change, usable
+from adrec.serve.state.catalogue import PICTURES, UNCHANGED, Change, usable
 from adrec.serve.state.following import Background, Follower
 from adrec.serve.state.live import Live
 from adrec.serve.state.snapshot import Snapshots, definition_of
@@ -210,7 +212,9 @@ class Engine:
         if ad.title is None and self.live.predictor.packed.has.text:
             raise RefusedError([Place("body.title", "is needed: the bundle reads titles")])
         refuse_vectors(ad.vectors, [live.predictor.packed for live in self.lives.values()])
-        values = _in_micros(ad.model_dump())
+        values = _in_micros(ad.model_dump(exclude={"image"}))
+        if ad.image is not None:
+            values[PICTURES] = self._encoded(ad.image)
         with self._changing:
             lives, changes = self._changed(ad_id, values, 0)
             number = self.store.put_ad(ad_id, values)
@@ -273,6 +277,23 @@ class Engine:
     def _now(self) -> int:
         """Microseconds since 1970, UTC, by the server's clock."""
         return int(datetime.now(UTC).timestamp() * 1_000_000) + self._ahead
+
+    def _encoded(self, image: str) -> dict[str, list[float]]:
+        """The vector of a picture by the fingerprint of each encoder that is served. Raises RefusedError where it is none."""
+        readers = [live.predictor.packed.images for live in self.lives.values()]
+        if not any(readers):
+            raise RefusedError([Place("body.image", "the bundle reads no pictures")])
+        found: dict[str, list[float]] = {}
+        for reader in readers:
+            if reader is None or reader.encoder.fingerprint in found:
+                continue
+            pictures = replace(reader.spec.pictures(self.config.pictures, beneath=True), stores=())
+            try:
+                vector = PictureVectors(reader.encoder, pictures, keep=False).one(image)
+            except PictureError as error:
+                raise RefusedError([Place("body.image", f"the picture {error}")]) from None
+            found[reader.encoder.fingerprint] = vector.tolist()
+        return found
 
     def _changed(self, ad_id: str, ad: dict[str, Any] | None, number: int) -> tuple[dict[str, Live], dict[str, Change]]:
         """The bundles over the catalogue after a change, and all changes."""

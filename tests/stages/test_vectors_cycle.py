@@ -1,5 +1,7 @@
 """Vectors of ads and users from the raw file to the served answer: what no word tells is learned, and every command agrees."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -65,6 +67,15 @@ def test_other_fusions_learn_it_too(cycle, tmp_path, fusion):
     config, _ = vector_worlds.train(prepared, tmp_path / fusion, model={"fusion": fusion})
     rows = _test_rows(prepared)
     assert auc(rows["click"].to_numpy(), _scores(Predictor.load(config.output), prepared).score) > 0.7
+
+
+def test_finetune_reports_what_each_modality_is_worth(cycle):
+    _, _, config, _ = cycle
+    found = json.loads((config.output / "metrics.json").read_text())["modalities"]
+    assert set(found) == {"photo", "noise"}
+    assert found["photo"]["together"] - found["photo"]["without"] > 0.1
+    assert abs(found["noise"]["together"] - found["noise"]["without"]) < 0.05 and found["noise"]["share"] == 1
+    assert found["photo"]["alone"] > found["noise"]["alone"] + 0.1 and 0.5 < found["photo"]["share"] < 1
 
 
 def test_the_folder_keeps_them_apart_and_mapped(cycle):

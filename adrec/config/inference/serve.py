@@ -110,6 +110,8 @@ class ServeConfig(StoreConfig, OpensBundle, OnDevice, Seeded):
     """Prepared folder: the catalogue, known users with their histories, and the counters of the past."""
     ads: ConfigPath | None = None
     """Catalogue in the canonical ADS layout. Default: the prepared folder's."""
+    pictures: ConfigPath | None = None
+    """Folder beneath which the `image` of an ad that is put may name a file; None: it brings its picture itself."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = Field(8080, ge=0, le=65_535)

@@ -1,4 +1,4 @@
-"""Text vectors on disk, keyed by the text's content and the encoder's fingerprint, so that no text is encoded twice.
+"""Vectors of texts (and of pictures' bytes) on disk, by content and the encoder's fingerprint: none is encoded twice.
 
 One folder an encoder, holding segments: structured `.npy` files of (16-byte key, vector), memory-mapped when read. Segments
 are written aside, renamed, and named by what they hold: a kill costs the segment in progress, two runs at once no harm.
@@ -15,7 +15,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -32,6 +32,7 @@ VERSION = "v2"
 _KEY_BYTES = 16
 _KEY = f"S{_KEY_BYTES}"
 
+Content = TypeVar("Content", str, bytes)
 Encode = Callable[[list[str]], np.ndarray]
 
 
@@ -43,10 +44,10 @@ def default_cache_folder() -> Path:
 
 
 def cached_vectors(
-    texts: Sequence[str],
+    texts: Sequence[Content],
     *,
     fingerprint: str,
-    encode: Encode,
+    encode: Callable[[list[Content]], np.ndarray],
     folder: Path | None = None,
     segment_texts: int = SEGMENT_TEXTS,
 ) -> np.ndarray:
@@ -121,9 +122,10 @@ class RecentVectors:
         return np.stack([held[text] for text in texts])
 
 
-def _keys(texts: Sequence[str]) -> np.ndarray:
+def _keys(texts: Sequence[str] | Sequence[bytes]) -> np.ndarray:
     """(N,) of 16-byte digests."""
-    digests = b"".join(hashlib.blake2b(text.encode("utf-8"), digest_size=_KEY_BYTES).digest() for text in texts)
+    contents = (text.encode("utf-8") if isinstance(text, str) else text for text in texts)
+    digests = b"".join(hashlib.blake2b(content, digest_size=_KEY_BYTES).digest() for content in contents)
     return np.frombuffer(digests, f"V{_KEY_BYTES}").view(_KEY)
 
 

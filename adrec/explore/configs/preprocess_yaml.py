@@ -162,7 +162,7 @@ def features_of_guess(guess: Guess, made: Mapping[str, Any], to: Commented) -> d
             *({"column": name, "missing_indicator": True} for name in own["numeric"]),
         ]
         lists = [*(_list(guess, role, name) for name in own["lists"]), *more.get("lists", [])]
-        section = {"numeric": numeric, "categorical": list(own["categorical"]), "lists": lists}
+        section = {"numeric": numeric, "categorical": list(own["categorical"]), "lists": lists, "vectors": list(own["vectors"])}
         section = {key: value for key, value in section.items() if value}
         if "calendar" in more:
             section["calendar"] = more["calendar"]

@@ -20,7 +20,8 @@ _POSSESSIVE = {"ads": "the ad's", "users": "the user's"}
 
 def declare_features(guess: Guess, rows: dict[str, Rows], label: tuple[str, Label] | None) -> None:
     """Fill `found.features`, and note of every other column why it is not used."""
-    guess.features = {role: {"numeric": [], "categorical": [], "lists": []} for role in ("impressions", "ads", "users")}
+    kinds = ("numeric", "categorical", "lists", "vectors")
+    guess.features = {role: {kind: [] for kind in kinds} for role in ("impressions", "ads", "users")}
     guess.clicked = clicked = _clicked(guess, rows["impressions"], label)
     for role in ("impressions", "ads", "users"):
         if role in guess.tables:
@@ -60,7 +61,10 @@ def _declare(guess: Guess, role: str, rows: Rows, clicked: str | None) -> None:
         if home != role and home in guess.tables:
             guess.pass_over(role, column, f"{_POSSESSIVE[home]} ({reason}), and the {home} have a table of their own")
             continue
-        key = {"number": "numeric", "category": "categorical", "list": "lists"}[kind]
+        if kind == "vector" and home == "impressions":
+            guess.pass_over(role, column, f"vectors of {column.vector_width} numbers, neither the ad's nor the user's")
+            continue
+        key = {"number": "numeric", "category": "categorical", "list": "lists", "vector": "vectors"}[kind]
         guess.features[home][key].append(column.name)
         whose = f"{_POSSESSIVE[home]} {kind}" if home != "impressions" and home != role else kind
         guess.findings.append(Finding(role, column.name, whose, f"{reason}; {why}" if reason else str(why), column.example))
@@ -130,6 +134,8 @@ class _Kinds:
 
     def of(self, column: Column) -> tuple[str, str]:
         """The kind and why; "" where it is none of them."""
+        if column.vector_width is not None:
+            return "vector", f"vectors of {column.vector_width} numbers"
         if column.is_list:
             return "list", "lists"
         if column.is_number and not self._is_coded(column):

@@ -16,7 +16,7 @@ import pyarrow as pa
 from adrec.data.disk.engine import fetch, name, one_row, text
 from adrec.explore.look.moments import are_numbers, is_clock, is_day, read_numbers, read_texts
 from adrec.prepare.sources.base import Reading
-from adrec.prepare.staging.convert import MISSING, converted, is_null_word
+from adrec.prepare.staging.convert import MISSING, converted, is_null_word, vector_items
 
 SEPARATORS = ("|", ";", "^", ",", " ")
 _MOST_VALUES = 12
@@ -61,6 +61,8 @@ class Column:
     """What is not sure about reading it as a time: the day or the month may come first."""
     is_day: bool = False
     """Its moments have no clock."""
+    vector_width: int | None = None
+    """Numbers of each cell, where every cell is a list of as many, some of them fractions; None where it is no vector."""
     is_clock: bool = False
     """Times of a day without the day: 06:30, or hours from 0 to 23 in a column called so."""
 
@@ -138,7 +140,8 @@ def column_of(connection: duckdb.DuckDBPyConnection, column: str, stored: str, m
     cell = name(column)
     if stored.endswith("[]") or (stored == "VARCHAR" and _are_arrays(connection, cell)):
         row = one_row(connection, f"SELECT count({cell}) AS filled, any_value(CAST({cell} AS VARCHAR)) AS example FROM head")
-        return Column(column, stored, row["filled"], 0, None, None, False, 0.0, str(row["example"])[:60], None, "")
+        example, width = str(row["example"])[:60], _vector_width(connection, cell, stored)
+        return Column(column, stored, row["filled"], 0, None, None, False, 0.0, example, None, "", vector_width=width)
     trimmed = f"trim(CAST({cell} AS VARCHAR))"
     as_text = f"CASE WHEN NOT {is_null_word(trimmed, ['', *marks.nulls])} THEN {trimmed} END"
     is_text = stored == "VARCHAR"
@@ -163,6 +166,7 @@ def column_of(connection: duckdb.DuckDBPyConnection, column: str, stored: str, m
         null_words=_null_words(connection, trimmed, marks.nulls) if is_text else (),
         doubt=doubt, is_day=time is not None and (stored == "DATE" or is_day(values, time)),
         is_clock=stored == "TIME" or is_clock(values, column),
+        vector_width=_vector_width(connection, as_text, stored) if is_text and not is_number and time is None else None,
     )  # fmt: skip
 
 
@@ -221,6 +225,20 @@ def _are_arrays(connection: duckdb.DuckDBPyConnection, cell: str) -> bool:
     return bool(
         one_row(connection, f"SELECT count({cell}) > 0 AND bool_and({is_array}) AS yes FROM head WHERE {cell} <> ''")["yes"]
     )
+
+
+def _vector_width(connection: duckdb.DuckDBPyConnection, cell: str, stored: str) -> int | None:
+    """How many numbers each cell holds, if that is what every cell holds, as many each, and some no whole ones."""
+    items = vector_items(Reading(), cell, stored)
+    row = one_row(
+        connection,
+        "SELECT min(len(items)) AS least, max(len(items)) AS most, "
+        "bool_and(len(list_filter(items, lambda item: isfinite(item))) = len(items)) AS whole, "
+        "bool_or(len(list_filter(items, lambda item: item <> floor(item))) > 0) AS fractions "
+        f"FROM (SELECT {items} AS items FROM head WHERE {cell} IS NOT NULL)",
+    )
+    is_vector = row["least"] is not None and 2 <= row["least"] == row["most"] and row["whole"] and row["fractions"]
+    return int(row["least"]) if is_vector else None
 
 
 def _time(

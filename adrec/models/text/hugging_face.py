@@ -69,7 +69,7 @@ def load_tokenizer(where: Path | str) -> Any:
         raise DataError(
             f"{where}: the folder holds no tokenizer ({', '.join(_TOKENIZER_FILES[:2])}, ...). Copy it beside the weights."
         )
-    tokenizer = _open(where, "tokenizer", lambda: AutoTokenizer.from_pretrained(source, **options))
+    tokenizer = open_quietly(where, "tokenizer", lambda: AutoTokenizer.from_pretrained(source, **options))
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise DataError(f"{where}: its tokenizer has neither a padding nor an end token.")
@@ -85,14 +85,14 @@ def load_backbone(where: Path | str, *, tokenizer: Any | None = None) -> nn.Modu
     from transformers import AutoConfig, AutoModel
 
     source, options = _source(where)
-    config = _open(where, "config", lambda: AutoConfig.from_pretrained(source, **options))
+    config = open_quietly(where, "config", lambda: AutoConfig.from_pretrained(source, **options))
     if getattr(config, "is_encoder_decoder", False):
         raise DataError(f"{where}: is an encoder-decoder ({config.model_type}); adrec reads encoders and decoders.")
     kind = AutoModel._model_mapping.get(type(config), None)
     # A pooler that no checkpoint carries would be random weights that nothing uses.
     if kind is not None and _accepts_pooler(kind):
         options["add_pooling_layer"] = False
-    model, report = _open(
+    model, report = open_quietly(
         where,
         "weights",
         lambda: AutoModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **options),
@@ -112,10 +112,10 @@ def load_masked_lm(where: Path | str) -> tuple[Any, int]:
     from transformers import AutoConfig, AutoModelForMaskedLM
 
     source, options = _source(where)
-    config = _open(where, "config", lambda: AutoConfig.from_pretrained(source, **options))
+    config = open_quietly(where, "config", lambda: AutoConfig.from_pretrained(source, **options))
     if type(config) not in AutoModelForMaskedLM._model_mapping:
         raise DataError(f"{where}: a {config.model_type} has no masked-language-model form. Use an encoder such as BERT.")
-    model, report = _open(
+    model, report = open_quietly(
         where,
         "weights",
         lambda: AutoModelForMaskedLM.from_pretrained(
@@ -233,7 +233,7 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _open(where: Path | str, what: str, read: Callable[[], Any]) -> Any:
+def open_quietly(where: Path | str, what: str, read: Callable[[], Any]) -> Any:
     """Run a `from_pretrained` quietly, turning its many ways to fail into one line."""
     try:
         with quiet_transformers():

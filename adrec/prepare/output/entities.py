@@ -1,6 +1,7 @@
 """Ads and users with their texts, written in batches; the distinct texts of everything become the corpus."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from adrec.config.data.preprocess import TextSettings
 from adrec.data.arrays import combined
 from adrec.data.disk.engine import columns_of, fetch, moment_sql, name, one_row, parquet, stream, text
-from adrec.data.vectors import VectorWriter, file_of
+from adrec.data.vectors import VectorWriter, as_arrow, file_of
 from adrec.prepare.output.later import later_rows
 from adrec.prepare.staging.convert import width_of
 from adrec.prepare.text.clean import fill_template, gentle, language, load_stop_words, segmented, template_columns
@@ -34,6 +36,18 @@ _OLD = ("text of before", "words of before", "language of before")
 
 
 _NO_WORDS = {column.name for column in ADS.columns if column.role in {"category", "id"}}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A column of vectors that is made of another column, batch by batch."""
+
+    name: str
+    width: int
+    column: str
+    """of the table, or of the texts made of it"""
+    encode: Callable[[pa.Array], NDArray[np.float32]]
+    """(N,) cells → (N, width), NaN where nothing is known"""
 
 
 class TextMaker:
@@ -81,11 +95,12 @@ def write_tables(
     cut: datetime | None = None,
     earlier: Path | None = None,
     precisions: Mapping[str, Mapping[str, str]] | None = None,
+    encoded: Mapping[str, Sequence[Encoded]] | None = None,
 ) -> dict[str, int]:
     """A file of the prepared folder for each table beside the impressions that there is. Returns their rows.
 
     Columns of vectors are files of their own (`adrec.data.vectors`): `precisions` says of each table which these are, and in
-    what precision they are kept.
+    what precision they are kept; `encoded` says which more are made of other columns.
 
     Texts that exist only after `cut` are marked so. Texts of `earlier`, the prepared folder that is appended to, are taken
     over where what they are made of is the same.
@@ -93,7 +108,16 @@ def write_tables(
     present = {table for (table,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
     later = {spec.name: later_rows(connection, spec, cut) for spec in entity_tables() if spec.name in present}
     return {
-        spec.name: _write(connection, folder, spec, maker, *later[spec.name], earlier, (precisions or {}).get(spec.name, {}))
+        spec.name: _write(
+            connection,
+            folder,
+            spec,
+            maker,
+            *later[spec.name],
+            earlier,
+            (precisions or {}).get(spec.name, {}),
+            (encoded or {}).get(spec.name, ()),
+        )
         for spec in entity_tables()
         if spec.name in present
     }
@@ -208,6 +232,7 @@ def _write(
     join: str,
     earlier: Path | None,
     precisions: Mapping[str, str],
+    encoded: Sequence[Encoded],
 ) -> int:
     """`later` is SQL over the table as t and what `join` adds."""
     kinds = columns_of(connection, spec.name)
@@ -224,19 +249,28 @@ def _write(
         column: VectorWriter(file_of(folder, spec.name, column), rows, width_of(kinds[column]), precisions[column])
         for column in vectors
     }
+    made_of = [
+        (item, VectorWriter(file_of(folder, spec.name, item.name), rows, item.width, precisions.get(item.name, "float32")))
+        for item in encoded
+    ]
+    dropped = {*apart, *(item.column for item in encoded if kinds.get(item.column) == "BLOB")}
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for batch in stream(connection.cursor(), query, batch_rows=_BATCH_ROWS if vectors else 65_536):
+        for batch in stream(connection.cursor(), query, batch_rows=_BATCH_ROWS if vectors or encoded else 65_536):
             for column, writer in apart.items():
                 writer.add(batch.column(column), where=f"{spec.name}: column '{column}'")
             made = _texts(connection, spec.stored, spec.text, maker, batch) if spec.text is not None else {}
-            kept = {column: batch.column(column) for column in columns if column not in made and column not in apart}
+            for item, writer in made_of:
+                source = made.get(item.column, batch.column(item.column) if item.column in batch.schema.names else None)
+                found = item.encode(source) if source is not None else np.full((batch.num_rows, item.width), np.nan, np.float32)
+                writer.add(as_arrow(np.ascontiguousarray(found, np.float32)), where=item.name)
+            kept = {column: batch.column(column) for column in columns if column not in made and column not in dropped}
             yield canonical(pa.RecordBatch.from_pydict(kept | made), spec.stored)
 
     try:
         return write_batches(folder / spec.file, batches())
     finally:
-        for writer in apart.values():
+        for writer in (*apart.values(), *(writer for _, writer in made_of)):
             writer.close()
 
 

@@ -53,10 +53,13 @@ def roles_of(config: PreprocessConfig) -> dict[str, Roles]:
     features = {
         "impressions": config.features.impressions.spec, "ads": config.features.ads.spec, "users": config.features.users.spec,
     }  # fmt: skip
-    return {
+    roles = {
         table: roles_of_features(spec, categories[table], moments if table == "impressions" else set())
         for table, spec in features.items()
     }
+    if config.image is not None:
+        roles["ads"] = Roles({config.image.column: "picture"}) | roles["ads"]
+    return roles
 
 
 def roles_of_features(spec: FeatureSpec, categories: Iterable[str] = (), moments: Iterable[str] = ()) -> Roles:

@@ -194,7 +194,9 @@ def plan_columns(
         outer.append(_typed(column))
     for column in wanted:
         stored, role = kinds.get(column), spec[column].role if column in spec else roles[column]
-        if column in spec:
+        if stored == "BLOB" and roles[column] == "picture":
+            role, kind = "picture", "BLOB"
+        elif column in spec:
             kind = sql_type(spec[column].type)
             role = "list" if kind == "VARCHAR[]" and role != "ids" else role
         else:
@@ -214,7 +216,7 @@ def plan_columns(
             cells.append(f"{filled(reading, raw_cell, stored, role)} AS {name(column)}")
             if stored == "BLOB":
                 cells.append(f"{raw_cell} IS NOT NULL AS {name('given ' + column)}")
-            if is_text(stored) and null_words(reading, role):
+            if is_text(stored) and kind != "BLOB" and null_words(reading, role):
                 words.append(column)
                 cells.append(f"strlen({trimmed(raw_cell, stored)}) > 0 AS {name('word ' + column)}")
                 inner.append(f"adrec_cells.{name('word ' + column)} AND {cell} IS NULL AS {name('word ' + column)}")
@@ -347,6 +349,8 @@ def _checks(spec: TableSpec, column: str, stored: str | None, kind: str, role: R
                 "Leave the cell empty where there is none, or set `width`.",
             )
         checks.append(Check(column, f"{is_given} AND {value} IS NULL", *unreadable))
+    if kind == "BLOB":
+        return []
     if stored == "BLOB" and kind == "VARCHAR":
         checks[-1] = Check(column, checks[-1].condition, "is not UTF-8 text", "Write the column as a string.")
     if kind == "TIMESTAMP":

@@ -270,6 +270,9 @@ class AdIn(Message):
     budget: float | None = Field(default=None, ge=0, le=1e12)
     starts_at: Moment | None = None
     ends_at: Moment | None = None
+    image: str | None = Field(default=None, max_length=50_000_000)
+    """Its picture, where the bundle reads pictures: `data:image/png;base64,...` (PNG, JPEG, WebP, BMP, GIF), or the name of a
+    file beneath the folder that the server's `pictures` names."""
     vectors: Annotated[dict[Id, Vector], Field(max_length=20)] = {}
     """What other models made of it, such as its picture's vector, by the column of the log: those that the bundle reads."""
 

@@ -83,8 +83,9 @@ class Live:
                     int8=config.onnx_int8,
                     keep_typed=config.keep_typed,
                 )
-        fitted = predictor.packed.features["ads"].modalities(world.ads)
-        plain = split_vectors(world.ads, fitted)[0]
+        read = predictor.with_pictures(world.ads)
+        fitted = predictor.packed.features["ads"].modalities(read)
+        plain = split_vectors(read, fitted)[0]
         vectors = vectors_with_changes({name: held.vectors for name, held in fitted.items()}, plain, changes, predictor.packed)
         table, gone = with_changes(plain, changes, predictor.packed)
         catalogs = predictor.catalogs(table, users.slice(0, 1), ad_vectors=vectors)

@@ -9,7 +9,9 @@ import pyarrow as pa
 from adrec.asof.reader import AsOf, LogFiles
 from adrec.asof.versions import NOTHING_CHANGES, Attributes
 from adrec.config.inference.serve import ServeConfig
+from adrec.data.arrays import combined
 from adrec.data.disk.tables import read_table
+from adrec.data.pictures import absolute
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.inference.known import attributes_of, log_of
 from adrec.schema import ADS
@@ -37,7 +39,7 @@ class World:
         """Read the files that the config names. Raises DataError where they cannot be used."""
         stamp = stamp_of(config)
         prepared = open_prepared(config.prepared) if config.prepared is not None else None
-        ads = read_table(config.ads, ADS) if config.ads is not None else _of(prepared).ads()
+        ads = _leading_from(read_table(config.ads, ADS), config.ads) if config.ads is not None else _of(prepared).ads()
         users = prepared.users() if prepared is not None else pa.table({"user_id": pa.array(["adrec-nobody"])})
         own = ("ads",) if config.ads is not None else ()
         return cls(
@@ -70,6 +72,14 @@ def _digest(files: list[Path]) -> str:
             with open(file, "rb") as handle:
                 digests.append(hashlib.file_digest(handle, "sha256").hexdigest())
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
+def _leading_from(ads: pa.Table, file: Path) -> pa.Table:
+    """Names of pictures start from the folder of the file that names them."""
+    if "image" not in ads.column_names:
+        return ads
+    place = ads.column_names.index("image")
+    return ads.set_column(place, "image", absolute(combined(ads["image"]), file.parent))
 
 
 def _facts(file: Path) -> tuple[str, int, int, int]:

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow.parquet as pq
@@ -41,6 +41,9 @@ from adrec.prepare.staging import quarantine
 from adrec.prepare.staging.widths import with_widths
 from adrec.schema import ADS, NOBODY, SPLITS, USERS, TableSpec, entity_tables
 from adrec.terminal import Terminal
+
+if TYPE_CHECKING:
+    from adrec.stages.data.images import Images
 
 ROWS_PER_SHARD = 1_000_000
 """Rows of a file of impressions, which ends with a whole request: tens of megabytes, enough files to share out."""
@@ -100,7 +103,7 @@ def run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
 
 
 def _run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
-    config = _with_measured_widths(_with_moments(config))
+    config, images = _with_images(_with_measured_widths(_with_moments(config)))
     plan = _plan(config, terminal)
     is_enough = plan.manifest is not None and (config.append == "fast" or not plan.manifest.get("kept"))
     if plan.manifest is not None and is_enough and plan.manifest["fingerprint"] == plan.fingerprint:
@@ -108,7 +111,7 @@ def _run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
     why = plan.why
     if plan.earlier is not None:
         try:
-            return PreprocessResult(config.output, _write(config, plan, plan.earlier, terminal), "appended")
+            return PreprocessResult(config.output, _write(config, plan, plan.earlier, terminal, images), "appended")
         except CannotAppendError as reason:
             why = str(reason)
         except DataError:
@@ -116,7 +119,7 @@ def _run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
             why = "the new files cannot stand alone"
     if why:
         terminal.note(f"Everything is built anew, because {why}.")
-    return PreprocessResult(config.output, _write(config, plan, None, terminal), "built", why)
+    return PreprocessResult(config.output, _write(config, plan, None, terminal, images), "built", why)
 
 
 def _with_moments(config: PreprocessConfig) -> PreprocessConfig:
@@ -142,6 +145,16 @@ def _with_measured_widths(config: PreprocessConfig) -> PreprocessConfig:
         return with_widths(connection, config, open_source(connection, config.source))
 
 
+def _with_images(config: PreprocessConfig) -> "tuple[PreprocessConfig, Images | None]":
+    """The config with the modalities that its encoder of pictures makes, and the encoder."""
+    if config.image is None:
+        return config, None
+    from adrec.stages.data.images import Images  # torch, which other runs do without
+
+    images = Images.of(config.image)
+    return images.added_to(config), images
+
+
 def _plan(config: PreprocessConfig, terminal: Terminal) -> _Plan:
     manifest = _whole_manifest(config.output)
     digest = config_digest(config)
@@ -160,11 +173,13 @@ def _plan(config: PreprocessConfig, terminal: Terminal) -> _Plan:
     return _Plan(inputs, digest, fingerprint(inputs, digest), manifest, earlier, why)
 
 
-def _write(config: PreprocessConfig, plan: _Plan, earlier: Earlier | None, terminal: Terminal) -> dict[str, Any]:
+def _write(
+    config: PreprocessConfig, plan: _Plan, earlier: Earlier | None, terminal: Terminal, images: "Images | None"
+) -> dict[str, Any]:
     with folder_aside(config.output, PREPARED) as folder:
         work = work_folder(folder)
         with open_engine(work, memory_limit_gb=config.memory_limit_gb, threads=config.threads) as connection:
-            manifest = _prepare(connection, config, plan, earlier, folder, terminal)
+            manifest = _prepare(connection, config, plan, earlier, folder, terminal, images)
         shutil.rmtree(work)
         save_config(config, folder / "config.yaml")
         manifest["files"] = {str(file.relative_to(folder)): file.stat().st_size for file in _files(folder)}
@@ -179,6 +194,7 @@ def _prepare(
     earlier: Earlier | None,
     folder: Path,
     terminal: Terminal,
+    images: "Images | None",
 ) -> dict[str, Any]:
     raw = open_source(connection, config.source, skip=earlier.files if earlier is not None else 0)
     with terminal.progress("preprocess", total=2 + len(raw.files), unit="steps") as step:
@@ -193,9 +209,15 @@ def _prepare(
             table: {item.column: item.precision for item in spec.vectors}
             for table, spec in (("ads", config.features.ads), ("users", config.features.users))
         }
+        reading = images.reading(raw) if images is not None else None
+        encoded = reading.columns() if reading is not None else {}
         counts: dict[str, int | None] = {
-            **write_tables(connection, folder, maker, cut=built.cut, earlier=before, precisions=kept)
+            **write_tables(connection, folder, maker, cut=built.cut, earlier=before, precisions=kept, encoded=encoded)
         }
+        if reading is not None:
+            built.notes += (noted := reading.finish(folder))
+            for note in noted:
+                terminal.warn(note)
         if earlier is not None:
             for spec in (ADS, USERS):
                 check_described(connection, earlier, folder, spec, keyed_columns(connection, config, built.shape))
@@ -250,6 +272,7 @@ def _prepare(
         "rejected": {"lines": lines, "reasons": quarantine.as_dict(built.rejected, old.get("rejected", {}).get("reasons", []))},
         "unlisted_users": built.unlisted_users,
         **({"joined": built.joined} if built.joined else {}),
+        **({"images": reading.manifest()} if reading is not None else {}),
         "notes": built.notes,
         "privacy": built.privacy,
         "schema": _schemas(folder),

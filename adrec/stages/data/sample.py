@@ -48,6 +48,7 @@ def run(config: SampleConfig, terminal: Terminal) -> SampleResult:
             impressions=config.impressions,
             seed=config.seed,
             advance=advance,
+            pictures=config.pictures,
         )
         save_config(config, folder / "config.yaml")
     return SampleResult(config.output, summary)

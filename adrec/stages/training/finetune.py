@@ -10,6 +10,7 @@ from adrec.inference.golden import draw_golden
 from adrec.inference.lists.recall import bundle_recall
 from adrec.inference.packing import ClickModel, pack
 from adrec.inference.predictor import Predictor
+from adrec.inference.worth import worth
 from adrec.ranking.recall import CandidateRecall
 from adrec.stages.candidate_recall import KEY, as_json, warn_of_low
 from adrec.stages.training.card import Intervals, intervals, write_card
@@ -61,6 +62,7 @@ def _write(material: Material, networks: Networks, above: Above, chosen: ClickMo
         ),
         refit=refit.as_dict(best.trained) if refit is not None else None,
         candidate_recall=recall,
+        modalities=worth(above.held_out.predictor, chosen, above.held_out.catalogs, data.valid),
     )
     facts: dict[str, Any] = {"started_from": material.start.fingerprint} if material.start is not None else {}
     if material.prepared.is_implicit:
@@ -102,6 +104,7 @@ def _metrics(material: Material, above: Above, shipped: ClickModel, result: Fine
         "cross_fitted": result.cross_fitted,
         "simple_check": asdict(check) if check is not None else None,
         "refit": result.refit,
+        "modalities": {found.name: asdict(found) for found in result.modalities},
         KEY: as_json(result.candidate_recall),
     }
 

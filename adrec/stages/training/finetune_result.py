@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from adrec.inference.worth import Worth
 from adrec.ranking.recall import CandidateRecall
 from adrec.stages.candidate_recall import KEY, as_json, recall_table
 from adrec.stages.training.simple_check import SimpleCheck
@@ -46,10 +47,14 @@ class FinetuneResult:
     """`rows` and `steps` of the training on training and validation rows, at what `share` of the schedule it ended, and its
     `agreement` with the chosen network on the validation rows (rank correlation); None without"""
 
+    modalities: list[Worth] = field(default_factory=list)
+    """what the text and each column of vectors of the ads are worth; empty without vectors"""
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-safe values."""
+        worths = {found.name: asdict(found) for found in self.modalities}
         check = asdict(self.simple_check) if self.simple_check is not None else None
-        return {**vars(self), "simple_check": check, KEY: as_json(self.candidate_recall)}
+        return {**vars(self), "simple_check": check, KEY: as_json(self.candidate_recall), "modalities": worths}
 
     def render(self) -> Iterable[RenderableType]:
         """The validation table, and a line on the run."""
@@ -70,6 +75,8 @@ class FinetuneResult:
             if model == "adrec" and self.cross_fitted is not None:
                 table.add_row("  cross-fitted", *(_cell(self.cross_fitted.get(name), float("nan"), None) for name in HEADLINE))
         yield table
+        if self.modalities:
+            yield _worth_table(self.modalities)
         extra = {name: value for name, value in self.models["adrec"].items() if name not in HEADLINE}
         if extra:
             yield "Other tasks: " + ", ".join(f"{name} {value:.4f}" for name, value in extra.items())
@@ -90,6 +97,17 @@ class FinetuneResult:
         for name, reason in self.left_out.items():
             yield f"left out {name}: {reason}"
         yield f"bundle: {self.output}"
+
+
+def _worth_table(modalities: list[Worth]) -> Table:
+    title = f"What each modality is worth: AUC, {modalities[0].together:.4f} with all"
+    table = Table(title=title, title_justify="left")
+    table.add_column("modality")
+    for name in ("rows with it", "without it", "alone"):
+        table.add_column(name, justify="right")
+    for found in modalities:
+        table.add_row(found.name, f"{found.share:.0%}", f"{found.without:.4f}", f"{found.alone:.4f}")
+    return table
 
 
 def _best(name: str, rows: Iterable[dict[str, float]]) -> float:

@@ -1,0 +1,1 @@
+"""Pictures as vectors: a pretrained vision encoder, and whatever a table says of pictures."""
