@@ -28,7 +28,6 @@ from adrec.data.device import resolve_device, runs_bf16
 from adrec.data.disk.writing import write_aside
 from adrec.errors import ConfigError, Interrupted, ResourceError
 from adrec.terminal import Terminal
-from adrec.training.averaging import Averaged
 from adrec.training.callbacks import LAST_CHECKPOINT, Bar, Curve, ExactResume, KeepBest, Profile
 from adrec.training.loader import BatchLoader
 from adrec.training.sharding import sharded_strategy, whole_weights
@@ -157,9 +156,7 @@ def fit(
     )  # fmt: skip
     total = total_units if total_units is not None else train.total
     bar = Bar(terminal, description, total=total, unit=unit, units_of=units_of, monitor=monitor)
-    # The average changes places with the weights after `keep` has saved what was judged, and is whole before `resume` saves.
-    averaged = [Averaged()] if config.average == "ema" else []
-    every: list[pl.Callback] = [curve, bar, keep, *averaged, resume, *callbacks]
+    every: list[pl.Callback] = [curve, bar, keep, resume, *callbacks]
     if config.profile:
         every.append(Profile(work / "profile"))
     torch.manual_seed(seed)

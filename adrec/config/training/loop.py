@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from adrec.config.base import Config
 
@@ -28,9 +28,6 @@ class TrainingConfig(Config):
     """Evaluations on held-out data in each epoch; one more comes at the end."""
     patience: int | None = Field(3, ge=1)
     """Stop after this many evaluations without a better held-out result; null never stops early."""
-    average: Literal["none", "ema"] = "none"
-    """ema: what is evaluated and kept is the moving average of the weights over the last two hundred steps or so, and not the
-    weights of one step. Not with fsdp."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto` is bf16 mixed precision on a GPU that has it, else fp32. Frozen encoders on GPUs follow it, in scoring too."""
     gradient_checkpointing: bool = False
@@ -53,9 +50,3 @@ class TrainingConfig(Config):
     """Where curves go besides the report: each beyond tensorboard needs its package."""
     profile: bool = False
     """Record ten early steps with torch's profiler: a table and a trace in the output's profile/."""
-
-    @model_validator(mode="after")
-    def _whole_weights(self) -> "TrainingConfig":
-        if self.average != "none" and self.strategy == "fsdp":
-            raise ValueError("average: needs whole weights in each process; set strategy to ddp, or average to none")
-        return self
