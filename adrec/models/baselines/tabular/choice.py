@@ -1,9 +1,10 @@
-"""Which ad of a request is clicked, as a conditional logit: linear in features and in the products of user and ad vectors.
+"""Which ad of a request is clicked, as a conditional logit: additive in features, linear in products of user and ad vectors.
 
-z = w . (u * a) + v . a + c . x, softmax over the request (McFadden 1974, "Conditional logit analysis of qualitative choice
-behavior"); u is the mean of the history's unit text vectors, a the ad's, x the scaled features, counters and cosines. The
-plain cosine is among x and all but free, so strong shrinkage of w and v leads back to the untrained encoder, and weak shrinkage
-learns which directions of the text space matter for clicks. Convex, so the solution does not depend on a seed.
+z = w . (u * a) + v . a + c . x + sum f_j(x_j), softmax over the request (McFadden 1974, "Conditional logit analysis of
+qualitative choice behavior"); u is the mean of the history's unit text vectors, a the ad's, x the scaled features, counters and
+cosines, each of which may bend (`bends`; Hastie and Tibshirani 1990, "Generalized additive models"). The plain cosine is among
+x and all but free, so strong shrinkage of w and v leads back to the untrained encoder, and weak shrinkage learns which
+directions of the text space matter for clicks. Convex, so the solution does not depend on a seed.
 """
 
 from dataclasses import dataclass
@@ -15,10 +16,12 @@ from numpy.typing import NDArray
 
 from adrec.models.baselines.base import Floats, Inputs, load_state, sampled_requests, save_state
 from adrec.models.baselines.similarity import mean_history, row_products, unit_rows
+from adrec.models.baselines.tabular.bends import Bends
 from adrec.models.baselines.tabular.design import Scaler, design
 
 _FEATURE_PENALTY = 1e-3
 """L2 strength of the other weights; that of one row in all where rows are fewer than a thousand."""
+_BEND_PENALTY = 1e-2
 _PRODUCT_SCALE = 20.0
 
 
@@ -38,6 +41,7 @@ class ConditionalLogit:
         max_rows: int = 150_000,
         penalty: float = 0.01,
         scaler: Scaler | None = None,
+        bends: Bends | None = None,
         products: Floats | None = None,
         ads: Floats | None = None,
         features: Floats | None = None,
@@ -46,6 +50,7 @@ class ConditionalLogit:
         self.max_rows = max_rows
         self.penalty = penalty
         self.scaler = scaler
+        self.bends = bends or Bends((), np.zeros((0, 0), np.float32))
         self.products = np.zeros(0, np.float32) if products is None else products
         self.ads = np.zeros(0, np.float32) if ads is None else ads
         self.features = np.zeros(0, np.float32) if features is None else features
@@ -61,8 +66,11 @@ class ConditionalLogit:
         rows = sampled_requests(inputs.labelled(), self.max_rows, np.random.default_rng(seed)).compact()
         table = design(rows, fitting=True)
         self.scaler = Scaler.fit(table, weights=rows.weights)
-        problem = _Problem.of(rows, self.scaler.dense(table), self.scaler.places(table), self.scaler.width)
-        solution = problem.solve(self.penalty)
+        self.bends = Bends.fit(table, weights=rows.weights)
+        first = self.bends.width
+        numbers = np.concatenate([self.bends.dense(table), self.scaler.dense(table)], axis=1)
+        problem = _Problem.of(rows, numbers, self.scaler.places(table) + first, self.scaler.width + first)
+        solution = problem.solve(self.penalty, first)
         weights, width = solution[:-1].astype(np.float32), problem.width
         self.products, self.ads, self.features = weights[:width], weights[width : 2 * width], weights[2 * width :]
         self.intercept = float(solution[-1])
@@ -72,7 +80,9 @@ class ConditionalLogit:
         own = inputs.compact()
         if self.scaler is None:
             raise ValueError("the conditional logit is not fitted")
-        total = self.scaler.product(design(own), self.features) + np.float32(self.intercept)
+        table, first = design(own), self.bends.width
+        total = self.scaler.product(table, self.features[first:]) + np.float32(self.intercept)
+        total = total + self.bends.dense(table) @ self.features[:first]
         if len(self.ads) and own.ads.vectors is not None:
             vectors, examples = unit_rows(own.ads.vectors), own.examples
             interest = unit_rows(mean_history(own, vectors)) * (_PRODUCT_SCALE * self.products)
@@ -85,7 +95,9 @@ class ConditionalLogit:
         if self.scaler is None:
             raise ValueError("the conditional logit is not fitted")
         values = {"penalty": self.penalty, "intercept": self.intercept, "scaler": self.scaler.values()}
-        save_state(folder, values, {"products": self.products, "ads": self.ads, "features": self.features})
+        values["bends"] = list(self.bends.names)
+        weights = {"products": self.products, "ads": self.ads, "features": self.features}
+        save_state(folder, values, {**weights, "landmarks": self.bends.landmarks})
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -95,6 +107,7 @@ class ConditionalLogit:
         return cls(
             penalty=values["penalty"],
             scaler=scaler,
+            bends=Bends(tuple(values["bends"]), arrays["landmarks"]) if "bends" in values else None,
             products=arrays["products"],
             ads=arrays["ads"],
             features=arrays["features"],
@@ -142,13 +155,17 @@ class _Problem:
         group = np.repeat(np.arange(len(starts)), np.diff(examples.request_starts))
         return cls(wide, width, places + 2 * width, columns + 2 * width, rows.clicks, starts, group, by_request, size, share)
 
-    def solve(self, strength: float) -> NDArray[np.float64]:
-        """Weights (2 D + F + values + 1,), the intercept last; it stays 0 in a softmax, which it cannot change."""
+    def solve(self, strength: float, bends: int) -> NDArray[np.float64]:
+        """Weights (2 D + F + values + 1,), the intercept last; it stays 0 in a softmax, which it cannot change.
+
+        The first `bends` of the F numbers have a penalty of their own.
+        """
         from scipy.optimize import minimize
 
         start = np.zeros(self.columns + 1)
         penalty = np.full(len(start), strength)
         penalty[2 * self.width :] = max(_FEATURE_PENALTY, 1 / self.size)
+        penalty[2 * self.width : 2 * self.width + bends] = max(_BEND_PENALTY, 1 / self.size)
         penalty[-1] = 0.0
 
         def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
