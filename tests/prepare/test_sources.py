@@ -198,7 +198,7 @@ def test_the_chinese_view_of_mind5k_says_what_it_resolves(tmp_path):
 
 def test_the_source_that_the_docs_write(tmp_path):
     """docs/data/sources.md shows how to write a source: the code there works."""
-    page = (Path(__file__).resolve().parents[2] / "docs" / "sources.md").read_text()
+    page = (Path(__file__).resolve().parents[2] / "docs" / "data" / "sources.md").read_text()
     code = page.partition("```python\n")[2].partition("```")[0]
     names: dict = {}
     exec(code, names)
