@@ -152,9 +152,9 @@ def join_events(parts: Sequence[EventRows]) -> EventRows:
     """Events one after another."""
     first = parts[0]
     return EventRows(
-        np.concatenate([part.time for part in parts]),
-        {key: np.concatenate([part.codes[key] for part in parts]) for key in first.codes},
-        {kind: np.concatenate([part.weights[kind] for part in parts]) for kind in first.weights},
+        np.concatenate([events.time for events in parts]),
+        {key: np.concatenate([events.codes[key] for events in parts]) for key in first.codes},
+        {kind: np.concatenate([events.weights[kind] for events in parts]) for kind in first.weights},
     )
 
 

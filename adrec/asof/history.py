@@ -261,21 +261,21 @@ def read_given(column: pa.Array, ad_ids: pa.Array, limit: int) -> GivenHistory:
 
 
 def report_given(
-    report: HistoryReport, given: GivenHistory, column: pa.Array, opens: NDArray[np.bool_], clicked_ad: Ints, limit: int
+    report: HistoryReport, histories: GivenHistory, column: pa.Array, opens: NDArray[np.bool_], clicked_ad: Ints, limit: int
 ) -> None:
     """Count what is odd about given histories. clicked_ad (N,): the ad where the row was clicked, else -1."""
     report.source = "given"
-    report.count(opens, given.lengths, limit)
-    row = np.repeat(np.arange(len(opens)), given.lengths)
-    report.items += int(given.lengths[opens].sum())
-    report.unknown_items += int((~given.known & opens[row]).sum())
-    place = np.arange(len(given.ads)) - np.repeat(given.offsets[:-1], np.diff(given.offsets))
-    owner = np.repeat(np.arange(len(opens)), np.diff(given.offsets))
-    prints = mix(given.lengths.astype(np.uint64))
-    np.add.at(prints, owner, mix(given.ads.astype(np.uint64) ^ (place.astype(np.uint64) << np.uint64(32))))
+    report.count(opens, histories.lengths, limit)
+    row = np.repeat(np.arange(len(opens)), histories.lengths)
+    report.items += int(histories.lengths[opens].sum())
+    report.unknown_items += int((~histories.known & opens[row]).sum())
+    place = np.arange(len(histories.ads)) - np.repeat(histories.offsets[:-1], np.diff(histories.offsets))
+    owner = np.repeat(np.arange(len(opens)), np.diff(histories.offsets))
+    prints = mix(histories.lengths.astype(np.uint64))
+    np.add.at(prints, owner, mix(histories.ads.astype(np.uint64) ^ (place.astype(np.uint64) << np.uint64(32))))
     before = np.concatenate([np.array([report.last_print], dtype=np.uint64), prints[:-1]])
     report.differing += int((~opens & (prints != before)).sum())
     report.last_print = int(prints[-1]) if len(prints) else report.last_print
     holds = np.zeros(len(opens), dtype=np.bool_)
-    holds[owner[given.ads == clicked_ad[owner]]] = True
+    holds[owner[histories.ads == clicked_ad[owner]]] = True
     report.shown_in_history += int(holds.sum())

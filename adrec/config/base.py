@@ -201,9 +201,9 @@ def _as_others_read(value: Any) -> Any:
         return [_as_others_read(item) for item in value]
     if not isinstance(value, str):
         return value
-    told, home = shown(value), str(Path.home())
-    is_home = home not in ("~", "/") and (told == home or told.startswith(home + os.sep))
-    return "~" + told[len(home) :] if is_home else told
+    address, home = shown(value), str(Path.home())
+    is_home = home not in ("~", "/") and (address == home or address.startswith(home + os.sep))
+    return "~" + address[len(home) :] if is_home else address
 
 
 def _validated(raw: dict[str, Any], model: type[ModelT], *, where: str, context: dict[str, Any]) -> ModelT:

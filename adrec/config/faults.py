@@ -48,14 +48,14 @@ def _describe(fault: Mapping[str, Any], model: type[BaseModel], raw: Any) -> str
         tag = fault["ctx"]["discriminator"].strip("'")
         return f"{path}.{tag}: required and missing. It says which other keys there are."
     message = str(fault["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    found, hint = fault.get("input"), ""
+    value, hint = fault.get("input"), ""
     if fault["type"] == "union_tag_invalid":
         path = ".".join([path, fault["ctx"]["discriminator"].strip("'")])
-        found, message = fault["ctx"]["tag"], f"input should be {fault['ctx']['expected_tags']}"
-    if isinstance(found, str):
-        hint = did_you_mean(found, _choices(fault))
-    is_said = repr(found) in message or (_is_section(found) and (not location or len(str(found)) > 60))
-    shown = "" if is_said else f", found {_short(repr(found))}"
+        value, message = fault["ctx"]["tag"], f"input should be {fault['ctx']['expected_tags']}"
+    if isinstance(value, str):
+        hint = did_you_mean(value, _choices(fault))
+    is_said = repr(value) in message or (_is_section(value) and (not location or len(str(value)) > 60))
+    shown = "" if is_said else f", found {_short(repr(value))}"
     stop = "" if message.endswith(("?", ".")) else "."
     return f"{path}: {message[:1].lower()}{message[1:]}{shown}{stop}{hint}"
 
@@ -83,12 +83,12 @@ def retired_key(fault: Mapping[str, Any], model: type[BaseModel], raw: Any) -> R
 def keys_of(location: Sequence[str | int], raw: Any, *, also_last: bool) -> list[str]:
     """The parts of a pydantic location that the user wrote as keys or list items; the others name branches of a union."""
     kept: list[str] = []
-    for number, part in enumerate(location):
-        is_key = (isinstance(raw, dict) and part in raw) or (isinstance(raw, list) and isinstance(part, int))
+    for number, key in enumerate(location):
+        is_key = (isinstance(raw, dict) and key in raw) or (isinstance(raw, list) and isinstance(key, int))
         if is_key:
-            raw = raw[part]
+            raw = raw[key]
         if is_key or (also_last and number == len(location) - 1):
-            kept.append(str(part))
+            kept.append(str(key))
     return kept
 
 
@@ -103,18 +103,18 @@ def _models_at(model: type[BaseModel], location: Sequence[str | int], raw: Any) 
     What `raw` does not have is no key but the branch of a union, even where a key is called like it.
     """
     candidates: list[Any] = [model]
-    for part in location:
+    for key in location:
         reached: list[Any] = []
-        is_key = (isinstance(raw, dict) and part in raw) or (isinstance(raw, list) and isinstance(part, int))
+        is_key = (isinstance(raw, dict) and key in raw) or (isinstance(raw, list) and isinstance(key, int))
         for candidate in candidates if is_key else ():
             for option in models_in(candidate):
-                field = option.model_fields.get(str(part))
+                field = option.model_fields.get(str(key))
                 if field is not None:
                     reached.append(field.annotation)
-        raw = raw[part] if is_key else raw
+        raw = raw[key] if is_key else raw
         if not reached:  # the branch of a union narrows it; list indices and dict keys do not change which models may follow
             options = [option for candidate in candidates for option in models_in(candidate)]
-            reached = [option for option in options if _is_branch(option, part)]
+            reached = [option for option in options if _is_branch(option, key)]
         candidates = reached or candidates
     return [option for candidate in candidates for option in models_in(candidate)]
 

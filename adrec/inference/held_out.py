@@ -50,9 +50,9 @@ class HeldOut:
             rows = slice(start, start + len(inputs))
             parts.append(packed.joined(self.raw[rows], {name: values[rows] for name, values in self.simple.items()}, inputs))
             start = rows.stop
-        tasks = {name: np.concatenate([part.tasks[name] for part in parts]) for name in parts[0].tasks}
-        logit, score = (np.concatenate([getattr(part, name) for part in parts]) for name in ("logit", "score"))
-        unplaced = [part.any_slot for part in parts if part.any_slot is not None]
+        tasks = {name: np.concatenate([chunk.tasks[name] for chunk in parts]) for name in parts[0].tasks}
+        logit, score = (np.concatenate([getattr(chunk, name) for chunk in parts]) for name in ("logit", "score"))
+        unplaced = [chunk.any_slot for chunk in parts if chunk.any_slot is not None]
         return Scores(logit, score, tasks, self.simple, np.concatenate(unplaced) if unplaced else None)
 
     def figures(self, packed: ClickModel) -> dict[str, dict[str, float]]:

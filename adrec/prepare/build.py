@@ -104,9 +104,9 @@ class Builder:
         no_moved(connection)
         if self._earlier is not None and built.moves and isinstance(split, TimeSplit):
             read_moved(connection, self._earlier, split, moments_of(connection, config.history))
-            before = {part: counts for part, counts in before.items() if part not in MOVED}
+            before = {split_name: counts for split_name, counts in before.items() if split_name not in MOVED}
         parts = "(SELECT part FROM events UNION ALL SELECT part FROM moved)"
-        refuse_empty(connection, config.split, {part: counts["rows"] for part, counts in before.items()}, parts)
+        refuse_empty(connection, config.split, {split_name: counts["rows"] for split_name, counts in before.items()}, parts)
         if built.shape.time:
             refuse_time_travel(connection, split)
             built.cuts = cuts_of(connection, split, before)
@@ -130,7 +130,11 @@ class Builder:
         old = self._earlier.manifest if self._earlier is not None else {}
         labels = "".join(f", {label}, {name(column)}" for label, column in moments.items())
         rows = f"SELECT part{labels} FROM events UNION ALL BY NAME SELECT * FROM moved"
-        before = {part: counts for part, counts in old.get("immature", {}).items() if not (built.moves and part in MOVED)}
+        before = {
+            split_name: counts
+            for split_name, counts in old.get("immature", {}).items()
+            if not (built.moves and split_name in MOVED)
+        }
         immature = sum_counts(before, immature_labels(connection, rows, cuts, moments))
         late = find_late_labels(
             connection, rows, built.cut, moments, self._earlier.folder if self._earlier is not None else None
@@ -139,7 +143,7 @@ class Builder:
             counts["rows"] = late[label]
         kept = [finding for finding in old.get("findings", []) if finding["kind"] != LEAK]  # features are looked at anew
         self._built.gate = {
-            "cuts": {part: moment.isoformat() for part, moment in cuts.items()},
+            "cuts": {split_name: moment.isoformat() for split_name, moment in cuts.items()},
             "label_moments": moments,
             "immature": immature,
             "findings": merged(kept, [found.as_dict() for found in findings_of(connection, built.split, built.shape)]),

@@ -173,12 +173,12 @@ def _model_routes(app: FastAPI, config: ServeConfig, watch: Watch, held: dict[st
     async def rank(body: RankRequest, request: Request) -> Response:
         """Lists for one or many users, from the whole catalogue or from given candidates."""
         _most(len(body.requests), config.intake.max_requests, "requests")
-        for one in body.requests:
-            _most(len(one.candidates or []), config.intake.max_candidates, "candidates")
+        for item in body.requests:
+            _most(len(item.candidates or []), config.intake.max_candidates, "candidates")
         _note(request, watch, rows=len(body.requests), user=body.requests[0].user_id)
         answer = await held["rank"].ask(body, seconds)
         lists = answer["lists"]
-        watch.answered(_facts(request), [ad["score"] for one in lists for ad in one["ads"]], [one["arm"] for one in lists])
+        watch.answered(_facts(request), [ad["score"] for item in lists for ad in item["ads"]], [item["arm"] for item in lists])
         return Response(to_json(answer), media_type="application/json")
 
     @app.post("/v1/try", response_model=TryAnswer)

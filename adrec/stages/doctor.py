@@ -134,17 +134,17 @@ def _requirements(extra: str | None) -> Iterator[Requirement]:
 def _package(requirement: Requirement, tested: dict[str, str]) -> Package:
     name = requirement.name
     try:
-        found = version(name)
+        there = version(name)
     except PackageNotFoundError:
-        found = ""
+        there = ""
     wanted, known = str(requirement.specifier), tested.get(name.lower().replace("_", "-"), "")
-    if not found:
+    if not there:
         problem = f"not installed. Run: pip install '{name}{f'=={known}' if known else wanted}'"
-    elif not requirement.specifier.contains(found, prereleases=True):
-        problem = f"{found} is installed, {wanted} is needed. Run: pip install '{name}{wanted}'"
+    elif not requirement.specifier.contains(there, prereleases=True):
+        problem = f"{there} is installed, {wanted} is needed. Run: pip install '{name}{wanted}'"
     else:
         problem = ""
-    return Package(name, wanted, known, found, problem)
+    return Package(name, wanted, known, there, problem)
 
 
 def _tested_versions() -> dict[str, str]:

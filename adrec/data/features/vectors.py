@@ -61,9 +61,9 @@ class FittedVector:
         scale = np.maximum(spread, _LEAST_SPREAD * np.sqrt(variance.mean()))
         scale = np.where(scale > 1e-12, scale, 1.0)
         _, directions = np.linalg.eigh(covariance / np.outer(scale, scale))
-        kept = directions[:, ::-1][:, : min(components, width)].T
-        kept = kept * np.where(kept[np.arange(len(kept)), np.abs(kept).argmax(axis=1)] < 0, -1.0, 1.0)[:, None]
-        return cls(name, space, mean.astype(np.float32), scale.astype(np.float32), kept.astype(np.float32))
+        axes = directions[:, ::-1][:, : min(components, width)].T
+        axes = axes * np.where(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)] < 0, -1.0, 1.0)[:, None]
+        return cls(name, space, mean.astype(np.float32), scale.astype(np.float32), axes.astype(np.float32))
 
     def apply(self, raw: NDArray[np.floating]) -> Floats:
         """(N, D) standardised; zeros where a number is missing or infinite."""

@@ -99,8 +99,8 @@ class StreamedTokens:
         """See Tokens. `rows` of several chunks are read chunk after chunk."""
         chunks = rows // self.chunk
         if len(rows) and (chunks != chunks[0]).any():
-            parts = [self.take(part) for part in np.split(rows, np.flatnonzero(np.diff(chunks)) + 1)]
-            return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+            parts = [self.take(chunk) for chunk in np.split(rows, np.flatnonzero(np.diff(chunks)) + 1)]
+            return np.concatenate([chunk[0] for chunk in parts]), np.concatenate([chunk[1] for chunk in parts])
         if not len(rows):
             return np.empty(0, np.int64), np.empty(0, np.int64)
         tokens, words, offsets = self.read(int(chunks[0]))

@@ -172,10 +172,10 @@ class Ranker:
         examples = self.predictor.examples_of(table)
         policy = self.policy_of(requests)
         vectors = self.predictor.user_vectors(examples, self.catalogs)
-        found = self.finder.find(requests, examples, vectors, policy, given)
-        candidates, _ = self.candidates(table, examples, policy, found.ad, first=first)
-        lost = (found.ad >= 0) & (candidates.ad < 0)
-        unscored = (np.nonzero(lost)[0], found.ad[lost])
+        retrieved = self.finder.find(requests, examples, vectors, policy, given)
+        candidates, _ = self.candidates(table, examples, policy, retrieved.ad, first=first)
+        lost = (retrieved.ad >= 0) & (candidates.ad < 0)
+        unscored = (np.nonzero(lost)[0], retrieved.ad[lost])
         if user is None:  # a frequency cap is a person's: requests of nobody have one each
             is_nobody = self.catalogs.users.ids.to_numpy(zero_copy_only=False)[candidates.user] == NOBODY
             user = np.where(is_nobody, -1 - candidates.number, candidates.user)
@@ -193,7 +193,7 @@ class Ranker:
             day=self.clock.day(moments),
             effects=None if slots is None else slots.of_lists(examples, self.top_n),
         )
-        return Block(requests, examples, policy, found.similarity, candidates, ranked, unscored)
+        return Block(requests, examples, policy, retrieved.similarity, candidates, ranked, unscored)
 
     def released_by(self, moments: Ints, ad: Ints) -> Floats:
         """(R, 1) or (R, C) share of the budgets of ads (R, C) that an even pace has released by moments (R,), by the clock."""

@@ -79,27 +79,27 @@ class Scorer(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """The logits."""
-        given = dict(zip(self.names, tensors, strict=True))
-        ads, contexts, rows = given["ads.identity"], given["history"], given["context"]
-        counts = {"ads": ads, "contexts": contexts, "rows": rows, "queries": given.get("queries.vectors", rows)}
+        tensors_by_name = dict(zip(self.names, tensors, strict=True))
+        ads, contexts, rows = tensors_by_name["ads.identity"], tensors_by_name["history"], tensors_by_name["context"]
+        counts = {"ads": ads, "contexts": contexts, "rows": rows, "queries": tensors_by_name.get("queries.vectors", rows)}
 
-        def part(name: str) -> Tensor:
-            if name in given:
-                return given[name]
+        def piece(name: str) -> Tensor:
+            if name in tensors_by_name:
+                return tensors_by_name[name]
             like = counts[first_axis(name)]
             return torch.zeros((like.shape[0], *self.widths[name]), dtype=self.types[name])
 
         def lists(prefix: str) -> tuple[Tensor, ...]:
-            return tuple(given[name] for name in self.names if name.startswith(f"{prefix}lists."))
+            return tuple(tensors_by_name[name] for name in self.names if name.startswith(f"{prefix}lists."))
 
         def entities(group: str) -> Entities:
             return Entities(
-                Texts(given.get(f"{group}.texts.vectors")),
-                part(f"{group}.numeric"),
-                part(f"{group}.categorical"),
+                Texts(tensors_by_name.get(f"{group}.texts.vectors")),
+                piece(f"{group}.numeric"),
+                piece(f"{group}.categorical"),
                 lists(f"{group}."),
-                part(f"{group}.identity"),
-                tuple(given[name] for name in self.names if name.startswith(f"{group}.vectors.")),
+                piece(f"{group}.identity"),
+                tuple(tensors_by_name[name] for name in self.names if name.startswith(f"{group}.vectors.")),
             )
 
         zeros = torch.zeros_like(rows)
@@ -107,14 +107,14 @@ class Scorer(nn.Module):
             Batch(
                 ads=entities("ads"),
                 users=entities("users"),
-                **{name: part(name) for name in CONTEXTS},
-                queries=Texts(given.get("queries.vectors")),
+                **{name: piece(name) for name in CONTEXTS},
+                queries=Texts(tensors_by_name.get("queries.vectors")),
                 context=rows,
                 blocks=blocks_of_one(rows),
-                ad=part("ad"),
-                query=part("query"),
-                numeric=part("numeric"),
-                categorical=part("categorical"),
+                ad=piece("ad"),
+                query=piece("query"),
+                numeric=piece("numeric"),
+                categorical=piece("categorical"),
                 lists=lists(""),
                 position=zeros,
                 group=zeros,

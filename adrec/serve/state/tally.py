@@ -52,8 +52,8 @@ def user_numbers(ids: pa.Array) -> np.ndarray:
 class Tally:
     """Sums of events up to number `last`."""
 
-    def __init__(self, live: Live, kept: Totals, *, counts_lists: bool, epoch: int, definition: str) -> None:
-        """`kept`: what earlier events added up to, which are no more. `counts_lists`: some policy limits a user's lists.
+    def __init__(self, live: Live, removed: Totals, *, counts_lists: bool, epoch: int, definition: str) -> None:
+        """`removed`: what earlier events added up to, which are no more. `counts_lists`: some policy limits a user's lists.
 
         epoch: of the store whose events are counted; definition: of what is summed, for a snapshot.
         """
@@ -62,12 +62,12 @@ class Tally:
         self.health = Health()
         self.ledger = _ledger_of(live)
         self._lists = Counts() if counts_lists else None
-        if kept.impressions:
-            users, ads, counts = zip(*kept.impressions, strict=True)
+        if removed.impressions:
+            users, ads, counts = zip(*removed.impressions, strict=True)
             row = np.repeat(live.rows(pa.array(ads)), counts)
             self._show(live, np.repeat(user_numbers(pa.array(users)), counts)[row >= 0], row[row >= 0], None)
-        if kept.spent and not live.ranker.clock.daily:  # nobody knows on which days
-            row, micros = live.rows(pa.array(list(kept.spent))), np.array(list(kept.spent.values()), np.int64)
+        if removed.spent and not live.ranker.clock.daily:  # nobody knows on which days
+            row, micros = live.rows(pa.array(list(removed.spent))), np.array(list(removed.spent.values()), np.int64)
             self.ledger.charge(row[row >= 0], micros[row >= 0], np.zeros((row >= 0).sum(), np.int64))
 
     def take(self, live: Live, piece: Slice) -> None:

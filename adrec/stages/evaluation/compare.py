@@ -26,13 +26,13 @@ def run(config: CompareConfig, terminal: Terminal) -> CompareResult:
     names = _short_names([path.parent for path in found])
     task = config.task or _common_task(list(found.values()), config.runs)
     made = {name: _run_of(name, path, contents, task) for name, (path, contents) in zip(names, found.items(), strict=True)}
-    runs = [one for one in made.values() if one is not None]
+    runs = [judged for judged in made.values() if judged is not None]
     if not runs:
         raise DataError(f"{config.runs[0]}: no run has the task '{task}'.")
     if len(runs) < len(made):
-        without = sorted(name for name, one in made.items() if one is None)
+        without = sorted(name for name, judged in made.items() if judged is None)
         terminal.warn(f"without the task '{task}', so not compared: {', '.join(without)}")
-    known = sorted({name for one in runs for name in one.values})
+    known = sorted({name for judged in runs for name in judged.values})
     metrics = tuple(metric for metric in config.metrics if metric in known)
     if not metrics:
         near = did_you_mean(config.metrics[0], known)
@@ -43,7 +43,7 @@ def run(config: CompareConfig, terminal: Terminal) -> CompareResult:
     warnings = tuple(_doubts(runs))
     for warning in warnings:
         terminal.warn(warning)
-    ordered = [one for group in _alike(runs, key) for one in group]
+    ordered = [judged for group in _alike(runs, key) for judged in group]
     result = CompareResult(task, metrics, tuple(ordered), _differing(ordered), warnings)
     if config.output is not None:
         with write_aside(config.output, COMPARISON) as aside:
@@ -60,13 +60,13 @@ def _alike(runs: Sequence[Run], key: str) -> list[list[Run]]:
     """Runs that were judged on the same rows together, best first; the largest group first, then the better one."""
     sign = 1 if direction(key) == "lower" else -1
 
-    def order(one: Run) -> tuple[bool, float]:
-        value = one.values.get(key, math.nan)
+    def order(run: Run) -> tuple[bool, float]:
+        value = run.values.get(key, math.nan)
         return (not math.isfinite(value), sign * value if math.isfinite(value) else 0.0)
 
     groups: dict[Any, list[Run]] = {}
-    for one in sorted(runs, key=order):
-        groups.setdefault((one.split, one.basis), []).append(one)
+    for run in sorted(runs, key=order):
+        groups.setdefault((run.split, run.basis), []).append(run)
     return sorted(groups.values(), key=lambda group: (-len(group), order(group[0])))
 
 
@@ -75,26 +75,26 @@ def _find(given: Sequence[Path], terminal: Terminal) -> dict[Path, dict[str, Any
 
     Files that are no metrics of a run are passed over, as `runs/*` names many; where nothing is left, DataError says why.
     """
-    found: dict[Path, dict[str, Any]] = {}
+    records: dict[Path, dict[str, Any]] = {}
     passed: list[str] = []
     for path in given:
         if not path.exists():
             raise DataError(f"{path}: no such file or folder.")
         own = path if path.is_file() else path / METRICS
         for file in [own] if own.is_file() else _below(path):
-            if file in found:
+            if file in records:
                 continue
             try:
-                found[file] = _read(file)
+                records[file] = _read(file)
             except DataError as error:
                 if file == own:  # an encoder's below a folder is nobody's wish
                     passed.append(str(error))
-    if not found:
+    if not records:
         none = f"{given[0]}: no {METRICS} below this folder. 'adrec evaluate' and 'adrec finetune' write one."
         raise DataError(passed[0] if passed else none)
     for reason in passed:
         terminal.warn(f"passed over: {reason}")
-    return found
+    return records
 
 
 def _below(folder: Path) -> Iterable[Path]:
@@ -166,9 +166,9 @@ def _settings(path: Path) -> dict[str, Any]:
 def _differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """Settings that are not the same in all runs; where the run reads and writes is not a setting."""
     places = {"output", "scored", "prepared", "name", "training", "against", "ads", "users", "labels", "language"}
-    keys = dict.fromkeys(key for found in runs for key in found.settings)
-    table = {key: [found.settings.get(key) for found in runs] for key in keys if key not in places}
-    kinds = [[place for place, found in enumerate(runs) if bool(found.basis) == judged] for judged in (True, False)]
+    keys = dict.fromkeys(key for run in runs for key in run.settings)
+    table = {key: [run.settings.get(key) for run in runs] for key in keys if key not in places}
+    kinds = [[place for place, run in enumerate(runs) if bool(run.basis) == judged] for judged in (True, False)]
 
     def differs(values: Sequence[Any]) -> bool:
         """Among evaluations, or among bundles: what only the one or the other has is no difference."""
@@ -178,10 +178,10 @@ def _differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
 
 
 def _doubts(runs: Sequence[Run]) -> Iterable[str]:
-    splits = sorted({found.split for found in runs})
+    splits = sorted({run.split for run in runs})
     if len(splits) > 1:
         yield f"these runs were judged on different splits ({', '.join(splits)}); {_APART}"
-    bases = {found.basis for found in runs if found.basis}
+    bases = {run.basis for run in runs if run.basis}
     if len(bases) > 1:
         counts = ", ".join(sorted(f"{basis[0]:,}" for basis in bases))
         yield f"these runs were judged on different rows ({counts}); {_APART}"

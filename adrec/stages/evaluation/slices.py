@@ -189,35 +189,35 @@ def _alarms(
     """Compare each large enough slice with all rows, with probability 1, and with the other runs."""
     model = judged[0].name
     candidates: dict[AlarmKind, list[tuple[Slice, str, Difference, bool]]] = {"ranking": [], "calibration": [], "against": []}
-    for part in slices:
-        if part.small:
+    for slice_ in slices:
+        if slice_.small:
             continue
-        name, everything = _name((part.column, part.value), model), _name(_ALL, model)
+        name, everything = _name((slice_.column, slice_.value), model), _name(_ALL, model)
 
-        def gap(metric: str, other: str, name: str = name, users: int = part.users) -> Difference:
+        def gap(metric: str, other: str, name: str = name, users: int = slice_.users) -> Difference:
             value = values[name][metric] - values[other][metric]
             return difference(value, draws[name][metric] - draws[other][metric], users=users)
 
         worse = gap("auc", everything)
         text = f"AUC {values[name]['auc']:.3f}, against {values[everything]['auc']:.3f} over all rows"
-        candidates["ranking"].append((part, text, worse, worse.value <= -config.alarms.auc_gap))
+        candidates["ranking"].append((slice_, text, worse, worse.value <= -config.alarms.auc_gap))
         if "predicted_over_observed" in values[name]:
             ratio = values[name]["predicted_over_observed"]
             with np.errstate(divide="ignore"):
-                off = difference(np.log(ratio), np.log(draws[name]["predicted_over_observed"]), users=part.users)
+                off = difference(np.log(ratio), np.log(draws[name]["predicted_over_observed"]), users=slice_.users)
             text = f"{ratio:.2f} clicks predicted for each one observed"
-            candidates["calibration"].append((part, text, off, abs(ratio - 1) >= config.alarms.calibration_gap))
+            candidates["calibration"].append((slice_, text, off, abs(ratio - 1) >= config.alarms.calibration_gap))
         for scores in judged[1:]:
-            other = _name((part.column, part.value), scores.name)
+            other = _name((slice_.column, slice_.value), scores.name)
             worse = gap("auc", other)
             text = f"AUC {values[name]['auc']:.3f}, against {values[other]['auc']:.3f} of {scores.name}"
-            candidates["against"].append((part, text, worse, worse.value < 0))
+            candidates["against"].append((slice_, text, worse, worse.value < 0))
     found = []
     for kind, family in candidates.items():
         adjusted = adjust([item[2].p_value for item in family])
-        for (part, text, worse, matters), p in zip(family, adjusted, strict=True):
+        for (slice_, text, worse, matters), p in zip(family, adjusted, strict=True):
             if matters and p < ALARM_LEVEL:
-                found.append(Alarm(kind, part.column, part.value, text, worse, float(p)))
+                found.append(Alarm(kind, slice_.column, slice_.value, text, worse, float(p)))
     return tuple(found)
 
 
@@ -263,11 +263,11 @@ def _cut_words(column: str, values: pa.ChunkedArray, most: int) -> Slicing:
     counts = np.bincount(coded.codes, minlength=len(coded))
     named = pc.if_else(coded.values, "yes", "no") if pa.types.is_boolean(coded.values.type) else coded.values.cast(pa.string())
     words = pc.fill_null(named, "(none)").to_numpy(zero_copy_only=False)
-    kept = np.sort(np.argsort(-counts, kind="stable")[:most])
-    kept = kept[np.lexsort((words[kept].astype(str), _as_number(words[kept])))]
-    place = np.full(len(words), len(kept))
-    place[kept] = np.arange(len(kept))
-    names = [*words[kept].tolist(), *([OTHER] if len(kept) < len(words) else [])]
+    frequent = np.sort(np.argsort(-counts, kind="stable")[:most])
+    frequent = frequent[np.lexsort((words[frequent].astype(str), _as_number(words[frequent])))]
+    place = np.full(len(words), len(frequent))
+    place[frequent] = np.arange(len(frequent))
+    names = [*words[frequent].tolist(), *([OTHER] if len(frequent) < len(words) else [])]
     return Slicing(column, tuple(names), place.astype(np.int32)[coded.codes])
 
 

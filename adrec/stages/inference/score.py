@@ -101,8 +101,8 @@ def _run(config: ScoreConfig, terminal: Terminal) -> ScoreResult:
     tables = stage_rows(config, *how_to_read(bundle), work)
     rows = count_rows(config, tables)
     parts = [part_path(work, number) for number in range(max(1, math.ceil(rows / config.shard_rows)))]
-    missing = [number for number, part in enumerate(parts) if not part.exists()]
-    resumed = sum(pq.read_metadata(part).num_rows for part in parts if part.exists())
+    missing = [number for number, chunk_file in enumerate(parts) if not chunk_file.exists()]
+    resumed = sum(pq.read_metadata(chunk_file).num_rows for chunk_file in parts if chunk_file.exists())
     if resumed:
         terminal.tell(f"Scoring: goes on at row {resumed:,}")
     with terminal.progress("Scoring", rows, unit="rows", done=resumed) as advance:

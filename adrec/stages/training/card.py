@@ -155,19 +155,19 @@ def _verdict(metrics: Mapping[str, Any]) -> str:
 
 def _below(metrics: Mapping[str, Any]) -> list[str]:
     """What stands under the table of figures."""
-    told = []
+    lines = []
     if metrics.get("cross_fitted"):
-        told.append("`adrec` is the mixture of network and baselines, each request scored by a fit on other requests.")
+        lines.append("`adrec` is the mixture of network and baselines, each request scored by a fit on other requests.")
     if metrics.get("deviations", {}).get("auc") is not None:
-        told.append(f"Standard deviation of its AUC over seeds: {metrics['deviations']['auc']:.4f}.")
+        lines.append(f"Standard deviation of its AUC over seeds: {metrics['deviations']['auc']:.4f}.")
     for recall in metrics.get("candidate_recall") or []:
-        told.append(
+        lines.append(
             f"Of the {recall['k']} ads that it would put first in the whole catalogue, {recall['recall']:.0%} are among the"
             f" {recall['candidates']} candidates that `rank` gives it ({recall['requests']:,} requests)."
         )
     for baseline, reason in (metrics.get("baselines_left_out") or {}).items():
-        told.append(f"Left out: `{baseline}`, {_plain(reason)}.")
-    return told
+        lines.append(f"Left out: `{baseline}`, {_plain(reason)}.")
+    return lines
 
 
 def _encoder(packed: ClickModel) -> str:
@@ -188,49 +188,49 @@ def _calibration(packed: ClickModel, metrics: Mapping[str, Any]) -> str:
 
 
 def _uses(packed: ClickModel) -> list[str]:
-    told = [
+    lines = [
         "Scoring and ranking ads of this log's kind for its users (`adrec score`, `rank`, `serve`), and saying why (`explain`)."
     ]
     if not packed.has.ad:
-        told.append("Not for ranking: the log names no ads.")
+        lines.append("Not for ranking: the log names no ads.")
     if packed.slots is not None:
-        told.append("What the slot does to a click is learned apart: lists are ordered by the probability for any slot.")
-    told.append(
+        lines.append("What the slot does to a click is learned apart: lists are ordered by the probability for any slot.")
+    lines.append(
         "Not for decisions about people beyond which ad they see (credit, work, housing, health), nor for guessing what"
         " they did not state."
     )
-    return told
+    return lines
 
 
 def _limits(packed: ClickModel, manifest: Mapping[str, Any]) -> list[str]:
     valid = manifest["splits"]["valid"]
-    told = ["It knows what an earlier system chose to show; what was never shown is judged by its words and columns alone."]
+    lines = ["It knows what an earlier system chose to show; what was never shown is judged by its words and columns alone."]
     if valid.get("cold_ad_rows") is not None and packed.has.ad:
-        told.append(
+        lines.append(
             f"{valid['cold_ad_rows']:.0%} of the validation rows have an ad, and {valid['cold_user_rows'] or 0:.0%} a user,"
             " that no training row shows (`cold_ad` and `cold_user` say so beside every score)."
         )
     if manifest.get("clicks", FEW) < FEW:
-        told.append(f"{manifest['clicks']:,} clicks are few: expect other figures from the next log.")
+        lines.append(f"{manifest['clicks']:,} clicks are few: expect other figures from the next log.")
     lacking = [name for name, there in packed.has.as_dict().items() if not there]
     if lacking:
-        told.append(f"The log names no {', no '.join(lacking)}.")
-    told.append("Clicks drift: judge it on every new day (`adrec daily`); compare logs with `adrec inspect A --against B`.")
-    return told
+        lines.append(f"The log names no {', no '.join(lacking)}.")
+    lines.append("Clicks drift: judge it on every new day (`adrec daily`); compare logs with `adrec inspect A --against B`.")
+    return lines
 
 
 def _privacy(prepared: Prepared) -> list[str]:
     settings = prepared.config.privacy if prepared.config is not None else None
-    told = ["Users of the training rows stand in `seen.parquet` by identifier, with counts; golden rows describe no person."]
+    lines = ["Users of the training rows stand in `seen.parquet` by identifier, with counts; golden rows describe no person."]
     if settings is None:
-        return [*told, "How the log was prepared is not known here."]
-    told.append("Identifiers are keyed pseudonyms." if settings.pseudonymise else "Identifiers are those of the log.")
-    told.append("Contacts in texts are masked." if settings.mask_contacts else "Contacts in texts are not masked.")
+        return [*lines, "How the log was prepared is not known here."]
+    lines.append("Identifiers are keyed pseudonyms." if settings.pseudonymise else "Identifiers are those of the log.")
+    lines.append("Contacts in texts are masked." if settings.mask_contacts else "Contacts in texts are not masked.")
     if settings.drop_before is not None:
-        told.append(f"Rows before {settings.drop_before} were left out.")
+        lines.append(f"Rows before {settings.drop_before} were left out.")
     if settings.k_anonymity is not None:
-        told.append(f"k-anonymity: {settings.k_anonymity.k} over {', '.join(map(_code, settings.k_anonymity.columns))}.")
-    return told
+        lines.append(f"k-anonymity: {settings.k_anonymity.k} over {', '.join(map(_code, settings.k_anonymity.columns))}.")
+    return lines
 
 
 def _languages(prepared: Prepared) -> dict[str, float]:

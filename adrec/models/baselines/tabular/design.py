@@ -126,32 +126,32 @@ def vector_columns(inputs: Inputs) -> dict[str, Floats]:
     """For each modality of ads: cosines to the clicked ads that have one, whether the candidate has one, and the cosine to the
     user's own vector where they share a space.
     """
-    found: dict[str, Floats] = {}
+    columns: dict[str, Floats] = {}
     examples = inputs.examples
     for name, held in inputs.ads.modalities.items():
         known = held.known(np.arange(len(inputs.ads)))
         cosines = history_similarities(_with_known_clicks(inputs, known), held.rows)
-        found |= {f"{name}_{statistic}": cosines[:, place] for place, statistic in enumerate(STATISTICS)}
-        found[f"{name}_there"] = known[examples.ad_index].astype(np.float32)
+        columns |= {f"{name}_{statistic}": cosines[:, place] for place, statistic in enumerate(STATISTICS)}
+        columns[f"{name}_there"] = known[examples.ad_index].astype(np.float32)
         for own, of_user in inputs.users.modalities.items():
             if of_user.is_comparable(held):
-                found[f"{name}_user_{own}"] = paired_cosines(of_user.rows, held.rows, examples.user_index, examples.ad_index)
-    return found
+                columns[f"{name}_user_{own}"] = paired_cosines(of_user.rows, held.rows, examples.user_index, examples.ad_index)
+    return columns
 
 
 def _with_known_clicks(inputs: Inputs, known: NDArray[np.bool_]) -> Inputs:
     """The same rows with histories of the clicks on ads that are `known` (A,)."""
     examples = inputs.examples
-    kept = known[examples.history_values]
-    if kept.all():
+    is_known = known[examples.history_values]
+    if is_known.all():
         return inputs
     owner = np.repeat(np.arange(len(examples.history_offsets) - 1), np.diff(examples.history_offsets))
-    lengths = np.bincount(owner[kept], minlength=len(examples.history_offsets) - 1)
+    lengths = np.bincount(owner[is_known], minlength=len(examples.history_offsets) - 1)
     thinned = replace(
         examples,
         history_offsets=ends(lengths),
-        history_values=examples.history_values[kept],
-        history_hours=examples.history_hours[kept],
+        history_values=examples.history_values[is_known],
+        history_hours=examples.history_hours[is_known],
     )
     return replace(inputs, examples=thinned)
 

@@ -126,19 +126,23 @@ def distributions(result: TaskResult, scores: Scores) -> Plot:
 def slice_plots(slices: Sequence[Slice], overall: float, flagged: set[tuple[str, str]]) -> list[Plot]:
     """AUC with its interval for every part of a column; one plot a column, a line at the AUC of all rows."""
     plots = []
-    for column, group in groupby((part for part in slices if part.column != "day"), key=lambda part: part.column):
-        parts = [part for part in group if np.isfinite(part.metrics["auc"].value)]
+    for column, group in groupby((slice_ for slice_ in slices if slice_.column != "day"), key=lambda slice_: slice_.column):
+        parts = [slice_ for slice_ in group if np.isfinite(slice_.metrics["auc"].value)]
         if not parts:
             continue
         with drawing(column.replace("_", " "), height=0.62 + 0.24 * len(parts)) as plot:
-            for place, part in enumerate(reversed(parts)):
-                alarmed = (part.column, part.value) in flagged
-                _whisker(plot.axes, part.metrics["auc"], place, MUTED if part.small else SERIES[1] if alarmed else SERIES[0])
-                if part.lead is not None and np.isfinite(part.lead.value):
-                    theirs = part.metrics["auc"].value - part.lead.value
+            for place, slice_ in enumerate(reversed(parts)):
+                alarmed = (slice_.column, slice_.value) in flagged
+                _whisker(
+                    plot.axes, slice_.metrics["auc"], place, MUTED if slice_.small else SERIES[1] if alarmed else SERIES[0]
+                )
+                if slice_.lead is not None and np.isfinite(slice_.lead.value):
+                    theirs = slice_.metrics["auc"].value - slice_.lead.value
                     plot.axes.plot(theirs, place, marker="|", markersize=9, markeredgewidth=1.6, color=SERIES[2])
             plot.axes.axvline(overall, color=INK, linewidth=0.9, linestyle=":")
-            plot.axes.set_yticks(range(len(parts)), [f"{_short(part.value, 22)} ({part.rows:,})" for part in reversed(parts)])
+            plot.axes.set_yticks(
+                range(len(parts)), [f"{_short(slice_.value, 22)} ({slice_.rows:,})" for slice_ in reversed(parts)]
+            )
             plot.axes.tick_params(axis="y", length=0, labelcolor=INK)
             plot.axes.set(ylim=(-0.6, len(parts) - 0.4), xlabel="AUC")
             plot.axes.grid(axis="y", visible=False)
@@ -149,10 +153,12 @@ def slice_plots(slices: Sequence[Slice], overall: float, flagged: set[tuple[str,
 
 def by_day(slices: Sequence[Slice]) -> Plot | None:
     """AUC, and predicted over observed, day by day; None with fewer than two days."""
-    days = sorted((part for part in slices if part.column == "day" and part.value[:1].isdigit()), key=lambda part: part.value)
+    days = sorted(
+        (slice_ for slice_ in slices if slice_.column == "day" and slice_.value[:1].isdigit()), key=lambda slice_: slice_.value
+    )
     if len(days) < 2:
         return None
-    has_ratio = all("predicted_over_observed" in part.metrics for part in days)
+    has_ratio = all("predicted_over_observed" in slice_.metrics for slice_ in days)
     metrics = ["auc", "predicted_over_observed"][: 2 if has_ratio else 1]
     with drawing("By day", "Bands: intervals.", height=1.5 * len(metrics), rows=len(metrics)) as plot:
         axes = plot.axes if len(metrics) > 1 else [plot.axes]

@@ -20,14 +20,14 @@ def verdict(result: Evaluation) -> list[str]:
     if result.lists is not None and not said:
         said.append(f"{result.lists.lists:,} lists with {result.lists.rows:,} ads shown are judged.")
     if result.off_policy is not None:
-        found = result.off_policy
-        if found.refused:
+        judged = result.off_policy
+        if judged.refused:
             said.append("What this policy would have earned cannot be said from these logs.")
-        elif found.estimates:
-            value = next(iter(found.estimates.values()))
+        elif judged.estimates:
+            value = next(iter(judged.estimates.values()))
             said.append(
                 f"This policy would have earned {number(value.value)} clicks per shown ad; the logs earned"
-                f" {number(found.logged.value)}."
+                f" {number(judged.logged.value)}."
             )
     return said
 

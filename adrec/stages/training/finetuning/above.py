@@ -241,15 +241,15 @@ def _levelled(
     `parts` are training and validation rows.
     """
     members = {name: model for name, model in suite.fitted.items() if name in hybrid.names}
-    raw = [raw_outputs(refit.trained.module, refit.data.batches(part.examples), config.device) for part in parts]
+    raw = [raw_outputs(refit.trained.module, refit.data.batches(rows.examples), config.device) for rows in parts]
     for raw_part, inputs in zip(raw, parts, strict=True):
         raw_part.logits[:, 0] = hybrid.logit(raw_part.logits[:, 0], score_all(members, inputs), inputs)
     logits, labels = (np.concatenate([getattr(raw_part, name) for raw_part in raw]) for name in ("logits", "labels"))
     weights = (
         None if raw[0].weight is None else np.concatenate([raw_part.weight for raw_part in raw if raw_part.weight is not None])
     )
-    times = np.concatenate([part.examples.shown_at for part in parts])
-    is_recent = np.repeat([False, True], [len(part) for part in parts])
+    times = np.concatenate([rows.examples.shown_at for rows in parts])
+    is_recent = np.repeat([False, True], [len(rows) for rows in parts])
     moved = {}
     for number, task in enumerate(refit.data.tasks):
         if task.is_binary:
