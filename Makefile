@@ -9,7 +9,7 @@ CONFIGS ?= configs/sample
 # Without a GPU, torch's CPU build spares gigabytes of CUDA libraries. Where its index cannot be reached, pip goes on without it.
 TORCH_INDEX := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo --retries 1 --timeout 20 --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: help setup demo test test-all dist test-dist check format bench bench-quality nightly docs pins preprocess pretrain finetune evaluate score rank clean
+.PHONY: pictures help setup demo test test-all dist test-dist check format bench bench-quality nightly docs pins preprocess pretrain finetune evaluate score rank clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ nightly: test-all ## Every test, and every figure of the docs whose data is here
 docs: $(STAMP) ## Write docs/commands/ and the tables of docs/data/contract.md from the code, then the site into build/site
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+pictures: $(STAMP) ## Take the README's pictures anew, of what `make demo` made
+	$(BIN)/python docs/take_pictures.py
 
 preprocess: $(STAMP) ## raw logs -> prepared folder (CONFIGS=configs/sample)
 	$(BIN)/adrec preprocess --config $(CONFIGS)/preprocess.yaml

@@ -94,6 +94,10 @@ class _PlainConsole(Console):
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, **options)
 
+    def on_broken_pipe(self) -> None:
+        """Whoever read the output has seen enough: the command line ends quietly."""
+        raise BrokenPipeError
+
     def render_str(self, text: str, **options: Any) -> Text:
         """A string as text, its pictures of control characters in place before its width is measured."""
         return super().render_str(visible(shown(text)), **options)

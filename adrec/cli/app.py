@@ -48,7 +48,10 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a letter that the terminal lacks is no reason to fail
         sys.stdout.reconfigure(errors="replace")
     try:
-        app(prog_name="adrec")
+        try:
+            app(prog_name="adrec")
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

@@ -148,6 +148,8 @@ class faults_shown:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, BrokenPipeError):  # the whole command line's: see app.main
+            return
         is_click = type(error).__module__.startswith(("click", "typer"))
         if error is None or is_click or isinstance(error, typer.Exit | typer.Abort | SystemExit):
             return

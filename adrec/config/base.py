@@ -210,7 +210,12 @@ def _validated(raw: dict[str, Any], model: type[ModelT], *, where: str, context:
     try:
         return model.model_validate(raw, context=context)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{where}: {line}" for line in describe(error, model, raw))) from None
+        raise ConfigError("\n".join(_placed(line, where) for line in describe(error, model, raw))) from None
+
+
+def _placed(line: str, where: str) -> str:
+    """A fault and where it is; of several options together it says enough by itself."""
+    return line if where == "--set" and line.startswith("give ") else f"{where}: {line}"
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

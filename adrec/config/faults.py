@@ -19,7 +19,11 @@ def describe(error: ValidationError, model: type[BaseModel], raw: Any) -> list[s
             lines += [f"{path}.{line}" for line in fault["ctx"]["lines"]]
         else:
             lines.append(_describe(fault, model, raw))
-    return list(dict.fromkeys(_known_once(lines)))
+    return list(dict.fromkeys(_known_once([line.removeprefix(_WHOLE) for line in lines])))
+
+
+_WHOLE = "(top): "
+"""Place of a fault of several keys together, which the message names."""
 
 
 def _known_once(lines: Sequence[str]) -> Iterator[str]:

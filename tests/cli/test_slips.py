@@ -3,6 +3,8 @@
 import json
 import re
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -148,3 +150,26 @@ def test_old_name_of_the_samples_folder(tmp_path):
     line = adrec("sample", "--config", "old.yaml", "--output", "z", cwd=tmp_path).stderr
     assert "out: no longer a key. It is called `output` here too." in line
     assert not Path(tmp_path / "z").exists()
+
+
+def test_daily_makes_nothing_where_a_config_is_missing(tmp_path):
+    settings = ["preprocess=a.yaml", "finetune=b.yaml", "registry=r"]
+    done = adrec("daily", *(word for setting in settings for word in ("--set", setting)), cwd=tmp_path)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "a.yaml: no such config file" in done.stderr
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_fault_of_several_options_says_what_to_give():
+    assert adrec("serve", "--bundle", "x").stderr == "error: give 'prepared' or 'ads'.\n"
+
+
+@pytest.mark.parametrize("arguments", [["config", "schema", "finetune"], ["--help"], ["doctor"], ["doctor", "--json"]])
+def test_a_reader_that_has_seen_enough_is_no_fault(arguments):
+    """As `adrec ... | head -1` does, whose pipe is closed before all is written."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "adrec", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    told = process.stderr.read()
+    assert process.wait(60) in (0, 1, 141)
+    assert told == ""

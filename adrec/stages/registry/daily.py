@@ -100,8 +100,9 @@ def run(config: DailyConfig, terminal: Terminal) -> DailyResult:
     if config.mlflow is not None:
         tracking.require()
     registry = Registry(config.registry)
-    registry.start()
     preparing = _preprocess_config(config)
+    load_config(config.finetune, FinetuneConfig)  # a slip in it is told before anything is made
+    registry.start()
     run_guarded(preprocess.run, preparing, terminal)
     prepared = open_prepared(preparing.output)
     _check_test_rows(prepared)
