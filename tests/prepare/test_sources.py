@@ -8,7 +8,6 @@ import pyarrow.compute as pc
 import pytest
 from raw_worlds import prepare, rows, tables, write
 
-from adrec.data.disk.engine import open_memory_engine
 from adrec.errors import AdrecError, DataError
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
@@ -194,24 +193,6 @@ def test_the_chinese_view_of_mind5k_says_what_it_resolves(tmp_path):
     shown = "\n".join(str(part) for part in result.render())
     assert "99.1% of them are known ads" in shown
     assert "54.6% of them are known ads" in shown
-
-
-def test_the_source_that_the_docs_write(tmp_path):
-    """docs/data/sources.md shows how to write a source: the code there works."""
-    page = (Path(__file__).resolve().parents[2] / "docs" / "data" / "sources.md").read_text()
-    code = page.partition("```python\n")[2].partition("```")[0]
-    names: dict = {}
-    exec(code, names)
-    (tmp_path / "ads.csv").write_text("ad_id,title\na,One\nb,Two\n")
-    (tmp_path / "sessions.csv").write_text("u1;1770000000000;a b;b\nu2;1770000001000;b;\n")
-    values = {"format": "sessions", "sessions": "sessions.csv", "ads": "ads.csv"}
-    config = names["sessions"].config.model_validate(values, context={"base": tmp_path})
-    with open_memory_engine() as connection:
-        raw = names["sessions"].open(connection, config)
-        found = connection.execute(
-            f"SELECT user_id, ad_id, click, source_row FROM {raw.impressions.view} ORDER BY source_order"
-        ).fetchall()
-    assert found == [("u1", "a", 0, 1), ("u1", "b", 1, 1), ("u2", "b", None, 2)]
 
 
 def test_many_files_and_long_lines_fit_a_small_memory(tmp_path):
