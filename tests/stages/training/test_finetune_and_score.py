@@ -247,7 +247,7 @@ def test_a_bundle_that_was_tampered_with_does_not_load(planted, tmp_path):
 def test_the_bundle_holds_no_pickle(planted):
     _, config, _ = planted
     suffixes = {file.suffix for file in config.output.rglob("*") if file.is_file()}
-    assert suffixes <= {".json", ".yaml", ".safetensors", ".parquet", ".txt", ".npz"}
+    assert suffixes <= {".json", ".yaml", ".safetensors", ".parquet", ".txt", ".npz", ".md"}
     assert b"pickle" not in (config.output / "bundle.json").read_bytes()
 
 
