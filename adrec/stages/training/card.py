@@ -174,7 +174,9 @@ def _encoder(packed: ClickModel) -> str:
     text = packed.config.text
     beside = f", {text.lexical} numbers of the texts' words beside it" if text.lexical else ""
     width = f"{packed.encoder.parts[0]} wide, " if packed.encoder is not None else ""
-    return f"{_code(str(text.reference))}, {width}{text.train}{beside}; reads {_code(packed.text.ad_template)}"
+    reference = str(text.reference)
+    reference = Path(reference).name if Path(reference).is_absolute() else reference
+    return f"{_code(reference)}, {width}{text.train}{beside}; reads {_code(packed.text.ad_template)}"
 
 
 def _calibration(packed: ClickModel, metrics: Mapping[str, Any]) -> str:

@@ -15,7 +15,15 @@ from adrec.ranking.recall import CandidateRecall
 from adrec.stages.candidate_recall import KEY, as_json, warn_of_low
 from adrec.stages.training.card import Intervals, intervals, write_card
 from adrec.stages.training.finetune_result import FinetuneResult
-from adrec.stages.training.finetuning.above import Above, calibrate, cross_fitted, figures, join_baselines, learn_all_rows
+from adrec.stages.training.finetuning.above import (
+    Above,
+    calibrate,
+    cross_fitted,
+    figures,
+    join_baselines,
+    learn_all_rows,
+    placed_logits,
+)
 from adrec.stages.training.finetuning.material import Material, read_material
 from adrec.stages.training.finetuning.networks import Networks, train_networks
 from adrec.stages.training.simple_check import simple_check
@@ -93,7 +101,7 @@ def _metrics(material: Material, above: Above, shipped: ClickModel, result: Fine
         "measured": "before the refit" if result.refit is not None else "as shipped",
         "scores": "preference" if material.prepared.is_implicit else "probability",
         "models": result.models,
-        "intervals": _intervals(above),
+        "intervals": _intervals(material, above, shipped),
         "seeds": {str(run.trained.seed): run.metrics for run in above.seeds},
         "deviations": result.deviations,
         "training": best.trained.run.as_dict(),
@@ -109,12 +117,14 @@ def _metrics(material: Material, above: Above, shipped: ClickModel, result: Fine
     }
 
 
-def _intervals(above: Above) -> Intervals:
+def _intervals(material: Material, above: Above, shipped: ClickModel) -> Intervals:
     """Of what is judged on validation rows; rows of counts have theirs from `evaluate`."""
     valid = above.valid
-    if valid.weights is not None:
+    if valid.weights is not None or not shipped.tasks[0].is_binary:
         return {}
-    scores = {"adrec": above.best.valid.logits[:, 0], **above.held_out.simple}
+    scores = {"adrec": placed_logits(material, above, shipped), **above.held_out.simple}
+    if shipped.slots is not None:
+        scores["any_slot"] = above.best.valid.logits[:, 0]
     return intervals(scores, valid.clicks, valid.examples.request, valid.clusters)
 
 

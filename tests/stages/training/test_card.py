@@ -104,3 +104,16 @@ def test_too_few_rows_have_no_interval():
 def test_metrics_are_json(made):
     _, bundle = made
     json.dumps(bundle.json("metrics.json"), allow_nan=False)
+
+
+def test_where_slots_are_learned_the_interval_is_that_of_the_scores_in_their_slots(tmp_path):
+    slots = {"social": (0.0, -1.0, -2.0, -3.0), "search": (0.0, -1.0, -2.0, -3.0)}
+    make_world(tmp_path / "prepared", users=120, requests=900, slots=slots)
+    settings = ("training.epochs=3", "model.width=8", "model.position_bias=true", "baselines.names=[]")
+    given = [f"prepared={tmp_path / 'prepared'}", f"output={tmp_path / 'bundle'}", *settings]
+    finetune.run(load_config(None, FinetuneConfig, given), QUIET)
+    metrics = open_bundle(tmp_path / "bundle").json("metrics.json")
+    for name in ("adrec", "any_slot"):
+        low, high = metrics["intervals"][name]["auc"]
+        assert (low + high) / 2 == pytest.approx(metrics["models"][name]["auc"], abs=1e-3)
+    assert metrics["models"]["adrec"]["auc"] > metrics["models"]["any_slot"]["auc"] + 0.01

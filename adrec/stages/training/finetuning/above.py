@@ -143,12 +143,17 @@ def cross_fitted(material: Material, above: Above, chosen: ClickModel) -> dict[s
     """Metrics of a hybrid's cross-fitted logits, calibrated and in their slots; None without a hybrid."""
     if chosen.hybrid.kind == "none":
         return None
-    data, best = material.data, above.best
+    best = above.best
     logits = best.valid.logits.copy()
-    logits[:, 0] = chosen.calibrations[data.tasks[0].name].logit(logits[:, 0])
-    if chosen.slots is not None:
-        logits[:, 0] += chosen.slots.of(data.valid)
+    logits[:, 0] = placed_logits(material, above, chosen)
     return _sensible(material, best.trained.module.metrics(best.valid._replace(logits=logits)))
+
+
+def placed_logits(material: Material, above: Above, chosen: ClickModel) -> NDArray[np.float32]:
+    """(N,) of the main task on validation rows, calibrated and in their slots; a hybrid's are cross-fitted."""
+    logits = chosen.calibrations[material.data.tasks[0].name].logit(above.best.valid.logits[:, 0])
+    placed = logits if chosen.slots is None else logits + chosen.slots.of(material.data.valid)
+    return np.asarray(placed, dtype=np.float32)
 
 
 def _sensible(material: Material, metrics: dict[str, float]) -> dict[str, float]:
