@@ -30,7 +30,7 @@ from adrec.serve.door.docs import docs_routes
 from adrec.serve.door.guard import Guard, Recorder
 from adrec.serve.door.keys import Keys
 from adrec.serve.engine import Engine
-from adrec.serve.intake.checking import RefusedError
+from adrec.serve.intake.checking import RefusedError, check_moments
 from adrec.serve.intake.fields import Id
 from adrec.serve.intake.messages import (
     AdIn,
@@ -65,6 +65,7 @@ _FAULTS: dict[int | str, dict[str, Any]] = {
     409: {"description": "The bundle is refused; the earlier one goes on."},
     421: {"description": "The server is not called by this name."},
     429: {"description": "More requests than this key may send; try again after Retry-After seconds."},
+    415: {"description": "The body is encoded."},
     413: {"description": "The body is too large."},
     422: {"description": "The body or the path is not as described: where, and what."},
     503: {"description": "The server is busy; try again after Retry-After seconds."},
@@ -202,6 +203,7 @@ def _change_routes(app: FastAPI, config: ServeConfig, watch: Watch, held: dict[s
         """Record impressions, clicks and conversions; the answer comes when they are on disk."""
         _most(len(body.events), config.intake.max_events, "events")
         _note(request, watch, rows=len(body.events), user=body.events[0].user_id)
+        check_moments(body.events, held["engine"].now())
         answer: EventsAnswer = await held["stored"]("events", held["engine"].record, body.events)
         for event in body.events:
             watch.events.labels(event.kind).inc()

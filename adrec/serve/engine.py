@@ -107,6 +107,10 @@ class Engine:
         """Arm → fingerprint of its bundle."""
         return {arm: live.fingerprint for arm, live in self.lives.items()}
 
+    def now(self) -> int:
+        """Microseconds since 1970, UTC, by the server's clock."""
+        return int(datetime.now(UTC).timestamp() * 1_000_000) + self._ahead
+
     # ------------------------------------------------------------------------------------------- answering
 
     def score(self, items: Sequence[ScoreRequest]) -> list[Answer | Exception]:
@@ -116,7 +120,7 @@ class Engine:
             items,
             lambda item: read_score(item, lives, self.config.challenger, self.names),
             lambda asked: {row.user_id: described(row) for row in asked.rows},
-            lambda some: scored(lives, some, self._now()),
+            lambda some: scored(lives, some, self.now()),
         )
 
     def rank(self, items: Sequence[RankRequest]) -> list[Answer | Exception]:
@@ -128,7 +132,7 @@ class Engine:
             lambda item: read_rank(item, lives, self.config.challenger, self.names),
             # Caps are counted by user: two requests of one are none that can be answered at once.
             lambda asked: {row.user_id: described(row) if row.user_id == NOBODY else object() for row in asked.rows},
-            lambda some: ranked(lives, ledger, some, self._now()),
+            lambda some: ranked(lives, ledger, some, self.now()),
         )
 
     def explain(self, item: ExplainRequest) -> ExplainAnswer:
@@ -137,7 +141,7 @@ class Engine:
         [asked] = read_explain(item, lives, self.config.challenger, self.names).rows
         live = lives[asked.arm.name].apart()
         _, catalogs = live.catalogs([asked.user])
-        row = row_of(asked, self._now())
+        row = row_of(asked, self.now())
         examples = live.examples([row], [asked.user], np.zeros(1, np.int64), catalogs)
         shown = np.append(examples.ads_used(), live.place(asked.ad_id))
         titles = {str(live.ranker.ads.ids[int(ad)]): str(live.ranker.ads.titles[int(ad)]) for ad in shown}
@@ -173,7 +177,7 @@ class Engine:
                 lives,
                 stored=self._stored,
                 changed=lambda arm, tried: self._tried(arm, lives[arm], tried),
-                rank=lambda some: ranked(dict(some), tally.ledger, [asked], self._now())[0],
+                rank=lambda some: ranked(dict(some), tally.ledger, [asked], self.now())[0],
             )
         finally:
             self._trying.release()
@@ -188,7 +192,7 @@ class Engine:
         ]
         if raw:
             raise RefusedError([Place(f"events.{place}.user_id", _NO_PSEUDONYM) for place in raw])
-        told = as_kept(events, self._now(), lambda name: self.names.inside(name, lives), lives[FIRST].predictor.packed.form)
+        told = as_kept(events, self.now(), lambda name: self.names.inside(name, lives), lives[FIRST].predictor.packed.form)
         judged = self.tally.judged(self.live, events_table(told))
         recorded = self.store.record(told)
         self.follower.reach(recorded.last, COUNTED_SECONDS)
@@ -273,10 +277,6 @@ class Engine:
         self.store.close()
 
     # ------------------------------------------------------------------------------------------- inside
-
-    def _now(self) -> int:
-        """Microseconds since 1970, UTC, by the server's clock."""
-        return int(datetime.now(UTC).timestamp() * 1_000_000) + self._ahead
 
     def _encoded(self, image: str) -> dict[str, list[float]]:
         """The vector of a picture by the fingerprint of each encoder that is served. Raises RefusedError where it is none."""

@@ -25,6 +25,7 @@ _EVENTS = "/v1/events"
 """They count for those of whom they tell, and need no key where there is none."""
 _ASKING = ("/v1/score", "/v1/rank", "/v1/explain", "/v1/try")
 """Posts that change nothing."""
+_SAID_ONCE = (b"host", b"x-api-key", b"authorization", b"content-length", b"content-type", b"x-request-id")
 _REQUEST_ID = re.compile(r"[\w.:-]{1,100}", re.ASCII)
 
 
@@ -113,6 +114,9 @@ class Guard:
             await refuse(send, 413, f"The body is larger than {self.limit:,} bytes.")
 
     def _refusal(self, scope: dict[str, Any], headers: dict[str, str]) -> tuple[int, str] | tuple[int, str, int] | None:
+        unclear = _unclear(scope)
+        if unclear is not None:
+            return unclear
         if not self._knows(headers.get("host", "")):
             return 421, "The server is not called by this name. 'access.hosts' names those that it answers to."
         path, method, facts = scope["path"], scope["method"], scope["state"]["facts"]
@@ -154,6 +158,19 @@ class Guard:
         if not self.hosts:
             return bool(self.keys) or "." not in name or name.endswith(".localhost") or _is_address(name)
         return any(name == host or (host.startswith("*.") and name.endswith(host[1:])) for host in self.hosts)
+
+
+def _unclear(scope: dict[str, Any]) -> tuple[int, str] | None:
+    """What is wrong with headers that a proxy before the server may read otherwise than the server does."""
+    names = [name.lower() for name, _ in scope["headers"]]
+    twice = next((name for name in _SAID_ONCE if names.count(name) > 1), None)
+    if twice is not None:
+        return 400, f"The header {twice.decode()} may come once."
+    if b"host" not in names and scope["http_version"] != "1.0":
+        return 400, "The header host is needed."
+    if any(value.strip().lower() not in (b"", b"identity") for name, value in scope["headers"] if name == b"content-encoding"):
+        return 415, "Encoded bodies are not read. Send the body as it is."
+    return None
 
 
 def _scope_of(method: str, path: str) -> str | None:

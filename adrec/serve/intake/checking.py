@@ -15,13 +15,16 @@ from adrec.schema import NOBODY
 from adrec.serve.arms import Arm, arm_of
 from adrec.serve.intake.columns import Columns, refused_name, vector_types
 from adrec.serve.intake.fields import micros
-from adrec.serve.intake.messages import ExplainRequest, RankRequest, RankUser, ScoreRequest, ScoreRow, UserIn
+from adrec.serve.intake.messages import EventIn, ExplainRequest, RankRequest, RankUser, ScoreRequest, ScoreRow, UserIn
 from adrec.serve.intake.names import Names
+from adrec.serve.intake.recorded import moment_of
 from adrec.serve.state.live import Live
 
 _TOLD = 20
 """Places that an answer names."""
 _LONGEST_ID = 200
+_CLOCKS_DIFFER = 86_400_000_000
+"""Microseconds that an event may lie ahead."""
 
 
 class Place(NamedTuple):
@@ -114,6 +117,16 @@ def refuse_vectors(vectors: Mapping[str, list[float]], bundles: Sequence[ClickMo
             faults.append(Place(f"body.vectors.{name}", f"{width} numbers are expected, these are {len(vector)}"))
     if faults:
         raise RefusedError(_bounded(faults))
+
+
+def check_moments(events: Sequence[EventIn], now: int) -> None:
+    """Raises RefusedError for events that have not happened yet: counters would fade what is known away until they have.
+
+    now: microseconds; clocks may differ by a day.
+    """
+    ahead = [place for place, event in enumerate(events) if moment_of(event, now) > now + _CLOCKS_DIFFER]
+    if ahead:
+        raise RefusedError(_bounded([Place(f"events.{place}.at", "lies in the future") for place in ahead]))
 
 
 class _Reading:

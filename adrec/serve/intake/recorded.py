@@ -15,13 +15,19 @@ def as_kept(events: Sequence[EventIn], now: int, inside: Callable[[str], str], f
     """N events. now: microseconds, the moment of those that name none; inside: the name of a user or a request inside."""
     return [
         Event(
-            inside(event.user_id) if event.user_id else NOBODY, event.ad_id, event.kind, micros(event.at) or now, event.price,
+            inside(event.user_id) if event.user_id else NOBODY, event.ad_id, event.kind, moment_of(event, now), event.price,
             inside(event.event_id) if event.event_id else None, inside(event.request_id) if event.request_id else None,
             event.position, event.score, event.propensity_given_above, event.arm, event.scenario,
             json.dumps(_masked(event.context, form)) if event.context else None, event.value,
         )
         for event in events
     ]  # fmt: skip
+
+
+def moment_of(event: EventIn, now: int) -> int:
+    """When it happened, microseconds."""
+    at = micros(event.at)
+    return now if at is None else at
 
 
 def _masked(context: dict[str, Any], form: LogForm) -> dict[str, Any]:

@@ -88,7 +88,12 @@ def test_mutated_and_signed_bundles(folder, tmp_path, count):
     (bait / "secret").write_text('{"secret": 1}')
     make_key(tmp_path / "own.key")
     settings = settings_of(
-        folder, tmp_path / "s.sqlite", policies={"default": {}}, trusted_keys=[], cache=str(tmp_path / "cache")
+        folder,
+        tmp_path / "s.sqlite",
+        policies={"default": {}},
+        cache=str(tmp_path / "cache"),
+        batching={"timeout_seconds": 300},
+        explaining={"timeout_seconds": 300},
     )
     save_config(settings, tmp_path / "serve.yaml")
     mutations = Mutations(folder / "bundle", bait, tmp_path / "own.key", random.Random(count))
