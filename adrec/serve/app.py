@@ -230,10 +230,12 @@ def _change_routes(app: FastAPI, config: ServeConfig, watch: Watch, held: dict[s
     @app.post("/admin/reload")
     async def reload(body: ReloadRequest) -> Done:
         """Load a bundle aside, check it, swap it in. A bad one is refused (409) and the old one goes on."""
+        if body.arm not in held["engine"].lives:
+            raise ConfigError("There is no arm b: the server was started without a 'challenger'.")
         bundle = Path(body.bundle) if body.bundle else None
         try:
             live = await _in(held["reload"], held["engine"].reload, bundle, body.arm)
-        except (ConfigError, StoreError):  # not the bundle's fault
+        except StoreError:  # not the bundle's fault
             raise
         except Exception as error:  # whatever a stranger's files do to who reads them
             watch.reloads.labels("refused").inc()

@@ -14,7 +14,6 @@ import numpy as np
 
 from adrec.config.inference.serve import ServeConfig
 from adrec.data.pictures import PictureError
-from adrec.errors import ConfigError
 from adrec.inference.explain.explainer import Explainer
 from adrec.inference.explain.sentence import change_label, part_label, sentence
 from adrec.models.vision.picture_vectors import PictureVectors
@@ -237,8 +236,6 @@ class Engine:
         Catalogue, users and log are read anew where their files have changed; the store's events are then counted anew.
         """
         with self._reloading:
-            if arm not in self.lives:
-                raise ConfigError("There is no arm b: the server was started without a 'challenger'.")
             path, changes, world = bundle or self._bundles[arm], self._changes, self._world
             if stamp_of(self.config) != world.stamp:
                 world = World.read(self.config)
