@@ -239,7 +239,11 @@ def _change_routes(app: FastAPI, config: ServeConfig, watch: Watch, held: dict[s
             raise
         except Exception as error:  # whatever a stranger's files do to who reads them
             watch.reloads.labels("refused").inc()
-            reason = str(error) if isinstance(error, AdrecError) else f"{bundle}: cannot be served ({reason_of(error)})."
+            reason = (
+                "; ".join(str(error).splitlines())
+                if isinstance(error, AdrecError)
+                else f"{bundle}: cannot be served ({reason_of(error)})."
+            )
             raise HTTPException(409, f"{reason} The earlier bundle goes on.") from None
         watch.reloads.labels("done").inc()
         unchecked = "" if live.predictor.checked else " (unchecked: the bundle has no golden requests)"
