@@ -16,7 +16,7 @@ from adrec.inference.explain.explainer import Explanation, Part
 from adrec.inference.explain.words import Word
 from adrec.stages.data import inspect
 from adrec.stages.evaluation import compare, evaluate
-from adrec.stages.inference.explain import ExplainResult, Told, _page
+from adrec.stages.inference.explain import ExplainResult, Worded, _page
 from adrec.stages.training.pretraining.report import write_report as write_pretraining
 from adrec.stages.training.tuning.report import write_report as write_search
 from adrec.terminal import Terminal
@@ -141,7 +141,7 @@ def _explain(folder: Path, language: str) -> Path:
         changes=[Change("interests", "interests", "茶道", 0.1, -2.0)],
     )  # fmt: skip
     path = folder / "explain.html"
-    path.write_text(_page(ExplainResult([Told(explanation, language == "zh")] * 2, "")), encoding="utf-8")
+    path.write_text(_page(ExplainResult([Worded(explanation, language == "zh")] * 2, "")), encoding="utf-8")
     return path
 
 

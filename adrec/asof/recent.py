@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adrec.asof.history import TIMELESS, EventLog, Histories, joined
-from adrec.data.arrays import ranges
+from adrec.data.arrays import ends, ranges
 
 Ints = NDArray[np.int64]
 _GONE = -1
@@ -84,9 +84,9 @@ class RecentLog:
                 break
             asked *= 4
             histories = layer.histories(users, times, asked)
-        offsets = np.concatenate([[0], np.cumsum(counts)])
-        kept = Histories(offsets, histories.ads[present], histories.times[present], counts)
-        return joined(kept, EventLog.empty().histories(users, times, limit), limit)
+        newest = np.minimum(counts, limit)
+        place = np.flatnonzero(present)[ranges(np.cumsum(counts) - newest, newest)]
+        return Histories(ends(newest), histories.ads[place], histories.times[place], counts)
 
 
 def _present(layer: EventLog) -> EventLog:

@@ -38,6 +38,8 @@ def shop(tmp_path, monkeypatch):
     done = subprocess.run([*pip, "--target", str(tmp_path / "site"), str(tmp_path / "package")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ad_shop"]:  # of another test's package of that name
+        monkeypatch.delitem(sys.modules, name)
     (block,) = blocks("yaml")
     for part in block.split("# ")[1:]:
         name, text = part.split("\n", 1)

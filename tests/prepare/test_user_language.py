@@ -23,6 +23,7 @@ class Packed:
     """What the catalogue reads of a bundle."""
 
     text: TextSettings
+    images: None = None
 
 
 def bilingual(folder, **columns):

@@ -127,8 +127,12 @@ def test_arms_answer_by_their_own_bundle_and_evaluate_reads_what_was_served(fold
 
 
 def test_events_without_what_the_list_said_are_told(tmp_path):
+    config = EventsConfig(store=tmp_path / "store.sqlite", output=tmp_path / "served.parquet")
+    store = open_store(config)
+    store.record([Event("u1", "a1", "impression", 10)])
+    store.close()
     with pytest.raises(DataError, match="no impression carries the request_id"):
-        events.run(EventsConfig(store=tmp_path / "store.sqlite", output=tmp_path / "served.parquet"), QUIET)
+        events.run(config, QUIET)
 
 
 def test_a_recorded_score_that_is_no_probability_is_told(tmp_path):

@@ -66,6 +66,7 @@ def test_the_configs_that_init_writes_come_near_the_oracle(impressions, share, t
         generate_sample(files, impressions=impressions, seed=42)
     done = CliRunner().invoke(app, ["init", str(files), "--output", "configs"])
     commands = re.findall(r"^ +adrec (\S+ --config \S+)$", done.output, re.MULTILINE)
+    assert commands.pop().split()[0] == "daily", "what to do tomorrow"
     assert [command.split()[0] for command in commands] == [
         "preprocess",
         "pretrain-mlm",

@@ -35,7 +35,7 @@ def engine_of(folder, tmp_path, monkeypatch, **limits):
     engine = Engine(settings_of(folder, tmp_path / "s.sqlite", policies=policies))
 
     def at(moment):
-        monkeypatch.setattr(engine, "_now", lambda: int(moment.timestamp() * 1_000_000))
+        monkeypatch.setattr(engine, "now", lambda: int(moment.timestamp() * 1_000_000))
 
     return engine, at
 

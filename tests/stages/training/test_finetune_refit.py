@@ -102,7 +102,7 @@ def test_a_run_stopped_before_the_refit_ends_as_if_it_had_not_been(once, tmp_pat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(finetune, "train_again", stop)
+        patched.setattr("adrec.stages.training.finetuning.networks.train_again", stop)
         with pytest.raises(KeyboardInterrupt):
             finetune.run(stopped, QUIET)
     assert not stopped.output.exists()

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from adrec.config.training.tune import Dimension, TuneConfig
 from adrec.errors import AdrecError
-from adrec.stages.training.tuning.report import plot, write_trials
+from adrec.stages.training.tuning.report import write_trials
 from adrec.stages.training.tuning.study import Study
 
 SPACE = {
@@ -120,16 +120,13 @@ def test_importance_names_what_matters(tmp_path):
     assert shares["rate"] > 0.8 and sum(shares.values()) == pytest.approx(1)
 
 
-def test_table_and_plot(tmp_path):
+def test_the_table_of_trials(tmp_path):
     one = run(study(tmp_path), 8)
     rows = one.rows()
     write_trials(rows, list(SPACE), tmp_path / "trials.csv")
     with (tmp_path / "trials.csv").open(encoding="utf-8") as handle:
         read = list(csv.DictReader(handle))
     assert len(read) == 8 and read[0]["parts"].startswith("[") and float(read[0]["rate"]) == rows[0]["values"]["rate"]
-    for shown, importance in ((rows, one.importance()), ([], {})):
-        plot(shown, importance, metric="auc", maximise=True, path=tmp_path / "plot.png")
-        assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
