@@ -75,7 +75,7 @@ def snapshot(folder):
 def test_every_command_that_writes_is_here():
     # `registry` only changes a registry that is there (stages/registry).
     assert set(KINDS) - {"registry"} == {"pretrain" if name == "pretrain-mlm" else name for name in COMMANDS}
-    # sign adds its signature to a bundle, and replaces nothing; forget has preprocess write, and takes rows out of adrec's tables.
+    # sign adds its signature to a bundle, and replaces nothing; forget has preprocess write, and takes rows out of tables.
     assert set(KINDS) | {"doctor", "forget", "sign"} == set(config_models())
 
 

@@ -85,7 +85,7 @@ def test_a_daily_budget_begins_anew_at_midnight_of_its_zone(folder, tmp_path, mo
     at(DAY.replace(hour=16))  # midnight in Shanghai
     assert set(some) & {ad["ad_id"] for ad in lists(engine)}
     again = Engine(engine.config)
-    monkeypatch.setattr(again, "_now", lambda: int(DAY.replace(hour=15).timestamp() * 1_000_000))
+    monkeypatch.setattr(again, "now", lambda: int(DAY.replace(hour=15).timestamp() * 1_000_000))
     assert not set(some) & {ad["ad_id"] for ad in lists(again)}, "after a restart too"
 
 
