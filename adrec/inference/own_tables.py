@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from adrec.config.data.own_tables import OwnFiles
 from adrec.data.arrays import combined
@@ -110,8 +111,8 @@ def with_described(table: pa.Table | None, described: Path | None, spec: TableSp
     new = read_table(described)
     if table is not None:
         assert spec.key is not None
-        known = set(combined(table[spec.key]).to_pylist())
-        new = new.filter(pa.array([key not in known for key in combined(new[spec.key]).to_pylist()], pa.bool_()))
+        known = combined(table[spec.key]).cast(pa.string())
+        new = new.filter(pc.invert(pc.is_in(new[spec.key].cast(pa.string()), value_set=known)))
         if new.num_rows == 0:
             return table
     words = WORDS in packed.features[spec.name].columns

@@ -114,7 +114,7 @@ def _fetch_inputs(config: StageConfig, terminal: Terminal) -> list[list[str]]:
         if isinstance(config, EvaluateConfig) and (scored := address_of(config.scored)) is not None:
             # The candidate recall of ranked lists, where there is one, lies beside them.
             beside = address_of(recall_file(local_of(scored)))  # of a web server nothing can be listed
-            found += _fetched([str(local_of(file.address)) for file in listed(beside)] if beside is not None else [], advance)
+            found += _fetched([str(local_of(beside))] if beside is not None and listed(beside) else [], advance)
     return found
 
 

@@ -1,24 +1,11 @@
 """Every page in a real browser: no sideways scroll, no overlap with the edge, and axe-core finds no fault, light and dark."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 from page_samples import write_pages
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NAMES = ["report", "lists", "inspect", "drift", "compare", "explain", "pretrain", "tune"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine (apt-get install chromium)")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -92,6 +92,8 @@ def run(config: ForgetConfig, terminal: Terminal) -> ForgetResult:
         names = [pseudonym(user, key) for user in users]
     earlier = open_prepared(preparing.output) if (preparing.output / "manifest.json").is_file() else None
     typed = _texts_of(earlier, names) if earlier is not None else []
+    # Before the folder that knows their texts is gone: a run that was killed is run again.
+    vectors = drop_texts(typed, config.cache)
     Forgotten.load(remembered).add(names, remembered)
     run_guarded(preprocess.run, preparing, terminal)
     both = list(dict.fromkeys([*names, *users]))
@@ -108,7 +110,7 @@ def run(config: ForgetConfig, terminal: Terminal) -> ForgetResult:
         list=str(remembered),
         events=events,
         rows=rows,
-        vectors=drop_texts(typed, config.cache),
+        vectors=vectors,
         left=left,
         to_train_again=to_train_again,
     )

@@ -1,7 +1,6 @@
 """The report in a real browser: nothing fetched, nothing logged, every plot drawn, desktop and phone, light and dark."""
 
 import re
-import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +12,6 @@ from adrec.config.evaluation.evaluate import EvaluateConfig
 from adrec.stages.evaluation.evaluate import run
 from adrec.terminal import Terminal
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SIZES = {"desktop": (1280, 900), "phone": (360, 740)}
 
 
@@ -57,17 +55,6 @@ def test_words_from_the_data_are_escaped(report):
 def test_identifiers_are_unique(report):
     found = re.findall(r'\bid="([^"]+)"', report.read_text(encoding="utf-8"))
     assert len(found) == len(set(found))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine (apt-get install chromium)")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
