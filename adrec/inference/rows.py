@@ -1,5 +1,7 @@
 """Ads and users as scoring reads them: checked, with the texts that preprocess makes, a row for everyone who is asked about."""
 
+from collections.abc import Collection, Mapping
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -7,6 +9,8 @@ import pyarrow.compute as pc
 from adrec.config.data.preprocess import TextSettings
 from adrec.data.arrays import combined
 from adrec.data.disk.tables import check_schema
+from adrec.data.features import FeatureSet
+from adrec.data.prepared import Prepared
 from adrec.errors import DataError
 from adrec.prepare.output.entities import TextMaker, language_where_written
 from adrec.schema import ADS, NOBODY, USER_LANGUAGE, USERS, TableSpec
@@ -55,6 +59,23 @@ def checked_ads(ads: pa.Table, *, where: str = "ads") -> pa.Table:
 def checked_users(users: pa.Table, *, where: str = "users") -> pa.Table:
     """The users, likewise."""
     return _checked(users, USERS, where)
+
+
+def refuse_other_spaces(prepared: Prepared, features: Mapping[str, FeatureSet], own: Collection[str] = ()) -> None:
+    """Raises DataError where the folder's vectors are not those that a bundle of these `features` reads, but another encoder's.
+
+    Numbers of one width can always be fed in; they would mean something else. `own`: tables that the user brings instead.
+    """
+    theirs = prepared.features()
+    for table in ("ads", "users"):
+        held = {item.name: item.space for item in theirs[table].vectors}
+        for item in features[table].vectors if table not in own else ():
+            if (space := held.get(item.name, item.space)) != item.space:
+                raise DataError(
+                    f"{prepared.path}: '{item.name}' of the {table} lies in the space '{space}', and the bundle reads "
+                    f"'{item.space}': another encoder made it. Run 'adrec preprocess' with the encoder of the bundle, or "
+                    "'adrec finetune' on this folder."
+                )
 
 
 def with_new_users(users: pa.Table | None, wanted: pa.Array) -> pa.Table:

@@ -20,6 +20,7 @@ from adrec.errors import DataError
 from adrec.inference.known import Known, known_of, placed
 from adrec.inference.own_tables import OwnTables, as_of_rows, stage_own, with_described
 from adrec.inference.predictor import Catalogs, Predictor
+from adrec.inference.rows import refuse_other_spaces
 from adrec.prepare.own_files import LogForm, with_standard_input
 from adrec.schema import ADS, NOBODY, PREPARED_IMPRESSIONS, USERS
 
@@ -78,6 +79,8 @@ def open_source(config: RowsConfig, predictor: Predictor, own: OwnTables | None 
     or broken.
     """
     prepared = open_prepared(config.prepared) if config.prepared is not None else None
+    if prepared is not None:
+        refuse_other_spaces(prepared, predictor.packed.features, _own_tables(config) if config.split is None else ())
     if config.split is not None:
         assert prepared is not None
         return PreparedSource(prepared, config.split, predictor, config.chunk_rows)
@@ -151,8 +154,7 @@ class TableSource:
         self.catalogs = predictor.catalogs(ads, users, asked, where=ads_from)
         clicks = read_table(own.history) if own.history is not None else None
         where = config.history.name if config.history is not None else "history"
-        mine = [label for label in ("ads", "users") if getattr(config, label) is not None]
-        self.known = known_of(prepared, self.catalogs.ad_table, clicks, asked_users=asked, where=where, own=mine)
+        self.known = known_of(prepared, self.catalogs.ad_table, clicks, asked_users=asked, where=where, own=_own_tables(config))
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:
         """Chunks in file order."""
@@ -181,6 +183,10 @@ class TableSource:
         for batch in iter_batches(self.path, columns=["user_id"], batch_rows=1 << 20):
             users = [pc.unique(pa.concat_arrays([*users, pc.fill_null(batch.column("user_id"), NOBODY)]))]
         return users[0] if users else pa.array([], pa.string())
+
+
+def _own_tables(config: RowsConfig) -> list[str]:
+    return [label for label in ("ads", "users") if getattr(config, label) is not None]
 
 
 def without_lone(requests: pa.ChunkedArray) -> pa.Array:

@@ -9,8 +9,10 @@ import pytest
 import vector_worlds
 
 from adrec.bundle import open_bundle
-from adrec.config.inference.rank import Policy
+from adrec.config.inference.encode import EncodeConfig
+from adrec.config.inference.rank import Policy, RankConfig
 from adrec.config.inference.score import ScoreConfig
+from adrec.config.inference.serve import ServeConfig
 from adrec.data.vectors import file_of
 from adrec.errors import DataError
 from adrec.inference.explain.explainer import Explainer
@@ -21,7 +23,8 @@ from adrec.inference.onnx.exporting import export
 from adrec.inference.packing import unpack
 from adrec.inference.predictor import Predictor, moved
 from adrec.metrics.classification import auc
-from adrec.stages.inference import score
+from adrec.serve.engine import Engine
+from adrec.stages.inference import encode, rank, score
 from adrec.terminal import Terminal
 
 QUIET = Terminal(quiet=True)
@@ -190,3 +193,27 @@ def test_ranked_lists_order_by_the_picture(cycle):
     assert len(ranker.ads) == len(ads)
     vectors = predictor.ad_vectors(catalogs)
     assert np.isfinite(vectors).all() and len(np.unique(vectors.round(4), axis=0)) > 40
+
+
+def test_a_folder_whose_vectors_another_encoder_made_is_refused(cycle, tmp_path):
+    """Same name, same width, other meaning: no command feeds it in; tables of the user's own go before the folder's."""
+    world, _, config, _ = cycle
+    taste = ({"column": "taste", "space": "taste"},)
+    other = vector_worlds.prepare(world, tmp_path / "other", ads=({"column": "photo", "space": "new"}, "noise"), users=taste)
+    rows = _test_rows(other).select(["user_id", "ad_id", "shown_at"]).slice(0, 50)
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    common = {"bundle": config.output, "prepared": other.path, "device": "cpu"}
+    own = {"impressions": str(tmp_path / "rows.parquet")}
+    runs = [
+        lambda: score.run(ScoreConfig(**common, split="test", output=tmp_path / "scored.parquet"), QUIET),
+        lambda: score.run(ScoreConfig(**common, **own, output=tmp_path / "scored.parquet"), QUIET),
+        lambda: rank.run(RankConfig(**common, split="test", output=tmp_path / "ranked.parquet"), QUIET),
+        lambda: encode.run(EncodeConfig(**common, output=tmp_path / "vectors"), QUIET),
+        lambda: Engine(ServeConfig(**common, store=tmp_path / "store.sqlite")),
+    ]
+    for run in runs:
+        with pytest.raises(DataError, match=r"'photo' of the ads lies in the space 'new', and the bundle reads 'photo'"):
+            run()
+    ads = str(world.folder / "ads.parquet")
+    score.run(ScoreConfig(**common, **own, ads=ads, output=tmp_path / "scored.parquet"), QUIET)
+    assert pq.read_metadata(tmp_path / "scored.parquet").num_rows == 50

@@ -33,6 +33,9 @@ class World:
     """of the files: another one where they have changed"""
     content: str
     """digest of what is in them, wherever they lie"""
+    prepared: Prepared | None
+    own: tuple[str, ...]
+    """tables that come from elsewhere than `prepared`"""
 
     @classmethod
     def read(cls, config: ServeConfig) -> "World":
@@ -50,6 +53,8 @@ class World:
             timeless=prepared is not None and prepared.manifest.get("history", {}).get("source") == "given",
             stamp=stamp,
             content=_digest(_files(config)),
+            prepared=prepared,
+            own=own,
         )
 
 

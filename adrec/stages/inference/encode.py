@@ -23,6 +23,7 @@ from adrec.errors import ConfigError
 from adrec.inference.known import Known, known_of
 from adrec.inference.own_tables import read_own
 from adrec.inference.predictor import Catalogs, Predictor
+from adrec.inference.rows import refuse_other_spaces
 from adrec.terminal import Terminal
 
 
@@ -53,6 +54,8 @@ def run(config: EncodeConfig, terminal: Terminal) -> EncodeResult:
     with tempfile.TemporaryDirectory(prefix="adrec-tables-") as folder:
         tables = {"ads": config.ads, "users": config.users, "history": config.history}
         own = read_own(predictor.packed.form, predictor.packed.features, Path(folder), tables)
+    if prepared is not None:
+        refuse_other_spaces(prepared, predictor.packed.features, own)
     ads = own["ads"] if prepared is None else own.get("ads", prepared.ads())
     users = own.get("users", prepared.users() if prepared is not None else None)
     catalogs = predictor.catalogs(ads, users, where=config.ads.name if config.ads is not None else str(config.prepared))

@@ -39,7 +39,7 @@ from adrec.inference.lists.requests import REQUESTS, blocks, split_requests, tab
 from adrec.inference.lists.why import AdFate, tell
 from adrec.inference.own_tables import OwnTables, stage_own, with_described
 from adrec.inference.predictor import Catalogs, Predictor
-from adrec.inference.rows import with_new_users
+from adrec.inference.rows import refuse_other_spaces, with_new_users
 from adrec.prepare.own_files import files_of, with_standard_input
 from adrec.ranking.arrays import Ints
 from adrec.ranking.pacing import RequestShares
@@ -115,6 +115,9 @@ def run(config: RankConfig, terminal: Terminal, predictor: Predictor | None = No
     prepared = open_prepared(config.prepared) if config.prepared is not None else None
     predictor = predictor or Predictor.load(config.bundle, device=config.device)
     _refuse_unnamed(config, predictor)
+    if prepared is not None:
+        own_tables = [label for label in ("ads", "users") if getattr(config, label) is not None]
+        refuse_other_spaces(prepared, predictor.packed.features, own_tables)
     with tempfile.TemporaryDirectory(prefix="adrec-requests-") as folder:
         if config.requests is not None:
             config = config.model_copy(update={"requests": with_standard_input(config.requests, Path(folder))})
