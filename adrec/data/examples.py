@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from adrec.data.arrays import Longs, cells_with_row, combined, ends, integers, lengths_of, newest, places, ranges, with_row
 from adrec.data.features import FeatureArrays, FeatureSet
 from adrec.data.features.vectors import Modality
-from adrec.data.labels import LabelCut, labels_as_of
+from adrec.data.labels import ELAPSED, LabelCut, delay_column, labels_as_of
 from adrec.data.prepared import Prepared
 from adrec.errors import DataError
 from adrec.schema import DRAWN, WEIGHT
@@ -103,6 +103,10 @@ class Examples:
     """(W,) ads shown earlier and not clicked, newest last."""
     weight: NDArray[np.float64] | None = None
     """(N,) impressions that each row stands for; None where each is one."""
+    elapsed: Floats | None = None
+    """(N,) hours from the showing to the cut; None where labels were not timed."""
+    delays: dict[str, Floats] = field(default_factory=dict)
+    """name → (N,) hours from the showing to what the label says happened, NaN where it has not; for labels with moments."""
 
     def __len__(self) -> int:
         return len(self.row_id)
@@ -154,6 +158,8 @@ class Examples:
             skipped_offsets=skipped.offsets,
             skipped_values=skipped.values,
             weight=None if self.weight is None else self.weight[rows],
+            elapsed=None if self.elapsed is None else self.elapsed[rows],
+            delays={name: values[rows] for name, values in self.delays.items()},
         )
 
 
@@ -286,6 +292,12 @@ def examples_from_table(
         skipped_offsets=skipped_offsets,
         skipped_values=skipped.values[kept_skipped],
         weight=table[WEIGHT].to_numpy() if WEIGHT in table.column_names else None,
+        elapsed=table[ELAPSED].to_numpy() if ELAPSED in table.column_names else None,
+        delays={
+            name: combined(table[delay_column(name)]).to_numpy(zero_copy_only=False)
+            for name in labels
+            if delay_column(name) in table.column_names
+        },
     )
 
 
@@ -390,7 +402,7 @@ def columns_to_read(prepared: Prepared, labels: Sequence[str], cut: LabelCut | N
         *("row_id", "request_id", "user_index", "ad_index", "shown_at", "position", "query", "history_index"),
         *("history_hours", "skipped_index", "history_length", DRAWN, WEIGHT),
         *labels,
-        *(column for label, column in (cut.columns.items() if cut is not None else ()) if label in labels),
+        *(cut.reads(labels) if cut is not None else ()),
         *prepared.features()["impressions"].columns,
     }
     return [name for name in prepared.columns if name in wanted]

@@ -157,6 +157,20 @@ class Prepared:
         moments = self.manifest.get("label_moments", {})
         return LabelCut(min(later), moments) if later and moments else None
 
+    def timed_cut(self, splits: Sequence[str], window_hours: float | None) -> LabelCut:
+        """The same with times told, for labels that come late; where nothing follows, the log's last showing is the cut.
+
+        Raises DataError where no label or no showing has a moment.
+        """
+        moments, last = self.manifest.get("label_moments", {}), self.manifest.get("last")
+        if not moments or last is None:
+            raise DataError(
+                f"{self.path}: no label has a moment of its own, so that nothing is known to come late. Name the column with "
+                "the moment of the conversion as history.converted_at in the preprocess config, or leave `delay` out."
+            )
+        cut = self.label_cut(splits) or LabelCut(datetime.fromisoformat(last), moments)
+        return cut.timing(window_hours)
+
     def begins(self, split: str) -> datetime | None:
         """Where a split begins, aware; None for the first one, and where splits are not in time order."""
         cut = self.manifest.get("cuts", {}).get(split)

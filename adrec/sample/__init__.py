@@ -3,6 +3,7 @@
 `docs/data/sample.md` has the formulas and what the world is good for.
 """
 
+from adrec.sample.clicks import Delays
 from adrec.sample.generate import SampleSummary, generate_sample
 
-__all__ = ["SampleSummary", "generate_sample"]
+__all__ = ["Delays", "SampleSummary", "generate_sample"]

@@ -47,6 +47,19 @@ DELAY_LIMIT_HOURS = 168.0
 
 
 @dataclass(frozen=True)
+class Delays:
+    """How much later than usual conversions come."""
+
+    times: float = 1.0
+    """so many times the usual median and limit"""
+    by_price: float = 0.0
+    """log of the median for each standard deviation of the ad's price: above 0 what is dear takes longer to be bought"""
+
+
+USUAL = Delays()
+
+
+@dataclass(frozen=True)
 class Effects:
     """Effects drawn once a world: `topic` (T,) and `advertiser` (V,) in logits, `policy_noise` (6, T)."""
 
@@ -117,23 +130,28 @@ class Outcome:
 
 def draw_outcome(
     probability: Floats, ads: Ads, users: Users, effects: Effects,
-    *, user: Integers, ad: Integers, generator: np.random.Generator,
+    *, user: Integers, ad: Integers, generator: np.random.Generator, delays: Delays = USUAL,
 ) -> Outcome:  # fmt: skip
     """Draw click, conversion, its delay and the time spent, for impressions with click probability `probability`."""
     count = len(probability)
     click = generator.random(count) < probability
     match = affinity(users, user, ads.topic[ad])
-    logit = (
+    conversion = click & (generator.random(count) < conversion_rate(ads, users, effects, user=user, ad=ad))
+    longer = delays.by_price * ads.price_z[ad] + DELAY_SPREAD * generator.normal(size=count)
+    delay = np.minimum(delays.times * DELAY_MEDIAN_HOURS * np.exp(longer), delays.times * DELAY_LIMIT_HOURS)
+    dwell = np.exp(np.log(15.0) + 0.9 * match + 0.7 * generator.normal(size=count))
+    return Outcome(click, conversion, np.where(conversion, delay, np.nan), np.where(click, np.round(dwell, 1), np.nan))
+
+
+def conversion_rate(ads: Ads, users: Users, effects: Effects, *, user: Integers, ad: Integers) -> Floats:
+    """Probability that a click converts, in (0, 1); (N,)."""
+    return sigmoid(
         CONVERSION_INTERCEPT
-        + CONVERSION_INTEREST * match
+        + CONVERSION_INTEREST * affinity(users, user, ads.topic[ad])
         + CONVERSION_PRICE * ads.price_z[ad]
         + CONVERSION_HALF_PRICE * (ads.offer[ad] == catalogue.OFFERS.index("half"))
         + effects.advertiser[ads.advertiser[ad]]
     )
-    conversion = click & (generator.random(count) < sigmoid(logit))
-    delay = np.minimum(DELAY_MEDIAN_HOURS * np.exp(DELAY_SPREAD * generator.normal(size=count)), DELAY_LIMIT_HOURS)
-    dwell = np.exp(np.log(15.0) + 0.9 * match + 0.7 * generator.normal(size=count))
-    return Outcome(click, conversion, np.where(conversion, delay, np.nan), np.where(click, np.round(dwell, 1), np.nan))
 
 
 def sigmoid(logit: Floats) -> Floats:

@@ -71,17 +71,19 @@ class World:
     users: Users
     effects: clicks.Effects
     seed: int
+    delays: clicks.Delays = clicks.USUAL
 
 
-def make_world(impressions: int, seed: int, *, looks: bool = False) -> World:
-    """The world behind a log of `impressions` rows. Equal arguments give equal worlds. `looks`: ads are pictures too."""
+def make_world(impressions: int, seed: int, *, looks: bool = False, delays: clicks.Delays = clicks.USUAL) -> World:
+    """The world behind a log of `impressions` rows. Equal arguments give equal worlds. `looks`: ads are pictures too.
+    `delays`: how late conversions come."""
     ad_count, user_count = counts(impressions)
     advertisers = len(catalogue.categories()) * max(2, round(ad_count / 100))
     effects = clicks.draw_effects(advertisers, _generator(seed, 0))
     ads = make_ads(ad_count, effects.advertiser, _generator(seed, 1))
     if looks:
         ads = replace(ads, look=creatives.draw_looks(ad_count, _generator(seed, 5)))
-    return World(ads, make_users(user_count, _generator(seed, 2)), effects, seed)
+    return World(ads, make_users(user_count, _generator(seed, 2)), effects, seed, delays)
 
 
 def generate_sample(
@@ -92,12 +94,14 @@ def generate_sample(
     rows_per_file: int = 1_000_000,
     advance: Callable[[int], None] | None = None,
     pictures: float = 0.0,
+    delays: clicks.Delays = clicks.USUAL,
 ) -> SampleSummary:
     """Write the sample's three tables below the folder `out`. `advance(rows)` is called after every slice.
 
     `pictures`: the share of ads whose picture is written, with an encoder that sees it; 0: looks count for nothing.
+    `delays`: how late conversions come.
     """
-    world = make_world(impressions, seed, looks=pictures > 0)
+    world = make_world(impressions, seed, looks=pictures > 0, delays=delays)
     (out / "impressions").mkdir(parents=True, exist_ok=True)
     ads = world.ads.table
     if world.ads.look is not None:
@@ -193,7 +197,9 @@ def _slice(
         user=viewer, ad=ad, scenario=scenario[request], query_topic=query_topic[request], hour=hour,
     )  # fmt: skip
     probability = clicks.examination(scenario[request], position) * pleases
-    outcome = clicks.draw_outcome(probability, ads, users, effects, user=viewer, ad=ad, generator=generator)
+    outcome = clicks.draw_outcome(
+        probability, ads, users, effects, user=viewer, ad=ad, generator=generator, delays=world.delays
+    )
     converted = shown[request] + np.nan_to_num(outcome.delay_hours * _HOUR).astype(np.int64)
     columns = {
         "request_id": identifiers("r", count, first_request).take(pa.array(request)),

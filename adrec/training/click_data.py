@@ -1,8 +1,10 @@
 """Everything that training a click model reads: catalogs with their texts, the plan of each epoch, the validation rows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +18,10 @@ from adrec.data.batches.dataset import InOrder, MemoryPlan, Replay, Sampling, St
 from adrec.data.examples import Catalog, Examples, catalog_from_table, load_examples
 from adrec.data.features import FeatureSet
 from adrec.data.features.moments import Moments
-from adrec.data.labels import labels_as_of
+from adrec.data.labels import ELAPSED, LabelCut, delay_column, labels_as_of
 from adrec.data.prepared import Prepared
 from adrec.errors import ConfigError, DataError
+from adrec.metrics.delays import DelayCurve, fit_delay_curve
 from adrec.models.net.tasks import Task
 from adrec.models.text.text_vectors import TextReader
 from adrec.schema import NOBODY, WEIGHT
@@ -41,6 +44,15 @@ class Seen:
     ids: pa.StringArray
     impressions: NDArray[np.int64]
     clicks: NDArray[np.int64]
+
+
+class Late(NamedTuple):
+    """How late a label comes."""
+
+    training: DelayCurve
+    """as training knows it"""
+    valid: DelayCurve
+    """as is known when the test begins, for what validation rows fit"""
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,10 @@ class ClickData:
     """The last moment of the training rows, microseconds since 1970; None where the log has no moments."""
     replay: Replay | None = None
     """Which of the training rows the network learns from; all where it is None."""
+    cut: LabelCut | None = None
+    """What training knows of labels."""
+    late: dict[str, "Late"] = field(default_factory=dict)
+    """task → its delays, for tasks whose label comes late, where the config does something about it"""
 
     @property
     def rows(self) -> int:
@@ -98,7 +114,7 @@ class ClickData:
                 shuffle_rows=SHUFFLE_ROWS,
                 max_history=self.max_history,
                 labels=[task.name for task in self.tasks],
-                cut=self.prepared.label_cut(self.splits),
+                cut=self.cut,
                 replay=self.replay,
             )
         if plan.rows == 0:
@@ -118,7 +134,7 @@ class ClickData:
             shuffle_rows=rows,
             max_history=self.max_history,
             labels=[task.name for task in self.tasks],
-            cut=self.prepared.label_cut(self.splits),
+            cut=self.cut,
         )
         return source.sample(rows)
 
@@ -148,12 +164,13 @@ def load_click_data(
     total = sum(prepared.rows(split) for split in splits)
     with terminal.progress("Reading impressions", total, unit="rows") as advance:
         # What chooses and calibrates is done before the test begins; what trains, before the first part it has not learned.
-        known = prepared.label_cut(("train", "valid"))
+        known, cut = _label_cut(config, prepared, ("train", "valid")), _label_cut(config, prepared, splits)
         valid = load_examples(prepared, "valid", max_history=history, labels=labels, rows=VALID_ROWS, cut=known)
         in_memory = total <= config.training.in_memory_rows
-        cut = prepared.label_cut(splits)
         train = load_examples(prepared, *splits, max_history=history, labels=labels, cut=cut) if in_memory else None
-        seen_ads, seen_users, fitted, queries, mean_weight, newest = _survey(prepared, splits, config, advance)
+        seen_ads, seen_users, fitted, queries, mean_weight, newest, events = _survey(
+            prepared, splits, config, cut, known, advance
+        )
     ads_table, users_table = prepared.ads(), prepared.users()
     own = config.model.identities
     ads = catalog_from_table(ads_table, features["ads"], key="ad_id", seen=seen_ads.ids if "ads" in own else None)
@@ -200,6 +217,8 @@ def load_click_data(
         max_history=history,
         mean_weight=mean_weight,
         newest=newest,
+        cut=cut,
+        late=_late(config, cut, known, events, valid) if config.delay.method != "none" and cut and known else {},
         replay=Replay(learned_until, config.replay, config.seed) if learned_until is not None and config.replay < 1 else None,
     )
 
@@ -222,28 +241,64 @@ def _place(name: str, names: Sequence[str]) -> int | None:
     return list(names).index(name) if name in names else None
 
 
+def _label_cut(config: FinetuneConfig, prepared: Prepared, splits: Sequence[str]) -> LabelCut | None:
+    """With times where `delay` needs them."""
+    if config.delay.is_timed:
+        return prepared.timed_cut(splits, config.delay.window_hours)
+    return prepared.label_cut(splits)
+
+
+Delays = list[NDArray[np.float32]]
+"""Parts of (2, N): hours from the showing to what happened, and to the cut."""
+
+
+def _late(
+    config: FinetuneConfig, cut: LabelCut, known: LabelCut, events: dict[tuple[str, datetime], Delays], valid: Examples
+) -> dict[str, Late]:
+    """The delays of each binary task whose label has a moment, as of both cuts."""
+    late: dict[str, Late] = {}
+    for task in config.tasks:
+        if task.is_binary and task.name in valid.delays and valid.elapsed is not None:
+            of_valid = np.stack([valid.delays[task.name], valid.elapsed])[:, valid.labels[task.name] == 1]
+            training = np.concatenate(events[task.name, cut.moment], axis=1)
+            whole = np.concatenate([*events[task.name, known.moment], of_valid], axis=1)
+            training_curve, whole_curve = (
+                fit_delay_curve(delay, elapsed, config.delay.window_hours) for delay, elapsed in (training, whole)
+            )
+            late[task.name] = Late(training_curve, whole_curve)
+    return late
+
+
 def _survey(
-    prepared: Prepared, splits: tuple[str, ...], config: FinetuneConfig, advance: object
-) -> tuple[Seen, Seen, tuple[Task, ...], Sequence[str], float, int | None]:
+    prepared: Prepared,
+    splits: tuple[str, ...],
+    config: FinetuneConfig,
+    cut: LabelCut | None,
+    known: LabelCut | None,
+    advance: object,
+) -> tuple[Seen, Seen, tuple[Task, ...], Sequence[str], float, int | None, dict[tuple[str, datetime], Delays]]:
     """One pass over the training rows: how often ads and users occur, the scale of each label, the distinct queries, the
-    mean weight of a row, the last moment."""
+    mean weight of a row, the last moment, and the delays as of both cuts where they are told."""
     assert callable(advance)
     names = [task.name for task in config.tasks]
-    cut = prepared.label_cut(splits)
     columns = ["ad_index", "user_index", *names, *(["query"] if "query" in prepared.columns else [])]
     columns += ["shown_at"] if "shown_at" in prepared.columns and "shown_at" not in columns else []
     columns += [WEIGHT] if WEIGHT in prepared.columns else []
-    columns += [moment for label, moment in (cut.columns.items() if cut is not None else ()) if label in names]
+    columns += [column for column in (cut.reads(names) if cut is not None else ()) if column not in columns]
     newest: int | None = None
     counts = {"ad_index": _Counts(), "user_index": _Counts()}
     tasks = build_tasks(config.tasks)
     moments: dict[str, Moments] = {name: Moments() for name in names}
     queries: dict[str, None] = {}
+    events: dict[tuple[str, datetime], Delays] = {}
     rows, weighed = 0, 0.0
     for batch in chain.from_iterable(prepared.iter(split, columns, 262_144) for split in splits):
         if "shown_at" in columns and batch.num_rows:
             last = int(pc.cast(pc.max(batch["shown_at"]), pa.int64()).as_py())
             newest = last if newest is None else max(newest, last)
+        _add_delays(events, batch, names, cut)
+        if known != cut:
+            _add_delays(events, batch, names, known)
         batch = labels_as_of(batch, cut)
         clicked = np.nan_to_num(pc.cast(batch[names[0]], pa.float32()).to_numpy(zero_copy_only=False)) > 0
         weight = batch[WEIGHT].to_numpy() if WEIGHT in columns else None
@@ -261,7 +316,22 @@ def _survey(
     fitted = tuple(task.fitted(moments[task.name]) for task in tasks)
     ads = counts["ad_index"].seen(prepared.ads()["ad_id"])
     users = counts["user_index"].seen(prepared.users()["user_id"])
-    return ads, users, fitted, list(queries), weighed / max(rows, 1), newest
+    return ads, users, fitted, list(queries), weighed / max(rows, 1), newest, events
+
+
+def _add_delays(
+    events: dict[tuple[str, datetime], Delays], batch: pa.RecordBatch, names: Sequence[str], cut: LabelCut | None
+) -> None:
+    """Add the delays of what has happened in `batch` by the cut to `events`, by task and moment of the cut."""
+    if cut is None or not cut.timed:
+        return
+    rows = cut.apply(batch)
+    for name in names:
+        if delay_column(name) in rows.schema.names:
+            delay = rows[delay_column(name)].to_numpy(zero_copy_only=False)
+            happened = ~np.isnan(delay)
+            elapsed = rows[ELAPSED].to_numpy(zero_copy_only=False)
+            events.setdefault((name, cut.moment), []).append(np.stack([delay, elapsed])[:, happened])
 
 
 def _refuse_one_class(prepared: Prepared, main: Task, labels: Moments) -> None:

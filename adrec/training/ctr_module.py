@@ -1,6 +1,6 @@
 """The click model as a LightningModule: losses of a step, validation metrics of an epoch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from adrec.data.batches.collate import Batch
 from adrec.metrics import classification, ranking
 from adrec.models.net.ctr_model import Outputs
+from adrec.models.net.delay import DelayLoss
 from adrec.models.net.ensemble import ClickNetwork
 from adrec.models.net.tasks import Task
 from adrec.training import losses
@@ -40,6 +41,8 @@ class CTRModule(ShardableModule):
     `drawn_by`: negatives were drawn in proportion to the ads' clicks to this power. The main losses see the logits less
     log q, so that the logits themselves come to mean log p (Bengio and Senecal 2008), and not log p / q.
 
+    `late`: number of a task → the loss in place of its cross-entropy, where its label comes late.
+
     `optimizer(module, text_encoder)` gives what Lightning's `configure_optimizers` returns; the text encoder is None where
     it is not trained.
     """
@@ -57,6 +60,7 @@ class CTRModule(ShardableModule):
         list_penalty: float = 0.0,
         mean_weight: float = 1.0,
         drawn_by: float = 0.0,
+        late: Mapping[int, DelayLoss] | None = None,
         optimizer: Callable[[nn.Module, nn.Module | None], dict[str, Any]] | None = None,
     ) -> None:
         super().__init__()
@@ -68,6 +72,7 @@ class CTRModule(ShardableModule):
         self.mean_weight = mean_weight
         self.monitor = monitor
         self.optimizer = optimizer
+        self.late = nn.ModuleDict({str(number): loss for number, loss in (late or {}).items()})
         self.task_weights = losses.TaskWeights(
             weights=tuple(task.weight for task in tasks),
             learned=learned_weights,
@@ -124,11 +129,20 @@ class CTRModule(ShardableModule):
             logits, labels = outputs.logits[:, index], batch.labels[:, index]
             if task.is_binary:
                 # A conversion after the click is learned from impressions: without a click there was none.
-                of_task.append(losses.binary(logits, labels, weight))
+                of_task.append(self._binary(index, logits, batch, outputs, weight))
                 continue
             values = torch.log1p(labels) if task.log1p else labels
             of_task.append(losses.squared(logits, (values - task.mean) / task.deviation, weight))
         return of_task
+
+    def _binary(self, number: int, logits: Tensor, batch: Batch, outputs: Outputs, weight: Tensor | None) -> Tensor:
+        labels = batch.labels[:, number]
+        if str(number) not in self.late:
+            return losses.binary(logits, labels, weight)
+        assert batch.elapsed is not None and batch.delays is not None
+        users, ads = outputs.users[batch.context], outputs.ads[batch.ad]
+        late: Tensor = self.late[str(number)](logits, labels, batch.delays[:, number], batch.elapsed, users, ads, weight)
+        return late
 
     def _scaled(self, weight: Tensor | None) -> Tensor | None:
         return None if weight is None else weight / self.mean_weight
@@ -141,7 +155,7 @@ class CTRModule(ShardableModule):
         for term, weight in self.terms:
             match term:
                 case "bce":
-                    loss = losses.binary(logits, labels, self._scaled(batch.weight))
+                    loss = self._binary(0, logits, batch, outputs, self._scaled(batch.weight))
                 case "listwise":
                     loss = losses.listwise(logits, labels, batch.group, batch.weight)
                 case "bpr":

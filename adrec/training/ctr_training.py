@@ -15,8 +15,9 @@ from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.batches.collate import Batch
 from adrec.data.batches.dataset import InOrder
 from adrec.data.device import resolve_device
-from adrec.errors import DataError
+from adrec.errors import ConfigError, DataError
 from adrec.models.net.ctr_model import CTRModel
+from adrec.models.net.delay import DelayLoss
 from adrec.models.net.ensemble import Ensemble
 from adrec.terminal import Terminal
 from adrec.training.build import build_model
@@ -99,6 +100,16 @@ def train_click_model(
         list_penalty=LIST_PENALTY,
         mean_weight=data.mean_weight,
         drawn_by=data.prepared.drawn_by,
+        late={
+            number: DelayLoss(
+                method=config.delay.method,
+                wait_hours=config.delay.wait_hours,
+                curve=data.late[task.name].training,
+                width=config.model.width,
+            )
+            for number, task in enumerate(data.tasks)
+            if task.name in data.late
+        },
         monitor=monitor,
         optimizer=partial(_optimizer, config, steps),
     )
@@ -221,6 +232,11 @@ def move(value: Any, device: torch.device) -> Any:
 
 def monitored_metric(config: FinetuneConfig, data: ClickData) -> str:
     """The validation metric that picks the best weights: as the config says, or by what the validation rows can measure."""
+    if config.training.monitor == "log_loss" and data.tasks[0].name in data.late:
+        raise ConfigError(
+            f"training.monitor: log_loss judges by labels of which many have not come yet, since '{data.tasks[0].name}' comes "
+            "late. Set it to auc."
+        )
     if config.training.monitor != "auto":
         if config.training.monitor == "auc_request" and data.valid.weight is not None:
             raise DataError(

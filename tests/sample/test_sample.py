@@ -208,3 +208,21 @@ def test_other_seeds_make_other_worlds(tmp_path):
     generate_sample(tmp_path / "a", impressions=500, seed=1)
     generate_sample(tmp_path / "b", impressions=500, seed=2)
     assert not pq.read_table(tmp_path / "a" / "ads.parquet").equals(pq.read_table(tmp_path / "b" / "ads.parquet"))
+
+
+def test_longer_delays_change_nothing_but_the_moments_of_conversions():
+    usual, longer = (
+        pa.concat_tables(slices(make_world(30_000, 2, delays=delays), 30_000))
+        for delays in (clicks.Delays(), clicks.Delays(3.0, 0.5))
+    )
+    assert usual.drop_columns(["converted_at"]).equals(longer.drop_columns(["converted_at"]))
+    hours = []
+    for log in (usual, longer):
+        converted = log.filter(pc.equal(log["conversion"], 1))
+        delay = pc.subtract(pc.cast(converted["converted_at"], pa.int64()), pc.cast(converted["shown_at"], pa.int64()))
+        hours.append(delay.to_numpy() / 3.6e9)
+    numbers_of_ads = np.asarray([int(name[1:]) for name in converted["ad_id"].to_pylist()])
+    price = make_world(30_000, 2).ads.price_z[numbers_of_ads]
+    free = (hours[0] < clicks.DELAY_LIMIT_HOURS - 0.01) & (hours[1] < 3 * clicks.DELAY_LIMIT_HOURS - 0.01)
+    np.testing.assert_allclose((hours[1] / hours[0])[free], 3 * np.exp(0.5 * price[free]), rtol=1e-4)
+    assert free.mean() > 0.95 and len(free) > 100

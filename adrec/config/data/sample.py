@@ -12,5 +12,9 @@ class SampleConfig(Seeded):
     """Folder to write: ads.parquet, users.parquet and impressions/part-*.parquet."""
     impressions: int = Field(30_000, ge=1, le=1_000_000_000)
     """Rows of the log; ads and users grow with it."""
+    conversion_delay: float = Field(1.0, gt=0, le=100)
+    """How many times later than usual conversions come: the median is 8 hours at 1, 24 at 3."""
+    conversion_delay_by_price: float = Field(0.0, ge=-3, le=3)
+    """By how much more dear ads wait: log of the median delay for each standard deviation of the price."""
     pictures: float = Field(0.0, ge=0, le=1)
     """Share of the ads whose picture is drawn. Above 0 what ads look like decides clicks, too: no word tells it."""

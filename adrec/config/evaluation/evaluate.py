@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from adrec.config.base import Config, ConfigPath, Paged, Seeded
+from adrec.config.base import Config, ConfigPath, Moment, Paged, Seeded
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -88,6 +88,18 @@ class OffPolicySettings(Config):
         return self
 
 
+class DelayedLabels(Config):
+    """Labels that come late: what counts, and which rows are old enough to be judged."""
+
+    moments: dict[str, str] = {"click": "clicked_at", "conversion": "converted_at"}
+    """Label and the column with the moment when it happened; those that the rows lack are passed over."""
+    window_hours: Annotated[float, Field(gt=0, le=10_000)] | None = None
+    """Attribution window: what comes later than this after the showing counts for nothing, and rows whose window has not
+    passed are not judged. None: however late, and all rows are judged by what has come."""
+    known_until: Moment | None = None
+    """What happened then or later is not known. None: the last showing of the rows."""
+
+
 class EvaluateConfig(Seeded, Paged):
     """Judge scored or ranked rows by what happened. Reads `scored`; writes the folder `output`. No model is loaded."""
 
@@ -130,6 +142,8 @@ class EvaluateConfig(Seeded, Paged):
     """Slices."""
     alarms: AlarmSettings = AlarmSettings()
     """Alarms."""
+    delay: DelayedLabels | None = None
+    """Labels that come late; None: labels are what they are."""
     off_policy: OffPolicySettings | None = None
     """Off-policy evaluation; None: not asked for."""
     report: bool = True

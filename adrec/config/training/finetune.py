@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from adrec.config.base import Config, ConfigPath, EncoderReference, OnDevice, Seeded, TrustsKeys
 from adrec.config.training.baselines import CLICK_MEMBERS, HYBRID_MEMBERS, BaselinesConfig, HybridConfig
+from adrec.config.training.delay import DelaySettings
 from adrec.config.training.loop import TrainingConfig
 from adrec.errors import ConfigError
 from adrec.plugins import names_of, own_names
@@ -197,6 +198,8 @@ class FinetuneConfig(OnDevice, Seeded, TrustsKeys):
     """What is learned; the first is the main task, whose probability is `score`."""
     loss: LossSettings = LossSettings()
     """Loss and sampling."""
+    delay: DelaySettings = DelaySettings()
+    """Labels that come late."""
     training: FinetuneTraining = FinetuneTraining()
     """Optimiser and stopping."""
     calibration: Literal["auto", "none", "temperature", "platt", "isotonic"] = "auto"
@@ -230,6 +233,8 @@ class FinetuneConfig(OnDevice, Seeded, TrustsKeys):
             raise ValueError(f"hybrid: needs one of {', '.join(sorted(HYBRID_MEMBERS))} among `baselines.names`")
         if self.replay < 1 and self.start_from is None:
             raise ValueError("replay: needs `start_from`, the bundle that has learned the rows before")
+        if self.delay.method in {"dfm", "es_dfm", "fnw"} and (self.loss.negatives is not None or self.loss.negative_rate < 1):
+            raise ValueError(f"delay: {self.delay.method} weighs all rows. Leave loss.negatives and loss.negative_rate out")
         if not self.tasks[0].is_binary:
             raise ValueError("tasks: the first task is the one `score` reports, so it must be binary")
         if self.ensemble and self.text.train != "frozen":

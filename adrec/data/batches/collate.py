@@ -92,6 +92,10 @@ class Batch(NamedTuple):
     """(B,) float32, log of how often the ad is drawn in training (for in-batch negatives)"""
     weight: Tensor | None = None
     """(B,) float32, impressions that each row stands for; None where each is one"""
+    elapsed: Tensor | None = None
+    """(B,) float32, hours from the showing to the cut; None where labels were not timed"""
+    delays: Tensor | None = None
+    """(B, K) float32, hours from the showing to what each label says happened; NaN where it has not, or has no moment"""
 
 
 TextInputs = Callable[[NDArray[np.int64]], Texts]
@@ -130,7 +134,7 @@ class Collator:
         age[clicked_mask] = np.nan_to_num(hours)
         queries, query = np.unique(np.append(examples.query[rows], 0), return_inverse=True)
         codes = examples.request[rows] if group is None else group
-        labels = _labels(examples, rows, self.tasks)
+        labels = _by_task(examples.labels, rows, self.tasks)
         return Batch(
             ads=entities(self.ads, ads, self.ad_texts),
             users=entities(self.users, examples.user_index[first_row], self.user_texts),
@@ -154,6 +158,8 @@ class Collator:
             positive=_tensor(np.flatnonzero(labels[:, :1] > 0)),
             log_frequency=_tensor(self._frequency(examples.ad_index[rows])),
             weight=None if examples.weight is None else _tensor(examples.weight[rows].astype(np.float32)),
+            elapsed=None if examples.elapsed is None else _tensor(examples.elapsed[rows]),
+            delays=None if examples.elapsed is None else _tensor(_by_task(examples.delays, rows, self.tasks)),
         )
 
     def _queries(self, texts: Sequence[str]) -> Texts:
@@ -190,9 +196,9 @@ def _lists(lists: dict[str, Ragged], rows: NDArray[np.integer]) -> tuple[Tensor,
     return tuple(_tensor(padded(values.take(rows), fill=LIST_PADDING)[0]) for values in lists.values())
 
 
-def _labels(examples: Examples, rows: Longs, tasks: Sequence[str]) -> NDArray[np.float32]:
+def _by_task(values: dict[str, NDArray[np.float32]], rows: Longs, tasks: Sequence[str]) -> NDArray[np.float32]:
     missing = np.full(len(rows), np.nan, np.float32)
-    columns = [examples.labels[task][rows] if task in examples.labels else missing for task in tasks]
+    columns = [values[task][rows] if task in values else missing for task in tasks]
     return np.stack(columns, axis=1) if columns else np.zeros((len(rows), 0), np.float32)
 
 

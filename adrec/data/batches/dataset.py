@@ -204,8 +204,8 @@ class StreamedPlan:
         """Rows of each row group, and rows that a pass draws from it."""
         rows, draws = [], []
         for file, group in self.places:
-            moment = self.cut.columns.get(self.sampling.label) if self.cut is not None else None
-            columns = ["request_id", self.sampling.label, *([moment] if moment is not None else [])]
+            of_cut = self.cut.reads([self.sampling.label]) if self.cut is not None else []
+            columns = ["request_id", self.sampling.label, *of_cut]
             table = labels_as_of(pq.ParquetFile(file).read_row_group(group, columns=columns), self.cut)
             label = np.asarray(pc.cast(table[self.sampling.label], pa.float32()).to_numpy(), np.float32)
             rows.append(table.num_rows)

@@ -103,6 +103,43 @@ def fit(
     return Calibration(**{**_FITTERS[best](x, y, w), "offset": offset, "log_loss": losses, "rows": rows, "clicks": clicks})
 
 
+def fit_seen(logits: npt.ArrayLike, labels: npt.ArrayLike, share: npt.ArrayLike, *, is_learned: bool = False) -> Calibration:
+    """Platt's line for what happens in the end, from labels of which only `share` (N,) have come yet.
+
+    A row's label is 1 by now with probability share times p: slope and intercept by maximum likelihood of that. Rows with a
+    NaN label or a share of 0 are left out. `is_learned`: the model learned these rows, so that only the level is fitted.
+    With fewer than 5 rows of either label nothing is fitted.
+    """
+    from scipy.optimize import minimize
+
+    y, part = np.asarray(labels, dtype=np.float64), np.asarray(share, dtype=np.float64)
+    known = ~np.isnan(y) & (part > 0)
+    x, y, part = np.asarray(logits, dtype=np.float64)[known], y[known], part[known]
+    rows, clicks = len(y), int(y.sum())
+    if not _has_both(y, np.ones(rows)):
+        return Calibration(rows=rows, clicks=clicks)
+    centre, spread = float(x.mean()), float(x.std()) or 1.0
+    z = (x - centre) / spread
+
+    def lost(line: Floats) -> tuple[float, Floats]:
+        at = line[0] * z + line[1]
+        p = _sigmoid(at)
+        q = np.clip(part * p, 1e-12, 1 - 1e-12)  # what is seen by now
+        slope = (q - y) / (q * (1 - q)) * part * p * (1 - p)
+        return float(-np.mean(y * np.log(q) + (1 - y) * np.log1p(-q))), np.array([slope @ z, slope.sum()]) / rows
+
+    start = np.array([spread, centre])
+    bounds = [(spread, spread) if is_learned else (_MIN_SLOPE * spread, None), (None, None)]
+    slope, intercept = minimize(lost, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"gtol": 1e-9}).x
+    return Calibration(
+        method="platt",
+        slope=float(slope / spread),
+        intercept=float(intercept - slope * centre / spread),
+        rows=rows,
+        clicks=clicks,
+    )
+
+
 def level_shift(
     logits: npt.ArrayLike,
     labels: npt.ArrayLike,

@@ -12,7 +12,7 @@ from adrec.config.base import save_config
 from adrec.config.data.sample import SampleConfig
 from adrec.data.disk.outputs import SAMPLE
 from adrec.data.disk.writing import folder_aside
-from adrec.sample import SampleSummary, generate_sample
+from adrec.sample import Delays, SampleSummary, generate_sample
 from adrec.terminal import Terminal
 
 
@@ -49,6 +49,7 @@ def run(config: SampleConfig, terminal: Terminal) -> SampleResult:
             seed=config.seed,
             advance=advance,
             pictures=config.pictures,
+            delays=Delays(config.conversion_delay, config.conversion_delay_by_price),
         )
         save_config(config, folder / "config.yaml")
     return SampleResult(config.output, summary)

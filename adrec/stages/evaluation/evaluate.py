@@ -32,6 +32,7 @@ from adrec.stages.evaluation.off_policy.arms import judge_arms
 from adrec.stages.evaluation.off_policy.lists import judge_lists
 from adrec.stages.evaluation.off_policy.replay import replay
 from adrec.stages.evaluation.reading.align import aligned
+from adrec.stages.evaluation.reading.delays import Lateness, known_by
 from adrec.stages.evaluation.reading.rows import Rows, load_rows
 from adrec.stages.evaluation.reading.tasks import build_task, resolve_tasks
 from adrec.stages.evaluation.reading.truth import with_labels
@@ -64,6 +65,9 @@ def run(config: EvaluateConfig, terminal: Terminal) -> EvaluateResult:
             f"{config.scored}: no label column (click, conversion, rating, dwell_seconds) stands beside a score."
             " Give the impressions with the outcomes as `labels`, or name the columns under `tasks`."
         )
+    late: dict[str, Lateness] = {}
+    if config.delay is not None:
+        rows, late = known_by(rows, config.delay, labelled)
     tasks = [build_task(rows, columns, others, config.probability_baselines) for columns in labelled]
     judged = []
     for task in tasks:
@@ -104,6 +108,7 @@ def run(config: EvaluateConfig, terminal: Terminal) -> EvaluateResult:
         catalogue,
         recall,
         config,
+        late,
     )
     _write(result, rows, ads, terminal)
     return result
@@ -118,6 +123,8 @@ def _load(config: EvaluateConfig) -> tuple[Rows, list[tuple[str, Rows]]]:
         wanted.append("row_id")
     if config.arms is not None:
         wanted.append(config.arms)
+    if config.delay is not None:
+        wanted += config.delay.moments.values()
     rows = load_rows(config.scored, wanted)
     if config.labels is not None and not rows.is_ranked:
         rows = with_labels(rows, config.labels)

@@ -1,6 +1,6 @@
 """All that an evaluation found out, as values: what metrics.json holds, and what terminal and report show."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from adrec.stages.evaluation.judge import TaskResult
 from adrec.stages.evaluation.off_policy.arms import ArmsResult
 from adrec.stages.evaluation.off_policy.lists import ListResult
 from adrec.stages.evaluation.off_policy.replay import OffPolicyResult
+from adrec.stages.evaluation.reading.delays import Lateness
 from adrec.stages.evaluation.reading.tasks import Scores
 from adrec.stages.evaluation.slices import SliceResult
 
@@ -38,6 +39,8 @@ class Evaluation:
     candidate_recall: tuple[CandidateRecall, ...]
     """What `finetune` (of the bundle `training`) or `rank` (of the lists) measured."""
     config: EvaluateConfig
+    late: dict[str, Lateness] = field(default_factory=dict)
+    """By label, where labels come late."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-safe values; the same input, config and seed give the same bytes."""
@@ -65,6 +68,8 @@ class Evaluation:
                 for c in result.comparisons
             ],
         }  # fmt: skip
+        if result.task.label_name in self.late:
+            plain |= {"delay": self.late[result.task.label_name].as_dict()}
         sliced = self.slices.get(result.task.label_name)
         if sliced is not None:
             plain |= {"slices": [_plain(asdict(part)) for part in sliced.slices]}

@@ -127,6 +127,8 @@ def render(result: Evaluation) -> Iterable[RenderableType]:
     for task in result.tasks:
         yield _headline(result, task)
         yield from _comparisons(task)
+        if task.task.label_name in result.late:
+            yield Text(result.late[task.task.label_name].line(task.task.label_name))
         sliced = result.slices.get(task.task.label_name)
         if sliced is not None:
             for alarm in sliced.alarms:
