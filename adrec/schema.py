@@ -149,6 +149,7 @@ _ADS = (
     Column("bid", pa.float64(), False, "price offered for a click, in the account's currency, 0 or more", "number"),
     Column("budget", pa.float64(), False, "most that may be spent, 0 or more", "number"),
     Column("image", pa.string(), False, "path or address of the creative", "id"),
+    Column("audio", pa.string(), False, "path or address of its sound", "id"),
 )
 PREPARED_ADS = TableSpec(
     "ads",

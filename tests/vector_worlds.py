@@ -31,10 +31,11 @@ class VectorWorld:
     """(users, STYLES)"""
 
 
-def make(folder, *, ads=80, users=120, requests=2500, missing=0.0, seed=0, slots=4, kind="parquet", draw=None):
+def make(folder, *, ads=80, users=120, requests=2500, missing=0.0, seed=0, slots=4, kind="parquet", draw=None, as_sound=False):
     """Files of ads (`photo` of 8 numbers holds the style, `noise` of 4 nothing), users (`taste`, STYLES numbers) and rows.
 
-    `draw` (three numbers from 0 to 1, seed → bytes) draws the style as a colour, in files that `image` names.
+    `draw` (three numbers from 0 to 1, seed → bytes) draws the style as a colour, in files that `image` names; or makes it a
+    sound, in files that `audio` names.
     """
     rng = np.random.default_rng(seed)
     style = rng.normal(size=(ads, STYLES))
@@ -71,10 +72,11 @@ def make(folder, *, ads=80, users=120, requests=2500, missing=0.0, seed=0, slots
         },
     }
     if draw is not None:
-        (folder / "pictures").mkdir(parents=True)
-        tables["ads"]["image"] = [None if gone[number] else f"pictures/{number}.png" for number in range(ads)]
+        column, place, form = ("audio", "sounds", "wav") if as_sound else ("image", "pictures", "png")
+        (folder / place).mkdir(parents=True)
+        tables["ads"][column] = [None if gone[number] else f"{place}/{number}.{form}" for number in range(ads)]
         for number in np.flatnonzero(~gone):
-            (folder / "pictures" / f"{number}.png").write_bytes(draw((style[number] + 1) / 2, seed=number))
+            (folder / place / f"{number}.{form}").write_bytes(draw((style[number] + 1) / 2, seed=number))
     types = {"photo": pa.list_(pa.float32()), "noise": pa.list_(pa.float32()), "taste": pa.list_(pa.float32())}
     folder.mkdir(parents=True, exist_ok=True)
     for name, columns in tables.items():

@@ -4,7 +4,7 @@ Of a wide log, whose rows carry their ads and users, new rows do so too: what th
 its description, as preprocess would have taken it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from adrec.data.arrays import combined
 from adrec.data.disk.engine import columns_of, fetch, name, open_memory_engine, parquet
 from adrec.data.disk.tables import parquet_schema, read_table, write_table
 from adrec.data.features import FeatureSet
-from adrec.data.pictures import absolute
+from adrec.data.media.files import absolute
 from adrec.data.prepared import Prepared
 from adrec.errors import DataError, concealed
 from adrec.inference.known import CLICKS
@@ -66,8 +66,8 @@ def stage_own(
             is_new = not staged[label].exists()
             roles = roles_of_features(features[label].spec) if label in features else None
             _stage(table, staged[label], wanted, form, "impressions" if label == "history" else label, key=label, roles=roles)
-            if label == "ads" and is_new and form.picture is not None:
-                _lead_from(staged[label], form.picture, files_of(table)[0].parent)
+            if label == "ads" and is_new:
+                _lead_from(staged[label], form.media, files_of(table)[0].parent)
     table = tables.get(rows)
     if table is None:
         return OwnTables(**staged)
@@ -83,8 +83,8 @@ def stage_own(
         made = _described_by_rows(staged["rows"], described, carried.get(described.name, ()), folder)
         if made is not None:
             staged[f"row_{described.name}"] = made
-            if described is ADS and form.picture is not None:
-                _lead_from(made, form.picture, files_of(table)[0].parent)
+            if described is ADS:
+                _lead_from(made, form.media, files_of(table)[0].parent)
     names_ads = "ad_id" in parquet_schema(staged["rows"]).names
     if rows == "impressions" and names_ads and prepared is None and not {"ads", "row_ads"} & set(staged):
         raise DataError(
@@ -154,9 +154,9 @@ def _stage(
         )  # fmt: skip
 
 
-def _lead_from(file: Path, column: str, root: Path) -> None:
-    """Names of pictures in a typed file of ads lead from the folder of the user's own file."""
-    if column in parquet_schema(file).names:
+def _lead_from(file: Path, columns: Sequence[str], root: Path) -> None:
+    """Names of pictures and sounds in a typed file of ads lead from the folder of the user's own file."""
+    for column in set(columns) & set(parquet_schema(file).names):
         table = read_table(file)
         place = table.column_names.index(column)
         write_table(table.set_column(place, column, absolute(combined(table[column]), root)), file)

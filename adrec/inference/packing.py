@@ -5,6 +5,7 @@ of its files before memory is taken.
 """
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,18 +35,16 @@ from adrec.models.blend.calibration import Calibration
 from adrec.models.blend.hybrid import Hybrid
 from adrec.models.blend.slots import FILE as SLOTS
 from adrec.models.blend.slots import SlotEffects
+from adrec.models.media.media_reader import MEDIA, MediaReader
 from adrec.models.net.ensemble import ClickNetwork, Ensemble
 from adrec.models.net.tasks import Task
 from adrec.models.text.text_encoder import TextEncoder, load_text_encoder
-from adrec.models.vision.image_reader import ImageReader
-from adrec.models.vision.vision_encoder import load_vision_encoder
 from adrec.prepare.own_files import LogForm
 from adrec.ranking.auction import in_slot
 from adrec.schema import TableSpec, entity_tables
 from adrec.training.build import Dimensions, build_model
 
 ENCODER = "encoder"
-IMAGE_ENCODER = "image_encoder"
 BASELINES = "baselines"
 HYBRID = "hybrid"
 RETRIEVAL = "retrieval.json"
@@ -100,8 +99,9 @@ class ClickModel:
     """What slots do to clicks; None where it was not learned."""
     tables: dict[str, pa.Table] = field(default_factory=dict)
     """Tables of `schema.TABLES` that are `packed`, by name, as they lay in the prepared folder."""
-    images: ImageReader | None = None
-    """What makes vectors of the ads' pictures; None where the model reads none."""
+    media: Mapping[str, MediaReader] = field(default_factory=dict)
+    """What makes vectors of the ads' pictures and sounds, by section of the preprocess config; empty where the model reads
+    none."""
 
     shares: dict[str, float] = field(default_factory=dict)
     """Channel of retrieval → its share of the turns; empty where it was not measured."""
@@ -143,7 +143,7 @@ def pack(folder: Path, packed: ClickModel, metrics: dict[str, Any]) -> None:
             "tasks": [task.to_json() for task in packed.tasks],
             "text": _save_text(packed.text, folder).model_dump(mode="json"),
             "log": packed.form.to_json(),
-            "images": packed.images.to_json() if packed.images is not None else None,
+            **{reader.spec.STORED: reader.to_json() for reader in packed.media.values()},
         },
         folder / "schema.json",
     )
@@ -151,8 +151,8 @@ def pack(folder: Path, packed: ClickModel, metrics: dict[str, Any]) -> None:
     save_network(folder, packed.model)
     if packed.encoder is not None:
         packed.encoder.save(folder / ENCODER)
-    if packed.images is not None:
-        packed.images.encoder.save(folder / IMAGE_ENCODER)
+    for reader in packed.media.values():
+        reader.encoder.save(folder / reader.spec.FOLDER)
     write_json({name: fitted.to_json() for name, fitted in packed.calibrations.items()}, folder / "calibration.json")
     kinds = pa.array(np.repeat(["ad", "user"], [packed.seen_ads.num_rows, packed.seen_users.num_rows]))
     write_table(pa.concat_tables([packed.seen_ads, packed.seen_users]).add_column(0, "kind", kinds), folder / "seen.parquet")
@@ -206,9 +206,11 @@ def unpack(bundle: Bundle) -> ClickModel:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _other_version(bundle, str(error).splitlines()[0]) from None
     encoder = load_text_encoder(str(bundle.path / ENCODER)) if bundle.has(f"{ENCODER}/") else None
-    images = None
-    if (named := schema.get("images")) is not None:
-        images = ImageReader.from_json(named, load_vision_encoder(str(bundle.path / IMAGE_ENCODER)))
+    media = {
+        setting: MediaReader.from_json(spec, schema[spec.STORED], spec.LOAD(str(bundle.path / spec.FOLDER)))
+        for setting, spec in MEDIA.items()
+        if schema.get(spec.STORED) is not None
+    }
     trained = config.text.train != "frozen" and encoder is not None
     with torch.device("meta"), _Undrawn():  # shapes alone: what is claimed may be larger than any memory
         _refuse_other_shapes(bundle, _network(config, dimensions, tasks, encoder=None))
@@ -237,7 +239,7 @@ def unpack(bundle: Bundle) -> ClickModel:
         shares=shares,
         hybrid=Hybrid.load(bundle.path / HYBRID) if bundle.has(f"{HYBRID}/") else Hybrid(),
         slots=slots,
-        images=images,
+        media=media,
     )
 
 

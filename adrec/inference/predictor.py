@@ -4,7 +4,7 @@ A row's score depends on nothing but the row, its user, its ad and its history: 
 """
 
 import copy
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Container, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -178,8 +178,7 @@ class Predictor:
         packed, text = self.packed, self.packed.text
         words = {name: WORDS in packed.features[name].columns for name in ("ads", "users")}
         apart = ad_vectors or {}
-        if packed.images is not None and packed.images.spec.name not in apart:
-            ads = self.with_pictures(ads)
+        ads = self.with_media(ads, apart)
         of_ads = packed.features["ads"].modalities(ads, where=where)
         of_ads |= {name: Modality(apart[name], held.fitted) for name, held in of_ads.items() if name in apart}
         ads = split_vectors(ads, of_ads)[0]
@@ -187,9 +186,9 @@ class Predictor:
         users = with_new_users(checked_users(users) if users is not None else None, _or_empty(wanted_users))
         of_users = packed.features["users"].modalities(users, where="users")
         users = with_texts(split_vectors(users, of_users)[0], text.user_template, text, words=words["users"])
-        if packed.images is not None:
+        for reader in packed.media.values():
             keep = self.reader.use_cache and self.reader.keep_typed
-            of_users = packed.images.with_words(of_users, users["text"], cache=self.reader.cache, keep=keep)
+            of_users = reader.with_words(of_users, users["text"], cache=self.reader.cache, keep=keep)
         own = packed.config.model.identities
         seen_ads, seen_users = combined(packed.seen_ads["id"]), combined(packed.seen_users["id"])
         ad_rows = catalog_from_table(ads, packed.features["ads"], key="ad_id", seen=seen_ads if "ads" in own else None)
@@ -213,11 +212,13 @@ class Predictor:
             user_table=users,
         )
 
-    def with_pictures(self, ads: pa.Table) -> pa.Table:
-        """Ads with the vectors of their pictures, where the bundle reads pictures and the table has them alone."""
-        if self.packed.images is None:
-            return ads
-        return self.packed.images.with_pictures(ads, cache=self.reader.cache, keep=self.reader.use_cache)
+    def with_media(self, ads: pa.Table, apart: Container[str] = ()) -> pa.Table:
+        """Ads with the vectors of their pictures and sounds, where the bundle reads these and the table has them alone.
+        Modalities that come `apart` need none."""
+        for reader in self.packed.media.values():
+            if reader.spec.name not in apart:
+                ads = reader.with_vectors(ads, cache=self.reader.cache, keep=self.reader.use_cache)
+        return ads
 
     def score(
         self, impressions: pa.Table, ads: pa.Table, users: pa.Table | None = None, *, history: pa.Table | None = None

@@ -31,8 +31,8 @@ class Extras:
 def extras_of(config: PreprocessConfig) -> Extras:
     """Declared extra columns: by themselves, and those that features, the split and the history name."""
 
-    image = config.image
-    encoded = {image.name, image.interests_name} if image is not None else set()
+    media = [section for section in (config.image, config.audio) if section is not None]
+    encoded = {name for section in media for name in (section.name, section.interests_name)}
 
     def named(spec: TableFeatures) -> list[str]:
         groups = (spec.numeric, spec.categorical, spec.hashed, spec.lists, spec.vectors)
@@ -45,8 +45,7 @@ def extras_of(config: PreprocessConfig) -> Extras:
     impressions += [column for column in (config.history.clicked_at, config.history.converted_at) if column is not None]
     # Languages and words are read off the texts here, and may still be features. A log may have its users' language itself.
     ads = [*config.ad_columns, *(column for column in named(config.features.ads) if column not in {"language", WORDS})]
-    if image is not None and image.column not in ADS:
-        ads.append(image.column)
+    ads += [section.column for section in media if section.column not in ADS]
     users = [*config.user_columns, *(column for column in named(config.features.users) if column not in {USER_LANGUAGE, WORDS})]
     if config.privacy.k_anonymity is not None:
         users += config.privacy.k_anonymity.columns

@@ -78,8 +78,8 @@ class LogForm:
     """what it names, and so must new rows of it"""
     phone_regions: tuple[str, ...] = ()
     """countries whose phone numbers were masked without a country code"""
-    picture: str | None = None
-    """column of the ads that holds pictures, or where they lie"""
+    media: tuple[str, ...] = ()
+    """columns of the ads that hold pictures and sounds, or where they lie"""
 
     def needed_by(self, spec: TableSpec) -> TableSpec:
         """The contract of new rows: they say who, what and when where the log does."""
@@ -111,7 +111,7 @@ class LogForm:
             privacy.pseudonymise,
             has,
             tuple(privacy.phone_regions) if privacy.mask_contacts else (),
-            config.image.column if config.image is not None else None,
+            tuple(section.column for section in (config.image, config.audio) if section is not None),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class LogForm:
             "pseudonymised": self.pseudonymised,
             "has": self.has.as_dict(),
             "phone_regions": list(self.phone_regions),
-            "picture": self.picture,
+            "media": list(self.media),
         }
 
     @classmethod
@@ -136,7 +136,7 @@ class LogForm:
             stored["pseudonymised"],
             LogShape.of(stored),
             tuple(stored.get("phone_regions", ())),
-            stored.get("picture"),
+            tuple(stored.get("media", ())),
         )
 
     def privacy(self) -> PrivacySettings:

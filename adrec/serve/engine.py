@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from adrec.config.inference.serve import ServeConfig
-from adrec.data.pictures import PictureError
+from adrec.data.media.files import MediaError
 from adrec.inference.explain.explainer import Explainer
 from adrec.inference.explain.sentence import change_label, part_label, sentence
-from adrec.models.vision.picture_vectors import PictureVectors
+from adrec.models.media.media_reader import MEDIA
+from adrec.models.media.media_vectors import MediaVectors
 from adrec.schema import NOBODY
 from adrec.serve.answering import answers, described, ranked, row_of, scored
 from adrec.serve.arms import FIRST, SECOND
@@ -37,7 +38,7 @@ from adrec.serve.intake.messages import (
 from adrec.serve.intake.names import Names
 from adrec.serve.intake.recorded import as_kept
 from adrec.serve.lists import Answer
-from adrec.serve.state.catalogue import PICTURES, UNCHANGED, Change, usable
+from adrec.serve.state.catalogue import MADE_OF_MEDIA, UNCHANGED, Change, usable
 from adrec.serve.state.following import Background, Follower
 from adrec.serve.state.live import Live
 from adrec.serve.state.snapshot import Snapshots, definition_of
@@ -215,9 +216,12 @@ class Engine:
         if ad.title is None and self.live.predictor.packed.has.text:
             raise RefusedError([Place("body.title", "is needed: the bundle reads titles")])
         refuse_vectors(ad.vectors, [live.predictor.packed for live in self.lives.values()])
-        values = _in_micros(ad.model_dump(exclude={"image"}))
-        if ad.image is not None:
-            values[PICTURES] = self._encoded(ad.image)
+        values = _in_micros(ad.model_dump(exclude=set(MEDIA)))
+        given = {setting: getattr(ad, setting) for setting in MEDIA if getattr(ad, setting) is not None}
+        if given:
+            values[MADE_OF_MEDIA] = {
+                key: vector for setting, cell in given.items() for key, vector in self._encoded(setting, cell).items()
+            }
         with self._changing:
             lives, changes = self._changed(ad_id, values, 0)
             number = self.store.put_ad(ad_id, values)
@@ -275,20 +279,22 @@ class Engine:
 
     # ------------------------------------------------------------------------------------------- inside
 
-    def _encoded(self, image: str) -> dict[str, list[float]]:
-        """The vector of a picture by the fingerprint of each encoder that is served. Raises RefusedError where it is none."""
-        readers = [live.predictor.packed.images for live in self.lives.values()]
+    def _encoded(self, setting: str, cell: str) -> dict[str, list[float]]:
+        """The vector of a picture or sound by the fingerprint of each encoder that is served. Raises RefusedError where it is
+        none."""
+        readers = [live.predictor.packed.media.get(setting) for live in self.lives.values()]
+        thing = MEDIA[setting].FILES.THING
         if not any(readers):
-            raise RefusedError([Place("body.image", "the bundle reads no pictures")])
+            raise RefusedError([Place(f"body.{setting}", f"the bundle reads no {thing}s")])
         found: dict[str, list[float]] = {}
         for reader in readers:
             if reader is None or reader.encoder.fingerprint in found:
                 continue
-            pictures = replace(reader.spec.pictures(self.config.pictures, beneath=True), stores=())
+            files = replace(reader.spec.files(getattr(self.config, f"{thing}s"), beneath=True), stores=())
             try:
-                vector = PictureVectors(reader.encoder, pictures, keep=False).one(image)
-            except PictureError as error:
-                raise RefusedError([Place("body.image", f"the picture {error}")]) from None
+                vector = MediaVectors(reader.encoder, files, keep=False).one(cell)
+            except MediaError as error:
+                raise RefusedError([Place(f"body.{setting}", f"the {thing} {error}")]) from None
             found[reader.encoder.fingerprint] = vector.tolist()
         return found
 

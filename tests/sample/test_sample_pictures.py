@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from adrec.data.pictures import Pictures
-from adrec.models.vision.picture_vectors import PictureVectors
-from adrec.models.vision.vision_encoder import load_vision_encoder
+from adrec.data.media.pictures import Pictures
+from adrec.models.media.media_vectors import MediaVectors
+from adrec.models.media.vision_encoder import load_vision_encoder
 from adrec.sample import generate_sample
 from adrec.sample.generate import make_world
 
@@ -51,7 +51,7 @@ def test_half_of_the_ads_have_one_and_looks_count(drawn, tmp_path):
 def test_the_encoder_sees_what_no_word_tells(drawn):
     folder, _ = drawn
     ads = pq.read_table(folder / "ads.parquet")
-    read = PictureVectors(load_vision_encoder(str(folder / "picture_encoder")), Pictures(folder), keep=False)
+    read = MediaVectors(load_vision_encoder(str(folder / "picture_encoder")), Pictures(folder), keep=False)
     vectors = read(ads["image"].combine_chunks())
     assert not read.set_aside
     known = np.isfinite(vectors).all(axis=1)

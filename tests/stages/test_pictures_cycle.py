@@ -148,7 +148,7 @@ def test_the_server_reads_the_picture_of_an_ad_that_is_put(cycle, tmp_path):
         scored = client.post("/v1/score", json={"rows": rows}).json()["rows"]
         assert scored[0]["score"] > scored[1]["score"]
         told = client.get("/v1/ads/loved").json()["vectors"]["picture"]
-        assert np.allclose(told, predictor.packed.images.encoder.pictures([_decoded(loved)])[0], atol=1e-4)
+        assert np.allclose(told, predictor.packed.media["image"].encoder.encode([_decoded(loved)])[0], atol=1e-4)
         bad = ["data:image/png;base64," + base64.b64encode(data).decode() for data in (b"<svg/>", b"x", loved[:90])]
         for image in [*bad, "../ads.parquet", "none.png", "http://127.0.0.1/x.png", "data:,x", ""]:
             refused = client.put("/v1/ads/loved", json=words | {"image": image})
@@ -169,6 +169,6 @@ def _contents(world, ads):
 
 
 def _decoded(data):
-    from adrec.data.pictures import Pictures
+    from adrec.data.media.pictures import Pictures
 
     return Pictures().decode(data)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from adrec.config.base import Config, ConfigPath, EncoderReference, Moment, Seeded
-from adrec.config.data.pictures import ImageSettings
+from adrec.config.data.media import AudioSettings, ImageSettings
 from adrec.config.data.sources import Source, TablesSource
 from adrec.config.data.spans import Span
 from adrec.config.training.features import NOT_A_FEATURE, Counters, HistoryConfig, TableFeatures
@@ -231,6 +231,8 @@ class PreprocessConfig(Seeded):
     features: Features = Features()
     image: ImageSettings | None = None
     """Encode pictures of ads."""
+    audio: AudioSettings | None = None
+    """Encode sounds of ads."""
     split: Split = TimeSplit()
     append: Literal["exact", "fast", "never"] = "exact"
     """What a run does with new files of impressions beside an earlier output. `exact`: append where that gives what a rebuild

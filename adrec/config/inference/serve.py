@@ -112,6 +112,8 @@ class ServeConfig(StoreConfig, OpensBundle, OnDevice, Seeded):
     """Catalogue in the canonical ADS layout. Default: the prepared folder's."""
     pictures: ConfigPath | None = None
     """Folder beneath which the `image` of an ad that is put may name a file; None: it brings its picture itself."""
+    sounds: ConfigPath | None = None
+    """Folder beneath which the `audio` of an ad that is put may name a file; None: it brings its sound itself."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = Field(8080, ge=0, le=65_535)

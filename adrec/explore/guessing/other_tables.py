@@ -84,7 +84,12 @@ def keep_other_names_apart(guessed: Guess) -> None:
         used, named = guessed.used(role), guessed.names[role]
         for column in guessed.tables[role].columns:
             is_a_feature = any(column in columns for kinds in guessed.features.values() for columns in kinds.values())
-            if column in contract and column not in used and (column not in named or is_a_feature) and column != "image":
+            if (
+                column in contract
+                and column not in used
+                and (column not in named or is_a_feature)
+                and column not in {"image", "audio"}
+            ):
                 named[f"own_{column}"] = column
                 for kinds in guessed.features.values():
                     for kind, columns in kinds.items():

@@ -77,8 +77,8 @@ def load_tokenizer(where: Path | str) -> Any:
     return tokenizer
 
 
-def load_backbone(where: Path | str, *, tokenizer: Any | None = None) -> nn.Module:
-    """The model without any head, float32, every weight read from the checkpoint.
+def load_backbone(where: Path | str, *, tokenizer: Any | None = None, with_decoder: bool = False) -> nn.Module:
+    """The model without any head, float32, every weight read from the checkpoint. `with_decoder`: may have one behind it.
 
     Raises DataError where a weight is missing (it would be random) or the tokenizer has more ids than the model has rows.
     """
@@ -86,7 +86,7 @@ def load_backbone(where: Path | str, *, tokenizer: Any | None = None) -> nn.Modu
 
     source, options = _source(where)
     config = open_quietly(where, "config", lambda: AutoConfig.from_pretrained(source, **options))
-    if getattr(config, "is_encoder_decoder", False):
+    if getattr(config, "is_encoder_decoder", False) and not with_decoder:
         raise DataError(f"{where}: is an encoder-decoder ({config.model_type}); adrec reads encoders and decoders.")
     kind = AutoModel._model_mapping.get(type(config), None)
     # A pooler that no checkpoint carries would be random weights that nothing uses.

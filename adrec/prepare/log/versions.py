@@ -22,7 +22,7 @@ from adrec.specs import CounterSpec, is_pattern
 
 Versioned = Mapping[str, Sequence[str]]
 """table → its columns that events know as of their request"""
-_MONEY = ("bid", "budget", "starts_at", "ends_at", "image")
+_MONEY = ("bid", "budget", "starts_at", "ends_at", "image", "audio")
 """What rules and auctions read of the catalogue: as it is now. No model reads it there but by a template or a calendar."""
 _ALWAYS = "TIMESTAMP '-infinity'"
 

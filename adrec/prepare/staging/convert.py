@@ -16,9 +16,9 @@ from adrec.data.disk.engine import text
 from adrec.prepare.sources.base import Reading
 from adrec.prepare.sources.json_lines import text_items
 
-Role = Literal[schema.Role, "list", "vector", "picture", "kept"]
-"""`list` is a list of categories, `vector` numbers of a fixed width, `picture` its bytes or where it lies; `kept` a column that
-no role is known of: text as it stands, else what is stored."""
+Role = Literal[schema.Role, "list", "vector", "media", "kept"]
+"""`list` is a list of categories, `vector` numbers of a fixed width, `media` the bytes of a picture or sound or where it lies;
+`kept` a column that no role is known of: text as it stands, else what is stored."""
 _IDENTITIES = {"id", "person", "category"}
 
 NOBODY_MEANS = ("\\N", "NULL", "null", "NaN", "nan")
@@ -27,7 +27,7 @@ _NULL_WORDS: dict[str, Sequence[str]] = {
     **dict.fromkeys(("id", "person", "moment", "flag"), MISSING),
     "number": tuple(word for word in MISSING if word.lower() != "nan"),
     **dict.fromkeys(("category", "list", "ids", "vector"), NOBODY_MEANS),
-    **dict.fromkeys(("text", "kept", "picture"), ("\\N",)),
+    **dict.fromkeys(("text", "kept", "media"), ("\\N",)),
 }
 
 _EXCEL_EPOCH_DAYS = 25_569
@@ -86,7 +86,7 @@ def is_null_word(cell: str, words: Sequence[str]) -> str:
 
 def filled(reading: Reading, cell: str, stored: str, role: Role) -> str:
     """SQL of the cell, text trimmed; NULL where it is empty or one of the words that mean so."""
-    if not is_text(stored) or (stored == "BLOB" and role == "picture"):
+    if not is_text(stored) or (stored == "BLOB" and role == "media"):
         return cell
     plain = trimmed(cell, stored)
     return f"CASE WHEN {is_null_word(plain, ['', *null_words(reading, role)])} THEN NULL ELSE {plain} END"

@@ -57,8 +57,9 @@ def roles_of(config: PreprocessConfig) -> dict[str, Roles]:
         table: roles_of_features(spec, categories[table], moments if table == "impressions" else set())
         for table, spec in features.items()
     }
-    if config.image is not None:
-        roles["ads"] = Roles({config.image.column: "picture"}) | roles["ads"]
+    for section in (config.image, config.audio):
+        if section is not None:
+            roles["ads"] = Roles({section.column: "media"}) | roles["ads"]
     return roles
 
 

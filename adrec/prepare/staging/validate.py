@@ -194,8 +194,8 @@ def plan_columns(
         outer.append(_typed(column))
     for column in wanted:
         stored, role = kinds.get(column), spec[column].role if column in spec else roles[column]
-        if stored == "BLOB" and roles[column] == "picture":
-            role, kind = "picture", "BLOB"
+        if stored == "BLOB" and roles[column] == "media":
+            role, kind = "media", "BLOB"
         elif column in spec:
             kind = sql_type(spec[column].type)
             role = "list" if kind == "VARCHAR[]" and role != "ids" else role

@@ -273,6 +273,9 @@ class AdIn(Message):
     image: str | None = Field(default=None, max_length=50_000_000)
     """Its picture, where the bundle reads pictures: `data:image/png;base64,...` (PNG, JPEG, WebP, BMP, GIF), or the name of a
     file beneath the folder that the server's `pictures` names."""
+    audio: str | None = Field(default=None, max_length=50_000_000)
+    """Its sound, where the bundle reads sounds: `data:audio/wav;base64,...` (WAV, FLAC, Ogg, MP3, AIFF), or the name of a file
+    beneath the folder that the server's `sounds` names."""
     vectors: Annotated[dict[Id, Vector], Field(max_length=20)] = {}
     """What other models made of it, such as its picture's vector, by the column of the log: those that the bundle reads."""
 

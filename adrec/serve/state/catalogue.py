@@ -19,7 +19,7 @@ from adrec.serve.intake.messages import AdIn, UserIn
 _MADE = ("text", "segmented", USER_LANGUAGE)
 """Columns of the users that are made of their interests."""
 _MOMENTS = ("starts_at", "ends_at")
-PICTURES = "pictures"
+MADE_OF_MEDIA = "pictures"
 """Of a stored ad: fingerprint of an encoder of pictures → the vector that it made of the ad's, whose bytes are not kept."""
 
 
@@ -78,9 +78,10 @@ def vectors_of(put: Sequence[Mapping[str, Any]], packed: ClickModel) -> dict[str
     found = {}
     for fitted in packed.features["ads"].vectors:
         given = [(ad.get("vectors") or {}).get(fitted.name) for ad in put]
-        if packed.images is not None and packed.images.spec.name == fitted.name:
-            encoder = packed.images.encoder.fingerprint
-            given = [own or (ad.get(PICTURES) or {}).get(encoder) for own, ad in zip(given, put, strict=True)]
+        for reader in packed.media.values():
+            if reader.spec.name == fitted.name:
+                encoder = reader.encoder.fingerprint
+                given = [own or (ad.get(MADE_OF_MEDIA) or {}).get(encoder) for own, ad in zip(given, put, strict=True)]
         cells = [value if value is not None and len(value) == fitted.width else None for value in given]
         column = pa.array(cells, pa.list_(pa.float32(), fitted.width))
         found[fitted.name] = Vectors.of(column, fitted.width, len(cells), where=fitted.name)
@@ -97,7 +98,7 @@ def ad_of(ad_id: str, ad: dict[str, Any], schema: pa.Schema, packed: ClickModel)
 def usable(ad: dict[str, Any]) -> bool:
     """Whether a stored ad is one: a row that somebody else wrote must not keep the server from starting."""
     try:
-        known = {name: value for name, value in ad.items() if name != PICTURES}
+        known = {name: value for name, value in ad.items() if name != MADE_OF_MEDIA}
         AdIn.model_validate({**known, **dict.fromkeys(_MOMENTS)})
         moments = [ad.get(name) for name in _MOMENTS]
         return all(moment is None or (isinstance(moment, int) and 0 <= moment < 1 << 53) for moment in moments)
@@ -127,8 +128,8 @@ def users_of(known: pa.Table, described: list[UserIn], columns: Columns, packed:
     for name in {name for user in described for name in user.features}:
         says = pa.array([name in user.features for user in described])
         table = _said(table, name, columns.array(name, [user.features.get(name) for user in described]), says)
-    words = (packed.images.spec.interests if packed.images is not None else None) or ""
-    if words in table.column_names:  # of other interests than the request says
+    for words in {reader.spec.interests or "" for reader in packed.media.values()} & set(table.column_names):
+        # of other interests than the request says
         nothing = pa.nulls(len(table), table.schema.field(words).type)
         table = _replaced(table, words, pc.if_else(pa.array(says_interests), nothing, combined(table[words])))
     is_new = says_interests | rows.is_null().to_numpy(zero_copy_only=False)

@@ -86,7 +86,7 @@ class Live:
                 )
         if world.prepared is not None:
             refuse_other_spaces(world.prepared, predictor.packed.features, world.own)
-        read = predictor.with_pictures(world.ads)
+        read = predictor.with_media(world.ads)
         fitted = predictor.packed.features["ads"].modalities(read)
         plain = split_vectors(read, fitted)[0]
         vectors = vectors_with_changes({name: held.vectors for name, held in fitted.items()}, plain, changes, predictor.packed)

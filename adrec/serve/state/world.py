@@ -11,7 +11,7 @@ from adrec.asof.versions import NOTHING_CHANGES, Attributes
 from adrec.config.inference.serve import ServeConfig
 from adrec.data.arrays import combined
 from adrec.data.disk.tables import read_table
-from adrec.data.pictures import absolute
+from adrec.data.media.files import absolute
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.inference.known import attributes_of, log_of
 from adrec.schema import ADS
@@ -80,11 +80,11 @@ def _digest(files: list[Path]) -> str:
 
 
 def _leading_from(ads: pa.Table, file: Path) -> pa.Table:
-    """Names of pictures start from the folder of the file that names them."""
-    if "image" not in ads.column_names:
-        return ads
-    place = ads.column_names.index("image")
-    return ads.set_column(place, "image", absolute(combined(ads["image"]), file.parent))
+    """Names of pictures and sounds start from the folder of the file that names them."""
+    for column in {"image", "audio"} & set(ads.column_names):
+        place = ads.column_names.index(column)
+        ads = ads.set_column(place, column, absolute(combined(ads[column]), file.parent))
+    return ads
 
 
 def _facts(file: Path) -> tuple[str, int, int, int]:

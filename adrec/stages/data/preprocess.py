@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +43,8 @@ from adrec.schema import ADS, NOBODY, SPLITS, USERS, TableSpec, entity_tables
 from adrec.terminal import Terminal
 
 if TYPE_CHECKING:
-    from adrec.stages.data.images import Images
+    from adrec.prepare.output.entities import Encoded
+    from adrec.stages.data.media import Media
 
 ROWS_PER_SHARD = 1_000_000
 """Rows of a file of impressions, which ends with a whole request: tens of megabytes, enough files to share out."""
@@ -103,7 +104,7 @@ def run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
 
 
 def _run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
-    config, images = _with_images(_with_measured_widths(_with_moments(config)))
+    config, media = _with_media(_with_measured_widths(_with_moments(config)))
     plan = _plan(config, terminal)
     is_enough = plan.manifest is not None and (config.append == "fast" or not plan.manifest.get("kept"))
     if plan.manifest is not None and is_enough and plan.manifest["fingerprint"] == plan.fingerprint:
@@ -111,7 +112,7 @@ def _run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
     why = plan.why
     if plan.earlier is not None:
         try:
-            return PreprocessResult(config.output, _write(config, plan, plan.earlier, terminal, images), "appended")
+            return PreprocessResult(config.output, _write(config, plan, plan.earlier, terminal, media), "appended")
         except CannotAppendError as reason:
             why = str(reason)
         except DataError:
@@ -119,7 +120,7 @@ def _run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
             why = "the new files cannot stand alone"
     if why:
         terminal.note(f"Everything is built anew, because {why}.")
-    return PreprocessResult(config.output, _write(config, plan, None, terminal, images), "built", why)
+    return PreprocessResult(config.output, _write(config, plan, None, terminal, media), "built", why)
 
 
 def _with_moments(config: PreprocessConfig) -> PreprocessConfig:
@@ -145,14 +146,17 @@ def _with_measured_widths(config: PreprocessConfig) -> PreprocessConfig:
         return with_widths(connection, config, open_source(connection, config.source))
 
 
-def _with_images(config: PreprocessConfig) -> "tuple[PreprocessConfig, Images | None]":
-    """The config with the modalities that its encoder of pictures makes, and the encoder."""
-    if config.image is None:
-        return config, None
-    from adrec.stages.data.images import Images  # torch, which other runs do without
+def _with_media(config: PreprocessConfig) -> "tuple[PreprocessConfig, list[Media]]":
+    """The config with the modalities that its encoders of pictures and sounds make, and the encoders."""
+    settings = [section for section in (config.image, config.audio) if section is not None]
+    if not settings:
+        return config, []
+    from adrec.stages.data.media import Media  # torch, which other runs do without
 
-    images = Images.of(config.image)
-    return images.added_to(config), images
+    media = [Media.of(section) for section in settings]
+    for opened in media:
+        config = opened.added_to(config)
+    return config, media
 
 
 def _plan(config: PreprocessConfig, terminal: Terminal) -> _Plan:
@@ -174,12 +178,12 @@ def _plan(config: PreprocessConfig, terminal: Terminal) -> _Plan:
 
 
 def _write(
-    config: PreprocessConfig, plan: _Plan, earlier: Earlier | None, terminal: Terminal, images: "Images | None"
+    config: PreprocessConfig, plan: _Plan, earlier: Earlier | None, terminal: Terminal, media: "Sequence[Media]"
 ) -> dict[str, Any]:
     with folder_aside(config.output, PREPARED) as folder:
         work = work_folder(folder)
         with open_engine(work, memory_limit_gb=config.memory_limit_gb, threads=config.threads) as connection:
-            manifest = _prepare(connection, config, plan, earlier, folder, terminal, images)
+            manifest = _prepare(connection, config, plan, earlier, folder, terminal, media)
         shutil.rmtree(work)
         save_config(config, folder / "config.yaml")
         manifest["files"] = {str(file.relative_to(folder)): file.stat().st_size for file in _files(folder)}
@@ -194,7 +198,7 @@ def _prepare(
     earlier: Earlier | None,
     folder: Path,
     terminal: Terminal,
-    images: "Images | None",
+    media: "Sequence[Media]",
 ) -> dict[str, Any]:
     raw = open_source(connection, config.source, skip=earlier.files if earlier is not None else 0)
     with terminal.progress("preprocess", total=2 + len(raw.files), unit="steps") as step:
@@ -209,12 +213,15 @@ def _prepare(
             table: {item.column: item.precision for item in spec.vectors}
             for table, spec in (("ads", config.features.ads), ("users", config.features.users))
         }
-        reading = images.reading(raw) if images is not None else None
-        encoded = reading.columns() if reading is not None else {}
+        readings = [opened.reading(raw) for opened in media]
+        encoded: dict[str, list[Encoded]] = {}
+        for reading in readings:
+            for table, made in reading.columns().items():
+                encoded.setdefault(table, []).extend(made)
         counts: dict[str, int | None] = {
             **write_tables(connection, folder, maker, cut=built.cut, earlier=before, precisions=kept, encoded=encoded)
         }
-        if reading is not None:
+        for reading in readings:
             built.notes += (noted := reading.finish(folder))
             for note in noted:
                 terminal.warn(note)
@@ -272,7 +279,7 @@ def _prepare(
         "rejected": {"lines": lines, "reasons": quarantine.as_dict(built.rejected, old.get("rejected", {}).get("reasons", []))},
         "unlisted_users": built.unlisted_users,
         **({"joined": built.joined} if built.joined else {}),
-        **({"images": reading.manifest()} if reading is not None else {}),
+        **{stored: told for reading in readings for stored, told in reading.manifest().items()},
         "notes": built.notes,
         "privacy": built.privacy,
         "schema": _schemas(folder),

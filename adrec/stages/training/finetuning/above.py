@@ -26,7 +26,7 @@ from adrec.models.blend.hybrid import Hybrid, fit_hybrid
 from adrec.models.blend.slots import SlotEffects, fit_slots
 from adrec.models.text.encoder_training import merged
 from adrec.models.text.text_encoder import TextEncoder
-from adrec.stages.data.images import open_images
+from adrec.stages.data.media import open_media
 from adrec.stages.training.finetuning.material import Material
 from adrec.stages.training.finetuning.networks import Networks, Refit
 from adrec.training.click_data import ClickData, Late, Seen
@@ -188,7 +188,7 @@ def _click_model(material: Material, data: ClickData, trained: Trained, suite: S
         form=log_form(data.prepared),
         tables=packed_tables(data.prepared),
         baselines=suite.fitted,
-        images=open_images(data.prepared),
+        media=open_media(data.prepared),
     )
 
 

@@ -9,11 +9,12 @@ import pytest
 import vision
 from PIL import Image
 
-from adrec.data.pictures import FORMATS, PictureError, Pictures
+from adrec.data.media.files import MediaError
+from adrec.data.media.pictures import FORMATS, Pictures
 
 
 def _reason(data, pictures=Pictures()):
-    with pytest.raises(PictureError) as told:
+    with pytest.raises(MediaError) as told:
         pictures.decode(data)
     return str(told.value)
 
@@ -72,18 +73,18 @@ def test_references_lead_nowhere_but_where_they_may(tmp_path):
     held = Pictures(inside, beneath=True)
     assert held.read("a.png")
     for name in ("../secret.png", str(outside), "link.png", "a.png/b", "x" * 5000, "a\0b", "", "none.png", "."):
-        with pytest.raises(PictureError):
+        with pytest.raises(MediaError):
             held.read(name)
-    with pytest.raises(PictureError, match="files are not read here"):
+    with pytest.raises(MediaError, match="files are not read here"):
         Pictures().read("a.png")
     for address in ("http://169.254.169.254/latest", "file:///etc/passwd", "memory://other/x.png"):
-        with pytest.raises(PictureError, match="no store"):
+        with pytest.raises(MediaError, match="no store"):
             Pictures(inside, stores=("memory://mine/",)).read(address)
-    with pytest.raises(PictureError, match="no store"):
+    with pytest.raises(MediaError, match="no store"):
         Pictures(stores=("memory://mine/",)).read("memory://mine/../other/x.png")
-    with pytest.raises(PictureError, match="no base64"):
+    with pytest.raises(MediaError, match="no base64"):
         held.read("data:image/png;base64,%%%")
-    with pytest.raises(PictureError, match="more than 1,000 bytes"):
+    with pytest.raises(MediaError, match="more than 1,000 bytes"):
         Pictures(max_bytes=1_000).read(b"x" * 1_001)
 
 
@@ -94,7 +95,7 @@ def test_stores_are_read_by_fsspec():
         handle.write(vision.png([0, 0, 1]))
     pictures = Pictures(stores=("memory://mine/",))
     assert pictures.decode(pictures.read("memory://mine/a.png")).size == (24, 20)
-    with pytest.raises(PictureError, match="cannot be read"):
+    with pytest.raises(MediaError, match="cannot be read"):
         pictures.read("memory://mine/none.png")
 
 
@@ -123,6 +124,6 @@ def test_five_hundred_damaged_files_crash_nothing():
         try:
             assert Pictures().decode(bytes(data)).mode == "RGB"
             read += 1
-        except PictureError as error:
+        except MediaError as error:
             assert str(error)
     assert 0 < read < 450  # some changes spare the picture, most do not

@@ -5,10 +5,10 @@ import pyarrow as pa
 import pytest
 import vision
 
-from adrec.data.pictures import Pictures
+from adrec.data.media.pictures import Pictures
 from adrec.errors import DataError
-from adrec.models.vision.picture_vectors import PictureVectors, text_vectors
-from adrec.models.vision.vision_encoder import load_vision_encoder
+from adrec.models.media.media_vectors import MediaVectors, text_vectors
+from adrec.models.media.vision_encoder import load_vision_encoder
 
 
 @pytest.mark.parametrize("kind", ["small_vit", "small_dinov2", "small_convnext", "small_clip"])
@@ -17,13 +17,13 @@ def test_a_picture_is_a_vector_whatever_stands_beside_it(tmp_path, kind):
     shown = [
         Pictures().decode(vision.png(colour, size=size)) for colour, size in (([1, 0, 0], (24, 20)), ([0, 0, 1], (90, 31)))
     ]
-    both = encoder.pictures(shown)
+    both = encoder.encode(shown)
     assert both.shape == (2, encoder.dimension) and np.isfinite(both).all()
-    assert np.allclose(encoder.pictures(shown[1:])[0], both[1], atol=1e-5)
+    assert np.allclose(encoder.encode(shown[1:])[0], both[1], atol=1e-5)
     assert np.abs(both[0] - both[1]).max() > 1e-3
     encoder.save(tmp_path / "saved")
     again = load_vision_encoder(str(tmp_path / "saved"))
-    assert again.fingerprint == encoder.fingerprint and np.array_equal(again.pictures(shown), both)
+    assert again.fingerprint == encoder.fingerprint and np.array_equal(again.encode(shown), both)
 
 
 def test_clip_is_what_transformers_says(tmp_path):
@@ -38,7 +38,7 @@ def test_clip_is_what_transformers_says(tmp_path):
     with torch.inference_mode():
         ids, mask = tokens["input_ids"], tokens["attention_mask"]
         expected = model(input_ids=ids, attention_mask=mask, pixel_values=pixels)
-    own, words = encoder.pictures([picture]), encoder.texts(["red shoes", "coffee"])
+    own, words = encoder.encode([picture]), encoder.texts(["red shoes", "coffee"])
     for found, reference in ((own, expected.image_embeds), (words, expected.text_embeds)):  # which are of unit length
         assert np.allclose(found / np.linalg.norm(found, axis=1, keepdims=True), reference.numpy(), atol=1e-5)
     assert np.isnan(text_vectors(encoder, pa.array(["", None, "coffee"]), cache=None, keep=False)).any(axis=1).tolist() == [
@@ -49,16 +49,16 @@ def test_clip_is_what_transformers_says(tmp_path):
 def test_each_picture_is_encoded_once_and_what_is_damaged_says_why(tmp_path, monkeypatch):
     encoder = load_vision_encoder(str(vision.small_vit(tmp_path / "encoder")))
     calls = []
-    real = encoder.pictures
-    monkeypatch.setattr(encoder, "pictures", lambda shown: calls.extend(shown) or real(shown))
+    real = encoder.encode
+    monkeypatch.setattr(encoder, "encode", lambda shown: calls.extend(shown) or real(shown))
     one, other = vision.png([1, 0, 0]), vision.png([0, 1, 0])
     column = pa.array([one, None, other, one, b"<svg/>", one[:150]], pa.binary())
-    reader = PictureVectors(encoder, cache=tmp_path / "cache")
+    reader = MediaVectors(encoder, Pictures(), cache=tmp_path / "cache")
     found = reader(column)
     assert len(calls) == 2 and np.array_equal(found[0], found[3])
     assert np.isnan(found).any(axis=1).tolist() == [False, True, False, False, True, True]
     assert [(item.row, item.reason.split()[0]) for item in reader.set_aside] == [(4, "is"), (5, "is")]
-    again = PictureVectors(encoder, cache=tmp_path / "cache")
+    again = MediaVectors(encoder, Pictures(), cache=tmp_path / "cache")
     assert np.array_equal(again(column), found, equal_nan=True) and len(calls) == 2
     assert [item.reason for item in again.set_aside] == [item.reason for item in reader.set_aside]
 

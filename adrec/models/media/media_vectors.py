@@ -1,7 +1,7 @@
-"""What a table says of pictures → vectors of its rows. Each distinct picture is encoded once, by its content.
+"""What a table says of pictures or sounds → vectors of its rows. Each distinct one is encoded once, by its content.
 
-Cells are bytes, names of files, addresses in stores, or `data:` addresses. A picture that is set aside is a missing vector,
-with its reason in `set_aside`; no cell stops a run. Costs `_AT_ONCE` pictures in memory; a kill costs the pictures in hand.
+Cells are bytes, names of files, addresses in stores, or `data:` addresses. What is set aside is a missing vector, with its
+reason in `set_aside`; no cell stops a run. Costs the bytes of `_AT_ONCE` cells in memory; a kill costs those in hand.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from adrec.data.pictures import PictureError, Pictures
+from adrec.data.media.files import MediaError, MediaFiles
 from adrec.data.text.vector_cache import cached_vectors
-from adrec.models.vision.vision_encoder import VisionEncoder
+from adrec.models.media.media_encoder import MediaEncoder
 
 _AT_ONCE = 64
 _SHOWN = 80
@@ -25,7 +25,7 @@ Floats = NDArray[np.float32]
 
 
 class SetAside(NamedTuple):
-    """A picture that could not be read."""
+    """A picture or a sound that could not be read."""
 
     row: int
     reference: str
@@ -34,11 +34,11 @@ class SetAside(NamedTuple):
 
 
 @dataclass
-class PictureVectors:
-    """An encoder with the places that pictures are read from."""
+class MediaVectors:
+    """An encoder with the places that pictures or sounds are read from."""
 
-    encoder: VisionEncoder
-    pictures: Pictures = field(default_factory=Pictures)
+    encoder: MediaEncoder
+    files: MediaFiles
     cache: Path | None = None
     keep: bool = True
     """whether vectors are kept on disk"""
@@ -47,7 +47,7 @@ class PictureVectors:
     """read so far"""
 
     def __call__(self, column: pa.Array | pa.ChunkedArray) -> Floats:
-        """(N, D) of a column of text or bytes; NaN where there is no picture, or one that is set aside."""
+        """(N, D) of a column of text or bytes; NaN where there is none, or one that is set aside."""
         made = np.full((len(column), self.encoder.dimension), np.nan, np.float32)
         for start in range(0, len(column), _AT_ONCE):
             self._piece(column.slice(start, _AT_ONCE).to_pylist(), made[start : start + _AT_ONCE], self.rows + start)
@@ -55,12 +55,12 @@ class PictureVectors:
         return made
 
     def one(self, cell: str | bytes) -> Floats:
-        """(D,) of one picture. Raises PictureError where it is set aside."""
-        data = self.pictures.read(cell)
+        """(D,) of one picture or sound. Raises MediaError where it is set aside."""
+        data = self.files.read(cell)
         found: Floats = self._encoded([data])[0]
         if np.isnan(found).any():
-            self.pictures.decode(data)  # says why
-            raise PictureError("gives no vector")
+            self.files.decode(data)  # says why
+            raise MediaError("gives no vector")
         return found
 
     def _piece(self, cells: Sequence[str | bytes | None], made: Floats, first: int) -> None:
@@ -69,9 +69,9 @@ class PictureVectors:
             if not cell:
                 continue
             try:
-                contents.append(self.pictures.read(cell))
+                contents.append(self.files.read(cell))
                 places.append(place)
-            except PictureError as error:
+            except MediaError as error:
                 self._note(first + place, cell, str(error))
         if not contents:
             return
@@ -81,7 +81,7 @@ class PictureVectors:
         made[places] = found
 
     def _encoded(self, contents: Sequence[bytes]) -> Floats:
-        """(N, D) of pictures by their bytes, NaN where one shows nothing."""
+        """(N, D) by their bytes, NaN where nothing can be read."""
         if not self.keep:
             return self._encode(list(contents))
         return cached_vectors(contents, fingerprint=self.encoder.fingerprint, encode=self._encode, folder=self.cache)
@@ -90,15 +90,15 @@ class PictureVectors:
         made = np.full((len(contents), self.encoder.dimension), np.nan, np.float32)
         for place, data in enumerate(contents):
             try:
-                made[place] = self.encoder.pictures([self.pictures.decode(data)])[0]
-            except PictureError:
+                made[place] = self.encoder.encode([self.files.decode(data)])[0]
+            except MediaError:
                 continue  # missing; whoever asked tells why
         return made
 
     def _reason(self, data: bytes) -> str:
         try:
-            self.pictures.decode(data)
-        except PictureError as error:
+            self.files.decode(data)
+        except MediaError as error:
             return str(error)
         return "gives no finite vector"
 
@@ -107,8 +107,8 @@ class PictureVectors:
         self.set_aside.append(SetAside(row, shown, reason))
 
 
-def text_vectors(encoder: VisionEncoder, texts: pa.Array | pa.ChunkedArray, *, cache: Path | None, keep: bool = True) -> Floats:
-    """(N, D) of texts in the space of the encoder's pictures; NaN where a text is empty."""
+def text_vectors(encoder: MediaEncoder, texts: pa.Array | pa.ChunkedArray, *, cache: Path | None, keep: bool = True) -> Floats:
+    """(N, D) of texts in the space of the encoder's pictures or sounds; NaN where a text is empty."""
     cells = pc.fill_null(texts, "").to_pylist()
     made = np.full((len(cells), encoder.dimension), np.nan, np.float32)
     filled = [place for place, cell in enumerate(cells) if cell.strip()]

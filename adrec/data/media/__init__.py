@@ -1,0 +1,1 @@
+"""Pictures and sounds of strangers: bytes from files, stores and cells, and what they hold."""

@@ -1,1 +1,0 @@
-"""Pictures as vectors: a pretrained vision encoder, and whatever a table says of pictures."""
