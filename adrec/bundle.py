@@ -8,7 +8,7 @@ bundle of a stranger is data, and opening it runs no code. Where keys are truste
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from adrec.data.disk.outputs import BUNDLE
 from adrec.data.disk.signatures import SUFFIX, PublicKey, SignatureError, check_signature, read_public_key
 from adrec.data.disk.writing import folder_aside
 from adrec.errors import BundleError
+from adrec.privacy.ledger import KEY as LEDGER
+from adrec.privacy.ledger import unaccounted
 
 FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
@@ -91,6 +93,7 @@ def save_bundle(path: Path, **facts: Any) -> Iterator[Path]:
         }
         for name in files:
             _check_kind(folder, name)
+        _check_ledger(path, facts, files)
         manifest = {"format_version": FORMAT_VERSION, "adrec_version": __version__, **facts, "files": files}
         write_json(manifest, folder / MANIFEST)
 
@@ -124,6 +127,7 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
         raise BundleError(other_format(path, version=version, ours=FORMAT_VERSION, command=command, config=config))
     for name, (digest, size) in listed.items():
         _check_file(path, name, digest if verify else None, size)
+    _check_ledger(path, manifest, files)
     _refuse_unlisted(path, listed)
     return Bundle(path, manifest)
 
@@ -168,6 +172,21 @@ def _check_kind(path: Path, name: str) -> None:
     file = Path(name)
     if file.suffix not in _KINDS or file.name in _READ_ELSEWHERE:
         raise BundleError(f"{path}: holds {name!r}, a kind of file that no bundle may have. {_STRANGE}")
+
+
+def _check_ledger(path: Path, manifest: Mapping[str, Any], files: Collection[str]) -> None:
+    """A bundle that claims to be private says of every file how."""
+    if manifest.get(LEDGER) is None:
+        return
+    try:
+        strange = unaccounted(manifest[LEDGER], files)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"{path}: its ledger of privacy cannot be read ({error}). {_STRANGE}") from None
+    if strange:
+        epsilon = manifest[LEDGER]["epsilon"]
+        raise BundleError(
+            f"{path}: claims an epsilon of {epsilon:g}, but its ledger does not account for {strange[0]!r}. Train it again."
+        )
 
 
 def _refuse_unlisted(path: Path, listed: Collection[str]) -> None:

@@ -151,10 +151,12 @@ def load_click_data(
     *,
     splits: tuple[str, ...] = ("train",),
     learned_until: int | None = None,
+    is_private: bool = False,
 ) -> ClickData:
     """Read the rows of `splits` to train on and the validation rows, encode the texts they use.
 
-    `learned_until`: what the bundle that training goes on from has learned, for `replay`.
+    `learned_until`: what the bundle that training goes on from has learned, for `replay`. `is_private`: which ads and users
+    the rows name is not told: all ads of the catalogue count as seen, never, and no user.
     Raises DataError where labels or rows are missing.
     """
     features = prepared.features()
@@ -172,6 +174,10 @@ def load_click_data(
             prepared, splits, config, cut, known, advance
         )
     ads_table, users_table = prepared.ads(), prepared.users()
+    if is_private:
+        count = np.zeros(len(ads_table), np.int64)
+        seen_ads = Seen(ads_table["ad_id"].combine_chunks().cast(pa.string()), count, count)
+        seen_users = Seen(pa.array([], pa.string()), count[:0], count[:0])
     own = config.model.identities
     ads = catalog_from_table(ads_table, features["ads"], key="ad_id", seen=seen_ads.ids if "ads" in own else None)
     users = catalog_from_table(users_table, features["users"], key="user_id", seen=seen_users.ids if "users" in own else None)

@@ -111,7 +111,7 @@ def train_click_model(
             if task.name in data.late
         },
         monitor=monitor,
-        optimizer=partial(_optimizer, config, steps),
+        optimizer=partial(optimizer_of, config, steps),
     )
     identity = {
         "config": config.model_dump(mode="json"),
@@ -253,7 +253,8 @@ def monitored_metric(config: FinetuneConfig, data: ClickData) -> str:
     return "auc_request" if mixed.sum() >= 30 and mixed.mean() > 0.1 else "auc"
 
 
-def _optimizer(config: FinetuneConfig, steps: int, module: nn.Module, text_encoder: nn.Module | None) -> dict[str, Any]:
+def optimizer_of(config: FinetuneConfig, steps: int, module: nn.Module, text_encoder: nn.Module | None) -> dict[str, Any]:
+    """AdamW of the config over `steps`; the text encoder, where it is trained, by a rate of its own."""
     training = config.training
     parts = [(text_encoder, config.text.learning_rate)] if text_encoder is not None else []
     return configure_adamw(

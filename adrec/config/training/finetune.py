@@ -8,6 +8,7 @@ from adrec.config.base import Config, ConfigPath, EncoderReference, OnDevice, Se
 from adrec.config.training.baselines import CLICK_MEMBERS, HYBRID_MEMBERS, BaselinesConfig, HybridConfig
 from adrec.config.training.delay import DelaySettings
 from adrec.config.training.loop import TrainingConfig
+from adrec.config.training.privacy import TrainingPrivacy
 from adrec.errors import ConfigError
 from adrec.plugins import names_of, own_names
 from adrec.specs import Pooling
@@ -215,6 +216,8 @@ class FinetuneConfig(OnDevice, Seeded, TrustsKeys):
     recall_requests: Annotated[int, Field(ge=0, le=1_000_000)] = 200
     """Validation requests that are scored against all ads, to tell how many of the best retrieval finds; fewer where ads are
     many. 0: none."""
+    privacy: TrainingPrivacy | None = None
+    """Differential privacy: an upper bound on what the bundle tells of any user, counted over all its files. None: none."""
     refit: bool = False
     """When all is chosen, train network and baselines once more on training and validation rows together, for as long as was
     best: the newest days are learned too. What validation chose stays: steps, trees, hybrid, calibration, and the metrics."""

@@ -187,6 +187,30 @@ def _variance_between(values: Floats, variances: Floats) -> float:
     return max(0.0, excess / spread) if spread > 0 else 0.0
 
 
+GRID = np.linspace(-8.0, 4.0, 17)
+"""Edges of the logits between which `cells_of` counts: the same for everybody, so that counts can be added up."""
+
+
+def cells_of(logits: npt.ArrayLike, labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """(32,) misses and clicks, in turn, between the marks of a fixed grid; rows with a NaN label are left out."""
+    y = np.asarray(labels, dtype=np.float64)
+    known = ~np.isnan(y)
+    bins = np.clip(np.searchsorted(GRID, np.asarray(logits, dtype=np.float64)[known]) - 1, 0, len(GRID) - 2)
+    return np.bincount(bins * 2 + (y[known] > 0), minlength=2 * (len(GRID) - 1))
+
+
+def calibration_of(cells: npt.ArrayLike, *, doubt: float = 1.0) -> Calibration:
+    """Platt's line through counts of `cells_of`, or noised ones. `doubt`: so many rows in each cell speak for the logits as
+    they are, so that counts which say less than their noise change nothing.
+    """
+    centres = (GRID[1:] + GRID[:-1]) / 2
+    chances = _sigmoid(centres)
+    counts = np.maximum(np.asarray(cells, dtype=np.float64).reshape(-1, 2), 0.0)
+    counts = counts + doubt * np.stack([1.0 - chances, chances], axis=1)
+    labels = np.tile([0.0, 1.0], len(centres))
+    return replace(fit(np.repeat(centres, 2), labels, weights=counts.reshape(-1), method="platt"), log_loss={})
+
+
 def sampling_offset(negative_rate: float) -> float:
     """What to add to a logit learned with only `negative_rate` of the negatives: log(negative_rate).
 

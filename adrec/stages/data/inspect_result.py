@@ -12,6 +12,7 @@ from rich.text import Text
 
 from adrec.explore.profile import ColumnProfile
 from adrec.prepare.output.report import render_manifest
+from adrec.privacy.ledger import KEY as LEDGER
 from adrec.tables import best_marked
 
 
@@ -60,7 +61,7 @@ class InspectResult:
 def _render_bundle(path: Path, about: dict[str, Any]) -> Iterator[RenderableType]:
     table = Table(title=f"{path} (every file is whole)", title_justify="left", show_header=False)
     for key, value in about.items():
-        if key not in {"sizes", "metrics"}:
+        if key not in {"sizes", "metrics", LEDGER}:
             table.add_row(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     yield table
     sizes = Table("file", title="files", title_justify="left")
@@ -68,8 +69,28 @@ def _render_bundle(path: Path, about: dict[str, Any]) -> Iterator[RenderableType
     for name, size in about["sizes"].items():
         sizes.add_row(name, f"{size:,}")
     yield sizes
+    if about.get(LEDGER) is not None:
+        yield from render_ledger(about[LEDGER])
     if "metrics" in about:
         yield from _render_metrics(about["metrics"])
+
+
+def render_ledger(ledger: dict[str, Any]) -> Iterator[RenderableType]:
+    """A row an artefact, and what all of it costs together."""
+    table = Table("artefact", "is", title="privacy ledger", title_justify="left")
+    for heading in ("mechanism", "noise", "sensitivity", "epsilon alone"):
+        table.add_column(heading, justify="right" if heading != "mechanism" else "left")
+    table.add_column("how", overflow="fold")
+    for line in ledger["lines"]:
+        event = line.get("event", {})
+        cells = [event.get("noise"), line.get("sensitivity"), line.get("epsilon_alone")]
+        shown = ["" if value is None else f"{value:.4g}" for value in cells]
+        table.add_row(line["artefact"], line["treatment"], line.get("mechanism", ""), *shown, line["why"])
+    yield table
+    yield (
+        f"together: epsilon {ledger['spent']:.4g} of {ledger['epsilon']:g} at delta {ledger['delta']:g}, for"
+        f" {ledger['neighbours']}; {ledger['composition']} ({ledger['accountant']}); randomness: {ledger['random']}"
+    )
 
 
 def _render_metrics(metrics: dict[str, Any]) -> Iterator[RenderableType]:

@@ -33,6 +33,10 @@ from adrec.training.trainer import work_folder
 
 def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     """Train, calibrate, compare, and write the bundle. A killed run goes on from its last checkpoint."""
+    if config.privacy is not None:
+        from adrec.stages.training.finetuning.private import run_privately
+
+        return run_privately(config, terminal)
     material = read_material(config, terminal)
     work = work_folder(config.output)
     networks = train_networks(material, work)

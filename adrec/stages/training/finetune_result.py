@@ -50,6 +50,9 @@ class FinetuneResult:
     modalities: list[Worth] = field(default_factory=list)
     """what the text and each column of vectors of the ads are worth; empty without vectors"""
 
+    privacy: dict[str, Any] | None = None
+    """the ledger of a private bundle"""
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-safe values."""
         worths = {found.name: asdict(found) for found in self.modalities}
@@ -96,6 +99,11 @@ class FinetuneResult:
         yield from recall_table(self.candidate_recall)
         for name, reason in self.left_out.items():
             yield f"left out {name}: {reason}"
+        if self.privacy is not None:
+            yield (
+                f"private: epsilon {self.privacy['spent']:.3g} at delta {self.privacy['delta']:g} for"
+                f" {self.privacy['neighbours']}; the figures above are exact, and for your eyes"
+            )
         yield f"bundle: {self.output}"
 
 

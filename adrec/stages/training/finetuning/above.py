@@ -81,7 +81,7 @@ def join_baselines(material: Material, networks: Networks) -> Above:
     valid = material.inputs(data, data.valid)
     train = material.learned_inputs(data) if config.baselines.names or config.refit else None
     suite = _fit_baselines(material, train, valid)
-    bundle = _click_model(material, data, networks.chosen, suite)
+    bundle = click_model(material, data, networks.chosen, suite)
     predictor = Predictor(bundle, device=resolve_device(config.device), cache=config.text.cache)
     held_out = HeldOut(predictor, material.prepared, data.valid)
     chosen = networks.chosen
@@ -120,7 +120,7 @@ def learn_all_rows(material: Material, above: Above, chosen: ClickModel, refit: 
     assert above.train is not None
     parts = [above.train, above.valid]
     calibrations = _levelled(material.config, refit, chosen.hybrid, suite, parts, chosen.calibrations)
-    model = _click_model(material, refit.data, refit.trained, suite)
+    model = click_model(material, refit.data, refit.trained, suite)
     return replace(model, hybrid=chosen.hybrid, calibrations=calibrations, slots=chosen.slots)
 
 
@@ -171,7 +171,7 @@ def _fit_baselines(material: Material, train: Inputs | None, valid: Inputs) -> S
         return fit_all(settings.names, train, valid, max_rows=settings.max_rows, seed=seed, advance=advance)
 
 
-def _click_model(material: Material, data: ClickData, trained: Trained, suite: Suite) -> ClickModel:
+def click_model(material: Material, data: ClickData, trained: Trained, suite: Suite) -> ClickModel:
     """Everything that goes into a bundle but what is fitted above network and baselines."""
     own_encoder = trained.module.model.text_encoder
     return ClickModel(
@@ -182,8 +182,8 @@ def _click_model(material: Material, data: ClickData, trained: Trained, suite: S
         model=trained.module.model.cpu(),
         encoder=merged(cast(TextEncoder, own_encoder)) if own_encoder is not None else material.encoder,
         calibrations={},
-        seen_ads=_seen_table(data.seen_ads),
-        seen_users=_seen_table(data.seen_users),
+        seen_ads=seen_table(data.seen_ads),
+        seen_users=seen_table(data.seen_users),
         text=text_settings(data.prepared),
         form=log_form(data.prepared),
         tables=packed_tables(data.prepared),
@@ -192,7 +192,8 @@ def _click_model(material: Material, data: ClickData, trained: Trained, suite: S
     )
 
 
-def _seen_table(seen: Seen) -> pa.Table:
+def seen_table(seen: Seen) -> pa.Table:
+    """As a bundle keeps it."""
     return pa.table({"id": seen.ids, "impressions": seen.impressions, "clicks": seen.clicks})
 
 

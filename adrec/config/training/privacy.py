@@ -1,0 +1,49 @@
+"""The `privacy` section of finetune: how much the bundle may tell of a user, or of a row (docs/how-to/privacy.md)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from adrec.config.base import Config
+
+
+class TrainingPrivacy(Config):
+    """Differential privacy of all that the bundle holds. Needs `pip install 'adrec[privacy]'`."""
+
+    epsilon: Annotated[float, Field(gt=0, le=1_000)]
+    """The most that one unit may change the odds of any bundle, as a power of e: 1 is strong, 8 weak."""
+    delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-6
+    """The chance that epsilon does not hold: well below one over the number of units."""
+    unit: Literal["user", "row"] = "user"
+    """Who is protected: user: all that one user did. row: one prepared row, while users with many rows are protected less."""
+    clip: Annotated[float, Field(gt=0)] | Literal["adaptive"] = 1.0
+    """Largest norm of a unit's gradient. adaptive: follows the median norm (Andrew et al. 2021)."""
+    max_rows_per_user: Annotated[int, Field(ge=1, le=100_000)] = 32
+    """With unit user: rows of one user that one step reads, drawn anew each time."""
+    units_per_step: Annotated[int, Field(ge=1)] | None = None
+    """Units of a step, on average; each takes part by its own draw. None: `training.batch_rows` for rows, an eighth of it for
+    users, at most a tenth of all. More of them stand out better from the noise."""
+    noise: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """Deviations of the noise over the clip; auto: the least that epsilon allows. Too little is refused."""
+    statistics: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Part of epsilon that vocabularies, scales, rates and calibration may cost by themselves. Together with the training it
+    takes far less than this part away: noise adds up in squares."""
+    accountant: Literal["rdp", "prv"] = "rdp"
+    """rdp: a proven bound. prv: numerical, some percent less noise; counts the discrete Gaussian as the continuous one."""
+    counts: bool = False
+    """Keep how often each ad was shown and clicked, noised, for retrieval by popularity; else every ad counts nothing."""
+    public: list[str] = []
+    """What tells nothing of a person, on your word: `encoder` (it learned no texts of users), `metrics` (validation figures may
+    stand in the bundle), or columns of users and impressions whose values and scale anyone may know, as `scenario`. A counter
+    that is named here is read although it counts other users."""
+    bounds: dict[str, tuple[float, float]] = {}
+    """Numeric column → its usual lowest and highest value, which anyone may know: then its scale costs nothing."""
+    secure: bool = True
+    """Randomness of the operating system, which cannot be repeated. false: of the seed, for tests; protects nothing."""
+
+    @model_validator(mode="after")
+    def _bounded(self) -> "TrainingPrivacy":
+        for column, (low, high) in self.bounds.items():
+            if not low < high:
+                raise ValueError(f"bounds: {column} goes from {low:g} to {high:g}; the first must be less")
+        return self

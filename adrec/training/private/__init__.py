@@ -1,0 +1,1 @@
+"""Training under differential privacy: Poisson samples of units, a clipped gradient each, noise on their sum."""

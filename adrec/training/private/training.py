@@ -1,0 +1,152 @@
+"""One private training: the last weights of a run whose length was fixed before. Nothing is chosen by held-out rows."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from adrec.config.training.finetune import FinetuneConfig
+from adrec.data.arrays import Longs
+from adrec.errors import ConfigError, DataError
+from adrec.privacy.accounting import Event, epsilon_of, noise_for
+from adrec.privacy.noise import Noise
+from adrec.terminal import Terminal
+from adrec.training.build import build_model
+from adrec.training.click_data import ClickData
+from adrec.training.ctr_training import LIST_PENALTY, Trained, monitored_metric, optimizer_of, raw_outputs
+from adrec.training.loader import BatchLoader
+from adrec.training.private.gradients import units_at_once
+from adrec.training.private.module import PrivateCTRModule
+from adrec.training.private.units import PoissonPlan, Units
+from adrec.training.trainer import fit, open_work
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How often who takes part, and under how much noise."""
+
+    rate: float
+    steps: int
+    noise: float
+
+    @property
+    def event(self) -> Event:
+        """As the accountant sees it."""
+        return Event(self.noise, self.rate, self.steps)
+
+
+def units_of(config: FinetuneConfig, data: ClickData) -> Longs:
+    """(N,) the unit of each training row, 0, 1, ...; -1 where its click is not known. Raises DataError."""
+    assert config.privacy is not None
+    if data.train is None:
+        raise DataError(
+            f"{data.prepared.path}: a private training draws from all rows at once. Raise training.in_memory_rows to"
+            f" {data.rows:,} or more."
+        )
+    if data.train.weight is not None:
+        raise DataError(f"{data.prepared.path}: its rows are counts of many people's clicks, which are no units of privacy.")
+    if config.privacy.unit == "user" and not data.prepared.has.user:
+        raise DataError(f"{data.prepared.path}: its log names no users. Set privacy.unit to row.")
+    known = ~np.isnan(data.train.labels[data.sampling.label])
+    own = data.train.user_index if config.privacy.unit == "user" else np.arange(len(data.train))
+    unit = np.full(len(data.train), -1, np.int64)
+    unit[known] = np.unique(own[known], return_inverse=True)[1]
+    return unit
+
+
+def schedule_of(config: FinetuneConfig, units: int, beside: list[Event], delta: float) -> Schedule:
+    """Steps and noise such that they and what is released `beside` them stay within the budget.
+
+    `delta`: what the accountant may spend. Raises ConfigError where `privacy.noise` is too little.
+    """
+    privacy = config.privacy
+    assert privacy is not None
+    usual = config.training.batch_rows if privacy.unit == "row" else max(1, config.training.batch_rows // 8)
+    a_step = privacy.units_per_step or max(1, min(usual, units // 10))
+    if a_step > units:
+        raise ConfigError(f"privacy.units_per_step is {a_step:,}, and there are {units:,} units. Lower it.")
+    rate = a_step / units
+    steps = max(1, round(config.training.epochs / rate))
+    steps = min(steps, config.training.max_steps or steps)
+    if privacy.noise == "auto":
+        noise = noise_for(privacy.epsilon, delta, rate=rate, steps=steps, beside=beside, accountant=privacy.accountant)
+        return Schedule(rate, steps, noise)
+    spent = epsilon_of([*beside, Event(privacy.noise, rate, steps)], delta, privacy.accountant)
+    if spent > privacy.epsilon:
+        raise ConfigError(
+            f"privacy.noise {privacy.noise:g} costs an epsilon of {spent:.3g} over {steps:,} steps, more than privacy.epsilon"
+            f" {privacy.epsilon:g}. Set it to auto, or lower training.epochs."
+        )
+    return Schedule(rate, steps, privacy.noise)
+
+
+def train_privately(
+    config: FinetuneConfig,
+    data: ClickData,
+    unit: Longs,
+    schedule: Schedule,
+    randomness: Noise,
+    *,
+    work: Path,
+    terminal: Terminal,
+) -> Trained:
+    """Train for the whole schedule. `unit` comes from `units_of`."""
+    privacy = config.privacy
+    assert privacy is not None and data.train is not None
+    torch.manual_seed(config.seed)
+    model = build_model(config.model, data.dimensions, data.tasks, text_encoder=None, next_category=False)
+    plan = PoissonPlan(
+        data.train,
+        data.collate,
+        unit,
+        schedule.rate,
+        privacy.max_rows_per_user if privacy.unit == "user" else 1,
+        schedule.steps,
+        units_at_once(model),
+        randomness,
+    )
+    loader = BatchLoader(
+        plan.plan, plan.collate, total=schedule.steps, seed=config.seed, workers=config.training.workers, pin_memory=False
+    )
+    monitor = monitored_metric(config, data)
+    module = PrivateCTRModule(
+        noise=schedule.noise,
+        clip=1.0 if privacy.clip == "adaptive" else privacy.clip,
+        adaptive=privacy.clip == "adaptive",
+        expected=plan.expected,
+        randomness=randomness,
+        model=model,
+        tasks=data.tasks,
+        terms=[(term.kind, term.weight) for term in config.loss.terms],
+        learned_weights=False,
+        next_category=0.0,
+        category=data.dimensions.category or 0,
+        list_penalty=LIST_PENALTY,
+        monitor=monitor,
+        optimizer=partial(optimizer_of, config, schedule.steps),
+    )
+    open_work(work, {"config": config.model_dump(mode="json"), "data": data.prepared.fingerprint}, resume=False)
+    run = fit(
+        module,
+        loader,
+        None,
+        config=config.training,
+        seed=config.seed,
+        device=config.device,
+        work=work,
+        terminal=terminal,
+        description="Training privately",
+        total_units=plan.expected * schedule.steps,
+        unit="units",
+        units_of=_units,
+        monitor=f"valid_{monitor}",
+    )
+    return Trained(
+        module, run, config.seed, raw_outputs(module, data.batches(data.valid), config.device), max(1, round(1 / schedule.rate))
+    )
+
+
+def _units(batch: Units) -> int:
+    return sum(len(chunk.row) for chunk in batch.chunks)

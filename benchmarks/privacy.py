@@ -1,0 +1,106 @@
+"""What privacy costs: AUC and log loss on the sample's test rows at several epsilons, for rows and for users as units.
+
+    python benchmarks/privacy.py --work /tmp/privacy --impressions 60000 --seeds 1
+
+Every training reads the same prepared folder with configs/sample/finetune-private.yaml; "none" is the same network without
+privacy, on the columns that it then may read. A line a training, and at the end the table of docs/measured/privacy.md.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adrec.config.base import load_config
+from adrec.config.data.preprocess import PreprocessConfig
+from adrec.config.training.finetune import FinetuneConfig
+from adrec.data.examples import load_examples
+from adrec.data.prepared import open_prepared
+from adrec.inference.held_out import HeldOut
+from adrec.inference.predictor import Predictor
+from adrec.sample import generate_sample
+from adrec.stages.data import preprocess
+from adrec.stages.training import finetune
+from adrec.terminal import Terminal
+from adrec.training.private.features import Refitted
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs" / "sample"
+UNITS: dict[str, list[str]] = {
+    "row": ["privacy.unit=row"],
+    "user": ["privacy.unit=user", "training.epochs=20", "privacy.units_per_step=512"],
+}
+QUIET = Terminal(quiet=True)
+
+
+def main() -> None:
+    """Run all that is not in the work folder yet, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--impressions", type=int, default=60_000)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--epsilons", type=float, nargs="*", default=[8.0, 3.0, 1.0])
+    given = parser.parse_args()
+    prepared = prepare(given.work, given.impressions)
+    records = given.work / "records.jsonl"
+    done = [json.loads(line) for line in records.read_text().splitlines()] if records.exists() else []
+    for seed in range(given.seeds):
+        for name, settings in trainings(given.epsilons):
+            if any((row["name"], row["seed"]) == (name, seed) for row in done):
+                continue
+            row = {"name": name, "seed": seed, **measured(prepared, given.work / "bundle", [*settings, f"seed={seed}"])}
+            done.append(row)
+            with open(records, "a") as handle:
+                handle.write(json.dumps(row) + "\n")
+            print(json.dumps(row), flush=True)
+    print("| training | AUC | log loss | clicks predicted / observed |\n|---|---|---|---|")
+    for name in dict.fromkeys(row["name"] for row in done):
+        rows = [row for row in done if row["name"] == name]
+        cells = [f"{np.mean([row[key] for row in rows]):.4f}" for key in ("auc", "log_loss", "ratio")]
+        print(f"| {name} ({len(rows)}) | {' | '.join(cells)} |")
+
+
+def trainings(epsilons: list[float]) -> Iterator[tuple[str, list[str]]]:
+    """Name and settings of each."""
+    yield "none", ["privacy=null", "baselines.names=[]", "recall_requests=0", "training.batch_rows=512", "training.epochs=6"]
+    for unit, settings in UNITS.items():
+        for epsilon in epsilons:
+            yield f"{unit}, epsilon {epsilon:g}", [*settings, f"privacy.epsilon={epsilon}"]
+
+
+def prepare(work: Path, impressions: int) -> Path:
+    """The sample of so many rows, prepared."""
+    folder = work / "prepared"
+    if not folder.exists():
+        generate_sample(work / "sample", impressions=impressions, seed=42)
+        sources = {"impressions": "impressions", "ads": "ads.parquet", "users": "users.parquet"}
+        settings = [f"source.{table}.files={work / 'sample' / file}" for table, file in sources.items()]
+        preprocess.run(load_config(CONFIGS / "preprocess.yaml", PreprocessConfig, [*settings, f"output={folder}"]), QUIET)
+    return folder
+
+
+def measured(prepared: Path, bundle: Path, settings: list[str]) -> dict[str, Any]:
+    """Train, and score the test rows."""
+    began = time.monotonic()
+    fixed = [f"prepared={prepared}", f"output={bundle}"]
+    config = load_config(CONFIGS / "finetune-private.yaml", FinetuneConfig, [*fixed, *settings])
+    result = finetune.run(config, QUIET)
+    predictor = Predictor.load(bundle, device="cpu")
+    folder = Refitted(open_prepared(prepared), predictor.packed.features)
+    rows = load_examples(folder, "test", max_history=config.model.user.max_history, labels=["click"])
+    held_out = HeldOut(predictor, folder, rows)
+    metrics = held_out.figures(predictor.packed)["adrec"]
+    predicted = held_out.scores(predictor.packed).score.mean() / rows.labels["click"].mean()
+    lines = result.privacy["lines"] if result.privacy else []
+    noise = next((line["event"] for line in lines if line["artefact"] == "weights"), {})
+    figures = {"auc": metrics["auc"], "log_loss": metrics["log_loss"], "ratio": float(predicted)}
+    spent = result.privacy["spent"] if result.privacy else None
+    return {**figures, "spent": spent, **noise, "seconds": time.monotonic() - began}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Noise is what it says, and what is released of two logs that differ by one user can hardly be told apart."""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adrec.privacy.accounting import Event, epsilon_of
+from adrec.privacy.ledger import Ledger, Line, unaccounted
+from adrec.privacy.mechanisms import Releases, one_of_each
+from adrec.privacy.noise import Noise
+
+
+@pytest.mark.parametrize("deviation", [0.7, 3.0, 41.5])
+def test_the_discrete_gaussian_has_its_probabilities(deviation):
+    drawn = Noise(seed=1).discrete_gaussian(200_000, deviation)
+    values = np.arange(-math.ceil(4 * deviation), math.ceil(4 * deviation) + 1)
+    weights = np.exp(-(values.astype(float) ** 2) / (2 * deviation**2))
+    total = np.exp(-(np.arange(-2000, 2001).astype(float) ** 2) / (2 * deviation**2)).sum()
+    counts = np.array([(drawn == value).sum() for value in values])
+    expected = 200_000 * weights / total
+    enough = expected > 20
+    chi = ((counts - expected)[enough] ** 2 / expected[enough]).sum()
+    assert chi < enough.sum() + 5 * math.sqrt(2 * enough.sum())
+    assert drawn.dtype == np.int64
+
+
+def test_the_gaussian_is_standard_and_the_system_never_repeats_itself():
+    from scipy.stats import kstest
+
+    drawn = Noise(seed=2).gaussian(100_000)
+    assert kstest(drawn, "norm").pvalue > 1e-3
+    assert Noise().is_secure and not Noise(seed=2).is_secure
+    assert not np.array_equal(Noise().uniform(100), Noise().uniform(100))
+    assert np.array_equal(Noise(seed=5).gaussian(9), Noise(seed=5).gaussian(9))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(-1, 6), min_size=1, max_size=60), st.integers(0, 1000))
+def test_one_row_of_each_unit(units, seed):
+    unit = np.array(units)
+    picked = one_of_each(unit, Noise(seed=seed))
+    assert sorted(unit[picked]) == sorted(set(units) - {-1})
+
+
+def bound(epsilon, delta):
+    """What (epsilon, delta) allows: P(a) <= e^epsilon P(b) + delta."""
+    return lambda a, b: a <= math.exp(epsilon) * b + delta
+
+
+def test_a_thousand_releases_of_neighbours_are_within_the_bound():
+    """Vocabulary, counts, rate and calibration cells, of logs with and without one user who has a value of his own."""
+    noise, delta, runs = 1.0, 1e-3, 1000
+    epsilon = epsilon_of([Event(noise)], delta)
+    with_user = pa.array(["a"] * 40 + ["b"] * 5 + ["mine"])
+    without = with_user.slice(0, len(with_user) - 1)
+    seen = {"with": [], "without": []}
+    for name, values in (("with", with_user), ("without", without)):
+        for run in range(runs):
+            releases = Releases(Noise(seed=run + (name == "with") * runs), noise, delta)
+            words = releases.vocabulary("v", values, min_count=1, files=())
+            counted = releases.counts("c", np.array([len(values), 3]), sensitivity=1.0, files=())
+            rate = releases.rate("r", np.array([0.0, 1.0] * 20 + [1.0] * (name == "with")), files=())
+            seen[name].append(("mine" in words.to_pylist(), "b" in words.to_pylist(), counted[0] > 45, rate > 0.5))
+    shares = {name: np.mean(values, axis=0) for name, values in seen.items()}
+    error = 3 * 0.5 / math.sqrt(runs)
+    assert shares["with"][0] <= delta + 3 * math.sqrt(delta / runs) and shares["without"][0] == 0
+    allowed = bound(epsilon, delta + error)
+    for a, b in zip(shares["with"], shares["without"], strict=True):
+        assert allowed(a, b) and allowed(b, a) and allowed(1 - a, 1 - b) and allowed(1 - b, 1 - a)
+    assert 0.05 < shares["without"][2] < 0.95  # the counts do say something
+
+
+def test_what_is_released_is_near_where_there_are_many():
+    random = np.random.default_rng(0)
+    releases = Releases(Noise(seed=3), 4.0, 1e-7)
+    values = random.lognormal(3.0, 1.0, 50_000)
+    mean, deviation = releases.moments("m", values, files=())
+    assert mean == pytest.approx(np.log1p(values).mean(), abs=0.05)
+    assert deviation == pytest.approx(np.log1p(values).std(), rel=0.1)
+    assert releases.moments("m", values[:20], files=()) == (0.0, 1.0)  # drowned in noise, and it knows
+    assert releases.rate("r", (random.random(50_000) < 0.03).astype(float), files=()) == pytest.approx(0.03, abs=0.003)
+    words = pa.array(random.choice(["x", "y", "z"], 50_000, p=[0.5, 0.3, 0.2]))
+    assert releases.vocabulary("v", words, min_count=2, files=()).to_pylist() == ["x", "y", "z"]
+    assert [line.event for line in releases.lines] == [Event(4.0)] * 4 and releases.lines[-1].delta == 1e-7
+
+
+def ledger(**changes):
+    lines = (
+        Line("weights", "noised", "DP-SGD", ("model.safetensors",), "Gaussian", 1.0, Event(1.0, 0.01, 1000)),
+        Line("vocabulary", "noised", "counts", ("features.json",), "discrete Gaussian", 1.0, Event(20.0), 1e-6),
+        Line("encoder", "public", "declared", ("encoder/",)),
+        Line("trees", "left out", "not needed", ("baselines/",)),
+    )
+    usual = {"unit": "user", "epsilon": 3.0, "delta": 1e-5, "accountant": "rdp", "is_secure": True, "lines": lines}
+    return Ledger(**{**usual, **changes})
+
+
+def test_a_ledger_counts_all_lines_together_and_knows_its_files():
+    stored = ledger().to_json()
+    assert stored["spent"] == pytest.approx(epsilon_of([Event(1.0, 0.01, 1000), Event(20.0)], 1e-5 - 1e-6), abs=1e-3)
+    assert stored["lines"][0]["epsilon_alone"] < stored["spent"]
+    assert unaccounted(stored, ["model.safetensors", "features.json", "encoder/vocab.txt"]) == []
+    strange = unaccounted(stored, ["encoder.json", "baselines/trees.txt", "features.json"])
+    assert strange == ["baselines/trees.txt", "encoder.json"]
+    with pytest.raises(ValueError, match="was spent"):
+        unaccounted({**stored, "epsilon": 1.0}, [])

@@ -1,0 +1,163 @@
+"""A private training from the prepared folder to the bundle: what it holds, what it refuses, and that it still learns."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from worlds import make_world, word_encoder
+
+from adrec.bundle import MANIFEST, open_bundle
+from adrec.config.data.inspect import InspectConfig
+from adrec.config.training.finetune import FinetuneConfig
+from adrec.config.training.private import for_privacy
+from adrec.data.prepared import open_prepared
+from adrec.errors import BundleError, ConfigError
+from adrec.inference.predictor import Predictor
+from adrec.privacy.mechanisms import Releases
+from adrec.privacy.noise import Noise
+from adrec.stages.data import inspect
+from adrec.stages.training import finetune
+from adrec.terminal import Terminal
+from adrec.training.private.features import Declared, planned_releases, private_features
+
+QUIET = Terminal(quiet=True)
+
+
+def config_of(folder, name="bundle", privacy=None, **settings):
+    usual = {
+        "prepared": folder / "prepared",
+        "output": folder / name,
+        "text": {"reference": str(folder / "encoder"), "cache": str(folder / "cache")},
+        "model": {"width": 8, "hidden": [8], "dropout": 0.0},
+        "training": {"epochs": 8, "batch_rows": 400, "learning_rate": 1e-2, "loggers": []},
+        "privacy": {"epsilon": 20, "delta": 1e-4, "public": ["encoder"], **(privacy or {})},
+    }
+    return FinetuneConfig.model_validate({**usual, **settings})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("private")
+    make_world(folder / "prepared", users=200, requests=1500)
+    word_encoder(folder / "encoder")
+    result = finetune.run(config_of(folder, privacy={"unit": "row", "public": ["encoder", "scenario"], "secure": False}), QUIET)
+    return folder, result
+
+
+def test_it_learns_and_scores_as_it_was_measured(made):
+    folder, result = made
+    assert result.models["adrec"]["auc"] > 0.6
+    prepared = open_prepared(folder / "prepared")
+    predictor = Predictor.load(folder / "bundle", device="cpu")
+    rows = pq.read_table(prepared.split_files("valid")[0])
+    scored = predictor.score(rows.drop_columns(["click"]), prepared.ads(), prepared.users())
+    scores = scored["score"].to_numpy()
+    assert np.isfinite(scores).all() and scores.min() >= 0 and scores.max() <= 1 and len(np.unique(scores)) > 100
+
+
+def test_no_file_names_a_user_or_counts_one(made):
+    folder, _ = made
+    bundle = folder / "bundle"
+    users = {f"u{number}" for number in range(200)}
+    for file in bundle.rglob("*"):
+        if file.suffix == ".parquet":
+            table = pq.read_table(file)
+            cells = {str(cell) for name in table.column_names for cell in table[name].to_pylist()}
+            assert not cells & users, file
+            assert set(table["impressions"].to_pylist()) == {0}
+        elif file.suffix in {".json", ".yaml", ".md"}:
+            words = set(file.read_text().replace('"', " ").replace(",", " ").split())
+            assert not words & users, file
+    manifest = open_bundle(bundle).manifest
+    assert manifest["data_fingerprint"] != open_prepared(folder / "prepared").fingerprint
+    assert manifest["learned_until"] is None and not (bundle / "golden").exists()
+    assert json.loads((bundle / "metrics.json").read_text())["models"] == {}
+
+
+def test_the_ledger_has_a_line_for_every_file_and_inspect_prints_it(made):
+    folder, result = made
+    stored = open_bundle(folder / "bundle").manifest["privacy"]
+    assert stored == result.privacy and stored["spent"] <= stored["epsilon"] == 20
+    noised = {line["artefact"]: line for line in stored["lines"] if line["treatment"] == "noised"}
+    assert {"weights", "rate of click", "calibration of click", "vocabulary of users.interests"} <= set(noised)
+    assert "vocabulary of impressions.scenario" not in noised  # declared public
+    assert stored["spent"] < sum(line["epsilon_alone"] for line in noised.values())
+    shown = inspect.run(InspectConfig(path=folder / "bundle", html=folder / "page.html"), QUIET)
+    assert "weights" in str(shown.as_dict()["about"]["privacy"])
+    assert "rate of click" in (folder / "page.html").read_text()
+
+
+def test_a_file_that_nobody_accounts_for_is_refused(made, tmp_path):
+    import hashlib
+    import shutil
+
+    copy = tmp_path / "bundle"
+    shutil.copytree(made[0] / "bundle", copy)
+    (copy / "notes.json").write_text("{}")
+    manifest = json.loads((copy / MANIFEST).read_text())
+    manifest["files"]["notes.json"] = {"sha256": hashlib.sha256(b"{}").hexdigest(), "bytes": 2}
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=r"claims an epsilon of 20, .* does not account for 'notes.json'"):
+        open_bundle(copy)
+    manifest["privacy"]["spent"] = 21
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="21 was spent of an epsilon of 20"):
+        open_bundle(copy)
+
+
+@pytest.mark.slow
+def test_a_users_bundle_reads_no_counter_of_others(made):
+    folder, _ = made
+    privacy = {"unit": "user", "clip": "adaptive", "counts": True, "max_rows_per_user": 8}
+    result = finetune.run(config_of(folder, "of-users", privacy), QUIET)
+    lines = {line["artefact"]: line for line in result.privacy["lines"]}
+    assert lines["column counter_appeal"]["treatment"] == "left out"
+    assert lines["counts of ads"]["sensitivity"] == pytest.approx(4.0)  # eight ads, each shown and clicked
+    assert np.isfinite(result.models["adrec"]["auc"])
+    packed = Predictor.load(folder / "of-users", device="cpu").packed
+    assert "counter_appeal" not in packed.features["impressions"].columns
+
+
+def test_a_counter_is_read_on_the_owners_word(made):
+    prepared = open_prepared(made[0] / "prepared")
+    for public, columns in (((), []), (("counter_appeal",), ["counter_appeal"])):
+        releases = Releases(Noise(seed=0), 1.0, 1e-6)
+        declared = Declared(frozenset(public), {})
+        features, lacking = private_features(prepared, "user", declared, releases, seed=0)
+        assert [name for name in features["impressions"].columns if name.startswith("counter_")] == columns
+        assert lacking == ([] if public else ["counter_appeal"])
+        assert len(releases.lines) == planned_releases(prepared, "user", declared)[0]
+
+
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        ({"baselines": {"names": ["lightgbm"]}}, r"baselines\.names must be \[\]"),
+        ({"refit": True}, "refit must be False"),
+        ({"loss": {"terms": [{"kind": "in_batch"}]}}, r"loss\.terms may only be bce"),
+        ({"model": {"identities": ["users"]}}, "model.identities names users"),
+        ({"model": {"user": {"parts": ["gru"]}}}, "names gru"),
+        ({"text": {"train": "full"}}, r"text\.train must be frozen"),
+        ({"calibration": "isotonic"}, "calibration must be platt"),
+    ],
+)
+def test_what_cannot_be_counted_is_refused(settings, said, tmp_path):
+    with pytest.raises(ConfigError, match=said):
+        for_privacy(FinetuneConfig.model_validate({"prepared": "p", "output": "b", "privacy": {"epsilon": 1}, **settings}))
+
+
+def test_defaults_that_would_tell_are_switched_off():
+    changed = for_privacy(FinetuneConfig.model_validate({"prepared": "p", "output": "b", "privacy": {"epsilon": 1}}))
+    assert changed.baselines.names == [] and changed.hybrid.kind == "none" and changed.recall_requests == 0
+    assert changed.calibration == "platt" and not changed.training.resume and changed.training.precision == "fp32"
+
+
+def test_an_encoder_of_ones_own_must_be_declared(made):
+    with pytest.raises(ConfigError, match=r"may have learned what users wrote.*public=\[encoder\]"):
+        finetune.run(config_of(made[0], "other", {"public": []}), QUIET)
+
+
+def test_noise_that_is_too_little_is_refused(made):
+    with pytest.raises(ConfigError, match=r"privacy\.noise 0\.3 costs an epsilon of"):
+        finetune.run(config_of(made[0], "other", {"noise": 0.3, "unit": "row"}), QUIET)
