@@ -1,11 +1,20 @@
-"""Commands that judge results: evaluate, compare."""
+"""Commands that judge results: evaluate, compare, audit."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from adrec.cli.options import ConfigOption, JsonOption, QuietOption, SeedOption, SetOption, run_stage
+from adrec.cli.options import (
+    ConfigOption,
+    DeviceOption,
+    JsonOption,
+    OutputOption,
+    QuietOption,
+    SeedOption,
+    SetOption,
+    run_stage,
+)
 
 PANEL = "Judge"
 
@@ -14,6 +23,7 @@ def register(app: typer.Typer) -> None:
     """Add this module's commands to the app."""
     app.command("evaluate", rich_help_panel=PANEL)(evaluate)
     app.command("compare", rich_help_panel=PANEL)(compare)
+    app.command("audit", rich_help_panel=PANEL)(audit)
 
 
 def evaluate(
@@ -83,4 +93,32 @@ def compare(
             "runs": [str(path) for path in runs] if runs else None,
             "metrics": metrics or None, "sort": sort, "task": task, "output": output, "html": html,
         },
+    )  # fmt: skip
+
+
+def audit(
+    config: ConfigOption = None,
+    finetune: Annotated[
+        Path | None, typer.Option("--finetune", help="Finetune config whose training is attacked.", show_default=False)
+    ] = None,
+    output: OutputOption = None,
+    models: Annotated[int | None, typer.Option("--models", min=2, help="Trainings, each on half of the users.")] = None,
+    overrides: SetOption = None,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Attack a training: who was in it, and which planted secrets does it know?
+
+    Reads a finetune config (or a pretrain config in `canaries`) and its prepared folder, trains it several times on random
+    halves of the users, and asks each model whom it has seen. Writes a JSON file, with the epsilon that the attack proves
+    beside the one that is claimed. Interrupted, the same command goes on after the last model.
+
+    Example: adrec audit --finetune configs/sample/finetune-private.yaml --output runs/sample/audit.json
+    """
+    run_stage(
+        "evaluation.audit", "evaluation.audit:AuditConfig",
+        config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
+        options={"finetune": finetune, "output": output, "models": models},
     )  # fmt: skip

@@ -263,6 +263,7 @@ CONFIGS = OutputKind("a new folder: configs are edited by hand, and those", lamb
 SCORES = OutputKind("a table of scores", _rows("scored", "user_id", "ad_id", "logit", "score"), is_folder=False)
 LISTS = OutputKind("a table of ranked ads", _rows("ranked", "user_id", "ad_id", "rank", "score", "reason"), is_folder=False)
 RECALL = OutputKind("a record of candidate recall", _has("", "candidate_recall"), is_folder=False)
+AUDIT = OutputKind("the findings of an audit", _has("", "audit", "membership", "canaries"), is_folder=False)
 COMPARISON = OutputKind("a comparison", _has("", "task", "metrics", "runs"), is_folder=False)
 REGISTRY = OutputKind("a registry of bundles", _has("registry.json", "registry_format", "events"))
 PAGE = OutputKind("a page", _is_page, is_folder=False)
