@@ -1,5 +1,6 @@
-"""Commands that train: pretrain-mlm (alias pretrain), finetune, distill, tune."""
+"""Commands that train: pretrain-mlm (alias pretrain), finetune, federate, distill, tune."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -26,6 +27,7 @@ def register(app: typer.Typer) -> None:
     app.command("pretrain", rich_help_panel=PANEL, help="The same as pretrain-mlm.")(pretrain)
     app.command("distill", rich_help_panel=PANEL)(distill)
     app.command("finetune", rich_help_panel=PANEL)(finetune)
+    app.command("federate", rich_help_panel=PANEL)(federate)
     app.command("tune", rich_help_panel=PANEL)(tune)
 
 
@@ -123,4 +125,34 @@ def tune(
         "training.tune", "training.tune:TuneConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
         options={"output": output, "trials": trials},
+    )  # fmt: skip
+
+
+def federate(
+    config: ConfigOption = None,
+    finetune: Annotated[
+        Path | None, typer.Option("--finetune", help="Finetune config of the clients.", show_default=False)
+    ] = None,
+    output: OutputOption = None,
+    clients: Annotated[
+        str | None, typer.Option("--clients", help="`user`, or a column whose values are silos.", show_default=False)
+    ] = None,
+    rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds of training.", show_default=False)] = None,
+    overrides: SetOption = None,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Train a click model on logs that stay with their owners (a simulation in one process).
+
+    Reads a finetune config and its prepared folder, deals the rows out to clients, and lets them train in rounds: the server
+    sees sums under masks. Writes a bundle.
+
+    Example: adrec federate --finetune configs/sample/finetune.yaml --clients scenario --rounds 3 --output runs/sample/federated
+    """
+    run_stage(
+        "training.federate", "training.federate:FederateConfig",
+        config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
+        options={"finetune": finetune, "output": output, "clients": clients, "rounds": rounds},
     )  # fmt: skip

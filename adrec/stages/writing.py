@@ -19,6 +19,7 @@ from adrec.terminal import Terminal
 from adrec.urls import address_of
 
 KINDS: dict[str, tuple[str, OutputKind | Callable[[Any], OutputKind]]] = {
+    "audit": ("output", outputs.AUDIT),
     "compare": ("output", outputs.COMPARISON),
     "daily": ("registry", outputs.REGISTRY),
     "distill": ("output", lambda config: outputs.ENCODER if config.bundle is None else outputs.BUNDLE),
@@ -27,6 +28,7 @@ KINDS: dict[str, tuple[str, OutputKind | Callable[[Any], OutputKind]]] = {
     "events": ("output", outputs.SCORES),
     "explain": ("output", outputs.EXPLANATION),
     "export": ("output", outputs.EXPORT),
+    "federate": ("output", outputs.BUNDLE),
     "finetune": ("output", outputs.BUNDLE),
     "init": ("output", outputs.CONFIGS),
     "inspect": ("html", outputs.PAGE),

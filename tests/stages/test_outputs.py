@@ -18,6 +18,7 @@ from adrec.stages.writing import KINDS
 
 # What each command needs to have a valid config; none of the inputs is there, so nothing can have been done before the refusal.
 NEEDS = {
+    "audit": {"finetune": "finetune.yaml"},
     "compare": {"runs": ["runs"]},
     "distill": {"prepared": "prep", "teacher": "./encoder"},
     "encode": {"bundle": "bundle", "prepared": "prep"},
@@ -26,6 +27,7 @@ NEEDS = {
     "events": {},
     "explain": {"bundle": "bundle", "prepared": "prep", "split": "test"},
     "export": {"bundle": "bundle", "prepared": "prep", "split": "test"},
+    "federate": {"finetune": "finetune.yaml"},
     "finetune": {"prepared": "prep"},
     "init": {"data": ["log.csv"]},
     "inspect": {"path": "log.csv"},

@@ -1,0 +1,134 @@
+"""Rounds of federated training: common weights go out, changes come back, and the server moves by what they come to.
+
+McMahan et al. 2017 (FedAvg), Li et al. 2020 (FedProx), Reddi et al. 2021 (FedAdam). The encoder is frozen and everybody has
+it: a client trains the click model alone, on vectors that it makes itself.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from adrec.data.batches.collate import Collator
+from adrec.data.batches.dataset import MemoryPlan, Sampling
+from adrec.data.examples import Examples
+from adrec.training.ctr_module import CTRModule
+from adrec.training.federated.sums import Floats, Summing, clipped, robust
+
+Corrupt = Callable[[int, Floats], Floats]
+"""Number of a client and its change → what it sends instead. For tests of liars."""
+_BETAS, _FLOOR = (0.9, 0.99), 1e-3
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """How a client trains."""
+
+    epochs: int
+    batch_rows: int
+    learning_rate: float
+    weight_decay: float
+    proximal: float
+    """0: clients go where they want"""
+
+
+@dataclass(frozen=True)
+class Server:
+    """How changes become new weights."""
+
+    algorithm: Literal["fedavg", "fedprox", "fedadam"]
+    rule: Literal["mean", "clipped", "median", "trimmed_mean"]
+    clip: float
+    trim: float
+    learning_rate: float
+
+
+@dataclass
+class Rounds:
+    """The common weights, and what moves them."""
+
+    module: CTRModule
+    collate: Collator
+    sampling: Sampling
+    local: LocalTraining
+    server: Server
+    summing: Summing
+    seed: int
+    corrupt: Corrupt | None = None
+    _moments: list[Floats] = field(default_factory=list, init=False)
+
+    def run(self, number: int, clients: Sequence[tuple[int, Examples]]) -> None:
+        """One round with these clients, (number, rows) each."""
+        before = flat(self.module)
+        sent, weights = [], []
+        for client, rows in clients:
+            change = self._changed(before, rows, [self.seed, number, client])
+            change = change if self.corrupt is None else self.corrupt(client, change)
+            sent.append(clipped(change, self.server.clip) if self.server.rule == "clipped" else change)
+            weights.append(float(len(rows)))
+        move = self._together(sent, weights)
+        if self.server.algorithm == "fedadam":
+            move = self._adam(move)
+        put(self.module, before + move)
+
+    def _together(self, changes: list[Floats], weights: list[float]) -> Floats:
+        if self.server.rule in {"median", "trimmed_mean"}:
+            stacked = np.stack([changes[client] for client in self.summing.present(len(changes))])
+            return robust(stacked, "median" if self.server.rule == "median" else "trimmed_mean", trim=self.server.trim)
+        # Rows in units of the largest client of the round would tell its size; a thousand is anybody's.
+        vectors = [np.append(change * weight, weight) / 1000.0 for change, weight in zip(changes, weights, strict=True)]
+        total, _ = self.summing(vectors)
+        return np.asarray(total[:-1] / max(total[-1], 1e-9))
+
+    def _changed(self, before: Floats, rows: Examples, seed: list[int]) -> Floats:
+        """What the client's own training changes."""
+        put(self.module, before)
+        module, local = self.module, self.local
+        start = [value.detach().clone() for value in trained(module)] if local.proximal else []
+        optimizer = torch.optim.AdamW(trained(module), lr=local.learning_rate, weight_decay=local.weight_decay)
+        plan = MemoryPlan(rows, self.collate, sampling=self.sampling, batch_rows=local.batch_rows, seed=seed[0])
+        generator = np.random.default_rng(seed)
+        torch.manual_seed(int(generator.integers(2**31)))
+        module.train()
+        for epoch in range(local.epochs):
+            for draw in plan.plan(epoch + local.epochs * seed[1]):
+                batch = plan.collate(draw, generator)
+                loss = module.loss(batch, module.model(batch))
+                for value, origin in zip(trained(module), start, strict=False):
+                    loss = loss + local.proximal / 2 * (value - origin).square().sum()
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(trained(module), 1.0)
+                optimizer.step()
+        return flat(module) - before
+
+    def _adam(self, move: Floats) -> Floats:
+        if not self._moments:
+            self._moments = [np.zeros_like(move), np.zeros_like(move)]
+        first, second = self._moments
+        first[:] = _BETAS[0] * first + (1 - _BETAS[0]) * move
+        second[:] = _BETAS[1] * second + (1 - _BETAS[1]) * move**2
+        return np.asarray(self.server.learning_rate * first / (np.sqrt(second) + _FLOOR))
+
+
+def trained(module: nn.Module) -> list[Tensor]:
+    """The weights that are trained, in order."""
+    return [value for value in module.parameters() if value.requires_grad]
+
+
+def flat(module: nn.Module) -> Floats:
+    """(d,) all trained weights end to end."""
+    return torch.cat([value.detach().flatten() for value in trained(module)]).double().cpu().numpy()
+
+
+def put(module: nn.Module, weights: NDArray[np.float64]) -> None:
+    """The inverse of `flat`."""
+    vector, start = torch.from_numpy(weights), 0
+    with torch.no_grad():
+        for value in trained(module):
+            value.copy_(vector[start : start + value.numel()].view_as(value))
+            start += value.numel()

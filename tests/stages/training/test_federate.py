@@ -1,0 +1,98 @@
+"""Silos that learn together come near whoever has all rows, hold against a liar, and send nothing but masked sums."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from pydantic import ValidationError
+from worlds import make_world, word_encoder
+
+from adrec.bundle import open_bundle
+from adrec.config.training.federate import FederateConfig
+from adrec.errors import ConfigError
+from adrec.inference.predictor import Predictor
+from adrec.stages.training import federate, finetune
+from adrec.terminal import Terminal
+
+QUIET = Terminal(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("federated")
+    made = make_world(folder / "prepared", users=150, requests=1500)
+    word_encoder(folder / "encoder")
+    settings = {
+        "prepared": str(folder / "prepared"),
+        "output": str(folder / "central"),
+        "text": {"reference": str(folder / "encoder"), "cache": str(folder / "cache")},
+        "model": {"width": 16, "hidden": [16]},
+        "training": {"epochs": 8, "batch_rows": 128, "learning_rate": 5e-3, "loggers": []},
+        "baselines": {"names": []},
+        "hybrid": {"kind": "none"},
+        "recall_requests": 0,
+    }
+    (folder / "finetune.yaml").write_text(yaml.safe_dump(settings))
+    return folder, made
+
+
+def federated(folder, name, **settings):
+    usual = {"clients": "category", "rounds": 12, "clients_per_round": 10}
+    return FederateConfig(finetune=folder / "finetune.yaml", output=folder / name, **{**usual, **settings})
+
+
+def test_silos_come_near_central_training(world):
+    from adrec.config.base import load_config
+    from adrec.config.training.finetune import FinetuneConfig
+
+    folder, made = world
+    central = finetune.run(load_config(folder / "finetune.yaml", FinetuneConfig, []), QUIET).models["adrec"]["auc"]
+    sent = []
+    result = federate.run(federated(folder, "silos"), QUIET, wire=lambda *note: sent.append(note))
+    assert result.clients == 3 and result.rows == len(made.labels["train"])
+    assert result.figures["auc"] > central - 0.02
+    assert {what for _, what, _ in sent} == {"keys", "shares", "masked", "revealed"}
+    predictor = Predictor.load(folder / "silos", device="cpu")
+    shown = dict(zip(*(predictor.packed.seen_ads[name].to_pylist() for name in ("id", "impressions")), strict=True))
+    assert sum(shown.values()) == result.rows and predictor.packed.seen_users.num_rows == 0
+    assert predictor.packed.tasks[0].mean == pytest.approx(made.labels["train"].mean(), abs=1e-6)
+    assert open_bundle(folder / "silos").manifest["federated"]["secure"] is True
+
+
+@pytest.mark.slow
+def test_users_as_clients_of_whom_some_fall_out(world):
+    folder, _ = world
+    settings = {"clients": "user", "rounds": 15, "clients_per_round": 20, "drop_out": 0.2, "algorithm": "fedprox"}
+    result = federate.run(federated(folder, "users", **settings), QUIET)
+    assert result.clients > 100 and result.fallen > 15 * 3
+    assert np.isfinite(result.figures["auc"]) and result.figures["auc"] > 0.6
+
+
+@pytest.mark.slow
+def test_one_liar_in_five_costs_little_with_a_robust_rule(world):
+    folder, _ = world
+    for file in (folder / "prepared" / "impressions").glob("*/*.parquet"):  # five publishers
+        table = pq.read_table(file)
+        silo = pa.array([f"s{number % 5}" for number in table["user_index"].to_pylist()])
+        pq.write_table(table.append_column("silo", silo), file, row_group_size=400)
+    lie = lambda client, change: -20.0 * change if client == 1 else change  # noqa: E731
+    settings = {"clients": "silo", "secure": False}
+    honest = federate.run(federated(folder, "honest", **settings), QUIET)
+    broken = federate.run(federated(folder, "broken", **settings), QUIET, corrupt=lie)
+    held = federate.run(federated(folder, "held", rule="trimmed_mean", **settings), QUIET, corrupt=lie)
+    assert honest.clients == 5
+    assert held.figures["auc"] > honest.figures["auc"] - 0.03
+    assert broken.figures["auc"] < held.figures["auc"] - 0.05
+
+
+def test_what_cannot_be_is_refused(world):
+    folder, _ = world
+    with pytest.raises(ValidationError, match="needs to see each client's change"):
+        federated(folder, "x", rule="median")
+    with pytest.raises(ValidationError, match="more clients fall out than"):
+        federated(folder, "x", drop_out=0.5)
+    with pytest.raises(ConfigError, match="neither impressions nor ads .* have a column 'planet'"):
+        federate.run(federated(folder, "x", clients="planet"), QUIET)
+    with pytest.raises(ConfigError, match=r"model\.identities cannot be federated"):
+        federate.run(federated(folder, "x", overrides=["model.identities=[users]"]), QUIET)
