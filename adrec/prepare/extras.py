@@ -48,7 +48,7 @@ def extras_of(config: PreprocessConfig) -> Extras:
     ads += [section.column for section in media if section.column not in ADS]
     users = [*config.user_columns, *(column for column in named(config.features.users) if column not in {USER_LANGUAGE, WORDS})]
     if config.privacy.k_anonymity is not None:
-        users += config.privacy.k_anonymity.columns
+        users += [*config.privacy.k_anonymity.columns, *config.privacy.k_anonymity.sensitive]
     reserved = sorted(({*impressions, *ads, *users} & _MADE) | ({*impressions} & {WEIGHT}))
     reserved += sorted(column for column in {*impressions, *ads, *users} if as_of_column(column) is not None)
     if reserved:

@@ -158,6 +158,10 @@ class Quasi(Config):
     enforce: Literal["measure", "generalise", "suppress"] = "generalise"
     """`generalise` empties, last column first, values of groups that are too small; `suppress` empties all of
     them; `measure` only reports."""
+    sensitive: list[str] = []
+    """Columns of users that nobody should learn from the others: reported is l, the fewest different values in a group
+    (Machanavajjhala et al. 2007), and t, the farthest that a group's shares lie from everybody's (Li et al. 2007; values as
+    categories). Nothing is changed for them."""
 
 
 class PrivacySettings(Config):

@@ -94,6 +94,8 @@ def _privacy(privacy: dict[str, Any]) -> Iterator[str]:
         f"{privacy['k']}-anonymity in {', '.join(privacy['columns'])}: smallest group {before['smallest']:,} before, "
         f"{after['smallest']:,} after; {before['values'] - after['values']:,} values emptied"
     )
+    for column, found in privacy.get("sensitive", {}).items():
+        yield f"{column} in these groups: {found['l']}-diverse, {found['t']:.3f}-close"
 
 
 def _minute(moment: str) -> str:

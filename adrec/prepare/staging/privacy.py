@@ -115,13 +115,13 @@ def protect_users(connection: duckdb.DuckDBPyConnection, quasi: Quasi) -> dict[s
 
     Raises DataError where there are fewer users than k.
     """
-    unknown = [column for column in quasi.columns if column not in columns_of(connection, "users")]
+    unknown = [column for column in (*quasi.columns, *quasi.sensitive) if column not in columns_of(connection, "users")]
     if unknown:
         raise DataError(f"privacy.k_anonymity: the users have no column '{unknown[0]}'. Name columns of the users table.")
     before = _measure(connection, quasi)
     report = {"k": quasi.k, "columns": list(quasi.columns), "enforce": quasi.enforce, "before": before}
     if quasi.enforce == "measure" or before["smallest"] >= quasi.k:
-        return report | {"after": before}
+        return report | {"after": before} | _sensitive(connection, quasi)
     if before["users"] < quasi.k:
         raise DataError(f"privacy.k_anonymity: {before['users']} users can never be in groups of {quasi.k}. Lower k.")
     hidden = list(reversed(quasi.columns)) if quasi.enforce == "generalise" else []
@@ -131,7 +131,7 @@ def protect_users(connection: duckdb.DuckDBPyConnection, quasi: Quasi) -> dict[s
         _empty(connection, quasi, quasi.columns)
         if _measure(connection, quasi)["smallest"] < quasi.k:
             _join_smallest(connection, quasi)
-    return report | {"after": _measure(connection, quasi)}
+    return report | {"after": _measure(connection, quasi)} | _sensitive(connection, quasi)
 
 
 def _measure(connection: duckdb.DuckDBPyConnection, quasi: Quasi) -> dict[str, int]:
@@ -145,6 +145,24 @@ def _measure(connection: duckdb.DuckDBPyConnection, quasi: Quasi) -> dict[str, i
     return {key: int(value or 0) for key, value in found.items()} | {
         "values": int(one_row(connection, f"SELECT {values} AS n FROM users")["n"])
     }
+
+
+def _sensitive(connection: duckdb.DuckDBPyConnection, quasi: Quasi) -> dict[str, Any]:
+    """Of each sensitive column l and t over the groups as they are now; null is a value. Empty where there are none."""
+    by, found = _listed(quasi), {}
+    for column in quasi.sensitive:
+        value = name(column)
+        measured = one_row(
+            connection,
+            f"WITH cells AS (SELECT {by}, {value} AS value, count(*) AS n FROM users GROUP BY {by}, {value}), "
+            f"shares AS (SELECT value, sum(n) / sum(sum(n)) OVER () AS share FROM cells GROUP BY value), "
+            f"parts AS (SELECT cells.*, n / sum(n) OVER (PARTITION BY {by}) AS own, share FROM cells "
+            "JOIN shares ON cells.value IS NOT DISTINCT FROM shares.value) "
+            "SELECT min(l) AS l, max(t) AS t FROM (SELECT count(*) AS l, (sum(abs(own - share)) + 1 - sum(share)) / 2 AS t "
+            f"FROM parts GROUP BY {by})",
+        )
+        found[column] = {"l": int(measured["l"] or 0), "t": float(measured["t"] or 0.0)}
+    return {"sensitive": found} if found else {}
 
 
 def _empty(connection: duckdb.DuckDBPyConnection, quasi: Quasi, columns: list[str]) -> None:

@@ -48,7 +48,7 @@ def roles_of(config: PreprocessConfig) -> dict[str, Roles]:
     if isinstance(config.split, ColumnSplit):
         categories["impressions"].add(config.split.column)
     if config.privacy.k_anonymity is not None:
-        categories["users"] |= set(config.privacy.k_anonymity.columns)
+        categories["users"] |= {*config.privacy.k_anonymity.columns, *config.privacy.k_anonymity.sensitive}
     moments = {column for column in (config.history.clicked_at, config.history.converted_at) if column is not None}
     features = {
         "impressions": config.features.impressions.spec, "ads": config.features.ads.spec, "users": config.features.users.spec,

@@ -341,3 +341,20 @@ def test_a_fault_of_ours_beside_personal_data_is_logged_without_its_words(tmp_pa
         text = log.read_text(encoding="utf-8") + capsys.readouterr().err
         assert (SECRET in text) != is_personal and "ZeroDivisionError" in text
         log.unlink()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_l_diversity_and_t_closeness_are_those_of_their_definitions(seed):
+    quasi = Quasi(columns=["age", "region"], k=4, sensitive=["job"])
+    with duckdb.connect() as connection:
+        users_table(connection, seed, 300)
+        report = protect_users(connection, quasi)
+        frame = connection.execute("SELECT * FROM users").df().fillna("none")
+    everybody = frame["job"].value_counts(normalize=True)
+    groups = [group["job"] for _, group in frame.groupby(["age", "region"])]
+    own = [group.value_counts(normalize=True).reindex(everybody.index, fill_value=0.0) for group in groups]
+    assert report["sensitive"]["job"]["l"] == min(group.nunique() for group in groups)
+    assert report["sensitive"]["job"]["t"] == pytest.approx(max((shares - everybody).abs().sum() / 2 for shares in own))
+    with duckdb.connect() as connection, pytest.raises(DataError, match="no column 'faith'"):
+        users_table(connection, seed, 50)
+        protect_users(connection, Quasi(columns=["age"], sensitive=["faith"]))
