@@ -105,7 +105,8 @@ def clone(made):
         yield made
 
 
-SLOW = {f"commands/{name}.md" for name in ("distill", "explain", "export", "tune")}  # other pages have the same commands
+SLOW = {f"commands/{name}.md" for name in ("audit", "distill", "explain", "export", "tune")} | {"how-to/privacy.md"}
+"""Most have their commands on other pages too."""
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in PAGES])
