@@ -297,7 +297,41 @@ no ads. No file has it: an empty cell is a missing one. It has no history, no co
 
 IMPRESSIONS = TableSpec("impressions", _IMPRESSIONS, meaning="One row an ad shown once.", prepared=PREPARED_IMPRESSIONS)
 
-TABLES: tuple[TableSpec, ...] = (ADS, USERS, IMPRESSIONS)
+ENTITIES = TableSpec(
+    "entities",
+    (
+        Column("entity_id", pa.string(), True, "identifier, unique", "id"),
+        Column("name", pa.string(), False, "what people call it; reasons for an ad do"),
+        Column("kind", pa.string(), False, "company, place, genre, ...", "category"),
+    ),
+    key="entity_id",
+    meaning="One row an entity that ads are linked to, directly or through others; where its name is known.",
+    packed=True,
+)
+LINKS = TableSpec(
+    "links",
+    (
+        Column("head", pa.string(), True, "an entity; without `ad_links`, what an ad is called and no entity is that ad", "id"),
+        Column("relation", pa.string(), False, "what the head has to do with the tail: made_by, genre, ...", "category"),
+        Column("tail", pa.string(), True, "an entity, likewise", "id"),
+    ),
+    meaning="One row a link of the graph of entities.",
+    packed=True,
+)
+AD_LINKS = TableSpec(
+    "ad_links",
+    (
+        Column("ad_id", pa.string(), True, "an ad; links of ads that are not in the ads table say nothing", "id"),
+        Column("relation", pa.string(), False, "what the ad has to do with the entity: made_by, mentions, is, ...", "category"),
+        Column("entity_id", pa.string(), True, "an entity", "id"),
+    ),
+    meaning="One row a link from an ad to an entity.",
+    packed=True,
+)
+GRAPH: tuple[TableSpec, ...] = (ENTITIES, LINKS, AD_LINKS)
+"""Of the graph of entities: see docs/data/graph.md."""
+
+TABLES: tuple[TableSpec, ...] = (ADS, USERS, IMPRESSIONS, *GRAPH)
 """Every table that a source may give, in the order in which they are read. A new one is a line here: docs/data/contract.md."""
 
 

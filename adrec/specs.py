@@ -57,6 +57,8 @@ class ListSpec:
     min_count: int = 2
     buckets: int | None = None
     max_items: int = 50
+    paths: int = 0
+    """links from the ad that its values are at most away, in the graph of entities (`adrec.data.graph`); 0: a plain list"""
 
     @property
     def splits_at(self) -> tuple[str, ...]:

@@ -56,6 +56,9 @@ def sample(
     pictures: Annotated[
         float | None, typer.Option("--pictures", help="Share of the ads with a picture.", show_default=False)
     ] = None,
+    graph: Annotated[
+        float | None, typer.Option("--graph", help="Share of the ads linked to their maker.", show_default=False)
+    ] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     json_output: JsonOption = False,
@@ -72,7 +75,7 @@ def sample(
     run_stage(
         "data.sample", "data.sample:SampleConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed,
-        options={"output": output or out, "impressions": impressions, "pictures": pictures},
+        options={"output": output or out, "impressions": impressions, "pictures": pictures, "graph": graph},
     )  # fmt: skip
 
 

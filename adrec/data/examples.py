@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from adrec.data.arrays import Longs, cells_with_row, combined, ends, integers, lengths_of, newest, places, ranges, with_row
 from adrec.data.features import FeatureArrays, FeatureSet
 from adrec.data.features.vectors import Modality
+from adrec.data.graph.paths import Paths
 from adrec.data.labels import ELAPSED, LabelCut, delay_column, labels_as_of
 from adrec.data.prepared import Prepared
 from adrec.errors import DataError
@@ -183,6 +184,8 @@ class Catalog:
     """(A, D) text vectors, where they have been computed."""
     modalities: dict[str, Modality] = field(default_factory=dict)
     """column → A vectors that other models made, of pictures for instance"""
+    paths: Paths | None = None
+    """which of the lists says what ads are linked to, where one does"""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -201,6 +204,7 @@ class Catalog:
             lists={name: lists.with_row(row, own.lists[name]) for name, lists in self.lists.items()},
             identity=with_row(self.identity, row, own.identity),
             modalities={name: held.with_row(row, own.modalities[name]) for name, held in self.modalities.items()},
+            paths=self.paths,
         )
 
 
@@ -316,6 +320,7 @@ def catalog_from_table(
         lists={name: Ragged(offsets, values) for name, (offsets, values) in arrays.lists.items()},
         identity=identity,
         modalities=features.modalities(table, where=key.removesuffix("_id") + "s"),
+        paths=Paths.of(features),
     )
 
 

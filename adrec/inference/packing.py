@@ -7,8 +7,10 @@ of its files before memory is taken.
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -24,10 +26,15 @@ from adrec.bundle import Bundle, write_json
 from adrec.config.base import load_stored_config, save_config, stored_section
 from adrec.config.data.preprocess import TextSettings
 from adrec.config.training.finetune import FinetuneConfig
+from adrec.data.arrays import combined
 from adrec.data.disk.tables import read_table, write_table
 from adrec.data.features import FeatureSet
+from adrec.data.features.vectors import Modality
+from adrec.data.graph.entity_vectors import EntityVectors
+from adrec.data.graph.links import Graph
 from adrec.data.prepared import Prepared
 from adrec.data.shape import LogShape
+from adrec.data.vectors import Vectors, as_arrow
 from adrec.errors import BundleError, DataError
 from adrec.models.baselines.base import Baseline, Columns, Inputs
 from adrec.models.baselines.suite import load_all, save_all
@@ -42,9 +49,11 @@ from adrec.models.text.text_encoder import TextEncoder, load_text_encoder
 from adrec.prepare.own_files import LogForm
 from adrec.ranking.auction import in_slot
 from adrec.schema import TableSpec, entity_tables
+from adrec.specs import ListSpec
 from adrec.training.build import Dimensions, build_model
 
 ENCODER = "encoder"
+ENTITY_VECTORS = "entity_vectors"
 BASELINES = "baselines"
 HYBRID = "hybrid"
 RETRIEVAL = "retrieval.json"
@@ -106,6 +115,37 @@ class ClickModel:
     shares: dict[str, float] = field(default_factory=dict)
     """Channel of retrieval → its share of the turns; empty where it was not measured."""
 
+    entity_vectors: dict[str, EntityVectors] = field(default_factory=dict)
+    """Column of vectors of the ads → the vectors of entities that it is made of."""
+
+    @cached_property
+    def graph(self) -> Graph | None:
+        """What ads and entities are linked to; None where no table says so."""
+        return Graph.of(self.tables, pa.array([], pa.string()))
+
+    @property
+    def paths(self) -> ListSpec | None:
+        """The list of ads that says what they are linked to; None where the bundle reads none."""
+        return next((item for item in self.features["ads"].spec.lists if item.paths), None)
+
+    def with_links(self, ads: pa.Table) -> pa.Table:
+        """Ads with the list of what they are linked to, where the bundle reads one and the table does not say."""
+        if self.paths is None or self.graph is None:
+            return ads
+        return self.graph.filled(ads, self.paths.column, hops=self.paths.paths, most=self.paths.max_items)
+
+    def with_entities(self, held: dict[str, Modality], ads: pa.Table) -> dict[str, Modality]:
+        """The modalities of `ads`, those made of entities filled where an ad has links and no vector."""
+        column, filled = "" if self.paths is None else self.paths.column, dict(held)
+        for name, entities in self.entity_vectors.items() if column in ads.column_names else ():
+            vectors = held[name].vectors
+            rows = np.flatnonzero(vectors.index < 0)
+            made = entities.of_paths(combined(ads[column]).take(pa.array(rows)))
+            own = Vectors.of(as_arrow(made), entities.width, len(rows), where=name)
+            own = own.without(np.asarray(np.isnan(made).any(axis=1)))
+            filled[name] = held[name]._replace(vectors=vectors.with_rows(rows, own, len(vectors)))
+        return filled
+
     @property
     def has(self) -> LogShape:
         """What the log names that the model learned from."""
@@ -156,6 +196,9 @@ def pack(folder: Path, packed: ClickModel, metrics: dict[str, Any]) -> None:
     write_json({name: fitted.to_json() for name, fitted in packed.calibrations.items()}, folder / "calibration.json")
     kinds = pa.array(np.repeat(["ad", "user"], [packed.seen_ads.num_rows, packed.seen_users.num_rows]))
     write_table(pa.concat_tables([packed.seen_ads, packed.seen_users]).add_column(0, "kind", kinds), folder / "seen.parquet")
+    for name, vectors in packed.entity_vectors.items():
+        (folder / ENTITY_VECTORS / quote(name, safe="")).mkdir(parents=True)
+        vectors.save(folder / ENTITY_VECTORS / quote(name, safe=""))
     for spec in entity_tables():
         if spec.name in packed.tables:
             (folder / spec.bundle_file).parent.mkdir(exist_ok=True)
@@ -240,7 +283,30 @@ def unpack(bundle: Bundle) -> ClickModel:
         hybrid=Hybrid.load(bundle.path / HYBRID) if bundle.has(f"{HYBRID}/") else Hybrid(),
         slots=slots,
         media=media,
+        entity_vectors=_entity_vectors(bundle, features["ads"]),
     )
+
+
+def open_entity_vectors(prepared: Prepared) -> dict[str, EntityVectors]:
+    """What the vectors of a prepared folder's ads were made of. Raises DataError where it is other by now."""
+    made = prepared.config.features.ads.vectors if prepared.config is not None else []
+    held = {item.column: EntityVectors.open(item.entities) for item in made if item.entities is not None}
+    spaces = {item.name: item.space for item in prepared.features()["ads"].vectors}
+    for name, vectors in held.items():
+        if not spaces[name].endswith(vectors.fingerprint[:16]):
+            raise DataError(
+                f"{prepared.path}: '{name}' was made of other vectors of entities than features.ads.vectors names now. "
+                "Run 'adrec preprocess' again."
+            )
+    return held
+
+
+def _entity_vectors(bundle: Bundle, ads: FeatureSet) -> dict[str, EntityVectors]:
+    folders = {item.name: f"{ENTITY_VECTORS}/{quote(item.name, safe='')}" for item in ads.vectors}
+    try:
+        return {name: EntityVectors.open(bundle.path / path) for name, path in folders.items() if bundle.has(f"{path}/")}
+    except DataError as error:
+        raise BundleError(f"{error} Run 'adrec finetune' again.") from None
 
 
 def _network(
@@ -279,8 +345,10 @@ def _refuse_other_shapes(bundle: Bundle, claimed: ClickNetwork) -> None:
 
 
 def packed_tables(prepared: Prepared) -> dict[str, pa.Table]:
-    """The tables of a prepared folder that a bundle takes in."""
-    return {spec.name: prepared.table(spec) for spec in prepared.tables() if spec.packed}
+    """The tables of a prepared folder that a bundle takes in; links say then which of their names are ads."""
+    tables = {spec.name: prepared.table(spec) for spec in prepared.tables() if spec.packed}
+    graph = Graph.of(tables, combined(prepared.ads()["ad_id"]))
+    return tables if graph is None else tables | graph.tables()
 
 
 def _packed_tables(bundle: Bundle) -> dict[str, pa.Table]:

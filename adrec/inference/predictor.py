@@ -179,8 +179,10 @@ class Predictor:
         words = {name: WORDS in packed.features[name].columns for name in ("ads", "users")}
         apart = ad_vectors or {}
         ads = self.with_media(ads, apart)
+        ads = packed.with_links(ads)
         of_ads = packed.features["ads"].modalities(ads, where=where)
         of_ads |= {name: Modality(apart[name], held.fitted) for name, held in of_ads.items() if name in apart}
+        of_ads = packed.with_entities(of_ads, ads)
         ads = split_vectors(ads, of_ads)[0]
         ads = with_texts(checked_ads(ads, where=where), text.ad_template, text, words=words["ads"])
         users = with_new_users(checked_users(users) if users is not None else None, _or_empty(wanted_users))

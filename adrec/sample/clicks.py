@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from adrec.sample import catalogue
+from adrec.sample import catalogue, makers
 from adrec.sample.world import Ads, Floats, Integers, Users
 
 SCENARIOS = ("social", "search", "email", "vertical")
@@ -32,6 +32,8 @@ FOREIGN_LANGUAGE = -1.5
 QUALITY_SPREAD = 0.05
 USER_SPREAD = 0.05
 EVENING_EFFECT = 0.2
+MAKER_WEIGHT = 2.2
+"""Of ads with a graph: each user is fond of the makers of one group."""
 LOOK_WEIGHT = 1.6
 """Of ads with pictures: the hue that each age likes best is another."""
 
@@ -115,6 +117,8 @@ def attraction(
     )
     if ads.look is not None:
         logit = logit + LOOK_WEIGHT * np.cos(2 * np.pi * (ads.look[ad] - users.age[user] / len(catalogue.AGE_BANDS)))
+    if ads.maker is not None:
+        logit = logit + MAKER_WEIGHT * (makers.group_of(ads.maker[ad]) == makers.fond_of(user))
     return sigmoid(logit)
 
 

@@ -38,7 +38,7 @@ from adrec.serve.intake.messages import (
 from adrec.serve.intake.names import Names
 from adrec.serve.intake.recorded import as_kept
 from adrec.serve.lists import Answer
-from adrec.serve.state.catalogue import MADE_OF_MEDIA, UNCHANGED, Change, usable
+from adrec.serve.state.catalogue import LINKS, MADE_OF_MEDIA, UNCHANGED, Change, usable
 from adrec.serve.state.following import Background, Follower
 from adrec.serve.state.live import Live
 from adrec.serve.state.snapshot import Snapshots, definition_of
@@ -205,17 +205,20 @@ class Engine:
         """A servable ad. Raises UnknownAdError where there is none."""
         live = self.live
         row = live.place(ad_id)
-        known = [name for name in AdOut.model_fields if name in live.ads.column_names]
+        known = [name for name in AdOut.model_fields if name in live.ads.column_names and name != LINKS]
         values = {name: live.ads[name][row].as_py() for name in known}
         is_number = {name: isinstance(value, float) for name, value in values.items()}
         told = {name: None if is_number[name] and not isfinite(value) else value for name, value in values.items()}
-        return AdOut(**told, vectors=live.vectors(row))
+        return AdOut(**told, vectors=live.vectors(row), links=live.links(row))
 
     def put_ad(self, ad_id: str, ad: AdIn) -> None:
         """Add or change an ad: encoded, remembered and served when this returns. Raises RefusedError where it has no title."""
         if ad.title is None and self.live.predictor.packed.has.text:
             raise RefusedError([Place("body.title", "is needed: the bundle reads titles")])
-        refuse_vectors(ad.vectors, [live.predictor.packed for live in self.lives.values()])
+        bundles = [live.predictor.packed for live in self.lives.values()]
+        refuse_vectors(ad.vectors, bundles)
+        if ad.links is not None and not any(packed.paths is not None for packed in bundles):
+            raise RefusedError([Place("body.links", "the bundle reads no links")])
         values = _in_micros(ad.model_dump(exclude=set(MEDIA)))
         given = {setting: getattr(ad, setting) for setting in MEDIA if getattr(ad, setting) is not None}
         if given:

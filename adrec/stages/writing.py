@@ -34,6 +34,7 @@ KINDS: dict[str, tuple[str, OutputKind | Callable[[Any], OutputKind]]] = {
     "inspect": ("html", outputs.PAGE),
     "preprocess": ("output", outputs.PREPARED),
     "pretrain": ("output", outputs.ENCODER),
+    "pretrain-graph": ("output", outputs.ENTITY_VECTORS),
     "rank": ("output", outputs.LISTS),
     "registry": ("path", outputs.REGISTRY),
     "sample": ("output", outputs.SAMPLE),

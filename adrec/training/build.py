@@ -13,6 +13,7 @@ from adrec.models.net.ctr_model import CTRModel, EntityEncoder, Fields, ListWeig
 from adrec.models.net.interaction import INTERACTIONS, TextMatch, interaction
 from adrec.models.net.modalities import LateFusion, Modalities, VectorMatch
 from adrec.models.net.multitask import sharing
+from adrec.models.net.neighbours import Neighbours
 from adrec.models.net.tasks import Task
 from adrec.models.net.user_encoder import PARTS, Part, UserEncoder
 from adrec.plugins import ModelPart, load
@@ -65,6 +66,10 @@ class Dimensions:
     """Categorical feature of the impressions that says where slots are: the scenario; None: all are alike."""
     same_space: tuple[tuple[int, int], ...] = ()
     """Modalities of users and of ads whose vectors may be compared."""
+    paths: int | None = None
+    """Which of the ads' lists says what they are linked to; None: none."""
+    relations: tuple[int, ...] = ()
+    """The relation of each of its codes."""
 
     def to_json(self) -> dict[str, Any]:
         """JSON-safe values; `from_json` reads them back."""
@@ -85,6 +90,7 @@ class Dimensions:
         first = 0 if shapes["ads"].cardinalities else None  # what bundles meant by the category before they said it
         pairs = tuple((int(user), int(ad)) for user, ad in values.get("same_space", ()))
         named = {**values, **shapes, "text_parts": tuple(values["text_parts"]), "same_space": pairs}
+        named["relations"] = tuple(int(group) for group in values.get("relations", ()))
         return cls(**{"category": first, **named})
 
 
@@ -123,6 +129,14 @@ def build_model(
     extra = fields.out_width + 1 + len(d.ads.cardinalities) + (match.out_width if match else 0)
     extra += vector_match.out_width if vector_match is not None and not is_late else 0
     extra += (width + 1) * (int("target" in settings.user.parts) + int(reads_query))
+    relations = max(d.relations, default=-1) + 1
+    reads_links = d.paths is not None and settings.graph != "none"
+    neighbours = None
+    if reads_links:
+        extra += relations
+        if settings.graph == "neighbours":
+            neighbours = Neighbours(groups=d.relations, relations=relations, width=width, dropout=settings.dropout)
+            extra += width + 1
     joined, joined_width = _interaction(settings, extra)
     towers = sharing(
         settings.sharing,
@@ -162,6 +176,8 @@ def build_model(
         vector_match=vector_match,
         late=_late(settings, d, vector_match, len(tasks)) if is_late else None,
         modality_dropout=settings.modality_dropout,
+        neighbours=neighbours,
+        paths=d.paths if reads_links else None,
     )
     model.start_at([task.start(None if task.after is None else tasks[task.after]) for task in tasks])
     return model

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from adrec.config.training.finetune import ModelSettings
 from adrec.data.features import FeatureSet
 from adrec.data.features.categorical import FittedVocabulary
+from adrec.data.graph.paths import Paths
 from adrec.models.net.interaction import INTERACTIONS
 from adrec.models.net.tasks import Task
 from adrec.training.build import Dimensions
@@ -49,6 +50,8 @@ class Carried(NamedTuple):
     """numbers of the new network, its text encoder left out"""
     fresh: list[str]
     """tensors of which nothing came"""
+    whole: list[str]
+    """those of which everything came"""
 
 
 class _Axis(NamedTuple):
@@ -81,7 +84,7 @@ def carry_over(network: nn.Module, described: Described, earlier: Mapping[str, T
             named = _Namer(of_earlier).named(name, tensor.shape)
             known[named.name] = (named, tensor)
     copied = numbers = 0
-    fresh = []
+    fresh, whole = [], []
     namer = _Namer(described)
     with torch.no_grad():
         for name, tensor in network.state_dict().items():
@@ -93,7 +96,9 @@ def carry_over(network: nn.Module, described: Described, earlier: Mapping[str, T
             copied += taken
             if not taken:
                 fresh.append(name)
-    return Carried(copied, numbers, fresh)
+            elif taken == tensor.numel():
+                whole.append(name)
+    return Carried(copied, numbers, fresh, whole)
 
 
 def _take(tensor: Tensor, named: _Named, source: _Named, stored: Tensor) -> int:
@@ -152,6 +157,11 @@ class _Namer:
             lists = list(self._values("ads")[1].values())[int(name.rsplit(".", 1)[1])]
             sizes = (len(lists), len(self.tasks))
             axes = [_Axis(lists, "first"), _Axis(pa.array(self.tasks))]
+        elif name.startswith("neighbours.") and (paths := Paths.of(self.d.features["ads"])) is not None:
+            if name == "neighbours.entities.weight":
+                axes[0] = _Axis(self._values("ads")[1][paths.name], "first")
+            elif name == "neighbours.relations.weight":
+                axes[0] = _Axis(pa.array(paths.relations), "fresh")
         elif name.endswith("identity.weight"):
             seen = self.d.seen_ads if entity == "ads" else self.d.seen_users
             axes[0] = _Axis(pa.concat_arrays([pa.array([None], pa.string()).fill_null(""), seen.cast(pa.string())]), "first")
@@ -241,6 +251,7 @@ class _Namer:
             labels += [f"{match} {part}" for part in range(len(shape.text_parts) or 1) for match in matches]
         if settings.fusion != "late":
             labels += self._vector_matches()
+        labels += self._links()
         if "target" in settings.user.parts:
             labels += [*_wide("attended", self.width), "attended match"]
         return labels + ([*_wide("asked", self.width), "asked match"] if self.reads_query else [])
@@ -255,6 +266,14 @@ class _Namer:
             labels += [f"{kind} {fitted.name}" for kind in kinds]
             labels += [f"{users[user].name} {fitted.name}" for user, ad in self.d.dimensions.same_space if ad == number]
         return labels
+
+    def _links(self) -> list[str]:
+        """The columns of what candidate and clicks are linked to, and those of Neighbours."""
+        paths = Paths.of(self.d.features["ads"])
+        if paths is None or self.d.settings.graph == "none":
+            return []
+        near = [*_wide("neighbours", self.width), "neighbours match"] if self.d.settings.graph == "neighbours" else []
+        return [*(f"shared {relation}" for relation in paths.relations), *near]
 
     def _fields(self, table: str) -> list[str]:
         """What Fields gives for the features of a table, in its order."""

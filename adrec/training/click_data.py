@@ -203,6 +203,8 @@ def load_click_data(
         category=_place("category", features["ads"].categorical_names),
         placement=_place("scenario", features["impressions"].categorical_names) if config.model.position_bias else None,
         same_space=shared_spaces(features["users"], features["ads"]),
+        paths=None if ads.paths is None else list(ads.lists).index(ads.paths.name),
+        relations=() if ads.paths is None else tuple(ads.paths.group.tolist()),
     )
     collate = Collator(ads, users, ad_texts, user_texts, query_texts, tuple(labels), _log_frequency(ads.ids, seen_ads))
     sampling = Sampling(labels[0], config.loss.negatives, config.loss.negative_rate)

@@ -1,6 +1,6 @@
 """Train one click model on `ClickData`, and score rows with it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,11 +79,13 @@ def train_click_model(
         text_encoder=text_encoder,
         next_category=config.loss.next_category > 0,
     )
+    slower: list[nn.Parameter] = []
     if start is not None:
         carried = start.carry(model, config, data, member=seed - config.seed, text_space=text_space)
         terminal.note(f"{carried.copied / max(carried.numbers, 1):.1%} of the network's weights go on from {config.start_from}")
         if not carried.copied:
             terminal.warn(f"{config.start_from}: shares nothing with this network, which starts from nothing.")
+        slower = _slowed(model, carried.whole, config.carried_rate)
     training = config.training
     steps = total_steps(training, plan.count)
     total = total_batches(training, plan.count)
@@ -111,7 +113,7 @@ def train_click_model(
             if task.name in data.late
         },
         monitor=monitor,
-        optimizer=partial(optimizer_of, config, steps),
+        optimizer=partial(optimizer_of, config, steps, slower=slower),
     )
     identity = {
         "config": config.model_dump(mode="json"),
@@ -253,12 +255,30 @@ def monitored_metric(config: FinetuneConfig, data: ClickData) -> str:
     return "auc_request" if mixed.sum() >= 30 and mixed.mean() > 0.1 else "auc"
 
 
-def optimizer_of(config: FinetuneConfig, steps: int, module: nn.Module, text_encoder: nn.Module | None) -> dict[str, Any]:
-    """AdamW of the config over `steps`; the text encoder, where it is trained, by a rate of its own."""
+def _slowed(model: nn.Module, whole: Collection[str], rate: float) -> list[nn.Parameter]:
+    """The parameters that learn at `rate` of the learning rate; at 0 they learn nothing, but for the outputs."""
+    carried = [
+        (name, parameter) for name, parameter in model.named_parameters() if name in whole and not name.startswith("heads.")
+    ]
+    for _, parameter in carried if rate == 0 else ():
+        parameter.requires_grad_(False)
+    return [parameter for _, parameter in carried] if 0 < rate < 1 else []
+
+
+def optimizer_of(
+    config: FinetuneConfig,
+    steps: int,
+    module: nn.Module,
+    text_encoder: nn.Module | None,
+    *,
+    slower: Sequence[nn.Parameter] = (),
+) -> dict[str, Any]:
+    """AdamW of the config over `steps`; the text encoder, where it is trained, by a rate of its own, and what was carried."""
     training = config.training
     parts = [(text_encoder, config.text.learning_rate)] if text_encoder is not None else []
+    slow = (nn.ParameterList(slower), training.learning_rate * config.carried_rate)
     return configure_adamw(
-        [*parts, (module, training.learning_rate)],
+        [*parts, slow, (module, training.learning_rate)],
         total_steps=steps,
         weight_decay=training.weight_decay,
         schedule=training.schedule,

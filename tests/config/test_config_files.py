@@ -70,7 +70,7 @@ def test_every_command_of_the_command_line_is_found_by_name():
 def test_show_prints_defaults_and_absolute_paths():
     document = config_schema.show("sample", None, ["output=/x", "impressions=5"])
     values = {"seed": 42, "output": "/x", "impressions": 5, "pictures": 0.0}
-    assert document.as_dict() == values | {"conversion_delay": 1.0, "conversion_delay_by_price": 0.0}
+    assert document.as_dict() == values | {"conversion_delay": 1.0, "conversion_delay_by_price": 0.0, "graph": 0.0}
     assert "impressions: 5" in document.text
 
 

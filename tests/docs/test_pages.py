@@ -105,7 +105,7 @@ def clone(made):
         yield made
 
 
-SLOW = {f"commands/{name}.md" for name in ("audit", "distill", "explain", "export", "tune")} | {"how-to/privacy.md"}
+SLOW = {f"commands/{name}.md" for name in ("audit", "distill", "explain", "export", "pretrain-graph", "tune")} | {"how-to/privacy.md"}
 """Most have their commands on other pages too."""
 
 
@@ -183,6 +183,12 @@ def _clicks_alone(root: Path) -> None:
     invoke("adrec init --output configs/alone purchases.csv products.csv")
 
 
+def _linked(root: Path) -> None:
+    """A prepared folder of a sample with links."""
+    for line in command_lines(EVERY_PAGE["data/graph.md"])[:2]:
+        invoke(line.replace("runs/makers", "runs/graph"))
+
+
 def _mind(root: Path) -> None:
     invoke("adrec preprocess --config configs/mind/preprocess.yaml")
     invoke("adrec finetune --config configs/mind/finetune.yaml --set text.reference=runs/sample/encoder")
@@ -240,6 +246,7 @@ PREPARATIONS = {
     "commands/events.md": _store,
     "commands/forget.md": _forgetful,
     "commands/init.md": _log_as_csv,
+    "commands/pretrain-graph.md": _linked,
     "commands/registry.md": _days,
     "how-to/daily.md": _days,
     "how-to/forget.md": _forgetful,

@@ -34,11 +34,12 @@ def test_the_strongest_evidence_speaks_in_the_users_language():
             category_share=np.array([0.5, 0.5, 0.5, 0.34, 0.0, 1.0]),
             score=np.full(rows, 0.0312),
             explored=np.array([False] * 5 + [True]),
+            linked=tuple(pa.array([None, None, None, None, word, None], pa.string()) for word in ("X", "made by", "Acme")),
         )
     ).to_pylist()
     assert said[0] == "Matches your search: “shoes”."
     assert said[1] == "与您关注的“露营”相符。"
     assert said[2] == f"Similar to “{'x' * 58}…”, which you clicked."
     assert said[3] == "您近期的点击有34%属于“户外”。"
-    assert said[4] == "Estimated click probability 3.1%."
+    assert said[4] == "You clicked “X”, with the same made by: Acme."
     assert said[5] == "Shown to learn whether it interests you."

@@ -32,6 +32,7 @@ NEEDS = {
     "init": {"data": ["log.csv"]},
     "inspect": {"path": "log.csv"},
     "preprocess": {"source": {"format": "tables", "impressions": {"files": "log.csv"}}},
+    "pretrain-graph": {"prepared": "prep"},
     "pretrain-mlm": {"prepared": "prep"},
     "rank": {"bundle": "bundle", "prepared": "prep"},
     "sample": {},

@@ -287,6 +287,9 @@ class PreprocessConfig(Seeded):
             raise ValueError(
                 f"impressions.vectors: '{column}': vectors are of ads or users. Declare it in features.ads.vectors"
             )
+        for table, others in (("impressions", features.impressions), ("users", features.users)):
+            if paths := [item.column for item in others.lists if item.paths]:
+                raise ValueError(f"{table}.lists: '{paths[0]}': paths are of ads. Declare it in features.ads.lists")
         tables = {"impressions": features.impressions, "ads": features.ads, "users": features.users}
         faults = [
             f"{table}.{fault}"

@@ -194,6 +194,8 @@ class MindSource(Config):
     """news.tsv: the official 8 columns."""
     translation: ConfigPath | None = None
     """A TSV with header `nid title abstract` whose texts replace those of news.tsv; news without one are left out."""
+    entities: bool = False
+    """Read the entities of titles and abstracts as the tables `entities` and `ad_links` (docs/data/graph.md)."""
 
 
 class RecboleSource(Config):
@@ -201,7 +203,7 @@ class RecboleSource(Config):
 
     format: Literal["recbole"]
     folder: ConfigPath
-    """Folder with <name>.inter and, where they exist, <name>.item and <name>.user."""
+    """Folder with <name>.inter and, where they exist, <name>.item, <name>.user, and a graph's <name>.link and <name>.kg."""
     columns: dict[str, str] = {}
     """Canonical name -> field, where the guess is wrong (`title: movie_title`)."""
     positive_rating: float = 4.0

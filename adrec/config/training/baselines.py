@@ -79,3 +79,6 @@ class HybridConfig(Config):
     mean of those not clearly worse than the best of them. weighted: non-negative weights learned on validation rows. stack:
     trees on top, which read the network's logit among their features. auto: weighted (average where clicks are few), or
     another kind that is better by more than chance on validation rows, in the metric that training monitors."""
+    also: list[Literal["user_cf", "item_cf", "matrix_factorisation", "ease", "item_transitions"]] = []
+    """Baselines on who clicked what that join too, where `baselines.names` has them: for logs without moments, in which no
+    counter says what these know. A log of clicks alone joins them as it is."""

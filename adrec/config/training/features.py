@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from adrec.config.base import Config
+from adrec.config.base import Config, ConfigPath
 from adrec.schema import TRUE_PROBABILITY
 from adrec.specs import (
     CalendarSpec,
@@ -81,6 +81,9 @@ class ListFeature(Config):
     """Hash instead of keeping a vocabulary."""
     max_items: Annotated[int, Field(ge=1, le=1_000_000)] = 50
     """Longer lists keep their first items."""
+    paths: Annotated[int, Field(ge=0, le=2)] = 0
+    """Of ads: the values are what the ad is linked to, at most so many links away, as `relation=entity`; preprocess makes them
+    of the tables `links` and `ad_links`, and models know their relations (docs/data/graph.md). 0: a plain list."""
 
     @field_validator("separator")
     @classmethod
@@ -129,6 +132,9 @@ class VectorFeature(Config):
     """How the prepared folder keeps them."""
     reduced_to: Annotated[int, Field(ge=1, le=256)] = 16
     """Principal components that trees and linear baselines read in place of the whole vector."""
+    entities: ConfigPath | None = None
+    """Of ads: preprocess makes the vector itself, the mean of the vectors of the entities that the ad is linked to directly.
+    A folder made by `adrec pretrain-graph`, or a file such as MIND's entity_embedding.vec (docs/data/graph.md)."""
 
 
 class TableFeatures(Config):
@@ -182,6 +188,18 @@ class TableFeatures(Config):
                     f"{key}: the pattern '{column}' would take {', '.join(taken)}, known only after the ad was shown or naming "
                     "a row; write a narrower one, such as counter_*"
                 )
+
+    @model_validator(mode="after")
+    def _one_graph(self) -> "TableFeatures":
+        paths = [item for item in self.lists if item.paths]
+        if len(paths) > 1:
+            raise ValueError(f"lists: '{paths[0].column}' and '{paths[1].column}' both have paths; keep one list of them")
+        if paths and paths[0].buckets is not None:
+            raise ValueError(f"lists: '{paths[0].column}' has paths, whose relations must be known; leave buckets out")
+        made = [item.column for item in self.vectors if item.entities is not None]
+        if made and not paths:
+            raise ValueError(f"vectors: '{made[0]}' is made of what ads are linked to; give lists a column with paths too")
+        return self
 
     @model_validator(mode="after")
     def _no_oracle(self) -> "TableFeatures":

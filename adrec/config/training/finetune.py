@@ -98,6 +98,10 @@ class ModelSettings(Config):
     together. gated: each as far as a gate over all of them lets it. late: each by itself to the logit, those of ads alone."""
     modality_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.15
     """Share of vectors that count as missing in a training step, each modality by itself."""
+    graph: Literal["neighbours", "shared", "none"] = "neighbours"
+    """Where a list of ads has `paths` (docs/data/graph.md). shared: tell the scorer how many of a user's clicks are linked to
+    what the candidate is linked to, by relation. neighbours: that, and attention over what the candidate is linked to (KGCN).
+    none: the list is a list like others."""
     wide: bool = True
     """Let features and text matches speak to the logit through a linear map beside the deep part."""
     query: bool = True
@@ -191,6 +195,9 @@ class FinetuneConfig(OnDevice, Seeded, TrustsKeys):
     replay: Annotated[Share, Field(gt=0)] = 1.0
     """Share of the requests up to the last one that the bundle of `start_from` has learned which the network learns again,
     drawn by `seed`; later requests are all learned. Leave it at 1 where that bundle is of another log."""
+    carried_rate: Share = 1.0
+    """Of the learning rate, for weights that came whole from the bundle of `start_from`: below 1 they move less than what is
+    new here, at 0 they stay as they are and only what is new and the outputs learn."""
     text: TextEncoderSettings = TextEncoderSettings()
     """Text encoder."""
     model: ModelSettings = ModelSettings()
@@ -234,10 +241,14 @@ class FinetuneConfig(OnDevice, Seeded, TrustsKeys):
             raise ValueError("tasks: the same name twice")
         if self.hybrid.kind not in {"none", "auto"} and not _JOINS & set(self.baselines.names):
             raise ValueError(f"hybrid: needs one of {', '.join(sorted(HYBRID_MEMBERS))} among `baselines.names`")
+        if lacking := set(self.hybrid.also) - set(self.baselines.names):
+            raise ValueError(f"hybrid.also: '{min(lacking)}' is not among `baselines.names`")
         if self.replay < 1 and self.start_from is None:
             raise ValueError("replay: needs `start_from`, the bundle that has learned the rows before")
         if self.delay.method in {"dfm", "es_dfm", "fnw"} and (self.loss.negatives is not None or self.loss.negative_rate < 1):
             raise ValueError(f"delay: {self.delay.method} weighs all rows. Leave loss.negatives and loss.negative_rate out")
+        if self.carried_rate < 1 and self.start_from is None:
+            raise ValueError("carried_rate: needs `start_from`, the bundle whose weights are carried")
         if not self.tasks[0].is_binary:
             raise ValueError("tasks: the first task is the one `score` reports, so it must be binary")
         if self.ensemble and self.text.train != "frozen":

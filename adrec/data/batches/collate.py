@@ -96,6 +96,8 @@ class Batch(NamedTuple):
     """(B,) float32, hours from the showing to the cut; None where labels were not timed"""
     delays: Tensor | None = None
     """(B, K) float32, hours from the showing to what each label says happened; NaN where it has not, or has no moment"""
+    links: Tensor | None = None
+    """(B, G) float32, `Paths.shared`: what candidate and clicks are both linked to; None where ads have no graph"""
 
 
 TextInputs = Callable[[NDArray[np.int64]], Texts]
@@ -160,7 +162,12 @@ class Collator:
             weight=None if examples.weight is None else _tensor(examples.weight[rows].astype(np.float32)),
             elapsed=None if examples.elapsed is None else _tensor(examples.elapsed[rows]),
             delays=None if examples.elapsed is None else _tensor(_by_task(examples.delays, rows, self.tasks)),
+            links=self._links(history, context, examples.ad_index[rows]),
         )
+
+    def _links(self, history: Ragged, context: Longs, ad: NDArray[np.int32]) -> Tensor | None:
+        paths = self.ads.paths
+        return None if paths is None else _tensor(paths.shared(self.ads.lists[paths.name], history, context, ad))
 
     def _queries(self, texts: Sequence[str]) -> Texts:
         return self.query_texts(texts) if self.query_texts is not None else Texts(None)

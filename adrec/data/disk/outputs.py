@@ -258,7 +258,19 @@ EXPORT = OutputKind(
 VECTORS = OutputKind(
     "a folder of vectors", _all_there("ads.npy", "ads.ids.txt", "ads.parquet"), holds=("ads.*", "users.*", "config.yaml")
 )
-SAMPLE = OutputKind("a sample", _is_sample, holds=("ads.parquet", "users.parquet", "impressions/part-*.parquet", "config.yaml"))
+ENTITY_VECTORS = OutputKind(
+    "a folder of entity vectors",
+    _all_there("entities.npy", "entities.parquet", "relations.parquet"),
+    holds=("entities.*", "relations.parquet", "metrics.json", "config.yaml"),
+)
+SAMPLE = OutputKind(
+    "a sample",
+    _is_sample,
+    holds=(
+        "ads.parquet", "users.parquet", "impressions/part-*.parquet", "config.yaml", "entities.parquet", "links.parquet",
+        "ad_links.parquet", "pictures/a*.png", "picture_encoder/*",
+    ),
+)  # fmt: skip
 CONFIGS = OutputKind("a new folder: configs are edited by hand, and those", lambda folder: False)
 SCORES = OutputKind("a table of scores", _rows("scored", "user_id", "ad_id", "logit", "score"), is_folder=False)
 LISTS = OutputKind("a table of ranked ads", _rows("ranked", "user_id", "ad_id", "rank", "score", "reason"), is_folder=False)

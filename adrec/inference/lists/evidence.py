@@ -1,5 +1,7 @@
 """Gather the evidence for shown ads: words of query and interests, the nearest past click, the category's share."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,6 +11,7 @@ from adrec.data.arrays import combined
 from adrec.data.examples import Examples
 from adrec.inference.lists.candidates import query_words
 from adrec.inference.lists.catalogue import AdColumns, segment
+from adrec.inference.lists.linked import SharedLinks
 from adrec.inference.lists.reasons import Evidence, sentences
 from adrec.inference.lists.vectors import nearest_click
 from adrec.prepare.text.clean import language
@@ -23,15 +26,16 @@ def reasons(
     examples: Examples,
     ranked: Ranked,
     candidates: Candidates,
+    links: Callable[[Examples, NDArray[np.integer], NDArray[np.integer]], SharedLinks | None],
 ) -> pa.Array:
-    """One sentence for every shown ad of R requests, request by request."""
+    """One sentence for every shown ad of R requests, request by request. `links` tells what ads share with past clicks."""
     row, slot = np.nonzero(ranked.ad >= 0)
     ad = ranked.ad[row, slot]
     interests = interest_words(users, examples.user_index)
     similarity, nearest = nearest_click(examples, unit_vectors, ranked.ad)
     similar = nearest[row, slot]
     category = ads.category[ad]
-    words = ads.words
+    words, shared = ads.words, links(examples, row, ad)
     return sentences(
         Evidence(
             chinese=reads_chinese(ads.chinese, query_texts(requests), interests, examples, row, ad),
@@ -43,6 +47,7 @@ def reasons(
             category_share=share_of_history(examples, ads.category, row, category),
             score=ranked.score[row, slot],
             explored=ranked.explored[row, slot],
+            linked=None if shared is None else (ads.titles.take(shared.click), shared.relation, shared.entity),
         )
     )
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from adrec.inference.known import NOTHING, Known, users_named
 from adrec.inference.lists.candidates import Finder
 from adrec.inference.lists.catalogue import AdColumns, coded_with_row
 from adrec.inference.lists.evidence import reasons
+from adrec.inference.lists.linked import shared_links
 from adrec.inference.lists.pairs import category_shares, pairs_at, training_counts
 from adrec.inference.lists.vectors import unit
 from adrec.inference.packing import Scores
@@ -28,7 +30,7 @@ from adrec.ranking.explore import logit_deviation
 from adrec.ranking.ledger import UNLIMITED, Ledger
 from adrec.ranking.pacing import BudgetClock, flown
 from adrec.ranking.policy import Candidates, DiversifierOf, ListPolicy, Ranked, rank_block
-from adrec.schema import ANY_SLOT, NOBODY, PROPENSITY_GIVEN_ABOVE
+from adrec.schema import ANY_SLOT, ENTITIES, NOBODY, PROPENSITY_GIVEN_ABOVE
 from adrec.terminal import Terminal
 
 PRIOR_IMPRESSIONS = 200.0
@@ -244,7 +246,11 @@ class Ranker:
 
     def reasons(self, block: Block) -> pa.Array:
         """One sentence for every shown ad, request by request."""
-        return reasons(self.ads, self.users, self.unit_vectors, block.requests, block.examples, block.ranked, block.candidates)
+        packed = self.predictor.packed
+        links = partial(shared_links, self.catalogs.ads, packed.features["ads"], packed.tables.get(ENTITIES.name))
+        return reasons(
+            self.ads, self.users, self.unit_vectors, block.requests, block.examples, block.ranked, block.candidates, links
+        )
 
     def candidates(
         self, table: pa.Table, examples: Examples, policy: Ints, ad: Ints, *, first: int = 0, batch_rows: int = BATCH_ROWS

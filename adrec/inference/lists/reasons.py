@@ -1,8 +1,8 @@
 """One plain sentence why an ad is shown, in the user's language, from the strongest evidence at hand.
 
-Evidence, strongest first: a word of the query in the ad's text; a word of the user's interests in it; the past click most
-like the ad; the share of the ad's category in the history; at last the click probability alone. It says what speaks for
-the ad, not what the network computed: `adrec explain` does that.
+Evidence, strongest first: a word of the query in the ad's text; a word of the user's interests in it; a past click linked to
+the same entity (by the same maker); the past click most like the ad; the share of the ad's category in the history; at last the
+click probability alone. It says what speaks for the ad, not what the network computed: `adrec explain` does that.
 """
 
 from collections.abc import Callable
@@ -22,6 +22,7 @@ _SENTENCES = {
     "explored": ("Shown to learn whether it interests you.", "试投放：了解您是否感兴趣。"),
     "query": ("Matches your search: “{}”.", "与您搜索的“{}”相符。"),
     "interest": ("Matches your interest in {}.", "与您关注的“{}”相符。"),
+    "linked": ("You clicked “{}”, with the same {}: {}.", "您点击过“{}”，两者的{}相同：{}。"),
     "similar": ("Similar to “{}”, which you clicked.", "与您点击过的“{}”相似。"),
     "category": ("{} of your recent clicks are in {}.", "您近期的点击有{}属于“{}”。"),
     "score": ("Estimated click probability {}.", "预计点击率 {}。"),
@@ -40,12 +41,14 @@ class Evidence(NamedTuple):
     category_share: NDArray[np.floating]  # (N,) its share of the history, in [0, 1]
     score: NDArray[np.floating]  # (N,) click probability
     explored: NDArray[np.bool_]  # (N,) chosen at random
+    linked: tuple[pa.Array, pa.Array, pa.Array] | None = None
+    """(N,) title of a past click, relation and entity that it shares with the ad, null where none; None: nobody knows"""
 
 
 def sentences(evidence: Evidence) -> pa.Array:
     """(N,) strings."""
     similar = np.nan_to_num(evidence.similarity, nan=-1.0) >= SIMILAR_FROM
-    followed = evidence.category_share >= SHARE_FROM
+    followed, linked = evidence.category_share >= SHARE_FROM, evidence.linked
     weakest_first: list[tuple[str, pa.Array, Callable[[], tuple[pa.Array, ...]]]] = [
         (
             "category",
@@ -57,6 +60,7 @@ def sentences(evidence: Evidence) -> pa.Array:
             pc.and_(pa.array(similar), evidence.similar_title.is_valid()),
             lambda: (_shortened(evidence.similar_title),),
         ),
+        *([("linked", linked[0].is_valid(), lambda: (_shortened(linked[0]), *linked[1:]))] if linked is not None else []),
         ("interest", evidence.interest_word.is_valid(), lambda: (evidence.interest_word,)),
         ("query", evidence.query_word.is_valid(), lambda: (evidence.query_word,)),
         ("explored", pa.array(evidence.explored), lambda: ()),

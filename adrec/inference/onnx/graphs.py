@@ -121,6 +121,7 @@ class Scorer(nn.Module):
                 labels=torch.zeros((rows.shape[0], 0)),
                 positive=zeros[:0],
                 log_frequency=torch.zeros((rows.shape[0],)),
+                links=tensors_by_name.get("links"),
             )
         ).logits
         return logits

@@ -141,6 +141,7 @@ def catalog_rows(catalog: Catalog, rows: NDArray[np.int64]) -> Catalog:
         identity=catalog.identity[rows],
         vectors=None if catalog.vectors is None else catalog.vectors[rows],
         modalities={name: held.take(rows) for name, held in catalog.modalities.items()},
+        paths=catalog.paths,
     )
 
 

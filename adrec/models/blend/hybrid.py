@@ -9,7 +9,7 @@ clicks are few, unless another is better by more than chance would have it; what
 cross-fitting over whole requests.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -114,15 +114,18 @@ def fit_hybrid(
     metric: str = "auc_request",
     folds: int = 5,
     seed: int = 0,
+    also: Collection[str] = (),
 ) -> tuple[Hybrid, Floats]:
     """Fit on validation rows: `network` (N,) raw logits, `baselines` fitted on training rows, `scores` name → (N,) theirs.
 
-    The members beside the network are the strong ones among `baselines` (STRONG); without any the network stays alone.
+    The members beside the network are the strong ones among `baselines` (STRONG), and those named in `also`; without any the
+    network stays alone.
     `metric` (auc, auc_request or log_loss) decides between the kinds. Returns the hybrid fitted on all rows, and (N,)
     logits in which each row is scored by weights fitted on other requests: what calibration and validation metrics must use,
     as the hybrid has seen these rows.
     """
-    names = (NETWORK, *(name for name, model in baselines.items() if isinstance(model, STRONG) and name in scores))
+    strong = [name for name, model in baselines.items() if isinstance(model, STRONG) or name in also]
+    names = (NETWORK, *(name for name in strong if name in scores))
     known = np.flatnonzero(~np.isnan(valid.clicks))
     rows = valid.take(known)
     if kind == "none" or len(names) == 1 or not len(known) or not 0 < rows.clicks.mean() < 1:

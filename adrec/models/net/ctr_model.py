@@ -14,6 +14,7 @@ from adrec.data.batches.blocks import Blocks
 from adrec.data.batches.collate import LIST_PADDING, Batch, Entities, Texts
 from adrec.models.net.interaction import TextMatch, category_match, mean_interest
 from adrec.models.net.modalities import LateFusion, Modalities, VectorMatch, dropped
+from adrec.models.net.neighbours import Neighbours
 from adrec.models.net.user_encoder import UserEncoder
 
 
@@ -215,7 +216,10 @@ class CTRModel(nn.Module):
         vector_match: VectorMatch | None = None,
         late: LateFusion | None = None,
         modality_dropout: float = 0.0,
+        neighbours: Neighbours | None = None,
+        paths: int | None = None,
     ) -> None:
+        """`paths`: which of the ads' lists holds their links, where what they share with clicks is read; see Batch.links."""
         super().__init__()
         self.text_encoder = text_encoder
         self.ad_encoder = ad_encoder
@@ -224,6 +228,7 @@ class CTRModel(nn.Module):
         self.fields = fields
         self.text_match, self.vector_match = text_match, vector_match
         self.late, self.modality_dropout = late, modality_dropout
+        self.neighbours, self.paths = neighbours, paths
         self.interaction = interaction
         self.sharing = sharing
         self.heads = nn.ModuleList([nn.Linear(sharing_width, 1) for _ in range(tasks)])
@@ -249,7 +254,7 @@ class CTRModel(nn.Module):
         blocks = batch.blocks
         if matches is None:
             matches = self.all_matches(batch, ad_text, interests, queries, blocks)
-        extra = self._extra(batch, ads, queries, matches, candidates, blocks)
+        extra = self._extra(batch, ads, users, queries, matches, candidates, blocks)
         joint = self.interaction(users[batch.context], candidates, extra)
         towers = self.sharing(joint)
         # In float32 whatever the products are in: sums and log-odds of bf16 keep two digits.
@@ -353,12 +358,13 @@ class CTRModel(nn.Module):
         self,
         batch: Batch,
         ads: Tensor,
+        users: Tensor,
         queries: Tensor | None,
         matches: "Matches",
         candidates: Tensor,
         blocks: Blocks,
     ) -> Tensor:
-        """Everything beside the two vectors: features, matches, the attended history, the query. (B, E)."""
+        """Everything beside the two vectors: features, matches, links, the attended history, the query. (B, E)."""
         columns = [
             self.fields(batch.numeric, batch.categorical, batch.lists),
             torch.log1p(batch.history_length)[batch.context][:, None] / 5,
@@ -368,6 +374,11 @@ class CTRModel(nn.Module):
             columns.append(matches.text)
         if self.late is None:
             columns += matches.vectors
+        if self.paths is not None:
+            assert batch.links is not None
+            columns.append(batch.links)
+            if self.neighbours is not None:
+                columns.append(self.neighbours(batch.ads.lists[self.paths], users, candidates, batch.context, batch.ad))
         attended = self.user_encoder.for_candidates(ads[batch.history], batch.history_mask, candidates, batch.context, blocks)
         if attended is not None:
             columns += [attended, (attended * candidates).sum(-1, keepdim=True)]

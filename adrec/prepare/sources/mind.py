@@ -1,5 +1,7 @@
 """MIND in its official files: behaviors.tsv and news.tsv (Wu et al. 2020), and a translated view of the news."""
 
+from pathlib import Path
+
 import duckdb
 
 from adrec.config.data.sources import MindSource
@@ -54,8 +56,34 @@ def open_mind(connection: duckdb.DuckDBPyConnection, config: MindSource, skip: i
             SELECT n.ad_id, n.category, n.subcategory, t.title, t.abstract AS description,
                    n.source_file, n.source_row, n.source_order
             FROM raw_news n JOIN raw_translation t ON t.nid = n.ad_id""")
+    entities, ad_links = _entities(connection, news) if config.entities else (None, None)
     return RawTables(
         impressions=RawTable("raw_impressions", tuple(behaviors), Reading(time_format=_TIME)),
         ads=RawTable("raw_ads", (*news, *translation)),
+        entities=entities,
+        ad_links=ad_links,
         can_skip=True,
     )
+
+
+def _entities(connection: duckdb.DuckDBPyConnection, news: list[Path]) -> tuple[RawTable, RawTable]:
+    """What news speak of: cells of `[{"Label": ..., "Type": ..., "WikidataId": ...}]`; other cells hold none."""
+    shape = """'[{"Label": "VARCHAR", "Type": "VARCHAR", "WikidataId": "VARCHAR"}]'"""
+    spoken = " UNION ALL ".join(
+        f"SELECT ad_id, '{relation}' AS relation, unnest(from_json({column}, {shape})) AS item, source_file, source_row, "
+        f"source_order, {part} AS part FROM raw_news WHERE json_valid({column}) AND json_type({column}) = 'ARRAY'"
+        for part, (relation, column) in enumerate((("title", "title_entities"), ("abstract", "abstract_entities")))
+    )
+    connection.execute(f"""
+        CREATE OR REPLACE TEMP VIEW spoken_of AS
+        SELECT ad_id, relation, item.WikidataId AS entity_id, item.Label AS name, item.Type AS kind, source_file, source_row,
+               row_number() OVER (ORDER BY source_order, part) AS source_order
+        FROM ({spoken}) WHERE item.WikidataId IS NOT NULL""")
+    connection.execute("CREATE OR REPLACE TEMP VIEW raw_ad_links AS SELECT * EXCLUDE (name, kind) FROM spoken_of")
+    connection.execute("""
+        CREATE OR REPLACE TEMP VIEW raw_entities AS
+        SELECT entity_id, arg_min(name, source_order) AS name, arg_min(kind, source_order) AS kind,
+               arg_min(source_file, source_order) AS source_file, arg_min(source_row, source_order) AS source_row,
+               min(source_order) AS source_order
+        FROM spoken_of GROUP BY entity_id""")
+    return RawTable("raw_entities", tuple(news)), RawTable("raw_ad_links", tuple(news))

@@ -16,7 +16,13 @@ _GUESSES = {
     "rating": ("rating",),
     "title": ("title", "movie_title", "name", "item_name"),
     "category": ("class", "category", "categories", "genre", "item_category"),
+    "entity_id": ("entity_id",),
+    "head": ("head_id",),
+    "relation": ("relation_id",),
+    "tail": ("tail_id",),
 }
+_DEFAULTS = {"link": {"relation": "is"}}
+"""An item of a .link file is its entity."""
 _TYPES = {"token": "string", "token_seq": "list", "float": "number", "float_seq": "list"}
 
 
@@ -25,6 +31,8 @@ def open_recbole(connection: duckdb.DuckDBPyConnection, config: RecboleSource, s
     inter = _open(connection, config, "inter", "raw_impressions", ("user_id", "ad_id", "shown_at", "click", "rating"))
     item = _open(connection, config, "item", "raw_ads", ("ad_id", "title", "category"))
     user = _open(connection, config, "user", "raw_users", ("user_id",))
+    ad_links = _open(connection, config, "link", "raw_ad_links", ("ad_id", "entity_id"))
+    links = _open(connection, config, "kg", "raw_links", ("head", "relation", "tail"))
     if inter is None:
         raise DataError(f"{config.folder}: holds no .inter file. Name the folder of a RecBole data set.")
     found = columns_of(connection, "raw_impressions")
@@ -33,7 +41,7 @@ def open_recbole(connection: duckdb.DuckDBPyConnection, config: RecboleSource, s
         click = f"CASE WHEN {rating} >= {config.positive_rating!r} THEN 1 WHEN {rating} IS NOT NULL THEN 0 END AS click"
         connection.execute(f"CREATE OR REPLACE TEMP VIEW rated_impressions AS SELECT *, {click} FROM raw_impressions")
         inter = RawTable("rated_impressions", inter.files, inter.reading)
-    return RawTables(impressions=inter, ads=item, users=user)
+    return RawTables(impressions=inter, ads=item, users=user, ad_links=ad_links, links=links)
 
 
 def _open(
@@ -64,7 +72,10 @@ def _open(
     selected += ["source_file", "source_row", "source_order"]
     connection.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT {', '.join(selected)} FROM {view}_file")
     types = {field: kinds[field] for field in others}
-    reading = Reading(time_unit="seconds", list_separator=" ", types=types, own_names={o: fields[t] for o, t in chosen.items()})
+    reading = Reading(
+        time_unit="seconds", list_separator=" ", types=types, own_names={o: fields[t] for o, t in chosen.items()},
+        defaults=_DEFAULTS.get(ending, {}),
+    )  # fmt: skip
     return RawTable(view, tuple(files), reading)
 
 

@@ -278,6 +278,9 @@ class AdIn(Message):
     beneath the folder that the server's `sounds` names."""
     vectors: Annotated[dict[Id, Vector], Field(max_length=20)] = {}
     """What other models made of it, such as its picture's vector, by the column of the log: those that the bundle reads."""
+    links: Annotated[list[Annotated[str, Field(pattern=r"^[^=]+=.+$", max_length=1_000)]], Field(max_length=999)] | None = None
+    """What it is linked to, where the bundle reads links, such as `made_by=Acme`. Without it what the bundle knows of an ad of
+    this name."""
 
     @model_validator(mode="after")
     def _ends_after_it_starts(self) -> "AdIn":
@@ -298,6 +301,7 @@ class AdOut(Message):
     starts_at: datetime | None = None
     ends_at: datetime | None = None
     vectors: dict[str, list[float]] = {}
+    links: list[str] = []
 
 
 class Done(Message):

@@ -19,6 +19,8 @@ from adrec.serve.intake.messages import AdIn, UserIn
 _MADE = ("text", "segmented", USER_LANGUAGE)
 """Columns of the users that are made of their interests."""
 _MOMENTS = ("starts_at", "ends_at")
+LINKS = "links"
+"""Of a message: what the ad is linked to, whatever the column is called in the log."""
 MADE_OF_MEDIA = "pictures"
 """Of a stored ad: fingerprint of an encoder of pictures → the vector that it made of the ad's, whose bytes are not kept."""
 
@@ -47,7 +49,7 @@ def with_changes(ads: pa.Table, changes: Mapping[str, Change], packed: ClickMode
     put = {ad_id: change.ad for ad_id, change in changes.items() if change.ad is not None}
     place = np.arange(len(ads))
     if put:
-        added = completed(_table(put, ads.schema), packed)
+        added = completed(_table(put, ads.schema, packed), packed)
         old = places(pa.array(list(put), pa.string()), ids)
         rows = len(ads) + np.arange(len(put))
         place[old[old >= 0]] = rows[old >= 0]
@@ -90,7 +92,7 @@ def vectors_of(put: Sequence[Mapping[str, Any]], packed: ClickModel) -> dict[str
 
 def ad_of(ad_id: str, ad: dict[str, Any], schema: pa.Schema, packed: ClickModel) -> pa.Table:
     """One ad as a row of the catalogue. Columns that the catalogue lacks stand behind its own."""
-    made = completed(_table({ad_id: ad}, schema), packed)
+    made = completed(_table({ad_id: ad}, schema, packed), packed)
     columns = {field.name: made[field.name].cast(field.type) for field in schema}
     return pa.table({**columns, **{name: made[name] for name in made.column_names if name not in columns}})
 
@@ -166,14 +168,15 @@ def _replaced(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
     return table.append_column(name, values)
 
 
-def _table(changes: dict[str, dict[str, Any]], schema: pa.Schema) -> pa.Table:
+def _table(changes: dict[str, dict[str, Any]], schema: pa.Schema, packed: ClickModel) -> pa.Table:
     """New ads with the columns of the catalogue; columns the message does not know are null."""
+    linked = packed.paths.column if packed.paths is not None else None
     made = {"text", "segmented", "language"}
     columns: dict[str, pa.Array] = {"ad_id": pa.array(list(changes), pa.string())}
     for field in schema:
         if field.name in made or field.name == "ad_id":
             continue
-        values = [ad.get(field.name) for ad in changes.values()]
+        values = [ad.get(LINKS if field.name == linked else field.name) for ad in changes.values()]
         if field.name in {"starts_at", "ends_at"}:
             moments = pa.array(values, pa.int64()).cast(ADS[field.name].type)
             columns[field.name] = moments.cast(field.type)

@@ -86,7 +86,7 @@ class Live:
                 )
         if world.prepared is not None:
             refuse_other_spaces(world.prepared, predictor.packed.features, world.own)
-        read = predictor.with_media(world.ads)
+        read = predictor.packed.with_links(predictor.with_media(world.ads))
         fitted = predictor.packed.features["ads"].modalities(read)
         plain = split_vectors(read, fitted)[0]
         vectors = vectors_with_changes({name: held.vectors for name, held in fitted.items()}, plain, changes, predictor.packed)
@@ -184,6 +184,11 @@ class Live:
         """The vectors of an ad by column, those that it has."""
         found = {name: held.vectors.rows(np.array([row]))[0] for name, held in self.ranker.catalogs.ads.modalities.items()}
         return {name: vector.tolist() for name, vector in found.items() if np.isfinite(vector).all()}
+
+    def links(self, row: int) -> list[str]:
+        """What an ad is linked to, as the bundle reads it."""
+        paths, table = self.predictor.packed.paths, self.ranker.catalogs.ad_table
+        return [] if paths is None or paths.column not in table.column_names else table[paths.column][row].as_py() or []
 
     def rows(self, ad_ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
         """(N,) rows of ads, deleted ones too, -1 where the catalogue lacks them."""

@@ -29,10 +29,11 @@ from adrec.prepare.log.impressions import keyed_columns, open_attach, write_impr
 from adrec.prepare.log.outcomes import LABELS, events_of
 from adrec.prepare.log.rolling import MOVED, move_shards
 from adrec.prepare.log.versions import moved_features, write_versions
-from adrec.prepare.output.entities import TextMaker, add_queries, has_texts, prepare_texts, write_corpus, write_tables
+from adrec.prepare.output.entities import Encoded, TextMaker, add_queries, has_texts, prepare_texts, write_corpus, write_tables
 from adrec.prepare.output.fingerprint import config_digest, describe_inputs, fingerprint
 from adrec.prepare.output.fit import fit_features, make_tokenizer, plan_fit
 from adrec.prepare.output.leaks import leaking_features
+from adrec.prepare.output.paths import add_paths, with_entity_vectors
 from adrec.prepare.output.report import render_manifest
 from adrec.prepare.output.summary import add_people, added, totals
 from adrec.prepare.output.writer import SplitWriter
@@ -43,7 +44,6 @@ from adrec.schema import ADS, NOBODY, SPLITS, USERS, TableSpec, entity_tables
 from adrec.terminal import Terminal
 
 if TYPE_CHECKING:
-    from adrec.prepare.output.entities import Encoded
     from adrec.stages.data.media import Media
 
 ROWS_PER_SHARD = 1_000_000
@@ -104,7 +104,8 @@ def run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
 
 
 def _run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
-    config, media = _with_media(_with_measured_widths(_with_moments(config)))
+    config, linked = with_entity_vectors(_with_moments(config))
+    config, media = _with_media(_with_measured_widths(config))
     plan = _plan(config, terminal)
     is_enough = plan.manifest is not None and (config.append == "fast" or not plan.manifest.get("kept"))
     if plan.manifest is not None and is_enough and plan.manifest["fingerprint"] == plan.fingerprint:
@@ -112,7 +113,7 @@ def _run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
     why = plan.why
     if plan.earlier is not None:
         try:
-            return PreprocessResult(config.output, _write(config, plan, plan.earlier, terminal, media), "appended")
+            return PreprocessResult(config.output, _write(config, plan, plan.earlier, terminal, media, linked), "appended")
         except CannotAppendError as reason:
             why = str(reason)
         except DataError:
@@ -120,7 +121,7 @@ def _run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
             why = "the new files cannot stand alone"
     if why:
         terminal.note(f"Everything is built anew, because {why}.")
-    return PreprocessResult(config.output, _write(config, plan, None, terminal, media), "built", why)
+    return PreprocessResult(config.output, _write(config, plan, None, terminal, media, linked), "built", why)
 
 
 def _with_moments(config: PreprocessConfig) -> PreprocessConfig:
@@ -178,12 +179,13 @@ def _plan(config: PreprocessConfig, terminal: Terminal) -> _Plan:
 
 
 def _write(
-    config: PreprocessConfig, plan: _Plan, earlier: Earlier | None, terminal: Terminal, media: "Sequence[Media]"
-) -> dict[str, Any]:
+    config: PreprocessConfig, plan: _Plan, earlier: Earlier | None, terminal: Terminal, media: "Sequence[Media]",
+    linked: list[Encoded],
+) -> dict[str, Any]:  # fmt: skip
     with folder_aside(config.output, PREPARED) as folder:
         work = work_folder(folder)
         with open_engine(work, memory_limit_gb=config.memory_limit_gb, threads=config.threads) as connection:
-            manifest = _prepare(connection, config, plan, earlier, folder, terminal, media)
+            manifest = _prepare(connection, config, plan, earlier, folder, terminal, media, linked)
         shutil.rmtree(work)
         save_config(config, folder / "config.yaml")
         manifest["files"] = {str(file.relative_to(folder)): file.stat().st_size for file in _files(folder)}
@@ -199,10 +201,12 @@ def _prepare(
     folder: Path,
     terminal: Terminal,
     media: "Sequence[Media]",
+    linked: list[Encoded],
 ) -> dict[str, Any]:
     raw = open_source(connection, config.source, skip=earlier.files if earlier is not None else 0)
     with terminal.progress("preprocess", total=2 + len(raw.files), unit="steps") as step:
         built = build(connection, raw, config, step, earlier)
+        built.notes += add_paths(connection, config)
         for note in built.notes:
             terminal.warn(note)
         step(note="rendering texts")
@@ -214,7 +218,7 @@ def _prepare(
             for table, spec in (("ads", config.features.ads), ("users", config.features.users))
         }
         readings = [opened.reading(raw) for opened in media]
-        encoded: dict[str, list[Encoded]] = {}
+        encoded: dict[str, list[Encoded]] = {"ads": [*linked]}
         for reading in readings:
             for table, made in reading.columns().items():
                 encoded.setdefault(table, []).extend(made)

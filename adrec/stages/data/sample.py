@@ -50,6 +50,7 @@ def run(config: SampleConfig, terminal: Terminal) -> SampleResult:
             advance=advance,
             pictures=config.pictures,
             delays=Delays(config.conversion_delay, config.conversion_delay_by_price),
+            graph=config.graph,
         )
         save_config(config, folder / "config.yaml")
     return SampleResult(config.output, summary)

@@ -135,6 +135,8 @@ def test_without_trees_the_network_stays_alone(fitted, scores):
     hybrid, _ = fit_hybrid("auto", network(VALID), {"popularity": fitted["popularity"]}, scores["valid"], VALID)
     assert hybrid.kind == "none"
     np.testing.assert_array_equal(hybrid.logit(network(TEST), {}, TEST), network(TEST))
+    named, _ = fit_hybrid("weighted", network(VALID), fitted, scores["valid"], VALID, also=["popularity"])
+    assert set(named.names) == {"network", "popularity", "lightgbm", "lightgbm_ranker"}
 
 
 @pytest.mark.parametrize("kind", [*KINDS])

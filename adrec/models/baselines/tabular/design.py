@@ -116,6 +116,12 @@ def similarity_columns(inputs: Inputs) -> dict[str, Floats]:
     """Category and list shares of the history, and cosines where the ads carry vectors."""
     found = {f"share_{name}": category_shares(inputs, inputs.ads, i) for i, name in enumerate(inputs.columns.ad_categorical)}
     found.update({f"share_{name}": list_shares(inputs, inputs.ads, name) for name in inputs.ads.lists})
+    if inputs.ads.paths is not None:
+        paths, examples = inputs.ads.paths, inputs.examples
+        shared = paths.shared(
+            inputs.ads.lists[paths.name], examples.histories, examples.history_of_row.astype(np.int64), examples.ad_index
+        )
+        found.update({f"same_{relation}": shared[:, place] for place, relation in enumerate(paths.relations)})
     if inputs.ads.vectors is not None:
         cosines = history_similarities(inputs, inputs.ads.vectors)
         found.update({f"cosine_{name}": cosines[:, place] for place, name in enumerate(STATISTICS)})

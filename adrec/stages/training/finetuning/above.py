@@ -15,7 +15,7 @@ from adrec.config.training.baselines import CLICK_MEMBERS
 from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.device import resolve_device
 from adrec.inference.held_out import HeldOut
-from adrec.inference.packing import ClickModel, log_form, packed_tables, text_settings
+from adrec.inference.packing import ClickModel, log_form, open_entity_vectors, packed_tables, text_settings
 from adrec.inference.predictor import Predictor
 from adrec.models.baselines.base import Inputs
 from adrec.models.baselines.suite import Suite, fit_all, score_all
@@ -187,6 +187,7 @@ def click_model(material: Material, data: ClickData, trained: Trained, suite: Su
         text=text_settings(data.prepared),
         form=log_form(data.prepared),
         tables=packed_tables(data.prepared),
+        entity_vectors=open_entity_vectors(data.prepared),
         baselines=suite.fitted,
         media=open_media(data.prepared),
     )
@@ -210,7 +211,10 @@ def _join(
     if material.prepared.is_implicit and kind != "none":
         hybrid, joined = fit_by_request(network, simple, valid, may_join=CLICK_MEMBERS, seed=seed)
     else:
-        hybrid, joined = fit_hybrid(kind, network, suite.fitted, simple, valid, metric=trained.module.monitor, seed=seed)
+        hybrid, joined = fit_hybrid(
+            kind, network, suite.fitted, simple, valid, metric=trained.module.monitor, seed=seed,
+            also=material.config.hybrid.also,
+        )  # fmt: skip
     logits = trained.valid.logits.copy()
     logits[:, 0] = joined
     return Joined(trained, hybrid, trained.valid._replace(logits=logits))

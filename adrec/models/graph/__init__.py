@@ -1,0 +1,1 @@
+"""Models of the links between entities, and how they are trained."""
