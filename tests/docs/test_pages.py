@@ -105,7 +105,9 @@ def clone(made):
         yield made
 
 
-SLOW = {f"commands/{name}.md" for name in ("audit", "distill", "explain", "export", "pretrain-graph", "tune")} | {"how-to/privacy.md"}
+SLOW = {f"commands/{name}.md" for name in ("audit", "distill", "explain", "export", "pretrain-graph", "tune")} | {
+    "how-to/privacy.md"
+}
 """Most have their commands on other pages too."""
 
 
