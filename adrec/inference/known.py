@@ -40,7 +40,8 @@ CLICKS = TableSpec(
     ),
 )
 """A log of clicks, for rows that bring no history of their own."""
-_MADE = {"row_id", "ad_index", "user_index", "history_index", "history_hours", "history_length", "skipped_index"}
+MADE_OF_ROWS = {"row_id", "ad_index", "user_index", "history_index", "history_hours", "history_length", "skipped_index"}
+"""Columns of prepared impressions that say something of one prepared folder alone: its numbers, and what they refer to."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Known:
         null counter missing, or, where `null_is_known`, what is known. `described`: columns that hold an ad's or a user's as of
         the row (`as_of_column`), beside those that counters need.
         """
-        table = table.drop_columns([name for name in table.column_names if name in _MADE])
+        table = table.drop_columns([name for name in table.column_names if name in MADE_OF_ROWS])
         if self.asof is not None:  # counters of histories see what they saw in training
             limit = self.asof.max_clicks
         codes_of_users = codes_of(users["user_id"].take(pa.array(user)), "user_id")

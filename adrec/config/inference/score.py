@@ -37,6 +37,9 @@ class RowsConfig(OnOwnTables, OpensBundle):
             raise ValueError("give either `prepared` with a `split`, or `impressions`")
         if self.split is not None and self.prepared is None:
             raise ValueError("`split` needs `prepared`")
+        named = [name for name in ("ads", "users", "history") if getattr(self, name) is not None]
+        if self.split is not None and named:
+            raise ValueError(f"a `split` of `prepared` has its own ads, users and histories; '{named[0]}' is for `impressions`")
         if any(table is not None and table.is_standard_input for table in (self.ads, self.users, self.history)):
             raise ValueError("standard input (`-`) is for `impressions`")
         return self

@@ -16,7 +16,7 @@ from adrec.data.disk.tables import iter_batches
 from adrec.data.examples import run_codes
 from adrec.data.prepared import Prepared
 from adrec.errors import DataError
-from adrec.inference.known import users_named
+from adrec.inference.known import MADE_OF_ROWS, users_named
 from adrec.schema import IMPRESSIONS, NOBODY, PROPENSITY, PROPENSITY_GIVEN_ABOVE, TIMESTAMP, TRUE_PROBABILITY, TableSpec
 
 _OF_A_REQUEST = {"user_id", "request_id", "shown_at", "scenario", "query", "history"}
@@ -46,13 +46,19 @@ def split_requests(prepared: Prepared, split: str, *, batch_rows: int = 65_536) 
         yield table.filter(pa.array(opens))
 
 
-def users_at(prepared: Prepared, moment: int) -> Iterator[pa.Table]:
-    """Each user of the folder once, at `moment` (microseconds)."""
-    ids = combined(prepared.users()["user_id"])
+def users_at(users: pa.Table, moment: int) -> Iterator[pa.Table]:
+    """Each user of a table once, at `moment` (microseconds)."""
+    ids = combined(users["user_id"])
     rows = np.flatnonzero(ids.to_numpy(zero_copy_only=False) != NOBODY)
     ids, index = ids.take(pa.array(rows)), pa.array(rows, pa.int32())
     moments = pa.array(np.full(len(ids), moment), TIMESTAMP)
     yield pa.table({"user_id": ids, "request_id": ids, "user_index": index, "shown_at": moments})
+
+
+def without_numbers(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Requests of a prepared folder without what refers to its own ads and users: it is made anew over other tables."""
+    for table in tables:
+        yield table.drop_columns([name for name in table.column_names if name in MADE_OF_ROWS])
 
 
 def table_requests(path: Path, moment: int | None, *, where: str = "", batch_rows: int = 65_536) -> Iterator[pa.Table]:

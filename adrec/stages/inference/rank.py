@@ -35,7 +35,7 @@ from adrec.errors import DataError
 from adrec.inference.known import Known, at_no_moment, known_of, users_named
 from adrec.inference.lists.ranker import Block, Ranker
 from adrec.inference.lists.recall import candidate_recall, sample_requests
-from adrec.inference.lists.requests import REQUESTS, blocks, split_requests, table_requests, users_at
+from adrec.inference.lists.requests import REQUESTS, blocks, split_requests, table_requests, users_at, without_numbers
 from adrec.inference.lists.why import AdFate, tell
 from adrec.inference.own_tables import OwnTables, stage_own, with_described
 from adrec.inference.predictor import Catalogs, Predictor
@@ -332,8 +332,6 @@ def _own_tables(config: RankConfig, prepared: Prepared | None, predictor: Predic
 def _users(config: RankConfig, prepared: Prepared | None, predictor: Predictor, asked: pa.Array, own: OwnTables) -> pa.Table:
     """The users table with a row for everyone in the requests."""
     users = read_table(own.users) if own.users is not None else prepared.users() if prepared is not None else None
-    if own.rows is None:
-        return users if users is not None else _of(prepared).users()
     return with_new_users(with_described(users, own.row_users, USERS, predictor.packed), asked)
 
 
@@ -343,7 +341,7 @@ def _asked_users(config: RankConfig, prepared: Prepared | None, own: OwnTables) 
         named = "user_id" in open_dataset(own.rows).schema.names
         batches = iter_batches(own.rows, columns=["user_id"]) if named else iter(())
     elif config.split == "users":
-        return combined(_of(prepared).users()["user_id"])
+        return combined(_everyone(prepared, own)["user_id"])
     else:
         named = "user_id" in _of(prepared).columns
         batches = _of(prepared).iter(config.split, ["user_id"]) if named else iter(())
@@ -370,15 +368,22 @@ def _after(prepared: Prepared) -> int:
     return int(np.datetime64(prepared.manifest["last"].removesuffix("Z"), "us").astype(np.int64)) + 1
 
 
+def _everyone(prepared: Prepared | None, own: OwnTables) -> pa.Table:
+    """The users that `split: users` ranks once each: those of the config's own table, if it has one."""
+    return read_table(own.users) if own.users is not None else _of(prepared).users()
+
+
 def _blocks(config: RankConfig, prepared: Prepared | None, own: OwnTables, *, skip: int = 0) -> Iterator[pa.Table]:
     if own.rows is not None:
         assert config.requests is not None
         tables = table_requests(own.rows, _moment(config), where=config.requests.name)
     elif config.split == "users":
         moment = _moment(config)
-        tables = users_at(_of(prepared), _after(_of(prepared)) if moment is None else moment)
+        tables = users_at(_everyone(prepared, own), _after(_of(prepared)) if moment is None else moment)
     else:
         tables = split_requests(_of(prepared), config.split)
+        if own.ads is not None or own.users is not None:
+            tables = without_numbers(tables)
     return blocks(tables, REQUEST_BLOCK, skip=skip)
 
 
@@ -398,5 +403,5 @@ def _count(config: RankConfig, prepared: Prepared | None, own: OwnTables) -> int
     if own.rows is not None:
         return int(open_dataset(own.rows).count_rows())
     if config.split == "users":
-        return sum(len(table) for table in users_at(_of(prepared), 0))
+        return sum(len(table) for table in users_at(_everyone(prepared, own), 0))
     return sum(len(table) for table in split_requests(_of(prepared), config.split))
