@@ -96,16 +96,19 @@ def write(folder: Path, options: argparse.Namespace) -> None:
     vectors = [{"column": name, "precision": "float16"} for name in names]
     configs = {
         "preprocess": {
-            "output": "prepared", "tokenizer": {"kind": "none"}, "history": {"max_clicks": 20},
+            "output": "prepared", "memory_limit_gb": 2, "tokenizer": {"kind": "none"}, "history": {"max_clicks": 20},
             "source": {"format": "tables", "ads": {"files": "ads.parquet"}, "impressions": {"files": "impressions.parquet"}},
             "features": {"ads": {"vectors": vectors}},
         },
         "finetune": {
-            "prepared": "prepared", "output": "bundle", "training": {"epochs": 1}, "refit": False, "recall_requests": 20,
+            "prepared": "prepared", "output": "bundle", "training": {"epochs": 1}, "refit": False, "recall_requests": 5,
             "baselines": {"names": ["popularity"]},
         },
         "score": {"bundle": "bundle", "prepared": "prepared", "split": "test", "output": "scored.parquet"},
-        "rank": {"bundle": "bundle", "prepared": "prepared", "users": "asked.parquet", "split": "users", "output": "ranked.parquet"},
+        "rank": {
+            "bundle": "bundle", "prepared": "prepared", "users": "asked.parquet", "split": "users", "output": "ranked.parquet",
+            "recall_requests": 5,
+        },
     }  # fmt: skip
     for name, config in configs.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")

@@ -39,6 +39,8 @@ from adrec.specs import WORDS
 from adrec.terminal import Terminal
 
 BATCH_ROWS = 4096
+BATCH_BYTES = 32 * 2**20
+_FEWEST_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -361,6 +363,7 @@ class Predictor:
         """(N, K) outputs of the network alone, of rows whose texts are encoded."""
         if len(examples) == 0:
             return np.zeros((0, len(self.packed.tasks)), np.float32)
+        batch_rows = min(batch_rows, self._rows_that_fit(catalogs))
         batches = self._batches(examples, catalogs, batch_rows)
         with torch.inference_mode(), closing(ahead(batches) if len(examples) > batch_rows else batches) as ready:
             parts = [self.network(batch).float().cpu().numpy() for batch in ready]
@@ -370,9 +373,15 @@ class Predictor:
         logits: torch.Tensor = self.model(batch).logits
         return logits
 
+    @staticmethod
+    def _rows_that_fit(catalogs: Catalogs) -> int:
+        """Rows whose ads' and users' own vectors take BATCH_BYTES: the network holds several copies of them."""
+        held = [*catalogs.ads.modalities.values(), *catalogs.users.modalities.values()]
+        return max(_FEWEST_ROWS, BATCH_BYTES // max(4 * sum(modality.fitted.width for modality in held), 1))
+
     def _batches(self, examples: Examples, catalogs: Catalogs, batch_rows: int) -> Generator[Batch, None, None]:
         collate = Collator(catalogs.ads, catalogs.users, catalogs.ad_texts, catalogs.user_texts, catalogs.queries, tasks=())
-        for batch in InOrder(examples, collate, batch_rows):
+        for batch in InOrder(examples, collate, batch_rows, splits=True):
             yield moved(batch, self.device)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from adrec.ranking.arrays import Floats, Ints
-from adrec.ranking.retrieve import merge_channels
+from adrec.ranking.channels import merge_channels
 
 _PARTS = 6
 """Shares of the turns are tried in sixths."""

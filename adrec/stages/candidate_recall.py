@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from adrec.data.disk.outputs import RECALL
+from adrec.data.disk.outputs import RECALL, recall_file
 from adrec.data.disk.writing import write_aside
 from adrec.errors import DataError
 from adrec.ranking.recall import LOW, CandidateRecall
@@ -18,11 +18,6 @@ from adrec.terminal import Terminal
 
 KEY = "candidate_recall"
 """Of a bundle's metrics.json, of an evaluation's, and of the file beside lists."""
-
-
-def recall_file(lists: Path) -> Path:
-    """Where the recall behind a file of ranked lists lies."""
-    return lists.with_name(f"{lists.name}.recall.json")
 
 
 def write_recall(measured: Sequence[CandidateRecall], lists: Path) -> None:

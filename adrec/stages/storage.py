@@ -20,13 +20,12 @@ from adrec.config.evaluation.evaluate import EvaluateConfig
 from adrec.config.inference.rank import RankConfig
 from adrec.config.training.finetune import FinetuneConfig
 from adrec.config.training.tune import TuneConfig
-from adrec.data.disk.outputs import RECALL, STORE, OutputKind
+from adrec.data.disk.outputs import RECALL, STORE, OutputKind, recall_file
 from adrec.data.disk.writing import write_aside
 from adrec.data.remote.fetching import fetch
 from adrec.data.remote.publishing import bring_down, publish, publish_or_withdraw
 from adrec.data.remote.stores import listed
 from adrec.errors import ResourceError
-from adrec.stages.candidate_recall import recall_file
 from adrec.stages.writing import is_first_process, names_addresses, output_of, paths_of, writing
 from adrec.terminal import Terminal
 from adrec.urls import address_of, local_of, mirror

@@ -213,3 +213,12 @@ def test_two_commands_do_not_write_one_output(tmp_path):
         assert len(second.stderr.splitlines()) == 1 and not held.exists()
         assert adrec("sample", "--out", str(tmp_path / "other"), "--impressions", "3000").returncode == 0
     assert adrec("sample", "--out", str(held), "--impressions", "3000").returncode == 0
+
+
+def test_what_needs_no_model_loads_no_torch():
+    program = (
+        "import sys, adrec.stages.storage, adrec.stages.data.preprocess, adrec.stages.evaluation.evaluate\n"
+        "print('loaded:', [name for name in ('torch', 'transformers', 'lightning') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stdout.rstrip().endswith("loaded: []"), done.stdout[-300:] + done.stderr[-300:]

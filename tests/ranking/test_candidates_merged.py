@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adrec.ranking.channels import merge_channels
 from adrec.ranking.neighbours import NEIGHBOURS, Neighbours, best_of_each
 from adrec.ranking.recall import best_of, best_shares, shares_of
-from adrec.ranking.retrieve import ExactIndex, merge_channels
+from adrec.ranking.retrieve import ExactIndex
 
 
 def in_turn(channels, k, shares):

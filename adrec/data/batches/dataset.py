@@ -220,10 +220,15 @@ class InOrder:
     examples: Examples
     make: MakeBatch
     batch_rows: int
+    splits: bool = False
+    """whether a request of more rows comes in several batches: where nothing compares its rows, this bounds memory"""
 
     def __iter__(self) -> Iterator[Batch]:
         for draw in self._draws():
-            yield self.make(self.examples, draw.rows, draw.group)
+            step = self.batch_rows if self.splits and len(draw.rows) > 2 * self.batch_rows else len(draw.rows)
+            for start in range(0, len(draw.rows), step):
+                part = slice(start, start + step)
+                yield self.make(self.examples, draw.rows[part], draw.group[part])
 
     def __len__(self) -> int:
         requests = len(self.examples.request_starts) - 1

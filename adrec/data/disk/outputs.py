@@ -40,6 +40,11 @@ class OutputKind:
     """patterns of the relative names of its files (`*` also spans folders), or what tells them from the folder's own list"""
 
 
+def recall_file(lists: Path) -> Path:
+    """Where the candidate recall behind a file of ranked lists lies."""
+    return lists.with_name(f"{lists.name}.recall.json")
+
+
 def guard_output(path: Path, kind: OutputKind, inputs: Iterable[Path] = ()) -> Path:
     """Where an output at `path` is really written (a link is followed once). Raises ResourceError where it may not be.
 

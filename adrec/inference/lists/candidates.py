@@ -16,10 +16,11 @@ from adrec.errors import DataError
 from adrec.inference.lists.catalogue import AdColumns, segment
 from adrec.inference.lists.vectors import mean_of_history
 from adrec.ranking.arrays import Bools, Floats, Ints
+from adrec.ranking.channels import merge_channels
 from adrec.ranking.constraints import Asking, Rules
 from adrec.ranking.neighbours import Neighbours, best_of_each
 from adrec.ranking.pool import Pool
-from adrec.ranking.retrieve import ExactIndex, merge_channels
+from adrec.ranking.retrieve import ExactIndex
 
 EXACT_UP_TO = 2_000_000
 """Largest catalogue that `auto` searches exactly: a pass of 256 requests over it takes about a second on two cores."""

@@ -21,8 +21,8 @@ from adrec.inference.lists.ranker import Ranker
 from adrec.inference.lists.requests import split_requests
 from adrec.inference.predictor import Predictor
 from adrec.ranking.arrays import Ints
+from adrec.ranking.channels import merge_channels
 from adrec.ranking.recall import CandidateRecall, best_of, best_shares, shares_of
-from adrec.ranking.retrieve import merge_channels
 
 MOST_PAIRS = 2_000_000
 """Pairs scored at most, unless LEAST_REQUESTS of each policy need more."""

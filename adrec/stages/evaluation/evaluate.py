@@ -18,13 +18,13 @@ from rich.console import RenderableType
 from adrec import __version__
 from adrec.config.base import save_config
 from adrec.config.evaluation.evaluate import EvaluateConfig
-from adrec.data.disk.outputs import EVALUATION
+from adrec.data.disk.outputs import EVALUATION, recall_file
 from adrec.data.disk.tables import parquet_files, read_table
 from adrec.data.disk.writing import folder_aside, write_aside
 from adrec.errors import DataError
 from adrec.metrics.significance import LEVEL
 from adrec.schema import CATALOGUE_RANK, DRAWN, WEIGHT
-from adrec.stages.candidate_recall import read_recall, recall_file
+from adrec.stages.candidate_recall import read_recall
 from adrec.stages.evaluation import show
 from adrec.stages.evaluation.catalogue import judge_catalogue
 from adrec.stages.evaluation.judge import judge_task

@@ -26,7 +26,7 @@ from adrec.bundle import open_bundle
 from adrec.config.inference.rank import Policy, RankConfig
 from adrec.data.arrays import combined, integers
 from adrec.data.disk.checks import check_rows
-from adrec.data.disk.outputs import LISTS, RECALL, guard_output
+from adrec.data.disk.outputs import LISTS, RECALL, guard_output, recall_file
 from adrec.data.disk.row_files import STANDARD_OUTPUT, row_writer, to_standard_output
 from adrec.data.disk.tables import file_facts, iter_batches, open_dataset, read_table, write_table
 from adrec.data.disk.writing import write_aside
@@ -45,7 +45,7 @@ from adrec.ranking.arrays import Ints
 from adrec.ranking.pacing import RequestShares
 from adrec.ranking.recall import CandidateRecall
 from adrec.schema import NOBODY, RANKED, USERS
-from adrec.stages.candidate_recall import KEY, as_json, recall_file, recall_table, warn_of_low, write_recall
+from adrec.stages.candidate_recall import KEY, as_json, recall_table, warn_of_low, write_recall
 from adrec.terminal import Terminal
 
 REQUEST_BLOCK = 256
