@@ -36,6 +36,8 @@ MAKER_WEIGHT = 2.2
 """Of ads with a graph: each user is fond of the makers of one group."""
 LOOK_WEIGHT = 1.6
 """Of ads with pictures: the hue that each age likes best is another."""
+KEY_WEIGHT = 1.6
+"""Of ads with sounds: the pitch that each region likes best is another."""
 
 # Terms of the conversion logit, given a click.
 CONVERSION_INTERCEPT = -3.2
@@ -117,6 +119,8 @@ def attraction(
     )
     if ads.look is not None:
         logit = logit + LOOK_WEIGHT * np.cos(2 * np.pi * (ads.look[ad] - users.age[user] / len(catalogue.AGE_BANDS)))
+    if ads.key is not None:
+        logit = logit + KEY_WEIGHT * np.cos(2 * np.pi * (ads.key[ad] - users.region[user] / len(catalogue.REGIONS)))
     if ads.maker is not None:
         logit = logit + MAKER_WEIGHT * (makers.group_of(ads.maker[ad]) == makers.fond_of(user))
     return sigmoid(logit)

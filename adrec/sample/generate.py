@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adrec.sample import catalogue, clicks, creatives, makers, policy
+from adrec.sample import catalogue, clicks, creatives, jingles, makers, policy
 from adrec.sample.world import (
     DAYS,
     START,
@@ -75,10 +75,18 @@ class World:
 
 
 def make_world(
-    impressions: int, seed: int, *, looks: bool = False, graph: bool = False, delays: clicks.Delays = clicks.USUAL
+    impressions: int,
+    seed: int,
+    *,
+    looks: bool = False,
+    keys: bool = False,
+    graph: bool = False,
+    delays: clicks.Delays = clicks.USUAL,
 ) -> World:
-    """The world behind a log of `impressions` rows. Equal arguments give equal worlds. `looks`: ads are pictures too. `graph`:
-    who makes what they sell counts. `delays`: how late conversions come.
+    """The world behind a log of `impressions` rows. Equal arguments give equal worlds.
+
+    `looks`: ads are pictures too. `keys`: sounds, too. `graph`: who makes what they sell counts. `delays`: how late
+    conversions come.
     """
     ad_count, user_count = counts(impressions)
     advertisers = len(catalogue.categories()) * max(2, round(ad_count / 100))
@@ -86,6 +94,8 @@ def make_world(
     ads = make_ads(ad_count, effects.advertiser, _generator(seed, 1))
     if looks:
         ads = replace(ads, look=creatives.draw_looks(ad_count, _generator(seed, 5)))
+    if keys:
+        ads = replace(ads, key=jingles.draw_keys(ad_count, _generator(seed, 7)))
     if graph:
         ads = replace(ads, maker=makers.draw_makers(ad_count, _generator(seed, 6)))
     return World(ads, make_users(user_count, _generator(seed, 2)), effects, seed, delays)
@@ -99,20 +109,25 @@ def generate_sample(
     rows_per_file: int = 1_000_000,
     advance: Callable[[int], None] | None = None,
     pictures: float = 0.0,
+    sounds: float = 0.0,
     delays: clicks.Delays = clicks.USUAL,
     graph: float = 0.0,
 ) -> SampleSummary:
     """Write the sample's three tables below the folder `out`. `advance(rows)` is called after every slice.
 
     `pictures`: the share of ads whose picture is written, with an encoder that sees it; 0: looks count for nothing.
+    `sounds`: the same of what they sound like.
     `graph`: the share of ads whose links are written; 0: makers count for nothing. `delays`: how late conversions come.
     """
-    world = make_world(impressions, seed, looks=pictures > 0, graph=graph > 0, delays=delays)
+    world = make_world(impressions, seed, looks=pictures > 0, keys=sounds > 0, graph=graph > 0, delays=delays)
     (out / "impressions").mkdir(parents=True, exist_ok=True)
     ads = world.ads.table
     if world.ads.look is not None:
         ads = ads.append_column("image", creatives.write_pictures(out, ads["ad_id"], world.ads.look, pictures, seed))
         creatives.write_encoder(out / creatives.ENCODER)
+    if world.ads.key is not None:
+        ads = ads.append_column("audio", jingles.write_sounds(out, ads["ad_id"], world.ads.key, sounds, seed))
+        jingles.write_encoder(out / jingles.ENCODER)
     if world.ads.maker is not None:
         makers.write_graph(out, ads["ad_id"].combine_chunks(), world.ads.maker, graph, seed)
     pq.write_table(ads, out / "ads.parquet", compression="zstd")

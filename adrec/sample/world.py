@@ -44,6 +44,8 @@ class Ads:
     table: pa.Table
     look: Floats | None = None
     """(A,) hue of its picture, in [0, 1); None where ads have no pictures"""
+    key: Floats | None = None
+    """(A,) pitch of its jingle, in [0, 1); None where ads have no sounds"""
     maker: Integers | None = None
     """(A,) who makes what it sells; None where there is no graph. Makers belong to groups: `makers.GROUPS`"""
 

@@ -18,5 +18,7 @@ class SampleConfig(Seeded):
     """By how much more dear ads wait: log of the median delay for each standard deviation of the price."""
     pictures: float = Field(0.0, ge=0, le=1)
     """Share of the ads whose picture is drawn. Above 0 what ads look like decides clicks, too: no word tells it."""
+    sounds: float = Field(0.0, ge=0, le=1)
+    """Share of the ads whose sound is played. Above 0 what ads sound like decides clicks, too: no word tells it."""
     graph: float = Field(0.0, ge=0, le=1)
     """Share of the ads whose links are written. Above 0 what their makers belong to decides clicks, too: no word tells it."""

@@ -49,6 +49,7 @@ def run(config: SampleConfig, terminal: Terminal) -> SampleResult:
             seed=config.seed,
             advance=advance,
             pictures=config.pictures,
+            sounds=config.sounds,
             delays=Delays(config.conversion_delay, config.conversion_delay_by_price),
             graph=config.graph,
         )
