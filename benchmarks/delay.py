@@ -122,10 +122,11 @@ def trained(options: argparse.Namespace, method: str, seed: int) -> NDArray[np.f
     settings["training"] = {**settings["training"], "epochs": options.epochs}
     if method != "oracle":
         settings["delay"] = {"method": method, "window_hours": options.window, "wait_hours": options.wait}
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    adrec("finetune", "--config", folder / f"{name}.yaml")
     scored = folder / f"{name}.parquet"
-    adrec("score", "--bundle", folder / name, "--output", scored, sets=[f"prepared={folder / 'prepared'}", "split=test"])
+    if not scored.exists():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+        adrec("finetune", "--config", folder / f"{name}.yaml")
+        adrec("score", "--bundle", folder / name, "--output", scored, sets=[f"prepared={folder / 'prepared'}", "split=test"])
     table = pa.Table.from_batches(list(iter_batches(scored, columns=["row_id", "score"]))).sort_by("row_id")
     return np.clip(table["score"].to_numpy().astype(np.float64), 1e-6, 1 - 1e-6)
 

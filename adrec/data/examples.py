@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from adrec.data.arrays import Longs, cells_with_row, combined, ends, integers, lengths_of, newest, places, ranges, with_row
+from adrec.data.arrays import Longs, cells_with_row, combined, ends, integers, lengths_of, newest, ranges, with_row
 from adrec.data.features import FeatureArrays, FeatureSet
 from adrec.data.features.vectors import Modality
 from adrec.data.graph.paths import Paths
+from adrec.data.identities import NOBODYS, OwnVectors
 from adrec.data.labels import ELAPSED, LabelCut, delay_column, labels_as_of
 from adrec.data.prepared import Prepared
 from adrec.errors import DataError
@@ -179,7 +180,7 @@ class Catalog:
     lists: dict[str, Ragged]
     """name → A lists of codes."""
     identity: Ints
-    """(A,) row of the trained identity embedding; 0 for whatever was not seen in training."""
+    """(A,) code of the trained vector of its own (`OwnVectors`); 0 for whatever has none."""
     vectors: Floats | None = None
     """(A, D) text vectors, where they have been computed."""
     modalities: dict[str, Modality] = field(default_factory=dict)
@@ -306,19 +307,18 @@ def examples_from_table(
 
 
 def catalog_from_table(
-    table: pa.Table, features: FeatureSet, *, key: str, seen: pa.Array | None = None, text: str = "text"
+    table: pa.Table, features: FeatureSet, *, key: str, own: OwnVectors = NOBODYS, text: str = "text"
 ) -> Catalog:
-    """Ads or users as arrays. `seen` lists the identifiers that have a trained embedding, row 1 first."""
+    """Ads or users as arrays. `own`: which have a trained vector of their own."""
     arrays: FeatureArrays = features.transform(table)
     ids = combined(table[key]).cast(pa.string())
-    identity = np.zeros(len(ids), np.int32) if seen is None else (places(ids, seen) + 1).astype(np.int32)
     return Catalog(
         ids=ids,
         texts=combined(pc.fill_null(table[text], "")).cast(pa.string()),
         numeric=arrays.numeric,
         categorical=arrays.categorical,
         lists={name: Ragged(offsets, values) for name, (offsets, values) in arrays.lists.items()},
-        identity=identity,
+        identity=own.codes(ids),
         modalities=features.modalities(table, where=key.removesuffix("_id") + "s"),
         paths=Paths.of(features),
     )

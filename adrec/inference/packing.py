@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import numpy as np
@@ -32,6 +32,7 @@ from adrec.data.features import FeatureSet
 from adrec.data.features.vectors import Modality
 from adrec.data.graph.entity_vectors import EntityVectors
 from adrec.data.graph.links import Graph
+from adrec.data.identities import OwnVectors
 from adrec.data.prepared import Prepared
 from adrec.data.shape import LogShape
 from adrec.data.vectors import Vectors, as_arrow
@@ -50,7 +51,7 @@ from adrec.prepare.own_files import LogForm
 from adrec.ranking.auction import in_slot
 from adrec.schema import TableSpec, entity_tables
 from adrec.specs import ListSpec
-from adrec.training.build import Dimensions, build_model
+from adrec.training.build import Dimensions, build_model, own_vectors
 
 ENCODER = "encoder"
 ENTITY_VECTORS = "entity_vectors"
@@ -155,6 +156,11 @@ class ClickModel:
     def columns(self) -> Columns:
         """Names of the feature columns."""
         return Columns.of(self.features)
+
+    def own_vectors(self, table: Literal["ads", "users"]) -> OwnVectors:
+        """Which ads, or users, have a vector of their own in the network."""
+        seen = self.seen_ads if table == "ads" else self.seen_users
+        return own_vectors(self.config.model, table, combined(seen["id"]), combined(seen["impressions"]))
 
     def joined(self, raw: NDArray[np.float32], simple: dict[str, NDArray[np.float32]], inputs: Inputs) -> Scores:
         """What the bundle says of N rows whose network outputs (N, K) and baselines are known: hybrid, calibration, units."""

@@ -193,12 +193,9 @@ class Predictor:
         for reader in packed.media.values():
             keep = self.reader.use_cache and self.reader.keep_typed
             of_users = reader.with_words(of_users, users["text"], cache=self.reader.cache, keep=keep)
-        own = packed.config.model.identities
         seen_ads, seen_users = combined(packed.seen_ads["id"]), combined(packed.seen_users["id"])
-        ad_rows = catalog_from_table(ads, packed.features["ads"], key="ad_id", seen=seen_ads if "ads" in own else None)
-        user_rows = catalog_from_table(
-            users, packed.features["users"], key="user_id", seen=seen_users if "users" in own else None
-        )
+        ad_rows = catalog_from_table(ads, packed.features["ads"], key="ad_id", own=packed.own_vectors("ads"))
+        user_rows = catalog_from_table(users, packed.features["users"], key="user_id", own=packed.own_vectors("users"))
         nothing = np.zeros(0, np.int64)
         ad_rows, user_rows = replace(ad_rows, modalities=of_ads), replace(user_rows, modalities=of_users)
         ad_rows, ad_texts = self.reader.read(ad_rows, nothing)

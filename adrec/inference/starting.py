@@ -17,15 +17,14 @@ def open_start(path: Path, trusted_keys: Sequence[Path] = ()) -> Start:
     """
     bundle = open_trusted(path, trusted_keys)
     packed = unpack(bundle)
-    own = packed.config.model.identities
     members = list(packed.model.members) if isinstance(packed.model, Ensemble) else [packed.model]
     described = Described(
         settings=packed.config.model,
         dimensions=packed.dimensions,
         features=packed.features,
         tasks=packed.tasks,
-        seen_ads=packed.seen_ads["id"].combine_chunks().slice(0, None if "ads" in own else 0),
-        seen_users=packed.seen_users["id"].combine_chunks().slice(0, None if "users" in own else 0),
+        seen_ads=packed.own_vectors("ads").ids,
+        seen_users=packed.own_vectors("users").ids,
         text_space=packed.encoder.fingerprint if packed.encoder is not None else "",
     )
     return Start(

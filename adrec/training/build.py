@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
+import pyarrow as pa
 from torch import nn
 
 from adrec.config.training.finetune import ModelSettings, TaskSettings
 from adrec.data.features import FeatureSet
+from adrec.data.identities import NOBODYS, OwnVectors
 from adrec.errors import ConfigError
 from adrec.models.net.ctr_model import CTRModel, EntityEncoder, Fields, ListWeights, PositionBias
 from adrec.models.net.interaction import INTERACTIONS, TextMatch, interaction
@@ -64,6 +66,9 @@ class Dimensions:
     """Categorical feature of the ads that is their category; None: they have none."""
     placement: int | None = None
     """Categorical feature of the impressions that says where slots are: the scenario; None: all are alike."""
+    ad_hashed: int = 0
+    """Rows of each of the two tables of the ads' own vectors, where they are hashed."""
+    user_hashed: int = 0
     same_space: tuple[tuple[int, int], ...] = ()
     """Modalities of users and of ads whose vectors may be compared."""
     paths: int | None = None
@@ -149,8 +154,8 @@ def build_model(
     wide = settings.wide and settings.interaction != "dot"
     model = CTRModel(
         text_encoder=text_encoder,
-        ad_encoder=_entity(settings, d.ads, d.text, d.ad_identities),
-        user_profile=_entity(settings, d.users, d.text if reads_interests else 0, d.user_identities),
+        ad_encoder=_entity(settings, d.ads, d.text, d.ad_identities, d.ad_hashed),
+        user_profile=_entity(settings, d.users, d.text if reads_interests else 0, d.user_identities, d.user_hashed),
         user_encoder=UserEncoder(
             width=width,
             parts=[_user_part(name, width) for name in settings.user.parts],
@@ -181,6 +186,13 @@ def build_model(
     )
     model.start_at([task.start(None if task.after is None else tasks[task.after]) for task in tasks])
     return model
+
+
+def own_vectors(settings: ModelSettings, table: Literal["ads", "users"], ids: pa.Array, impressions: pa.Array) -> OwnVectors:
+    """Which of the ads (users) that training has seen have a vector of their own."""
+    if table not in settings.identities:
+        return NOBODYS
+    return OwnVectors.of(ids, impressions, min_count=settings.identity_min_count, most_rows=settings.identity_rows)
 
 
 def build_tasks(settings: Sequence[TaskSettings]) -> tuple[Task, ...]:
@@ -252,7 +264,7 @@ def _late(settings: ModelSettings, d: Dimensions, match: VectorMatch | None, tas
     )
 
 
-def _entity(settings: ModelSettings, shape: FeatureShape, text: int, identities: int) -> EntityEncoder:
+def _entity(settings: ModelSettings, shape: FeatureShape, text: int, identities: int, hashed: int) -> EntityEncoder:
     modalities = None
     if shape.vectors and settings.fusion != "late":
         modalities = Modalities(
@@ -263,6 +275,7 @@ def _entity(settings: ModelSettings, shape: FeatureShape, text: int, identities:
         fields=_fields(shape, settings.feature_width),
         width=settings.width,
         identities=identities,
+        hashed=hashed,
         identity_dropout=IDENTITY_DROPOUT,
         dropout=settings.dropout,
         modalities=modalities,

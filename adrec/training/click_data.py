@@ -18,6 +18,7 @@ from adrec.data.batches.dataset import InOrder, MemoryPlan, Replay, Sampling, St
 from adrec.data.examples import Catalog, Examples, catalog_from_table, load_examples
 from adrec.data.features import FeatureSet
 from adrec.data.features.moments import Moments
+from adrec.data.identities import NOBODYS, OwnVectors
 from adrec.data.labels import ELAPSED, LabelCut, delay_column, labels_as_of
 from adrec.data.prepared import Prepared
 from adrec.errors import ConfigError, DataError
@@ -26,7 +27,7 @@ from adrec.models.net.tasks import Task
 from adrec.models.text.text_vectors import TextReader
 from adrec.schema import NOBODY, WEIGHT
 from adrec.terminal import Terminal
-from adrec.training.build import Dimensions, FeatureShape, build_tasks, shared_spaces
+from adrec.training.build import Dimensions, FeatureShape, build_tasks, own_vectors, shared_spaces
 
 VALID_ROWS = 500_000
 """Validation rows looked at, the first requests: an AUC of more is no surer in the third digit."""
@@ -81,6 +82,9 @@ class ClickData:
     """The last moment of the training rows, microseconds since 1970; None where the log has no moments."""
     replay: Replay | None = None
     """Which of the training rows the network learns from; all where it is None."""
+    own_ads: OwnVectors = NOBODYS
+    """which ads have a vector of their own"""
+    own_users: OwnVectors = NOBODYS
     cut: LabelCut | None = None
     """What training knows of labels."""
     late: dict[str, "Late"] = field(default_factory=dict)
@@ -178,9 +182,10 @@ def load_click_data(
         count = np.zeros(len(ads_table), np.int64)
         seen_ads = Seen(ads_table["ad_id"].combine_chunks().cast(pa.string()), count, count)
         seen_users = Seen(pa.array([], pa.string()), count[:0], count[:0])
-    own = config.model.identities
-    ads = catalog_from_table(ads_table, features["ads"], key="ad_id", seen=seen_ads.ids if "ads" in own else None)
-    users = catalog_from_table(users_table, features["users"], key="user_id", seen=seen_users.ids if "users" in own else None)
+    own_ads = own_vectors(config.model, "ads", seen_ads.ids, pa.array(seen_ads.impressions))
+    own_users = own_vectors(config.model, "users", seen_users.ids, pa.array(seen_users.impressions))
+    ads = catalog_from_table(ads_table, features["ads"], key="ad_id", own=own_ads)
+    users = catalog_from_table(users_table, features["users"], key="user_id", own=own_users)
     used_ads = np.union1d(train.ads_used(), valid.ads_used()) if train is not None else None
     used_users = np.union1d(train.user_index, valid.user_index) if train is not None else None
     ads, ad_texts = reader.read(ads, used_ads, terminal.progress, "ads")
@@ -195,8 +200,10 @@ def load_click_data(
         impressions=FeatureShape.of(features["impressions"]),
         ads=FeatureShape.of(features["ads"]),
         users=FeatureShape.of(features["users"]),
-        ad_identities=len(seen_ads.ids) if "ads" in own else 0,
-        user_identities=len(seen_users.ids) if "users" in own else 0,
+        ad_identities=own_ads.rows,
+        user_identities=own_users.rows,
+        ad_hashed=own_ads.hashed,
+        user_hashed=own_users.hashed,
         queries=query_texts is not None,
         interests=has_interests,
         text_parts=reader.encoder.parts if reader.encoder is not None else (),
@@ -225,6 +232,8 @@ def load_click_data(
         max_history=history,
         mean_weight=mean_weight,
         newest=newest,
+        own_ads=own_ads,
+        own_users=own_users,
         cut=cut,
         late=_late(config, cut, known, events, valid) if config.delay.method != "none" and cut and known else {},
         replay=Replay(learned_until, config.replay, config.seed) if learned_until is not None and config.replay < 1 else None,

@@ -31,7 +31,7 @@ class Start:
     def carry(self, network: nn.Module, config: FinetuneConfig, data: ClickData, *, member: int, text_space: str) -> Carried:
         """Copy what both know into a freshly made `network`; run `member` of several takes the member of that number."""
         described = Described(
-            config.model, data.dimensions, data.features, data.tasks, data.seen_ads.ids, data.seen_users.ids, text_space
+            config.model, data.dimensions, data.features, data.tasks, data.own_ads.ids, data.own_users.ids, text_space
         )
         return carry_over(network, described, self.networks[member % len(self.networks)], self.described)
 

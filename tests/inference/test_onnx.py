@@ -8,6 +8,7 @@ from worlds import make_world, topic_vectors
 from adrec.config.training.finetune import ModelSettings, UserEncoderSettings
 from adrec.data.batches.collate import Collator, Texts
 from adrec.data.examples import catalog_from_table, load_examples
+from adrec.data.identities import OwnVectors
 from adrec.data.prepared import open_prepared
 from adrec.errors import DataError
 from adrec.inference.onnx.backend import OnnxScorer
@@ -26,13 +27,16 @@ def planted(tmp_path_factory):
     features = prepared.features()
     vectors = topic_vectors(world)
     collate = Collator(
-        catalog_from_table(prepared.ads(), features["ads"], key="ad_id"),
+        catalog_from_table(
+            prepared.ads(), features["ads"], key="ad_id", own=OwnVectors(prepared.ads()["ad_id"][:40], hashed=5)
+        ),
         catalog_from_table(prepared.users(), features["users"], key="user_id"),
         lambda rows: Texts(torch.from_numpy(vectors[rows])),
         lambda rows: Texts(None),
         tasks=tuple(task.name for task in TASKS),
     )
-    dimensions = Dimensions(16, *(FeatureShape.of(features[name]) for name in ("impressions", "ads", "users")))
+    shapes = (FeatureShape.of(features[name]) for name in ("impressions", "ads", "users"))
+    dimensions = Dimensions(16, *shapes, ad_hashed=5)
     return load_examples(prepared, "train", max_history=8), collate, dimensions
 
 

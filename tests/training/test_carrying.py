@@ -9,6 +9,7 @@ from adrec.config.training.finetune import ModelSettings, TaskSettings
 from adrec.data.batches.collate import Collator, Texts
 from adrec.data.examples import Examples, catalog_from_table
 from adrec.data.features import FeatureSet
+from adrec.data.identities import OwnVectors
 from adrec.models.net.interaction import INTERACTIONS
 from adrec.specs import CategorySpec, FeatureSpec, ListSpec, NumericSpec
 from adrec.training.build import Dimensions, FeatureShape, build_model, build_tasks
@@ -72,7 +73,7 @@ class Made:
             }
         )
         vectors = np.stack([np.random.default_rng(number).normal(size=self.text) for number in self.ads]).astype(np.float32)
-        ads = catalog_from_table(table, self.features["ads"], key="ad_id", seen=self.seen if len(self.seen) else None)
+        ads = catalog_from_table(table, self.features["ads"], key="ad_id", own=OwnVectors(self.seen))
         ads = ads.with_vectors(vectors)
         rng = np.random.default_rng(5)
         age, price = rng.normal(size=(2, people))

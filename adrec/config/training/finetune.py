@@ -110,6 +110,11 @@ class ModelSettings(Config):
     """Read the users' interests text."""
     identities: list[Literal["ads", "users"]] = []
     """Give ads or users seen in training a vector of their own."""
+    identity_min_count: Annotated[int, Field(ge=1)] = 1
+    """Ads and users of fewer training rows share the vector of the unseen."""
+    identity_rows: Annotated[int, Field(ge=2, le=40_000)] | None = None
+    """Where more ads (users) than this have a vector of their own, each is the product of two rows of tables of so many rows,
+    found by hash: memory and steps cost the same for ten thousand and ten million. None: a row each."""
     position_bias: bool = False
     """Learn what the slot (`position`) adds to a click's log-odds, in each scenario, apart from what the ad is worth. Rows with
     a known slot, places of lists among them, are scored in it; candidates, whose slot nobody knows yet, for any slot."""

@@ -103,6 +103,26 @@ class ListWeights(nn.Module):
         return torch.stack(added).sum(0)
 
 
+class HashedVectors(nn.Module):
+    """A vector for each code 1, 2, ... `rows` squared: a row of one table times 1 + a row of another (quotient and remainder,
+    Shi et al. 2020, with the second as a deviation, so that decay leads to what codes of one row share). 0 has its own.
+    """
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__()
+        self.rows = rows
+        self.first, self.second = nn.Embedding(rows + 1, width), nn.Embedding(rows + 1, width)
+        nn.init.normal_(self.first.weight, std=0.02)
+        nn.init.normal_(self.second.weight, std=0.5)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """(N,) int64 → (N, width)."""
+        place = (codes - 1).clamp(min=0)
+        known = (codes > 0).to(codes.dtype)
+        vectors: Tensor = self.first(known * (place // self.rows + 1)) * (1 + self.second(known * (place % self.rows + 1)))
+        return vectors
+
+
 class EntityEncoder(nn.Module):
     """An ad or a user: its text vector, its features and (optionally) a vector of its own → (N, D).
 
@@ -118,14 +138,18 @@ class EntityEncoder(nn.Module):
         width: int,
         identities: int,
         identity_dropout: float,
+        hashed: int = 0,
         dropout: float,
         modalities: Modalities | None = None,
     ):
         super().__init__()
         self.fields, self.modalities = fields, modalities
         self.text = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, width)) if text_width else None
-        self.identity = nn.Embedding(identities + 1, width) if identities else None
-        if self.identity is not None:
+        self.identity: nn.Module | None = None
+        if hashed:
+            self.identity = HashedVectors(hashed, width)
+        elif identities:
+            self.identity = nn.Embedding(identities + 1, width)
             nn.init.normal_(self.identity.weight, std=0.02)
         self.identity_dropout = identity_dropout
         self.features = nn.Linear(fields.out_width, width) if fields.out_width else None

@@ -55,6 +55,22 @@ def test_a_step_of_no_size_leaves_the_network_as_it_was(first, tmp_path):
     assert after.baselines["lightgbm"].trees.count > 0
 
 
+def test_hashed_vectors_of_ads_are_carried_and_packed_though_others_have_become_frequent(first, tmp_path):
+    model = {**SMALL["model"], "identity_rows": 8, "identity_min_count": 3}
+    own = first.model_copy(update={"model": first.model.model_validate(model), "output": tmp_path / "hashed"})
+    finetune.run(own, QUIET)
+    again = {"training": {"epochs": 1, "learning_rate": 1e-12}, "start_from": own.output, "refit": True, "model": model}
+    finetune.run(_next(first, tmp_path / "next", **again), QUIET)  # on more rows: other counts, other ranks
+    before, after = (unpack(open_bundle(path)) for path in (own.output, tmp_path / "next"))
+    names = [name for name in before.model.state_dict() if ".identity." in name]
+    assert names == ["ad_encoder.identity.first.weight", "ad_encoder.identity.second.weight"]
+    for name in names:
+        assert torch.allclose(before.model.state_dict()[name], after.model.state_dict()[name], atol=1e-6), name
+    ids = before.seen_ads["id"].combine_chunks()
+    same = before.own_vectors("ads").codes(ids) == after.own_vectors("ads").codes(ids)
+    assert same.mean() > 0.9, "but for those that have become frequent enough since"
+
+
 def test_the_last_moment_learned_is_written_down(first):
     prepared = open_prepared(first.prepared)
     train = load_examples(prepared, "train")

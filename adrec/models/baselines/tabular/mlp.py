@@ -66,7 +66,7 @@ class ClassicMlp:
         if known.weights is not None:  # of mean 1, so that a step does not depend on the unit of counts
             weights = torch.from_numpy((known.weights[chosen.numpy()] / known.weights.mean()).astype(np.float32))
         self.network = build_network(features.shape[1], generator)
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.learning_rate)
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.learning_rate, fused=True)
         loss_of = nn.functional.binary_cross_entropy_with_logits
         for _ in range(self.epochs):
             order = torch.randperm(len(features), generator=generator)

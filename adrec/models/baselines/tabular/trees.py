@@ -111,7 +111,7 @@ class TreeModel:
             "seed": seed,
             "deterministic": True,
             "force_row_wise": True,
-            "num_threads": 0,
+            "num_threads": torch.get_num_threads(),
             "verbose": -1,
         }
         if valid is None:
