@@ -2,22 +2,32 @@
 
     python benchmarks/finetune.py --prepared runs/mind/prepared
     python benchmarks/finetune.py --prepared runs/big/prepared --memory
+    python benchmarks/finetune.py --prepared runs/mine/prepared --whole configs/mine/finetune.yaml
 
 Both ways run in turn, in one process, on the same batches of the same model; the ratio is what carries over to other machines.
+`--whole` runs `adrec finetune` with that config and tells what each part takes, the baselines side by side and one by one.
 """
 
 import argparse
 import resource
+import tempfile
 import time
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
 
+from adrec.config.base import load_config
 from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.prepared import open_prepared
+from adrec.models.baselines.suite import fit_all
 from adrec.models.text.text_encoder import load_text_encoder
 from adrec.models.text.text_vectors import TextReader
+from adrec.stages.training import finetune
+from adrec.stages.training.finetuning import above
+from adrec.stages.training.finetuning.material import read_material
 from adrec.terminal import Terminal
 from adrec.training.build import build_model
 from adrec.training.click_data import ClickData, load_click_data
@@ -34,7 +44,11 @@ def main() -> None:
     parser.add_argument("--loop-batches", type=int, default=2, help="batches that are encoded in the loop")
     parser.add_argument("--memory", action="store_true", help="stream an epoch and report the peak")
     parser.add_argument("--batches", type=int, help="stop streaming after so many batches")
+    parser.add_argument("--whole", type=Path, help="finetune config whose parts are timed")
     options = parser.parse_args()
+    if options.whole is not None:
+        whole(options.whole, options.prepared, options.encoder)
+        return
     config = FinetuneConfig(
         prepared=options.prepared,
         output=Path("unused"),
@@ -68,6 +82,45 @@ def speed(config: FinetuneConfig, loop_batches: int) -> None:
         slow.append(rows / seconds)
     print(f"the same {loop_batches} batches: cached {max(fast):,.0f} rows/s, encoded in the loop {max(slow):,.1f} rows/s")
     print(f"ratio {max(fast) / max(slow):,.0f}")
+
+
+def whole(path: Path, prepared: Path, encoder: str) -> None:
+    config = load_config(path, FinetuneConfig, [f"prepared={prepared}", f"text.reference={encoder}"])
+    with tempfile.TemporaryDirectory() as folder:
+        config = config.model_copy(update={"output": Path(folder) / "bundle"})
+        spent: dict[str, float] = {}
+
+        def timed(module: ModuleType, name: str) -> None:
+            function = getattr(module, name)
+
+            def measured(*given: Any, **named: Any) -> Any:
+                start = time.perf_counter()
+                try:
+                    return function(*given, **named)
+                finally:
+                    spent[name] = spent.get(name, 0.0) + time.perf_counter() - start
+
+            setattr(module, name, measured)
+
+        for name in ("read_material", "train_networks", "join_baselines", "calibrate", "learn_all_rows", "_write"):
+            timed(finetune, name)
+        timed(above, "fit_all")
+        timed(finetune, "_candidate_recall")
+        start = time.perf_counter()
+        finetune.run(config, Terminal(quiet=True))
+        total = time.perf_counter() - start
+    print({name: round(seconds, 1) for name, seconds in spent.items()})
+    print(
+        f"whole {total:.0f} s, {total / spent['train_networks']:.2f} times the networks' own; {torch.get_num_threads()} threads"
+    )
+    material = read_material(config, Terminal(quiet=True))
+    train, valid = material.inputs(material.data, material.data.train), material.inputs(material.data, material.data.valid)
+    own = {}
+    for name in config.baselines.names:
+        start = time.perf_counter()
+        fit_all([name], train, valid, seed=config.seed)
+        own[name] = round(time.perf_counter() - start, 1)
+    print(f"baselines one by one, first fit: {sum(own.values()):.1f} s: {own}")
 
 
 def memory(config: FinetuneConfig, batches: int | None) -> None:
