@@ -1,0 +1,126 @@
+"""What another market's bundle is worth to a new market: python benchmarks/transfer.py --encoder runs/sample/encoder.
+
+Two samples of other seeds: other ads, users, advertisers and effects of topics, one taste. The curve is the AUC on the target's
+last quarter against the target rows at hand (a quarter of them validates): from nothing, from the source's bundle
+(`start_from`), the same at a tenth of the learning rate (`carried_rate`), and the source's bundle as it is. About 10 minutes on
+a core.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from adrec.config.data.preprocess import PreprocessConfig
+from adrec.config.training.finetune import FinetuneConfig
+from adrec.data.prepared import Prepared, open_prepared
+from adrec.inference.predictor import Predictor
+from adrec.metrics.classification import auc
+from adrec.sample import generate_sample
+from adrec.stages.data import preprocess
+from adrec.stages.training import finetune
+from adrec.terminal import Terminal
+
+QUIET = Terminal(quiet=True)
+BASE = Path("configs/sample/preprocess.yaml")
+SOURCE_ROWS, TARGET_ROWS = 40_000, 24_000
+
+
+def main() -> None:
+    """Print a line of AUCs for each seed and number of rows."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--encoder", required=True, help="text encoder that both markets read by, frozen")
+    parser.add_argument("--work", type=Path, default=Path("runs/transfer"))
+    parser.add_argument("--rows", type=int, nargs="+", default=[100, 1_000, 10_000])
+    parser.add_argument("--seeds", type=int, default=3)
+    given = parser.parse_args()
+    markets = {"source": (SOURCE_ROWS, 11), "target": (TARGET_ROWS, 12)}
+    for name, (rows, seed) in markets.items():
+        if not (given.work / name / "ads.parquet").exists():
+            generate_sample(given.work / name, impressions=rows, seed=seed)
+    source = _prepared(given.work, "source", given.work / "source/impressions", {"method": "time", "valid_fraction": 0.1})
+    bundle = _trained(source, given.work / "source_bundle", given.encoder, seed=1)
+    ways: dict[str, dict[str, Any]] = {
+        "alone": {}, "carried": {"start_from": str(bundle)}, "slower": {"start_from": str(bundle), "carried_rate": 0.1},
+    }  # fmt: skip
+    for seed in range(1, given.seeds + 1):
+        for rows in given.rows:
+            file = given.work / f"rows{rows}_{seed}.parquet"
+            pq.write_table(_drawn(given.work / "target/impressions", rows, seed), file)
+            target = _prepared(given.work, "target", file, {"method": "column"})
+            reached = {
+                way: _auc(_trained(target, given.work / f"bundle_{way}", given.encoder, seed=seed, **settings), target)
+                for way, settings in ways.items()
+            }
+            reached["the source's as it is"] = _auc(bundle, target)
+            print(
+                json.dumps({"rows": rows, "seed": seed, **{way: round(value, 4) for way, value in reached.items()}}), flush=True
+            )
+
+
+def _drawn(folder: Path, rows: int, seed: int) -> pa.Table:
+    """Whole requests of the first 60 % in time, about `rows` of them, the last quarter to validate by; the last 25 % tests."""
+    log = pq.read_table(folder)
+    request = np.unique(log["request_id"].to_numpy(), return_inverse=True)[1]
+    early = np.arange(len(log)) < 0.6 * len(log)
+    order = np.random.default_rng(seed).permutation(np.unique(request[early]))
+    sizes = np.bincount(request[early], minlength=request.max() + 1)
+    drawn = order[: int(np.searchsorted(np.cumsum(sizes[order]), rows)) + 1]
+    part = np.full(len(log), "", object)
+    chosen = np.flatnonzero(early & np.isin(request, drawn))
+    part[chosen] = "train"
+    last = np.unique(request[chosen[int(0.75 * len(chosen)) :]])
+    part[early & np.isin(request, last)] = "valid"
+    part[int(0.75 * len(log)) :] = "test"
+    return log.append_column("split", pa.array(list(part))).filter(pa.array(part != ""))
+
+
+def _prepared(work: Path, market: str, rows: Path, split: dict[str, Any]) -> Prepared:
+    settings = yaml.safe_load(BASE.read_text(encoding="utf-8"))
+    settings |= {
+        "output": str((work / f"prepared_{rows.stem}").absolute()),
+        "source": {
+            "format": "tables",
+            "impressions": {"files": str(rows.absolute())},
+            "ads": {"files": str((work / market / "ads.parquet").absolute())},
+            "users": {"files": str((work / market / "users.parquet").absolute())},
+        },
+        "split": split,
+        "tokenizer": {"kind": "none"},
+    }
+    preprocess.run(PreprocessConfig.model_validate(settings), QUIET)
+    return open_prepared(Path(settings["output"]))
+
+
+def _trained(prepared: Prepared, output: Path, encoder: str, *, seed: int, **more: Any) -> Path:
+    settings = {
+        "prepared": str(prepared.path),
+        "output": str(output),
+        "seed": seed,
+        "text": {"reference": encoder},
+        "model": {"width": 32, "hidden": [32], "feature_width": 8, "user": {"parts": ["soft", "target"]}},
+        "training": {"epochs": 8 if prepared.rows("train") < 5_000 else 3, "batch_rows": 256, "loggers": []},
+        "baselines": {"names": []},
+        "hybrid": {"kind": "none"},
+        "recall_requests": 0,
+        **more,
+    }
+    finetune.run(FinetuneConfig.model_validate(settings), QUIET)
+    return output
+
+
+def _auc(bundle: Path, prepared: Prepared) -> float:
+    predictor = Predictor.load(bundle, verify=False)
+    rows = pa.concat_tables([pq.read_table(file) for file in prepared.split_files("test")])
+    catalogs = predictor.catalogs(prepared.ads(), prepared.users())
+    scores = predictor.score_examples(predictor.examples_of(rows), catalogs, baselines=False)
+    return float(auc(rows["click"].to_numpy(), scores.score))
+
+
+if __name__ == "__main__":
+    main()
