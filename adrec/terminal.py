@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from adrec.errors import visible
+from adrec.ranks import is_first
 from adrec.tables import fitted
 from adrec.urls import shown
 
@@ -116,7 +117,7 @@ class Terminal:
 
     def __init__(self, *, quiet: bool = False, json_output: bool = False) -> None:
         # A helper process of a distributed run: the first one speaks for all.
-        self.is_silent = os.environ.get("LOCAL_RANK", "0") != "0"
+        self.is_silent = not is_first()
         self.quiet = quiet or self.is_silent
         self.json_output = json_output
         is_pipe = not sys.stdout.isatty()

@@ -6,6 +6,7 @@ import typer
 
 from adrec.cli.options import (
     BundleOption,
+    ClusterOption,
     ConfigOption,
     DeviceOption,
     JsonOption,
@@ -33,6 +34,7 @@ def score(
     json_output: JsonOption = False,
     quiet: QuietOption = False,
     device: DeviceOption = None,
+    cluster: ClusterOption = None,
     bundle: BundleOption = None,
     trusted_key: TrustedKeyOption = None,
     output: OutputOption = None,
@@ -48,7 +50,7 @@ def score(
     run_stage(
         "inference.score", "inference.score:ScoreConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, device=device,
-        options={"bundle": bundle, "trusted_keys": trusted_key or None, "output": output},
+        options={"bundle": bundle, "trusted_keys": trusted_key or None, "output": output, "cluster.address": cluster},
     )  # fmt: skip
 
 
@@ -58,6 +60,7 @@ def encode(
     json_output: JsonOption = False,
     quiet: QuietOption = False,
     device: DeviceOption = None,
+    cluster: ClusterOption = None,
     bundle: BundleOption = None,
     trusted_key: TrustedKeyOption = None,
     output: OutputOption = None,
@@ -72,7 +75,7 @@ def encode(
     run_stage(
         "inference.encode", "inference.encode:EncodeConfig",
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, device=device,
-        options={"bundle": bundle, "trusted_keys": trusted_key or None, "output": output},
+        options={"bundle": bundle, "trusted_keys": trusted_key or None, "output": output, "cluster.address": cluster},
     )  # fmt: skip
 
 
@@ -83,6 +86,7 @@ def rank(
     quiet: QuietOption = False,
     seed: SeedOption = None,
     device: DeviceOption = None,
+    cluster: ClusterOption = None,
     bundle: BundleOption = None,
     trusted_key: TrustedKeyOption = None,
     output: OutputOption = None,
@@ -106,6 +110,6 @@ def rank(
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, device=device,
         options={
             "bundle": bundle, "trusted_keys": trusted_key or None, "output": output, "top_n": top_n, "policy": policy,
-            "why.user": user, "why.ad": ad,
+            "why.user": user, "why.ad": ad, "cluster.address": cluster,
         },
     )  # fmt: skip

@@ -44,6 +44,10 @@ TrustedKeyOption = Annotated[
     list[Path] | None,
     typer.Option("--trusted-key", help="Refuse bundles not signed by this public key (again: or by that).", show_default=False),
 ]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option("--cluster", metavar="local|auto|ADDRESS", help="Share the work over a Ray cluster.", show_default=False),
+]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Where to write.", show_default=False)]
 
 

@@ -315,12 +315,13 @@ class Predictor:
         """(A, D) ad vectors, whose dot product with user vectors serves retrieval."""
         return self.ad_vectors(self.catalogs(ads, None))
 
-    def ad_vectors(self, catalogs: Catalogs) -> NDArray[np.float32]:
-        """(A, D) vectors of all ads of the catalogs."""
+    def ad_vectors(self, catalogs: Catalogs, first: int = 0, last: int | None = None) -> NDArray[np.float32]:
+        """(A, D) vectors of ads `first` up to `last` of the catalogs, the end where None."""
         parts = []
+        last = len(catalogs.ads) if last is None else min(last, len(catalogs.ads))
         with torch.inference_mode():
-            for start in range(0, len(catalogs.ads), BATCH_ROWS):
-                rows = np.arange(start, min(start + BATCH_ROWS, len(catalogs.ads)))
+            for start in range(first, last, BATCH_ROWS):
+                rows = np.arange(start, min(start + BATCH_ROWS, last))
                 batch = moved(entities(catalogs.ads, rows, catalogs.ad_texts), self.device)
                 parts.append(self.model.encode_ads(batch).float().cpu().numpy())
         width = self.packed.config.model.width

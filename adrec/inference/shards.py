@@ -1,4 +1,4 @@
-"""Rows to score, shard by shard: each becomes a finished Parquet part, in this process or by several workers.
+"""Rows to score, shard by shard: each becomes a finished Parquet part, in this process, by several workers or on a cluster.
 
 Shard k is rows k * shard_rows up to (k + 1) * shard_rows whoever scores it, so that any worker may, and a killed run needs
 only the parts that are missing. Within a process reading, computing and writing overlap (`adrec.inference.ahead`).
@@ -7,19 +7,23 @@ only the parts that are missing. Within a process reading, computing and writing
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from functools import cache
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 
 from adrec.bundle import Bundle, open_bundle
+from adrec.cluster.pool import Pool
+from adrec.config.cluster import ClusterConfig
 from adrec.config.inference.score import ScoreConfig
 from adrec.data.device import resolve_device, use_threads
 from adrec.data.disk.checks import check_rows
@@ -127,6 +131,9 @@ def score_shards(config: ScoreConfig, own: OwnTables, numbers: Sequence[int], wo
     With several workers each is a process with its own copy of the model, on the next GPU in turn where there are GPUs.
     Raises ResourceError where one was killed.
     """
+    if config.cluster is not None:
+        yield from _on_cluster(config, config.cluster, own, numbers, work, terminal)
+        return
     workers = min(config.workers, len(numbers))
     if workers <= 1:
         scorer = ShardScorer(config, own, resolve_device(config.device), terminal)
@@ -150,6 +157,35 @@ def score_shards(config: ScoreConfig, own: OwnTables, numbers: Sequence[int], wo
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _on_cluster(
+    config: ScoreConfig, cluster: ClusterConfig, own: OwnTables, numbers: Sequence[int], work: Path, terminal: Terminal
+) -> Iterator[int]:
+    """The same by workers of a cluster. What a worker makes comes here as the bytes of the part: no disk need be shared."""
+    alone = config.model_copy(update={"cluster": None})
+    payload = {"config": alone.model_dump(mode="json"), "own": [None if path is None else str(path) for path in own]}
+    reads = (config.bundle, config.prepared, config.onnx, *own)
+    with Pool(cluster, scoring_worker, payload, terminal, reads=reads, of="shard") as pool:
+        for number, (rows, made) in pool.each(numbers):
+            with write_aside(part_path(work, number)) as aside:
+                aside.write_bytes(memoryview(made))
+            yield rows
+
+
+def scoring_worker(payload: dict[str, Any], scratch: Path) -> Callable[[int], tuple[int, NDArray[np.uint8]]]:
+    """In a worker of a cluster: from the number of a shard to its rows and the bytes of its part."""
+    config = ScoreConfig.model_validate(payload["config"])
+    own = OwnTables(*(None if path is None else Path(path) for path in payload["own"]))
+    scorer = ShardScorer(config, own, resolve_device(config.device), Terminal(quiet=True))
+
+    def score(number: int) -> tuple[int, NDArray[np.uint8]]:
+        rows = scorer.write(number, scratch)
+        made = np.fromfile(part_path(scratch, number), np.uint8)
+        part_path(scratch, number).unlink()
+        return rows, made
+
+    return score
 
 
 def _device_of(worker: int, device: str) -> str:

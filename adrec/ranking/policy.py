@@ -60,6 +60,11 @@ class ListPolicy:
     epsilon: float = 0.0
     thompson: bool = False
 
+    def binds(self, has_budgets: bool) -> bool:
+        """Whether a list may change what later ones show. `has_budgets`: any ad has one."""
+        caps = (self.user_ad, self.user_campaign, self.campaign, self.user_lists)
+        return any(cap < UNLIMITED for cap in caps) or (self.budget and has_budgets)
+
 
 class Ranked(NamedTuple):
     """Lists of R requests, N slots (the longest policy's); -1 and NaN where a slot is empty."""

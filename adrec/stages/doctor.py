@@ -29,6 +29,7 @@ EXTRAS = {
     "unigram": "preprocess: tokenizer.kind unigram, by sentencepiece",
     "ann": "rank: approximate retrieval by faiss for large catalogues",
     "tune": "tune: hyper-parameter search by optuna",
+    "cluster": "--cluster: work shared out over a Ray cluster",
     "onnx": "export: ONNX models and their int8 form",
     "serve": "serve: the HTTP server",
     "redis": "serve: users' histories in Redis",

@@ -1,6 +1,5 @@
 """What every command writes, and the one gate before it: outputs are looked at, locked and restored before any work begins."""
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +14,7 @@ from adrec.data.disk.lock import output_lock
 from adrec.data.disk.outputs import OutputKind
 from adrec.data.disk.row_files import STANDARD_OUTPUT
 from adrec.data.disk.writing import restore
+from adrec.ranks import is_first
 from adrec.terminal import Terminal
 from adrec.urls import address_of
 
@@ -38,7 +38,7 @@ KINDS: dict[str, tuple[str, OutputKind | Callable[[Any], OutputKind]]] = {
     "rank": ("output", outputs.LISTS),
     "registry": ("path", outputs.REGISTRY),
     "sample": ("output", outputs.SAMPLE),
-    "score": ("output", outputs.SCORES),
+    "score": ("output", lambda config: outputs.SCORE_PARTS if config.parts else outputs.SCORES),
     "serve": ("store", outputs.STORE),
     "tune": ("output", outputs.SEARCH),
 }
@@ -104,8 +104,8 @@ def paths_of(config: StageConfig) -> list[str]:
 
 
 def is_first_process() -> bool:
-    """False in the other processes of one DDP run."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
+    """False in the other processes of one training."""
+    return is_first()
 
 
 def inputs_of(config: StageConfig, *, except_key: str) -> list[Path]:

@@ -1,10 +1,11 @@
 """Config of `adrec encode`: ad and user vectors for other systems."""
 
 from adrec.config.base import ConfigPath, OnDevice, OpensBundle
+from adrec.config.cluster import OnCluster
 from adrec.config.data.own_tables import OwnTable
 
 
-class EncodeConfig(OnDevice, OpensBundle):
+class EncodeConfig(OnDevice, OpensBundle, OnCluster):
     """Vectors whose dot product orders ads for a user. Reads a bundle, ads and (optionally) users; writes a folder."""
 
     bundle: ConfigPath

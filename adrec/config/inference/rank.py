@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from adrec.config.base import Config, ConfigPath, Moment, OnDevice, OpensBundle, Seeded
+from adrec.config.cluster import OnCluster
 from adrec.config.data.own_tables import OnOwnTables, OwnTable
 from adrec.config.training.features import known_zone
 from adrec.errors import did_you_mean
@@ -167,7 +168,7 @@ class Why(Config):
     """Ad id."""
 
 
-class RankConfig(OnOwnTables, OpensBundle, OnDevice, Seeded):
+class RankConfig(OnOwnTables, OpensBundle, OnDevice, Seeded, OnCluster):
     """Config of `adrec rank`."""
 
     bundle: ConfigPath

@@ -1,10 +1,12 @@
 """Config of `adrec score`: which bundle, which rows, and where histories come from."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from adrec.config.base import ConfigPath, OnDevice, OpensBundle
+from adrec.config.cluster import OnCluster
 from adrec.config.data.own_tables import OnOwnTables, OwnTable
 
 
@@ -45,12 +47,15 @@ class RowsConfig(OnOwnTables, OpensBundle):
         return self
 
 
-class ScoreConfig(RowsConfig, OnDevice):
+class ScoreConfig(RowsConfig, OnDevice, OnCluster):
     """Click probabilities for any number of rows, labels not needed. Reads the bundle and rows; writes `output`."""
 
     output: ConfigPath
     """File to write: the rows' own columns, and logit, score, cold flags, baselines. CSV, TSV or lines of JSON where its name
     ends in .csv, .tsv or .jsonl (also with .gz), else Parquet, which `evaluate` reads; `-` is CSV on standard output."""
+    parts: bool = False
+    """Write a folder instead of a file: each finished part as it is (`part-000000.parquet`, ...), and `manifest.json` last,
+    which names them. For more rows than one file should hold; `evaluate` reads it."""
     onnx: ConfigPath | None = None
     """Folder made by `adrec export` from this bundle: score by onnxruntime in place of torch."""
     onnx_int8: bool = False
@@ -71,3 +76,9 @@ class ScoreConfig(RowsConfig, OnDevice):
     workers: Annotated[int, Field(ge=1, le=1_024)] = 1
     """Processes, each with the model and the catalogue, that share the parts; one GPU each where there are several. The
     output does not depend on it."""
+
+    @model_validator(mode="after")
+    def _parts_have_a_folder(self) -> "ScoreConfig":
+        if self.parts and (self.output == Path("-") or self.output.suffix):
+            raise ValueError(f"`parts` writes a folder, and `output` is called like a file ('{self.output.name}')")
+        return self

@@ -278,6 +278,7 @@ SAMPLE = OutputKind(
 )  # fmt: skip
 CONFIGS = OutputKind("a new folder: configs are edited by hand, and those", lambda folder: False)
 SCORES = OutputKind("a table of scores", _rows("scored", "user_id", "ad_id", "logit", "score"), is_folder=False)
+SCORE_PARTS = OutputKind("a folder of scores", _has("manifest.json", "scored", "files"), holds=_listed("manifest.json"))
 LISTS = OutputKind("a table of ranked ads", _rows("ranked", "user_id", "ad_id", "rank", "score", "reason"), is_folder=False)
 RECALL = OutputKind("a record of candidate recall", _has("", "candidate_recall"), is_folder=False)
 AUDIT = OutputKind("the findings of an audit", _has("", "audit", "membership", "canaries"), is_folder=False)

@@ -38,8 +38,8 @@ PRIOR_IMPRESSIONS = 200.0
 
 
 @dataclass(frozen=True)
-class Block:
-    """A block of R requests, ranked, and what led there. C candidates, N slots."""
+class Scored:
+    """A block of R requests with their C scored candidates: all that depends on no other request."""
 
     requests: pa.Table
     examples: Examples
@@ -48,9 +48,15 @@ class Block:
     similarity: Floats
     """(R, C) retrieval product of the model channel, NaN where another channel found the ad"""
     candidates: Candidates
-    ranked: Ranked
     unscored: tuple[Ints, Ints]
     """request and ad row of the candidates that were left out because the bundle gives them no finite score"""
+
+
+@dataclass(frozen=True)
+class Block(Scored):
+    """A block of R requests, ranked, and what led there. N slots."""
+
+    ranked: Ranked
 
     @property
     def shown(self) -> tuple[Ints, Ints]:
@@ -170,6 +176,11 @@ class Ranker:
         which the ledger knows the users, default their rows. ledger: another one than the ranker's own. released: see
         `rank_block`; None is by the clock, of `now` (microseconds) or of each request's moment.
         """
+        scored = self.scored(requests, first=first, given=given, user=user)
+        return self.listed(scored, released=released, now=now, ledger=ledger)
+
+    def scored(self, requests: pa.Table, *, first: int = 0, given: Ints | None = None, user: Ints | None = None) -> Scored:
+        """Retrieve and score for a block, as `rank` does: no request of it, nor of any other block, matters to another."""
         table = self.attached(requests)
         examples = self.predictor.examples_of(table)
         policy = self.policy_of(requests)
@@ -181,10 +192,16 @@ class Ranker:
         if user is None:  # a frequency cap is a person's: requests of nobody have one each
             is_nobody = self.catalogs.users.ids.to_numpy(zero_copy_only=False)[candidates.user] == NOBODY
             user = np.where(is_nobody, -1 - candidates.number, candidates.user)
-        candidates = candidates._replace(user=user)
+        return Scored(requests, examples, policy, retrieved.similarity, candidates._replace(user=user), unscored)
+
+    def listed(
+        self, scored: Scored, *, released: float | Floats | None = 1.0, now: int | None = None, ledger: Ledger | None = None
+    ) -> Block:
+        """Make the lists of a scored block, and record them in the ledger: what `rank` does in order of the requests."""
+        candidates, examples = scored.candidates, scored.examples
         diversifiers = [self._diversifier(index, candidates, examples) for index in range(len(self.policies))]
         slots = self.predictor.packed.slots
-        moments = examples.shown_at if now is None else np.full(len(requests), now)
+        moments = examples.shown_at if now is None else np.full(len(scored.requests), now)
         ranked = rank_block(
             candidates,
             self.list_policies,
@@ -195,7 +212,13 @@ class Ranker:
             day=self.clock.day(moments),
             effects=None if slots is None else slots.of_lists(examples, self.top_n),
         )
-        return Block(requests, examples, policy, retrieved.similarity, candidates, ranked, unscored)
+        return Block(**vars(scored), ranked=ranked)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether no list changes what a later one may show: no caps over several lists, no budgets that bind."""
+        has_budgets = bool((self.ads.budget < np.iinfo(np.int64).max).any())
+        return not any(policy.binds(has_budgets) for policy in self.list_policies)
 
     def released_by(self, moments: Ints, ad: Ints) -> Floats:
         """(R, 1) or (R, C) share of the budgets of ads (R, C) that an even pace has released by moments (R,), by the clock."""

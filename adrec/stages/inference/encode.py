@@ -1,7 +1,7 @@
 """`adrec encode`: ad and user vectors to Parquet, and to `.npy` beside a list of identifiers."""
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from rich.console import RenderableType
 
+from adrec.cluster.pool import Pool
 from adrec.config.base import save_config
 from adrec.config.inference.encode import EncodeConfig
 from adrec.data.arrays import combined
@@ -20,10 +21,11 @@ from adrec.data.disk.tables import write_table
 from adrec.data.disk.writing import folder_aside
 from adrec.data.prepared import open_prepared
 from adrec.errors import ConfigError
-from adrec.inference.known import Known, known_of
+from adrec.inference.known import known_of
 from adrec.inference.own_tables import read_own
-from adrec.inference.predictor import Catalogs, Predictor
+from adrec.inference.predictor import BATCH_ROWS, Predictor
 from adrec.inference.rows import refuse_other_spaces
+from adrec.prepare.own_files import files_of
 from adrec.terminal import Terminal
 
 
@@ -46,45 +48,86 @@ class EncodeResult:
 
 
 def run(config: EncodeConfig, terminal: Terminal) -> EncodeResult:
-    """Encode all ads, and all users with the newest history known of them."""
-    prepared = open_prepared(config.prepared) if config.prepared is not None else None
-    if config.ads is None and prepared is None:
+    """Encode all ads, and all users with the newest history known of them, block by block."""
+    if config.ads is None and config.prepared is None:
         raise ConfigError("encode: give `ads`, or a `prepared` folder that has them.")
-    predictor = Predictor.load(config.bundle, device=resolve_device(config.device), cache=config.cache)
-    with tempfile.TemporaryDirectory(prefix="adrec-tables-") as folder:
-        tables = {"ads": config.ads, "users": config.users, "history": config.history}
-        own = read_own(predictor.packed.form, predictor.packed.features, Path(folder), tables)
-    if prepared is not None:
-        refuse_other_spaces(prepared, predictor.packed.features, own)
-    ads = own["ads"] if prepared is None else own.get("ads", prepared.ads())
-    users = own.get("users", prepared.users() if prepared is not None else None)
-    catalogs = predictor.catalogs(ads, users, where=config.ads.name if config.ads is not None else str(config.prepared))
-    with terminal.progress("Encoding", len(catalogs.ads) + len(catalogs.users), unit="vectors") as advance:
-        ad_vectors = predictor.ad_vectors(catalogs)
-        advance(len(ad_vectors))
-        where = config.history.name if config.history is not None else "history"
-        known = known_of(prepared, catalogs.ad_table, own.get("history"), where=where, own=own)
-        user_vectors = _users(predictor, catalogs, known)
-        advance(len(user_vectors))
+    encoder = Encoder(config)
+    ads, users = encoder.counts
+    blocks = [(name, start) for name, count in (("ads", ads), ("users", users)) for start in range(0, count, BATCH_ROWS)]
+    vectors = {name: np.zeros((count, encoder.width), np.float32) for name, count in (("ads", ads), ("users", users))}
+    with terminal.progress("Encoding", ads + users, unit="vectors") as advance:
+        for (name, start), made in _made(config, encoder, blocks, terminal):
+            vectors[name][start : start + len(made)] = made
+            advance(len(made))
     with folder_aside(config.output, VECTORS) as folder:
-        _write(folder, "ads", "ad_id", catalogs.ads.ids, ad_vectors)
-        if users is not None:
-            _write(folder, "users", "user_id", catalogs.users.ids, user_vectors)
-        save_config(config, folder / "config.yaml")
-    return EncodeResult(str(config.output), len(ad_vectors), len(user_vectors), ad_vectors.shape[1])
+        _write(folder, "ads", "ad_id", encoder.catalogs.ads.ids, vectors["ads"])
+        if encoder.has_users:
+            _write(folder, "users", "user_id", encoder.catalogs.users.ids, vectors["users"])
+        save_config(config.model_copy(update={"cluster": None}), folder / "config.yaml")
+    return EncodeResult(str(config.output), ads, users, encoder.width)
 
 
-def _users(predictor: Predictor, catalogs: Catalogs, known: Known) -> NDArray[np.float32]:
-    """(U, D) every user after the last click known."""
-    count = len(catalogs.users)
-    if count == 0 or len(catalogs.ads) == 0:
-        return np.zeros((0, predictor.packed.config.model.width), np.float32)
-    moments = pa.array(np.full(count, known.after), pa.int64()).cast(pa.timestamp("us", tz="UTC"))
-    rows = pa.table({"user_id": catalogs.users.ids, "shown_at": moments})
-    examples = predictor.examples_at(
-        rows, catalogs, known, np.arange(count), np.zeros(count, np.int64), counters=False
-    )  # fmt: skip
-    return predictor.user_vectors(examples, catalogs)
+class Encoder:
+    """An opened bundle over opened ads and users."""
+
+    def __init__(self, config: EncodeConfig) -> None:
+        prepared = open_prepared(config.prepared) if config.prepared is not None else None
+        self.predictor = predictor = Predictor.load(config.bundle, device=resolve_device(config.device), cache=config.cache)
+        with tempfile.TemporaryDirectory(prefix="adrec-tables-") as folder:
+            tables = {"ads": config.ads, "users": config.users, "history": config.history}
+            own = read_own(predictor.packed.form, predictor.packed.features, Path(folder), tables)
+        if prepared is not None:
+            refuse_other_spaces(prepared, predictor.packed.features, own)
+        ads = own["ads"] if prepared is None else own.get("ads", prepared.ads())
+        users = own.get("users", prepared.users() if prepared is not None else None)
+        where = config.ads.name if config.ads is not None else str(config.prepared)
+        self.catalogs, self.has_users = predictor.catalogs(ads, users, where=where), users is not None
+        where = config.history.name if config.history is not None else "history"
+        self.known = known_of(prepared, self.catalogs.ad_table, own.get("history"), where=where, own=own)
+        self.width: int = predictor.packed.config.model.width
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many ads and users get a vector."""
+        ads = len(self.catalogs.ads)
+        return ads, len(self.catalogs.users) if ads else 0
+
+    def vectors(self, name: str, start: int) -> NDArray[np.float32]:
+        """(N, D) of the block of ads, or users after the last click known, that begins at `start`."""
+        if name == "ads":
+            return self.predictor.ad_vectors(self.catalogs, start, start + BATCH_ROWS)
+        ids = self.catalogs.users.ids.slice(start, BATCH_ROWS)
+        moments = pa.array(np.full(len(ids), self.known.after), pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+        rows = pa.table({"user_id": ids, "shown_at": moments})
+        examples = self.predictor.examples_at(
+            rows, self.catalogs, self.known, np.arange(start, start + len(ids)), np.zeros(len(ids), np.int64), counters=False
+        )
+        return self.predictor.user_vectors(examples, self.catalogs)
+
+
+def _made(
+    config: EncodeConfig, encoder: Encoder, blocks: list[tuple[str, int]], terminal: Terminal
+) -> Iterator[tuple[tuple[str, int], NDArray[np.float32]]]:
+    """The blocks and their vectors: here in order, or by workers of a cluster as they are finished."""
+    if config.cluster is None:
+        yield from ((block, encoder.vectors(*block)) for block in blocks)
+        return
+    tables = {name: table for name in ("ads", "users", "history") if (table := getattr(config, name)) is not None}
+    named = {
+        name: table.model_copy(update={"files": [str(file) for file in files_of(table)]}) for name, table in tables.items()
+    }
+    payload = config.model_copy(update={"cluster": None, **named}).model_dump(mode="json")
+    files = [file for table in tables.values() for file in files_of(table)]
+    with Pool(
+        config.cluster, encoding_worker, payload, terminal, reads=(config.bundle, config.prepared, *files), of="block"
+    ) as pool:
+        yield from pool.each(blocks)
+
+
+def encoding_worker(payload: dict[str, Any], scratch: Path) -> Callable[[tuple[str, int]], NDArray[np.float32]]:
+    """In a worker of a cluster: from a block to its vectors."""
+    encoder = Encoder(EncodeConfig.model_validate(payload))
+    return lambda block: encoder.vectors(*block)
 
 
 def _write(folder: Path, name: str, key: str, ids: pa.Array, vectors: NDArray[np.float32]) -> None:

@@ -23,28 +23,30 @@ from rich.table import Table as RichTable
 from safetensors.numpy import load_file, save_file
 
 from adrec.bundle import open_bundle
-from adrec.config.inference.rank import Policy, RankConfig
-from adrec.data.arrays import combined, integers
+from adrec.config.inference.rank import RankConfig
+from adrec.data.arrays import integers
 from adrec.data.disk.checks import check_rows
 from adrec.data.disk.outputs import LISTS, RECALL, guard_output, recall_file
 from adrec.data.disk.row_files import STANDARD_OUTPUT, row_writer, to_standard_output
-from adrec.data.disk.tables import file_facts, iter_batches, open_dataset, read_table, write_table
+from adrec.data.disk.tables import file_facts, iter_batches, open_dataset, write_table
 from adrec.data.disk.writing import write_aside
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.errors import DataError
-from adrec.inference.known import Known, at_no_moment, known_of, users_named
-from adrec.inference.lists.ranker import Block, Ranker
+from adrec.inference.known import at_no_moment
+from adrec.inference.lists.blocks import Counted, Lists, RankTask, lists_of, lists_on_cluster
+from adrec.inference.lists.opening import everyone, make_ranker, of, own_tables
+from adrec.inference.lists.ranker import Ranker
 from adrec.inference.lists.recall import candidate_recall, sample_requests
-from adrec.inference.lists.requests import REQUESTS, blocks, split_requests, table_requests, users_at, without_numbers
+from adrec.inference.lists.requests import blocks, split_requests, table_requests, users_at, without_numbers
 from adrec.inference.lists.why import AdFate, tell
-from adrec.inference.own_tables import OwnTables, stage_own, with_described
-from adrec.inference.predictor import Catalogs, Predictor
-from adrec.inference.rows import refuse_other_spaces, with_new_users
+from adrec.inference.own_tables import OwnTables
+from adrec.inference.predictor import Predictor
+from adrec.inference.rows import refuse_other_spaces
 from adrec.prepare.own_files import files_of, with_standard_input
 from adrec.ranking.arrays import Ints
 from adrec.ranking.pacing import RequestShares
 from adrec.ranking.recall import CandidateRecall
-from adrec.schema import NOBODY, RANKED, USERS
+from adrec.schema import RANKED
 from adrec.stages.candidate_recall import KEY, as_json, recall_table, warn_of_low, write_recall
 from adrec.terminal import Terminal
 
@@ -111,55 +113,41 @@ def run(config: RankConfig, terminal: Terminal, predictor: Predictor | None = No
             result = run(config.model_copy(update={"output": Path(folder) / "lists.csv"}), terminal)
             to_standard_output(Path(folder) / "lists.csv")
             return replace(result, output=STANDARD_OUTPUT) if isinstance(result, RankResult) else result
-    policies = _policies(config)
     prepared = open_prepared(config.prepared) if config.prepared is not None else None
     predictor = predictor or Predictor.load(config.bundle, device=config.device)
     _refuse_unnamed(config, predictor)
     if prepared is not None:
-        own_tables = [label for label in ("ads", "users") if getattr(config, label) is not None]
-        refuse_other_spaces(prepared, predictor.packed.features, own_tables)
+        named = [label for label in ("ads", "users") if getattr(config, label) is not None]
+        refuse_other_spaces(prepared, predictor.packed.features, named)
     with tempfile.TemporaryDirectory(prefix="adrec-requests-") as folder:
         if config.requests is not None:
             config = config.model_copy(update={"requests": with_standard_input(config.requests, Path(folder))})
-        own = _own_tables(config, prepared, predictor, Path(folder))
-        return _run(config, terminal, policies, prepared, predictor, own)
+        own = own_tables(config, prepared, predictor, Path(folder))
+        return _run(config, terminal, prepared, predictor, own)
 
 
 def _run(
-    config: RankConfig, terminal: Terminal, policies: dict[str, Policy], prepared: Prepared | None, predictor: Predictor,
-    own: OwnTables,
-) -> "RankResult | AdFate":  # fmt: skip
-    ads = read_table(own.ads) if own.ads is not None else _of(prepared).ads()
-    asked = _asked_users(config, prepared, own)
-    users = _users(config, prepared, predictor, asked, own)
-    with terminal.progress("Encoding the catalogue", len(ads), unit="ads") as advance:
-        catalogs = predictor.catalogs(ads, users, where=config.ads.name if config.ads is not None else str(config.prepared))
-        known = _known(config, prepared, catalogs, asked, own)
-        ranker = Ranker(
-            predictor,
-            catalogs,
-            ads,
-            users,
-            policies,
-            always=config.policy,
-            known=known,
-            seed=config.seed,
-        )
-        advance(len(ads))
+    config: RankConfig, terminal: Terminal, prepared: Prepared | None, predictor: Predictor, own: OwnTables
+) -> "RankResult | AdFate":
+    with terminal.progress("Encoding the catalogue"):
+        ranker = make_ranker(config, prepared, predictor, own)
     total = _count(config, prepared, own)
     pace = _pace(config, prepared, own, ranker, total)
     if config.why is not None:
         return tell(ranker, _blocks(config, prepared, own), config.why.user, config.why.ad, pace)
     work = config.output.with_name(f".{config.output.name}.{_fingerprint(config, prepared)}.parts")
-    result = RankResult(config.output, ads=len(ads), policies=dict.fromkeys(policies, 0))
+    result = RankResult(config.output, ads=len(ranker.ads), policies=dict.fromkeys(ranker.names, 0))
     result.candidate_recall = _candidate_recall(config, prepared, own, ranker, terminal)
     started = time.perf_counter()
     done = _resume(work, ranker, result, terminal)
     if done:
         terminal.tell(f"Ranking: goes on at request {done:,}")
     with terminal.progress("Ranking", total, unit="requests", done=done) as advance:
-        parts = _parts(_blocks(config, prepared, own, skip=done), ranker, done, pace, advance, result)
-        for number, (table, count) in enumerate(parts, start=_finished(work)):
+        tasks = _tasks(_blocks(config, prepared, own, skip=done), done, pace)
+        lists: Iterable[Lists] = (lists_of(ranker, ranker.rank(**task._asdict())) for task in tasks)
+        if config.cluster is not None:
+            lists = lists_on_cluster(config, config.cluster, ranker, own, tasks, total - done, terminal)
+        for number, (table, count) in enumerate(_parts(lists, advance, result), start=_finished(work)):
             done += count
             check_rows(table, RANKED, where=str(config.output), cure=_CURE, first_row=result.shown - table.num_rows)
             _save_part(work, number, table, ranker, done, result)
@@ -199,36 +187,37 @@ def _refuse_unnamed(config: RankConfig, predictor: Predictor) -> None:
         raise DataError(f"{config.bundle}: the log names no users to rank for. Take the requests of a split (split: test).")
 
 
-def _parts(
-    tables: Iterator[pa.Table], ranker: Ranker, done: int, pace: RequestShares, advance: Any, result: RankResult
-) -> Iterator[tuple[pa.Table, int]]:
+def _tasks(tables: Iterator[pa.Table], done: int, pace: RequestShares) -> Iterator[RankTask]:
+    """The blocks of requests in order, with what each must know of the whole batch."""
+    for requests in tables:
+        yield RankTask(requests, done, pace.released(done, len(requests)))
+        done += len(requests)
+
+
+def _parts(lists: Iterable[Lists], advance: Any, result: RankResult) -> Iterator[tuple[pa.Table, int]]:
     """Finished tables of at least PART_REQUESTS requests each, and how many requests they hold."""
     waiting: list[pa.Table] = []
     held = 0
-    for requests in tables:
-        count = len(requests)
-        block = ranker.rank(requests, first=done + held, released=pace.released(done + held, count))
-        waiting.append(ranker.table(block))
-        _tally(result, block, ranker)
-        held += count
-        advance(count)
+    for block in lists:
+        waiting.append(block.table)
+        _tally(result, block.counts)
+        held += block.counts.requests
+        advance(block.counts.requests)
         if held >= PART_REQUESTS:
             yield pa.concat_tables(waiting), held
-            done, waiting, held = done + held, [], 0
+            waiting, held = [], 0
     if waiting:
         yield pa.concat_tables(waiting), held
 
 
-def _tally(result: RankResult, block: Block, ranker: Ranker) -> None:
-    row, slot = block.shown
-    price, score = block.ranked.price[row, slot], block.ranked.score[row, slot]
-    result.requests += len(block.requests)
-    result.empty += int((block.ranked.ad < 0).all(axis=1).sum())
-    result.shown += len(row)
-    result.expected_spend += float((np.nan_to_num(price) * score).sum())
-    result.explored += int(block.ranked.explored.sum())
-    for index, name in enumerate(ranker.names):
-        result.policies[name] += int((block.policy == index).sum())
+def _tally(result: RankResult, counts: Counted) -> None:
+    result.requests += counts.requests
+    result.empty += counts.empty
+    result.shown += counts.shown
+    result.expected_spend += counts.expected_spend
+    result.explored += counts.explored
+    for name, count in counts.policies.items():
+        result.policies[name] += count
 
 
 # ------------------------------------------------------------------------------------------------- parts
@@ -289,7 +278,7 @@ def _assemble(work: Path, output: Path, result: RankResult) -> None:
 def _fingerprint(config: RankConfig, prepared: Prepared | None) -> str:
     """Changes with the config, the bundle and the inputs."""
     facts: list[Any] = [
-        config.model_dump(mode="json", exclude={"output", "why"}),
+        config.model_dump(mode="json", exclude={"output", "why", "cluster"}),
         open_bundle(config.bundle, verify=False).fingerprint,
     ]
     if prepared is not None:
@@ -303,62 +292,6 @@ def _fingerprint(config: RankConfig, prepared: Prepared | None) -> str:
 # ------------------------------------------------------------------------------------------------- inputs
 
 
-def _policies(config: RankConfig) -> dict[str, Policy]:
-    if config.top_n is None:
-        return config.policies
-    changed = {}
-    for name, policy in config.policies.items():
-        values = policy.model_dump()
-        values["top_n"] = config.top_n
-        values["retrieval"]["candidates"] = max(config.top_n, policy.retrieval.candidates)
-        changed[name] = Policy.model_validate(values)
-    return changed
-
-
-def _of(prepared: Prepared | None) -> Prepared:
-    assert prepared is not None, "the config asks for 'prepared' wherever a table is not given"
-    return prepared
-
-
-def _own_tables(config: RankConfig, prepared: Prepared | None, predictor: Predictor, folder: Path) -> OwnTables:
-    """The tables of the config, typed, in `folder`."""
-    tables = {"ads": config.ads, "users": config.users, "history": config.history, "requests": config.requests}
-    return stage_own(
-        predictor.packed.form, predictor.packed.features, folder, tables,
-        rows="requests", spec=REQUESTS, columns=config.columns, prepared=prepared,
-    )  # fmt: skip
-
-
-def _users(config: RankConfig, prepared: Prepared | None, predictor: Predictor, asked: pa.Array, own: OwnTables) -> pa.Table:
-    """The users table with a row for everyone in the requests."""
-    users = read_table(own.users) if own.users is not None else prepared.users() if prepared is not None else None
-    return with_new_users(with_described(users, own.row_users, USERS, predictor.packed), asked)
-
-
-def _asked_users(config: RankConfig, prepared: Prepared | None, own: OwnTables) -> pa.Array:
-    """Everyone who has a request."""
-    if own.rows is not None:
-        named = "user_id" in open_dataset(own.rows).schema.names
-        batches = iter_batches(own.rows, columns=["user_id"]) if named else iter(())
-    elif config.split == "users":
-        return combined(_everyone(prepared, own)["user_id"])
-    else:
-        named = "user_id" in _of(prepared).columns
-        batches = _of(prepared).iter(config.split, ["user_id"]) if named else iter(())
-    users = pa.array([] if named else [NOBODY], pa.string())
-    for batch in batches:
-        users = pa.concat_arrays([users, users_named(pa.Table.from_batches([batch]))]).unique()
-    return users
-
-
-def _known(config: RankConfig, prepared: Prepared | None, catalogs: Catalogs, asked: pa.Array, own: OwnTables) -> Known:
-    """What the prepared folder's log knows, and the click log of the config before it."""
-    clicks = read_table(own.history) if own.history is not None else None
-    where = config.history.name if config.history is not None else "history"
-    mine = [name for name in ("ads", "users") if getattr(config, name) is not None]
-    return known_of(prepared, catalogs.ad_table, clicks, asked_users=asked, where=where, own=mine)
-
-
 def _moment(config: RankConfig) -> int | None:
     return int(config.at.timestamp() * 1_000_000) if config.at is not None else None
 
@@ -368,20 +301,15 @@ def _after(prepared: Prepared) -> int:
     return int(np.datetime64(prepared.manifest["last"].removesuffix("Z"), "us").astype(np.int64)) + 1
 
 
-def _everyone(prepared: Prepared | None, own: OwnTables) -> pa.Table:
-    """The users that `split: users` ranks once each: those of the config's own table, if it has one."""
-    return read_table(own.users) if own.users is not None else _of(prepared).users()
-
-
 def _blocks(config: RankConfig, prepared: Prepared | None, own: OwnTables, *, skip: int = 0) -> Iterator[pa.Table]:
     if own.rows is not None:
         assert config.requests is not None
         tables = table_requests(own.rows, _moment(config), where=config.requests.name)
     elif config.split == "users":
         moment = _moment(config)
-        tables = users_at(_everyone(prepared, own), _after(_of(prepared)) if moment is None else moment)
+        tables = users_at(everyone(prepared, own), _after(of(prepared)) if moment is None else moment)
     else:
-        tables = split_requests(_of(prepared), config.split)
+        tables = split_requests(of(prepared), config.split)
         if own.ads is not None or own.users is not None:
             tables = without_numbers(tables)
     return blocks(tables, REQUEST_BLOCK, skip=skip)
@@ -403,5 +331,5 @@ def _count(config: RankConfig, prepared: Prepared | None, own: OwnTables) -> int
     if own.rows is not None:
         return int(open_dataset(own.rows).count_rows())
     if config.split == "users":
-        return sum(len(table) for table in users_at(_everyone(prepared, own), 0))
-    return sum(len(table) for table in split_requests(_of(prepared), config.split))
+        return sum(len(table) for table in users_at(everyone(prepared, own), 0))
+    return sum(len(table) for table in split_requests(of(prepared), config.split))

@@ -18,10 +18,10 @@ from rich.table import Table
 
 from adrec.bundle import Bundle, open_bundle
 from adrec.config.inference.score import ScoreConfig
-from adrec.data.disk.outputs import SCORES
+from adrec.data.disk.outputs import SCORE_PARTS, SCORES
 from adrec.data.disk.row_files import STANDARD_OUTPUT, row_format, row_writer, to_standard_output
 from adrec.data.disk.tables import file_facts, iter_batches
-from adrec.data.disk.writing import put_file, write_aside
+from adrec.data.disk.writing import folder_aside, link_file, put_file, write_aside
 from adrec.data.prepared import open_prepared
 from adrec.inference.ahead import ahead
 from adrec.inference.packing import how_to_read
@@ -108,7 +108,7 @@ def _run(config: ScoreConfig, terminal: Terminal) -> ScoreResult:
     with terminal.progress("Scoring", rows, unit="rows", done=resumed) as advance:
         for scored in score_shards(config, tables, missing, work, terminal):
             advance(scored)
-    facts = _join(parts, config.output)
+    facts = _put_parts(parts, config.output, bundle) if config.parts else _join(parts, config.output)
     shutil.rmtree(work, ignore_errors=True)
     return ScoreResult(output=str(config.output), seconds=time.monotonic() - began, resumed_rows=resumed,
                        is_preference="implicit" in bundle.manifest, **facts)  # fmt: skip
@@ -133,6 +133,18 @@ def _join(parts: list[Path], output: Path) -> dict[str, Any]:
             file = pq.ParquetFile(part)
             for table in ahead(file.read_row_group(group) for group in range(file.num_row_groups)):
                 writer.write_table(table)
+    return facts
+
+
+def _put_parts(parts: list[Path], output: Path, bundle: Bundle) -> dict[str, Any]:
+    """The parts as files of a folder, and the manifest that names them; in a store the manifest comes last."""
+    facts = _facts(parts)
+    with folder_aside(output, SCORE_PARTS) as folder:
+        for part in parts:
+            link_file(part, folder / part.name)
+        rows = {part.name: pq.read_metadata(part).num_rows for part in parts}
+        manifest = {"scored": rows, "rows": facts["rows"], "bundle": bundle.fingerprint, "files": list(rows)}
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return facts
 
 
@@ -177,7 +189,7 @@ def _facts(parts: list[Path]) -> dict[str, Any]:
 
 def _identity(config: ScoreConfig) -> dict[str, Any]:
     """What decides a part: not how many workers share the parts."""
-    return config.model_dump(mode="json", exclude={"workers", "threads"})
+    return config.model_dump(mode="json", exclude={"workers", "threads", "cluster"})
 
 
 def _open_work(work: Path, identity: dict[str, Any]) -> None:

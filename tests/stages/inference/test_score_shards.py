@@ -1,5 +1,6 @@
 """Scoring shard by shard: what a kill leaves, several workers, no rows at all."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -11,11 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from killing import run_stage, survives_kills
+from pydantic import ValidationError
 from worlds import make_bundle, make_world
 
 from adrec.config.inference.score import ScoreConfig
+from adrec.data.disk.outputs import SCORES, guard_output
+from adrec.data.disk.tables import read_table
 from adrec.data.prepared import open_prepared
-from adrec.errors import BundleError, DataError
+from adrec.errors import BundleError, DataError, ResourceError
 from adrec.inference.predictor import with_scores
 from adrec.inference.shards import part_path
 from adrec.stages.inference import score
@@ -112,6 +116,22 @@ def test_no_rows_are_scored_to_no_rows(world, expected, tmp_path):
     )
     assert result.rows == 0
     assert {"logit", "score", "cold_ad"} <= set(pq.read_schema(tmp_path / "s.parquet").names)
+
+
+def test_parts_and_a_manifest_in_place_of_a_file(world, expected, tmp_path):
+    result = score.run(config_of(world, tmp_path / "scores", parts=True), Terminal(quiet=True))
+    manifest = json.loads((tmp_path / "scores" / "manifest.json").read_text())
+    assert result.rows == manifest["rows"] == sum(manifest["scored"].values()) == expected.num_rows
+    files = [tmp_path / "scores" / name for name in manifest["files"]]
+    assert sorted(path.name for path in (tmp_path / "scores").iterdir()) == ["manifest.json", *manifest["files"]]
+    assert pa.concat_tables(map(pq.read_table, files)).equals(expected)
+    assert [file.name for file in tmp_path.iterdir()] == ["scores"]
+    again = score.run(config_of(world, tmp_path / "scores", parts=True, split="test"), Terminal(quiet=True))
+    assert again.rows < result.rows and read_table(tmp_path / "scores").num_rows == again.rows
+    with pytest.raises(ResourceError, match="is a folder, and the output is a table of scores"):
+        guard_output(tmp_path / "scores", SCORES)
+    with pytest.raises(ValidationError, match="`parts` writes a folder"):
+        config_of(world, tmp_path / "scores.parquet", parts=True)
 
 
 @pytest.mark.slow

@@ -1,0 +1,91 @@
+"""A connection to Ray for the length of a command: one that runs, or a local one that ends with the command.
+
+Ray is imported here and in `pool.py` alone, when a config asks for a cluster: no other command pays for it (3 seconds).
+"""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+from adrec.config.cluster import ClusterConfig
+from adrec.errors import ResourceError, install_hint, reason_of
+
+LOCAL_OBJECT_STORE = 200 * 2**20
+"""Bytes of shared memory that a local Ray takes: only finished parts on their way pass through it."""
+
+
+@contextmanager
+def session(cluster: ClusterConfig) -> Iterator[Any]:
+    """The module `ray`, connected. Raises ResourceError where Ray is not installed or the address does not answer.
+
+    A process that is connected already stays so; what was started here is stopped at the end, after a fault too.
+    """
+    if find_spec("ray") is None:
+        raise ResourceError(f"cluster: Ray is not installed. Run: {install_hint('cluster')}")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TQDM", "0")
+    import ray
+
+    if ray.is_initialized():
+        yield ray
+        return
+    _connect(ray, cluster)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def workers_of(ray: Any, cluster: ClusterConfig, most: int) -> int:
+    """How many workers to start for `most` parts. Raises ResourceError where no node could ever hold one."""
+    wanted = needs(cluster)
+    rooms = [
+        min(int((node["Resources"].get(name, 0.0) + 1e-9) / amount) for name, amount in wanted.items())
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    if not sum(rooms) and cluster.address == "local":
+        asked = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items())
+        raise ResourceError(
+            f"cluster: this machine has no room for a worker of {asked}. Lower cluster.cpus, .gpus, .memory_gb."
+        )
+    # A cluster that grows on demand has none of its nodes yet.
+    return max(1, min(cluster.workers or max(1, sum(rooms)), most))
+
+
+def needs(cluster: ClusterConfig) -> dict[str, float]:
+    """What one worker takes, by Ray's names."""
+    wanted = {"CPU": cluster.cpus}
+    if cluster.gpus:
+        wanted["GPU"] = cluster.gpus
+    if cluster.memory_gb is not None:
+        wanted["memory"] = cluster.memory_gb * 2**30
+    return wanted
+
+
+def _connect(ray: Any, cluster: ClusterConfig) -> None:
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if cluster.address == "local":
+        room = {} if cluster.workers is None else {"num_cpus": max(1, -(-int(cluster.workers * cluster.cpus * 1000) // 1000))}
+        options |= {"address": "local", "include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE, **room}
+    else:
+        options["address"] = cluster.address
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM) if is_main else None
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
+        ray.shutdown()
+        raise ResourceError(
+            f"cluster: no Ray answers at '{cluster.address}' ({reason_of(error)}). Look at the address, or start one:"
+            " ray start --head."
+        ) from None
+    finally:
+        if is_main:  # Ray takes the signal for itself; a command ends in its own way
+            signal.signal(signal.SIGTERM, before)
