@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from adrec.cli.options import (
+    ClusterOption,
     ConfigOption,
     DeviceOption,
     JsonOption,
@@ -44,6 +45,7 @@ def evaluate(
     json_output: JsonOption = False,
     quiet: QuietOption = False,
     seed: SeedOption = None,
+    cluster: ClusterOption = None,
 ) -> None:
     """Judge scored or ranked rows by what happened: metrics with intervals, slices, alarms, a report.
 
@@ -57,7 +59,7 @@ def evaluate(
         config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed,
         options={
             "scored": scored, "output": output, "labels": labels,
-            "against": [str(path) for path in against] if against else None,
+            "against": [str(path) for path in against] if against else None, "cluster.address": cluster,
         },
     )  # fmt: skip
 

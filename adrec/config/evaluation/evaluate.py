@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from adrec.config.base import Config, ConfigPath, Moment, Paged, Seeded
+from adrec.config.cluster import OnCluster
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -100,7 +101,7 @@ class DelayedLabels(Config):
     """What happened then or later is not known. None: the last showing of the rows."""
 
 
-class EvaluateConfig(Seeded, Paged):
+class EvaluateConfig(Seeded, Paged, OnCluster):
     """Judge scored or ranked rows by what happened. Reads `scored`; writes the folder `output`. No model is loaded."""
 
     scored: ConfigPath

@@ -6,10 +6,10 @@ Cost: 10 seconds of one processor a million rows and column of predictions at 1,
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -28,17 +28,19 @@ from adrec.stages.candidate_recall import read_recall
 from adrec.stages.evaluation import show
 from adrec.stages.evaluation.catalogue import judge_catalogue
 from adrec.stages.evaluation.judge import judge_task
+from adrec.stages.evaluation.measuring import Measured, Measurer, measuring
 from adrec.stages.evaluation.off_policy.arms import judge_arms
 from adrec.stages.evaluation.off_policy.lists import judge_lists
 from adrec.stages.evaluation.off_policy.replay import replay
 from adrec.stages.evaluation.reading.align import aligned
 from adrec.stages.evaluation.reading.delays import Lateness, known_by
 from adrec.stages.evaluation.reading.rows import Rows, load_rows
-from adrec.stages.evaluation.reading.tasks import build_task, resolve_tasks
+from adrec.stages.evaluation.reading.tasks import Task, build_task, resolve_tasks
 from adrec.stages.evaluation.reading.truth import with_labels
 from adrec.stages.evaluation.report.inputs import read_importance
 from adrec.stages.evaluation.result import Evaluation
-from adrec.stages.evaluation.slices import judge_slices, slicings
+from adrec.stages.evaluation.slices import judge_slices
+from adrec.stages.evaluation.slicing import Slicing, slicings
 from adrec.stages.writing import evaluation_folder
 from adrec.terminal import Terminal
 
@@ -55,31 +57,16 @@ def run(config: EvaluateConfig, terminal: Terminal) -> EvaluateResult:
     """Judge the rows and write the output folder in one step. Raises DataError naming file, column and row."""
     if config.importance is not None:
         read_importance(config.importance)  # a wrong path is told before the work, not after it
-    rows, others = _load(config)
-    ads = _table(config.ads, "ads", "ad_id")
-    users = _table(config.users, "users", "user_id")
+    opened = _open(config)
+    rows, others, ads, tasks, cuts = opened.rows, opened.others, opened.ads, opened.tasks, opened.cuts
     generator = np.random.default_rng(config.seed)
-    labelled = [] if rows.is_ranked else resolve_tasks(rows, config.tasks)
-    if not labelled and not rows.is_ranked and config.off_policy is None and CATALOGUE_RANK not in rows:
-        raise DataError(
-            f"{config.scored}: no label column (click, conversion, rating, dwell_seconds) stands beside a score."
-            " Give the impressions with the outcomes as `labels`, or name the columns under `tasks`."
-        )
-    late: dict[str, Lateness] = {}
-    if config.delay is not None:
-        rows, late = known_by(rows, config.delay, labelled)
-    tasks = [build_task(rows, columns, others, config.probability_baselines) for columns in labelled]
-    judged = []
-    for task in tasks:
-        total = config.bootstrap.replicates * len(task.scores)
-        with terminal.progress(f"judging {task.label_name}", total, unit="draws") as advance:
-            judged.append(judge_task(rows, task, config, generator, advance))
+    measurer = Measurer(rows, tasks, cuts, config)
     sliced = {}
-    cuts = slicings(rows, ads, users, config.slices.columns) if judged else []
-    for done in judged:
-        if done.task.kind == "binary":
-            with terminal.progress(f"slices of {done.task.label_name}"):
-                sliced[done.task.label_name] = judge_slices(done, cuts, config, generator)
+    with measuring(config, measurer, measuring_worker, terminal) as measure:
+        judged = [judge_task(number, measurer, measure, generator) for number in range(len(tasks))]
+        for number, done in enumerate(judged):
+            if done.task.kind == "binary":
+                sliced[done.task.label_name] = judge_slices(done, number, measurer, measure, generator)
     arms = {}
     for done in judged:
         if done.task.kind == "binary" and (compared := judge_arms(rows, done.task, config, generator)) is not None:
@@ -108,10 +95,46 @@ def run(config: EvaluateConfig, terminal: Terminal) -> EvaluateResult:
         catalogue,
         recall,
         config,
-        late,
+        opened.late,
     )
     _write(result, rows, ads, terminal)
     return result
+
+
+def measuring_worker(payload: dict[str, Any], scratch: Path) -> Callable[[dict[str, Any]], Measured]:
+    """In a worker of a cluster: from a column of predictions, and a slice, to its metrics."""
+    config = EvaluateConfig.model_validate(payload)
+    opened = _open(config)
+    measurer = Measurer(opened.rows, opened.tasks, opened.cuts, config)
+    return lambda task: measurer(task["piece"])
+
+
+class _Opened(NamedTuple):
+    """What is judged, as the command and every worker of a cluster read it."""
+
+    rows: Rows
+    others: list[tuple[str, Rows]]
+    ads: pa.Table | None
+    late: dict[str, Lateness]
+    tasks: list[Task]
+    cuts: list[Slicing]
+
+
+def _open(config: EvaluateConfig) -> _Opened:
+    rows, others = _load(config)
+    ads, users = _table(config.ads, "ads", "ad_id"), _table(config.users, "users", "user_id")
+    labelled = [] if rows.is_ranked else resolve_tasks(rows, config.tasks)
+    if not labelled and not rows.is_ranked and config.off_policy is None and CATALOGUE_RANK not in rows:
+        raise DataError(
+            f"{config.scored}: no label column (click, conversion, rating, dwell_seconds) stands beside a score."
+            " Give the impressions with the outcomes as `labels`, or name the columns under `tasks`."
+        )
+    late: dict[str, Lateness] = {}
+    if config.delay is not None:
+        rows, late = known_by(rows, config.delay, labelled)
+    tasks = [build_task(rows, columns, others, config.probability_baselines) for columns in labelled]
+    cuts = slicings(rows, ads, users, config.slices.columns) if tasks else []
+    return _Opened(rows, others, ads, late, tasks, cuts)
 
 
 def _load(config: EvaluateConfig) -> tuple[Rows, list[tuple[str, Rows]]]:
@@ -205,7 +228,7 @@ def _write(result: EvaluateResult, rows: Rows, ads: pa.Table | None, terminal: T
     with folder_aside(result.output, EVALUATION) as folder:
         text = json.dumps(show.finite(result.as_dict()), ensure_ascii=False, indent=2)
         (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
-        save_config(result.config, folder / "config.yaml")
+        save_config(result.config.model_copy(update={"cluster": None}), folder / "config.yaml")
     if result.config.report:
         from adrec.stages.evaluation.report.page import write_report
 

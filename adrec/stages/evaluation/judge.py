@@ -1,17 +1,15 @@
 """Judge one task: every metric of every run with its interval, and the model against each other run, paired."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from adrec.config.evaluation.evaluate import EvaluateConfig
-from adrec.metrics.bootstrap import Values, bootstrap, point
+from adrec.metrics.bootstrap import Values
 from adrec.metrics.significance import ALARM_LEVEL, Difference, Interval, adjust, difference, interval
-from adrec.stages.evaluation.counts import tests_of, units_of, weights_of
-from adrec.stages.evaluation.measures import LOWER_IS_BETTER, NO_DIRECTION, Frame, binary_measures, regression_measures
-from adrec.stages.evaluation.reading.rows import Rows
+from adrec.stages.evaluation.measures import LOWER_IS_BETTER, NO_DIRECTION, Frame
+from adrec.stages.evaluation.measuring import Measure, Measurer, Piece
 from adrec.stages.evaluation.reading.tasks import Role, Task
 from adrec.stages.evaluation.support import Support, support_of
 
@@ -84,31 +82,16 @@ class TaskResult:
         return counts | {"unlabelled_rows": self.task.unlabelled} | self.skipped | self.support.counts()
 
 
-def judge_task(
-    rows: Rows, task: Task, config: EvaluateConfig, generator: np.random.Generator, advance: Callable[[int], None]
-) -> TaskResult:
-    """Point values, intervals and paired comparisons of all runs of a task."""
-    frame = frame_of(rows, task, config)
+def judge_task(number: int, measurer: Measurer, measure: Measure, generator: np.random.Generator) -> TaskResult:
+    """Point values, intervals and paired comparisons of all runs of task `number`."""
+    task, frame, config = measurer.tasks[number], measurer.frames[number], measurer.config
     support = support_of(frame)
-    values: dict[str, dict[str, float]] = {}
-    draws: dict[str, Values] = {}
-    skipped: dict[str, int] = {}
     seed = int(generator.integers(2**63))
-    for scores in task.scores:
-        if task.kind == "binary":
-            measures, skipped = binary_measures(frame, scores, cutoffs=config.cutoffs, threshold=config.threshold)
-        else:
-            measures = regression_measures(frame, scores)
-        values[scores.name] = point(measures, frame.user_count)
-        # Run by run, so that only one run's sums are in memory; the seed gives all of them the same draws.
-        draws |= bootstrap(
-            {scores.name: measures},
-            users=frame.user_count,
-            replicates=config.bootstrap.replicates,
-            generator=np.random.default_rng(seed),
-            counts=frame.counts,
-            advance=advance,
-        )
+    pieces = [Piece(number, scores.name, seed) for scores in task.scores]
+    made = dict(zip((scores.name for scores in task.scores), measure(pieces), strict=True))
+    values = {name: measured.values for name, measured in made.items()}
+    draws = {name: measured.draws for name, measured in made.items()}
+    skipped = made[task.scores[-1].name].skipped
     metrics = {
         run: {
             name: support.shown(name, interval(value, draws[run][name], centred=name in ABSOLUTE_GAPS))
@@ -117,20 +100,6 @@ def judge_task(
         for run, named in values.items()
     }
     return TaskResult(task, frame, metrics, _compare(task, frame, support, values, draws, config), skipped, support)
-
-
-def frame_of(rows: Rows, task: Task, config: EvaluateConfig) -> Frame:
-    """The rows of a task, and what of them is drawn. Raises DataError for weights that are none."""
-    weights = weights_of(rows)
-    if weights is not None:
-        tests = tests_of(rows, config.arms)
-        ads = rows.ads.codes[task.rows]
-        own = weights[task.rows]
-        return Frame.of_counts(task.labels, own, units_of(ads, None if tests is None else tests[task.rows], own))
-    requests = None if rows.requests is None else rows.requests.codes[task.rows]
-    lone = 0 if rows.lone is None else int(rows.lone[task.rows].sum())
-    unnamed = None if rows.unnamed is None else rows.unnamed[task.rows]
-    return Frame.of(task.labels, rows.users.codes[task.rows], requests, lone, unnamed)
 
 
 def _compare(

@@ -2,45 +2,26 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from adrec.config.evaluation.evaluate import EvaluateConfig
-from adrec.errors import DataError
-from adrec.metrics.bootstrap import Values, bootstrap, point
+from adrec.metrics.bootstrap import Values
 from adrec.metrics.significance import ALARM_LEVEL, Difference, Interval, adjust, difference, interval
 from adrec.stages.evaluation.counts import LEAST_UNITS
 from adrec.stages.evaluation.judge import TaskResult
-from adrec.stages.evaluation.measures import Frame, core_measures
-from adrec.stages.evaluation.reading.rows import Rows, ShortInts, encode, look_up
+from adrec.stages.evaluation.measures import Frame
+from adrec.stages.evaluation.measuring import Measure, Measurer, Piece
+from adrec.stages.evaluation.reading.rows import ShortInts
 from adrec.stages.evaluation.reading.tasks import Scores
 from adrec.stages.evaluation.support import support_of
 
-ALWAYS = ("cold_ad", "cold_user", "history_length", "category", "scenario", "language", "position", "day")
-HISTORY_BINS = (0, 1, 5, 20, 50)
-OTHER = "(other)"
-MOST_VALUES = 20
-"""Commonest values of a column that get a slice: what a table on a screen holds."""
 LEAST_POSITIVES = 20
 """Fewer positives, or negatives, say nothing about a slice."""
-QUANTILES = 4
-"""Slices of a declared column of numbers with many values."""
 _ALL = ("", "")
 
 AlarmKind = Literal["ranking", "calibration", "against"]
-
-
-@dataclass(frozen=True)
-class Slicing:
-    """One column cut into named parts; `codes` (N,) are the rows' parts, -1 for none."""
-
-    column: str
-    names: tuple[str, ...]
-    codes: ShortInts
 
 
 @dataclass(frozen=True)
@@ -81,65 +62,43 @@ class SliceResult:
     """The best baseline over all rows, which `lead` of each slice is over."""
 
 
-def slicings(rows: Rows, ads: pa.Table | None, users: pa.Table | None, columns: Sequence[str]) -> list[Slicing]:
-    """Cut every usual and declared column that any of the tables has. Raises DataError for a declared column nobody has."""
-    found = []
-    for column in dict.fromkeys([*ALWAYS, *columns]):
-        values = _values(rows, ads, users, column)
-        if values is None:
-            if column in columns:
-                raise DataError(f"{rows.path}: slice column '{column}' is in none of the scored, ads and users tables.")
-            continue
-        slicing = _cut(column, values)
-        if len(slicing.names) > 1:
-            found.append(slicing)
-    return found
-
-
 def judge_slices(
-    result: TaskResult, cuts: Sequence[Slicing], config: EvaluateConfig, generator: np.random.Generator
+    result: TaskResult, number: int, measurer: Measurer, measure: Measure, generator: np.random.Generator
 ) -> SliceResult:
-    """Core metrics of every slice with intervals, and alarms, of a binary task. Draws are shared, so gaps are paired."""
-    task, frame = result.task, result.frame
+    """Core metrics of every slice with intervals, and alarms, of task `number`, a binary one. Draws are shared, so gaps are
+    paired."""
+    task, frame, config = result.task, result.frame, measurer.config
     judged = [scores for scores in task.scores if scores.role in {"model", "against"}]
     rivals = best_baseline(result)  # and the model as it is compared with it: neither told the slots
     measured = [*judged, *(scores for scores in rivals if scores not in judged)]
     seed = int(generator.integers(2**63))
+    places: list[tuple[int | None, int]] = [(None, 0)]
+    for cut in range(len(measurer.cuts)):
+        places += [(cut, part) for part, rows in enumerate(measurer.parts(number, cut)) if len(rows)]
+    pieces = [Piece(number, scores.name, seed, *place, core=True) for place in places for scores in measured]
     values: dict[str, dict[str, float]] = {}
     draws: dict[str, Values] = {}
-
-    def measure(key: tuple[str, str], part: ShortInts | slice) -> None:
-        piece = frame.take(part)
-        for scores in measured:
-            taken = Scores(scores.name, scores.role, scores.values[part], scores.is_probability)
-            measures = core_measures(piece, taken)
-            name = _name(key, scores.name)
-            values[name] = point(measures, frame.user_count)
-            draws.update(
-                bootstrap(
-                    {name: measures},
-                    users=frame.user_count,
-                    replicates=config.bootstrap.slice_replicates,
-                    generator=np.random.default_rng(seed),
-                    counts=frame.counts,
-                )
-            )
-
-    measure(_ALL, slice(None))
+    for piece, made in zip(pieces, measure(pieces), strict=True):
+        name = _name(_key(measurer, piece), piece.scores)
+        values[name], draws[name] = made.values, made.draws
     slices = []
-    for cut in cuts:
-        codes = cut.codes if len(task.rows) == len(cut.codes) else cut.codes[task.rows]
-        order = np.argsort(codes, kind="stable").astype(np.int32)
-        bounds = np.cumsum([(codes < 0).sum(), *np.bincount(codes[codes >= 0], minlength=len(cut.names))])
-        for index, value in enumerate(cut.names):
-            part = order[bounds[index] : bounds[index + 1]]
-            if len(part):
-                measure((cut.column, value), part)
-                found = _name((cut.column, value), task.model.name)
-                one = _slice(cut.column, value, part, frame, values[found], draws[found], config)
-                slices.append(replace(one, lead=_lead((cut.column, value), rivals, values, draws) if not one.small else None))
+    for index, part in places:
+        if index is None:
+            continue
+        key = (measurer.cuts[index].column, measurer.cuts[index].names[part])
+        found = _name(key, task.model.name)
+        rows = measurer.parts(number, index)[part]
+        one = _slice(*key, rows, frame, values[found], draws[found], config)
+        slices.append(replace(one, lead=_lead(key, rivals, values, draws) if not one.small else None))
     alarms = _alarms(slices, judged, values, draws, config)
     return SliceResult(tuple(slices), alarms, rivals[1].name if rivals else None)
+
+
+def _key(measurer: Measurer, piece: Piece) -> tuple[str, str]:
+    if piece.cut is None:
+        return _ALL
+    cut = measurer.cuts[piece.cut]
+    return cut.column, cut.names[piece.part]
 
 
 def best_baseline(result: TaskResult) -> list[Scores]:
@@ -223,69 +182,3 @@ def _alarms(
 
 def _name(key: tuple[str, str], run: str) -> str:
     return "\0".join((*key, run))
-
-
-def _values(rows: Rows, ads: pa.Table | None, users: pa.Table | None, column: str) -> pa.ChunkedArray | None:
-    """A column for each row, from the scored table itself, else from its ad, else from its user."""
-    if column == "day":
-        if "shown_at" not in rows or not pa.types.is_timestamp(rows.table["shown_at"].type):
-            return None
-        return rows.table["shown_at"].cast(pa.date32())
-    if column in rows:
-        return rows.table[column]
-    for codes, key, table in ((rows.ads, "ad_id", ads), (rows.users, "user_id", users)):
-        if table is not None and column in table.column_names and column != key:
-            one_each = look_up(codes.values, table, key, [column], where=f"the {key[:-3]}s table")[column]
-            return one_each.take(pa.array(codes.codes))
-    return None
-
-
-def _cut(column: str, values: pa.ChunkedArray) -> Slicing:
-    kind = values.type
-    if pa.types.is_dictionary(kind):
-        if pa.types.is_string(kind.value_type):
-            return _cut_words(column, values, MOST_VALUES)
-        values, kind = values.cast(kind.value_type), kind.value_type
-    if column == "history_length":
-        return _cut_numbers(column, values, HISTORY_BINS[1:])
-    many = pc.count_distinct(values).as_py() > MOST_VALUES
-    if (pa.types.is_floating(kind) or pa.types.is_integer(kind)) and many:
-        numbers = values.drop_null().to_numpy()
-        steps = np.linspace(0, 1, QUANTILES + 1)[1:-1]
-        return _cut_numbers(column, values, np.unique(np.quantile(numbers, steps)))
-    if pa.types.is_nested(kind):
-        raise DataError(f"slice column '{column}' is {kind}; slices need one value a row.")
-    return _cut_words(column, values, MOST_VALUES)
-
-
-def _cut_words(column: str, values: pa.ChunkedArray, most: int) -> Slicing:
-    coded = encode(values)
-    counts = np.bincount(coded.codes, minlength=len(coded))
-    named = pc.if_else(coded.values, "yes", "no") if pa.types.is_boolean(coded.values.type) else coded.values.cast(pa.string())
-    words = pc.fill_null(named, "(none)").to_numpy(zero_copy_only=False)
-    frequent = np.sort(np.argsort(-counts, kind="stable")[:most])
-    frequent = frequent[np.lexsort((words[frequent].astype(str), _as_number(words[frequent])))]
-    place = np.full(len(words), len(frequent))
-    place[frequent] = np.arange(len(frequent))
-    names = [*words[frequent].tolist(), *([OTHER] if len(frequent) < len(words) else [])]
-    return Slicing(column, tuple(names), place.astype(np.int32)[coded.codes])
-
-
-def _cut_numbers(column: str, values: pa.ChunkedArray, edges: Any) -> Slicing:
-    """Parts [low, high) between the edges; nulls are in none."""
-    numbers = values.cast(pa.float64()).to_numpy()
-    codes = np.searchsorted(np.asarray(edges, dtype=np.float64), numbers, side="right").astype(np.int32)
-    codes[np.isnan(numbers)] = -1
-    whole = column == "history_length"
-    names = [f"below {edges[0]:g}"]
-    for low, high in pairwise(edges):
-        names.append(f"{low:g} to {high - 1:g}" if whole else f"{low:g} to {high:g}")
-    names.append(f"{edges[-1]:g} or more")
-    if whole:
-        names[0] = "none"
-    return Slicing(column, tuple(names), codes)
-
-
-def _as_number(words: Any) -> Any:
-    """Sort key: numbers by value before everything else."""
-    return np.array([float(word) if str(word).lstrip("-").isdigit() else np.inf for word in words])
