@@ -22,6 +22,7 @@ from adrec.asof.history import HistoryReport, read_given, report_given
 from adrec.asof.keys import KeyColumns
 from adrec.asof.layers import SumsWriter, layers_of, save_sums
 from adrec.asof.measure import counter_columns
+from adrec.asof.partitions import Partition, Share, count_here
 from adrec.asof.replay import SortedEvents
 from adrec.asof.spec import KeyPlan, plan_keys
 from adrec.asof.state import PENDING, State, save_about, sums_name
@@ -64,15 +65,17 @@ class Attach:
         table: str = "events",
         batch_rows: int = BATCH_ROWS,
         partition_rows: int = _PARTITION_ROWS,
+        share: Share = count_here,
     ) -> None:
         """ads and users in the order of their index; `state` a folder to write; `earlier` the state of a run before.
+        `share` counts by user, here or elsewhere.
 
         Raises DataError where `earlier` was made with other settings, for columns that are not there, and for rows before
         the end of the earlier log.
         """
         self._connection, self._table, self._ads = connection, table, ads
         self._batch_rows, self._partition_rows = batch_rows, partition_rows
-        self._history, self._specs, self._folder = history, list(counters), state
+        self._history, self._specs, self._folder, self._share = history, list(counters), state, share
         self._plans = plan_keys(self._specs)
         self._earlier_folder = earlier
         self._earlier = State.load(earlier, self._plans, history) if earlier is not None else State(self._plans)
@@ -223,27 +226,36 @@ class Attach:
         names: list[str] = []
         done = 0
         batches = stream(self._connection.cursor(), query, batch_rows=self._batch_rows)
-        for number, pieces in itertools.groupby(_by_partition(batches), key=lambda piece: piece[0]):
-            state = State(plans)
-            for plan in plans:
-                if not layers:  # of users without rows today
-                    writers[plan.by].write(self._gone_on(plan, done << shift, number << shift).flat())
-                state.sums[plan.by] = self._gone_on(plan, number << shift, (number + 1) << shift)
-                state.sums[plan.by].is_layer = layers > 0
-            for _, piece in pieces:
-                rows = read_events(piece, self._keys)
-                names = self._keep(piece.column("row"), state.step(rows, is_counted(rows.weights)))
+        for counted in self._share(self._partitions(plans, batches, shift, is_layer=layers > 0)):
+            if not layers:  # of users without rows today
+                for plan in plans:
+                    writers[plan.by].write(self._gone_on(plan, done << shift, counted.number << shift).flat())
+            for row, sums in counted.rows:
+                names = self._keep(row, sums)
                 if advance is not None:
-                    advance(piece.num_rows)
+                    advance(len(row))
             give_back_memory()
             for plan in plans:
-                writers[plan.by].write(state.sums[plan.by] if layers else state.sums[plan.by].flat())
-            done = number + 1
+                own = counted.sums[plan.by]
+                writers[plan.by].write(own if layers else own.flat())
+            done = counted.number + 1
         for plan in plans:
             if not layers:
                 writers[plan.by].write(self._gone_on(plan, done << shift, 1 << 63).flat())
             writers[plan.by].close()
         return names
+
+    def _partitions(
+        self, plans: Sequence[KeyPlan], batches: Iterator[pa.RecordBatch], shift: int, *, is_layer: bool
+    ) -> Iterator[Partition]:
+        """The partitions of users that have rows, each with what an earlier run knew of its users."""
+        for number, pieces in itertools.groupby(_by_partition(batches), key=lambda piece: piece[0]):
+            sums = {plan.by: self._gone_on(plan, number << shift, (number + 1) << shift) for plan in plans}
+            for own in sums.values():
+                own.is_layer = is_layer
+            yield Partition(
+                number, plans, sums, ((piece.column("row"), read_events(piece, self._keys)) for _, piece in pieces)
+            )  # fmt: skip
 
     def _linked_layers(self, plans: Sequence[KeyPlan]) -> int:
         """Take over the layers of the earlier state, by hard link, unless they are many; how many lie there then."""

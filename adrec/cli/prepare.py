@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from adrec.cli.options import (
+    ClusterOption,
     ConfigOption,
     JsonOption,
     OutputOption,
@@ -34,6 +35,7 @@ def preprocess(
     json_output: JsonOption = False,
     quiet: QuietOption = False,
     seed: SeedOption = None,
+    cluster: ClusterOption = None,
     output: OutputOption = None,
 ) -> None:
     """Turn raw logs and ad copy into a prepared folder.
@@ -45,7 +47,8 @@ def preprocess(
     """
     run_stage(
         "data.preprocess", "data.preprocess:PreprocessConfig",
-        config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed, options={"output": output},
+        config=config, overrides=overrides, json_output=json_output, quiet=quiet, seed=seed,
+        options={"output": output, "cluster.address": cluster},
     )  # fmt: skip
 
 

@@ -46,6 +46,7 @@ from adrec.prepare.log.versions import join_versions
 from adrec.prepare.output.leaks import LEAK
 from adrec.prepare.sources import RawTables
 from adrec.prepare.stager import Stager
+from adrec.prepare.staging.validate import Create, create_here
 from adrec.schema import (
     ADS,
     COUNTS,
@@ -68,11 +69,12 @@ class Builder:
         config: PreprocessConfig,
         step: Advance,
         earlier: Earlier | None = None,
+        create: Create = create_here,
     ) -> None:
         self._connection, self._raw, self._config, self._step, self._earlier = connection, raw, config, step, earlier
         self._extras = extras_of(config)
         self._built = Built(moves=earlier is not None and isinstance(config.split, RollingSplit))
-        self._stager = Stager(connection, raw, config, self._built, self._extras, earlier)
+        self._stager = Stager(connection, raw, config, self._built, self._extras, earlier, create)
         self._attributes = Attributes(connection, raw, config, self._built, self._extras, earlier)
 
     def build(self) -> Built:
@@ -215,9 +217,10 @@ def build(
     config: PreprocessConfig,
     step: Advance,
     earlier: Earlier | None = None,
+    create: Create = create_here,
 ) -> Built:
-    """See Builder.build."""
-    return Builder(connection, raw, config, step, earlier).build()
+    """See Builder.build; `create` makes the table of the impressions."""
+    return Builder(connection, raw, config, step, earlier, create).build()
 
 
 def _number_ads(connection: duckdb.DuckDBPyConnection) -> None:

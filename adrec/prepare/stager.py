@@ -22,7 +22,7 @@ from adrec.prepare.sources.malformed import set_lines_aside
 from adrec.prepare.staging import quarantine
 from adrec.prepare.staging.privacy import Privacy
 from adrec.prepare.staging.roles import Roles, roles_of
-from adrec.prepare.staging.validate import Staged, stage_table
+from adrec.prepare.staging.validate import Create, Staged, create_here, stage_table
 from adrec.schema import ADS, IMPRESSIONS, KNOWN_FROM, TRUE_PROBABILITY, USERS, TableSpec
 
 
@@ -37,7 +37,10 @@ class Stager:
         built: Built,
         extras: Extras,
         earlier: Earlier | None,
+        create: Create = create_here,
     ) -> None:
+        """`create`: what makes the table of the impressions, see `stage_table`."""
+        self._create = create
         self._connection, self._raw, self._config, self._earlier = connection, raw, config, earlier
         self._built, self._extras = built, extras
         self._privacy = Privacy(connection, config.privacy)
@@ -47,6 +50,9 @@ class Stager:
     def stage(self, raw: RawTable, spec: TableSpec, label: str, extra: Sequence[str], **more: Any) -> None:
         """Table `staged_<label>`, and what was rejected. Lines that cannot be read are set aside."""
         roles = self._roles_of(label)
+
+        if label == "impressions":
+            more |= {"create": self._create}
 
         def stage() -> Staged:
             return stage_table(

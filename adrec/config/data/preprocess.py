@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from adrec.config.base import Config, ConfigPath, EncoderReference, Moment, Seeded
+from adrec.config.cluster import OnCluster
 from adrec.config.data.media import AudioSettings, ImageSettings
 from adrec.config.data.sources import Source, TablesSource
 from adrec.config.data.spans import Span
@@ -210,7 +211,7 @@ class Features(Config):
     """Columns of the users."""
 
 
-class PreprocessConfig(Seeded):
+class PreprocessConfig(Seeded, OnCluster):
     """Raw logs and ad copy -> prepared folder."""
 
     output: ConfigPath

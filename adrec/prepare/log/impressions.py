@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from adrec.asof.attach import Attach
+from adrec.asof.partitions import Share, count_here
 from adrec.asof.spec import counter_names
 from adrec.config.data.preprocess import PreprocessConfig
 from adrec.config.training.features import resolve_counters
@@ -54,9 +55,11 @@ def keyed_columns(connection: duckdb.DuckDBPyConnection, config: PreprocessConfi
 
 
 def open_attach(
-    connection: duckdb.DuckDBPyConnection, config: PreprocessConfig, shape: LogShape, folder: Path, earlier: Path | None = None
-) -> Attach:
-    """What attaches histories and counters: the events of the engine, the ads and users written to `folder`.
+    connection: duckdb.DuckDBPyConnection, config: PreprocessConfig, shape: LogShape, folder: Path, earlier: Path | None = None,
+    share: Share = count_here,
+) -> Attach:  # fmt: skip
+    """What attaches histories and counters: the events of the engine, the ads and users written to `folder`. `share` counts by
+    user, here or elsewhere.
 
     Raises DataError for an unknown column.
     """
@@ -73,6 +76,7 @@ def open_attach(
         counters=counters,
         state=folder / STATE,
         earlier=earlier,
+        share=share,
     )
 
 

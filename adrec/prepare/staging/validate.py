@@ -100,6 +100,15 @@ _CHECKS: Mapping[str, tuple[str, str, str]] = {
 }
 
 
+Create = Callable[[duckdb.DuckDBPyConnection, RawTable, str, str], None]
+
+
+def create_here(connection: duckdb.DuckDBPyConnection, raw: RawTable, target: str, query: str) -> None:
+    """Create table `target` from the query that types the rows of `raw`, in this engine."""
+    refuse_lone_quotes(connection, raw.files)
+    connection.execute(f"CREATE OR REPLACE TABLE {target} AS {query}")
+
+
 def stage_table(
     connection: duckdb.DuckDBPyConnection,
     raw: RawTable,
@@ -114,16 +123,17 @@ def stage_table(
     private: Callable[[str, str, str], str] | None = None,
     remembered: Callable[[str], str | None] = lambda user_id: None,
     since: str | None = None,
+    create: Create = create_here,
 ) -> Staged:
     """Create table `target`: the columns of `spec` that exist and `extra`, typed, with source_* and `faults`.
 
     `roles` says how extra columns are read. `known_ads` names a table of ad ids that every row must be among (adds
     `ad_index`). `private(column, sql, type)` may wrap a value (pseudonyms, masks). `remembered(user_id)` may be the condition
-    under which a user's rows are taken. `since` leaves earlier rows out. Raises DataError listing every missing column.
+    under which a user's rows are taken. `since` leaves earlier rows out. `create` makes the table from a query over the view of
+    `raw`; all else that is done here reads the table. Raises DataError listing every missing column.
     """
     stored = columns_of(connection, raw.view)
     refuse_missing(raw, spec, stored, extra)
-    refuse_lone_quotes(connection, raw.files)
     made = {*raw.reading.defaults, *raw.reading.at_least}
     wanted = [column for column in spec.names if column in stored or column in made]
     counted = counts_among(wanted)
@@ -145,10 +155,10 @@ def stage_table(
     if "user_id" in wanted and (known := remembered(_typed("user_id"))) is not None:
         conditions.append(known)
     taken = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-    connection.execute(
-        f"CREATE OR REPLACE TABLE {target} AS SELECT {', '.join(outer)}, source_file, source_row, source_order "
-        f"FROM ({plan.inner}) typed{joined}{taken}"
-    )
+    create(
+        connection, raw, target,
+        f"SELECT {', '.join(outer)}, source_file, source_row, source_order FROM ({plan.inner}) typed{joined}{taken}",
+    )  # fmt: skip
     counts = one_row(connection, f"SELECT count(*) AS n, count_if({_bad(checks)}) AS bad FROM {target}")
     lines = lines_of(connection, raw.files)
     unread = one_row(connection, f"SELECT count(*) AS n FROM {lines}")["n"] if lines else 0

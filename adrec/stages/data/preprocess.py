@@ -3,7 +3,9 @@
 import json
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,10 @@ import pyarrow.parquet as pq
 from rich.console import RenderableType
 
 from adrec import __version__
+from adrec.asof.partitions import count_here
+from adrec.cluster.session import session
 from adrec.config.base import save_config
+from adrec.config.cluster import ClusterConfig
 from adrec.config.data.preprocess import PreprocessConfig, TimeSplit
 from adrec.data.disk.engine import columns_of, one_row, open_engine, open_memory_engine, text
 from adrec.data.disk.outputs import PREPARED, files_of
@@ -28,6 +33,7 @@ from adrec.prepare.log.carried import save_carried
 from adrec.prepare.log.impressions import keyed_columns, open_attach, write_impressions
 from adrec.prepare.log.outcomes import LABELS, events_of
 from adrec.prepare.log.rolling import MOVED, move_shards
+from adrec.prepare.log.sharing import sharing
 from adrec.prepare.log.versions import moved_features, write_versions
 from adrec.prepare.output.entities import Encoded, TextMaker, add_queries, has_texts, prepare_texts, write_corpus, write_tables
 from adrec.prepare.output.fingerprint import config_digest, describe_inputs, fingerprint
@@ -39,6 +45,8 @@ from adrec.prepare.output.summary import add_people, added, totals
 from adrec.prepare.output.writer import SplitWriter
 from adrec.prepare.sources import open_source
 from adrec.prepare.staging import quarantine
+from adrec.prepare.staging.parts import PartStager, can_share, digests_on_cluster
+from adrec.prepare.staging.validate import Create, create_here
 from adrec.prepare.staging.widths import with_widths
 from adrec.schema import ADS, NOBODY, SPLITS, USERS, TableSpec, entity_tables
 from adrec.terminal import Terminal
@@ -96,7 +104,8 @@ def run(config: PreprocessConfig, terminal: Terminal) -> PreprocessResult:
     Nothing is done where neither inputs nor config have changed. New files of impressions are appended where that
     gives the same as building everything (docs/data/preprocess.md says when).
     """
-    with concealed(config.privacy.pseudonymise or config.privacy.mask_contacts):
+    shared = session(config.cluster) if config.cluster is not None else nullcontext()
+    with concealed(config.privacy.pseudonymise or config.privacy.mask_contacts), shared:
         result = _run(config, terminal)
     for finding in result.manifest["findings"]:
         terminal.warn(finding["message"])
@@ -166,7 +175,8 @@ def _plan(config: PreprocessConfig, terminal: Terminal) -> _Plan:
     extras = extras_of(config)
     with open_memory_engine() as connection, terminal.progress("fingerprinting the inputs"):
         raw = open_source(connection, config.source)
-        inputs = describe_inputs(raw.files, manifest["inputs"] if manifest else ())
+        digests = None if config.cluster is None else partial(_digests, config.cluster, terminal)
+        inputs = describe_inputs(raw.files, manifest["inputs"] if manifest else (), digests)
         earlier, why = None, ""
         if manifest is not None:
             try:
@@ -187,7 +197,7 @@ def _write(
         with open_engine(work, memory_limit_gb=config.memory_limit_gb, threads=config.threads) as connection:
             manifest = _prepare(connection, config, plan, earlier, folder, terminal, media, linked)
         shutil.rmtree(work)
-        save_config(config, folder / "config.yaml")
+        save_config(config.model_copy(update={"cluster": None}), folder / "config.yaml")
         manifest["files"] = {str(file.relative_to(folder)): file.stat().st_size for file in _files(folder)}
         _write_json(folder / "manifest.json", manifest)
     return manifest
@@ -203,9 +213,10 @@ def _prepare(
     media: "Sequence[Media]",
     linked: list[Encoded],
 ) -> dict[str, Any]:
-    raw = open_source(connection, config.source, skip=earlier.files if earlier is not None else 0)
+    skip = earlier.files if earlier is not None else 0
+    raw = open_source(connection, config.source, skip=skip)
     with terminal.progress("preprocess", total=2 + len(raw.files), unit="steps") as step:
-        built = build(connection, raw, config, step, earlier)
+        built = build(connection, raw, config, step, earlier, _creator(config, folder, terminal, skip))
         built.notes += add_paths(connection, config)
         for note in built.notes:
             terminal.warn(note)
@@ -243,7 +254,8 @@ def _prepare(
         built.available.save(folder)
     old = earlier.manifest if earlier is not None else {}
     carried = earlier.state if earlier is not None else None
-    attach = open_attach(connection, config, built.shape, folder, carried)
+    share = count_here if config.cluster is None else sharing(config.cluster, terminal)
+    attach = open_attach(connection, config, built.shape, folder, carried, share)
     writer = _open_writer(built, earlier, folder)
     write_impressions(connection, attach, writer, terminal, shape=built.shape, first_row=old.get("rows", 0))
     splits = writer.close()
@@ -291,6 +303,20 @@ def _prepare(
         "learnt_texts": carry_on.texts,
         "inputs": plan.inputs,
     }
+
+
+def _digests(cluster: ClusterConfig, terminal: Terminal, files: list[Path]) -> dict[Path, str]:
+    return digests_on_cluster(cluster, files, terminal) if files else {}
+
+
+def _creator(config: PreprocessConfig, folder: Path, terminal: Terminal, skip: int) -> Create:
+    """What stages the impressions: this machine, or the workers of a cluster, a file each."""
+    if config.cluster is None:
+        return create_here
+    if not can_share(config):
+        terminal.warn(f"cluster: the files of source.format '{config.source.format}' are read by this machine alone.")
+        return create_here
+    return PartStager(config, config.cluster, work_folder(folder) / "parts", terminal, skip=skip)
 
 
 def _named(connection: duckdb.DuckDBPyConnection, spec: TableSpec) -> int:
