@@ -118,14 +118,27 @@ class VectorWriter:
         self._handle = open(path, "wb")  # noqa: SIM115
         header = {"descr": self.dtype.str, "fortran_order": False, "shape": (rows, width)}
         np.lib.format.write_array_header_1_0(self._handle, header)
+        self._first = self._handle.tell()
 
     def add(self, column: pa.Array, *, where: str) -> None:
         """The next rows, a column of a batch."""
+        self._handle.write(self._as_stored(column, where).tobytes())
+
+    def put(self, rows: NDArray[np.integer], column: pa.Array, *, where: str) -> None:
+        """The given rows, a column of a batch, in any order: what is sorted by nobody needs no memory to be sorted in."""
+        stored, size = self._as_stored(column, where), self.width * self.dtype.itemsize
+        ends = np.flatnonzero(np.diff(rows) != 1) + 1  # runs of neighbours are written at once
+        for start, stop in zip([0, *ends], [*ends, len(rows)], strict=True):
+            if stop > start:
+                self._handle.seek(self._first + int(rows[start]) * size)
+                self._handle.write(stored[start:stop].tobytes())
+
+    def _as_stored(self, column: pa.Array, where: str) -> NDArray[np.floating]:
         values, known = _numbers(column, self.width, where=where)
         made = np.where(known[:, None], values, np.float32(np.nan))
         if self.dtype == np.float16:
             made = np.clip(made, -65_504, 65_504)  # beyond that a float16 is infinite
-        self._handle.write(np.ascontiguousarray(made, self.dtype).tobytes())
+        return np.ascontiguousarray(made, self.dtype)
 
     def close(self) -> None:
         """Finish the file."""

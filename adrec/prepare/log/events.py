@@ -45,10 +45,17 @@ def build_table(connection: duckdb.DuckDBPyConnection, staged: str, spec: TableS
         build_versions(connection, staged, spec, good(connection, staged), columns)
         return
     number = f"CAST(row_number() OVER (ORDER BY source_order) - 1 AS INTEGER) AS {index}"
-    connection.execute(
-        f"CREATE OR REPLACE TABLE {target} AS SELECT {number}, {columns} FROM {staged} "
-        f"WHERE {good(connection, staged)} ORDER BY source_order"
-    )
+    if any(kind.endswith("]") for kind in columns_of(connection, staged).values()):
+        # Vectors are not sorted: they are wide, and each is written at its place later on.
+        connection.execute(
+            f"CREATE OR REPLACE TABLE {target} AS SELECT {index}, {columns} FROM {staged} JOIN "
+            f"(SELECT source_order, {number} FROM {staged} WHERE {good(connection, staged)}) USING (source_order)"
+        )
+    else:
+        connection.execute(
+            f"CREATE OR REPLACE TABLE {target} AS SELECT {number}, {columns} FROM {staged} "
+            f"WHERE {good(connection, staged)} ORDER BY source_order"
+        )
     if key is None:
         return
     twice = connection.execute(

@@ -238,6 +238,7 @@ def _write(
     kinds = columns_of(connection, spec.name)
     columns = [column for column in kinds if column != spec.index]
     vectors = [column for column in columns if column in precisions]
+    columns = [column for column in columns if column not in precisions]
     selected = ", ".join(f"t.{name(column)}" for column in columns)
     before, before_join = _earlier_texts(connection, spec, maker, earlier)
     query = (
@@ -253,12 +254,10 @@ def _write(
         (item, VectorWriter(file_of(folder, spec.name, item.name), rows, item.width, precisions.get(item.name, "float32")))
         for item in encoded
     ]
-    dropped = {*apart, *(item.column for item in encoded if kinds.get(item.column) == "BLOB")}
+    dropped = {item.column for item in encoded if kinds.get(item.column) == "BLOB"}
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for batch in stream(connection.cursor(), query, batch_rows=_BATCH_ROWS if vectors or encoded else 65_536):
-            for column, writer in apart.items():
-                writer.add(batch.column(column), where=f"{spec.name}: column '{column}'")
+        for batch in stream(connection.cursor(), query, batch_rows=_BATCH_ROWS if encoded else 65_536):
             made = _texts(connection, spec.stored, spec.text, maker, batch) if spec.text is not None else {}
             for item, writer in made_of:
                 source = made.get(item.column, batch.column(item.column) if item.column in batch.schema.names else None)
@@ -268,10 +267,22 @@ def _write(
             yield canonical(pa.RecordBatch.from_pydict(kept | made), spec.stored)
 
     try:
+        _write_vectors(connection, spec, apart)
         return write_batches(folder / spec.file, batches())
     finally:
         for writer in (*apart.values(), *(writer for _, writer in made_of)):
             writer.close()
+
+
+def _write_vectors(connection: duckdb.DuckDBPyConnection, spec: TableSpec, writers: Mapping[str, VectorWriter]) -> None:
+    """The columns of vectors, each row at its place: to sort them would take memory for all of them."""
+    if not writers:
+        return
+    wanted = ", ".join(name(column) for column in writers)
+    for batch in stream(connection.cursor(), f"SELECT {spec.index}, {wanted} FROM {spec.name}", batch_rows=_BATCH_ROWS):
+        rows = batch.column(spec.index).to_numpy()
+        for column, writer in writers.items():
+            writer.put(rows, batch.column(column), where=f"{spec.name}: column '{column}'")
 
 
 def _texts(
