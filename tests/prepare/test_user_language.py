@@ -23,7 +23,7 @@ class Packed:
     """What the catalogue reads of a bundle."""
 
     text: TextSettings
-    images: None = None
+    media: dict = dataclasses.field(default_factory=dict)
 
 
 def bilingual(folder, **columns):
