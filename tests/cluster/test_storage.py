@@ -1,13 +1,17 @@
 """A cluster over object storage: each node has a mirror of its own; parts are published, then their manifest."""
 
 import json
+import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
-from test_object_storage import get, names, server, store  # noqa: F401
 from worlds import make_bundle, make_world
+
+sys.path.append(str(Path(__file__).parents[1] / "stages"))
+from test_object_storage import get, names, server, store  # noqa: E402, F401
 
 from adrec.cluster import pool as pools
 from adrec.cluster.files import inventory
