@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from rich.console import RenderableType
 
 from adrec import __version__
@@ -26,6 +27,7 @@ from adrec.data.remote.fetching import fetch
 from adrec.data.remote.publishing import bring_down, publish, publish_or_withdraw
 from adrec.data.remote.stores import listed
 from adrec.errors import ResourceError
+from adrec.ranks import by_torchrun
 from adrec.stages.writing import is_first_process, names_addresses, output_of, paths_of, writing
 from adrec.terminal import Terminal
 from adrec.urls import address_of, local_of, mirror
@@ -52,6 +54,10 @@ def run_guarded(run: Callable[..., Any], config: StageConfig, terminal: Terminal
     """The result of `run(config, terminal)`; where the config names addresses, what they stand for is fetched and published."""
     if is_first_process() and names_addresses(config):
         return run_remotely(run, config, terminal)
+    if by_torchrun() and names_addresses(config):  # another machine has a mirror of its own
+        mirror().mkdir(parents=True, exist_ok=True)
+        with FileLock(mirror() / ".fetching.lock"):
+            _fetch_inputs(config, terminal)
     with writing(config, terminal):
         return run(config, terminal)
 

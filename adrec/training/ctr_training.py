@@ -90,7 +90,7 @@ def train_click_model(
     steps = total_steps(training, plan.count)
     total = total_batches(training, plan.count)
     if share is not None:
-        total = min(total, max(1, round(share * steps)) * training.accumulate * training.devices)
+        total = min(total, max(1, round(share * steps)) * training.accumulate * training.processes)
     loader = BatchLoader(plan.plan, plan.collate, total=total, seed=seed, workers=training.workers)
     module = CTRModule(
         model=model,

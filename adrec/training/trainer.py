@@ -8,7 +8,6 @@ import copy
 import json
 import logging
 import math
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,8 +26,10 @@ from adrec.config.training.loop import TrainingConfig
 from adrec.data.device import resolve_device, runs_bf16
 from adrec.data.disk.writing import write_aside
 from adrec.errors import ConfigError, Interrupted, ResourceError
+from adrec.ranks import by_torchrun, is_first
 from adrec.terminal import Terminal
 from adrec.training.callbacks import LAST_CHECKPOINT, Bar, Curve, ExactResume, KeepBest, Profile
+from adrec.training.launch import await_first, check_launch, is_of_peers, tell_others
 from adrec.training.loader import BatchLoader
 from adrec.training.sharding import sharded_strategy, whole_weights
 from adrec.training.stopping import Stopped, StopSignals
@@ -83,8 +84,14 @@ def open_work(folder: Path, identity: dict[str, Any], *, resume: bool) -> None:
 
     Raises ConfigError, naming the keys that differ, where a checkpoint of another run lies there.
     """
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        return  # a helper process of a distributed run: the first one has made the folder ready
+    if not is_first():
+        await_first(folder)  # Lightning starts helpers when the folder is ready, torchrun starts all processes at once
+        return
+    _open_work(folder, identity, resume=resume)
+    tell_others(folder)
+
+
+def _open_work(folder: Path, identity: dict[str, Any], *, resume: bool) -> None:
     record = folder / RUN_FILE
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
@@ -107,12 +114,12 @@ def total_batches(config: TrainingConfig, batches_per_epoch: int) -> int:
     total = batches_per_epoch * config.epochs
     if config.max_steps is None:
         return total
-    return min(total, config.max_steps * config.accumulate * config.devices)
+    return min(total, config.max_steps * config.accumulate * config.processes)
 
 
 def total_steps(config: TrainingConfig, batches_per_epoch: int) -> int:
     """Optimiser steps of the whole run: what a schedule needs to know."""
-    return max(1, math.ceil(total_batches(config, batches_per_epoch) // config.devices / config.accumulate))
+    return max(1, math.ceil(total_batches(config, batches_per_epoch) // config.processes / config.accumulate))
 
 
 def fit(
@@ -143,8 +150,8 @@ def fit(
     (`is_last` is False): every process has to take part in each of them. Only the first one's module holds the best weights.
     Raises AdrecError where the loss is not finite.
     """
-    per_epoch = max(1, train.batches_per_epoch // config.devices)
-    evaluate_every = min(train.total // config.devices, max(1, math.ceil(per_epoch / config.evaluations_per_epoch)))
+    per_epoch = max(1, train.batches_per_epoch // config.processes)
+    evaluate_every = min(train.total // config.processes, max(1, math.ceil(per_epoch / config.evaluations_per_epoch)))
     # A sharded module cannot be put together again in place: a copy is trained, and its weights are brought back.
     trained = copy.deepcopy(module) if config.strategy == "fsdp" else module
     keep = KeepBest(work, module, monitor=monitor, mode=mode, patience=config.patience)
@@ -176,6 +183,13 @@ def fit(
             raise SystemExit(0) from None  # the first process tells it
         where = f"stopped at step {stopped.step:,}; the same command goes on there." if stopped.step else ""
         raise Interrupted(stopped.number, where) from None
+    except RuntimeError as error:
+        if by_torchrun() and is_of_peers(error):
+            raise ResourceError(
+                f"{description}: another process of the training was lost. torchrun starts all of them again, from the last"
+                " checkpoint, as often as --max-restarts says."
+            ) from None
+        raise
     except SystemExit:  # Lightning's answer to a second Ctrl-C
         if trainer.interrupted:
             raise KeyboardInterrupt from None
@@ -205,13 +219,14 @@ def build_trainer(
     config: TrainingConfig, *, device: str, work: Path, callbacks: list[pl.Callback], evaluate_every: int
 ) -> pl.Trainer:
     """The Lightning Trainer of a config. `device` is auto, cpu or cuda. Raises ResourceError where there is no such device."""
+    check_launch(config)
     device = resolve_device(device)
     on_gpu = device == "cuda"
     if on_gpu and config.devices > torch.cuda.device_count():
         raise ResourceError(f"training.devices is {config.devices}; this machine has {torch.cuda.device_count()} GPUs.")
-    strategy: str | Strategy = config.strategy if config.strategy != "auto" or config.devices == 1 else "ddp"
+    strategy: str | Strategy = config.strategy if config.strategy != "auto" or config.processes == 1 else "ddp"
     if strategy == "fsdp":
-        strategy = sharded_strategy(config.devices)
+        strategy = sharded_strategy(config.processes)
     elif strategy == "ddp":
         # A dot product reads no features, in_batch no output layer: weights without a gradient are not waited for.
         strategy = DDPStrategy(find_unused_parameters=True)
@@ -219,6 +234,7 @@ def build_trainer(
         return pl.Trainer(
             accelerator="gpu" if on_gpu else "cpu",
             devices=config.devices,
+            num_nodes=config.nodes,
             strategy=strategy,
             precision="bf16-mixed" if runs_bf16(config.precision, device) else "32-true",
             max_epochs=1,

@@ -35,9 +35,11 @@ class TrainingConfig(Config):
     compile: bool = False
     """torch.compile the encoder. Gains on GPUs and long runs; on small CPU runs it costs more than it saves."""
     devices: int = Field(1, ge=1, le=1_024)
-    """GPUs (or CPU processes) to train on."""
+    """GPUs (or CPU processes) of a machine to train on."""
+    nodes: int = Field(1, ge=1, le=10_000)
+    """Machines to train on, `devices` on each. torchrun starts the processes (docs/how-to/cluster.md)."""
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    """`auto` is one device, or DDP where `devices` is more; FSDP shards the weights too."""
+    """`auto` is one device, or DDP where there are more; FSDP shards the weights too."""
     workers: int = Field(0, ge=0, le=1_024)
     """Processes that make batches beside the training; 0 makes them in line."""
     checkpoint_minutes: float = Field(5.0, ge=0)
@@ -50,3 +52,8 @@ class TrainingConfig(Config):
     """Where curves go besides the report: each beyond tensorboard needs its package."""
     profile: bool = False
     """Record ten early steps with torch's profiler: a table and a trace in the output's profile/."""
+
+    @property
+    def processes(self) -> int:
+        """Devices of all machines."""
+        return self.devices * self.nodes

@@ -60,7 +60,7 @@ def _write(material: Material, networks: Networks, above: Above, chosen: ClickMo
         valid_rows=len(data.valid),
         seeds=[run.seed for run in networks.runs],
         best_seed=best.trained.seed,
-        epochs=best.trained.run.steps * config.training.accumulate * config.training.devices / best.trained.batches_per_epoch,
+        epochs=best.trained.run.steps * config.training.accumulate * config.training.processes / best.trained.batches_per_epoch,
         seconds=best.trained.run.seconds,
         rows_per_second=best.trained.run.units_per_second,
         models=figures(material, above, chosen),

@@ -1,0 +1,70 @@
+"""Processes of one training on several machines: that all of them are there, and see the folder that the first one makes ready.
+
+torchrun starts them all at once, and again after a loss; they go on from the last checkpoint, which lies in the work folder
+beside the output. So every machine must see that folder: on a shared disk, or in a mirror of object storage on one.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import torch.distributed as dist
+
+from adrec.config.training.loop import TrainingConfig
+from adrec.data.disk.writing import write_aside
+from adrec.errors import ConfigError, ResourceError
+from adrec.ranks import attempt, by_torchrun, rank
+
+_READY = ".ready"
+_PATIENCE_SECONDS = 120.0
+"""What a machine that sees the folder late may take."""
+
+
+def check_launch(config: TrainingConfig) -> None:
+    """Raise ConfigError where the processes that were started are not those of the config."""
+    if not by_torchrun():
+        if config.nodes > 1:
+            raise ConfigError(
+                f"training.nodes is {config.nodes}: start the command on each of the machines by torchrun: torchrun --nnodes"
+                f" {config.nodes} --nproc-per-node {config.devices} --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m adrec"
+                " finetune --config FILE"
+            )
+        return
+    world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if (local, world) != (config.devices, config.processes):
+        raise ConfigError(
+            f"torchrun started {world} processes, {local} on this machine; training.devices x training.nodes is"
+            f" {config.devices} x {config.nodes}. Give torchrun --nproc-per-node {config.devices} --nnodes {config.nodes}."
+        )
+
+
+def tell_others(folder: Path) -> None:
+    """The work folder is ready for this start of all processes."""
+    if by_torchrun():
+        with write_aside(folder / _READY) as aside:
+            aside.write_text(attempt(), encoding="utf-8")
+
+
+def await_first(folder: Path) -> None:
+    """Wait until the first process has made `folder` ready. Raises ResourceError where this machine does not see that."""
+    if not by_torchrun():
+        return
+    began = time.monotonic()
+    while True:
+        try:
+            if (folder / _READY).read_text(encoding="utf-8") == attempt():
+                return
+        except OSError:
+            pass
+        if time.monotonic() - began > _PATIENCE_SECONDS:
+            raise ResourceError(
+                f"{folder}: process {rank()} does not see what the first one has written there. Put `output` on a disk that"
+                " all machines share."
+            )
+        time.sleep(0.1)
+
+
+def is_of_peers(error: RuntimeError) -> bool:
+    """Whether a fault is that of the connection to another process."""
+    said = str(error)
+    return isinstance(error, dist.DistError) or any(mark in said for mark in ("Connection", "gloo", "NCCL", "timed out"))
