@@ -25,7 +25,7 @@ from adrec.sample import generate_sample
 ELSEWHERE = {"tutorial.md", "log.md"} | {
     f"how-to/{name}.md"
     for name in (
-        "gbk", "hub-encoder", "numeric-feature", "object-storage", "plugins", "several-gpus", "tomorrow", "your-log",
+        "cluster", "gbk", "hub-encoder", "numeric-feature", "object-storage", "plugins", "several-gpus", "tomorrow", "your-log",
     )
 }  # fmt: skip
 EVERY_PAGE = {name: ROOT / name for name in ("README.md", "README.zh-CN.md", "CONTRIBUTING.md")}

@@ -105,7 +105,8 @@ def run(config: TuneConfig, terminal: Terminal) -> TuneResult:
 
 def with_values(config: TuneConfig, values: Mapping[str, Any]) -> FinetuneConfig:
     """The base finetune config with `values` at their dotted keys, as one trial on one device. Raises ConfigError."""
-    fixed = {"seed": config.seed, "device": config.device, "seeds": 1, "training.devices": 1, "training.strategy": "auto"}
+    alone = {"training.devices": 1, "training.nodes": 1, "training.strategy": "auto"}
+    fixed = {"seed": config.seed, "device": config.device, "seeds": 1, **alone}
     settings = [f"{key}={json.dumps(value)}" for key, value in {**fixed, **values}.items()]
     return load_config(config.base, FinetuneConfig, settings, overrides_base=config.base.parent)
 
