@@ -14,7 +14,7 @@ from adrec.training.click_data import load_click_data
 from adrec.training.click_encoder import open_text_encoder, text_reader
 from adrec.training.ctr_module import CTRModule
 from adrec.training.private.gradients import UnitLoss, clipped_gradients
-from adrec.training.private.units import PoissonPlan, chunks_of
+from adrec.training.private.units import PoissonPlan, apart, chunks_of
 
 PENALTY = 0.03
 MODELS = {
@@ -104,3 +104,13 @@ def test_units_are_drawn_alone_and_whole_users_are_cut(tmp_path):
     assert np.std(sizes) == pytest.approx(deviation, rel=0.15)
     nobody = PoissonPlan(data.train, data.collate, unit, 0.0, 5, 1, 8, Noise(seed=1)).collate(0, np.random.default_rng(0))
     assert nobody.chunks == ()
+
+
+def test_nothing_that_a_batch_carries_is_forgotten(tmp_path):
+    _, data = learn(tmp_path, MODELS["target"])
+    batch = data.collate(data.train, np.arange(12))._replace(links=torch.rand(12, 3))
+    [chunk] = chunks_of(batch, np.repeat(np.arange(4), 3), 8)
+    stacked = apart(batch, chunk)
+    assert [name for name in batch._fields if getattr(batch, name) is not None and getattr(stacked, name) is None] == []
+    assert torch.equal(stacked.links.flatten(0, 1), batch.links)
+    assert torch.equal(stacked.numeric.flatten(0, 1), batch.numeric)

@@ -124,7 +124,11 @@ def _of_ads(prepared: Prepared, stored: FeatureSet, seed: int) -> FeatureSet:
     """On every ad of the catalogue, which is public: also those that no training row shows."""
     ads = prepared.ads()
     fitted = FeatureSet.fit(stored.spec, ads.drop_columns([item.name for item in stored.vectors]).to_batches(), seed=seed)
-    return fitted.with_fitted_vectors(ads, np.arange(len(ads)), seed=seed) if stored.spec.vectors else fitted
+    if not stored.spec.vectors:
+        return fitted
+    fitted = fitted.with_fitted_vectors(ads, np.arange(len(ads)), seed=seed)
+    spaces = {item.name: item.space for item in stored.vectors}  # a space says by which encoder its vectors were made
+    return replace(fitted, vectors=tuple(replace(item, space=spaces[item.name]) for item in fitted.vectors))
 
 
 def _own(prepared: Prepared, fitted: FeatureSet, unit: str, declared: Declared) -> set[str]:

@@ -77,7 +77,7 @@ def run_privately(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     work = work_folder(config.output)
     trained = train_privately(config, data, unit, schedule, randomness, work=work, terminal=terminal)
     material = Material(config, prepared, encoder, reader, None, data, terminal)
-    packed = replace(click_model(material, data, trained, Suite()), tables={})
+    packed = click_model(material, data, trained, Suite())
     held_out = HeldOut(Predictor(packed, device=resolve_device(config.device), cache=config.text.cache), prepared, data.valid)
     packed = replace(packed, calibrations=_calibrations(config, data, held_out.raw, releases))
     ledger = Ledger(
@@ -97,6 +97,9 @@ def _refuse(config: FinetuneConfig, prepared: Prepared) -> None:
             f"{prepared.path}: its negatives were drawn by what everybody clicked, which no unit can be taken out of."
             " Train on a log of impressions."
         )
+    people = [spec.name for spec in prepared.tables() if spec.packed and any(item.role == "person" for item in spec.columns)]
+    if people:
+        raise DataError(f"{prepared.path}: its table '{people[0]}' is about people, and would be part of the bundle.")
     reference = config.text.reference
     if reference is not None and Path(reference).exists() and "encoder" not in config.privacy.public:
         raise ConfigError(
@@ -207,6 +210,9 @@ def _of_files(config: FinetuneConfig, packed: ClickModel, lacking: Sequence[str]
     if packed.encoder is not None:
         word = "declared public" if "encoder" in privacy.public else "made elsewhere, from other texts"
         lines.append(Line("text encoder", "public", word, ("encoder/",)))
+    graph = ("tables/", "entity_vectors/")
+    if packed.tables:
+        lines.append(Line("what ads are linked to", "public", "the catalogue, and vectors learned from its links", graph))
     for reader in packed.media.values():
         lines.append(Line(reader.spec.FOLDER, "public", "made elsewhere", (f"{reader.spec.FOLDER}/",)))
     if privacy.counts:
