@@ -47,8 +47,8 @@ def for_privacy(config: FinetuneConfig) -> FinetuneConfig:
     faults = [fault for rule in _RULES if (fault := _fault(config, rule)) is not None]
     if any(term.kind != "bce" for term in config.loss.terms):
         faults.append("loss.terms may only be bce: the others compare rows of several units")
-    if "users" in config.model.identities:
-        faults.append("model.identities names users: a list of users tells who was there")
+    if config.model.identities:
+        faults.append("model.identities must be []: who has a vector of his own tells who was there, and how often")
     if "gru" in config.model.user.parts:
         faults.append("model.user.parts names gru, which cannot be run a unit at a time: take soft, global or local")
     if faults:

@@ -136,7 +136,7 @@ def test_a_counter_is_read_on_the_owners_word(made):
         ({"baselines": {"names": ["lightgbm"]}}, r"baselines\.names must be \[\]"),
         ({"refit": True}, "refit must be False"),
         ({"loss": {"terms": [{"kind": "in_batch"}]}}, r"loss\.terms may only be bce"),
-        ({"model": {"identities": ["users"]}}, "model.identities names users"),
+        ({"model": {"identities": ["users"]}}, r"model\.identities must be \[\]"),
         ({"model": {"user": {"parts": ["gru"]}}}, "names gru"),
         ({"text": {"train": "full"}}, r"text\.train must be frozen"),
         ({"calibration": "isotonic"}, "calibration must be platt"),
