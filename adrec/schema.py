@@ -371,6 +371,10 @@ COUNTER_PREFIX = "counter_"
 LABEL_OF_SCORE = b"adrec.label"
 """Metadata of a SCORED file's schema: the label that `score` predicts, where it is not the click."""
 ANY_SLOT = "score_any_slot"
+SCORE_PREFIX = "score_"
+"""Before the name of a further task, in SCORED and RANKED."""
+CONVERSION_SCORE = f"{SCORE_PREFIX}conversion"
+"""Probability that the impression leads to a conversion: what a list promises of it."""
 _ANY_SLOT = Column(
     ANY_SLOT, pa.float32(), False, "the same where the slot is not known; where the bundle knows what slots do", "number",
     bounds=(0, 1),
@@ -422,6 +426,14 @@ RANKED = TableSpec(
         Column("rank", pa.int32(), True, "1-based within the request", "number", bounds=(1, inf)),
         Column("score", pa.float32(), True, "calibrated click probability in its slot, in [0, 1]", "number", bounds=(0, 1)),
         _ANY_SLOT,
+        Column(
+            CONVERSION_SCORE,
+            pa.float32(),
+            False,
+            "probability of a conversion; `score_<task>` of every further task",
+            "number",
+            bounds=(0, 1),
+        ),
         Column(
             "value", pa.float64(), True, "what the ranking orders by: score, score x bid, or a weighted sum of tasks", "number"
         ),

@@ -49,7 +49,7 @@ from adrec.models.net.tasks import Task
 from adrec.models.text.text_encoder import TextEncoder, load_text_encoder
 from adrec.prepare.own_files import LogForm
 from adrec.ranking.auction import in_slot
-from adrec.schema import TableSpec, entity_tables
+from adrec.schema import CONVERSION_SCORE, SCORE_PREFIX, TableSpec, entity_tables
 from adrec.specs import ListSpec
 from adrec.training.build import Dimensions, build_model, own_vectors
 
@@ -75,6 +75,11 @@ class Scores:
     """what `score` would be if the rows did not say their slot; None where the bundle knows nothing of slots"""
     label: str = "click"
     """of the main task"""
+
+    @property
+    def columns(self) -> dict[str, NDArray[np.float32]]:
+        """The score and the further tasks by their columns in SCORED and RANKED."""
+        return {"score": self.score, **{f"{SCORE_PREFIX}{name}": values for name, values in self.tasks.items()}}
 
     def of(self, rows: NDArray[np.bool_]) -> "Scores":
         """Those of some rows."""
@@ -151,6 +156,19 @@ class ClickModel:
     def has(self) -> LogShape:
         """What the log names that the model learned from."""
         return self.form.has
+
+    @property
+    def score_of(self) -> str:
+        """The label of the main task, which `score` is about."""
+        return self.tasks[0].name
+
+    @property
+    def conversion_column(self) -> str | None:
+        """The column of SCORED and RANKED with the probability of a conversion; None where it was not learned."""
+        is_binary = {task.name: task.is_binary for task in self.tasks}
+        if not is_binary.get("conversion"):
+            return None
+        return "score" if self.score_of == "conversion" else CONVERSION_SCORE
 
     @property
     def columns(self) -> Columns:

@@ -34,7 +34,7 @@ from adrec.models.baselines.declared import declared_columns
 from adrec.models.baselines.suite import score_all
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.models.text.text_vectors import TextReader, texts_with_row
-from adrec.schema import ANY_SLOT, BASELINE_PREFIX, LABEL_OF_SCORE, NOBODY, as_of_column
+from adrec.schema import ANY_SLOT, BASELINE_PREFIX, LABEL_OF_SCORE, NOBODY, SCORE_PREFIX, as_of_column
 from adrec.specs import WORDS
 from adrec.terminal import Terminal
 
@@ -388,7 +388,7 @@ def with_scores(impressions: pa.Table, examples: Examples, catalogs: Catalogs, s
     added: dict[str, Any] = {"logit": scores.logit, "score": scores.score}
     if scores.any_slot is not None:
         added[ANY_SLOT] = scores.any_slot
-    added |= {f"score_{name}": values for name, values in scores.tasks.items()}
+    added |= {f"{SCORE_PREFIX}{name}": values for name, values in scores.tasks.items()}
     nobody, nothing = ((catalog.ids.to_numpy(zero_copy_only=False) == NOBODY) for catalog in (catalogs.users, catalogs.ads))
     for name, cold, unnamed, index in (
         ("cold_ad", catalogs.cold_ad, nothing, examples.ad_index),

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from adrec.ranking.ledger import Ledger
-from adrec.schema import NOBODY
+from adrec.schema import CONVERSION_SCORE, NOBODY
 from adrec.serve.intake.checking import Asked, Place, RefusedError, Row
 from adrec.serve.intake.messages import UserIn
 from adrec.serve.lists import Answer, given_ads, lists_of
@@ -75,13 +75,16 @@ def scored(lives: dict[str, Live], items: list[Asked], now: int) -> list[Answer 
         scores = live.predictor.score_examples(examples, catalogs, baselines=False)
         is_finite = np.isfinite(scores.logit) & np.isfinite(scores.score)
         cold_ad, cold_user = live.ranker.catalogs.cold_ad[examples.ad_index], catalogs.cold_user[user]
-        columns = (scores.logit, scores.score, cold_ad, cold_user, is_finite)
-        for call, logit, score, ad_is_cold, user_is_cold, fine in zip(
+        conversion = scores.columns.get(live.predictor.packed.conversion_column or "")
+        if conversion is None:
+            conversion = np.full(len(calls), np.nan)
+        columns = (scores.logit, scores.score, conversion, np.isfinite(conversion), cold_ad, cold_user, is_finite)
+        for call, logit, score, converts, is_known, ad_is_cold, user_is_cold, fine in zip(
             calls, *(column.tolist() for column in columns), strict=True
         ):
             found[call.item, call.place] = {
                 "user_id": call.row.called, "ad_id": call.row.ad_id or None, "logit": logit, "score": score,
-                "cold_ad": ad_is_cold, "cold_user": user_is_cold, "arm": arm,
+                CONVERSION_SCORE: converts if is_known else None, "cold_ad": ad_is_cold, "cold_user": user_is_cold, "arm": arm,
             }  # fmt: skip
             if not fine:
                 faults.setdefault(call.item, []).append(Place(f"rows.{call.place}", _NOT_FINITE))

@@ -192,7 +192,11 @@ class Engine:
         ]
         if raw:
             raise RefusedError([Place(f"events.{place}.user_id", _NO_PSEUDONYM) for place in raw])
-        told = as_kept(events, self.now(), lambda name: self.names.inside(name, lives), lives[FIRST].predictor.packed.form)
+        packed = {arm: live.predictor.packed for arm, live in lives.items()}
+        told = as_kept(
+            events, self.now(), lambda name: self.names.inside(name, lives), packed[FIRST].form,
+            {arm: model.score_of for arm, model in packed.items()},
+        )  # fmt: skip
         judged = self.tally.judged(self.live, events_table(told))
         recorded = self.store.record(told)
         self.follower.reach(recorded.last, COUNTED_SECONDS)

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from adrec.data.arrays import combined
 from adrec.inference.lists.ranker import Block, Ranker
-from adrec.schema import PROPENSITY_GIVEN_ABOVE
+from adrec.schema import CONVERSION_SCORE, PROPENSITY_GIVEN_ABOVE
 
 Answer = dict[str, Any]
 """As messages.py describes it, in plain values: checking what we made ourselves would cost more than writing it out."""
@@ -28,6 +28,8 @@ def lists_of(ranker: Ranker, block: Block) -> list[list[Answer]]:
     row, _ = block.shown
     names = ("ad_id", "rank", "score", "value", "price", PROPENSITY_GIVEN_ABOVE, "reason")
     columns = {name: combined(table[name]).tolist() for name in names}
+    conversion = ranker.predictor.packed.conversion_column
+    columns[CONVERSION_SCORE] = combined(table[conversion]).tolist() if conversion is not None else [None] * len(table)
     shown = block.ranked.ad[block.shown]
     columns["title"] = ranker.ads.titles.take(pa.array(shown)).tolist()
     columns["bid"] = pa.array(ranker.ads.bid[shown], from_pandas=True).tolist()  # NaN is no bid

@@ -16,7 +16,10 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _HEALTH = {
     "impressions": "Impressions with the score of their list.", "promised": "Clicks that the scores promised.",
     "clicks": "Clicks that came.", "ratio": "Promised over observed clicks.", "low": "Lower end of its interval at 95 %.",
-    "high": "Upper end of its interval.", "conversions": "Conversions that came.", "value": "What they were worth.",
+    "high": "Upper end of its interval.", "promised_conversions": "Conversions that the lists promised.",
+    "conversions": "Conversions that came.", "conversion_ratio": "Promised over observed conversions.",
+    "conversion_low": "Lower end of its interval at 95 %.", "conversion_high": "Upper end of its interval.",
+    "value": "What they were worth.",
 }  # fmt: skip
 _logger = logging.getLogger("adrec.serve")
 

@@ -40,6 +40,41 @@ def test_health_is_a_count_by_hand(size):
         assert row.low < row.ratio < row.high and row.low < 1 < row.high  # the promises are kept here
 
 
+@pytest.mark.parametrize("size", [11, 100_000])
+def test_conversions_are_held_against_the_promises_of_the_impressions_that_promised_some(size):
+    rng = np.random.default_rng(3)
+    shown = impressions(rng, 900, 20_000, "a") + impressions(rng, 300, 20_000, "b")
+    # Every third list of arm a promised clicks alone, every seventh conversions alone: one bundle served after another.
+    for place, event in enumerate(shown):
+        promise = float(rng.uniform(0, 0.1)) if event.arm == "a" and place % 3 else None
+        clicks = None if promise is not None and place % 7 == 1 else event.score
+        shown[place] = event._replace(score=clicks, score_conversion=promise)
+    shown.append(shown[0]._replace(request_id="neither", score=None))
+    converted = [event for event in shown if rng.random() < (event.score_conversion or 0.05)]
+    clicked = [event for event in shown if rng.random() < (event.score or 0.2)]
+    conversions = [event._replace(kind="conversion", at=event.at + 5 * DAY, value=1.5) for event in converted]
+    clicks = [event._replace(kind="click") for event in clicked]
+    events = [*shown, *clicks, *shown[:30], *conversions, *conversions[:7]]
+    health = Health()
+    for start in range(0, len(events), size):
+        health.take(events_table(events[start : start + size]))
+        again = Health()  # as a start from a snapshot
+        again.go_on(health.state())
+        health = again
+    first, second = health.rows()
+    mine = [event for event in shown[:-1] if event.arm == "a"]
+    promising = [event for event in mine if event.score_conversion is not None]
+    came = sum(event.score_conversion is not None for event in converted)
+    assert first.impressions == 900 and first.conversions == sum(event in mine for event in converted)
+    assert first.promised_conversions == pytest.approx(sum(event.score_conversion for event in promising))
+    assert first.conversion_ratio == pytest.approx(first.promised_conversions / came) and came < first.conversions
+    assert first.conversion_low < first.conversion_ratio < first.conversion_high
+    of_clicks = sum(event.score is not None for event in clicked if event in mine)
+    assert first.ratio == pytest.approx(sum(event.score or 0 for event in mine) / of_clicks) and of_clicks < first.clicks
+    assert second.conversions > 0 and second.promised_conversions == 0  # came, though nobody promised any
+    assert (second.conversion_ratio, second.conversion_low, second.conversion_high) == (None, None, None)
+
+
 def test_only_the_newest_days_are_kept_and_a_day_without_clicks_has_no_ratio():
     rng, health = np.random.default_rng(1), Health()
     for day in range(20_000, 20_000 + DAYS + 3):

@@ -74,13 +74,11 @@ class Finder:
         rules = [ads.rules(policy) for policy in self.policies]
         other.rules = [(own.without(gone), values) for own, values in rules]
         other._exact_indexes, other._neighbours = {}, []
-        other._pools = [
-            (allowed, method, pool.with_row(other._exact("model"), allowed, row))
-            for mask, method, pool in self._pools
-            for (before, _), (after, _) in zip(self.rules, other.rules, strict=True)
-            if np.array_equal(before.allowed, mask)
-            for allowed in [after.allowed]
-        ]
+        other._pools = []
+        for (before, _), (after, _) in zip(self.rules, other.rules, strict=True):
+            for mask, method, pool in self._pools:
+                if np.array_equal(before.allowed, mask) and other._found(after.allowed, method) is None:
+                    other._pools.append((after.allowed, method, pool.with_row(other._exact("model"), after.allowed, row)))
         return other
 
     def without(self, rows: Sequence[int]) -> "Finder":
@@ -96,8 +94,13 @@ class Finder:
     def prepare(self) -> None:
         """Make the indexes that policies search, which else the first requests would wait for."""
         for index, policy in enumerate(self.policies):
-            if "model" in policy.retrieval.channels:
+            channels = policy.retrieval.channels
+            if "model" in channels:
                 self._pool(index)
+            if "text" in channels:
+                self._neighbours_of(index)
+            if {"text", "popular"} & set(channels):
+                self._exact("popular")
 
     def find(
         self, requests: pa.Table, examples: Examples, vectors: Floats, policy: Ints, chosen_from: Ints | None = None
@@ -173,12 +176,15 @@ class Finder:
         """One for all policies that allow the same ads and search them in the same way."""
         allowed = self.rules[index][0].allowed
         method = method_for(self.policies[index].retrieval, int(allowed.sum()))
-        for mask, of_method, pool in self._pools:
-            if of_method == method and np.array_equal(mask, allowed):
-                return pool
+        found = self._found(allowed, method)
+        if found is not None:
+            return found
         pool = Pool(self._exact("model"), allowed, None if method == "exact" else method, seed=self._seed)
         self._pools.append((allowed.copy(), method, pool))
         return pool
+
+    def _found(self, allowed: Bools, method: str) -> Pool | None:
+        return next((pool for mask, own, pool in self._pools if own == method and np.array_equal(mask, allowed)), None)
 
     @property
     def recall(self) -> dict[str, float]:

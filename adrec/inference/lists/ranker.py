@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,11 +31,21 @@ from adrec.ranking.explore import logit_deviation
 from adrec.ranking.ledger import UNLIMITED, Ledger
 from adrec.ranking.pacing import BudgetClock, flown
 from adrec.ranking.policy import Candidates, DiversifierOf, ListPolicy, Ranked, rank_block
-from adrec.schema import ANY_SLOT, ENTITIES, NOBODY, PROPENSITY_GIVEN_ABOVE
+from adrec.schema import ANY_SLOT, ENTITIES, NOBODY, PROPENSITY_GIVEN_ABOVE, SCORE_PREFIX
 from adrec.terminal import Terminal
 
 PRIOR_IMPRESSIONS = 200.0
 """How many impressions the model's own score is worth for an ad never shown in training, where lists explore by Thompson."""
+
+
+class Valued(NamedTuple):
+    """The candidates (R, C) of R requests, and what the bundle says of them beside their score."""
+
+    candidates: Candidates
+    logit: Floats
+    """(R, C) -inf where there is none"""
+    tasks: dict[str, Floats]
+    """each further task (R, C) in the units of its label"""
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,8 @@ class Scored:
     similarity: Floats
     """(R, C) retrieval product of the model channel, NaN where another channel found the ad"""
     candidates: Candidates
+    tasks: dict[str, Floats]
+    """what the bundle's further tasks say of the candidates, (R, C) each"""
     unscored: tuple[Ints, Ints]
     """request and ad row of the candidates that were left out because the bundle gives them no finite score"""
 
@@ -186,13 +199,13 @@ class Ranker:
         policy = self.policy_of(requests)
         vectors = self.predictor.user_vectors(examples, self.catalogs)
         retrieved = self.finder.find(requests, examples, vectors, policy, given)
-        candidates, _ = self.candidates(table, examples, policy, retrieved.ad, first=first)
+        candidates, _, tasks = self.candidates(table, examples, policy, retrieved.ad, first=first)
         lost = (retrieved.ad >= 0) & (candidates.ad < 0)
         unscored = (np.nonzero(lost)[0], retrieved.ad[lost])
         if user is None:  # a frequency cap is a person's: requests of nobody have one each
             is_nobody = self.catalogs.users.ids.to_numpy(zero_copy_only=False)[candidates.user] == NOBODY
             user = np.where(is_nobody, -1 - candidates.number, candidates.user)
-        return Scored(requests, examples, policy, retrieved.similarity, candidates._replace(user=user), unscored)
+        return Scored(requests, examples, policy, retrieved.similarity, candidates._replace(user=user), tasks, unscored)
 
     def listed(
         self, scored: Scored, *, released: float | Floats | None = 1.0, now: int | None = None, ledger: Ledger | None = None
@@ -249,7 +262,8 @@ class Ranker:
         if "shown_at" in requests.column_names:
             own["shown_at"] = combined(requests["shown_at"]).take(pa.array(row))
         has_slots = self.predictor.packed.slots is not None
-        any_slot = {ANY_SLOT: pa.array(candidates.score[row, column], pa.float32())} if has_slots else {}
+        beside = {ANY_SLOT: candidates.score} if has_slots else {}
+        beside |= {f"{SCORE_PREFIX}{name}": values for name, values in block.tasks.items()}
         return pa.table(
             {
                 "user_id": pc.if_else(pc.equal(users, NOBODY), pa.scalar(None, pa.string()), users),
@@ -257,7 +271,7 @@ class Ranker:
                 "ad_id": self.ads.ids.take(pa.array(ranked.ad[row, slot])),
                 "rank": pa.array(slot + 1, pa.int32()),
                 "score": pa.array(ranked.score[row, slot], pa.float32()),
-                **any_slot,
+                **{name: _where_finite(values[row, column]) for name, values in beside.items()},
                 "value": pa.array(candidates.value[row, column], pa.float64()),
                 "price": pa.array(price, pa.float64(), mask=np.isnan(price)),
                 PROPENSITY_GIVEN_ABOVE: pa.array(ranked.propensity[row, slot], pa.float64()),
@@ -277,9 +291,9 @@ class Ranker:
 
     def candidates(
         self, table: pa.Table, examples: Examples, policy: Ints, ad: Ints, *, first: int = 0, batch_rows: int = BATCH_ROWS
-    ) -> tuple[Candidates, Floats]:
-        """The ads (R, C) of R requests (`table` as `attached` gives it), -1 where there is none, scored and valued; and their
-        logits (R, C), -inf where there is none. An ad whose score is no number is none.
+    ) -> Valued:
+        """The ads (R, C) of R requests (`table` as `attached` gives it), -1 where there is none, scored and valued. An ad whose
+        score is no number is none.
         """
         place = np.flatnonzero(ad.ravel() >= 0)
         row, chosen = (place // ad.shape[1]).astype(np.int64), ad.ravel()[place].astype(np.int64)
@@ -290,7 +304,10 @@ class Ranker:
         logit = np.full(ad.shape, -np.inf)
         logit.ravel()[place] = scores.logit
         ad[~np.isfinite(logit)] = -1
-        return self._candidates(examples, policy, ad, place, scores, first), logit
+        tasks = {name: np.full(ad.shape, np.nan) for name in scores.tasks}
+        for name, values in scores.tasks.items():
+            tasks[name].ravel()[place] = values
+        return Valued(self._candidates(examples, policy, ad, place, scores, first), logit, tasks)
 
     def pairs(self, table: pa.Table, examples: Examples, row: Longs, ad: Longs) -> Examples:
         """N pairs of request `row` (N,) of `table` (`attached`) and ad (N,), with what was known at its moment."""
@@ -352,6 +369,10 @@ class Ranker:
             return CalibratedCategories(candidates.category[rows], shares[rows], strength=strength)
 
         return {"none": none, "mmr": mmr, "calibrated": calibrated}[diversity.method]
+
+
+def _where_finite(values: Floats) -> pa.Array:
+    return pa.array(values, pa.float32(), mask=~np.isfinite(values))
 
 
 def _outputs(scores: Scores, policy: Policy) -> dict[str, np.ndarray]:

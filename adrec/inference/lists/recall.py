@@ -176,7 +176,7 @@ def _best(
         allowed = rules.eligible(asking, slice(0, len(some)), slice(0, ads))
         every = np.where(allowed, np.arange(ads), -1)
         policy = np.full(len(some), index)
-        scored, logit = ranker.candidates(
+        scored, logit, _ = ranker.candidates(
             table.take(pa.array(some)), examples.take(some), policy, every, batch_rows=_BATCH_PAIRS
         )
         by_score.append(best_of(logit, k))

@@ -66,6 +66,8 @@ class ScoreOut(Message):
     ad_id: str | None
     logit: float
     score: float
+    score_conversion: float | None
+    """Probability that the impression leads to a conversion; null where the bundle has not learned it."""
     cold_ad: bool
     """No impression of the ad was seen in training."""
     cold_user: bool
@@ -114,6 +116,8 @@ class RankedAd(Message):
     title: str
     rank: int
     score: float
+    score_conversion: float | None
+    """Probability that the impression leads to a conversion; null where the bundle has not learned it."""
     value: float
     bid: float | None
     price: float | None
@@ -231,6 +235,8 @@ class EventIn(Message):
     position: int | None = Field(default=None, ge=1, le=1_000_000)
     """The ad's rank in the list."""
     score: float | None = Field(default=None, ge=0, le=1)
+    score_conversion: float | None = Field(default=None, ge=0, le=1)
+    """What the list promised of conversions, where it did."""
     propensity_given_above: float | None = Field(
         default=None, gt=0, le=1, validation_alias=AliasChoices("propensity_given_above", "propensity")
     )

@@ -4,17 +4,21 @@ const TEXTS = {
     user: "User", interests: "Interests (commas; empty: what is known)", clicks: "Clicked ads (ids, commas; empty: what is known)",
     scenario: "Scenario", query: "Search", key: "API key", rank: "Rank ads", why: "Why?", click: "Click", bid: "Bid", set: "Set",
     working: "Ranking…", none: "No ad may be shown here: the rules, budgets or caps leave none.", other: "中文",
-    about: (a) => `${a.ads.toLocaleString()} ads, bundle ${Object.values(a.bundles).join(" / ")}`, score: "click probability", value: "value", price: "price per click",
+    about: (a) => `${a.ads.toLocaleString()} ads, bundle ${Object.values(a.bundles).join(" / ")}`, score: "click probability", conversion: "conversion probability", value: "value", price: "price per click",
     propensity: "shown with probability", edit: "Click to try other words", undo: "Undo", publish: "Publish", kept: "Published: everyone sees it now.", trying: (n) => `${n} tried here; nobody else sees it.`,
     now: (title, ad) => (ad ? `now “${title}”: place ${ad.rank}, ${(100 * ad.score).toFixed(1)}%` : `now “${title}”: not in the list`), clicked: "Recorded. Later lists know of this click.", explaining: "Explaining…", without: "without it:",
+    health: "Do the lists keep their promises?", held: "Promised over observed, with its interval at 95 %: 1 is right, 2 is twice too much. Days are UTC; clicks and conversions of the newest are still to come.",
+    day: "Day", arm: "Arm", shown: "Shown", clicks_held: "Clicks promised / came", conversions_held: "Conversions promised / came", ratio: "Ratio",
   },
   zh: {
     user: "用户", interests: "兴趣（逗号分隔；留空用已知的）", clicks: "点击过的广告（编号，逗号分隔；留空用已知的）",
     scenario: "场景", query: "搜索词", key: "API 密钥", rank: "排序", why: "为什么？", click: "点击", bid: "出价", set: "设定",
     working: "正在排序…", none: "规则、预算或频次上限之下没有可展示的广告。", other: "English",
-    about: (a) => `${a.ads.toLocaleString()} 条广告，模型 ${Object.values(a.bundles).join(" / ")}`, score: "点击概率", value: "价值", price: "每次点击价格",
+    about: (a) => `${a.ads.toLocaleString()} 条广告，模型 ${Object.values(a.bundles).join(" / ")}`, score: "点击概率", conversion: "转化概率", value: "价值", price: "每次点击价格",
     propensity: "展示概率", edit: "点击可试改文字", undo: "撤销", publish: "发布", kept: "已发布，所有人可见。", trying: (n) => `正在试改 ${n} 处，仅此页可见。`,
     now: (title, ad) => (ad ? `现为“${title}”：第 ${ad.rank} 位，${(100 * ad.score).toFixed(1)}%` : `现为“${title}”：不在列表中`), clicked: "已记录，之后的排序会考虑这次点击。", explaining: "正在解释…", without: "没有它时：",
+    health: "预测是否兑现？", held: "预测数与实际数之比及其 95% 区间：1 为准确，2 为高估一倍。日期为 UTC；最近几天的点击和转化尚未到齐。",
+    day: "日期", arm: "组", shown: "展示", clicks_held: "点击 预测 / 实际", conversions_held: "转化 预测 / 实际", ratio: "比值",
   },
 };
 const at = (id) => document.getElementById(id);
@@ -122,6 +126,7 @@ function card(list, ad, before, moved) {
   }
   node.querySelector(".reason").textContent = ad.reason;
   const numbers = [`${text.score} ${(100 * ad.score).toFixed(1)}%`, `${text.value} ${ad.value.toFixed(4)}`];
+  if (ad.score_conversion !== null) numbers.push(`${text.conversion} ${(100 * ad.score_conversion).toFixed(2)}%`);
   if (ad.price !== null) numbers.push(`${text.price} ${ad.price.toFixed(3)}`);
   if (ad.propensity_given_above < 1) numbers.push(`${text.propensity} ${(100 * ad.propensity_given_above).toFixed(1)}%`);
   node.querySelector(".numbers").textContent = [...numbers, ad.ad_id].join(" · ");
@@ -140,16 +145,32 @@ function card(list, ad, before, moved) {
 async function click(list, ad) {
   const event = {
     user_id: list.user_id, ad_id: ad.ad_id, kind: "click", request_id: list.request_id, arm: list.arm,
-    position: ad.rank, score: ad.score, propensity_given_above: ad.propensity_given_above,
+    position: ad.rank, score: ad.score, score_conversion: ad.score_conversion, propensity_given_above: ad.propensity_given_above,
   };
   if (ad.price !== null) event.price = ad.price;
   try {
     await call("POST", "v1/events", { events: [event] });
     await rank();
     say(TEXTS[language].clicked);
+    drawHealth((await call("GET", "v1/about")).health);
   } catch (error) {
     say(error.message, true);
   }
+}
+
+function drawHealth(rows) {
+  const held = (ratio, low, high) => (low === null ? "–" : `${ratio === null ? "–" : ratio.toFixed(2)} [${low.toFixed(2)}, ${high === null ? "∞" : high.toFixed(2)}]`);
+  const against = (promised, came, known) => (known ? `${promised.toFixed(1)} / ${came.toLocaleString()}` : `– / ${came.toLocaleString()}`);
+  at("health").hidden = rows.length === 0;
+  at("health").querySelector("tbody").replaceChildren(...rows.slice().reverse().map((row) => {
+    const line = document.createElement("tr");
+    const cells = [
+      row.day, row.arm, row.impressions.toLocaleString(), against(row.promised, row.clicks, row.low !== null), held(row.ratio, row.low, row.high),
+      against(row.promised_conversions, row.conversions, row.conversion_low !== null), held(row.conversion_ratio, row.conversion_low, row.conversion_high),
+    ];
+    line.append(...cells.map((text) => Object.assign(document.createElement("td"), { textContent: text })));
+    return line;
+  }));
 }
 
 async function attempt(id, fields) {
@@ -239,6 +260,7 @@ async function begin() {
     at("scenario").replaceChildren(...about.policies.map((name) => new Option(name)));
     at("user").value = about.users[0] || "";
     at("about").dataset.state = "ready";
+    drawHealth(about.health);
     translate();
     await rank();
   } catch (error) {

@@ -150,6 +150,7 @@ class Live:
         attributes = replace(known.attributes, ads=known.attributes.ads.without(pa.array([ad_id])))
         known = replace(known, asof=known.asof.with_ad(row, own.ad_table), attributes=attributes)
         ranker = self.ranker.with_ad(row, ad, own, known, gone)
+        ranker.finder.prepare()
         live = replace(self, ranker=ranker, ads=ranker.ads.table, row_of_ad={**self.row_of_ad, ad_id: row}, deleted=deleted)
         live.check([ad_id])
         return live

@@ -21,7 +21,7 @@ from adrec.serve.state.world import World
 from adrec.serve.store import Store, StoreError
 
 _logger = logging.getLogger("adrec.serve")
-VERSION = 1
+VERSION = 2
 _OFTEN = 100_000
 """Events from one snapshot to the next."""
 _BYTES_AN_EVENT = 500

@@ -34,12 +34,13 @@ class Event(NamedTuple):
     event_id: str | None = None  # repeated ones count once
     request_id: str | None = None
     position: int | None = None
-    score: float | None = None
+    score: float | None = None  # probability of a click
     propensity: float | None = None  # given the ads above, as the list said
     arm: str | None = None
     scenario: str | None = None
     context: str | None = None  # JSON of further columns of the impression
     value: float | None = None  # what a conversion was worth
+    score_conversion: float | None = None  # probability of a conversion, as the list said
 
 
 NUMBER = "number"
@@ -47,6 +48,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "user_id": pa.string(), "ad_id": pa.string(), "kind": pa.string(), "at": pa.int64(), "price": pa.float64(),
     "event_id": pa.string(), "request_id": pa.string(), "position": pa.int64(), "score": pa.float64(),
     "propensity": pa.float64(), "arm": pa.string(), "scenario": pa.string(), "context": pa.string(), "value": pa.float64(),
+    "score_conversion": pa.float64(),
 }  # fmt: skip
 """Of a slice of events, beside NUMBER."""
 _KINDS_OF_CELLS: dict[pa.DataType, tuple[type, ...]] = {pa.string(): (str,), pa.int64(): (int,), pa.float64(): (int, float)}
@@ -185,7 +187,7 @@ def _usable(table: pa.Table) -> pa.Array:
     for name in ("price", "value"):
         amount = pc.fill_null(table[name], 0.0)
         usable = pc.and_(usable, pc.and_(pc.greater_equal(amount, 0.0), pc.less_equal(amount, MOST_MONEY)))  # not NaN either
-    for name in ("score", "propensity"):
+    for name in ("score", "propensity", "score_conversion"):
         usable = pc.and_(usable, pc.is_finite(pc.fill_null(table[name], 0.0)))
     return usable
 

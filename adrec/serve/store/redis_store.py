@@ -38,7 +38,7 @@ from adrec.serve.store.contract import (
     slice_of,
 )
 
-VERSION = 3
+VERSION = 4
 _TAKEN_AT_ONCE = 2_000
 _REWRITE_TRIES = 100
 _RECORD = """

@@ -31,14 +31,14 @@ from adrec.serve.store.contract import (
     slice_of,
 )
 
-VERSION = 3
+VERSION = 4
 """Of the file's tables, in `PRAGMA user_version`; 0 are the files before versions were written."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS users (number INTEGER PRIMARY KEY, user_id TEXT NOT NULL UNIQUE);
 CREATE TABLE IF NOT EXISTS events (
     number INTEGER PRIMARY KEY, event_id TEXT UNIQUE, user INTEGER NOT NULL, ad_id TEXT NOT NULL, kind TEXT NOT NULL,
     at INTEGER NOT NULL, price REAL, request_id TEXT, position INTEGER, score REAL, propensity REAL, arm TEXT,
-    scenario TEXT, context TEXT, value REAL
+    scenario TEXT, context TEXT, value REAL, score_conversion REAL
 );
 CREATE TABLE IF NOT EXISTS ads (ad_id TEXT PRIMARY KEY, ad TEXT, changed INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS kept_impressions (
@@ -57,13 +57,13 @@ DROP INDEX IF EXISTS clicks_of_user;
 """
 _LATER = {
     "events": {"request_id": "TEXT", "position": "INTEGER", "score": "REAL", "propensity": "REAL", "arm": "TEXT",
-               "scenario": "TEXT", "context": "TEXT", "value": "REAL"},
+               "scenario": "TEXT", "context": "TEXT", "value": "REAL", "score_conversion": "REAL"},
     "ads": {"changed": "INTEGER NOT NULL DEFAULT 0"},
 }  # fmt: skip
 _INSERT = (
     "INSERT INTO events (number, user, ad_id, kind, at, price, event_id, request_id, position, score, propensity, arm,"
-    " scenario, context, value)"
-    " VALUES (?, (SELECT number FROM users WHERE user_id = ?), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " scenario, context, value, score_conversion)"
+    " VALUES (?, (SELECT number FROM users WHERE user_id = ?), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (event_id) DO NOTHING"
 )
 _LAST = "SELECT max((SELECT value FROM counters WHERE name = 'last_event'), coalesce((SELECT max(number) FROM events), 0))"

@@ -21,7 +21,7 @@ from adrec.data.disk.tables import write_table
 from adrec.data.disk.writing import write_aside
 from adrec.errors import DataError
 from adrec.prepare.staging.privacy import KEY_VARIABLE, load_key, pseudonym
-from adrec.schema import PROPENSITY_GIVEN_ABOVE, SCORED, TIMESTAMP
+from adrec.schema import CONVERSION_SCORE, LABEL_OF_SCORE, PROPENSITY_GIVEN_ABOVE, SCORED, TIMESTAMP
 from adrec.serve.store import Store, events_table, open_store
 from adrec.serve.store.upkeep import copied
 from adrec.terminal import Terminal
@@ -86,50 +86,71 @@ def run(config: EventsConfig, terminal: Terminal) -> EventsResult:
             events = _read(store, advance)
     finally:
         store.close()
-    told = pc.and_(pc.is_valid(events["request_id"]), pc.is_valid(events["score"]))
     is_click = pc.equal(events["kind"], "click")
-    shown = _first(events.filter(pc.and_(pc.invert(is_click), told)))
-    clicked = _first(events.filter(is_click)).select(_KEYS)
+    # The lists of a bundle that learns conversions alone promise nothing else.
+    score = "score" if pc.any(pc.is_valid(events["score"])).as_py() else CONVERSION_SCORE
+    told = pc.and_(pc.is_valid(events["request_id"]), pc.is_valid(events[score]))
+    is_shown = pc.equal(events["kind"], "impression")
+    shown, clicked = _first(events.filter(pc.and_(is_shown, told))), _first(events.filter(is_click)).select(_KEYS)
     if len(shown) == 0:
         raise DataError(
             "events: no impression carries the request_id and score of its list. Send them with the events, as /v1/rank told."
         )
-    clicked = clicked.append_column("click", pa.array(np.ones(len(clicked)), pa.int8()))
-    rows = shown.join(clicked, keys=_KEYS, join_type="left outer")
+    converted = _first(events.filter(pc.equal(events["kind"], "conversion"))).select(_KEYS)
+    table = _scored(shown, clicked, converted, score)
+    check_rows(table, SCORED, where=str(config.output), cure="The server recorded that: send scores as /v1/rank tells them.")
+    metadata = {**(marked(table.schema, "scored").metadata or {})}
+    if score == CONVERSION_SCORE:
+        metadata[LABEL_OF_SCORE] = b"conversion"
+    with write_aside(config.output, SCORES) as aside:
+        write_table(table.replace_schema_metadata(metadata), aside)
+    by_arm = table.group_by("arm").aggregate([("click", "count"), ("click", "sum")]).sort_by("arm")
+    arms = zip(*(by_arm[name].to_numpy().tolist() for name in ("arm", "click_count", "click_sum")), strict=True)
+    clicks = int(pc.sum(table["click"]).as_py())
+    return EventsResult(
+        output=str(config.output),
+        impressions=len(table),
+        clicks=clicks,
+        left_out=int(pc.sum(pc.and_(is_shown, pc.invert(told))).as_py()),
+        lone_clicks=len(clicked) - clicks,
+        arms={arm: (count, total) for arm, count, total in arms},
+        upkeep=upkeep,
+    )
+
+
+def _scored(shown: pa.Table, clicked: pa.Table, converted: pa.Table, score: str) -> pa.Table:
+    """One row for each of N impressions in the order of their lists, with what followed. `score`: the promise to judge by."""
+    rows = shown
+    for label, done in (("click", clicked), ("conversion", converted)):
+        done = done.append_column(label, pa.array(np.ones(len(done)), pa.int8()))
+        rows = rows.join(done, keys=_KEYS, join_type="left outer")
     first = rows.group_by("request_id").aggregate([("at", "min")])
     rows = rows.join(first, keys="request_id").sort_by([("at_min", "ascending"), *((name, "ascending") for name in _ORDER)])
-    click = pc.fill_null(rows["click"], 0)
-    score = np.clip(rows["score"].to_numpy(), 1e-7, 1 - 1e-7)
+    chance = np.clip(rows[score].to_numpy(), 1e-7, 1 - 1e-7)
     table = pa.table(
         {
             "user_id": rows["user_id"],
             "ad_id": rows["ad_id"],
             "request_id": rows["request_id"],
             "shown_at": rows["at_min"].cast(TIMESTAMP),
-            "click": click,
+            "click": pc.fill_null(rows["click"], 0),
             "position": rows["position"],
             PROPENSITY_GIVEN_ABOVE: rows["propensity"],
-            "logit": pa.array(np.log(score / (1 - score)), pa.float32()),  # of the calibrated score: the list gives no other
-            "score": rows["score"].cast(pa.float32()),
+            # of the calibrated score: the list gives no other
+            "logit": pa.array(np.log(chance / (1 - chance)), pa.float32()),
+            "score": rows[score].cast(pa.float32()),
             "arm": pc.fill_null(rows["arm"], "a"),
             "scenario": rows["scenario"],
         }
     )
-    check_rows(table, SCORED, where=str(config.output), cure="The server recorded that: send scores as /v1/rank tells them.")
-    with write_aside(config.output, SCORES) as aside:
-        write_table(table.replace_schema_metadata(marked(table.schema, "scored").metadata), aside)
-    by_arm = table.group_by("arm").aggregate([("click", "count"), ("click", "sum")]).sort_by("arm")
-    arms = zip(*(by_arm[name].to_numpy().tolist() for name in ("arm", "click_count", "click_sum")), strict=True)
-    clicks = int(pc.sum(click).as_py())
-    return EventsResult(
-        output=str(config.output),
-        impressions=len(table),
-        clicks=clicks,
-        left_out=int(pc.sum(pc.and_(pc.invert(is_click), pc.invert(told))).as_py()),
-        lone_clicks=len(clicked) - clicks,
-        arms={arm: (count, total) for arm, count, total in arms},
-        upkeep=upkeep,
-    )
+    promised = pc.is_valid(rows[CONVERSION_SCORE])
+    if pc.any(promised).as_py():
+        table = table.append_column(CONVERSION_SCORE, rows[CONVERSION_SCORE].cast(pa.float32()))
+    else:
+        promised = pc.is_valid(rows["ad_id"])
+    # A label is judged by its promise: of impressions without one it is not known. One that never came cannot be judged.
+    conversion = pc.if_else(promised, pc.fill_null(rows["conversion"], 0), pa.scalar(None, pa.int8()))
+    return table.append_column("conversion", conversion) if pc.sum(conversion).as_py() else table
 
 
 def _kept_up(config: EventsConfig, store: Store) -> dict[str, int]:

@@ -81,6 +81,15 @@ def test_the_page_ranks_explains_and_changes(folder, tmp_path, width, height):
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             if os.environ.get("ADREC_SCREENSHOTS"):
                 page.screenshot(path=f"{os.environ['ADREC_SCREENSHOTS']}/page-{width}.png", full_page=True)
+            told = {"user_id": "u1", "ad_id": "a1", "request_id": "r1", "score": 0.5, "score_conversion": 0.25}
+            call(address, "/v1/events", {"events": [{**told, "kind": kind} for kind in ("impression", "click", "conversion")]})
+            page.reload()
+            page.click("#health summary")
+            cells = page.locator("#health tbody td").all_text_contents()
+            assert cells[2:4] == ["1", "0.5 / 1"] and cells[5] == "0.3 / 1" and cells[6].startswith("0.25 [0.0")
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            if os.environ.get("ADREC_SCREENSHOTS"):
+                page.screenshot(path=f"{os.environ['ADREC_SCREENSHOTS']}/health-{width}.png", full_page=True)
             assert faults == [] and foreign == []
             browser.close()
     finally:

@@ -1,6 +1,7 @@
 """An ad is added, changed or taken down by itself: the catalogue is then what making all of it anew gives."""
 
 import shutil
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -76,6 +77,17 @@ def test_changes_one_by_one_are_those_made_at_once(folder, tmp_path, monkeypatch
     np.testing.assert_allclose(again[1], before[1], atol=1e-6)
     engine.reload(None)
     assert asked(engine)[0] == before[0]
+
+
+def test_the_hundredth_change_costs_what_the_first_did(folder, tmp_path):
+    engine = Engine(settings_of(folder, tmp_path / "s.sqlite"))  # two policies that allow the same ads
+    apply(engine, CHANGES[:1])
+    seconds = []
+    for number in range(100):
+        began = time.process_time()
+        apply(engine, [(f"n{number % 3}", {"title": f"guitar {number}", "bid": 1.0})])
+        seconds.append(time.process_time() - began)
+    assert np.median(seconds[-20:]) < 3 * np.median(seconds[:20])
 
 
 def test_what_was_counted_stays_with_its_campaign_through_changes_and_reloads(folder, tmp_path):

@@ -1,5 +1,6 @@
 """Both stores: no acknowledged event is lost on kill -9, repeated events count once, histories are strictly earlier."""
 
+import json
 import os
 import signal
 import sqlite3
@@ -139,6 +140,36 @@ def test_a_file_of_an_earlier_version_is_read_on(tmp_path):
     store = SqliteStore(tmp_path / "old.sqlite")
     assert store.record([Event("u", "b", "click", 6, request_id="r")]).new == 1
     assert [(told.ad_id, told.at) for told in all_of(store)] == [("a", 5), ("b", 6)]
+
+
+BEFORE = ("user", "ad", "impression", 7, 0.5, "e", "r", 2, 0.25, 0.5, "b", "s", "{}", 3.0)
+"""An event as version 3 kept it: nothing was said of conversions."""
+AFTER = Event("user", "ad", "click", 8, score_conversion=0.125)
+
+
+def test_a_file_of_version_3_learns_promises_of_conversions_and_loses_nothing(tmp_path):
+    SqliteStore(tmp_path / "s.sqlite").close()
+    with sqlite3.connect(tmp_path / "s.sqlite") as old:
+        old.execute("ALTER TABLE events DROP COLUMN score_conversion")
+        old.execute("INSERT INTO users VALUES (1, 'user')")
+        old.execute(f"INSERT INTO events VALUES (1, 'e', 1, {', '.join('?' * 12)})", (*BEFORE[1:5], *BEFORE[6:]))
+        old.execute("PRAGMA user_version = 3")
+    store = SqliteStore(tmp_path / "s.sqlite")
+    store.record([AFTER])
+    assert all_of(store) == [Event(*BEFORE), AFTER]
+
+
+@needs_redis
+def test_a_redis_of_version_3_learns_promises_of_conversions_and_loses_nothing(redis_url):
+    from redis import Redis
+
+    old = Redis.from_url(redis_url)
+    old.set("{three}:version", 3)
+    old.xadd("{three}:log", {"event": json.dumps(BEFORE)}, id="1-0")
+    old.set("{three}:last", 1)
+    store = open_store(StoreConfig.model_validate({"redis": redis_url, "redis_prefix": "three"}))
+    store.record([AFTER])
+    assert all_of(store) == [Event(*BEFORE), AFTER] and int(old.get("{three}:version")) > 3
 
 
 def test_a_store_that_cannot_be_used_is_one_line(tmp_path):

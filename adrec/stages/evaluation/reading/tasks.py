@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from adrec.config.evaluation.evaluate import TaskColumns
 from adrec.errors import DataError
-from adrec.schema import ANY_SLOT, BASELINE_PREFIX, CATALOGUE_RANK, DRAWN, TRUE_PROBABILITY
+from adrec.schema import ANY_SLOT, BASELINE_PREFIX, CATALOGUE_RANK, DRAWN, SCORE_PREFIX, TRUE_PROBABILITY
 from adrec.stages.evaluation.reading.rows import LABELS, Floats, Ints, Rows
 
 Role = Literal["model", "any_slot", "baseline", "oracle", "against"]
@@ -68,7 +68,7 @@ def resolve_tasks(rows: Rows, configured: Sequence[TaskColumns]) -> list[TaskCol
     labels = [name for name in LABELS if name in rows]
     main = rows.label_of_score or next(iter(labels), None)
     for name in labels:
-        own = f"score_{name}"
+        own = f"{SCORE_PREFIX}{name}"
         score = own if own in rows else "score" if name == main else None
         if name == "click" and CATALOGUE_RANK in rows and pc.min(rows.table["click"]).as_py() == 1:
             continue  # clicks alone: their ranks are judged
