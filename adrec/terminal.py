@@ -127,6 +127,7 @@ class Terminal:
         self._live: Progress | None = None
         self._idle: TaskID | None = None
         self._bars = 0
+        self._warned: set[str] = set()
 
     @property
     def shows_progress(self) -> bool:
@@ -199,8 +200,9 @@ class Terminal:
             self._err.print(message, highlight=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
-        """One line that must be seen, piped or not."""
-        if not self.is_silent:
+        """One line that must be seen, piped or not; once, however often it is said."""
+        if not self.is_silent and message not in self._warned:
+            self._warned.add(message)
             self._err.print(f"warning: {message}", style="yellow", highlight=False, soft_wrap=True)
 
     def leave_stdout(self) -> None:

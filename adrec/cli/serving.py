@@ -44,6 +44,9 @@ def events(
     erase_user: Annotated[
         str | None, typer.Option("--erase-user", help="Take away everything of a user.", show_default=False)
     ] = None,
+    pseudonymise: Annotated[
+        bool | None, typer.Option("--pseudonymise", help="Keep raw ids under pseudonyms.", show_default=False)
+    ] = None,
     backup: Annotated[Path | None, typer.Option("--backup", help="Copy the store to this file.", show_default=False)] = None,
     restore: Annotated[
         Path | None, typer.Option("--restore", help="Fill an empty store from a backup.", show_default=False)
@@ -54,7 +57,8 @@ def events(
     Reads the event store of `adrec serve`. Writes SCORED Parquet: impressions whose events carried the request id, score,
     propensity and arm that the list gave. Arms are compared by `adrec evaluate --set slices.columns=[arm]`.
 
-    The store is looked after with --keep-days, --erase-user, --backup and --restore, each with or without an output.
+    The store is looked after with --keep-days, --erase-user, --pseudonymise, --backup and --restore, each with or without an
+    output.
 
     Example: adrec events --store adrec-store.sqlite --output served.parquet
     """
@@ -63,7 +67,7 @@ def events(
         config=config, overrides=overrides, json_output=json_output, quiet=quiet,
         options={
             "output": output, "store": store, "redis": redis, "keep_days": keep_days, "erase_user": erase_user,
-            "backup": backup, "restore": restore,
+            "pseudonymise": pseudonymise, "backup": backup, "restore": restore,
         },
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("fastapi")
 import worlds
 from served import client_of, settings_of
+from sklearn.metrics import roc_auc_score
 
 from adrec.config.evaluation.evaluate import EvaluateConfig
 from adrec.config.inference.serve import EventsConfig
@@ -85,4 +86,6 @@ def test_promises_of_conversions_go_round(learned, tmp_path):
     settings = EvaluateConfig(scored=served, output=tmp_path / "judged", report=False, bootstrap={"replicates": 20})
     tasks = evaluate.run(settings, QUIET).as_dict()["tasks"]
     assert set(tasks) == ({"click", "conversion"} if what == "both" else {"conversion"})
-    assert tasks["conversion"]["runs"]["model"]["metrics"]["auc"]["value"] > 0.5
+    table = pq.read_table(served)
+    oracle = roc_auc_score(table["conversion"], table["score_conversion"])
+    assert tasks["conversion"]["runs"]["model"]["metrics"]["auc"]["value"] == pytest.approx(oracle, abs=1e-6)

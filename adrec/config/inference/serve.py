@@ -79,6 +79,9 @@ class EventsConfig(StoreConfig):
     """Take away events of more than so many days ago. Caps and budgets still count them; histories and counters no more."""
     erase_user: str | None = None
     """Take away everything of this user. Servers over the store forget it within the time that counting takes."""
+    pseudonymise: bool = False
+    """Keep users, requests and events under the pseudonyms that ADREC_PRIVACY_KEY makes, and nothing under the names that came
+    before the log was pseudonymised."""
     backup: ConfigPath | None = None
     """SQLite file to write with everything that the store holds, whichever kind it is."""
     restore: ConfigPath | None = None
@@ -86,8 +89,8 @@ class EventsConfig(StoreConfig):
 
     @model_validator(mode="after")
     def _something(self) -> "EventsConfig":
-        if not any((self.output, self.keep_days, self.erase_user, self.backup, self.restore)):
-            raise ValueError("give 'output', or one of 'keep_days', 'erase_user', 'backup' and 'restore'")
+        if not any((self.output, self.keep_days, self.erase_user, self.pseudonymise, self.backup, self.restore)):
+            raise ValueError("give 'output', or one of 'keep_days', 'erase_user', 'pseudonymise', 'backup' and 'restore'")
         return self
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from adrec.config.base import Config, ConfigPath, OnDevice, Paged, Seeded
+from adrec.config.base import Config, ConfigPath, OnDevice, Paged, Seeded, TrustsKeys
 
 
 class Dimension(Config):
@@ -45,7 +45,7 @@ class Dimension(Config):
         return self
 
 
-class TuneConfig(OnDevice, Seeded, Paged):
+class TuneConfig(OnDevice, Seeded, Paged, TrustsKeys):
     """Search for better finetune settings by validation metric. Reads `base`; writes the folder `output`."""
 
     base: ConfigPath
@@ -66,7 +66,9 @@ class TuneConfig(OnDevice, Seeded, Paged):
     @field_validator("space")
     @classmethod
     def _searchable(cls, space: dict[str, Dimension]) -> dict[str, Dimension]:
-        fixed = {"prepared", "output", "seed", "device", "seeds"} & {key.split(".")[0] for key in space}
+        fixed = {"prepared", "output", "seed", "device", "seeds", "start_from", "trusted_keys"} & {
+            key.split(".")[0] for key in space
+        }
         if fixed:
             raise ValueError(f"`{min(fixed)}` cannot be searched: it is the same for all trials")
         return space

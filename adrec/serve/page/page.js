@@ -159,8 +159,8 @@ async function click(list, ad) {
 }
 
 function drawHealth(rows) {
-  const held = (ratio, low, high) => (low === null ? "–" : `${ratio === null ? "–" : ratio.toFixed(2)} [${low.toFixed(2)}, ${high === null ? "∞" : high.toFixed(2)}]`);
-  const against = (promised, came, known) => (known ? `${promised.toFixed(1)} / ${came.toLocaleString()}` : `– / ${came.toLocaleString()}`);
+  const held = (ratio, low, high) => (low === null ? "–" : `${ratio === null ? "–" : ratio.toFixed(2)}\n[${low.toFixed(2)}, ${high === null ? "∞" : high.toFixed(2)}]`);
+  const against = (promised, came, known) => `${known ? promised.toFixed(1) : "–"} / ${came.toLocaleString()}`;
   at("health").hidden = rows.length === 0;
   at("health").querySelector("tbody").replaceChildren(...rows.slice().reverse().map((row) => {
     const line = document.createElement("tr");

@@ -6,7 +6,7 @@ of ads have numbers of their own. Events are read as columns, a slice at a time:
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -116,6 +116,11 @@ class Store(Protocol):
 
     def erase(self, user_id: str) -> Erased:
         """Take away all events of a user, and what is kept of theirs."""
+
+    def rename(self, named: Callable[[str], str]) -> int:
+        """Keep users, requests and events under other names, and nothing under the earlier ones; returns how many events had
+        such. What then has the same `event_id` is one event.
+        """
 
     def epoch(self) -> int:
         """How often events have been taken away: sums of an earlier epoch count some that are no more."""

@@ -76,7 +76,8 @@ redis.call('PERSIST', p .. ':snapshot')
 return 1
 """
 _SNAPSHOT_SECONDS = 600
-"""Pieces of a snapshot that nobody finishes live so long."""
+"""What is written aside and nobody finishes lives so long."""
+_NAMES = ("user_id", "request_id", "event_id")
 _OF_VERSION_1 = ("users", "last_user", "impressions", "spent")
 """Sums that are made from the log now."""
 
@@ -178,6 +179,59 @@ class RedisStore:
         cells = {NUMBER: [0] * len(events), **{name: columns[name] for name in COLUMNS}}
         return Erased(slice_of(cells, 0).events, len(taken) + 1)
 
+    def rename(self, named: Callable[[str], str]) -> int:
+        """Keep users, requests and events under other names: the log is written anew aside, then put there in one step. Entries
+        that are no events, whatever they name, are left out.
+        """
+        aside = {what: self._name(f"{what}-{secrets.token_hex(8)}") for what in ("log", "event_ids")}
+        with self._faults(), self._redis.pipeline(transaction=True) as commit:
+            changed, start, epoch = 0, "-", self.epoch()
+            while True:
+                commit.watch(*(self._name(what) for what in ("log", "epoch", "kept_impressions")))
+                if int(commit.get(self._name("epoch")) or 0) != epoch:  # events have gone away meanwhile
+                    self._redis.unlink(*aside.values())
+                    changed, start, epoch = 0, "-", self.epoch()
+                    continue
+                entries = commit.xrange(self._name("log"), min=start, count=_TAKEN_AT_ONCE)
+                if entries:
+                    start = f"({entries[-1][0]}"
+                    changed += self._copied(entries, aside, named)
+                    continue
+                shown = self._redis.hgetall(self._name("kept_impressions"))
+                exist = [what for what, name in aside.items() if self._redis.exists(name)]
+                commit.multi()
+                for what, name in aside.items():
+                    if what in exist:
+                        commit.rename(name, self._name(what)).persist(self._name(what))
+                    else:
+                        commit.unlink(self._name(what))
+                commit.unlink(self._name("kept_impressions"))
+                kept = [(named(user), ad_id, int(count)) for key, count in shown.items() for user, ad_id in [json.loads(key)]]
+                self._add_kept(commit, Totals(kept, {}))
+                self._begin_epoch(commit)
+                try:
+                    commit.execute()
+                    return changed
+                except redis.WatchError:  # something was recorded since: it is copied too
+                    continue
+
+    def _copied(self, entries: list[tuple[str, dict[str, str]]], aside: dict[str, str], named: Callable[[str], str]) -> int:
+        """Write entries of the log aside under other names; returns how many had others."""
+        events = _events_in(entries)
+        renamed = [(place, _under(named, event)) for place, event in events]
+        first = self._redis.pipeline(transaction=False)
+        for _, event in renamed:
+            first.sadd(aside["event_ids"], event.event_id) if event.event_id else first.time()
+        is_new = first.execute() if renamed else []
+        write = self._redis.pipeline(transaction=False)
+        for (place, event), new in zip(renamed, is_new, strict=True):
+            if new:
+                write.xadd(aside["log"], {"event": json.dumps(event)}, id=place)
+        for name in aside.values():
+            write.expire(name, _SNAPSHOT_SECONDS)
+        write.execute()
+        return sum(event != before for (_, event), (_, before) in zip(renamed, events, strict=True))
+
     def epoch(self) -> int:
         """How often events have been taken away."""
         with self._faults():
@@ -223,16 +277,14 @@ class RedisStore:
 
     def _taken_away(self, chosen: Callable[[Event], bool], *, keeps_sums: bool) -> Iterator[list[Event]]:
         """The chosen events, some at a time, each time after they were taken away and an epoch has begun."""
-        start, width = "-", len(Event._fields)
+        start = "-"
         while True:
             with self._faults():
                 entries = self._redis.xrange(self._name("log"), min=start, count=_TAKEN_AT_ONCE)
             if not entries:
                 return
             start = f"({entries[-1][0]}"
-            loaded = [(place, _loaded(entry.get("event"))) for place, entry in entries]
-            events = [(place, Event(*cells)) for place, cells in loaded if isinstance(cells, list) and 4 <= len(cells) <= width]
-            mine = [(place, event) for place, event in events if isinstance(event.at, int) and chosen(event)]
+            mine = [(place, event) for place, event in _events_in(entries) if isinstance(event.at, int) and chosen(event)]
             if not mine:
                 continue
             with self._faults():
@@ -307,6 +359,18 @@ def _summed(events: Sequence[Event]) -> Totals:
         if event.price:
             spent[event.ad_id] += round(event.price * 1e6)
     return Totals([(user, ad_id, count) for (user, ad_id), count in shown.items()], dict(spent))
+
+
+def _events_in(entries: Sequence[tuple[str, dict[str, str]]]) -> list[tuple[str, Event]]:
+    """Those entries of the log that are events, with their places."""
+    loaded = [(place, _loaded(entry.get("event"))) for place, entry in entries]
+    width = len(Event._fields)
+    return [(place, Event(*cells)) for place, cells in loaded if isinstance(cells, list) and 4 <= len(cells) <= width]
+
+
+def _under(named: Callable[[str], str], event: Event) -> Event:
+    names: dict[str, Any] = {name: named(value) for name in _NAMES if (value := getattr(event, name)) is not None}
+    return event._replace(**names)
 
 
 def _loaded(text: str | None) -> Any:

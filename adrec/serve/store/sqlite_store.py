@@ -9,7 +9,7 @@ import json
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,34 @@ _LAST = "SELECT max((SELECT value FROM counters WHERE name = 'last_event'), coal
 _KEEP_SPENT = (
     "INSERT INTO kept_spent VALUES (?, ?) ON CONFLICT (ad_id) DO UPDATE SET micros = min(micros, 4e18 - excluded.micros)"
     " + excluded.micros"
+)
+_RENAMED = (
+    "CREATE TEMP TABLE renamed AS SELECT number AS was, named(user_id) AS name FROM users WHERE named(user_id) <> user_id"
+)
+_COUNT_RENAMED = (
+    "SELECT count(*) FROM events WHERE user IN (SELECT was FROM renamed) OR named(event_id) <> event_id"
+    " OR named(request_id) <> request_id"
+)
+_MERGED = "(SELECT was FROM renamed JOIN users ON users.user_id = renamed.name)"
+"""Users under a name that another has already."""
+_RENAME = (
+    "UPDATE events SET user = (SELECT users.number FROM renamed JOIN users ON users.user_id = renamed.name"
+    f" WHERE renamed.was = events.user) WHERE user IN {_MERGED}",
+    "INSERT INTO kept_impressions SELECT users.number, ad_id, count FROM kept_impressions JOIN renamed ON was = user"
+    " JOIN users ON users.user_id = renamed.name WHERE true"
+    " ON CONFLICT (user, ad_id) DO UPDATE SET count = count + excluded.count",
+    f"DELETE FROM kept_impressions WHERE user IN {_MERGED}",
+    f"DELETE FROM users WHERE number IN {_MERGED}",
+    "UPDATE users SET user_id = (SELECT name FROM renamed WHERE was = number) WHERE number IN (SELECT was FROM renamed)",
+    # Of one event under both names the one that was recorded first stays.
+    "CREATE TEMP TABLE raw AS SELECT named(event_id) AS name, number FROM events WHERE named(event_id) <> event_id",
+    "CREATE INDEX temp.raw_names ON raw (name)",
+    "DELETE FROM events WHERE EXISTS (SELECT 1 FROM raw WHERE raw.name = events.event_id AND raw.number < events.number)",
+    "UPDATE OR IGNORE events SET event_id = named(event_id) WHERE named(event_id) <> event_id",
+    "DELETE FROM events WHERE named(event_id) <> event_id",
+    "DROP TABLE raw",
+    "UPDATE events SET request_id = named(request_id) WHERE named(request_id) <> request_id",
+    "DROP TABLE renamed",
 )
 _READ = (
     f"SELECT events.number AS {NUMBER}, {', '.join(COLUMNS)} FROM events LEFT JOIN users ON users.number = events.user"
@@ -167,6 +195,18 @@ class SqliteStore:
             writer.execute("DELETE FROM users WHERE user_id = ?", (user_id,))
         self._leave_no_trace()
         return Erased(slice_of(columns_of_rows(rows, (NUMBER, *COLUMNS)), 0).events, 1)
+
+    def rename(self, named: Callable[[str], str]) -> int:
+        """Keep users, requests and events under other names, in one transaction."""
+        with self._writing(overwrites=True) as writer:
+            writer.create_function("named", 1, lambda name: named(name) if isinstance(name, str) else name, deterministic=True)
+            self._begin_epoch(writer)
+            writer.execute(_RENAMED)
+            changed = int(writer.execute(_COUNT_RENAMED).fetchone()[0])
+            for statement in _RENAME:
+                writer.execute(statement)
+        self._leave_no_trace()
+        return changed
 
     def _leave_no_trace(self) -> None:
         """Empty the log beside the file, where rows lie that are no more; what was freed in the file is overwritten already.

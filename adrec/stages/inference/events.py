@@ -21,7 +21,7 @@ from adrec.data.disk.tables import write_table
 from adrec.data.disk.writing import write_aside
 from adrec.errors import DataError
 from adrec.prepare.staging.privacy import KEY_VARIABLE, load_key, pseudonym
-from adrec.schema import CONVERSION_SCORE, LABEL_OF_SCORE, PROPENSITY_GIVEN_ABOVE, SCORED, TIMESTAMP
+from adrec.schema import CONVERSION_SCORE, LABEL_OF_SCORE, NOBODY, PROPENSITY_GIVEN_ABOVE, SCORED, TIMESTAMP
 from adrec.serve.store import Store, events_table, open_store
 from adrec.serve.store.upkeep import copied
 from adrec.terminal import Terminal
@@ -166,10 +166,13 @@ def _kept_up(config: EventsConfig, store: Store) -> dict[str, int]:
         if os.environ.get(KEY_VARIABLE):  # a server of a pseudonymised log keeps events under it
             names.append(pseudonym(config.erase_user, load_key(PrivacySettings())))
         done["erased"] = sum(len(store.erase(name).events) for name in dict.fromkeys(names))
+    if config.pseudonymise:
+        key = load_key(PrivacySettings())
+        done["under pseudonyms now"] = store.rename(lambda name: name if name == NOBODY else pseudonym(name, key))
     if config.keep_days is not None:
         moment = datetime.now(UTC) - timedelta(days=config.keep_days)
         done["taken away, their sums kept"] = store.drop_before(int(moment.timestamp() * 1e6))
-    if config.erase_user is not None or config.keep_days is not None:
+    if config.erase_user is not None or config.keep_days is not None or config.pseudonymise:
         store.compact()
     if config.backup is not None:
         if config.backup.exists():

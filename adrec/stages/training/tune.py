@@ -19,20 +19,20 @@ from adrec.config.training.finetune import FinetuneConfig
 from adrec.config.training.tune import TuneConfig
 from adrec.data.disk.outputs import SEARCH
 from adrec.data.disk.writing import folder_aside
-from adrec.data.prepared import open_prepared
 from adrec.errors import ConfigError
-from adrec.models.text.text_encoder import TextEncoder
+from adrec.stages.training.finetuning.material import read_material
 from adrec.stages.training.tuning.report import shown, write_report, write_trials
 from adrec.stages.training.tuning.study import Report, Study
 from adrec.tables import best_marked
 from adrec.terminal import Terminal
-from adrec.training.click_data import ClickData, load_click_data
-from adrec.training.click_encoder import open_text_encoder, text_reader, trained_encoder
+from adrec.training.click_encoder import trained_encoder
 from adrec.training.ctr_training import monitored_metric, train_click_model
 from adrec.training.trainer import RUN_FILE, open_work, work_folder
 
 STUDY = "study.db"
 IDENTITY = "identity.json"
+_NOT_SEARCHED = {"trials", "timeout_minutes", "output", "device", "language", "trusted_keys"}
+"""Settings that may change from one run of a search to the next."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,15 @@ def run(config: TuneConfig, terminal: Terminal) -> TuneResult:
     """Run trials until there are `config.trials`, then write the folder. A killed search goes on where it was."""
     base = with_values(config, {})
     first = base_values(config, base)
-    data, _ = _load(base, terminal)
-    metric = monitored_metric(base, data)
+    material = read_material(base, terminal)
+    metric = monitored_metric(material.config, material.data)
     maximise = metric != "log_loss"
     work = work_folder(config.output)
     identity = {
-        "tune": config.model_dump(mode="json", exclude={"trials", "timeout_minutes", "output", "device", "language"}),
-        "base": base.model_dump(mode="json"),
-        "data": data.prepared.fingerprint,
+        "tune": config.model_dump(mode="json", exclude=_NOT_SEARCHED),
+        "base": base.model_dump(mode="json", exclude={"trusted_keys"}),
+        "data": material.prepared.fingerprint,
+        **({"start": material.start.fingerprint} if material.start is not None else {}),
     }
     _open(work, config.output, identity)
     study = Study(config, work / STUDY, maximise=maximise, first=first)
@@ -106,7 +107,9 @@ def run(config: TuneConfig, terminal: Terminal) -> TuneResult:
 def with_values(config: TuneConfig, values: Mapping[str, Any]) -> FinetuneConfig:
     """The base finetune config with `values` at their dotted keys, as one trial on one device. Raises ConfigError."""
     alone = {"training.devices": 1, "training.nodes": 1, "training.strategy": "auto"}
-    fixed = {"seed": config.seed, "device": config.device, "seeds": 1, **alone}
+    fixed: dict[str, Any] = {"seed": config.seed, "device": config.device, "seeds": 1, **alone}
+    if config.trusted_keys:
+        fixed["trusted_keys"] = [str(key) for key in config.trusted_keys]
     settings = [f"{key}={json.dumps(value)}" for key, value in {**fixed, **values}.items()]
     return load_config(config.base, FinetuneConfig, settings, overrides_base=config.base.parent)
 
@@ -158,26 +161,20 @@ class _Pruning(pl.Callback):
 def _trial(config: TuneConfig, metric: str, work: Path, terminal: Terminal, values: Mapping[str, Any], report: Report) -> float:
     """Train once with `values`; the best validation metric."""
     chosen = with_values(config, {"training.monitor": metric, **values})
-    data, encoder = _load(chosen, terminal)
+    material = read_material(chosen, terminal)
     trained = train_click_model(
-        chosen,
-        data,
+        material.config,
+        material.data,
         seed=chosen.seed,
         work=work,
         terminal=terminal,
-        text_encoder=encoder,
+        text_encoder=trained_encoder(material.config, material.encoder),
+        start=material.start,
+        text_space=material.text_space,
         description=", ".join(f"{key.split('.')[-1]} {shown(value)}" for key, value in values.items()),
         callbacks=[_Pruning(report)],
     )
     return trained.run.best
-
-
-def _load(config: FinetuneConfig, terminal: Terminal) -> tuple[ClickData, TextEncoder | None]:
-    """What training reads, and the text encoder where it is trained too."""
-    prepared = open_prepared(config.prepared)
-    encoder = open_text_encoder(config, prepared)
-    data = load_click_data(config, prepared, text_reader(config, encoder), terminal)
-    return data, trained_encoder(config, encoder)
 
 
 def _open(work: Path, output: Path, identity: dict[str, Any]) -> None:

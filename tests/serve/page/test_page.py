@@ -86,7 +86,7 @@ def test_the_page_ranks_explains_and_changes(folder, tmp_path, width, height):
             page.reload()
             page.click("#health summary")
             cells = page.locator("#health tbody td").all_text_contents()
-            assert cells[2:4] == ["1", "0.5 / 1"] and cells[5] == "0.3 / 1" and cells[6].startswith("0.25 [0.0")
+            assert cells[2:4] == ["1", "0.5 / 1"] and cells[5] == "0.3 / 1" and cells[6].startswith("0.25\n[0.0")
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             if os.environ.get("ADREC_SCREENSHOTS"):
                 page.screenshot(path=f"{os.environ['ADREC_SCREENSHOTS']}/health-{width}.png", full_page=True)

@@ -79,15 +79,15 @@ def test_changes_one_by_one_are_those_made_at_once(folder, tmp_path, monkeypatch
     assert asked(engine)[0] == before[0]
 
 
-def test_the_hundredth_change_costs_what_the_first_did(folder, tmp_path):
+def test_the_fortieth_change_costs_what_the_first_did(folder, tmp_path):
     engine = Engine(settings_of(folder, tmp_path / "s.sqlite"))  # two policies that allow the same ads
     apply(engine, CHANGES[:1])
     seconds = []
-    for number in range(100):
+    for number in range(40):
         began = time.process_time()
         apply(engine, [(f"n{number % 3}", {"title": f"guitar {number}", "bid": 1.0})])
         seconds.append(time.process_time() - began)
-    assert np.median(seconds[-20:]) < 3 * np.median(seconds[:20])
+    assert np.median(seconds[-10:]) < 3 * np.median(seconds[:10])
 
 
 def test_what_was_counted_stays_with_its_campaign_through_changes_and_reloads(folder, tmp_path):

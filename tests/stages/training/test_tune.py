@@ -7,12 +7,16 @@ import yaml
 from raw_worlds import prepare, world
 from worlds import word_encoder
 
+from adrec.bundle import open_bundle
 from adrec.config.base import load_config
 from adrec.config.training.finetune import FinetuneConfig
 from adrec.config.training.tune import TuneConfig
-from adrec.errors import ConfigError
-from adrec.stages.training import tune
+from adrec.data.disk.signatures import make_key, sign
+from adrec.errors import BundleError, ConfigError
+from adrec.stages.training import finetune, tune
+from adrec.stages.training.finetuning.material import read_material
 from adrec.terminal import Terminal
+from adrec.training.click_encoder import trained_encoder
 
 SPACE = {
     "training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
@@ -107,7 +111,26 @@ def test_a_trial_trains_what_finetune_trains(folder, tmp_path):
     (folder / "deep.yaml").write_text(yaml.safe_dump(base), encoding="utf-8")
     chosen = tune.with_values(config(folder, "deep_search", base="deep.yaml"), {})
     assert chosen.training.devices == 1
-    data, encoder = tune._load(chosen, Terminal(quiet=True))
-    assert encoder is not None and encoder.parts[1] == 4 and data.dimensions.text_parts == encoder.parts
+    material = read_material(chosen, Terminal(quiet=True))
+    encoder = trained_encoder(chosen, material.encoder)
+    assert encoder is not None and encoder.parts[1] == 4 and material.data.dimensions.text_parts == encoder.parts
     frozen = chosen.model_copy(update={"text": chosen.text.model_copy(update={"train": "frozen"})})
-    assert tune._load(frozen, Terminal(quiet=True))[1] is None
+    assert trained_encoder(frozen, material.encoder) is None
+
+
+def test_trials_go_on_from_the_bundle_of_the_base_which_a_trusted_key_signed(folder, monkeypatch):
+    base = load_config(folder / "finetune.yaml", FinetuneConfig, [f"output={folder}/yesterday"])
+    finetune.run(base, Terminal(quiet=True))
+    make_key(folder / "own.key")
+    make_key(folder / "other.key")
+    sign(folder / "yesterday" / "bundle.json", folder / "own.key")
+    later = yaml.safe_load((folder / "finetune.yaml").read_text(encoding="utf-8")) | {"start_from": "yesterday"}
+    (folder / "later.yaml").write_text(yaml.safe_dump(later), encoding="utf-8")
+    starts, train = [], tune.train_click_model
+    monkeypatch.setattr(
+        tune, "train_click_model", lambda *a, start, **more: starts.append(start) or train(*a, start=start, **more)
+    )
+    with pytest.raises(BundleError, match="trusted"):
+        run(folder, "distrusted", base="later.yaml", trusted_keys=["other.key.pub"])
+    run(folder, "trusted", base="later.yaml", trials=2, trusted_keys=["own.key.pub"])
+    assert [start.fingerprint for start in starts] == [open_bundle(folder / "yesterday").fingerprint] * 2
