@@ -5,7 +5,7 @@ import json
 import logging
 import secrets
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -54,8 +54,10 @@ class Watch:
         }
         self._salt = secrets.token_bytes(16)
 
-    def state(self, tally: Tally) -> None:
-        """What the events add up to now."""
+    def state(self, tally: Tally, waiting: Mapping[str, int]) -> None:
+        """What the events add up to now, and how many requests wait in each queue."""
+        for what, count in waiting.items():
+            self.queue.labels(what).set(count)
         self.counted.set(tally.last)
         self.set_aside.set(tally.set_aside)
         for gauge in self.health.values():
