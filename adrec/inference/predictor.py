@@ -112,6 +112,17 @@ class Predictor:
         other.reader = self.reader.apart(exact=exact)
         return other
 
+    def pausing(self, pause: Callable[[], None]) -> "Predictor":
+        """The same bundle, which calls `pause` before each batch that it scores."""
+        other, network = copy.copy(self), self.network
+
+        def after_pause(batch: Batch) -> torch.Tensor:
+            pause()
+            return network(batch)
+
+        other.network = after_pause
+        return other
+
     @classmethod
     def load(
         cls,

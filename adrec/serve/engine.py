@@ -46,6 +46,7 @@ from adrec.serve.state.tally import Tally
 from adrec.serve.state.world import World, stamp_of
 from adrec.serve.store import NOTHING_KEPT, events_table, open_store
 from adrec.serve.trying import try_out
+from adrec.serve.turns import Turns
 
 _AT_ONCE = 50_000
 """Events of a slice where nobody waits."""
@@ -74,6 +75,7 @@ class Engine:
         }
         start = config.clock_from
         self._ahead = 0 if start is None else int((start.timestamp() - datetime.now(UTC).timestamp()) * 1_000_000)
+        self.turns = Turns()
         self._reloading, self._trying = threading.Lock(), threading.Lock()
         self._changing = threading.RLock()  # of what follows: held while it is replaced, never while a model loads or answers
         arms = [FIRST] if config.challenger is None else [FIRST, SECOND]
@@ -139,7 +141,7 @@ class Engine:
         """Why one (user, ad) gets its score. Raises RefusedError where it can get none."""
         lives = self.lives
         [asked] = read_explain(item, lives, self.config.challenger, self.names).rows
-        live = lives[asked.arm.name].apart()
+        live = lives[asked.arm.name].apart(self.turns.stand_back)
         _, catalogs = live.catalogs([asked.user])
         row = row_of(asked, self.now())
         examples = live.examples([row], [asked.user], np.zeros(1, np.int64), catalogs)
@@ -192,6 +194,7 @@ class Engine:
         ]
         if raw:
             raise RefusedError([Place(f"events.{place}.user_id", _NO_PSEUDONYM) for place in raw])
+        self.turns.stand_back()
         packed = {arm: live.predictor.packed for arm, live in lives.items()}
         told = as_kept(
             events, self.now(), lambda name: self.names.inside(name, lives), packed[FIRST].form,
@@ -324,7 +327,7 @@ class Engine:
 
     def _with(self, arm: str, live: Live, ad_id: str, changes: dict[str, Change], world: World) -> Live:
         """A bundle after the change of one ad. It is made of that ad; only one with a new column makes all anew."""
-        changed = live.with_change(ad_id, changes[ad_id])
+        changed = live.with_change(ad_id, changes[ad_id], self.turns.stand_back)
         return changed or self._load(arm, self._bundles[arm], changes, world, live)
 
     def _load(
@@ -334,7 +337,9 @@ class Engine:
         """An arm's bundle over the changed catalogue; the loaded one of `before`, if given."""
         changes, world = self._changes if changes is None else changes, world or self._world
         known = self.lives[FIRST].ranker.campaigns if hasattr(self, "_served") and world is self._world else None
-        return Live.load(self.config, bundle, world, changes, before=before, campaigns=known, onnx=arm == FIRST)
+        return Live.load(
+            self.config, bundle, world, changes, before=before, campaigns=known, onnx=arm == FIRST, pause=self.turns.stand_back
+        )
 
     def _swap(self, lives: dict[str, Live], changes: dict[str, Change], tally: Tally | None = None) -> None:
         """Serve other bundles, or another catalogue."""
@@ -384,6 +389,7 @@ class Engine:
         while True:
             tally = self.tally
             epoch, piece = tally.epoch, self.store.after(tally.last, _SLICE)
+            self.turns.stand_back()
             with self._changing:
                 if tally is not self.tally or epoch != tally.epoch:  # replaced, or somebody was forgotten meanwhile
                     continue

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any, Literal
 
 from adrec.config.inference.serve import Batching, ServeConfig
@@ -96,11 +97,12 @@ class Working:
     def _queue(
         self, what: Queue, handle: Callable[[Sequence[Any]], Sequence[Any]], executor: ThreadPoolExecutor, batching: Batching
     ) -> Batcher[Any, Any]:
-        watch = self._watch
+        watch, turn = self._watch, nullcontext if what == "explain" else self.engine.turns.first
 
         def timed(items: Sequence[Any]) -> Sequence[Any]:
             started = time.perf_counter()
-            answers = handle(items)
+            with turn():
+                answers = handle(items)
             watch.model.labels(what).observe(time.perf_counter() - started)
             return answers
 

@@ -1,7 +1,7 @@
 """One loaded bundle over one catalogue, ready to answer: what a reload or a changed ad replaces as a whole."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -28,6 +28,7 @@ from adrec.serve.intake.columns import Columns
 from adrec.serve.intake.messages import UserIn
 from adrec.serve.state.catalogue import Change, ad_of, users_of, vectors_of, vectors_with_changes, with_changes
 from adrec.serve.state.world import World
+from adrec.serve.turns import at_once
 
 
 class UnknownAdError(DataError):
@@ -63,10 +64,12 @@ class Live:
         before: "Live | None" = None,
         campaigns: pa.Array | None = None,
         onnx: bool = False,
+        pause: Callable[[], None] = at_once,
     ) -> "Live":
         """Load the bundle (or take the loaded one of `before`), encode the catalogue, check that it scores.
 
-        `onnx`: on the onnxruntime graphs that the config names, if it does. `campaigns`: that a ledger has numbers for.
+        `onnx`: on the onnxruntime graphs that the config names, if it does. `campaigns`: that a ledger has numbers for. `pause`
+        is called between the steps.
         """
         users, asof = world.users, world.asof
         if before is not None:
@@ -75,6 +78,7 @@ class Live:
             with trusting(config.trusted_keys):
                 opened = open_bundle(bundle, verify=False)
                 fingerprint, card = opened.fingerprint, opened.card
+                pause()
                 graphs = config.onnx if onnx else None
                 predictor = predictor_of(
                     bundle,
@@ -86,19 +90,23 @@ class Live:
                 )
         if world.prepared is not None:
             refuse_other_spaces(world.prepared, predictor.packed.features, world.own)
+        pause()
         read = predictor.packed.with_links(predictor.with_media(world.ads))
         fitted = predictor.packed.features["ads"].modalities(read)
         plain = split_vectors(read, fitted)[0]
         vectors = vectors_with_changes({name: held.vectors for name, held in fitted.items()}, plain, changes, predictor.packed)
         table, gone = with_changes(plain, changes, predictor.packed)
+        pause()
         catalogs = predictor.catalogs(table, users.slice(0, 1), ad_vectors=vectors)
         # A changed ad is what the change says, at any moment.
         attributes = replace(world.attributes, ads=world.attributes.ads.without(pa.array(list(changes), pa.string())))
         known = Known(asof.over(catalogs.ad_table), None, world.timeless, attributes)
+        pause()
         ranker = Ranker(
             predictor, catalogs, table, users.slice(0, 1), config.policies, known=known, campaigns=campaigns, seed=config.seed
         )
         ranker.finder = ranker.finder.without(gone)
+        pause()
         ranker.finder.prepare()  # aside, before a request needs it
         ids = ranker.ads.ids.tolist()
         live = cls(
@@ -113,12 +121,15 @@ class Live:
             context_columns=Columns.of_context(predictor.packed, asof.over(catalogs.ad_table).row_columns),
             user_columns=Columns.of_users(predictor.packed, users),
         )
+        pause()
         live.check()
         return live
 
-    def apart(self) -> "Live":
-        """The same bundle over the same catalogue for explaining: what it reads anew reaches no cache of others."""
-        predictor = self.predictor.apart()
+    def apart(self, pause: Callable[[], None]) -> "Live":
+        """The same bundle over the same catalogue for explaining: what it reads anew reaches no cache of others, and it calls
+        `pause` between its steps.
+        """
+        predictor = self.predictor.apart().pausing(pause)
         catalogs = self.ranker.catalogs
         queries = predictor.reader.queries([]) if catalogs.queries is not None else None
         ranker = copy.copy(self.ranker)
@@ -132,8 +143,10 @@ class Live:
         ranker.known = replace(known, asof=known.asof.joined_to(asof))
         return replace(self, ranker=ranker)
 
-    def with_change(self, ad_id: str, change: Change) -> "Live | None":
-        """The same over a catalogue in which one ad has changed, made of that ad alone; None where it brings a new column."""
+    def with_change(self, ad_id: str, change: Change, pause: Callable[[], None] = at_once) -> "Live | None":
+        """The same over a catalogue in which one ad has changed, made of that ad alone; None where it brings a new column.
+        `pause` is called between the steps.
+        """
         row = self.row_of_ad.get(ad_id, len(self.ads))
         deleted = self.deleted - {ad_id} | ({ad_id} if change.deleted else set())
         gone = [place for name in deleted if (place := self.row_of_ad.get(name)) is not None]
@@ -145,12 +158,15 @@ class Live:
         if not set(ad.column_names) <= set(self.ads.column_names):
             return None
         vectors = vectors_of([change.ad], self.predictor.packed)
+        pause()
         own, known = self.predictor.catalogs(ad, self.users.slice(0, 1), ad_vectors=vectors), self.ranker.known
         assert known.asof is not None, "a server always has one, if only of a log to come"
         attributes = replace(known.attributes, ads=known.attributes.ads.without(pa.array([ad_id])))
         known = replace(known, asof=known.asof.with_ad(row, own.ad_table), attributes=attributes)
+        pause()
         ranker = self.ranker.with_ad(row, ad, own, known, gone)
         ranker.finder.prepare()
+        pause()
         live = replace(self, ranker=ranker, ads=ranker.ads.table, row_of_ad={**self.row_of_ad, ad_id: row}, deleted=deleted)
         live.check([ad_id])
         return live
