@@ -8,8 +8,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeVar
 
-from adrec.schema import DRAWN
-
 Pooling = Literal["mean", "cls", "last", "attention"]
 """How token vectors become one. Named here alone: Python keeps but one order of a Literal's values."""
 Transform = Literal["standard", "log1p", "quantile", "normal", "none"]
@@ -165,6 +163,8 @@ def usual_counters(columns: Collection[str], lacking: Collection[str] = ()) -> l
     `lacking`: what the log does not name, of `user`, `ad`, `time`. None without moments, none by what the log does not name.
     Where rows were drawn (column `drawn`) the log holds clicks alone: those that need to know what was shown are left out.
     """
+    from adrec.schema import DRAWN  # a slow import, which the help of a command does without
+
     if "time" in lacking:
         return []
     wanted = _of_clicks() if DRAWN in columns else _of_impressions()

@@ -3,7 +3,6 @@
 `make docs` runs it before it builds the site; a test holds the committed pages against it, so they cannot drift.
 """
 
-import inspect
 import json
 import os
 import re
@@ -12,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import typer
 from pydantic_core import PydanticUndefined
 
-from adrec.cli.app import app
-from adrec.config.commands import ALIASES, config_models
+from adrec.commands import COMMANDS as TABLE
+from adrec.config.commands import config_model
 from adrec.schema import RANKED, SCORED, TABLES, Column, TableSpec
 
 DOCS = Path(__file__).parent
@@ -46,16 +44,11 @@ random, `--device auto|cpu|cuda` where it runs a network. `adrec config schema C
 
 def pages() -> dict[str, str]:
     """File name → the page of a command, and the index of them."""
-    models = config_models()
-    commands: dict[str, Any] = typer.main.get_group(app).commands
     made, index = {}, _MADE + _INDEX
-    for name, command in sorted(commands.items()):
-        model = models.get(ALIASES.get(name, name))
-        if model is None or command.hidden or name in ALIASES.values():
-            continue
-        schema = model.model_json_schema()
+    for command in sorted(TABLE):
+        name, schema = command.name, config_model(command.name).model_json_schema()
         rows = "\n".join(_settings(schema, schema))
-        help_text = inspect.cleandoc(command.help or "").replace("\b\n", "")
+        help_text = command.help
         help_text = re.sub(r"^Example: (.*)$", r"```bash\n\1\n```", help_text, flags=re.MULTILINE)
         topic = f"Explained in docs/{TOPICS[name]}.\n\n" if name in TOPICS else ""
         table = f"| setting | type | default | meaning |\n| --- | --- | --- | --- |\n{rows}\n"

@@ -1,4 +1,4 @@
-"""The `adrec` command: registers every command and starts it."""
+"""The `adrec` command: every command of the table, and `config`."""
 
 import io
 import os
@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from adrec import __version__
-from adrec.cli import apply, daily, judge, prepare, serving, system, train
-from adrec.cli.listing import CommandList, unwrap_help
+from adrec.cli import system
+from adrec.cli.listing import AllCommands
 
 app = typer.Typer(
     name="adrec",
-    cls=CommandList,
+    cls=AllCommands,
     help="The whole life of a language-model ad recommender: raw logs in, calibrated click probabilities and ranked ads out.",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -37,9 +37,7 @@ def _root(
     pass
 
 
-for group in (prepare, train, apply, judge, serving, daily, system):
-    group.register(app)
-unwrap_help(app)
+system.register(app)
 
 
 def main() -> None:

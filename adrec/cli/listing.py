@@ -4,14 +4,14 @@ Typer's own rich help imports Markdown and syntax colouring, which takes longer 
 (benchmarks/startup.py measures it); the help of a single command still uses it.
 """
 
-import inspect
 import re
 import sys
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
+from adrec.commands import COMMANDS, command_named
 from adrec.errors import visible
 
 _WrongUsage: Any = typer.BadParameter.__mro__[1]
@@ -46,9 +46,8 @@ class CommandList(TyperGroup):
         self.format_usage(ctx, formatter)
         self.format_help_text(ctx, formatter)
         panels: dict[str, list[tuple[str, Any]]] = {}
-        for name in self.list_commands(ctx):
-            command = self.get_command(ctx, name)
-            if command is not None and not command.hidden:
+        for name, command in self.commands.items():
+            if not command.hidden:
                 panel = getattr(command, "rich_help_panel", None)
                 panels.setdefault(panel if isinstance(panel, str) else "Commands", []).append((name, command))
         longest = max((len(name) for rows in panels.values() for name, _ in rows), default=0)
@@ -59,20 +58,35 @@ class CommandList(TyperGroup):
             formatter.write_dl([row for param in self.get_params(ctx) if (row := param.get_help_record(ctx)) is not None])
 
 
+class AllCommands(CommandList):
+    """The commands of the table, each built when it is called: until then there are its name and what it is for."""
+
+    def __init__(self, **attributes: Any) -> None:
+        """As Typer makes it."""
+        super().__init__(**attributes)
+        rest = dict(self.commands)
+        self.commands.clear()
+        for command in COMMANDS:
+            for name in filter(None, (command.name, command.alias)):
+                text = f"The same as {command.name}." if name == command.alias else command.help
+                self.commands[name] = TyperCommand(name, help=text, rich_help_panel=command.panel)
+        self.commands.update(rest)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command with all its options."""
+        command = command_named(cmd_name)
+        if command is None:
+            return super().get_command(ctx, cmd_name)
+        from adrec.cli.building import built
+
+        return built(command, cmd_name)
+
+
 def _named_config(message: str, path: str) -> str:
     """The message; where a config was given without its option, how to give it."""
     extra = re.fullmatch(r"Got unexpected extra argument\(s\) \((\S+\.ya?ml)\b.*\)", message)
     return f"a config is given by name: {path} --config {extra[1]}." if extra else message
 
 
-def unwrap_help(app: typer.Typer) -> None:
-    """Let the terminal wrap the commands' help: a docstring's line ends mean nothing, its empty lines part paragraphs."""
-    for command in app.registered_commands:
-        text = command.help or (command.callback.__doc__ if command.callback is not None else None)
-        paragraphs = inspect.cleandoc(text or "").split("\n\n")
-        # Brackets are words here (`columns=[arm]`), not Rich's markup.
-        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs).replace("[", "\\[")
-
-
 def _first_line(command: Any) -> str:
-    return (command.help or "").strip().split("\n", 1)[0].replace("\\[", "[")
+    return (command.help or "").strip().split("\n", 1)[0]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from adrec.commands import Command
 from adrec.errors import AdrecError, Interrupted, UsageError, is_concealed, visible
 from adrec.urls import is_remote, shown
 
@@ -25,10 +26,10 @@ SetOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Override the config's seed.", show_default=False)]
-DeviceOption = Annotated[
-    str | None, typer.Option("--device", metavar="auto|cpu|cuda", help="Where tensors live.", show_default=False)
-]
+SHARED: dict[str, Any] = {
+    "config": ConfigOption, "overrides": SetOption, "json_output": JsonOption, "quiet": QuietOption
+}  # fmt: skip
+"""Options of every command, by the names that `run_stage` has for them."""
 
 CONFIG_ENDINGS = (".yaml", ".yml")
 
@@ -39,55 +40,38 @@ _OF_THE_MACHINE = frozenset(
 )
 """Faults of the system that say all there is to say; any other is a bug of ours."""
 
-BundleOption = Annotated[Path | None, typer.Option("--bundle", help="Bundle folder.", show_default=False)]
-TrustedKeyOption = Annotated[
-    list[Path] | None,
-    typer.Option("--trusted-key", help="Refuse bundles not signed by this public key (again: or by that).", show_default=False),
-]
-ClusterOption = Annotated[
-    str | None,
-    typer.Option("--cluster", metavar="local|auto|ADDRESS", help="Share the work over a Ray cluster.", show_default=False),
-]
-OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Where to write.", show_default=False)]
-
 
 def run_stage(
-    stage: str,
-    config_class: str,
+    command: Command,
     *,
     config: Path | None,
     overrides: Sequence[str] | None,
     json_output: bool,
     quiet: bool,
-    seed: int | None = None,
-    device: str | None = None,
-    options: dict[str, Any] | None = None,
-    argument: str | None = None,
+    options: dict[str, Any],
 ) -> None:
-    """Load the config (`module:Class` below adrec.config), run `adrec.stages.<stage>` (`data.preprocess`), show its result.
+    """Load the command's config, run its stage, show the result.
 
-    `options` are command-line shorthands: dotted config keys with values that are not None override the file. `argument` is
-    the one of them that is given without a name.
+    `options` are command-line shorthands: dotted config keys with values that are not None override the file.
     """
     from adrec.terminal import Terminal
 
     terminal = Terminal(quiet=quiet, json_output=json_output)
-    with faults_shown(terminal), ended_by_signal(stage), terminal.working():
+    with faults_shown(terminal), ended_by_signal(command), terminal.working():
         from adrec.config.base import load_config
+        from adrec.config.commands import config_model
 
-        module, name = config_class.split(":")
-        model = getattr(importlib.import_module(f"adrec.config.{module}"), name)
-        shorthands = {"seed": seed, "device": device, **(options or {})}
-        values = {key: value for key, value in shorthands.items() if value is not None}
+        model = config_model(command.key)
+        values = {key: value for key, value in options.items() if value is not None}
         if config is None:
-            _refuse_config_as(argument, values, model)
+            _refuse_config_as(command, values)
             if not overrides and not values:
-                _refuse_nothing(model, shorthands, argument)
+                _refuse_nothing(command, model, options)
         elif is_remote(str(config)):
             config = importlib.import_module("adrec.stages.storage").fetched_config(str(config))
         settings = [f"{key}={_as_yaml(value)}" for key, value in values.items()]
         loaded = load_config(config, model, [*(overrides or ()), *settings])
-        run = importlib.import_module(f"adrec.stages.{stage}").run
+        run = importlib.import_module(f"adrec.stages.{command.stage}").run
         result = importlib.import_module("adrec.stages.storage").run_guarded(run, loaded, terminal)
         terminal.show(result)
         if getattr(result, "exit_code", 0):  # done, and the answer is no
@@ -95,9 +79,9 @@ def run_stage(
 
 
 @contextmanager
-def ended_by_signal(stage: str) -> Iterator[None]:
+def ended_by_signal(command: Command) -> Iterator[None]:
     """Within it, SIGTERM ends the command as Ctrl-C does. A server has its own way to end."""
-    if stage == "inference.serve" or threading.current_thread() is not threading.main_thread():
+    if command.is_server or threading.current_thread() is not threading.main_thread():
         yield
         return
 
@@ -111,32 +95,28 @@ def ended_by_signal(stage: str) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _refuse_nothing(model: Any, shorthands: dict[str, Any], argument: str | None) -> None:
+def _refuse_nothing(command: Command, model: Any, options: dict[str, Any]) -> None:
     """Say what a command needs that was given nothing. Raises UsageError; commands that need nothing pass."""
-    from adrec.config.commands import command_of
-
     required = [key for key, field in model.model_fields.items() if field.is_required()]
     if not required:
         return
     ways = [
-        key.upper() if key == argument else f"--{key} {key.upper()}" if key in shorthands else f"--set {key}=..."
+        key.upper() if key == command.argument else f"--{key} {key.upper()}" if key in options else f"--set {key}=..."
         for key in required
     ]
-    command = command_of(model)
+    name = command.key
     raise UsageError(
-        f"{command} needs {' and '.join(', '.join(required).rsplit(', ', 1))}: adrec {command} {' '.join(ways)}, or"
-        f" --config FILE ('adrec init' writes configs for your files). See 'adrec {command} --help'."
+        f"{name} needs {' and '.join(', '.join(required).rsplit(', ', 1))}: adrec {name} {' '.join(ways)}, or"
+        f" --config FILE ('adrec init' writes configs for your files). See 'adrec {name} --help'."
     )
 
 
-def _refuse_config_as(argument: str | None, values: dict[str, Any], model: Any) -> None:
+def _refuse_config_as(command: Command, values: dict[str, Any]) -> None:
     """Raise UsageError where a config stands in the place of a command's argument."""
-    from adrec.config.commands import command_of
-
-    named = values.get(argument) if argument is not None else None
+    named = values.get(command.argument) if command.argument is not None else None
     for path in named if isinstance(named, list) else [named] if named is not None else []:
         if str(path).lower().endswith(CONFIG_ENDINGS):
-            raise UsageError(f"{path} is a config. Name it: adrec {command_of(model)} --config {path}")
+            raise UsageError(f"{path} is a config. Name it: adrec {command.key} --config {path}")
 
 
 class faults_shown:

@@ -1,4 +1,4 @@
-"""Commands about adrec itself: doctor, config schema, config show."""
+"""`adrec config`: the schema of a command's config, and what a file comes to."""
 
 from typing import Annotated
 
@@ -8,41 +8,20 @@ from adrec.cli.listing import CommandList
 from adrec.cli.options import (
     ConfigOption,
     JsonOption,
-    QuietOption,
     SetOption,
     faults_shown,
-    run_stage,
 )
+from adrec.commands.system import PANEL
 
-PANEL = "System"
 Command = Annotated[str, typer.Argument(help="The command whose config is meant, such as finetune.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the app."""
-    app.command("doctor", rich_help_panel=PANEL)(doctor)
     config = typer.Typer(cls=CommandList, help="Explain configs: the schema of a command's, or what a file comes to.")
     config.command("schema")(schema)
     config.command("show")(show)
     app.add_typer(config, name="config", rich_help_panel=PANEL)
-
-
-def doctor(
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-    json_output: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Say whether this machine is ready: versions, device, optional parts, free disk, cache.
-
-    Reads the installation and the machine. Writes nothing.
-
-    Example: adrec doctor
-    """
-    run_stage(
-        "doctor", "doctor:DoctorConfig",
-        config=config, overrides=overrides, json_output=json_output, quiet=quiet,
-    )  # fmt: skip
 
 
 def schema(command: Command) -> None:

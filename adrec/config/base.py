@@ -132,7 +132,8 @@ class TrustsKeys(StageConfig):
     """A command that opens bundles."""
 
     trusted_keys: list[ConfigPath] = []
-    """Public keys of `adrec sign` or minisign: a bundle that none of them signed is refused. Empty: any bundle is opened."""
+    """Public keys of `adrec sign` or minisign, one of which must have signed a bundle, or it is refused. Empty: any bundle is
+    opened."""
 
 
 class OpensBundle(TrustsKeys):

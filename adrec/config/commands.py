@@ -1,39 +1,31 @@
-"""Which config belongs to which command: found by the names of the classes, so there is no list to keep."""
+"""Which config belongs to which command, as the table of commands says."""
 
 import importlib
-import pkgutil
-import re
+from typing import cast
 
-import adrec.config
+from adrec.commands import COMMANDS, Command, command_named
 from adrec.config.base import StageConfig
 from adrec.errors import UsageError
 
-ALIASES = {"pretrain-mlm": "pretrain"}
-
 
 def config_models() -> dict[str, type[StageConfig]]:
-    """Command name -> its config class, sorted: `FinetuneConfig` of any module of adrec.config is that of `finetune`.
-
-    A class that others extend is a common base, not a command's.
-    """
-    found: dict[str, type[StageConfig]] = {}
-    for module_info in pkgutil.walk_packages(adrec.config.__path__, "adrec.config."):
-        module = importlib.import_module(module_info.name)
-        for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, StageConfig) and value is not StageConfig:
-                found[command_of(value)] = value
-    return {name: model for name, model in sorted(found.items()) if not model.__subclasses__()}
+    """Command name -> its config class, sorted."""
+    return {command.key: _model(command) for command in sorted(COMMANDS, key=lambda command: command.key)}
 
 
 def command_of(model: type[StageConfig]) -> str:
     """The command whose config this class is."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", model.__name__.removesuffix("Config")).lower()
+    return next(command.key for command in COMMANDS if command.config.split(":")[1] == model.__name__)
 
 
 def config_model(command: str) -> type[StageConfig]:
     """The config class of one command. Raises UsageError with the known commands."""
-    models = config_models()
-    model = models.get(ALIASES.get(command, command))
-    if model is None:
-        raise UsageError(f"'{command}' has no config. Commands with one: {', '.join(models)}.")
-    return model
+    found = command_named(command)
+    if found is None:
+        raise UsageError(f"'{command}' has no config. Commands with one: {', '.join(sorted(each.key for each in COMMANDS))}.")
+    return _model(found)
+
+
+def _model(command: Command) -> type[StageConfig]:
+    module, name = command.config.split(":")
+    return cast(type[StageConfig], getattr(importlib.import_module(f"adrec.config.{module}"), name))

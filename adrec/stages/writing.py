@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from adrec.bundle import trusting
+from adrec.commands import Command, command_named
 from adrec.config.base import OpensBundle, StageConfig
 from adrec.config.commands import command_of
 from adrec.data.disk import outputs
@@ -17,35 +18,6 @@ from adrec.data.disk.writing import restore
 from adrec.ranks import is_first
 from adrec.terminal import Terminal
 from adrec.urls import address_of
-
-KINDS: dict[str, tuple[str, OutputKind | Callable[[Any], OutputKind]]] = {
-    "audit": ("output", outputs.AUDIT),
-    "compare": ("output", outputs.COMPARISON),
-    "daily": ("registry", outputs.REGISTRY),
-    "distill": ("output", lambda config: outputs.ENCODER if config.bundle is None else outputs.BUNDLE),
-    "encode": ("output", outputs.VECTORS),
-    "evaluate": ("output", outputs.EVALUATION),
-    "events": ("output", outputs.SCORES),
-    "explain": ("output", outputs.EXPLANATION),
-    "export": ("output", outputs.EXPORT),
-    "federate": ("output", outputs.BUNDLE),
-    "finetune": ("output", outputs.BUNDLE),
-    "init": ("output", outputs.CONFIGS),
-    "inspect": ("html", outputs.PAGE),
-    "preprocess": ("output", outputs.PREPARED),
-    "pretrain": ("output", outputs.ENCODER),
-    "pretrain-graph": ("output", outputs.ENTITY_VECTORS),
-    "rank": ("output", outputs.LISTS),
-    "registry": ("path", outputs.REGISTRY),
-    "sample": ("output", outputs.SAMPLE),
-    "score": ("output", lambda config: outputs.SCORE_PARTS if config.parts else outputs.SCORES),
-    "serve": ("store", outputs.STORE),
-    "tune": ("output", outputs.SEARCH),
-}
-"""Command -> the config key of its output, and what it writes there."""
-
-_SHARED = frozenset({"serve"})
-"""Commands that may write one output at once: several servers share a store."""
 
 
 @contextmanager
@@ -64,16 +36,14 @@ def writing(
 
 @contextmanager
 def _writing(config: StageConfig, terminal: Terminal, before: Callable[[OutputKind], None]) -> Iterator[None]:
-    command = command_of(type(config))
-    entry = KINDS.get(command)
-    path = None if entry is None else _path(config, entry[0])
-    if entry is None or path is None or not is_first_process():
+    command, path = _command(config), output_of(config)
+    if command.writes is None or path is None or not is_first_process():
         yield
         return
-    key, kind = entry[0], entry[1] if isinstance(entry[1], OutputKind) else entry[1](config)
+    key, kind = command.writes[0], kind_of(config)
     target = outputs.guard_place(path)
     with ExitStack() as held:
-        if command not in _SHARED:
+        if not command.is_server:
             held.enter_context(output_lock(target))
             restore(target)
         before(kind)
@@ -90,15 +60,25 @@ def names_addresses(config: StageConfig) -> bool:
 
 def output_of(config: StageConfig) -> Path | None:
     """Where a command writes; None where it writes nothing, or a pipe."""
-    entry = KINDS.get(command_of(type(config)))
-    return None if entry is None else _path(config, entry[0])
+    writes = _command(config).writes
+    return None if writes is None else _path(config, writes[0])
+
+
+def kind_of(config: StageConfig) -> OutputKind:
+    """What a command writes. Only of one that writes."""
+    command = _command(config)
+    assert command.writes is not None, "of a command that writes"
+    other = command.or_writes
+    name = command.writes[1] if other is None or not getattr(config, other[0]) else other[1]
+    kind: OutputKind = getattr(outputs, name)
+    return kind
 
 
 def paths_of(config: StageConfig) -> list[str]:
     """Every path and pattern that a command may read."""
-    command = command_of(type(config))
-    left_out = {KINDS[command][0]} if command in KINDS else set()
-    if command == "init":
+    command = _command(config)
+    left_out = {command.writes[0]} if command.writes is not None else set()
+    if command.name == "init":
         left_out.add("runs")  # where other commands will write
     return list(dict.fromkeys(_paths(config.model_dump(mode="python", exclude=left_out))))
 
@@ -115,6 +95,12 @@ def inputs_of(config: StageConfig, *, except_key: str) -> list[Path]:
         for path in _matches(text):
             found.setdefault(path.resolve())
     return list(found)
+
+
+def _command(config: StageConfig) -> Command:
+    command = command_named(command_of(type(config)))
+    assert command is not None, "every config is a command's"
+    return command
 
 
 def _path(config: Any, key: str) -> Path | None:

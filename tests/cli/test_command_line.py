@@ -22,9 +22,9 @@ def adrec(*arguments: str, cwd: Path | None = None, **variables: str) -> subproc
 
 
 def commands() -> list[str]:
-    from adrec.cli.app import app
+    from adrec.commands import COMMANDS
 
-    return [command.name for command in app.registered_commands if command.name]
+    return [name for command in COMMANDS for name in (command.name, command.alias) if name]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], [], ["finetune", "--help"], ["sample", "--help"]])

@@ -13,8 +13,9 @@ import yaml
 from test_command_line import ROOT, adrec, commands
 
 from adrec.cli.app import app
+from adrec.commands import command_named
 from adrec.config.base import load_config
-from adrec.config.commands import ALIASES, config_model, config_models
+from adrec.config.commands import config_model, config_models
 from adrec.errors import ConfigError
 
 SAMPLE = sorted((ROOT / "configs" / "sample").glob("*.yaml"))
@@ -22,7 +23,7 @@ CLICK = typer.main.get_command(app)
 
 
 def options_of(name):
-    return {option for parameter in CLICK.commands[name].params for option in parameter.opts}
+    return {option for parameter in CLICK.get_command(None, name).params for option in parameter.opts}
 
 
 @pytest.mark.parametrize("name", [name for name in commands() if name != "doctor"])
@@ -33,7 +34,7 @@ def test_nothing_given_is_one_line_that_names_what_is_needed(name, tmp_path):
     assert done.stdout == "" and done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
     assert all(key in done.stderr for key in required)
     if required:
-        assert f"See 'adrec {ALIASES.get(name, name)} --help'" in done.stderr
+        assert f"See 'adrec {command_named(name).key} --help'" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -47,7 +48,7 @@ def test_a_config_given_without_its_option(name, tmp_path):
 
 @pytest.mark.parametrize("path", SAMPLE, ids=lambda path: path.stem)
 def test_the_config_of_another_command_is_one_line(path):
-    own = ALIASES.get(path.stem, path.stem)
+    own = command_named(path.stem).key
     keys = set(yaml.safe_load(path.read_text()))
     load_config(path, config_model(own))
     refused = 0
@@ -107,10 +108,10 @@ def test_shared_options_are_there_where_they_act_and_nowhere_else(name):
 
 
 @pytest.mark.parametrize("name", commands())
-def test_help_prints_the_words_of_the_docstring_brackets_too(name):
-    command = next(command for command in app.registered_commands if command.name == name)
+def test_help_prints_the_words_of_the_table_brackets_too(name):
+    command = command_named(name)
     told = "".join(adrec(name, "--help", COLUMNS="500").stdout.split())
-    text = command.help.replace("\\[", "[") if name == "pretrain" else command.callback.__doc__
+    text = f"The same as {command.name}." if name == command.alias else command.text
     assert "".join(text.split()) in told
 
 

@@ -1,14 +1,19 @@
-"""Every config that is shipped validates, every command's schema is written out, and no code lists commands by hand."""
+"""Every config that is shipped validates, every command's schema is written out, and one table lists the commands."""
 
 import importlib
+import pkgutil
 import re
 from pathlib import Path
 
 import pytest
 from pydantic import create_model
 
-from adrec.config.base import Config, load_config, save_config
-from adrec.config.commands import ALIASES, config_model, config_models
+import adrec.config
+from adrec.commands import COMMANDS
+from adrec.config.base import Config, StageConfig, load_config, save_config
+from adrec.config.commands import command_of, config_model, config_models
+from adrec.data.disk import outputs
+from adrec.data.disk.outputs import OutputKind
 from adrec.errors import UsageError
 from adrec.stages import config_schema
 
@@ -16,17 +21,21 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
 
 
-def command_of(file: Path) -> str:
+def named_by(file: Path) -> str:
     """`finetune-mmoe.yaml` and `finetune_mmoe.yaml` are configs of finetune."""
     stem = file.stem.replace("_", "-")
-    fitting = [name for name in [*config_models(), *ALIASES] if stem == name or stem.startswith(f"{name}-")]
+    fitting = [
+        name
+        for name in [*config_models(), *(command.name for command in COMMANDS)]
+        if stem == name or stem.startswith(f"{name}-")
+    ]
     assert fitting, f"{file}: its name must begin with a command"
     return max(fitting, key=len)
 
 
 @pytest.mark.parametrize("file", FILES, ids=[str(file.relative_to(ROOT)) for file in FILES])
 def test_shipped_configs_validate_and_survive_saving(file, tmp_path):
-    model = config_model(command_of(file))
+    model = config_model(named_by(file))
     config = load_config(file, model)
     save_config(config, tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml", model) == config
@@ -52,19 +61,27 @@ def test_unknown_command_lists_the_known_ones():
         config_model("fly")
 
 
-def test_every_command_of_the_command_line_is_found_by_name():
-    """`run_stage("room.x", "room.module:XConfig", ...)` in adrec/cli and the names of the classes tell the same story."""
-    models = set(config_models().values())
-    calls = [
-        match
-        for file in (ROOT / "adrec" / "cli").glob("*.py")
-        for match in re.findall(r'run_stage\(\s*"([\w.]+)",\s*"([\w.]+):(\w+)"', file.read_text(encoding="utf-8"))
-    ]
-    assert calls
-    for stage, module, name in calls:
-        model = getattr(importlib.import_module(f"adrec.config.{module}"), name)
-        assert model in models, f"{name} is not found by adrec.config.commands"
-        assert callable(importlib.import_module(f"adrec.stages.{stage}").run)
+def test_the_table_of_commands_and_the_configs_tell_the_same_story():
+    """Every config class that is no base of others is one command's, whose stage can be run and whose options are settings."""
+    for command in COMMANDS:
+        model = config_model(command.name)
+        assert callable(importlib.import_module(f"adrec.stages.{command.stage}").run)
+        assert command_of(model) == command.key and config_models()[command.key] is model
+        named = [option.field for option in command.own_options]
+        named += [entry[0] for entry in (command.writes, command.or_writes) if entry is not None]
+        named += [command.argument] if command.argument is not None else []
+        assert set(named) <= model.model_fields.keys(), command.name
+        kinds = [entry[1] for entry in (command.writes, command.or_writes) if entry is not None]
+        assert all(isinstance(getattr(outputs, kind), OutputKind) for kind in kinds)
+    known = {*config_models().values()}
+
+    def leaves(model):
+        return {leaf for part in model.__subclasses__() for leaf in leaves(part)} or {model}
+
+    for module in pkgutil.walk_packages(adrec.config.__path__, "adrec.config."):
+        importlib.import_module(module.name)
+    shipped = {model for model in leaves(StageConfig) if model.__module__.startswith("adrec.config.")}
+    assert shipped == known
 
 
 def test_show_prints_defaults_and_absolute_paths():

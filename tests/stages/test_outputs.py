@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 
 from adrec.bundle import open_bundle, save_bundle
 from adrec.cli.app import app
-from adrec.config.commands import config_models
-from adrec.stages.writing import KINDS
+from adrec.commands import COMMANDS as TABLE
+from adrec.commands import command_named
+from adrec.config.commands import config_model, config_models
+from adrec.stages.writing import kind_of as kind_written
 
 # What each command needs to have a valid config; none of the inputs is there, so nothing can have been done before the refusal.
 NEEDS = {
@@ -45,12 +47,11 @@ COMMANDS = sorted(NEEDS)
 
 
 def entry(command):
-    return KINDS["pretrain" if command == "pretrain-mlm" else command]
+    return command_named(command).writes
 
 
 def kind_of(command):
-    kind = entry(command)[1]
-    return kind if not callable(kind) else kind(config_models()[command].model_validate({**NEEDS[command], "output": "x"}))
+    return kind_written(config_model(command).model_validate({**NEEDS[command], "output": "x"}))
 
 
 FOLDERS = [command for command in COMMANDS if kind_of(command).is_folder]
@@ -77,9 +78,10 @@ def snapshot(folder):
 
 def test_every_command_that_writes_is_here():
     # `registry` only changes a registry that is there (stages/registry).
-    assert set(KINDS) - {"registry"} == {"pretrain" if name == "pretrain-mlm" else name for name in COMMANDS}
+    writing = {command.name for command in TABLE if command.writes is not None}
+    assert writing - {"registry"} == set(COMMANDS)
     # sign adds its signature to a bundle, and replaces nothing; forget has preprocess write, and takes rows out of tables.
-    assert set(KINDS) | {"doctor", "forget", "sign"} == set(config_models())
+    assert {command_named(name).key for name in (*writing, "doctor", "forget", "sign")} == set(config_models())
 
 
 @pytest.mark.parametrize("command", COMMANDS)

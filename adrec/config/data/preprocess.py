@@ -10,7 +10,6 @@ from adrec.config.data.media import AudioSettings, ImageSettings
 from adrec.config.data.sources import Source, TablesSource
 from adrec.config.data.spans import Span
 from adrec.config.training.features import NOT_A_FEATURE, Counters, HistoryConfig, TableFeatures
-from adrec.schema import OUTCOMES, WEIGHT
 
 
 class ValidationSettings(Config):
@@ -258,7 +257,7 @@ class PreprocessConfig(Seeded, OnCluster):
     @classmethod
     def _describes_the_ad(cls, columns: list[str], info: ValidationInfo) -> list[str]:
         table = str(info.field_name).removesuffix("_columns") + "s"
-        found = sorted(set(columns) & set(OUTCOMES)) if _from_impressions(info, table) else []
+        found = sorted(set(columns) & _outcomes(info, moments=False)) if _from_impressions(info, table) else []
         if found:
             raise ValueError(f"'{found[0]}' {NOT_A_FEATURE}")
         return columns
@@ -282,6 +281,8 @@ class PreprocessConfig(Seeded, OnCluster):
     @field_validator("features")
     @classmethod
     def _known_when_shown(cls, features: Features, info: ValidationInfo) -> Features:
+        from adrec.schema import WEIGHT
+
         outcomes = _outcomes(info)
         if features.impressions.vectors:
             column = features.impressions.vectors[0].column
@@ -303,8 +304,12 @@ class PreprocessConfig(Seeded, OnCluster):
         return features
 
 
-def _outcomes(info: ValidationInfo) -> set[str]:
-    """OUTCOMES, and the columns that hold the moments of outcomes in this log."""
+def _outcomes(info: ValidationInfo, *, moments: bool = True) -> set[str]:
+    """OUTCOMES, and the columns that hold the `moments` of outcomes in this log."""
+    from adrec.schema import OUTCOMES  # a slow import, which the help of a command does without
+
+    if not moments:
+        return set(OUTCOMES)
     history = info.data.get("history") or HistoryConfig()
     return {*OUTCOMES, *(column for column in (history.clicked_at, history.converted_at) if column is not None)}
 

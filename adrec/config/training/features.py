@@ -9,7 +9,6 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from adrec.config.base import Config, ConfigPath
-from adrec.schema import TRUE_PROBABILITY
 from adrec.specs import (
     CalendarSpec,
     CategorySpec,
@@ -203,6 +202,8 @@ class TableFeatures(Config):
 
     @model_validator(mode="after")
     def _no_oracle(self) -> "TableFeatures":
+        from adrec.schema import TRUE_PROBABILITY  # a slow import, which the help of a command does without
+
         if TRUE_PROBABILITY in {column for _, column in self.columns}:
             raise ValueError(f"{TRUE_PROBABILITY} is the sample's oracle and may not be a feature")
         return self
