@@ -75,8 +75,10 @@ def _report(folder: Path, language: str) -> Path:
             }
         )
     )
+    pq.write_table(pa.table(columns | {"position": columns["position"] + 3}), folder / "shifted.parquet")
     config = EvaluateConfig(
-        scored=scored, output=folder / "report", ads=write_ads(folder / "ads.parquet"), training=training, language=language,
+        scored=scored, output=folder / "report", drift={"before": scored, "after": folder / "shifted.parquet"},
+        ads=write_ads(folder / "ads.parquet"), training=training, language=language,
         against=[write_scored(folder / "other.parquet", requests=900, noise=2.0)], off_policy={"policy_column": "new_policy"},
         bootstrap={"replicates": 30}, importance=importance,
     )  # fmt: skip

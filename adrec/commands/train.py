@@ -81,7 +81,8 @@ COMMANDS = (
         Reads a finetune config and its prepared folder, deals the rows out to clients, and lets them train in rounds: the
         server sees sums under masks. Writes a bundle.
 
-        Example: adrec federate --finetune configs/sample/finetune.yaml --clients scenario --rounds 3 --output runs/sample/federated
+        Example: adrec federate --finetune configs/sample/finetune.yaml --clients scenario --rounds 3
+        --output runs/sample/federated
         """,
     ),
     Command(

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from adrec.config.base import Config, ConfigPath, Moment, Paged, Seeded
+from adrec.config.base import Config, ConfigPath, Moment, OpensBundle, Paged, Seeded
 from adrec.config.cluster import OnCluster
 
 Count = Annotated[int, Field(ge=1)]
@@ -101,7 +101,20 @@ class DelayedLabels(Config):
     """What happened then or later is not known. None: the last showing of the rows."""
 
 
-class EvaluateConfig(Seeded, Paged, OnCluster):
+class DriftSettings(Config):
+    """What has changed from one log, or one bundle, to another, as `adrec inspect A --against B` tells it."""
+
+    before: ConfigPath
+    """Prepared folder, bundle or table, such as a split of a prepared folder (`prepared/impressions/train`)."""
+    after: ConfigPath
+    """A later one of the same kind."""
+    least_psi: float = Field(0.1, ge=0)
+    """The least PSI of a column that is called drifted; it must also be beyond chance."""
+    least_change: float = Field(0.1, ge=0)
+    """A label or score also drifts where its mean moves by this share of itself."""
+
+
+class EvaluateConfig(OpensBundle, Seeded, Paged, OnCluster):
     """Judge scored or ranked rows by what happened. Reads `scored`; writes the folder `output`. No model is loaded."""
 
     scored: ConfigPath
@@ -147,6 +160,8 @@ class EvaluateConfig(Seeded, Paged, OnCluster):
     """Labels that come late; None: labels are what they are."""
     off_policy: OffPolicySettings | None = None
     """Off-policy evaluation; None: not asked for."""
+    drift: DriftSettings | None = None
+    """Tell what has changed in the data, as a section of the report."""
     report: bool = True
     """Write report.html."""
 

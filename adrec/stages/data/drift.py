@@ -1,7 +1,7 @@
 """`adrec inspect A --against B`: are they identical, which columns differ, what has drifted; as tables and as a page."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -103,9 +103,21 @@ class DriftResult:
 
 
 def compare(config: InspectConfig, terminal: Terminal) -> DriftResult:
-    """Compare `config.path` with `config.against`. Raises DataError where the two are not of one kind."""
+    """Compare `config.path` with `config.against`, and write the page. Raises DataError where the two are not of one kind."""
     assert config.against is not None
-    sides = (config.path, config.against)
+    result = drift_of(config.path, config.against, terminal, least_psi=config.drift_psi, least_change=config.drift_mean)
+    if config.html is not None:
+        result = replace(result, page=str(config.html))
+        with write_aside(config.html, PAGE) as aside:
+            aside.write_text(_page(result, config.language), encoding="utf-8")
+    return result
+
+
+def drift_of(before: Path, after: Path, terminal: Terminal, **limits: float) -> DriftResult:
+    """What has changed between two prepared folders, bundles or tables. `limits`: of `judged`. Raises DataError where the two
+    are not of one kind.
+    """
+    sides = (before, after)
     kinds = [_kind(path) for path in sides]
     if kinds[0] != kinds[1]:
         raise DataError(f"{sides[0]} is a {kinds[0]}, {sides[1]} a {kinds[1]}: compare two of one kind.")
@@ -113,12 +125,8 @@ def compare(config: InspectConfig, terminal: Terminal) -> DriftResult:
     result = DriftResult(str(sides[0]), str(sides[1]), kind, [], _facts(kind, *sides))
     if kind != "bundle":
         with open_memory_engine() as connection, terminal.progress("comparing"), readable_faults(str(sides[0])):
-            tables, lacking = _tables(connection, kind, sides, config)
+            tables, lacking = _tables(connection, kind, sides, limits)
         result = replace(result, tables=tables, facts={**result.facts, **lacking})
-    if config.html is not None:
-        result = replace(result, page=str(config.html))
-        with write_aside(config.html, PAGE) as aside:
-            aside.write_text(_page(result, config.language), encoding="utf-8")
     return result
 
 
@@ -129,7 +137,7 @@ def _kind(path: Path) -> str:
 
 
 def _tables(
-    connection: duckdb.DuckDBPyConnection, kind: str, sides: tuple[Path, Path], config: InspectConfig
+    connection: duckdb.DuckDBPyConnection, kind: str, sides: tuple[Path, Path], limits: Mapping[str, float]
 ) -> tuple[list[TableDrift], dict[str, tuple[Any, Any]]]:
     views = [_views(connection, kind, path, f"side{number}") for number, path in enumerate(sides)]
     found, waiting = [], []
@@ -137,7 +145,7 @@ def _tables(
         table, drifts = compare_tables(connection, views[0][label], views[1][label], label)
         found.append(table)
         waiting += drifts
-    marked = judged(waiting, least_psi=config.drift_psi, least_change=config.drift_mean)
+    marked = judged(waiting, **limits)
     tables = [replace(table, columns=[drift for drift in marked if drift.table == table.name]) for table in found]
     lacking: dict[str, tuple[Any, Any]] = {
         f"table {label}": ("there" if label in views[0] else "missing", "there" if label in views[1] else "missing")
@@ -236,21 +244,41 @@ def _plain(table: TableDrift) -> dict[str, Any]:
     return found
 
 
-def _page(result: DriftResult, language: Language) -> str:
-    rows = [
-        (
+@dataclass(frozen=True)
+class DriftPart:
+    """What a page says of one table: the rows of cells under each heading, and a plot."""
+
+    table: TableDrift
+    roles: list[tuple[str, list[tuple[ColumnDrift, list[str]]]]]
+    plots: list[Plot]
+
+
+def parts_of(
+    result: DriftResult, draw: Callable[..., list[Plot]] = lambda function, *given: [function(*given)]
+) -> list[DriftPart]:
+    """What pages say of each table. `draw(function, *given)`: the plots of a function."""
+    return [
+        DriftPart(
             table,
             [(heading, [(drift, cells_of(drift)) for drift in table.columns if drift.role == role]) for role, heading in ROLES],
-            [_distances(table.columns)] if table.columns and not table.identical else [],
+            draw(_distances, table.columns) if table.columns and not table.identical else [],
         )
         for table in result.tables
     ]
-    facts = [(name, _short(before), _short(after)) for name, (before, after) in result.facts.items()]
+
+
+def facts_of(result: DriftResult) -> list[tuple[str, str, str]]:
+    """Name, and what both sides say, as pages show it."""
+    return [(name, _short(before), _short(after)) for name, (before, after) in result.facts.items()]
+
+
+def _page(result: DriftResult, language: Language) -> str:
+    facts = facts_of(result)
     return rendered(
         Path(str(files("adrec.stages.data") / "drift.html.j2")),
         language,
         result=result,
-        tables=rows,
+        tables=parts_of(result),
         facts=facts,
         contents=([("facts", "What they say of themselves")] if facts else [])
         + [(f"table-{number}", table.name) for number, table in enumerate(result.tables, 1)],

@@ -25,6 +25,7 @@ from adrec.errors import DataError
 from adrec.metrics.significance import LEVEL
 from adrec.schema import CATALOGUE_RANK, DRAWN, WEIGHT
 from adrec.stages.candidate_recall import read_recall
+from adrec.stages.data.drift import drift_of
 from adrec.stages.evaluation import show
 from adrec.stages.evaluation.catalogue import judge_catalogue
 from adrec.stages.evaluation.judge import judge_task
@@ -82,6 +83,8 @@ def run(config: EvaluateConfig, terminal: Terminal) -> EvaluateResult:
         catalogue = judge_catalogue(rows, others, config, generator)
     measured = recall_file(config.scored) if rows.is_ranked else config.training and config.training / "metrics.json"
     recall = read_recall(measured) if measured is not None else ()
+    asked = config.drift
+    drift = None if asked is None else drift_of(**dict(asked), terminal=terminal)
     output = config.output or evaluation_folder(config.scored)
     result = EvaluateResult(
         output,
@@ -94,6 +97,7 @@ def run(config: EvaluateConfig, terminal: Terminal) -> EvaluateResult:
         off_policy,
         catalogue,
         recall,
+        drift,
         config,
         opened.late,
     )

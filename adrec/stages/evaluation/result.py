@@ -9,6 +9,7 @@ from adrec.metrics.calibration import reliability
 from adrec.metrics.significance import Interval
 from adrec.ranking.recall import CandidateRecall
 from adrec.stages.candidate_recall import KEY, as_json
+from adrec.stages.data.drift import DriftResult
 from adrec.stages.evaluation.catalogue import CatalogueResult
 from adrec.stages.evaluation.judge import TaskResult
 from adrec.stages.evaluation.off_policy.arms import ArmsResult
@@ -38,6 +39,7 @@ class Evaluation:
     """Ranks of clicks among all ads, where the rows have them."""
     candidate_recall: tuple[CandidateRecall, ...]
     """What `finetune` (of the bundle `training`) or `rank` (of the lists) measured."""
+    drift: DriftResult | None
     config: EvaluateConfig
     late: dict[str, Lateness] = field(default_factory=dict)
     """By label, where labels come late."""
@@ -52,6 +54,7 @@ class Evaluation:
             "off_policy": None if self.off_policy is None else self._off_policy(self.off_policy),
             "catalogue": None if self.catalogue is None else self.catalogue.as_dict(),
             KEY: as_json(self.candidate_recall),
+            **({} if self.drift is None else {"drift": self.drift.as_dict()}),
         }
 
     def _task(self, result: TaskResult) -> dict[str, Any]:

@@ -147,6 +147,8 @@ def render(result: Evaluation) -> Iterable[RenderableType]:
     yield from recall_table(result.candidate_recall)
     if result.off_policy is not None:
         yield from _off_policy(result)
+    if result.drift is not None:
+        yield f"data, {result.drift.before} → {result.drift.after}: {result.drift.verdict()}"
     report = " and report.html" if result.config.report else ""
     yield f"metrics.json{report} in {result.output}"
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from adrec.config.evaluation.evaluate import BootstrapSettings, EvaluateConfig
+from adrec.config.evaluation.evaluate import BootstrapSettings, DriftSettings, EvaluateConfig
 from adrec.config.inference.score import ScoreConfig
 from adrec.config.training.daily import GateSettings
 from adrec.errors import DataError
@@ -66,6 +66,8 @@ def judge(
             scoring = ScoreConfig(bundle=bundle, prepared=prepared, split="test", output=output)
             run_guarded(score.run, scoring, terminal)
             tables.append(scoring.output)
+    # What the newest day holds that the days before it did not.
+    drift = DriftSettings(before=prepared / "impressions" / "train", after=prepared / "impressions" / "test")
     evaluation = EvaluateConfig(
         scored=tables[0],
         against=tables[1:],
@@ -75,6 +77,7 @@ def judge(
         training=new,
         bootstrap=BootstrapSettings(replicates=settings.replicates),
         report=report,
+        drift=drift if report else None,
         seed=seed,
     )
     return _figures(run_guarded(evaluate.run, evaluation, terminal), settings)

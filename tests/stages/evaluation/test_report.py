@@ -1,5 +1,6 @@
 """The report in a real browser: nothing fetched, nothing logged, every plot drawn, desktop and phone, light and dark."""
 
+import json
 import re
 
 import numpy as np
@@ -8,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from scored_world import scored_columns, write_ads, write_scored
 
-from adrec.config.evaluation.evaluate import EvaluateConfig
+from adrec.config.evaluation.evaluate import DriftSettings, EvaluateConfig
+from adrec.errors import DataError
 from adrec.stages.evaluation.evaluate import run
 from adrec.terminal import Terminal
 
@@ -30,10 +32,15 @@ def report(tmp_path_factory):
     config = EvaluateConfig(
         scored=scored, output=folder / "out", ads=write_ads(folder / "ads.parquet"), training=training,
         against=[write_scored(folder / "other.parquet", requests=1500, noise=2.0)], off_policy={"policy_column": "new_policy"},
-        bootstrap={"replicates": 50},
+        bootstrap={"replicates": 50}, drift={"before": scored, "after": _moved(folder, columns)},
     )  # fmt: skip
     run(config, Terminal(quiet=True))
     return folder / "out" / "report.html"
+
+
+def _moved(folder, columns):
+    pq.write_table(pa.table(columns | {"position": columns["position"] + 3}), folder / "moved.parquet")
+    return folder / "moved.parquet"
 
 
 def test_the_page_stands_alone(report):
@@ -43,6 +50,25 @@ def test_the_page_stands_alone(report):
     assert "@import" not in page
     assert not re.findall(r"url\((?!#)", page)
     assert "nan" not in re.sub(r"<svg.*?</svg>|<style.*?</style>|<pre>.*?</pre>", "", page, flags=re.DOTALL).lower().split()
+
+
+def test_what_has_changed_in_the_data_is_a_section_and_a_figure(report, tmp_path):
+    page = report.read_text(encoding="utf-8")
+    assert '<a href="#drift">' in page and page.index('<h2 id="drift">') > page.index('<h2 id="task-1">')
+    told = json.loads((report.parent / "metrics.json").read_text())["drift"]
+    assert told["drifted"] == ["table.position"] and "Drifted: table.position." in page.split("</header>")[0]
+    scored = report.parent.parent / "scored.parquet"
+    config = EvaluateConfig(
+        scored=scored, output=tmp_path / "quiet", drift={"before": scored, "after": scored}, bootstrap={"replicates": 20}
+    )
+    result = run(config, Terminal(quiet=True))
+    assert result.drift.identical and "Identical: the same rows" in (tmp_path / "quiet" / "report.html").read_text()
+    assert any("Identical" in str(line) for line in result.render())
+    with pytest.raises(DataError, match="compare two of one kind"):
+        both = {"before": scored, "after": report.parent.parent / "nothing"}
+        (report.parent.parent / "nothing").mkdir(exist_ok=True)
+        (report.parent.parent / "nothing" / "manifest.json").write_text("{}")
+        run(config.model_copy(update={"drift": DriftSettings(**both)}), Terminal(quiet=True))
 
 
 def test_words_from_the_data_are_escaped(report):
@@ -70,6 +96,11 @@ def test_in_a_browser(report, browser, size, scheme):
     assert said == []
     assert [url for url in asked if not url.startswith("data:")] == [report.as_uri()]
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    if size == "desktop":  # the table that is read first is read whole, up to its edge
+        assert (
+            page.evaluate("(() => { const at = document.querySelector('.scroll'); return at.scrollWidth - at.clientWidth })()")
+            <= 0
+        )
     plots = page.evaluate(
         """() => [...document.querySelectorAll('figure')].map(figure => {
             const svg = figure.querySelector('svg'), box = svg.getBoundingClientRect()
@@ -90,7 +121,7 @@ def test_in_a_browser(report, browser, size, scheme):
         "Lead in AUC per request", "Beyond chance", "Precision and recall", "Lift", "Reliability",
         "Score distributions", "By day", "category",
         "history length", "Exposure of the catalogue", "Learning: AUC", "Learning: log loss",
-        "Overlap of the policies", "Estimated click rate",
+        "Overlap of the policies", "Estimated click rate", "How far each column has moved",
     } <= titles  # fmt: skip
     for plot in plots:
         assert plot["width"] > 250, plot

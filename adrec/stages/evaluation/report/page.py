@@ -17,6 +17,7 @@ from adrec.data.disk.tables import parquet_files
 from adrec.metrics.significance import Interval
 from adrec.pages.figures import Plot
 from adrec.pages.page import rendered
+from adrec.stages.data.drift import facts_of, parts_of
 from adrec.stages.evaluation.judge import TaskResult
 from adrec.stages.evaluation.reading.rows import Rows
 from adrec.stages.evaluation.reading.tasks import Scores
@@ -99,6 +100,7 @@ def write_report(result: Evaluation, rows: Rows, ads: pa.Table | None, path: Pat
     pictures = Pictures()
     learning = pictures.draw(_learning, result.config.training)
     drawn_inputs = pictures.draw(input_plots, result.config.importance)
+    drift_parts = [] if result.drift is None else parts_of(result.drift, pictures.draw)
     page = rendered(
         Path(str(files("adrec.stages.evaluation.report") / "page.html.j2")),
         result.config.language,
@@ -120,6 +122,8 @@ def write_report(result: Evaluation, rows: Rows, ads: pa.Table | None, path: Pat
         input_plots=drawn_inputs,
         off_policy_plots=_off_policy_plots(result, pictures),
         off_policy_bias=OFF_POLICY_BIAS,
+        drift_facts=[] if result.drift is None else facts_of(result.drift),
+        drift_parts=drift_parts,
         config=yaml.safe_dump(result.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         facts=result.facts,
     )
@@ -136,6 +140,7 @@ def _contents(result: Evaluation, has_learning: bool, has_inputs: bool) -> list[
         ("lists", "Lists"): result.lists is not None,
         ("off-policy", "Off-policy"): result.off_policy is not None,
         ("inputs", "What the model lives on"): has_inputs,
+        ("drift", "What has changed"): result.drift is not None,
         ("training", "Training"): has_learning,
         ("origin", "Where these numbers come from"): True,
     }

@@ -29,6 +29,8 @@ def verdict(result: Evaluation) -> list[str]:
                 f"This policy would have earned {number(value.value)} clicks per shown ad; the logs earned"
                 f" {number(judged.logged.value)}."
             )
+    if result.drift is not None:
+        said.append(result.drift.sentences()[-1])
     return said
 
 
