@@ -48,6 +48,22 @@ class Neighbours:
             self._cosine = np.concatenate([self._cosine, found.similarity])
         return self._ad[self._place[ads]], self._cosine[self._place[ads]]
 
+    def with_row(self, index: ExactIndex, allowed: Bools, row: int) -> "Neighbours":
+        """Over unit vectors that differ at `row`, or have it behind the last, with these `allowed` ads. What was searched and
+        neither names the ad nor would name it now is kept.
+        """
+        other = Neighbours(index, allowed)
+        if self._ad.shape[1] != other._ad.shape[1]:
+            return other
+        clicked = np.flatnonzero(self._place >= 0)
+        clicked = clicked[clicked != row]
+        place, vectors = self._place[clicked], index.ads.numpy()
+        is_near = vectors[clicked] @ vectors[row] >= self._cosine[place, -1] if allowed[row] else np.zeros(len(place), np.bool_)
+        kept = ~is_near & ~(self._ad[place] == row).any(axis=1)
+        other._place[clicked[kept]] = np.arange(int(kept.sum()))
+        other._ad, other._cosine = self._ad[place[kept]], self._cosine[place[kept]]
+        return other
+
     def proposed(self, offsets: Ints, clicked: Ints) -> tuple[Ints, Ints, Floats]:
         """(n,) request, ad and nearness of everything that the clicks of R requests propose, each once, in order of request.
 

@@ -1,9 +1,10 @@
-"""A pool that goes on with one changed or one new vector finds what one made anew finds."""
+"""What goes on with one changed or one new vector finds what is made anew finds: pools, and neighbours of clicks."""
 
 import numpy as np
 import pytest
 
 from adrec.ranking.constraints import Asking, Rules
+from adrec.ranking.neighbours import Neighbours
 from adrec.ranking.pool import Pool
 from adrec.ranking.retrieve import ExactIndex
 
@@ -34,3 +35,23 @@ def test_changed_and_new_vectors_are_found_and_stale_ones_are_not(method, share)
         assert overlap == 1 if method is None else overlap > 0.9
         gone = rules.without([row])
         assert row not in pool.search(queries, 20, gone, asking)
+
+
+def test_neighbours_of_clicks_are_those_of_vectors_made_anew():
+    rng = np.random.default_rng(1)
+    vectors = rng.normal(size=(900, 6)).astype(np.float32)
+    allowed = rng.random(900) < 0.7
+    near, clicked = None, np.arange(0, 300)
+    for row in (5, 900, 17, 901, 5, int(np.flatnonzero(~allowed)[0]), 400):
+        vectors = np.concatenate([vectors[:row], rng.normal(size=(1, 6)), vectors[row + 1 :]]).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        allowed = np.concatenate([allowed[:row], [row != 400], allowed[row + 1 :]])
+        index = ExactIndex(vectors)
+        near = Neighbours(index, allowed) if near is None else near.with_row(index, allowed, row)
+        searched = len(near._ad)
+        ads, cosines = near.of(clicked)
+        fresh = Neighbours(index, allowed)
+        ads_anew, cosines_anew = fresh.of(clicked)
+        np.testing.assert_array_equal(ads, ads_anew)
+        np.testing.assert_allclose(cosines, cosines_anew, atol=1e-6)
+        assert near.spread == fresh.spread and (searched > 100 or row == 5)  # most lists were not searched again

@@ -79,6 +79,9 @@ class Finder:
             for mask, method, pool in self._pools:
                 if np.array_equal(before.allowed, mask) and other._found(after.allowed, method) is None:
                     other._pools.append((after.allowed, method, pool.with_row(other._exact("model"), after.allowed, row)))
+            for mask, near in self._neighbours:
+                if np.array_equal(before.allowed, mask) and not other._holds_neighbours(after.allowed):
+                    other._neighbours.append((after.allowed, near.with_row(other._exact("text"), after.allowed, row)))
         return other
 
     def without(self, rows: Sequence[int]) -> "Finder":
@@ -239,6 +242,9 @@ class Finder:
             around = self._exact("text").search(mean[short], k, eligible=partial(rules.eligible, asking)).ad
             proposed[short] = merge_channels([np.concatenate([proposed[short], around], axis=1)], k)
         return proposed
+
+    def _holds_neighbours(self, allowed: Bools) -> bool:
+        return any(np.array_equal(mask, allowed) for mask, _ in self._neighbours)
 
     def _neighbours_of(self, index: int) -> Neighbours:
         """One object for all policies that allow the same ads."""
