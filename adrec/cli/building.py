@@ -6,6 +6,7 @@ import importlib
 import inspect
 import re
 import types
+from keyword import iskeyword
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -84,7 +85,8 @@ def _parameters(command: Command, model: Any) -> Any:
             kind = tuple[(str,) * len(option.keys)] | None  # type: ignore[misc]
         metavar = option.metavar or ("|".join(get_args(field.annotation)) if get_origin(field.annotation) is Literal else None)
         shown = typer.Option(*flags, help=_said(field), metavar=metavar, show_default=False, hidden=option.is_hidden)
-        yield _Parameter(flags[0].strip("-").replace("-", "_"), Annotated[kind, shown], option.keys or (option.field,))
+        name = flags[0].strip("-").replace("-", "_")  # one a function may have: not `global`
+        yield _Parameter(f"{name}_" if iskeyword(name) else name, Annotated[kind, shown], option.keys or (option.field,))
 
 
 def _typed(annotation: Any) -> Any:
