@@ -51,7 +51,7 @@ def entry(command):
 
 
 def kind_of(command):
-    return kind_written(config_model(command).model_validate({**NEEDS[command], "output": "x"}))
+    return kind_written(config_model(command).model_validate({**NEEDS[command], entry(command)[0]: "x"}))
 
 
 FOLDERS = [command for command in COMMANDS if kind_of(command).is_folder]
