@@ -256,6 +256,8 @@ class Engine:
             lives = {arm: self._load(arm, path, changes, world)}
             if world is not self._world:
                 others = {name: live for name, live in self.lives.items() if name != arm}
+                for live in others.values():
+                    world.refuse_other_spaces(live.predictor.packed.features)
                 lives |= {name: self._load(name, path, changes, world, before) for name, before in others.items()}
             tally = self.tally if world is self._world else self._replayed(lives[FIRST], world)
             with self._changing:

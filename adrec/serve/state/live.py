@@ -22,7 +22,6 @@ from adrec.inference.known import Known
 from adrec.inference.lists.ranker import Ranker
 from adrec.inference.onnx.backend import predictor_of
 from adrec.inference.predictor import Catalogs, Predictor
-from adrec.inference.rows import refuse_other_spaces
 from adrec.schema import STRINGS, TIMESTAMP
 from adrec.serve.intake.columns import Columns
 from adrec.serve.intake.messages import UserIn
@@ -88,8 +87,8 @@ class Live:
                     int8=config.onnx_int8,
                     keep_typed=config.keep_typed,
                 )
-        if world.prepared is not None:
-            refuse_other_spaces(world.prepared, predictor.packed.features, world.own)
+        if before is None:
+            world.refuse_other_spaces(predictor.packed.features)
         pause()
         read = predictor.packed.with_links(predictor.with_media(world.ads))
         fitted = predictor.packed.features["ads"].modalities(read)

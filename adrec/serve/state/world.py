@@ -1,6 +1,7 @@
 """What a server's files say: catalogue, users, and what the log knew. Read at the start, and again by a reload."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from adrec.asof.versions import NOTHING_CHANGES, Attributes
 from adrec.config.inference.serve import ServeConfig
 from adrec.data.arrays import combined
 from adrec.data.disk.tables import read_table
+from adrec.data.features import FeatureSet
 from adrec.data.media.files import absolute
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.inference.known import attributes_of, log_of
+from adrec.inference.rows import refuse_other_spaces
 from adrec.schema import ADS
 
 Stamp = tuple[tuple[str, int, int, int], ...]
@@ -56,6 +59,11 @@ class World:
             prepared=prepared,
             own=own,
         )
+
+    def refuse_other_spaces(self, features: Mapping[str, FeatureSet]) -> None:
+        """Raises DataError where the folder's vectors are not those that a bundle of these `features` reads."""
+        if self.prepared is not None:
+            refuse_other_spaces(self.prepared, features, self.own)
 
 
 def stamp_of(config: ServeConfig) -> Stamp:
