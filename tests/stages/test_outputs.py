@@ -165,6 +165,8 @@ def test_an_input_and_a_folder_that_holds_one(command, tmp_path):
         "init": "data",
         "inspect": "path",
         "tune": "base",
+        "audit": "finetune",
+        "federate": "finetune",
         "daily": "finetune",
     }.get(command, "prepared")
     read = tmp_path / "in" / "data.csv"
