@@ -21,6 +21,7 @@ from adrec.data.prepared import open_prepared
 from adrec.metrics import classification, ranking
 from adrec.models.baselines import BASELINES, Baseline, Columns, Inputs
 from adrec.models.baselines.tabular.trees import LightGbmRanker
+from adrec.models.match.table import Matcher, MatchSpec
 from adrec.models.text.text_encoder import load_text_encoder
 from adrec.models.text.text_vectors import TextReader
 
@@ -67,7 +68,9 @@ def load_splits(prepared_path: Path, text: str | None, column: str | None = None
         used = np.unique(np.concatenate([examples.ads_used() for examples in splits]))
         ads, _ = TextReader(load_text_encoder(text)).read(ads, used)
     columns = Columns.of(features)
-    train, valid, test = (Inputs(examples, ads, users, columns) for examples in splits)
+    matcher = Matcher(MatchSpec.of(ads, users), ads, users)
+    names = matcher.names(columns.ad_categorical)
+    train, valid, test = (Inputs(matcher(examples), ads, users, columns, names) for examples in splits)
     return train, valid, test
 
 

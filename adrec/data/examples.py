@@ -109,6 +109,8 @@ class Examples:
     """(N,) hours from the showing to the cut; None where labels were not timed."""
     delays: dict[str, Floats] = field(default_factory=dict)
     """name → (N,) hours from the showing to what the label says happened, NaN where it has not; for labels with moments."""
+    matches: Floats | None = None
+    """(N, M) how near each candidate is to what its user did and said (`adrec.models.match`); None before they are made"""
 
     def __len__(self) -> int:
         return len(self.row_id)
@@ -162,6 +164,16 @@ class Examples:
             weight=None if self.weight is None else self.weight[rows],
             elapsed=None if self.elapsed is None else self.elapsed[rows],
             delays={name: values[rows] for name, values in self.delays.items()},
+            matches=None if self.matches is None else self.matches[rows],
+        )
+
+    def over(self, ads: Longs) -> "Examples":
+        """The same rows over a catalog of only the `ads`, sorted, that they use."""
+        return replace(
+            self,
+            ad_index=np.searchsorted(ads, self.ad_index).astype(np.int32),
+            history_values=np.searchsorted(ads, self.history_values).astype(np.int32),
+            skipped_values=np.searchsorted(ads, self.skipped_values).astype(np.int32),
         )
 
 
@@ -194,6 +206,20 @@ class Catalog:
     def with_vectors(self, vectors: Floats) -> "Catalog":
         """The same catalog carrying text vectors."""
         return replace(self, vectors=vectors)
+
+    def take(self, rows: NDArray[np.int64]) -> "Catalog":
+        """The given rows."""
+        return Catalog(
+            ids=self.ids.take(pa.array(rows)),
+            texts=self.texts.take(pa.array(rows)),
+            numeric=self.numeric[rows],
+            categorical=self.categorical[rows],
+            lists={name: values.take(rows) for name, values in self.lists.items()},
+            identity=self.identity[rows],
+            vectors=None if self.vectors is None else self.vectors[rows],
+            modalities={name: held.take(rows) for name, held in self.modalities.items()},
+            paths=self.paths,
+        )
 
     def with_row(self, row: int, own: "Catalog") -> "Catalog":
         """The catalog with the one row of `own` at `row`, or behind the last; all but text vectors."""

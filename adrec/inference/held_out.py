@@ -7,6 +7,7 @@ written and not of the network while it is trained. The network runs once; hybri
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,9 @@ class HeldOut:
     def __init__(self, predictor: Predictor, prepared: Prepared, valid: Examples) -> None:
         self.predictor, self.valid = predictor, valid
         self.catalogs = predictor.catalogs(prepared.ads(), prepared.users())
+        # As the bundle makes them, whatever training made them of.
+        matches = [predictor.matched(inputs.examples, self.catalogs).matches for inputs in self._chunks()]
+        self.valid = replace(valid, matches=np.concatenate([columns for columns in matches if columns is not None]))
         raw: list[Floats] = []
         simple: list[dict[str, Floats]] = []
         for inputs in self._chunks():
@@ -68,8 +72,6 @@ class HeldOut:
         }
 
     def _chunks(self) -> Iterator[Inputs]:
-        has_baselines = bool(self.predictor.packed.baselines)
         for start in range(0, len(self.valid), CHUNK_ROWS):
             examples = self.valid.take(np.arange(start, min(start + CHUNK_ROWS, len(self.valid))))
-            self.predictor.encode(examples, self.catalogs)
-            yield self.predictor.inputs(examples, self.catalogs, declared=has_baselines)
+            yield self.predictor.inputs(examples, self.catalogs)

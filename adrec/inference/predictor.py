@@ -30,8 +30,8 @@ from adrec.inference.known import NOTHING, Known, at_no_moment, click_log, place
 from adrec.inference.packing import ClickModel, Scores, unpack
 from adrec.inference.rows import checked_ads, checked_users, with_new_users, with_texts
 from adrec.models.baselines.base import Inputs
-from adrec.models.baselines.declared import declared_columns
 from adrec.models.baselines.suite import score_all
+from adrec.models.match.table import Matcher
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.models.text.text_vectors import TextReader, texts_with_row
 from adrec.schema import ANY_SLOT, BASELINE_PREFIX, LABEL_OF_SCORE, NOBODY, SCORE_PREFIX, as_of_column
@@ -301,14 +301,24 @@ class Predictor:
         terminal: Terminal | None = None,
     ) -> Scores:
         """Scores of examples over the catalogs, in order."""
-        self.encode(examples, catalogs, terminal)
+        examples = self.matched(examples, catalogs, terminal)
         raw = self.raw(examples, catalogs, batch_rows)
         wanted = self.packed.baselines
         if not baselines:
             wanted = {name: baseline for name, baseline in wanted.items() if name in self.packed.hybrid.names}
-        inputs = self.inputs(examples, catalogs, declared=bool(wanted))
+        inputs = self.inputs(examples, catalogs)
         scores = self.packed.joined(raw, score_all(wanted, inputs), inputs)
         return scores if baselines else replace(scores, baselines={})
+
+    def matched(self, examples: Examples, catalogs: Catalogs, terminal: Terminal | None = None) -> Examples:
+        """The examples with their matches, made anew; encodes the texts that are not there yet."""
+        self.encode(examples, catalogs, terminal)
+        return self._matcher(catalogs)(examples)
+
+    def _matcher(self, catalogs: Catalogs) -> Matcher:
+        d = self.packed.dimensions
+        interests = catalogs.user_texts if d.interests else None
+        return Matcher(d.match, catalogs.ads, catalogs.users, interests=interests, queries=catalogs.queries)
 
     def encode(self, examples: Examples, catalogs: Catalogs, terminal: Terminal | None = None) -> None:
         """Encode the texts that `examples` need and that are not there yet, all at once: faster than batch by batch."""
@@ -359,17 +369,15 @@ class Predictor:
                 parts.append(vectors.float().cpu().numpy())
         return np.concatenate(parts)
 
-    def inputs(self, examples: Examples, catalogs: Catalogs, *, declared: bool = True) -> Inputs:
-        """The same rows as the baselines read them: with text vectors only where they were fitted with them."""
-        dimensions, columns = self.packed.dimensions, {}
-        ads = catalogs.ads if self.packed.config.text.train == "frozen" else replace(catalogs.ads, vectors=None)
-        if declared:
-            interests = catalogs.user_texts if dimensions.interests else None
-            columns = declared_columns(examples, ads, interests, catalogs.queries, dimensions.text_parts)
-        return Inputs(examples, ads, catalogs.users, self.packed.columns, columns)
+    def inputs(self, examples: Examples, catalogs: Catalogs) -> Inputs:
+        """Rows that have their matches as the baselines read them: with text vectors only where they were fitted with them."""
+        frozen = self.packed.config.text.train == "frozen"
+        ads = catalogs.ads if frozen else replace(catalogs.ads, vectors=None)
+        names = replace(self._matcher(catalogs), ads=ads).names(self.packed.columns.ad_categorical)
+        return Inputs(examples, ads, catalogs.users, self.packed.columns, names)
 
     def raw(self, examples: Examples, catalogs: Catalogs, batch_rows: int = BATCH_ROWS) -> NDArray[np.float32]:
-        """(N, K) outputs of the network alone, of rows whose texts are encoded."""
+        """(N, K) outputs of the network alone, of rows whose matches are made."""
         if len(examples) == 0:
             return np.zeros((0, len(self.packed.tasks)), np.float32)
         batch_rows = min(batch_rows, self._rows_that_fit(catalogs))

@@ -11,9 +11,11 @@ from adrec.config.training.finetune import ModelSettings, TaskSettings
 from adrec.data.features import FeatureSet
 from adrec.data.identities import NOBODYS, OwnVectors
 from adrec.errors import ConfigError
+from adrec.models.match.table import MatchSpec
 from adrec.models.net.ctr_model import CTRModel, EntityEncoder, Fields, ListWeights, PositionBias
-from adrec.models.net.interaction import INTERACTIONS, TextMatch, interaction
-from adrec.models.net.modalities import LateFusion, Modalities, VectorMatch
+from adrec.models.net.interaction import INTERACTIONS, interaction
+from adrec.models.net.matches import Matches
+from adrec.models.net.modalities import LateFusion, Modalities
 from adrec.models.net.multitask import sharing
 from adrec.models.net.neighbours import Neighbours
 from adrec.models.net.tasks import Task
@@ -75,6 +77,24 @@ class Dimensions:
     """Which of the ads' lists says what they are linked to; None: none."""
     relations: tuple[int, ...] = ()
     """The relation of each of its codes."""
+    skips: bool = False
+    """Whether the log keeps ads that were shown and not clicked."""
+
+    @property
+    def match(self) -> MatchSpec:
+        """The table of matches."""
+        ads = self.ads
+        return MatchSpec(
+            categories=len(ads.cardinalities),
+            lists=len(ads.list_cardinalities),
+            modalities=len(ads.vectors),
+            pairs=self.same_space,
+            parts=(self.text_parts or (self.text,)) if self.text else (),
+            interests=self.interests and self.text > 0,
+            queries=self.queries and self.text > 0,
+            skips=self.skips,
+            relations=max(self.relations, default=-1) + 1,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """JSON-safe values; `from_json` reads them back."""
@@ -122,26 +142,17 @@ def build_model(
     reads_query = settings.query and d.queries and d.text > 0
     reads_interests = settings.interests and d.interests and d.text > 0
     fields = _fields(d.impressions, settings.feature_width)
-    match = None
-    if settings.text_match and d.text:
-        match = TextMatch(
-            parts=d.text_parts or (d.text,), interests=reads_interests, query=reads_query, skipped=settings.user.skipped
-        )
-    vector_match = None
-    if d.ads.vectors:
-        vector_match = VectorMatch(widths=d.ads.vectors, pairs=d.same_space, skipped=settings.user.skipped)
-    is_late = settings.fusion == "late" and vector_match is not None
-    extra = fields.out_width + 1 + len(d.ads.cardinalities) + (match.out_width if match else 0)
-    extra += vector_match.out_width if vector_match is not None and not is_late else 0
-    extra += (width + 1) * (int("target" in settings.user.parts) + int(reads_query))
-    relations = max(d.relations, default=-1) + 1
+    is_late = settings.fusion == "late" and bool(d.ads.vectors)
     reads_links = d.paths is not None and settings.graph != "none"
+    matches = Matches(d.match, text=settings.text_match, skips=settings.user.skipped, links=reads_links, late=is_late)
+    extra = fields.out_width + 1 + matches.out_width
+    extra += (width + 1) * (int("target" in settings.user.parts) + int(reads_query))
     neighbours = None
-    if reads_links:
-        extra += relations
-        if settings.graph == "neighbours":
-            neighbours = Neighbours(groups=d.relations, relations=relations, width=width, dropout=settings.dropout)
-            extra += width + 1
+    if reads_links and settings.graph == "neighbours":
+        neighbours = Neighbours(
+            groups=d.relations, relations=d.match.relations, width=width, dropout=settings.dropout
+        )  # fmt: skip
+        extra += width + 1
     joined, joined_width = _interaction(settings, extra)
     towers = sharing(
         settings.sharing,
@@ -165,7 +176,7 @@ def build_model(
             dropout=settings.dropout,
         ),
         fields=fields,
-        text_match=match,
+        matches=matches,
         interaction=joined,
         sharing=towers,
         sharing_width=towers.out_width,
@@ -178,8 +189,7 @@ def build_model(
         wide_lists=ListWeights(cardinalities=d.ads.list_cardinalities, tasks=len(tasks))
         if wide and d.ads.list_cardinalities
         else None,
-        vector_match=vector_match,
-        late=_late(settings, d, vector_match, len(tasks)) if is_late else None,
+        late=_late(settings, d, matches, len(tasks)) if is_late else None,
         modality_dropout=settings.modality_dropout,
         neighbours=neighbours,
         paths=d.paths if reads_links else None,
@@ -257,10 +267,9 @@ def _fields(shape: FeatureShape, width: int) -> Fields:
     )
 
 
-def _late(settings: ModelSettings, d: Dimensions, match: VectorMatch | None, tasks: int) -> LateFusion:
-    assert match is not None
+def _late(settings: ModelSettings, d: Dimensions, matches: Matches, tasks: int) -> LateFusion:
     return LateFusion(
-        widths=d.ads.vectors, match_widths=match.widths, width=settings.width, tasks=tasks, dropout=settings.dropout
+        widths=d.ads.vectors, match_widths=matches.modality_widths, width=settings.width, tasks=tasks, dropout=settings.dropout
     )
 
 

@@ -20,6 +20,7 @@ from adrec.data.features import FeatureSet
 from adrec.data.features.categorical import FittedVocabulary
 from adrec.data.graph.paths import Paths
 from adrec.models.net.interaction import INTERACTIONS
+from adrec.models.net.matches import Matches
 from adrec.models.net.tasks import Task
 from adrec.training.build import Dimensions
 
@@ -241,39 +242,30 @@ class _Namer:
 
     def _extra(self) -> list[str]:
         """What CTRModel puts beside the two vectors, in its order."""
-        settings, shape = self.d.settings, self.d.dimensions
-        labels = [*self._fields("impressions"), "history length"]
-        labels += [f"same {name}" for name in self.d.features["ads"].categorical_names]
-        if settings.text_match and shape.text:
-            matches = ["mean", "newest", "nearest", "three nearest", "smooth maximum"]
-            matches += ["mean interest", "nearest interest"] if self.reads_interests else []
-            matches += (["query"] if self.reads_query else []) + (["skipped"] if settings.user.skipped else [])
-            labels += [f"{match} {part}" for part in range(len(shape.text_parts) or 1) for match in matches]
-        if settings.fusion != "late":
-            labels += self._vector_matches()
-        labels += self._links()
+        settings = self.d.settings
+        labels = [*self._fields("impressions"), "history length", *self._matches(), *self._neighbours()]
         if "target" in settings.user.parts:
             labels += [*_wide("attended", self.width), "attended match"]
         return labels + ([*_wide("asked", self.width), "asked match"] if self.reads_query else [])
 
-    def _vector_matches(self) -> list[str]:
-        """The columns of VectorMatch, in its order."""
-        ads, users = (self.d.features[table].vectors for table in ("ads", "users"))
-        kinds = ["mean", "newest", "nearest", "three nearest", "smooth maximum"]
-        kinds += [*(["skipped"] if self.d.settings.user.skipped else []), "there"]
-        labels = []
-        for number, fitted in enumerate(ads):
-            labels += [f"{kind} {fitted.name}" for kind in kinds]
-            labels += [f"{users[user].name} {fitted.name}" for user, ad in self.d.dimensions.same_space if ad == number]
-        return labels
+    def _matches(self) -> list[str]:
+        """The columns that `net.matches.Matches` gives to the scorer, in its order."""
+        ads, users = (self.d.features[table] for table in ("ads", "users"))
+        spec, of_users = self.d.dimensions.match, [fitted.name for fitted in users.vectors]
+        lists = list(ads.list_cardinalities)
+        paths, own = Paths.of(ads), self.d.settings
+        relations = () if paths is None else paths.relations
+        names = spec.names(ads.categorical_names, lists, relations, [fitted.name for fitted in ads.vectors], of_users)
+        matches = Matches(
+            spec, text=own.text_match, skips=own.user.skipped, links=paths is not None and own.graph != "none",
+            late=own.fusion == "late" and spec.modalities > 0,
+        )  # fmt: skip
+        return [name for item in matches.read_here for name in names[item.start : item.stop]]
 
-    def _links(self) -> list[str]:
-        """The columns of what candidate and clicks are linked to, and those of Neighbours."""
-        paths = Paths.of(self.d.features["ads"])
-        if paths is None or self.d.settings.graph == "none":
-            return []
-        near = [*_wide("neighbours", self.width), "neighbours match"] if self.d.settings.graph == "neighbours" else []
-        return [*(f"shared {relation}" for relation in paths.relations), *near]
+    def _neighbours(self) -> list[str]:
+        """The columns of Neighbours."""
+        has_links = Paths.of(self.d.features["ads"]) is not None and self.d.settings.graph == "neighbours"
+        return [*_wide("neighbours", self.width), "neighbours match"] if has_links else []
 
     def _fields(self, table: str) -> list[str]:
         """What Fields gives for the features of a table, in its order."""

@@ -23,6 +23,7 @@ from adrec.data.labels import ELAPSED, LabelCut, delay_column, labels_as_of
 from adrec.data.prepared import Prepared
 from adrec.errors import ConfigError, DataError
 from adrec.metrics.delays import DelayCurve, fit_delay_curve
+from adrec.models.match.table import Matcher
 from adrec.models.net.tasks import Task
 from adrec.models.text.text_vectors import TextReader
 from adrec.schema import NOBODY, WEIGHT
@@ -69,6 +70,7 @@ class ClickData:
     ads: Catalog
     users: Catalog
     collate: Collator
+    matcher: Matcher
     sampling: Sampling
     train: Examples | None
     """The training rows; None where they are streamed."""
@@ -120,6 +122,7 @@ class ClickData:
                 labels=[task.name for task in self.tasks],
                 cut=self.cut,
                 replay=self.replay,
+                fill=self.matcher,
             )
         if plan.rows == 0:
             hint = " With `loss.negatives` a request must hold both a click and a miss." if config.loss.negatives else ""
@@ -139,6 +142,7 @@ class ClickData:
             max_history=self.max_history,
             labels=[task.name for task in self.tasks],
             cut=self.cut,
+            fill=self.matcher,
         )
         return source.sample(rows)
 
@@ -212,7 +216,11 @@ def load_click_data(
         same_space=shared_spaces(features["users"], features["ads"]),
         paths=None if ads.paths is None else list(ads.lists).index(ads.paths.name),
         relations=() if ads.paths is None else tuple(ads.paths.group.tolist()),
+        skips="skipped_index" in prepared.columns,
     )
+    matcher = Matcher(
+        dimensions.match, ads, users, interests=user_texts if has_interests else None, queries=query_texts
+    )  # fmt: skip
     collate = Collator(ads, users, ad_texts, user_texts, query_texts, tuple(labels), _log_frequency(ads.ids, seen_ads))
     sampling = Sampling(labels[0], config.loss.negatives, config.loss.negative_rate)
     return ClickData(
@@ -224,9 +232,10 @@ def load_click_data(
         ads=ads,
         users=users,
         collate=collate,
+        matcher=matcher,
         sampling=sampling,
-        train=train,
-        valid=valid,
+        train=matcher(train) if train is not None else None,
+        valid=matcher(valid),
         seen_ads=seen_ads,
         seen_users=seen_users,
         max_history=history,

@@ -13,6 +13,7 @@ from adrec.data.prepared import open_prepared
 from adrec.errors import DataError
 from adrec.inference.onnx.backend import OnnxScorer
 from adrec.inference.onnx.graphs import Scorer, flat, padded_batch
+from adrec.models.match.table import Matcher
 from adrec.models.net.tasks import Task
 from adrec.training.build import Dimensions, FeatureShape, build_model
 
@@ -37,7 +38,8 @@ def planted(tmp_path_factory):
     )
     shapes = (FeatureShape.of(features[name]) for name in ("impressions", "ads", "users"))
     dimensions = Dimensions(16, *shapes, ad_hashed=5)
-    return load_examples(prepared, "train", max_history=8), collate, dimensions
+    matcher = Matcher(dimensions.match, collate.ads.with_vectors(vectors), collate.users)
+    return matcher(load_examples(prepared, "train", max_history=8)), collate, dimensions
 
 
 def _exported(planted, folder, parts, interaction):

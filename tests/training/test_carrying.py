@@ -10,6 +10,7 @@ from adrec.data.batches.collate import Collator, Texts
 from adrec.data.examples import Examples, catalog_from_table
 from adrec.data.features import FeatureSet
 from adrec.data.identities import OwnVectors
+from adrec.models.match.table import Matcher
 from adrec.models.net.interaction import INTERACTIONS
 from adrec.specs import CategorySpec, FeatureSpec, ListSpec, NumericSpec
 from adrec.training.build import Dimensions, FeatureShape, build_model, build_tasks
@@ -106,7 +107,7 @@ class Made:
             skipped_values=np.zeros(0, np.int32),
         )
         collate = Collator(ads, users, lambda which: Texts(torch.from_numpy(vectors[which])), lambda which: Texts(None))
-        batch = collate(examples, np.arange(rows))
+        batch = collate(Matcher(self.described.dimensions.match, ads, users)(examples), np.arange(rows))
         with torch.inference_mode():
             found = self.network(batch).logits.numpy()
         return {(ids[a], u): found[row] for row, (a, u) in enumerate(zip(ad, user, strict=True))}

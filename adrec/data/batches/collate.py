@@ -90,14 +90,14 @@ class Batch(NamedTuple):
     """(P,) int64, the rows whose first label is above 0"""
     log_frequency: Tensor
     """(B,) float32, log of how often the ad is drawn in training (for in-batch negatives)"""
+    matches: Tensor
+    """(B, M) float32, how near each candidate is to what its user did and said; (B, 0) before they are made"""
     weight: Tensor | None = None
     """(B,) float32, impressions that each row stands for; None where each is one"""
     elapsed: Tensor | None = None
     """(B,) float32, hours from the showing to the cut; None where labels were not timed"""
     delays: Tensor | None = None
     """(B, K) float32, hours from the showing to what each label says happened; NaN where it has not, or has no moment"""
-    links: Tensor | None = None
-    """(B, G) float32, `Paths.shared`: what candidate and clicks are both linked to; None where ads have no graph"""
 
 
 TextInputs = Callable[[NDArray[np.int64]], Texts]
@@ -159,15 +159,11 @@ class Collator:
             labels=_tensor(labels),
             positive=_tensor(np.flatnonzero(labels[:, :1] > 0)),
             log_frequency=_tensor(self._frequency(examples.ad_index[rows])),
+            matches=_tensor(np.zeros((len(rows), 0), np.float32) if examples.matches is None else examples.matches[rows]),
             weight=None if examples.weight is None else _tensor(examples.weight[rows].astype(np.float32)),
             elapsed=None if examples.elapsed is None else _tensor(examples.elapsed[rows]),
             delays=None if examples.elapsed is None else _tensor(_by_task(examples.delays, rows, self.tasks)),
-            links=self._links(history, context, examples.ad_index[rows]),
         )
-
-    def _links(self, history: Ragged, context: Longs, ad: NDArray[np.int32]) -> Tensor | None:
-        paths = self.ads.paths
-        return None if paths is None else _tensor(paths.shared(self.ads.lists[paths.name], history, context, ad))
 
     def _queries(self, texts: Sequence[str]) -> Texts:
         return self.query_texts(texts) if self.query_texts is not None else Texts(None)

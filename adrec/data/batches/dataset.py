@@ -135,11 +135,13 @@ class StreamedPlan:
         labels: Sequence[str],
         cut: LabelCut | None = None,
         replay: Replay | None = None,
+        fill: Callable[[Examples], Examples] = lambda examples: examples,
     ) -> None:
-        """`cut`: labels as they were known then. `replay`: which row groups are read; all where it is None."""
+        """`cut`: labels as they were known then. `replay`: which row groups are read; all where it is None. `fill`: makes what
+        rows that are read lack, their matches."""
         self.make, self.sampling, self.seed = make, sampling, seed
         self.batch_rows, self.shuffle_rows, self.max_history = batch_rows, shuffle_rows, max_history
-        self.labels, self.cut = tuple(labels), cut
+        self.labels, self.cut, self.fill = tuple(labels), cut, fill
         self.columns = columns_to_read(prepared, labels, cut)
         self.features = prepared.features()["impressions"]
         files = [file for split in splits for file in prepared.split_files(split)]
@@ -198,7 +200,7 @@ class StreamedPlan:
             file, group = self.places[number]
             tables.append(pq.ParquetFile(file).read_row_group(group, columns=self.columns))
         table = labels_as_of(pa.concat_tables(tables), self.cut)
-        return examples_from_table(table, self.features, max_history=self.max_history, labels=self.labels)
+        return self.fill(examples_from_table(table, self.features, max_history=self.max_history, labels=self.labels))
 
     def _measure(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows of each row group, and rows that a pass draws from it."""

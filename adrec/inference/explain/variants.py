@@ -27,7 +27,6 @@ from adrec.inference.explain.names import shown_category
 from adrec.inference.explain.words import special_tokens, stretches, without
 from adrec.inference.packing import Scores
 from adrec.inference.predictor import Catalogs, Predictor
-from adrec.models.baselines.base import catalog_rows
 from adrec.models.text.text_vectors import TextReader
 from adrec.schema import USER_LANGUAGE
 from adrec.specs import WORDS
@@ -92,7 +91,7 @@ class Variants:
         distinct, which = np.unique(ads, return_inverse=True)
         used = np.concatenate([before, distinct.astype(np.int64)])
         texts = self.catalogs.ad_texts(used)
-        catalog = catalog_rows(self.catalogs.ads, used)
+        catalog = self.catalogs.ads.take(used)
         if texts.vectors is not None:
             catalog = catalog.with_vectors(texts.vectors.numpy())
         examples = replace(examples, ad_index=(len(before) + which.reshape(-1)).astype(np.int32))
@@ -240,13 +239,13 @@ class Variants:
 
     def _ads(self, keep: dict[str, Present], before: NDArray[np.int64]) -> dict[str, Any]:
         """`ads` and `ad_texts`: the ads `before`, then the candidate of each variant."""
-        base = catalog_rows(self.catalogs.ads, np.append(before, self.ad))
+        base = self.catalogs.ads.take(np.append(before, self.ad))
         rows = np.append(np.arange(len(before)), np.full(len(keep["word"]), len(before)))
         own = len(before)
         texts, vectors = base.texts, self.catalogs.ad_texts(np.append(before, self.ad)).vectors
         kinds, which = np.unique(keep["word"], axis=0, return_inverse=True)
         altered = [without(self.text, self.spans, kind) for kind in kinds]
-        catalog = replace(catalog_rows(base, rows), **self._repeated("ads", base, rows, keep, own))
+        catalog = replace(base.take(rows), **self._repeated("ads", base, rows, keep, own))
         catalog = replace(
             catalog, texts=pa.concat_arrays([texts.slice(0, own), pa.array(altered).take(pa.array(which.reshape(-1)))])
         )
@@ -262,8 +261,8 @@ class Variants:
 
     def _users(self, keep: dict[str, Present]) -> dict[str, Any]:
         """`users` and `user_texts`: the user of each variant."""
-        base, rows = catalog_rows(self.catalogs.users, np.array([self.user])), np.zeros(len(keep["query"]), np.int64)
-        catalog = replace(catalog_rows(base, rows), **self._repeated("users", base, rows, keep, 0))
+        base, rows = self.catalogs.users.take(np.array([self.user])), np.zeros(len(keep["query"]), np.int64)
+        catalog = replace(base.take(rows), **self._repeated("users", base, rows, keep, 0))
         vectors = self.catalogs.user_texts(np.array([self.user])).vectors
         if vectors is None:
             return {"users": catalog, "user_texts": lambda rows: Texts(None)}

@@ -17,11 +17,11 @@ from adrec.models.net.ensemble import ClickNetwork
 from adrec.models.text.text_vectors import MOST_PHRASES
 
 SETTINGS = "onnx.json"
-FORMAT = 2
-"""Of the graphs and their inputs: 2 gives blank texts no tokens and lists any number of places."""
+FORMAT = 3
+"""Of the graphs and their inputs: 3 is given the matches of each row and makes none."""
 AXES = {"ads": "ads", "users": "contexts", "queries": "queries"}
 """Name of the first axis by the group that an input belongs to."""
-ROWS = ("context", "ad", "query", "numeric", "categorical", "lists", "position")
+ROWS = ("context", "ad", "query", "numeric", "categorical", "lists", "position", "matches")
 CONTEXTS = ("history", "history_mask", "history_hours", "history_length", "skipped", "skipped_mask")
 UNREAD = ("blocks", "group", "labels", "log_frequency", "position", "positive")
 """Parts of a batch that only training reads, or that a graph makes for itself."""
@@ -116,12 +116,12 @@ class Scorer(nn.Module):
                 numeric=piece("numeric"),
                 categorical=piece("categorical"),
                 lists=lists(""),
+                matches=piece("matches"),
                 position=zeros,
                 group=zeros,
                 labels=torch.zeros((rows.shape[0], 0)),
                 positive=zeros[:0],
                 log_frequency=torch.zeros((rows.shape[0],)),
-                links=tensors_by_name.get("links"),
             )
         ).logits
         return logits

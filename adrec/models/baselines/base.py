@@ -7,7 +7,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
@@ -19,6 +19,7 @@ from adrec.data.arrays import Longs, places, ranges
 from adrec.data.examples import Catalog, Examples
 from adrec.data.features import FeatureSet
 from adrec.errors import BundleError
+from adrec.models.match.table import Matcher, MatchSpec
 
 Floats = NDArray[np.float32]
 Arrays = dict[str, NDArray[Any]]
@@ -59,13 +60,20 @@ class Inputs:
     ads: Catalog
     users: Catalog
     columns: Columns
-    declared: Mapping[str, Floats] = field(default_factory=dict)
-    """name → (N,) cosines to what the user declared and asked for (`adrec.models.baselines.declared`)"""
-    made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """what one baseline made of exactly these rows and another needs too, by name"""
+    matched: tuple[str, ...] | None = None
+    """Names of the columns of `examples.matches` that baselines read, the first of them; None: the table is made here, of
+    what the catalogs hold, without what users declared and asked for."""
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    def matches(self) -> tuple[tuple[str, ...], Floats]:
+        """Names of the columns, and (N, M): how near each candidate is to what its user did."""
+        if self.matched is None:
+            matcher = Matcher(MatchSpec.of(self.ads, self.users), self.ads, self.users)
+            return matcher.names(self.columns.ad_categorical), matcher.columns(self.examples)
+        assert self.examples.matches is not None, "rows whose matches were not made"
+        return self.matched, self.examples.matches[:, : len(self.matched)]
 
     @property
     def clicks(self) -> Floats:
@@ -90,17 +98,6 @@ class Inputs:
         users[self.examples.history_of_row] = self.examples.user_index
         return users
 
-    def skipped_as_history(self) -> "Inputs":
-        """The same rows with the ads shown earlier and not clicked in the place of the clicks."""
-        examples = self.examples
-        skipped = replace(
-            examples,
-            history_offsets=examples.skipped_offsets,
-            history_values=examples.skipped_values,
-            history_hours=np.full(len(examples.skipped_values), np.nan, np.float32),
-        )
-        return replace(self, examples=skipped)
-
     def labelled(self) -> "Inputs":
         """Only the rows whose click is known."""
         known = ~np.isnan(self.clicks)
@@ -112,37 +109,12 @@ class Inputs:
         ads, users = examples.ads_used(), np.unique(examples.user_index).astype(np.int64)
         if len(ads) == len(self.ads) and len(users) == len(self.users):
             return self
-        renumbered = replace(
-            examples,
-            ad_index=np.searchsorted(ads, examples.ad_index).astype(np.int32),
-            history_values=np.searchsorted(ads, examples.history_values).astype(np.int32),
-            skipped_values=np.searchsorted(ads, examples.skipped_values).astype(np.int32),
-            user_index=np.searchsorted(users, examples.user_index).astype(np.int32),
-        )
-        return replace(self, examples=renumbered, ads=catalog_rows(self.ads, ads), users=catalog_rows(self.users, users))
+        renumbered = replace(examples.over(ads), user_index=np.searchsorted(users, examples.user_index).astype(np.int32))
+        return replace(self, examples=renumbered, ads=self.ads.take(ads), users=self.users.take(users))
 
     def take(self, rows: NDArray[Any]) -> "Inputs":
         """The given rows, in non-decreasing order of request."""
-        return replace(
-            self,
-            examples=self.examples.take(rows),
-            declared={name: values[rows] for name, values in self.declared.items()},
-        )
-
-
-def catalog_rows(catalog: Catalog, rows: NDArray[np.int64]) -> Catalog:
-    """The given rows of a catalog."""
-    return Catalog(
-        ids=catalog.ids.take(pa.array(rows)),
-        texts=catalog.texts.take(pa.array(rows)),
-        numeric=catalog.numeric[rows],
-        categorical=catalog.categorical[rows],
-        lists={name: values.take(rows) for name, values in catalog.lists.items()},
-        identity=catalog.identity[rows],
-        vectors=None if catalog.vectors is None else catalog.vectors[rows],
-        modalities={name: held.take(rows) for name, held in catalog.modalities.items()},
-        paths=catalog.paths,
-    )
+        return replace(self, examples=self.examples.take(rows))
 
 
 class Baseline(Protocol):

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from adrec.models.baselines.base import Floats, Inputs, Unfitted, load_state, save_state
-from adrec.models.baselines.similarity import (
+from adrec.models.baselines.text import TfIdf
+from adrec.models.match.histories import (
     category_shares,
     history_matrix,
     list_indicator,
@@ -19,7 +20,6 @@ from adrec.models.baselines.similarity import (
     sparse_unit_rows,
     unit_rows,
 )
-from adrec.models.baselines.text import TfIdf
 
 Matrix: TypeAlias = Any
 """A dense (N, D) array or a scipy sparse matrix of that shape."""
@@ -40,8 +40,8 @@ class CategoryAffinity(Unfitted):
     def score(self, inputs: Inputs) -> Floats:
         """(N,) share in [0, 1]; 0 for an empty history."""
         if "category" in inputs.columns.ad_categorical:
-            return category_shares(inputs, inputs.ads, inputs.columns.ad_categorical.index("category"))
-        return list_shares(inputs, inputs.ads, next(iter(inputs.ads.lists)))
+            return category_shares(inputs.examples, inputs.ads, inputs.columns.ad_categorical.index("category"))
+        return list_shares(inputs.examples, inputs.ads, next(iter(inputs.ads.lists)))
 
 
 class TfIdfCosine:
@@ -92,7 +92,7 @@ class EncoderCosine(Unfitted):
     def score(self, inputs: Inputs) -> Floats:
         """(N,) cosine in [-1, 1]; 0 for an empty history."""
         vectors = unit_rows(_vectors(inputs))
-        interest = unit_rows(mean_history(inputs, vectors))
+        interest = unit_rows(mean_history(inputs.examples, vectors))
         return row_products(interest, vectors, inputs.examples.history_of_row, inputs.examples.ad_index)
 
 
@@ -165,7 +165,7 @@ def cosine_to_interest(inputs: Inputs, ads: sparse.csr_matrix, users: sparse.csr
     `users` (U, T) adds the user's own row (declared interests), which counts like one more click.
     """
     unit = sparse_unit_rows(ads)
-    interest = history_matrix(inputs, np.arange(unit.shape[0]), unit.shape[0]) @ unit
+    interest = history_matrix(inputs.examples, np.arange(unit.shape[0]), unit.shape[0]) @ unit
     if users is not None and users.nnz:
         interest = interest + sparse_unit_rows(users)[inputs.user_of_history]
     profile = sparse_unit_rows(sparse.csr_matrix(interest))

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import sparse
 
-from adrec.models.baselines.similarity import sparse_unit_rows
+from adrec.models.match.histories import sparse_unit_rows
 
 _UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _PIECES = re.compile(rf"[{_UNSPACED}]+|[^\W{_UNSPACED}_]+")

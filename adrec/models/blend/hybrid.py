@@ -243,7 +243,7 @@ class _Problem:
             return weighted
         own, base = self.rows.take(rows), weighted.weighted(members)
         trees = TreeModel(objective="binary", parameters=_CORRECTION, rounds=_CORRECTION_ROUNDS)
-        trees.fit(_table(own, base, members, fitting=True), own, None, seed=self.seed, start=base)
+        trees.fit(_table(own, base, members), own, None, seed=self.seed, start=base)
         return replace(weighted, kind="stack", trees=trees)
 
 
@@ -265,9 +265,9 @@ def members_of(network: Floats, baselines: Mapping[str, Floats], names: tuple[st
     return np.stack(columns, axis=1)
 
 
-def _table(inputs: Inputs, base: NDArray[np.float64], members: NDArray[np.float64], *, fitting: bool = False) -> Design:
+def _table(inputs: Inputs, base: NDArray[np.float64], members: NDArray[np.float64]) -> Design:
     extra = {"hybrid": base.astype(np.float32), NETWORK: members[:, 0].astype(np.float32)}
-    return design(inputs.compact(), extra=extra, fitting=fitting)
+    return design(inputs.compact(), extra=extra)
 
 
 def _non_negative_logistic(

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from adrec.data.batches.blocks import Blocks
 from adrec.data.batches.collate import LIST_PADDING, Batch, Entities, Texts
-from adrec.models.net.interaction import TextMatch, category_match, mean_interest
-from adrec.models.net.modalities import LateFusion, Modalities, VectorMatch, dropped
+from adrec.models.net.interaction import mean_interest
+from adrec.models.net.matches import Matches
+from adrec.models.net.modalities import LateFusion, Modalities, dropped
 from adrec.models.net.neighbours import Neighbours
 from adrec.models.net.user_encoder import UserEncoder
 
@@ -33,15 +34,6 @@ class Outputs(NamedTuple):
     """(C, number of categories) logits of the next category clicked, from the user alone; None where not learned"""
     list_squares: Tensor | None = None
     """(B,) in training, the squared weights that the values of the candidate's lists have of their own, summed"""
-
-
-class Matches(NamedTuple):
-    """How near candidates are to what their users did and said."""
-
-    text: Tensor | None
-    """(B, M) the columns of TextMatch; None where there is nothing to match"""
-    vectors: list[Tensor]
-    """(B, M) those of VectorMatch, for each modality of ads"""
 
 
 class Fields(nn.Module):
@@ -226,7 +218,7 @@ class CTRModel(nn.Module):
         user_profile: EntityEncoder,
         user_encoder: UserEncoder,
         fields: Fields,
-        text_match: TextMatch | None,
+        matches: Matches,
         interaction: nn.Module,
         sharing: nn.Module,
         sharing_width: int,
@@ -237,7 +229,6 @@ class CTRModel(nn.Module):
         presupposes: tuple[int | None, ...] | None = None,
         wide: nn.Module | None = None,
         wide_lists: ListWeights | None = None,
-        vector_match: VectorMatch | None = None,
         late: LateFusion | None = None,
         modality_dropout: float = 0.0,
         neighbours: Neighbours | None = None,
@@ -250,7 +241,7 @@ class CTRModel(nn.Module):
         self.user_profile = user_profile
         self.user_encoder = user_encoder
         self.fields = fields
-        self.text_match, self.vector_match = text_match, vector_match
+        self.matches = matches
         self.late, self.modality_dropout = late, modality_dropout
         self.neighbours, self.paths = neighbours, paths
         self.interaction = interaction
@@ -264,8 +255,8 @@ class CTRModel(nn.Module):
         self.placed = first_of_chain(0, self.presupposes)
         """The task that slots act on: the click, where the main task is what follows one."""
 
-    def forward(self, batch: Batch, matches: "Matches | None" = None) -> Outputs:
-        """One logit a row and task. `matches`: what `all_matches` gives, where it is known already."""
+    def forward(self, batch: Batch) -> Outputs:
+        """One logit a row and task."""
         if self.training and self.modality_dropout:
             share = self.modality_dropout
             batch = batch._replace(ads=dropped(batch.ads, share), users=dropped(batch.users, share))
@@ -276,8 +267,7 @@ class CTRModel(nn.Module):
         candidates = ads[batch.ad]  # (B, D)
         queries = self.text_vectors(batch.queries)
         blocks = batch.blocks
-        if matches is None:
-            matches = self.all_matches(batch, ad_text, interests, queries, blocks)
+        matches = self.matches(batch, ad_text, interests, queries)
         extra = self._extra(batch, ads, users, queries, matches, candidates, blocks)
         joint = self.interaction(users[batch.context], candidates, extra)
         towers = self.sharing(joint)
@@ -289,7 +279,12 @@ class CTRModel(nn.Module):
             logits = logits + self.wide_lists(batch.ads.lists)[batch.ad]
         if self.late is not None:
             logits = logits + self.late(
-                batch.ads.vectors, matches.vectors, batch.history, batch.history_mask, batch.context, batch.ad
+                batch.ads.vectors,
+                [self.matches.of_modality(matches, number) for number in range(len(batch.ads.vectors))],
+                batch.history,
+                batch.history_mask,
+                batch.context,
+                batch.ad,
             )
         bias = None
         if self.position_bias is not None and self.training:
@@ -345,46 +340,13 @@ class CTRModel(nn.Module):
         )
         return users
 
-    def all_matches(
-        self, batch: Batch, ad_text: Tensor | None, interests: Tensor | None, queries: Tensor | None, blocks: Blocks
-    ) -> "Matches":
-        """The columns of TextMatch and VectorMatch, from no parameter of this model."""
-        text, vectors = None, []
-        if self.text_match is not None and ad_text is not None:
-            text = self.text_match(
-                ad_text,
-                batch.history,
-                batch.history_mask,
-                batch.context,
-                batch.ad,
-                blocks,
-                interests=interests,
-                queries=queries,
-                query=batch.query,
-                skipped=batch.skipped,
-                skipped_mask=batch.skipped_mask,
-            )
-        if self.vector_match is not None:
-            vectors = self.vector_match(
-                batch.ads.vectors,
-                batch.users.vectors,
-                batch.history,
-                batch.history_mask,
-                batch.context,
-                batch.ad,
-                blocks,
-                batch.skipped,
-                batch.skipped_mask,
-            )
-        return Matches(text, vectors)
-
     def _extra(
         self,
         batch: Batch,
         ads: Tensor,
         users: Tensor,
         queries: Tensor | None,
-        matches: "Matches",
+        matches: Tensor,
         candidates: Tensor,
         blocks: Blocks,
     ) -> Tensor:
@@ -392,17 +354,11 @@ class CTRModel(nn.Module):
         columns = [
             self.fields(batch.numeric, batch.categorical, batch.lists),
             torch.log1p(batch.history_length)[batch.context][:, None] / 5,
-            category_match(batch.ads.categorical, batch.history, batch.history_mask, batch.context, batch.ad),
+            self.matches.read(matches),
         ]
-        if matches.text is not None:
-            columns.append(matches.text)
-        if self.late is None:
-            columns += matches.vectors
-        if self.paths is not None:
-            assert batch.links is not None
-            columns.append(batch.links)
-            if self.neighbours is not None:
-                columns.append(self.neighbours(batch.ads.lists[self.paths], users, candidates, batch.context, batch.ad))
+        if self.neighbours is not None:
+            assert self.paths is not None
+            columns.append(self.neighbours(batch.ads.lists[self.paths], users, candidates, batch.context, batch.ad))
         attended = self.user_encoder.for_candidates(ads[batch.history], batch.history_mask, candidates, batch.context, blocks)
         if attended is not None:
             columns += [attended, (attended * candidates).sum(-1, keepdim=True)]

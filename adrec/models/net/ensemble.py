@@ -29,11 +29,7 @@ class Ensemble(nn.Module):
 
     def forward(self, batch: Batch) -> Outputs:
         """Mean logits (B, K), users (C, M D), ads (A, M D)."""
-        first = cast(CTRModel, self.members[0])
-        # The same for all members: cosines of the given vectors, and the dearest part of scoring many candidates.
-        vectors = (batch.ads.texts.vectors, batch.users.texts.vectors, batch.queries.vectors)
-        matches = first.all_matches(batch, *vectors, batch.blocks)
-        outputs: list[Outputs] = [member(batch, matches) for member in self.members]
+        outputs: list[Outputs] = [member(batch) for member in self.members]
         return outputs[0]._replace(
             logits=torch.stack([output.logits for output in outputs]).mean(0),
             users=torch.cat([output.users for output in outputs], -1),

@@ -12,9 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from adrec.data.batches.blocks import Blocks
 from adrec.data.batches.collate import Entities
-from adrec.models.net.interaction import TextMatch, mean_of_history
+from adrec.models.net.interaction import mean_of_history
 
 Fusion = Literal["concatenation", "gated", "late"]
 
@@ -65,68 +64,6 @@ class Modalities(nn.Module):
             seen = torch.cat(made, -1)
             made = [torch.sigmoid(gate(seen)) * torch.tanh(own) for gate, own in zip(self.gates, made, strict=True)]
         return torch.stack(made).sum(0)
-
-
-class VectorMatch(nn.Module):
-    """How near a candidate's vectors are to those of the user's clicks, and to the user's own of the same space: no parameters.
-
-    For each modality of ads the columns of TextMatch over the clicks that have it, and whether the candidate has it; then a
-    cosine for each pair (modality of users, modality of ads) that shares a space. 0 where there is nothing to compare with.
-    """
-
-    def __init__(self, *, widths: Sequence[int], pairs: Sequence[tuple[int, int]], skipped: bool) -> None:
-        super().__init__()
-        self.matches = nn.ModuleList(
-            [TextMatch(parts=(width,), interests=False, query=False, skipped=skipped) for width in widths]
-        )
-        self.pairs, self.skipped = tuple(pairs), skipped
-
-    @property
-    def out_width(self) -> int:
-        """Columns."""
-        return sum(self.widths)
-
-    @property
-    def widths(self) -> list[int]:
-        """Columns of each modality of ads, those of its pairs behind its own."""
-        own = [6 + int(self.skipped) for _ in self.matches]
-        for _, ads in self.pairs:
-            own[ads] += 1
-        return own
-
-    def forward(
-        self,
-        ads: Sequence[Tensor],
-        users: Sequence[Tensor],
-        history: Tensor,
-        history_mask: Tensor,
-        context: Tensor,
-        ad: Tensor,
-        blocks: Blocks,
-        skipped: Tensor,
-        skipped_mask: Tensor,
-    ) -> list[Tensor]:
-        """(B, columns) for each modality of ads. Vectors (A, V) each, (C, V) each; indices as TextMatch has them."""
-        found = []
-        for number, (match, vectors) in enumerate(zip(self.matches, ads, strict=True)):
-            known = there(vectors)
-            columns = match(
-                vectors,
-                history,
-                history_mask & known[history],
-                context,
-                ad,
-                blocks,
-                skipped=skipped if self.skipped else None,
-                skipped_mask=skipped_mask & known[skipped] if self.skipped else None,
-            )
-            own = [columns, known[ad][:, None].to(columns.dtype)]
-            for user, of_ads in self.pairs:
-                if of_ads == number:
-                    cosine = nn.functional.cosine_similarity(users[user][context], vectors[ad], dim=-1)
-                    own.append(TextMatch.SCALE * cosine[:, None])
-            found.append(torch.cat(own, -1))
-        return found
 
 
 class LateFusion(nn.Module):

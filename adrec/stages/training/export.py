@@ -77,7 +77,7 @@ def run(config: ExportConfig, terminal: Terminal) -> ExportResult:
         raise DataError("export compares at least two rows with torch; the rows given are fewer.")
     examples = examples.take(np.arange(min(PARITY_ROWS, len(examples))))
     catalogs = source.catalogs
-    predictor.encode(examples, catalogs, terminal)
+    examples = predictor.matched(examples, catalogs, terminal)
     collate = Collator(catalogs.ads, catalogs.users, catalogs.ad_texts, catalogs.user_texts, catalogs.queries, tasks=())
     batch = collate(examples, np.arange(len(examples)))
     expected = predictor.score_examples(examples, catalogs, baselines=False).score

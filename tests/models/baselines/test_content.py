@@ -11,11 +11,9 @@ from adrec.models.baselines.base import Columns
 from adrec.models.baselines.content import (
     CategoryAffinity,
     ContentScore,
-    EncoderCosine,
     TfIdfCosine,
     learned_weights,
 )
-from adrec.models.baselines.similarity import STATISTICS, history_similarities
 from adrec.models.baselines.text import TfIdf, terms
 
 
@@ -94,29 +92,3 @@ def test_list_affinity_shares_genres():
     world = inputs([(0, [0, 1], [(0, 1), (1, 1), (2, 0)])], ads, catalog(["u"]))
     # History: genre 1 in one of two clicks, genre 2 in both. The unknown genre 0 counts nothing.
     np.testing.assert_allclose(CategoryAffinity().score(world), [(1 / 2 + 2 / 2) / 2, 2 / 2, 0])
-
-
-def test_similarities_equal_a_loop_over_rows():
-    world = planted(120, seed=3)
-    ours = history_similarities(world, world.ads.vectors)
-    examples = world.examples
-    for row in range(0, len(world), 7):
-        h = examples.history_of_row[row]
-        history = examples.history_values[examples.history_offsets[h] : examples.history_offsets[h + 1]]
-        if len(history) == 0:
-            assert (ours[row] == 0).all()
-            continue
-        cosine = cosine_similarity(world.ads.vectors[[examples.ad_index[row]]], world.ads.vectors[history])[0]
-        unit = world.ads.vectors[history] / np.linalg.norm(world.ads.vectors[history], axis=1, keepdims=True)
-        weight = 0.5 ** (np.arange(len(history))[::-1] / 10)
-        expected = {
-            "mean": cosine_similarity(world.ads.vectors[[examples.ad_index[row]]], [unit.mean(axis=0)])[0, 0],
-            "max": cosine.max(),
-            "top3": np.sort(cosine)[-3:].mean(),
-            "last1": cosine[-1],
-            "last5": cosine[-5:].mean(),
-            "soft": np.log(np.exp(10 * cosine).mean()) / 10,
-            "recent": cosine @ weight / weight.sum(),
-        }
-        np.testing.assert_allclose(ours[row], [expected[name] for name in STATISTICS], atol=1e-5)
-    np.testing.assert_allclose(EncoderCosine().score(world), ours[:, STATISTICS.index("mean")], atol=1e-5)

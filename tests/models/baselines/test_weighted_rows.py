@@ -85,7 +85,7 @@ def test_the_network_learns_the_rate_of_the_impressions():
     few, _ = weighted()
     heavy = np.where(few.clicks > 0, 1.0, 50.0)
     few = replace(few, examples=replace(few.examples, weight=heavy))
-    model = ClassicMlp(epochs=5)
+    model = ClassicMlp(epochs=10)
     model.fit(few)
     assert float(heavy @ model.score(few) / heavy.sum()) == pytest.approx(float(heavy @ few.clicks / heavy.sum()), rel=0.4)
 

@@ -13,6 +13,7 @@ from adrec.data.batches.collate import LIST_PADDING, Collator, Texts
 from adrec.data.examples import catalog_from_table, load_examples
 from adrec.data.features.moments import Moments
 from adrec.data.prepared import open_prepared
+from adrec.models.match.table import Matcher
 from adrec.models.net.ctr_model import ListWeights
 from adrec.models.net.interaction import INTERACTIONS
 from adrec.models.net.multitask import SHARINGS
@@ -39,8 +40,11 @@ def planted(tmp_path_factory):
         lambda rows: Texts(torch.from_numpy(interests[rows])),
         tasks=tuple(task.name for task in TASKS),
     )
-    dimensions = Dimensions(16, *(FeatureShape.of(features[name]) for name in ("impressions", "ads", "users")), interests=True)
-    return examples, collate, dimensions
+    dimensions = Dimensions(
+        16, *(FeatureShape.of(features[name]) for name in ("impressions", "ads", "users")), interests=True, skips=True
+    )
+    matcher = Matcher(dimensions.match, collate.ads.with_vectors(vectors), collate.users, collate.user_texts)
+    return matcher(examples), collate, dimensions
 
 
 def _model(dimensions, parts, interaction, sharing, *, skipped=True, position_bias=True):

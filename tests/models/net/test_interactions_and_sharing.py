@@ -2,11 +2,9 @@
 
 import math
 
-import pytest
 import torch
 
-from adrec.data.batches.blocks import make_blocks
-from adrec.models.net.interaction import TextMatch, category_match, interaction, mean_interest
+from adrec.models.net.interaction import interaction, mean_interest
 from adrec.models.net.multitask import sharing
 
 
@@ -76,60 +74,8 @@ def test_separate_tasks_share_nothing_and_shared_ones_all():
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("parts", [(4,), (3, 1)])
-def test_text_match_is_cosines(parts):
-    generator = torch.Generator().manual_seed(1)
-    ads = torch.randn(6, 4, generator=generator)
-    history = torch.tensor([[0, 1, 2, 3, 4, 5, 1], [2, 0, 0, 0, 0, 0, 0], [0] * 7])
-    mask = torch.tensor([[True] * 7, [True] + [False] * 6, [False] * 7])
-    context, ad = torch.tensor([0, 0, 1, 2]), torch.tensor([3, 5, 1, 2])
-    module = TextMatch(parts=parts, interests=False, query=False, skipped=False)
-    found = module(ads, history, mask, context, ad, make_blocks(context.numpy())) / TextMatch.SCALE
-    start = 0
-    for number, width in enumerate(parts):
-        unit = torch.nn.functional.normalize(ads[:, start : start + width], dim=-1)
-        start += width
-        for row in range(4):
-            clicks = [int(history[context[row], h]) for h in range(7) if mask[context[row], h]]
-            columns = found[row, number * 5 : number * 5 + 5]
-            if not clicks:
-                assert torch.equal(columns, torch.zeros(5))
-                continue
-            target = unit[ad[row]]
-            cosines = [float(unit[click] @ target) for click in clicks]
-            best = sorted(cosines)[-3:]
-            expected = [
-                float(torch.nn.functional.normalize(sum(unit[click] for click in clicks), dim=0) @ target),
-                float(torch.nn.functional.normalize(sum(unit[click] for click in clicks[-5:]), dim=0) @ target),
-                max(cosines),
-                sum(best) / len(best),
-                math.log(sum(math.exp(20 * x) for x in cosines) / len(cosines)) / 20,
-            ]
-            assert torch.allclose(columns, torch.tensor(expected), atol=1e-5)
-
-
-def test_category_match_counts_known_equal_values():
-    categorical = torch.tensor([[1, 0], [1, 2], [3, 2]])
-    history, mask = torch.tensor([[0, 1, 2]]), torch.tensor([[True, True, False]])
-    found = category_match(categorical, history, mask, torch.tensor([0, 0]), torch.tensor([0, 1]))
-    assert found.tolist() == [[2 / 2, 0.0], [2 / 2, 1 / 2]]
-
-
-def test_interests_count_each_by_itself():
-    """A user who likes two things is as near to an ad of one of them as who likes that alone; order and padding are nothing."""
+def test_interests_have_a_mean_of_those_that_are_there():
     eye = torch.eye(3)
     interests = torch.stack([torch.stack([eye[0], eye[1]]), torch.stack([eye[1], torch.zeros(3)]), torch.zeros(2, 3)])
-    module = TextMatch(parts=(3,), interests=True, query=False, skipped=False)
-    context, ad = torch.tensor([0, 1, 2, 0]), torch.tensor([1, 1, 1, 2])
-
-    def columns(given):
-        none = torch.zeros(3, 1, dtype=torch.int64)
-        found = module(eye, none, none.bool(), context, ad, make_blocks(context.numpy()), interests=given)
-        return found[:, -2:] / TextMatch.SCALE
-
-    mean, nearest = columns(interests).T
-    torch.testing.assert_close(mean, torch.tensor([1 / 2**0.5, 1.0, 0.0, 0.0]))
-    torch.testing.assert_close(nearest, torch.tensor([1.0, 1.0, 0.0, 0.0]))
     padded = torch.cat([interests.flip(1), torch.zeros(3, 2, 3)], 1)
-    torch.testing.assert_close(columns(padded), columns(interests))
     torch.testing.assert_close(mean_interest(padded), torch.tensor([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))

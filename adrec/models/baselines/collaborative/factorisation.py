@@ -14,7 +14,7 @@ from scipy import sparse
 
 from adrec.models.baselines.base import Floats, Inputs, load_state, positions, save_state
 from adrec.models.baselines.collaborative.neighbours import ClickMatrix
-from adrec.models.baselines.similarity import history_matrix, row_products
+from adrec.models.match.histories import history_matrix, row_products
 
 
 class ImplicitAls:
@@ -64,7 +64,7 @@ class ImplicitAls:
     def score(self, inputs: Inputs) -> Floats:
         """(N,) x_u . y_i."""
         place = positions(inputs.ads.ids, self.ads)
-        history = history_matrix(inputs, place, len(self.ads))
+        history = history_matrix(inputs.examples, place, len(self.ads))
         history.data[:] = 1.0
         user_factors = self._solve(history, self.ad_factors, np.zeros((history.shape[0], self.factors), np.float32), steps=20)
         padded = np.concatenate([self.ad_factors, np.zeros((1, self.factors), np.float32)])  # -1 reads the last row: zeros

@@ -6,7 +6,6 @@ Cost of EASE: one inverse of an A x A matrix, A the clicked ads; above MOST_ADS 
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -16,7 +15,7 @@ from scipy import sparse
 
 from adrec.models.baselines.base import Floats, Inputs, load_state, positions, save_state
 from adrec.models.baselines.collaborative.neighbours import ClickMatrix, in_blocks
-from adrec.models.baselines.similarity import history_matrix
+from adrec.models.match.histories import history_matrix
 
 MOST_ADS = 20_000
 _MANY_ADS = 6_000
@@ -95,7 +94,7 @@ class ItemModel(ABC):
     def score(self, inputs: Inputs) -> Floats:
         """(N,) 0 for an ad that nobody clicked in training."""
         place = positions(inputs.ads.ids, self.ads)
-        rows = history_matrix(inputs, place, len(self.ads), half_life=self.half_life)
+        rows = history_matrix(inputs.examples, place, len(self.ads), half_life=self.half_life)
         ties = self.ties
 
         def interest(block: slice, wanted: NDArray[np.int64]) -> Floats:
@@ -233,10 +232,10 @@ def _held_out(
     rows = np.flatnonzero((valid.clicks > 0) & (place[valid.examples.ad_index] >= 0))
     if len(rows) > _JUDGED:
         rows = np.sort(np.random.default_rng(seed).choice(rows, _JUDGED, replace=False))
-    some = replace(valid, examples=valid.examples.take(rows), declared={})
+    some = valid.take(rows)
     targets = place[some.examples.ad_index]
     of_row = some.examples.history_of_row
-    histories = {life: history_matrix(some, place, len(ads), half_life=life)[of_row] for life in HALF_LIVES}
+    histories = {life: history_matrix(some.examples, place, len(ads), half_life=life)[of_row] for life in HALF_LIVES}
     before, ad = histories[None].nonzero()
     is_target = targets[before] == ad
     if is_target.sum() > _FEW_REPEATS * len(targets):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from adrec.models.baselines.base import Floats, Inputs, load_state, positions, save_state, text_array
-from adrec.models.baselines.similarity import history_matrix, picked_cells, sparse_unit_rows
+from adrec.models.match.histories import history_matrix, picked_cells, sparse_unit_rows
 
 _BLOCK_HISTORIES = 256
 
@@ -85,7 +85,7 @@ class UserCf:
         known = self.matrix
         ad_place = positions(inputs.ads.ids, known.ads)
         own = positions(inputs.users.ids, known.users)[inputs.user_of_history]  # (R,)
-        query = _binary_unit(history_matrix(inputs, ad_place, len(known.ads)))
+        query = _binary_unit(history_matrix(inputs.examples, ad_place, len(known.ads)))
         others = sparse_unit_rows(known.clicks)
 
         def interest(block: slice, wanted: NDArray[np.int64]) -> sparse.csr_matrix:
@@ -134,7 +134,7 @@ class ItemCf:
         """(N,) interest; 0 for an ad that nobody clicked in training."""
         known = self.matrix
         ad_place = positions(inputs.ads.ids, known.ads)
-        history = history_matrix(inputs, ad_place, len(known.ads))
+        history = history_matrix(inputs.examples, ad_place, len(known.ads))
         history.data[:] = 1.0
         clicks = np.maximum(np.diff(history.indptr), 1)
         weights = sparse.csr_matrix(sparse.diags(1.0 / clicks) @ history)

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adrec.models.baselines.base import Floats, Inputs, load_state, sampled_requests, save_state
-from adrec.models.baselines.similarity import mean_history, row_products, unit_rows
 from adrec.models.baselines.tabular.bends import Bends
 from adrec.models.baselines.tabular.design import Scaler, design
+from adrec.models.match.histories import mean_history, row_products, unit_rows
 
 _FEATURE_PENALTY = 1e-3
 """L2 strength of the other weights; that of one row in all where rows are fewer than a thousand."""
@@ -64,7 +64,7 @@ class ConditionalLogit:
     def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
         """Solve; nothing is chosen on validation rows."""
         rows = sampled_requests(inputs.labelled(), self.max_rows, np.random.default_rng(seed)).compact()
-        table = design(rows, fitting=True)
+        table = design(rows)
         self.scaler = Scaler.fit(table, weights=rows.weights)
         self.bends = Bends.fit(table, weights=rows.weights)
         first = self.bends.width
@@ -85,7 +85,7 @@ class ConditionalLogit:
         total = total + self.bends.dense(table) @ self.features[:first]
         if len(self.ads) and own.ads.vectors is not None:
             vectors, examples = unit_rows(own.ads.vectors), own.examples
-            interest = unit_rows(mean_history(own, vectors)) * (_PRODUCT_SCALE * self.products)
+            interest = unit_rows(mean_history(own.examples, vectors)) * (_PRODUCT_SCALE * self.products)
             total = total + row_products(interest, vectors, examples.history_of_row, examples.ad_index)
             total = total + (vectors @ self.ads)[examples.ad_index]
         return np.asarray(total, dtype=np.float32)
@@ -143,7 +143,7 @@ class _Problem:
         if rows.ads.vectors is not None and rows.ads.vectors.shape[1]:
             vectors = unit_rows(rows.ads.vectors)
             width = vectors.shape[1]
-            interest = unit_rows(mean_history(rows, vectors))
+            interest = unit_rows(mean_history(examples, vectors))
             shown = vectors[examples.ad_index]
             parts = [interest[examples.history_of_row] * shown * np.float32(_PRODUCT_SCALE), shown, features]
         starts = examples.request_starts[:-1]

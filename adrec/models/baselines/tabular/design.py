@@ -1,4 +1,4 @@
-"""The table that trees, logistic regression and the classic MLP learn from: features, counters, similarities."""
+"""The table that trees, logistic regression and the classic MLP learn from: features, counters, matches."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -8,16 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from adrec.data.arrays import ends
 from adrec.models.baselines.base import Floats, Inputs
-from adrec.models.baselines.preference import preference_columns
-from adrec.models.baselines.similarity import (
-    STATISTICS,
-    category_shares,
-    history_similarities,
-    list_shares,
-    paired_cosines,
-)
 from adrec.schema import COUNTER_PREFIX
 
 
@@ -54,14 +45,9 @@ def design(
     inputs: Inputs,
     *,
     counters: bool = True,
-    similarities: bool = True,
     extra: Mapping[str, Floats] | None = None,
-    fitting: bool = False,
 ) -> Design:
-    """Impression, ad and user features, log history length, category shares, similarities, and `extra` columns (N,) each.
-
-    `fitting`: these rows decide which columns a model reads; where no ad was skipped, those about skipped ads say nothing.
-    """
+    """Impression, ad and user features, log history length, the table of matches, and `extra` columns (N,) each."""
     examples, columns = inputs.examples, inputs.columns
     kept = [place for place, name in enumerate(columns.numeric) if counters or not name.startswith(COUNTER_PREFIX)]
     parts: list[Floats] = [
@@ -80,17 +66,9 @@ def design(
             reduced = held.reduced(index)
             parts.append(reduced)
             names += [f"{prefix}_{name}_{place}" for place in range(1, reduced.shape[1] + 1)]
-    if similarities:
-        if "nearness" not in inputs.made:
-            inputs.made["nearness"] = similarity_columns(inputs)
-        nearness = dict(inputs.made["nearness"])
-        if len(inputs.examples.skipped_values) or not fitting:
-            if "preference" not in inputs.made:
-                inputs.made["preference"] = preference_columns(inputs)
-            nearness |= inputs.made["preference"]
-        for name, values in {**nearness, **inputs.declared}.items():
-            parts.append(values[:, None])
-            names.append(name)
+    match_names, matches = inputs.matches()
+    parts.append(matches)
+    names += match_names
     for name, values in (extra or {}).items():
         parts.append(values.astype(np.float32)[:, None])
         names.append(name)
@@ -110,56 +88,6 @@ def design(
         np.concatenate(codes, axis=1).astype(np.int32, copy=False),
         tuple(code_names),
     )
-
-
-def similarity_columns(inputs: Inputs) -> dict[str, Floats]:
-    """Category and list shares of the history, and cosines where the ads carry vectors."""
-    found = {f"share_{name}": category_shares(inputs, inputs.ads, i) for i, name in enumerate(inputs.columns.ad_categorical)}
-    found.update({f"share_{name}": list_shares(inputs, inputs.ads, name) for name in inputs.ads.lists})
-    if inputs.ads.paths is not None:
-        paths, examples = inputs.ads.paths, inputs.examples
-        shared = paths.shared(
-            inputs.ads.lists[paths.name], examples.histories, examples.history_of_row.astype(np.int64), examples.ad_index
-        )
-        found.update({f"same_{relation}": shared[:, place] for place, relation in enumerate(paths.relations)})
-    if inputs.ads.vectors is not None:
-        cosines = history_similarities(inputs, inputs.ads.vectors)
-        found.update({f"cosine_{name}": cosines[:, place] for place, name in enumerate(STATISTICS)})
-    return found | vector_columns(inputs)
-
-
-def vector_columns(inputs: Inputs) -> dict[str, Floats]:
-    """For each modality of ads: cosines to the clicked ads that have one, whether the candidate has one, and the cosine to the
-    user's own vector where they share a space.
-    """
-    columns: dict[str, Floats] = {}
-    examples = inputs.examples
-    for name, held in inputs.ads.modalities.items():
-        known = held.known(np.arange(len(inputs.ads)))
-        cosines = history_similarities(_with_known_clicks(inputs, known), held.rows)
-        columns |= {f"{name}_{statistic}": cosines[:, place] for place, statistic in enumerate(STATISTICS)}
-        columns[f"{name}_there"] = known[examples.ad_index].astype(np.float32)
-        for own, of_user in inputs.users.modalities.items():
-            if of_user.is_comparable(held):
-                columns[f"{name}_user_{own}"] = paired_cosines(of_user.rows, held.rows, examples.user_index, examples.ad_index)
-    return columns
-
-
-def _with_known_clicks(inputs: Inputs, known: NDArray[np.bool_]) -> Inputs:
-    """The same rows with histories of the clicks on ads that are `known` (A,)."""
-    examples = inputs.examples
-    is_known = known[examples.history_values]
-    if is_known.all():
-        return inputs
-    owner = np.repeat(np.arange(len(examples.history_offsets) - 1), np.diff(examples.history_offsets))
-    lengths = np.bincount(owner[is_known], minlength=len(examples.history_offsets) - 1)
-    thinned = replace(
-        examples,
-        history_offsets=ends(lengths),
-        history_values=examples.history_values[is_known],
-        history_hours=examples.history_hours[is_known],
-    )
-    return replace(inputs, examples=thinned)
 
 
 LARGEST = 5.0

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from adrec.models.baselines.base import Floats, Inputs, folds_of, load_state, save_state
-from adrec.models.baselines.similarity import list_indicator
 from adrec.models.baselines.tabular.design import Scaler, design
 from adrec.models.blend.calibration import log_loss
+from adrec.models.match.histories import list_indicator
 
 _STRENGTHS = (0.02, 0.2, 2.0)
 """Values of C tried by cross-validation where rows are few; the first, which suits many rows, elsewhere."""
@@ -52,7 +52,7 @@ class LogisticRegression:
     def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
         """Scale, then maximise the penalised likelihood."""
         known = inputs.labelled()
-        self.scaler = Scaler.fit(design(known, fitting=True), weights=known.weights)
+        self.scaler = Scaler.fit(design(known), weights=known.weights)
         self.lists = {name: int(values.values.max(initial=0)) + 1 for name, values in known.ads.lists.items()}
         columns, clicks = self._columns(known), known.clicks.astype(int)
         if self.c is None:

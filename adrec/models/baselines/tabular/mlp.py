@@ -54,7 +54,7 @@ class ClassicMlp:
     def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
         """Scale, then train."""
         known = inputs.labelled()
-        table = design(known, fitting=True)
+        table = design(known)
         self.rates, own = Rates.fit(table, known, beyond=_MAX_VALUES, seed=seed)
         self.scaler = Scaler.fit(table.with_columns(own), leave_out=self.rates.names, weights=known.weights)
         rows = self.scaler.transform(table.with_columns(own))

@@ -222,7 +222,7 @@ class LightGbm:
         if known.ads.lists and self.linear is None:
             self.linear = LogisticRegression()
             self.linear.fit(known, seed=seed)
-        table = self._columns(known, fitting=True)
+        table = self._columns(known)
         self.rates, own = Rates.fit(table, known, beyond=_MAX_CATEGORIES, seed=seed)
         held = None if valid is None else valid.labelled()
         pair = None if held is None or not len(held) else (self._design(held), held)
@@ -236,9 +236,9 @@ class LightGbm:
         table = self._columns(inputs)
         return table.with_columns(self.rates.columns(table))
 
-    def _columns(self, inputs: Inputs, *, fitting: bool = False) -> Design:
+    def _columns(self, inputs: Inputs) -> Design:
         extra = {"list_weights": self.linear.list_margin(inputs)} if self.linear is not None else {}
-        return design(inputs, counters=self.counters, extra=extra, fitting=fitting)
+        return design(inputs, counters=self.counters, extra=extra)
 
     def score(self, inputs: Inputs) -> Floats:
         """(N,) probabilities."""

@@ -7,7 +7,6 @@ from adrec.data.examples import Examples
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.inference.starting import open_start
 from adrec.models.baselines.base import Columns, Inputs
-from adrec.models.baselines.declared import declared_columns
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.models.text.text_vectors import TextReader
 from adrec.terminal import Terminal
@@ -44,11 +43,8 @@ class Material:
 
     def inputs(self, data: ClickData, rows: Examples) -> Inputs:
         """Rows of `data` as the baselines read them."""
-        d, texts, declared = data.dimensions, data.collate, {}
-        if self.config.baselines.names:
-            interests, queries = texts.user_texts if d.interests else None, texts.query_texts if d.queries else None
-            declared = declared_columns(rows, data.ads, interests, queries, d.text_parts)
-        return Inputs(rows, data.ads, data.users, Columns.of(data.features), declared)
+        columns = Columns.of(data.features)
+        return Inputs(rows, data.ads, data.users, columns, data.matcher.names(columns.ad_categorical))
 
     def learned_inputs(self, data: ClickData) -> Inputs:
         """The rows that `data` learns from; of a split that is streamed, a sample."""

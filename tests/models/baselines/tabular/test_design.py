@@ -40,12 +40,7 @@ def test_a_row_alone_has_the_columns_and_the_bits_that_it_has_among_others():
         skipped_values=rng.integers(0, 30, skips.sum()).astype(np.int32),
     )
     whole = replace(world, examples=examples, ads=catalogue, columns=Columns(ad_categorical=("category",)))
-    table = design(whole, fitting=True)
+    table = design(whole)
     for row in range(0, len(whole), 7):
         alone = design(whole.take(np.array([row]))).picked(table.names, table.code_names)
         np.testing.assert_array_equal(alone.dense[0], table.dense[row])
-
-
-def test_columns_about_skipped_ads_are_not_learned_where_nobody_skipped_any():
-    rows = planted(20)
-    assert not [name for name in design(rows, fitting=True).names if name.startswith(("like_", "skipped_"))]
