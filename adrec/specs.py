@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeVar
 
 Pooling = Literal["mean", "cls", "last", "attention"]
 """How token vectors become one. Named here alone: Python keeps but one order of a Literal's values."""
+RecordedPooling = Literal["mean", "cls", "last", "attention", "max", "mean_sqrt_len", "weighted_mean"]
+"""And how those of other people's encoders do, which are read and not pretrained."""
 Transform = Literal["standard", "log1p", "quantile", "normal", "none"]
 Measure = Literal["impressions", "clicks", "rate", "conversions", "conversion_rate", "hours_since_first"]
 HistoryMeasure = Literal["history_share", "history_count"]

@@ -21,7 +21,13 @@ def open_text_encoder(config: FinetuneConfig, prepared: Prepared, start: Start |
     text = config.text
     if text.reference is None:
         return None
-    encoder = load_text_encoder(text.reference, pooling=text.pooling, max_tokens=text.max_tokens)
+    encoder = load_text_encoder(
+        text.reference,
+        pooling=text.pooling,
+        max_tokens=text.max_tokens,
+        prompts=None if text.prompts is None else {str(role): prompt for role, prompt in text.prompts.items()},
+        dimensions=text.dimensions,
+    )
     if start is not None and (own := start.encoder_for(config, encoder)) is not None:
         return own
     if text.lexical and encoder.lexical is None:

@@ -47,4 +47,5 @@ class Start:
         if text.train == "frozen" and self.text.train == "frozen":
             return own if own.without_lexical().fingerprint == encoder.without_lexical().fingerprint else None
         is_same = text.reference == self.text.reference and encoder.pooling == own.pooling
+        is_same = is_same and encoder.reading == own.reading
         return own if is_same and encoder.max_tokens == own.max_tokens and text.train != "frozen" else None

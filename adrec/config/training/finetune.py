@@ -39,7 +39,12 @@ class TextEncoderSettings(Config):
     """Width of a vector of the text's words (latent semantic analysis of the ads) beside the encoder's; 0: none. It helps
     where the encoder is small or was trained on little text."""
     max_tokens: Annotated[int, Field(ge=4, le=1_000_000)] | None = None
-    """Longer texts are cut; None takes the encoder's own limit."""
+    """Longer texts are cut; None takes what the encoder records, else 512. Up to as many as the model has positions for."""
+    prompts: dict[Literal["document", "query"], str] | None = None
+    """What stands before each text: `document` before ads, `query` before queries and interests, such as {document:
+    "passage: ", query: "query: "}. None takes what the encoder records, {} none."""
+    dimensions: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """So many first numbers of each vector are kept, for encoders trained so (Matryoshka); None: all."""
     batch_tokens: Annotated[int, Field(ge=64, le=100_000_000)] = 8192
     """Tokens encoded at once, padding included."""
     learning_rate: Annotated[float, Field(gt=0, le=1_000)] = 2e-5

@@ -1,6 +1,7 @@
 """The Predictor on onnxruntime: the same object, with the network and the encoder replaced by exported graphs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,7 @@ class OnnxEncoder(TextEncoder):
             pooling=encoder.pooling,
             max_tokens=encoder.max_tokens,
             template=encoder.template,
+            reading=replace(encoder.reading, width=None),
         )
         self.session = _session(path)
         self._fingerprint = f"{encoder.fingerprint}-{path.stem}"

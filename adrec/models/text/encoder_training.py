@@ -27,6 +27,7 @@ def trainable_copy(encoder: TextEncoder, mode: Mode, *, last_layers: int = 2, lo
         return trained
     trained.requires_grad_(False)
     trained.pool.requires_grad_(True)
+    trained.above.requires_grad_(True)
     if mode == "last":
         path, layers = _layers(trained.backbone)
         if last_layers > len(layers):

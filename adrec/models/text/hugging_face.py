@@ -2,7 +2,6 @@
 
 import importlib.util
 import inspect
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +18,11 @@ _NO_LIMIT = 1_000_000  # tokenizers without a recorded limit say about 1e30
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 
 
-def resolve_reference(reference: str) -> Path | str:
-    """A folder (or GGUF file) for local and `package:` references, the name itself for the hub.
+def resolve_reference(reference: str) -> Path:
+    """The folder (or GGUF file) of a local or `package:` reference, or of a hub name, whose files are fetched once.
 
-    Raises DataError for a folder that is missing or holds no model, ResourceError for a package that is not installed.
+    Raises DataError for a folder that is missing or holds no model, ResourceError for a package that is not installed or a hub
+    that cannot be reached.
     """
     if reference.startswith(PACKAGE):
         folder = resolve_file(reference)
@@ -34,13 +34,12 @@ def resolve_reference(reference: str) -> Path | str:
                 raise DataError(
                     f"{reference}: no such encoder folder. 'adrec pretrain-mlm' makes one; hub names are owner/name."
                 )
-            _check_hub(reference)
-            return reference
+            folder = _fetched(reference)
     if folder.suffix == GGUF and folder.is_file():
         return folder
     if not folder.is_dir():
         raise DataError(f"{reference}: not a folder. An encoder is a folder with config.json, weights and a tokenizer.")
-    if not (folder / "config.json").exists() and not (folder / "adrec.json").exists():
+    if not any((folder / name).exists() for name in ("config.json", "adrec.json", "modules.json")):
         single_files = list(folder.glob(f"*{GGUF}"))
         if len(single_files) == 1:
             return single_files[0]
@@ -154,17 +153,14 @@ def check_tokenizer(where: Path | str, tokenizer: Any, config: Any) -> None:
         )
 
 
-def token_limit(where: Path | str, tokenizer: Any, config: Any) -> int:
-    """The longest text in tokens, special ones included: the least of what tokenizer, positions and the folder allow."""
-    limits = [512]
+def token_limit(tokenizer: Any, config: Any) -> int:
+    """The longest text in tokens, special ones included: the least of what tokenizer and positions allow."""
+    limits = [_NO_LIMIT]
     if tokenizer.model_max_length < _NO_LIMIT:
         limits.append(int(tokenizer.model_max_length))
     positions = position_limit(config)
     if positions:
         limits.append(positions)
-    recorded = where / "sentence_bert_config.json" if isinstance(where, Path) else None
-    if recorded is not None and recorded.exists():
-        limits.append(int(json.loads(recorded.read_text(encoding="utf-8")).get("max_seq_length") or 512))
     return min(limits)
 
 
@@ -195,15 +191,28 @@ def _accepts_pooler(kind: Any) -> bool:
     return "add_pooling_layer" in inspect.signature(classes[0].__init__).parameters
 
 
-def _check_hub(name: str) -> None:
-    """Ask the hub once, ten seconds at most, unless the model is in its cache (`from_pretrained` would retry for a minute)."""
-    from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+def _fetched(name: str) -> Path:
+    """The files of a hub model in the hub's own cache; the hub is asked once, ten seconds at most, unless they are there.
 
+    Weights are fetched in one form alone, safetensors where there are any, and exports for other runtimes not at all.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    plain = ["*.json", "*.txt", "*.model", "*.jinja"]
+    others = ["onnx/*", "openvino/*", "*/onnx/*", "*.msgpack", "*.h5", "*.onnx", "coreml/*"]
     try:
-        if isinstance(try_to_load_from_cache(name, "config.json"), str):
-            return
-        HfApi().model_info(name, timeout=10)
+        try:
+            cached = Path(snapshot_download(name, local_files_only=True))
+            if (cached / "config.json").exists() or (cached / "modules.json").exists():
+                return cached
+        except LocalEntryNotFoundError:
+            pass  # it is fetched below
+        files = [item.rfilename for item in HfApi().model_info(name, timeout=10).siblings or ()]
+        weights = "*.safetensors" if any("/" not in file and file.endswith(".safetensors") for file in files) else "*.bin"
+        folders = [file for file in files if file.count("/") == 1 and file.endswith(("model.safetensors", "pytorch_model.bin"))]
+        with quiet_transformers():
+            return Path(snapshot_download(name, allow_patterns=[*plain, weights, *folders], ignore_patterns=others))
     except HFValidationError:
         raise DataError(f"{name}: neither a folder nor a hub name (owner/name).") from None
     except RepositoryNotFoundError:

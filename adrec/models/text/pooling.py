@@ -1,4 +1,4 @@
-"""Token vectors to one text vector: mean, first token, last token, or learned attention over tokens.
+"""Token vectors to one text vector: means, largest, first token, last token, or learned attention over tokens.
 
 # U texts, T tokens, D width
 """
@@ -8,9 +8,9 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from adrec.specs import Pooling
+from adrec.specs import RecordedPooling
 
-POOLINGS: tuple[str, ...] = get_args(Pooling)
+POOLINGS: tuple[str, ...] = get_args(RecordedPooling)
 
 
 class Pool(nn.Module):
@@ -18,10 +18,11 @@ class Pool(nn.Module):
 
     `mean` averages real tokens, `cls` takes the first, `last` the last real one (decoders, EOS pooling), `attention`
     is a softmax over a learned query (additive-free form of Yang et al., "Hierarchical Attention Networks", 2016).
-    The attention query starts at zero, where it equals the mean.
+    The attention query starts at zero, where it equals the mean. `max` takes the largest of each dimension, `mean_sqrt_len`
+    divides the sum by the root of the count, `weighted_mean` weighs tokens by their place from 1 (Muennighoff 2022, "SGPT").
     """
 
-    def __init__(self, pooling: Pooling, dimension: int) -> None:
+    def __init__(self, pooling: RecordedPooling, dimension: int) -> None:
         super().__init__()
         self.pooling = pooling
         self.query = nn.Parameter(torch.zeros(dimension)) if pooling == "attention" else None
@@ -34,9 +35,14 @@ class Pool(nn.Module):
         if self.pooling == "last":
             positions = torch.arange(mask.shape[1], device=mask.device)
             return _row_at(states, (mask * positions).argmax(dim=1))
+        if self.pooling == "max":
+            return states.masked_fill(mask.unsqueeze(-1) == 0, -torch.inf).amax(dim=1)
         if self.query is None:
             weights = mask.to(states.dtype)
-            return (states * weights.unsqueeze(-1)).sum(dim=1) / weights.sum(dim=1, keepdim=True).clamp_min(1)
+            if self.pooling == "weighted_mean":
+                weights = weights * mask.cumsum(1)
+            total = weights.sum(dim=1, keepdim=True).clamp_min(1)
+            return (states * weights.unsqueeze(-1)).sum(dim=1) / (total.sqrt() if self.pooling == "mean_sqrt_len" else total)
         logits = torch.einsum("utd,d->ut", states, self.query) / states.shape[-1] ** 0.5
         weights = logits.masked_fill(mask == 0, torch.finfo(logits.dtype).min).softmax(dim=1)
         return torch.einsum("utd,ut->ud", states, weights)

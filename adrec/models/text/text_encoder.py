@@ -10,7 +10,8 @@ own files (pooling, text template) stands in its `adrec.json`.
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,12 +30,15 @@ from adrec.models.text.hugging_face import (
     token_limit,
 )
 from adrec.models.text.pooling import POOLINGS, Pool
-from adrec.specs import Pooling
+from adrec.models.text.sentence import ABOVE_FILE, Above, Reading, Recorded, Role, read_recorded
+from adrec.specs import RecordedPooling
 
 SETTINGS_FILE = "adrec.json"
 POOL_FILE = "pooling.safetensors"
 LEXICAL_FILE = "lexical.safetensors"
 WORD_VECTORS = "word_vectors"
+USUAL_TOKENS = 512
+"""Longest text where the folder records none: attention to more is dear, and texts of ads are short."""
 
 _TOKENIZING = threading.Lock()
 """Fast tokenizers keep the limits of a call in themselves, and refuse two threads at once."""
@@ -45,7 +49,8 @@ class TextEncoder(nn.Module):
 
     Attributes: `tokenizer`, `dimension` D (the sum of `parts`: the encoder's own width and, where there is one, that of the
     lexical part), `max_tokens` (longer texts are cut), `pooling`, `clicks_of` (fingerprint of the prepared folder whose
-    training clicks it learned from, None where it saw texts alone), `template` (how ad columns were joined into the text it was
+    training clicks it learned from, None where it saw texts alone), `reading` (prompts of queries and ads, lower case, how much
+    of a vector is kept), `above` (layers above the pooling), `template` (how ad columns were joined into the text it was
     trained on, None where unknown), `fingerprint` (changes with anything that changes a vector), `frozen_layers` (set while
     only upper layers are trained).
     """
@@ -61,19 +66,27 @@ class TextEncoder(nn.Module):
         template: str | None = None,
         lexical: Tensor | None = None,
         clicks_of: str | None = None,
+        reading: Reading | None = None,
+        above: Above | None = None,
     ) -> None:
+        """`dimension` is that of the backbone's states. Raises ConfigError for a pooling or width that cannot be."""
         super().__init__()
-        self.clicks_of = clicks_of
+        self.clicks_of, self.reading, self.above = clicks_of, reading or Reading(), above or Above()
         if pooling not in POOLINGS:
             raise ConfigError(f"pooling is '{pooling}'; allowed: {', '.join(POOLINGS)}.")
         self.backbone = backbone
         self.tokenizer = tokenizer
-        self.parts = (dimension,) if lexical is None else (dimension, lexical.shape[1])
+        whole = self.above.out or dimension
+        if self.reading.width is not None and self.reading.width > whole:
+            raise ConfigError(f"text.dimensions is {self.reading.width}, but the encoder's vectors have {whole}.")
+        width = self.reading.width or whole
+        self.parts = (width,) if lexical is None else (width, lexical.shape[1])
+        self.states = dimension
         self.dimension = sum(self.parts)
         self.pooling = pooling
         self.max_tokens = max_tokens
         self.template = template
-        self.pool = Pool(cast(Pooling, pooling), dimension)
+        self.pool = Pool(cast(RecordedPooling, pooling), dimension)
         self.lexical = (
             nn.Embedding(lexical.shape[0], lexical.shape[1], _weight=lexical.clone()) if lexical is not None else None
         )
@@ -89,7 +102,7 @@ class TextEncoder(nn.Module):
             states = self.frozen_layers(input_ids, read)  # (U, T, D)
         else:
             states = self.backbone(input_ids=input_ids, attention_mask=read).last_hidden_state
-        meaning = cast(Tensor, self.pool(states, read)).float() * there
+        meaning = self.above(cast(Tensor, self.pool(states, read)).float(), self.reading.width) * there
         if self.lexical is None:
             return meaning
         words = (self.lexical(input_ids) * attention_mask[..., None]).sum(1)
@@ -107,24 +120,26 @@ class TextEncoder(nn.Module):
         made = TextEncoder(
             backbone=self.backbone,
             tokenizer=self.tokenizer,
-            dimension=self.parts[0],
+            dimension=self.states,
             pooling=self.pooling,
             max_tokens=self.max_tokens,
             template=self.template,
             lexical=lexical,
             clicks_of=self.clicks_of,
+            reading=self.reading,
+            above=self.above,
         )
         made.pool = self.pool
         return made.eval()
 
-    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text with its special tokens, cut at `max_tokens`, not padded.
+    def token_ids(self, texts: Sequence[str], role: Role = "document") -> list[list[int]]:
+        """Token ids of each text, behind the prompt of its `role` and with its special tokens, cut at `max_tokens`, not padded.
 
         A blank text has none at all, so that its vector is zero: nothing is known. The one place that says so.
         """
         with _TOKENIZING:
             encoded = self.tokenizer(
-                list(texts),
+                [self.reading.of(text, role) for text in texts],
                 truncation=True,
                 max_length=self.max_tokens,
                 padding=False,
@@ -134,6 +149,20 @@ class TextEncoder(nn.Module):
         ids = cast(list[list[int]], encoded["input_ids"])
         return [tokens if text and not text.isspace() else [] for text, tokens in zip(texts, ids, strict=True)]
 
+    def pair_ids(self, firsts: Sequence[str], seconds: Sequence[str]) -> list[list[int]]:
+        """Token ids of each pair of texts as one input, not padded; the longer of the two is cut to fit `max_tokens`."""
+        with _TOKENIZING:
+            encoded = self.tokenizer(
+                list(firsts),
+                text_pair=list(seconds),
+                truncation="longest_first",
+                max_length=self.max_tokens,
+                padding=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )
+        return cast(list[list[int]], encoded["input_ids"])
+
     def pad(self, token_ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Lists of token ids to `(input_ids, attention_mask)`, both (U, T) int64, padded on the right to the longest."""
         lengths = np.fromiter((len(ids) for ids in token_ids), np.int64, len(token_ids))
@@ -142,9 +171,9 @@ class TextEncoder(nn.Module):
         padded[mask] = np.concatenate([np.asarray(ids, np.int64) for ids in token_ids])
         return torch.from_numpy(padded), torch.from_numpy(mask.astype(np.int64))
 
-    def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def tokenize(self, texts: Sequence[str], role: Role = "document") -> tuple[Tensor, Tensor]:
         """Texts to `(input_ids, attention_mask)`, both (U, T) int64 on the CPU, padded to the longest."""
-        return self.pad(self.token_ids(texts))
+        return self.pad(self.token_ids(texts, role))
 
     @property
     def fingerprint(self) -> str:
@@ -154,7 +183,9 @@ class TextEncoder(nn.Module):
         if self._memo is None or self._memo[0] != versions:
             digest = hashlib.sha256()
             digest.update(_tokenizer_text(self.tokenizer).encode())
-            digest.update(json.dumps([self.pooling, self.max_tokens, self.template]).encode())
+            read = [self.pooling, self.max_tokens, self.template]
+            own = self.reading.to_json()
+            digest.update(json.dumps([*read, own, self.above.steps] if own or len(self.above) else read).encode())
             for name in sorted(tensors):
                 tensor = tensors[name].detach().cpu().contiguous()
                 digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -178,6 +209,9 @@ class TextEncoder(nn.Module):
             save_file({name: tensor.contiguous() for name, tensor in self.pool.state_dict().items()}, folder / POOL_FILE)
         if self.lexical is not None:
             save_file({"table": self.lexical.weight.detach().cpu().contiguous()}, folder / LEXICAL_FILE)
+        if len(self.above):
+            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.above.state_dict().items()}
+            save_file(weights, folder / ABOVE_FILE)
         write_settings(
             folder,
             pooling=self.pooling,
@@ -185,6 +219,8 @@ class TextEncoder(nn.Module):
             max_tokens=self.max_tokens,
             kind=self.kind,
             clicks_of=self.clicks_of,
+            **self.reading.to_json(),
+            **({"above": self.above.steps} if len(self.above) else {}),
         )
 
     @property
@@ -193,34 +229,48 @@ class TextEncoder(nn.Module):
         return cast(str, getattr(self.backbone, "kind", "transformer"))
 
 
-def load_text_encoder(reference: str, *, pooling: str | None = None, max_tokens: int | None = None) -> TextEncoder:
+def load_text_encoder(
+    reference: str,
+    *,
+    pooling: str | None = None,
+    max_tokens: int | None = None,
+    prompts: Mapping[str, str] | None = None,
+    dimensions: int | None = None,
+) -> TextEncoder:
     """Open an encoder by reference, in float32, in evaluation mode.
 
-    `pooling` None takes what the folder records (`adrec.json`, then sentence-transformers' `1_Pooling`), else `last` for a
-    decoder and `mean` for an encoder.
-    `max_tokens` lowers the limit that the folder records.
+    `pooling` None takes what the folder records (`adrec.json`, then sentence-transformers' `modules.json`), else `last` for a
+    decoder and `mean` for an encoder. `max_tokens` None takes what the folder records, else 512 where the model reads as many;
+    more is possible up to what the model has positions for. `prompts` by role in place of the recorded ones; `dimensions`: how
+    many of a vector's first numbers are kept.
     Raises DataError where nothing usable is found, ResourceError where a hub cannot be reached.
     """
     where = resolve_reference(reference)
-    settings = read_settings(where) if isinstance(where, Path) else {}
+    recorded = read_recorded_settings(where)
+    settings, inner = dict(recorded.settings), recorded.inner
     if settings.get("kind") == WORD_VECTORS:
         from adrec.models.text.word_vectors import WordTokenizer, WordVectors
 
-        assert isinstance(where, Path)
         tokenizer: Any = WordTokenizer.load(where)
         backbone: nn.Module = WordVectors.load(where)
         dimension, limit = cast(WordVectors, backbone).dimension, settings.get("max_tokens", 512)
+        most = limit
     else:
-        tokenizer = load_tokenizer(where)
-        backbone = load_backbone(where, tokenizer=tokenizer)
+        tokenizer = load_tokenizer(inner)
+        backbone = load_backbone(inner, tokenizer=tokenizer)
         dimension = int(cast(Any, backbone).config.hidden_size)
-        limit = token_limit(where, tokenizer, cast(Any, backbone).config)
-        limit = min(limit, settings.get("max_tokens") or limit)
+        most = token_limit(tokenizer, cast(Any, backbone).config)
+        limit = min(most, settings.get("max_tokens") or USUAL_TOKENS)
         settings.setdefault("pooling", "last" if is_decoder(cast(Any, backbone).config) else "mean")
-    if max_tokens is not None and max_tokens > limit:
-        raise ConfigError(f"max_tokens is {max_tokens}, but {reference} reads at most {limit} tokens.")
+    if max_tokens is not None and max_tokens > most:
+        raise ConfigError(f"max_tokens is {max_tokens}, but {reference} reads at most {most} tokens.")
+    reading = Reading.from_json(settings)
+    if prompts is not None:
+        reading = replace(reading, prompts=dict(prompts))
+    if dimensions is not None:
+        reading = replace(reading, width=dimensions)
     lexical = None
-    if isinstance(where, Path) and (where / LEXICAL_FILE).exists():
+    if (where / LEXICAL_FILE).exists():
         from safetensors.torch import load_file
 
         lexical = load_file(where / LEXICAL_FILE)["table"]
@@ -233,8 +283,10 @@ def load_text_encoder(reference: str, *, pooling: str | None = None, max_tokens:
         max_tokens=max_tokens or limit,
         template=settings.get("template"),
         clicks_of=settings.get("clicks_of"),
+        reading=reading,
+        above=_above(where, settings, recorded.weights, dimension),
     )
-    if isinstance(where, Path) and encoder.pooling == "attention" and (where / POOL_FILE).exists():
+    if encoder.pooling == "attention" and (where / POOL_FILE).exists():
         from safetensors.torch import load_file
 
         encoder.pool.load_state_dict(load_file(where / POOL_FILE))
@@ -249,8 +301,9 @@ def encode_texts(
     batch_tokens: int = 8192,
     bf16: bool = False,
     advance: Callable[..., None] | None = None,
+    role: Role = "document",
 ) -> np.ndarray:
-    """Vectors of `texts`, (N, D) float32, in their order.
+    """Vectors of `texts`, (N, D) float32, in their order, read behind the prompt of their `role`.
 
     Each distinct text runs once; texts are sorted by length, so a batch (at most `batch_tokens` tokens, padding included)
     holds almost no padding. `advance(n)` is called with the number of texts done. The encoder is left in the mode it was in.
@@ -265,7 +318,7 @@ def encode_texts(
     encoder.eval().to(device)
     try:
         with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-            for rows, ids in _batches(encoder, distinct, batch_tokens):
+            for rows, ids in _batches(encoder, distinct, batch_tokens, role):
                 input_ids, mask = encoder.pad(ids)
                 vectors[rows] = encoder(input_ids.to(device), mask.to(device)).float().cpu().numpy()
                 if advance is not None:
@@ -277,9 +330,9 @@ def encode_texts(
     return cast(np.ndarray, vectors[np.fromiter((row_of[text] for text in texts), np.int64, len(texts))])
 
 
-def _batches(encoder: TextEncoder, texts: list[str], batch_tokens: int) -> Any:
+def _batches(encoder: TextEncoder, texts: list[str], batch_tokens: int, role: Role) -> Any:
     """Rows and token ids of batches of like length, longest first (memory trouble shows at once)."""
-    token_ids = encoder.token_ids(texts)
+    token_ids = encoder.token_ids(texts, role)
     lengths = np.fromiter((len(ids) for ids in token_ids), np.int64, len(token_ids))
     order = np.argsort(-lengths, kind="stable")
     start = 0
@@ -290,6 +343,31 @@ def _batches(encoder: TextEncoder, texts: list[str], batch_tokens: int) -> Any:
         start += size
 
 
+def read_recorded_settings(where: Path) -> Recorded:
+    """What a folder records, ours before others'. A file of weights alone, or a folder of ours, is its own inside."""
+    if where.is_dir() and not (where / SETTINGS_FILE).exists():
+        return read_recorded(where)
+    return Recorded(read_settings(where) if where.is_dir() else {}, {}, where)
+
+
+def _above(where: Path, settings: Mapping[str, Any], weights: Mapping[str, Tensor], states: int) -> Above:
+    """The layers above the pooling. Raises DataError where they do not fit."""
+    steps = settings.get("above") or []
+    try:
+        above = Above(steps)
+        if (where / ABOVE_FILE).exists():
+            from safetensors.torch import load_file
+
+            weights = load_file(where / ABOVE_FILE)
+        above.load_state_dict(dict(weights))
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        raise DataError(f"{where}: the layers above its pooling cannot be read. Copy the encoder folder again.") from None
+    widths = [states, *(int(step["out"]) for step in steps if step["kind"] == "dense")]
+    if [int(step["in"]) for step in steps if step["kind"] == "dense"] != widths[:-1]:
+        raise DataError(f"{where}: its Dense layers do not fit each other or the backbone ({states} wide). Copy it again.")
+    return above
+
+
 def read_settings(folder: Path) -> dict[str, Any]:
     """Pooling, template, max_tokens and kind of an encoder folder, from `adrec.json` or sentence-transformers' files."""
     own = folder / SETTINGS_FILE
@@ -298,13 +376,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
             return cast(dict[str, Any], json.loads(own.read_text(encoding="utf-8")))
         except ValueError:
             raise DataError(f"{own}: not valid JSON. Copy the encoder folder again.") from None
-    settings: dict[str, Any] = {}
-    pooling = folder / "1_Pooling" / "config.json"
-    if pooling.exists():
-        modes = json.loads(pooling.read_text(encoding="utf-8"))
-        keys = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_lasttoken": "last"}
-        settings["pooling"] = next((ours for theirs, ours in keys.items() if modes.get(theirs)), "mean")
-    return settings
+    return read_recorded(folder).settings
 
 
 def write_settings(
@@ -315,9 +387,10 @@ def write_settings(
     max_tokens: int,
     kind: str = "transformer",
     clicks_of: str | None = None,
+    **further: Any,
 ) -> None:
     """Write `adrec.json`: what Hugging Face's own files cannot say about an encoder."""
-    settings = {"kind": kind, "pooling": pooling, "template": template, "max_tokens": max_tokens}
+    settings = {"kind": kind, "pooling": pooling, "template": template, "max_tokens": max_tokens, **further}
     if clicks_of is not None:
         settings["clicks_of"] = clicks_of
     (folder / SETTINGS_FILE).write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

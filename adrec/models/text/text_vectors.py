@@ -19,6 +19,7 @@ from adrec.data.arrays import cells_with_row, with_row
 from adrec.data.batches.collate import QueryInputs, TextInputs, Texts, padded
 from adrec.data.examples import Catalog, Ragged
 from adrec.data.text.vector_cache import RecentVectors, cached_vectors
+from adrec.models.text.sentence import Role
 from adrec.models.text.text_encoder import TextEncoder, encode_texts
 
 Progress = Callable[..., AbstractContextManager[Callable[..., None]]]
@@ -66,17 +67,20 @@ class TextReader:
     def vectors(
         self, texts: Sequence[str], progress: Progress | None = None, what: str = "texts", *, typed: bool = False
     ) -> NDArray[np.float32]:
-        """(N, D) float32; (N, 0) without an encoder. typed: people wrote them for nobody else."""
+        """(N, D) float32; (N, 0) without an encoder. typed: people wrote them for nobody else; they are read as queries."""
         if self.encoder is None or len(texts) == 0:
             return np.zeros((len(texts), self.width), np.float32)
 
+        role: Role = "query" if typed else "document"
+
         def encode(missing: list[str]) -> NDArray[np.float32]:
-            return self._encode(missing, progress, what)
+            return self._encode(missing, role, progress, what)
 
         if typed and not self.keep_typed:
             return self._typed(texts, encode)
         if self.use_cache:
             fingerprint = self.encoder.fingerprint + ("-bf16" if self.bf16 else "")
+            fingerprint += f"-{role}" if typed and self.encoder.reading.tells_roles_apart else ""
             return cached_vectors(texts, fingerprint=fingerprint, encode=encode, folder=self.cache)
         return encode(list(texts))
 
@@ -89,7 +93,7 @@ class TextReader:
         """
         rows = np.arange(len(catalog)) if used is None else np.asarray(used)
         if self.as_tokens and self.encoder is not None:
-            return catalog, _Tokens(self, catalog.texts)
+            return catalog, _Tokens(self, catalog.texts, "query" if what == "interests" else "document")
         vectors = _Vectors(self, catalog.texts, typed=what == "interests")
         vectors.ensure(rows, progress, what)
         return catalog.with_vectors(vectors.values), vectors
@@ -117,7 +121,7 @@ class TextReader:
         """What gives queries to a batch; those among `texts` are encoded now, others when they turn up."""
         if self.as_tokens and self.encoder is not None:
             encoder = self.encoder
-            return lambda asked: Texts(None, *encoder.tokenize(asked))
+            return lambda asked: Texts(None, *encoder.tokenize(asked, "query"))
         recent = RecentVectors()
 
         def give(asked: Sequence[str]) -> Texts:
@@ -126,9 +130,12 @@ class TextReader:
         give(texts)
         return give
 
-    def _encode(self, texts: list[str], progress: Progress | None, what: str) -> NDArray[np.float32]:
+    def _encode(self, texts: list[str], role: Role, progress: Progress | None, what: str) -> NDArray[np.float32]:
         assert self.encoder is not None
-        encode = partial(encode_texts, self.encoder, texts, device=self.device, batch_tokens=self.batch_tokens, bf16=self.bf16)
+        encode = partial(
+            encode_texts, self.encoder, texts,
+            device=self.device, batch_tokens=self.batch_tokens, bf16=self.bf16, role=role,
+        )  # fmt: skip
         if progress is None:
             return encode()
         with progress(f"Encoding {what}", len(texts), unit="texts") as advance:
@@ -191,9 +198,9 @@ class _Phrases:
 class _Tokens:
     """Token ids of a catalog's texts, padded with the tokenizer's own padding id."""
 
-    def __init__(self, reader: TextReader, texts: pa.StringArray) -> None:
+    def __init__(self, reader: TextReader, texts: pa.StringArray, role: Role) -> None:
         assert reader.encoder is not None
-        self.encoder, self.texts = reader.encoder, texts
+        self.encoder, self.texts, self.role = reader.encoder, texts, role
 
     def with_row(self, row: int, own: "_Tokens") -> "_Tokens":
         """The same with the one text of `own` at `row`, or behind the last."""
@@ -202,7 +209,7 @@ class _Tokens:
         return other
 
     def __call__(self, rows: NDArray[np.int64]) -> Texts:
-        return Texts(None, *self.encoder.tokenize(_strings(self.texts.take(pa.array(rows)))))
+        return Texts(None, *self.encoder.tokenize(_strings(self.texts.take(pa.array(rows))), self.role))
 
 
 def texts_with_row(catalog: Catalog, texts: TextInputs, row: int, own: TextInputs) -> tuple[Catalog, TextInputs]:

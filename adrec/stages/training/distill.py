@@ -92,8 +92,12 @@ def run(config: DistillConfig, terminal: Terminal) -> DistillResult:
     if config.teacher is None and not Path(reference).is_dir():
         raise DataError(f"{config.bundle}: the bundle has no text encoder to distil.")
     original = load_text_encoder(reference)
-    if original.pooling == "attention" or original.kind != "transformer":
-        raise ConfigError(f"{reference}: only transformers with mean, cls or last pooling can be distilled.")
+    plain = original.pooling in {"mean", "cls", "last"} and not len(original.above) and original.reading.width is None
+    if not plain or original.kind != "transformer":
+        raise ConfigError(
+            f"{reference}: only transformers with mean, cls or last pooling, whole vectors and no layers above it can be "
+            "distilled."
+        )
     work = work_folder(config.output)
     open_work(work, identity_of(config, prepared.fingerprint), resume=config.training.resume)
     torch.manual_seed(config.seed)

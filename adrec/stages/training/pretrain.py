@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 from rich.console import RenderableType
@@ -18,8 +18,10 @@ from adrec.data.disk.outputs import ENCODER
 from adrec.data.disk.writing import folder_aside
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.text.corpus import Corpus, open_corpus, texts_of
+from adrec.errors import ConfigError
 from adrec.models.text.language_model import LanguageModel, new_language_model, open_language_model
-from adrec.models.text.text_encoder import TextEncoder, read_settings
+from adrec.models.text.text_encoder import TextEncoder, read_recorded_settings
+from adrec.specs import Pooling
 from adrec.stages.training.pretraining.objectives import build_objectives, mlm_feed
 from adrec.stages.training.pretraining.report import Neighbours, neighbours, write_report
 from adrec.terminal import Terminal
@@ -256,8 +258,16 @@ def _pooling(config: PretrainConfig) -> str:
 
     if config.pooling is not None:
         return config.pooling
-    where = resolve_reference(config.model.reference) if isinstance(config.model, ContinuedModel) else None
-    return cast(str, read_settings(where).get("pooling", "mean")) if isinstance(where, Path) else "mean"
+    if not isinstance(config.model, ContinuedModel):
+        return "mean"
+    settings = read_recorded_settings(resolve_reference(config.model.reference)).settings
+    recorded = str(settings.get("pooling", "mean"))
+    if recorded not in get_args(Pooling) or any(step["kind"] == "dense" for step in settings.get("above", ())):
+        raise ConfigError(
+            f"{config.model.reference}: has {recorded} pooling or layers above it, which pretraining would leave behind. Give "
+            f"the encoder to finetune as it is, or set `pooling` to one of {', '.join(get_args(Pooling))} to drop them."
+        )
+    return recorded
 
 
 def _real_tokens(batch: tuple[Any, ...]) -> int:

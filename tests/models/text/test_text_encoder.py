@@ -172,5 +172,5 @@ def test_broken_folders(folder, tmp_path):
     fault(edit_config(vocab_size=50), "cannot be opened|do not belong together")
     fault(lambda copy: (copy / "model.safetensors").write_bytes(b"12"), "weights cannot be opened")
     fault(lambda copy: (copy / "adrec.json").write_text("{"), "not valid JSON")
-    with pytest.raises(ConfigError, match="pooling is 'max'"):
-        load_text_encoder(str(folder), pooling="max")
+    with pytest.raises(ConfigError, match="pooling is 'median'"):
+        load_text_encoder(str(folder), pooling="median")

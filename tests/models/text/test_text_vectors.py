@@ -26,7 +26,7 @@ class CountingReader(TextReader):
         super().__init__(Letters(), use_cache=False)
         self.encoded = []
 
-    def _encode(self, texts, terminal, what):
+    def _encode(self, texts, role, terminal, what):
         self.encoded += texts
         return np.array([[len(text), text.count(" ")] for text in texts], np.float32)
 
