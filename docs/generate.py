@@ -25,7 +25,7 @@ TOPICS = {  # where a command's ideas are explained
     "sample": "data/sample.md", "preprocess": "data/preprocess.md", "inspect": "how-to/daily.md",
     "pretrain": "training/pretrain.md", "pretrain-mlm": "training/pretrain.md", "distill": "training/pretrain.md",
     "audit": "how-to/privacy.md", "federate": "how-to/federated.md", "forget": "how-to/forget.md",
-    "finetune": "training/finetune.md", "tune": "training/tune.md",
+    "finetune": "training/finetune.md", "tune": "training/tune.md", "train-reranker": "training/reranker.md",
     "score": "using/score.md", "encode": "using/score.md", "rank": "using/rank.md", "explain": "using/explain.md",
     "export": "using/export.md", "serve": "using/serve.md", "events": "using/serve.md", "sign": "using/bundle.md",
     "evaluate": "judging/evaluate.md", "compare": "judging/evaluate.md",

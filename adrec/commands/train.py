@@ -37,6 +37,21 @@ COMMANDS = (
         """,
     ),
     Command(
+        "train-reranker",
+        PANEL,
+        "training.train_reranker",
+        "training.train_reranker:TrainRerankerConfig",
+        writes=("output", "ENCODER"),
+        text="""
+        Teach a language model to re-rank the first of a bundle's lists, reading history and ad together.
+
+        Reads a prepared folder, its bundle and an encoder or a decoder (`reference`). Writes a folder for `rerank.reference`
+        of rank and serve, and says what it gains on validation requests and what it costs. It costs much.
+
+        Example: adrec train-reranker --config configs/sample/train-reranker.yaml
+        """,
+    ),
+    Command(
         "distill",
         PANEL,
         "training.distill",

@@ -40,6 +40,7 @@ NEEDS = {
     "sample": {},
     "score": {"bundle": "bundle", "prepared": "prep", "split": "test"},
     "serve": {"bundle": "bundle", "prepared": "prep"},
+    "train-reranker": {"bundle": "bundle", "prepared": "prep", "reference": "./encoder"},
     "tune": {"base": "finetune.yaml", "space": {"training.learning_rate": {"low": 0.001, "high": 0.01}}},
 }
 READS_NOTHING = {"sample", "events"}

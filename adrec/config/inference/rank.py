@@ -159,6 +159,15 @@ class Policy(Config):
         return self
 
 
+class Reranking(Config):
+    """A language model that reads history and ad together scores the first of each list once more. It costs much."""
+
+    reference: ConfigPath
+    """Folder of `adrec train-reranker`."""
+    top: int = Field(20, ge=1, le=10_000)
+    """Candidates of a request that it reads: those of the highest scores."""
+
+
 class Why(Config):
     """The one (user, ad) whose fate is told instead of writing a table."""
 
@@ -196,6 +205,8 @@ class RankConfig(OnOwnTables, OpensBundle, OnDevice, Seeded, OnCluster):
     """Named policies. A request takes the one named as its scenario, else `default`."""
     policy: str | None = None
     """Rank every request by this policy, whatever its scenario."""
+    rerank: Reranking | None = None
+    """Re-rank the first of each list."""
     recall_requests: int = Field(200, ge=0, le=1_000_000)
     """Requests that are scored against all ads, to tell how many of the best retrieval finds; fewer where ads are many.
     0: none."""

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from adrec.config.base import Config, ConfigPath, Moment, OnDevice, OpensBundle, Seeded, StageConfig
 from adrec.config.inference.access import Access, Connections, Tls
-from adrec.config.inference.rank import Policy
+from adrec.config.inference.rank import Policy, Reranking
 
 
 class Batching(Config):
@@ -127,6 +127,8 @@ class ServeConfig(StoreConfig, OpensBundle, OnDevice, Seeded):
     """Processor threads of a pass of the model. One is fastest for the small steps of most bundles; the rest answer HTTP."""
     policies: dict[str, Policy] = {"default": Policy()}
     """Named policies, as for rank; a request takes the one named as its scenario, else `default`."""
+    rerank: Reranking | None = None
+    """Re-rank the first of each list, in both arms."""
     batching: Batching = Batching()
     """Micro-batching."""
     explaining: Explaining = Explaining()

@@ -14,6 +14,7 @@ from adrec.data.prepared import Prepared
 from adrec.inference.known import Known, known_of, users_named
 from adrec.inference.lists.ranker import Ranker
 from adrec.inference.lists.requests import REQUESTS
+from adrec.inference.lists.rerank import open_rerank
 from adrec.inference.own_tables import OwnTables, stage_own, with_described
 from adrec.inference.predictor import Catalogs, Predictor
 from adrec.inference.rows import with_new_users
@@ -28,7 +29,8 @@ def make_ranker(config: RankConfig, prepared: Prepared | None, predictor: Predic
     catalogs = predictor.catalogs(ads, users, where=config.ads.name if config.ads is not None else str(config.prepared))
     known = _known(config, prepared, catalogs, asked, own)
     return Ranker(
-        predictor, catalogs, ads, users, policies_of(config), always=config.policy, known=known, seed=config.seed
+        predictor, catalogs, ads, users, policies_of(config), always=config.policy, known=known, seed=config.seed,
+        rerank=open_rerank(config.rerank, config.device),
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from adrec.inference.lists.catalogue import AdColumns, coded_with_row
 from adrec.inference.lists.evidence import reasons
 from adrec.inference.lists.linked import shared_links
 from adrec.inference.lists.pairs import category_shares, pairs_at, training_counts
+from adrec.inference.lists.rerank import Rerank
 from adrec.inference.lists.vectors import unit
 from adrec.inference.packing import Scores
 from adrec.inference.predictor import BATCH_ROWS, Catalogs, Predictor
@@ -94,14 +95,16 @@ class Ranker:
         campaigns: pa.Array | None = None,
         seed: int = 42,
         terminal: Terminal | None = None,
+        rerank: Rerank | None = None,
     ) -> None:
         """`ads` and `users` row by row as in `catalogs`. `always` names the policy of every request, whatever its scenario;
         `known` answers for the past of requests and candidates. `campaigns`: names whose numbers a ledger knows already.
+        `rerank` scores the first of each request once more.
         """
         self.predictor, self.catalogs, self.users = predictor, catalogs, users
         self.ads = AdColumns.of(ads)
         self.names, self.policies, self.always, self.seed = list(policies), list(policies.values()), always, seed
-        self.known = known
+        self.known, self.rerank = known, rerank
         self.ad_vectors = predictor.ad_vectors(catalogs)
         text = catalogs.ads.vectors
         self.unit_vectors = unit(text if text is not None and text.shape[1] else self.ad_vectors)
@@ -163,6 +166,12 @@ class Ranker:
         impressions, clicks = training_counts(self.predictor, columns)
         other.impressions = with_row(self.impressions, row, impressions)
         other.finder = self.finder.with_row(row, other.ads, other.ad_vectors, other.unit_vectors, float(clicks[0]), gone=gone)
+        return other
+
+    def without_rerank(self) -> "Ranker":
+        """The same ranker, by the bundle's scores alone."""
+        other = copy(self)
+        other.rerank = None
         return other
 
     def for_users(self, users: pa.Table, catalogs: Catalogs) -> "Ranker":
@@ -299,6 +308,8 @@ class Ranker:
         row, chosen = (place // ad.shape[1]).astype(np.int64), ad.ravel()[place].astype(np.int64)
         pairs = self.pairs(table, examples, row, chosen)
         scores = self.predictor.score_examples(pairs, self.catalogs, baselines=False, batch_rows=batch_rows)
+        if self.rerank is not None:
+            scores = self.rerank(pairs, self.catalogs, scores)
         is_finite = np.isfinite(scores.score)
         ad, place, scores = ad.copy(), place[is_finite], scores.of(is_finite)
         logit = np.full(ad.shape, -np.inf)

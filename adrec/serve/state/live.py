@@ -20,6 +20,7 @@ from adrec.data.vectors import split_vectors
 from adrec.errors import BundleError, DataError
 from adrec.inference.known import Known
 from adrec.inference.lists.ranker import Ranker
+from adrec.inference.lists.rerank import open_rerank
 from adrec.inference.onnx.backend import predictor_of
 from adrec.inference.predictor import Catalogs, Predictor
 from adrec.schema import STRINGS, TIMESTAMP
@@ -73,6 +74,7 @@ class Live:
         users, asof = world.users, world.asof
         if before is not None:
             predictor, fingerprint, card = before.predictor, before.fingerprint, before.card
+            rerank = before.ranker.rerank
         else:
             with trusting(config.trusted_keys):
                 opened = open_bundle(bundle, verify=False)
@@ -87,6 +89,7 @@ class Live:
                     int8=config.onnx_int8,
                     keep_typed=config.keep_typed,
                 )
+            rerank = open_rerank(config.rerank, config.device)
         if before is None:
             world.refuse_other_spaces(predictor.packed.features)
         pause()
@@ -102,7 +105,15 @@ class Live:
         known = Known(asof.over(catalogs.ad_table), None, world.timeless, attributes)
         pause()
         ranker = Ranker(
-            predictor, catalogs, table, users.slice(0, 1), config.policies, known=known, campaigns=campaigns, seed=config.seed
+            predictor,
+            catalogs,
+            table,
+            users.slice(0, 1),
+            config.policies,
+            known=known,
+            campaigns=campaigns,
+            seed=config.seed,
+            rerank=rerank,
         )
         ranker.finder = ranker.finder.without(gone)
         pause()

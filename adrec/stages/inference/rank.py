@@ -126,11 +126,20 @@ def run(config: RankConfig, terminal: Terminal, predictor: Predictor | None = No
         return _run(config, terminal, prepared, predictor, own)
 
 
+def _warn_of_another_bundle(config: RankConfig, ranker: Ranker, terminal: Terminal) -> None:
+    if ranker.rerank is not None and ranker.rerank.reranker.bundle != open_bundle(config.bundle).fingerprint:
+        terminal.warn(
+            f"rerank.reference: was joined with another bundle's scores than those of {config.bundle}. Run 'adrec train-reranker' "
+            "on this one."
+        )
+
+
 def _run(
     config: RankConfig, terminal: Terminal, prepared: Prepared | None, predictor: Predictor, own: OwnTables
 ) -> "RankResult | AdFate":
     with terminal.progress("Encoding the catalogue"):
         ranker = make_ranker(config, prepared, predictor, own)
+    _warn_of_another_bundle(config, ranker, terminal)
     total = _count(config, prepared, own)
     pace = _pace(config, prepared, own, ranker, total)
     if config.why is not None:
@@ -171,7 +180,7 @@ def _candidate_recall(
     if requests is None:
         return []
     with terminal.progress("Measuring candidate recall", len(requests), unit="requests") as advance:
-        measured = candidate_recall(ranker, requests, advance)
+        measured = candidate_recall(ranker.without_rerank(), requests, advance)
     warn_of_low(measured, terminal)
     return measured
 
@@ -283,6 +292,8 @@ def _fingerprint(config: RankConfig, prepared: Prepared | None) -> str:
     ]
     if prepared is not None:
         facts.append(prepared.fingerprint)
+    if config.rerank is not None:
+        facts += file_facts(sorted(config.rerank.reference.glob("*.safetensors")))
     facts += file_facts(
         file for table in (config.ads, config.users, config.requests, config.history) for file in files_of(table)
     )

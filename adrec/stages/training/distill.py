@@ -25,6 +25,7 @@ from adrec.data.text.vector_cache import cached_vectors
 from adrec.errors import ConfigError, DataError
 from adrec.inference.packing import ClickModel
 from adrec.models.text.language_model import LanguageModel, open_language_model
+from adrec.models.text.sentence import Above
 from adrec.models.text.student import make_student
 from adrec.models.text.text_encoder import TextEncoder, encode_texts, load_text_encoder
 from adrec.stages.training.pretraining.distill_bundle import teach, validation_auc, write_bundle
@@ -92,12 +93,14 @@ def run(config: DistillConfig, terminal: Terminal) -> DistillResult:
     if config.teacher is None and not Path(reference).is_dir():
         raise DataError(f"{config.bundle}: the bundle has no text encoder to distil.")
     original = load_text_encoder(reference)
-    plain = original.pooling in {"mean", "cls", "last"} and not len(original.above) and original.reading.width is None
-    if not plain or original.kind != "transformer":
+    steps = original.above.steps
+    plain = original.pooling in {"mean", "cls", "last"} and original.reading.width is None
+    if not plain or any(step["kind"] != "normalize" for step in steps) or original.kind != "transformer":
         raise ConfigError(
             f"{reference}: only transformers with mean, cls or last pooling, whole vectors and no layers above it can be "
             "distilled."
         )
+    original.above = Above()  # what is imitated is the vector before it gets unit length
     work = work_folder(config.output)
     open_work(work, identity_of(config, prepared.fingerprint), resume=config.training.resume)
     torch.manual_seed(config.seed)
@@ -111,6 +114,7 @@ def run(config: DistillConfig, terminal: Terminal) -> DistillResult:
         backbone=student.backbone,
         tokenizer=original.tokenizer,
         dimension=original.parts[0],
+        above=Above(steps),
         pooling=original.pooling,
         max_tokens=original.max_tokens,
         template=original.template,

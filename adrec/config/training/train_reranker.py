@@ -1,0 +1,43 @@
+"""Config of `adrec train-reranker`: which language model reads history and ad together, from how many requests it learns."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from adrec.config.base import ConfigPath, EncoderReference, OnDevice, OpensBundle, Seeded
+from adrec.config.training.loop import TrainingConfig
+
+
+class TrainRerankerConfig(OpensBundle, OnDevice, Seeded):
+    """Train a model that reads a user's history and an ad together, to re-rank the first of a bundle's lists."""
+
+    prepared: ConfigPath
+    """Folder made by `adrec preprocess`, the bundle's."""
+    bundle: ConfigPath
+    """Bundle whose lists are re-ranked: its scores and the new ones are joined on validation rows."""
+    reference: EncoderReference
+    """An encoder (made a cross-encoder) or a decoder (which answers yes or no): folder, `package:module/path`, hub name."""
+    output: ConfigPath
+    """Folder to write."""
+    train: Literal["full", "last", "lora"] = "full"
+    """full: all weights. last: the upper `last_layers`. lora: low-rank updates, which suit decoders."""
+    last_layers: Annotated[int, Field(ge=1, le=1_000)] = 2
+    """How many upper layers `last` trains."""
+    lora_rank: Annotated[int, Field(ge=1, le=65_536)] = 8
+    """Rank of the LoRA updates."""
+    clicks: Annotated[int, Field(ge=0, le=1_000)] = 10
+    """Newest clicks of the history that are read, in words."""
+    max_tokens: Annotated[int, Field(ge=8, le=1_000_000)] | None = 128
+    """Longest pair; what is beyond is cut from the longer text. None takes the encoder's own limit."""
+    requests: Annotated[int, Field(ge=1, le=100_000_000)] = 2_000
+    """Training requests that hold a click and a miss, drawn by `seed`; all where there are fewer."""
+    negatives: Annotated[int, Field(ge=1, le=1_000)] = 4
+    """Unclicked ads of its request beside each click."""
+    judged_requests: Annotated[int, Field(ge=20, le=100_000_000)] = 300
+    """Validation requests on which scores are joined and the gain is measured."""
+    top: Annotated[int, Field(ge=1, le=1_000)] = 20
+    """Ads of each validation request that are re-ranked: as many as `rerank.top` in `rank` should be."""
+    batch_rows: Annotated[int, Field(ge=2, le=100_000)] = 40
+    """Pairs a batch, about: a click and its negatives stay together."""
+    training: TrainingConfig = TrainingConfig(epochs=1, learning_rate=5e-5)
+    """Optimiser, schedule, checkpoints. Nothing is chosen by evaluation: the last weights stand."""

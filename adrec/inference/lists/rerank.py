@@ -1,0 +1,55 @@
+"""The first of a list, scored once more by a model that reads history and ad together.
+
+Costs a pass of that model for each of them, some hundred times what the rest of a request costs on processors.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adrec.config.inference.rank import Reranking
+from adrec.data.device import resolve_device
+from adrec.data.examples import Examples
+from adrec.inference.packing import Scores
+from adrec.inference.predictor import Catalogs
+from adrec.models.baselines.base import log_odds
+from adrec.models.rerank.reranker import Reranker, load_reranker
+from adrec.models.rerank.words import words_of
+
+
+def open_rerank(settings: Reranking | None, device: str) -> "Rerank | None":
+    """The re-ranker that a config names; None where it names none. Raises DataError."""
+    return None if settings is None else Rerank(load_reranker(settings.reference), settings.top, resolve_device(device))
+
+
+def first_of(request: NDArray[np.integer], score: NDArray[np.floating], top: int) -> NDArray[np.int64]:
+    """Rows (N,) that are among the `top` highest scores of their request, in order; of equal ones those that come first."""
+    order = np.lexsort((np.arange(len(score)), -score, request))
+    counts = np.bincount(request, minlength=1)
+    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.sort(order[place < top])
+
+
+@dataclass(frozen=True)
+class Rerank:
+    """A re-ranker and how many of a request it reads."""
+
+    reranker: Reranker
+    top: int
+    device: str = "cpu"
+
+    def logits(self, examples: Examples, catalogs: Catalogs) -> NDArray[np.float32]:
+        """(N,) the re-ranker's own."""
+        words = words_of(examples, catalogs.ads.texts, catalogs.users.texts, clicks=self.reranker.clicks)
+        return self.reranker.logits(words.contexts, words.ads, device=self.device)
+
+    def __call__(self, pairs: Examples, catalogs: Catalogs, scores: Scores) -> Scores:
+        """Scores of N (request, ad) pairs in which the first of each request have the joined probability."""
+        rows = first_of(pairs.request, scores.score, self.top)
+        if not len(rows):
+            return scores
+        joined = self.reranker.blend(log_odds(scores.score[rows]), self.logits(pairs.take(rows), catalogs))
+        score, logit = scores.score.copy(), scores.logit.copy()
+        score[rows], logit[rows] = 1 / (1 + np.exp(-joined)), joined
+        return replace(scores, score=score, logit=logit)

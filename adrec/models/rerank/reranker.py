@@ -1,0 +1,131 @@
+"""A language model over (context, ad) → a logit: a cross-encoder, or a decoder that answers yes or no.
+
+Encoder: both texts as one pair, pooled, a linear head from 0 (Nogueira and Cho 2019, "Passage re-ranking with BERT"). Decoder:
+a question, whose answer is the last state; the head starts as the difference of the words for yes and no, so that an untrained
+one answers by what it knows (Bao et al. 2023, "TALLRec"). Costs one pass of the model a pair: nothing can be kept.
+
+# U pairs, T tokens, D width
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from adrec.errors import ConfigError, DataError
+from adrec.models.text.hugging_face import is_decoder
+from adrec.models.text.sentence import Above
+from adrec.models.text.text_encoder import TextEncoder, load_text_encoder
+
+SETTINGS_FILE, HEAD_FILE = "reranker.json", "head.safetensors"
+_ASKED = "\nWill the same user click on this? {ad}\nAnswer yes or no:"
+_ANSWERS = (" yes", " no")
+
+Kind = Literal["encoder", "decoder"]
+
+
+@dataclass(frozen=True)
+class Blend:
+    """log-odds of a click = own x (those of the bundle's score) + reranker x (the re-ranker's logit) + intercept."""
+
+    own: float = 1.0
+    reranker: float = 0.0
+    intercept: float = 0.0
+
+    def __call__(self, log_odds: NDArray[np.floating], logits: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Both (N,) → (N,)."""
+        return np.asarray(self.own * log_odds + self.reranker * logits + self.intercept, np.float64)
+
+
+class Reranker(nn.Module):
+    """`encoder` gives tokenizer, backbone and pooling; so many `clicks` are read; `blend` joins it with a bundle's score."""
+
+    def __init__(self, encoder: TextEncoder, *, clicks: int, blend: Blend | None = None, bundle: str | None = None) -> None:
+        """`bundle`: fingerprint of the one that `blend` was fitted to. Raises ConfigError for what cannot read pairs."""
+        super().__init__()
+        if encoder.kind != "transformer" or encoder.lexical is not None or len(encoder.above):
+            raise ConfigError("a re-ranker is made of a plain transformer, without word vectors, lexical part or layers above.")
+        self.encoder, self.clicks, self.blend, self.bundle = encoder, clicks, blend or Blend(), bundle
+        backbone = cast(Any, encoder.backbone)
+        self.kind: Kind = "decoder" if is_decoder(backbone.config) else "encoder"
+        self.head = nn.Linear(encoder.states, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        if self.kind == "decoder" and backbone.config.tie_word_embeddings:
+            rows = [encoder.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in _ANSWERS]
+            with torch.no_grad():
+                table = backbone.get_input_embeddings().weight
+                self.head.weight.copy_((table[rows[0]] - table[rows[1]])[None])
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(U, T) int64 both → (U,) logits, float32."""
+        logits: Tensor = self.head(self.encoder(input_ids, attention_mask))
+        return logits[:, 0].float()
+
+    def token_ids(self, contexts: Sequence[str], ads: Sequence[str]) -> list[list[int]]:
+        """Ids of each pair, cut where both are longer than the encoder's `max_tokens`; a decoder's question stays whole."""
+        encoder = self.encoder
+        if self.kind == "encoder":
+            return encoder.pair_ids(contexts, ads)
+        firsts = encoder.token_ids([f"A user clicked on: {context}" for context in contexts])
+        asked = encoder.tokenizer([_ASKED.format(ad=ad) for ad in ads], add_special_tokens=False)["input_ids"]
+        most = encoder.max_tokens
+        return [[*first[: max(0, most - len(second))], *second[-most:]] for first, second in zip(firsts, asked, strict=True)]
+
+    def logits(
+        self, contexts: Sequence[str], ads: Sequence[str], *, device: str | torch.device = "cpu", batch_tokens: int = 8192
+    ) -> NDArray[np.float32]:
+        """(N,) of N pairs; a pair's does not depend on its neighbours (to 1e-5). Batches are of like length."""
+        ids = self.token_ids(contexts, ads)
+        lengths = np.fromiter((len(pair) for pair in ids), np.int64, len(ids))
+        order, result, start = np.argsort(-lengths, kind="stable"), np.zeros(len(ids), np.float32), 0
+        self.eval().to(device)
+        with torch.inference_mode():
+            while start < len(order):
+                rows = order[start : start + max(1, batch_tokens // max(1, int(lengths[order[start]])))]
+                input_ids, mask = self.encoder.pad([ids[row] for row in rows])
+                result[rows] = self(input_ids.to(device), mask.to(device)).cpu().numpy()
+                start += len(rows)
+        return result
+
+    def save(self, folder: Path) -> None:
+        """Weights, tokenizer, head and settings, in plain files."""
+        from safetensors.torch import save_file
+
+        self.encoder.save(folder)
+        head = {name: tensor.detach().cpu().contiguous() for name, tensor in self.head.state_dict().items()}
+        save_file(head, folder / HEAD_FILE)
+        settings = {"clicks": self.clicks, "blend": asdict(self.blend), "bundle": self.bundle}
+        (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def fresh_reranker(reference: str, *, clicks: int, max_tokens: int | None) -> Reranker:
+    """An untrained one over an encoder or a decoder by reference. Raises what `load_text_encoder` does, and ConfigError."""
+    encoder = load_text_encoder(reference, max_tokens=max_tokens).without_lexical()
+    encoder.reading, encoder.above = replace(encoder.reading, prompts={}, width=None), Above()  # a head of its own is learned
+    return Reranker(encoder, clicks=clicks)
+
+
+def load_reranker(folder: Path) -> Reranker:
+    """What `save` wrote. Raises DataError in one line."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not (folder / SETTINGS_FILE).is_file():
+        raise DataError(f"{folder}: holds no {SETTINGS_FILE}, so it is no re-ranker. 'adrec train-reranker' makes one.")
+    try:
+        settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+        blend = Blend(**{name: float(value) for name, value in settings["blend"].items()})
+        clicks, bundle = int(settings["clicks"]), settings["bundle"]
+        made = Reranker(load_text_encoder(str(folder)), clicks=clicks, blend=blend, bundle=bundle)
+        made.head.load_state_dict(load_file(folder / HEAD_FILE))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(f"{folder}: the re-ranker cannot be read ({reason}). Run 'adrec train-reranker' again.") from None
+    return made.eval()

@@ -1,0 +1,174 @@
+"""`adrec train-reranker`: a bundle and a language model in; out a folder that re-ranks its lists, with gain and price."""
+
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import RenderableType
+from rich.table import Table
+
+from adrec.bundle import open_bundle
+from adrec.config.base import save_config
+from adrec.config.training.train_reranker import TrainRerankerConfig
+from adrec.data.device import resolve_device
+from adrec.data.disk.outputs import ENCODER
+from adrec.data.disk.writing import folder_aside
+from adrec.data.examples import Examples, load_examples
+from adrec.data.prepared import open_prepared
+from adrec.errors import DataError
+from adrec.inference.lists.rerank import Rerank, first_of
+from adrec.inference.predictor import Predictor
+from adrec.metrics.ranking import RankedGroups
+from adrec.models.baselines.base import folds_of, log_odds
+from adrec.models.rerank.reranker import Blend, Reranker, fresh_reranker
+from adrec.models.text.encoder_training import merged, trainable_copy
+from adrec.terminal import Terminal
+from adrec.training.rerank_training import drawn_requests, train_reranker
+from adrec.training.trainer import FitResult, identity_of, open_work, work_folder
+
+_FEWEST = 20
+"""Requests without which neither training nor judging says anything."""
+
+
+@dataclass(frozen=True)
+class RerankerResult:
+    """What it gains on validation requests, and what it costs. AUCs are means over requests of their first `top` ads."""
+
+    output: Path
+    kind: str
+    requests: int
+    judged_requests: int
+    bundle_auc: float
+    reranker_auc: float
+    joined_auc: float
+    """two halves, each joined by what the other one taught"""
+    gain: float
+    gain_error: float
+    """standard error of the gain over requests"""
+    seconds_per_thousand: float
+    """processor (on a GPU: wall) seconds for a thousand requests of `top` ads"""
+    blend: Blend
+    run: FitResult
+
+    @property
+    def is_worth_it(self) -> bool:
+        """Whether the gain is twice its error."""
+        return self.gain > 2 * self.gain_error
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-safe."""
+        return {**asdict(self), "output": str(self.output), "run": self.run.as_dict()}
+
+    def render(self) -> RenderableType:
+        """A table for the terminal."""
+        table = Table("re-ranker", self.kind, box=None)
+        table.add_row("requests: trained on, judged on", f"{self.requests:,}, {self.judged_requests:,}")
+        table.add_row("AUC a request: bundle, re-ranker alone, joined",
+                      f"{self.bundle_auc:.4f}, {self.reranker_auc:.4f}, {self.joined_auc:.4f}")  # fmt: skip
+        table.add_row("gain (standard error)", f"{self.gain:+.4f} ({self.gain_error:.4f})")
+        table.add_row("processor seconds a thousand requests", f"{self.seconds_per_thousand:,.0f}")
+        table.add_row("worth it", "yes" if self.is_worth_it else "not shown: the gain is within twice its error")
+        table.add_row("output", str(self.output))
+        return table
+
+
+def run(config: TrainRerankerConfig, terminal: Terminal) -> RerankerResult:
+    """Train, join with the bundle's scores on validation requests, measure, write. A killed run goes on where it was."""
+    prepared = open_prepared(config.prepared)
+    bundle = open_bundle(config.bundle)
+    device = resolve_device(config.device)
+    predictor = Predictor.load(config.bundle, device=config.device)
+    label = predictor.packed.tasks[0].name
+    history = predictor.packed.config.model.user.max_history
+    catalogs = predictor.catalogs(prepared.ads(), prepared.users())
+    drawn: list[Examples] = []
+    for split, most in (("train", config.requests), ("valid", config.judged_requests)):
+        rows = load_examples(prepared, split, max_history=history, labels=[label], cut=prepared.label_cut((split,)))
+        drawn.append(drawn_requests(rows, label, most, config.seed))
+        if len(drawn[-1].request_starts) - 1 < _FEWEST:
+            raise DataError(
+                f"{prepared.path}: '{split}' has fewer than {_FEWEST} requests that hold both a '{label}' and none. "
+                "A re-ranker learns to tell apart what was shown together: name the log's `request_id` in preprocess."
+            )
+    train, valid = drawn
+    fresh = fresh_reranker(config.reference, clicks=config.clicks, max_tokens=config.max_tokens)
+    trained = trainable_copy(fresh.encoder, config.train, last_layers=config.last_layers, lora_rank=config.lora_rank)
+    fresh.encoder = trained
+    work = work_folder(config.output)
+    open_work(work, identity_of(config, prepared.fingerprint), resume=config.training.resume)
+    fitted = train_reranker(
+        fresh, train, catalogs.ads.texts, catalogs.users.texts,
+        label=label, negatives=config.negatives, batch_rows=config.batch_rows, training=config.training,
+        seed=config.seed, device=config.device, work=work, terminal=terminal,
+    )  # fmt: skip
+    fresh.encoder = merged(fresh.encoder)
+    with terminal.progress("Judging", len(valid.request_starts) - 1, unit="requests"):
+        result = _judged(config, fresh.eval(), predictor, catalogs, valid, label, device, fitted, len(train.request_starts) - 1)
+    fresh.blend, fresh.bundle = result.blend, bundle.fingerprint
+    with folder_aside(config.output, ENCODER) as folder:
+        fresh.cpu().save(folder)
+        (folder / "metrics.json").write_text(json.dumps(result.as_dict(), indent=2, default=str) + "\n", encoding="utf-8")
+        save_config(config, folder / "config.yaml")
+    shutil.rmtree(work, ignore_errors=True)
+    return result
+
+
+def _judged(
+    config: TrainRerankerConfig, net: Reranker, predictor: Predictor, catalogs: Any, valid: Examples, label: str, device: str,
+    fitted: FitResult, requests: int,
+) -> RerankerResult:  # fmt: skip
+    scores = predictor.score_examples(valid, catalogs, baselines=False)
+    score = scores.score if scores.any_slot is None else scores.any_slot  # as lists are made: no slot is known yet
+    rows = first_of(valid.request, score, config.top)
+    chosen = valid.take(rows)
+    started = (time.process_time(), time.perf_counter())
+    logits = Rerank(net, config.top, device).logits(chosen, catalogs)
+    seconds = time.perf_counter() - started[1] if device != "cpu" else time.process_time() - started[0]
+    own, clicks, request = log_odds(score[rows]), chosen.labels[label].astype(np.float64), chosen.request
+    fold = folds_of(request, 2, config.seed)
+    joined = np.empty(len(rows))
+    for held in (0, 1):
+        blend = fit_blend(own[fold != held], logits[fold != held], clicks[fold != held])
+        joined[fold == held] = blend(own[fold == held], logits[fold == held])
+    aucs = [RankedGroups(clicks, values, request).auc() for values in (own, logits, joined)]
+    difference = aucs[2] - aucs[0]
+    known = difference[np.isfinite(difference)]
+    judged = len(valid.request_starts) - 1
+    return RerankerResult(
+        output=config.output,
+        kind=net.kind,
+        requests=requests,
+        judged_requests=judged,
+        bundle_auc=float(np.nanmean(aucs[0])),
+        reranker_auc=float(np.nanmean(aucs[1])),
+        joined_auc=float(np.nanmean(aucs[2])),
+        gain=float(known.mean()) if len(known) else 0.0,
+        gain_error=float(known.std(ddof=1) / np.sqrt(len(known))) if len(known) > 1 else float("inf"),
+        seconds_per_thousand=1000 * seconds / judged,
+        blend=fit_blend(own, logits, clicks),
+        run=fitted,
+    )
+
+
+def fit_blend(own: NDArray[np.floating], logits: NDArray[np.floating], clicks: NDArray[np.floating]) -> Blend:
+    """Logistic regression of clicks on the bundle's log-odds and the re-ranker's logits (N,) each, neither of which may count
+    against itself; rows without a label are left out. A ridge of 1e-3 a row keeps it near the bundle's own score.
+    """
+    from scipy.optimize import minimize
+
+    known = np.isfinite(clicks)
+    x = np.stack([own[known], logits[known], np.ones(int(known.sum()))], axis=1).astype(np.float64)
+    y, start = clicks[known], np.array([1.0, 0.0, 0.0])
+
+    def loss(w: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        z, off = x @ w, w - start
+        p = 1 / (1 + np.exp(-z))
+        return float(np.mean(np.logaddexp(0.0, z) - y * z) + 5e-4 * off @ off), x.T @ (p - y) / len(y) + 1e-3 * off
+
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0.0, None), (0.0, None), (None, None)]).x
+    return Blend(*(float(value) for value in found))

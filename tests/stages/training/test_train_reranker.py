@@ -1,0 +1,251 @@
+"""A re-ranker: what it reads, that it learns what words tell, and that rank and the server list by it alike."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import torch
+from baseline_worlds import catalog, inputs
+from corpora import make_corpus
+from sklearn.linear_model import LogisticRegression
+from transformers import LlamaConfig, LlamaModel
+from typer.testing import CliRunner
+from worlds import word_encoder
+
+from adrec.bundle import open_bundle
+from adrec.cli.app import app
+from adrec.config.data.preprocess import PreprocessConfig
+from adrec.config.inference.rank import RankConfig
+from adrec.config.inference.serve import ServeConfig
+from adrec.config.training.finetune import FinetuneConfig
+from adrec.config.training.loop import TrainingConfig
+from adrec.errors import ConfigError, DataError
+from adrec.inference.lists.rerank import first_of
+from adrec.models.baselines.base import log_odds
+from adrec.models.rerank.reranker import Blend, Reranker, fresh_reranker, load_reranker
+from adrec.models.rerank.words import words_of
+from adrec.models.text.encoder_training import merged, trainable_copy
+from adrec.models.text.hugging_face import load_tokenizer
+from adrec.models.text.language_model import new_language_model
+from adrec.sample import generate_sample
+from adrec.serve.engine import Engine
+from adrec.serve.intake.messages import RankRequest
+from adrec.stages.data import preprocess
+from adrec.stages.inference import rank
+from adrec.stages.training import finetune
+from adrec.stages.training.train_reranker import fit_blend
+from adrec.terminal import Terminal
+from adrec.training.rerank_training import drawn_requests, train_reranker
+from adrec.training.trainer import open_work
+
+QUIET = Terminal(quiet=True)
+TITLES = ["roses and soil", "a striker scores", "pasta in the oven", "a quiet flight", "guitar and choir", "loans and stocks"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A tiny encoder and a tiny decoder of one tokenizer, both random."""
+    base = tmp_path_factory.mktemp("models")
+    tokenizer = load_tokenizer(make_corpus(base / "corpus", count=80) / "tokenizer")
+    torch.manual_seed(0)
+    new_language_model("tiny", tokenizer, max_tokens=48).save(base / "encoder", tokenizer)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=128, tie_word_embeddings=True, **sizes)
+    LlamaModel(config).save_pretrained(base / "decoder")
+    tokenizer.save_pretrained(base / "decoder")
+    return {"encoder": str(base / "encoder"), "decoder": str(base / "decoder")}
+
+
+def world(requests=60, seed=0):
+    """Requests of four ads, whose click is always on the ad with `roses` where there is one."""
+    rng = np.random.default_rng(seed)
+    listed = []
+    for number in range(requests):
+        shown = [0, *rng.choice(np.arange(1, 6), 3, replace=False).tolist()]
+        listed.append((number % 3, rng.integers(6, size=number % 4).tolist(), [(ad, int(ad == 0)) for ad in shown]))
+    ads, users = catalog([f"a{i}" for i in range(6)], texts=TITLES), catalog(range(3), texts=["", "opera", "golf"])
+    return inputs(listed, ads, users)
+
+
+def test_the_words_of_a_row_are_its_query_interests_and_newest_clicks():
+    ads, users = catalog(range(6), texts=TITLES), catalog(range(2), texts=["", "opera, golf"])
+    rows = inputs([(0, [], [(1, 0)]), (1, [0, 1, 2], [(3, 1), (4, 0)])], ads, users)
+    asked = replace(rows.examples, query=np.array([0, 1, 0], np.int32), queries=("", "shoes"))
+    words = words_of(asked, ads.texts, users.texts, clicks=2)
+    newest = "pasta in the oven; a striker scores"
+    assert words.contexts == ["", f"shoes; opera, golf; {newest}", f"opera, golf; {newest}"]
+    assert words.ads == [TITLES[1], TITLES[3], TITLES[4]]
+
+
+def test_the_first_of_each_request_equal_a_loop():
+    rng = np.random.default_rng(0)
+    request, score = np.sort(rng.integers(0, 9, 80)), rng.integers(0, 4, 80) / 4
+    expected = []
+    for number in np.unique(request):
+        rows = np.flatnonzero(request == number)
+        expected += sorted(sorted(rows, key=lambda row: (-score[row], row))[:3])
+    assert first_of(request, score, 3).tolist() == sorted(expected)
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("encoder", "full"), ("encoder", "last"), ("decoder", "lora"), ("decoder", "full")])
+def test_it_learns_which_words_are_clicked_and_comes_back_as_saved(models, tmp_path, kind, mode):
+    if mode == "lora":
+        pytest.importorskip("peft")
+    rows = world()
+    net = fresh_reranker(models[kind], clicks=2, max_tokens=48)
+    assert net.kind == kind
+    net.encoder = trainable_copy(net.encoder, mode, last_layers=1, lora_rank=4)
+    open_work(tmp_path / "work", {}, resume=False)
+    settings = TrainingConfig(epochs=12, learning_rate=5e-3, loggers=[])
+    train_reranker(
+        net, rows.examples, rows.ads.texts, rows.users.texts, label="click", negatives=3, batch_rows=40,
+        training=settings, seed=0, device="cpu", work=tmp_path / "work", terminal=QUIET,
+    )  # fmt: skip
+    net.encoder = merged(net.encoder)
+    new = world(20, seed=5)
+    words = words_of(new.examples, new.ads.texts, new.users.texts, clicks=2)
+    logits = net.logits(words.contexts, words.ads)
+    best = logits.reshape(20, 4).argmax(axis=1)
+    assert (best == 0).mean() > 0.9
+    alone = [net.logits(words.contexts[row : row + 1], words.ads[row : row + 1])[0] for row in range(0, 80, 9)]
+    np.testing.assert_allclose(alone, logits[::9], atol=1e-5)
+    net.blend, net.bundle = Blend(0.9, 0.2, -0.1), "f" * 8
+    net.save(tmp_path / "saved")
+    again = load_reranker(tmp_path / "saved")
+    assert (again.blend, again.bundle, again.clicks, again.kind) == (net.blend, net.bundle, 2, kind)
+    np.testing.assert_allclose(again.logits(words.contexts, words.ads), logits, atol=1e-5)
+
+
+def test_an_untrained_decoder_answers_by_its_own_words(models):
+    """Its logit is that of yes less that of no, as its own head has them."""
+    net = fresh_reranker(models["decoder"], clicks=2, max_tokens=64)
+    ids = net.token_ids(["roses"], ["pasta"])
+    with torch.inference_mode():
+        input_ids, mask = net.encoder.pad(ids)
+        last = net.encoder.backbone(input_ids=input_ids, attention_mask=mask).last_hidden_state[0, -1]
+        vocabulary = last @ net.encoder.backbone.get_input_embeddings().weight.T
+    yes, no = (net.encoder.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in (" yes", " no"))
+    assert net.logits(["roses"], ["pasta"])[0] == pytest.approx(float(vocabulary[yes] - vocabulary[no]), abs=1e-4)
+    long = net.token_ids(["roses " * 300], ["pasta"])[0]
+    assert len(long) == 64 and long[-8:] == ids[0][-8:], "the question stays whole"
+
+
+def test_what_cannot_re_rank_is_told_in_one_line(models, tmp_path):
+    with pytest.raises(DataError, match="adrec train-reranker"):
+        load_reranker(tmp_path)
+    net = fresh_reranker(models["encoder"], clicks=1, max_tokens=None)
+    net.save(tmp_path / "saved")
+    (tmp_path / "saved" / "head.safetensors").write_bytes(b"1")
+    with pytest.raises(DataError, match="cannot be read") as caught:
+        load_reranker(tmp_path / "saved")
+    assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(ConfigError, match="plain transformer"):
+        fresh_reranker(str(word_encoder(tmp_path / "words")), clicks=1, max_tokens=None)
+
+
+def test_the_blend_is_a_logistic_regression_that_may_not_turn_anything_round():
+    rng = np.random.default_rng(0)
+    own, logits = rng.normal(size=(2, 4000))
+    clicks = (rng.random(4000) < 1 / (1 + np.exp(-(0.8 * own + 0.5 * logits - 1)))).astype(float)
+    blend = fit_blend(own, logits, clicks)
+    oracle = LogisticRegression(C=1e6).fit(np.stack([own, logits], 1), clicks)
+    assert (blend.own, blend.reranker) == pytest.approx(tuple(oracle.coef_[0]), abs=0.01)
+    assert blend.intercept == pytest.approx(float(oracle.intercept_[0]), abs=0.01)
+    assert fit_blend(own, -logits, clicks).reranker == 0.0
+
+
+def test_only_requests_that_tell_something_are_drawn():
+    rows = world(10)
+    clicks = rows.examples.labels["click"].copy()
+    clicks[:4] = 0
+    clicks[4:8] = np.nan
+    examples = replace(rows.examples, labels={"click": clicks})
+    assert np.unique(drawn_requests(examples, "click", 100, 0).request).tolist() == list(range(2, 10))
+    assert len(np.unique(drawn_requests(examples, "click", 3, 0).request)) == 3
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory, models):
+    """A small sample, a bundle of features alone, and a re-ranker made by the command."""
+    folder = tmp_path_factory.mktemp("shop")
+    generate_sample(folder / "raw", impressions=3000, seed=3)
+    tables = {name: {"files": str(folder / "raw" / f"{name}.parquet")} for name in ("ads", "users")}
+    source = {"format": "tables", "impressions": {"files": str(folder / "raw" / "impressions")}, **tables}
+    config = {"output": folder / "prepared", "source": source, "tokenizer": {"kind": "none"}}
+    preprocess.run(PreprocessConfig.model_validate(config), QUIET)
+    training = {
+        "prepared": str(folder / "prepared"), "output": str(folder / "bundle"), "text": {"reference": None},
+        "model": {"width": 8, "hidden": [8]}, "hybrid": {"kind": "none"}, "baselines": {"names": []},
+        "training": {"epochs": 1, "learning_rate": 0.01},
+    }  # fmt: skip
+    finetune.run(FinetuneConfig.model_validate(training), QUIET)
+    own = {
+        "prepared": str(folder / "prepared"), "bundle": str(folder / "bundle"), "reference": models["encoder"],
+        "output": str(folder / "reranker"), "requests": 40, "judged_requests": 60, "max_tokens": 32,
+        "training": {"epochs": 1, "loggers": []},
+    }  # fmt: skip
+    (folder / "reranker.yaml").write_text(json.dumps(own))
+    told = CliRunner().invoke(app, ["train-reranker", "--config", str(folder / "reranker.yaml"), "--json"])
+    assert told.exit_code == 0, told.output
+    return folder, json.loads(told.stdout)
+
+
+def test_the_command_says_gain_and_price(shop):
+    folder, told = shop
+    assert told["kind"] == "encoder" and told["requests"] == 40 and told["seconds_per_thousand"] > 0
+    assert told["gain"] == pytest.approx(told["joined_auc"] - told["bundle_auc"], abs=1e-6)
+    assert json.loads((folder / "reranker" / "metrics.json").read_text())["gain_error"] == told["gain_error"]
+    net = load_reranker(folder / "reranker")
+    assert net.blend.own > 0 and net.bundle == open_bundle(folder / "bundle").fingerprint
+
+
+def test_rank_and_the_server_list_by_it_alike(shop, tmp_path, monkeypatch):
+    """The first ones have the joined probability, the others the bundle's own; the history is read in words."""
+    folder, _ = shop
+    net = load_reranker(folder / "reranker")
+    net.blend = Blend(0.7, 0.5, 0.2)
+    net.save(tmp_path / "reranker")
+    contexts = []
+
+    def by_length(self, given, ads, **_):
+        contexts.extend(given)
+        return np.array([len(ad) % 7 for ad in ads], np.float32)
+
+    monkeypatch.setattr(Reranker, "logits", by_length)
+    policy = {"top_n": 20, "rules": {"clicked": "keep", "active": False}, "diversity": {"method": "none"}}
+    common = {"bundle": str(folder / "bundle"), "prepared": str(folder / "prepared"), "policies": {"default": policy}}
+    own = {"rerank": {"reference": str(tmp_path / "reranker"), "top": 5}}
+    output = tmp_path / "lists.parquet"
+    rank.run(RankConfig.model_validate({**common, **own, "output": output, "recall_requests": 0}), QUIET)
+    lists = pq.read_table(output)
+    rows = pq.read_table(folder / "prepared" / "impressions" / "test").to_pylist()
+    row = next(row for row in rows if len(row["history_index"]) > 2)
+    moment = {name: row[name] for name in ("user_id", "shown_at", "scenario", "query") if row.get(name) is not None}
+    listed = {ad["ad_id"]: ad["score"] for ad in lists.filter(pc.equal(lists["request_id"], row["request_id"])).to_pylist()}
+
+    def asked(candidates=None, **more):
+        config = {**common, **more, "store": str(tmp_path / f"{len(more)}.sqlite"), "device": "cpu"}
+        engine = Engine(ServeConfig.model_validate(config))
+        request = {**moment, "top_n": 20, **({} if candidates is None else {"candidates": candidates})}
+        found = engine.rank([RankRequest(requests=[request])])[0]["lists"][0]["ads"]
+        return {ad["ad_id"]: ad["score"] for ad in found}
+
+    contexts.clear()
+    served = asked(**own)
+    assert served == pytest.approx(listed, abs=1e-6)
+    ads = pq.read_table(folder / "prepared" / "ads.parquet").to_pylist()
+    newest = ads[row["history_index"][-1]]["text"]
+    assert len(contexts) == 5 and all(newest in context for context in contexts)
+    some = [ad["ad_id"] for ad in ads[:12]]
+    plain, joined = asked(some), asked(some, **own)
+    assert set(plain) == set(joined) == set(some)
+    first = sorted(plain, key=lambda ad: -plain[ad])[:5]
+    length = {ad["ad_id"]: len(ad["text"]) % 7 for ad in ads}
+    for ad in some:
+        expected = plain[ad]
+        if ad in first:
+            expected = 1 / (1 + np.exp(-net.blend(log_odds(np.array([plain[ad]])), np.array([length[ad]]))[0]))
+        assert joined[ad] == pytest.approx(expected, abs=1e-6)
