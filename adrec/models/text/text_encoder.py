@@ -102,7 +102,7 @@ class TextEncoder(nn.Module):
             states = self.frozen_layers(input_ids, read)  # (U, T, D)
         else:
             states = self.backbone(input_ids=input_ids, attention_mask=read).last_hidden_state
-        meaning = self.above(cast(Tensor, self.pool(states, read)).float(), self.reading.width) * there
+        meaning: Tensor = self.above(cast(Tensor, self.pool(states, read)).float(), self.reading.width) * there
         if self.lexical is None:
             return meaning
         words = (self.lexical(input_ids) * attention_mask[..., None]).sum(1)
