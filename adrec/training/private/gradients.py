@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from adrec.data.batches.collate import Batch
-from adrec.models.net.ctr_model import CTRModel, Matches, Outputs
+from adrec.models.net.ctr_model import Outputs
 from adrec.training.private.units import Units, apart
 
 MOST_FLOATS = 1 << 25
@@ -41,9 +41,9 @@ class UnitLoss(nn.Module):
         super().__init__()
         self.model, self.loss, self.list_penalty = model, loss, list_penalty
 
-    def forward(self, batch: Batch, matches: Matches) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """A scalar."""
-        outputs: Outputs = self.model(batch, matches)
+        outputs: Outputs = self.model(batch)
         known = ~torch.isnan(batch.labels[:, 0])
         total = self.loss(batch, outputs._replace(list_squares=None)) * known.sum()
         if outputs.list_squares is not None:
@@ -80,30 +80,17 @@ def _of_chunks(
     loss: UnitLoss, units: Units, parameters: dict[str, Tensor]
 ) -> Iterator[tuple[dict[str, Tensor], Tensor, Tensor]]:
     """For each chunk the gradients (U, ...) by name, the losses (U,) and the number of its rows."""
-    matches = _matches(loss.model, units.batch)
     for chunk in units.chunks:
         stacked = apart(units.batch, chunk)
-        own = Matches(
-            None if matches.text is None else matches.text[chunk.row], [vectors[chunk.row] for vectors in matches.vectors]
-        )
-        leaves: list[Tensor] = list(_leaves((stacked, own)))
+        leaves: list[Tensor] = list(_leaves(stacked))
 
-        def of_unit(weights: dict[str, Tensor], *tensors: Tensor, like: Any = (stacked, own)) -> Tensor:
-            result: Tensor = functional_call(loss, weights, _rebuilt(like, iter(tensors)))
+        def of_unit(weights: dict[str, Tensor], *tensors: Tensor, like: Any = stacked) -> Tensor:
+            result: Tensor = functional_call(loss, weights, (_rebuilt(like, iter(tensors)),))
             return result
 
         run = vmap(grad_and_value(of_unit), in_dims=(None, *(0 for _ in leaves)), randomness="different")
         gradients, values = run(parameters, *leaves)
         yield gradients, values, chunk.real.sum()
-
-
-def _matches(model: nn.Module, batch: Batch) -> Matches:
-    """What compares texts and vectors has no weights: once for all rows, each of which sees its own history alone."""
-    assert isinstance(model, CTRModel)
-    with torch.no_grad():
-        interests = batch.users.texts.vectors
-        interests = interests[:, None] if interests is not None and interests.ndim == 2 else interests
-        return model.all_matches(batch, batch.ads.texts.vectors, interests, batch.queries.vectors, batch.blocks)
 
 
 def _leaves(value: Any) -> Iterator[Tensor]:

@@ -148,7 +148,7 @@ def apart(batch: Batch, chunk: Chunk) -> Batch:
         labels=batch.labels[chunk.row].masked_fill(~chunk.real[..., None], torch.nan),
         positive=chunk.row[:, :0],
         log_frequency=batch.log_frequency[chunk.row],
-        links=None if batch.links is None else batch.links[chunk.row],
+        matches=batch.matches[chunk.row],
     )
 
 
