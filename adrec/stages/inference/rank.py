@@ -129,8 +129,8 @@ def run(config: RankConfig, terminal: Terminal, predictor: Predictor | None = No
 def _warn_of_another_bundle(config: RankConfig, ranker: Ranker, terminal: Terminal) -> None:
     if ranker.rerank is not None and ranker.rerank.reranker.bundle != open_bundle(config.bundle).fingerprint:
         terminal.warn(
-            f"rerank.reference: was joined with another bundle's scores than those of {config.bundle}. Run 'adrec train-reranker' "
-            "on this one."
+            f"rerank.reference: was joined with another bundle's scores than those of {config.bundle}. Run 'adrec "
+            "train-reranker' on this one."
         )
 
 
