@@ -234,7 +234,7 @@ class CTRModel(nn.Module):
         neighbours: Neighbours | None = None,
         paths: int | None = None,
     ) -> None:
-        """`paths`: which of the ads' lists holds their links, where what they share with clicks is read; see Batch.links."""
+        """`paths`: which of the lists of ads holds their links, where neighbours are read."""
         super().__init__()
         self.text_encoder = text_encoder
         self.ad_encoder = ad_encoder
