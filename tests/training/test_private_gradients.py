@@ -108,9 +108,9 @@ def test_units_are_drawn_alone_and_whole_users_are_cut(tmp_path):
 
 def test_nothing_that_a_batch_carries_is_forgotten(tmp_path):
     _, data = learn(tmp_path, MODELS["target"])
-    batch = data.collate(data.train, np.arange(12))._replace(links=torch.rand(12, 3))
+    batch = data.collate(data.train, np.arange(12))._replace(matches=torch.rand(12, 3))
     [chunk] = chunks_of(batch, np.repeat(np.arange(4), 3), 8)
     stacked = apart(batch, chunk)
     assert [name for name in batch._fields if getattr(batch, name) is not None and getattr(stacked, name) is None] == []
-    assert torch.equal(stacked.links.flatten(0, 1), batch.links)
+    assert torch.equal(stacked.matches.flatten(0, 1), batch.matches)
     assert torch.equal(stacked.numeric.flatten(0, 1), batch.numeric)
