@@ -224,7 +224,7 @@ class Engine:
             raise RefusedError([Place("body.title", "is needed: the bundle reads titles")])
         bundles = [live.predictor.packed for live in self.lives.values()]
         refuse_vectors(ad.vectors, bundles)
-        if ad.links is not None and not any(packed.paths is not None for packed in bundles):
+        if ad.links and not any(packed.paths is not None for packed in bundles):
             raise RefusedError([Place("body.links", "the bundle reads no links")])
         values = _in_micros(ad.model_dump(exclude=set(MEDIA)))
         given = {setting: getattr(ad, setting) for setting in MEDIA if getattr(ad, setting) is not None}

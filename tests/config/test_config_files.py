@@ -86,7 +86,7 @@ def test_the_table_of_commands_and_the_configs_tell_the_same_story():
 
 def test_show_prints_defaults_and_absolute_paths():
     document = config_schema.show("sample", None, ["output=/x", "impressions=5"])
-    values = {"seed": 42, "output": "/x", "impressions": 5, "pictures": 0.0}
+    values = {"seed": 42, "output": "/x", "impressions": 5, "pictures": 0.0, "sounds": 0.0}
     assert document.as_dict() == values | {"conversion_delay": 1.0, "conversion_delay_by_price": 0.0, "graph": 0.0}
     assert "impressions: 5" in document.text
 

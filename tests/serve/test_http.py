@@ -169,7 +169,8 @@ def test_a_new_ad_is_served_at_once_and_after_a_restart(stored):
         )
         assert ask(client, user_id="u3")[0]["ad_id"] == "n1"
         changed = client.get("/v1/ads/a7").json()
-        assert client.put("/v1/ads/a7", json={**changed, "bid": 1000.0, "budget": None}).status_code == 200
+        answer = client.put("/v1/ads/a7", json={**changed, "bid": 1000.0, "budget": None})
+        assert answer.status_code == 200, answer.text
         assert ask(client, user_id="u3")[0]["ad_id"] == "a7"
         assert client.delete("/v1/ads/a9").status_code == 200
         assert client.post("/v1/score", json={"rows": [{"user_id": "u", "ad_id": "a9"}]}).status_code == 400

@@ -173,7 +173,8 @@ def test_the_exported_graph_agrees(cycle, tmp_path):
     world, prepared, config, predictor = cycle
     catalogs = predictor.catalogs(prepared.ads(), prepared.users())
     examples = predictor.examples_of(_test_rows(prepared))
-    batch = moved(next(predictor._batches(examples.take(np.arange(64)), catalogs, 64)), predictor.device)
+    few = predictor.matched(examples.take(np.arange(64)), catalogs)
+    batch = moved(next(predictor._batches(few, catalogs, 64)), predictor.device)
     export(predictor, batch, tmp_path, int8=False)
     onnx = onnx_predictor(unpack(open_bundle(config.output)), tmp_path)
     expected = predictor.score_examples(examples, catalogs).logit

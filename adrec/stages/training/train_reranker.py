@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,8 @@ class RerankerResult:
         """JSON-safe."""
         return {**asdict(self), "output": str(self.output), "run": self.run.as_dict()}
 
-    def render(self) -> RenderableType:
-        """A table for the terminal."""
+    def render(self) -> Iterable[RenderableType]:
+        """One table."""
         table = Table("re-ranker", self.kind, box=None)
         table.add_row("requests: trained on, judged on", f"{self.requests:,}, {self.judged_requests:,}")
         table.add_row("AUC a request: bundle, re-ranker alone, joined",
@@ -74,7 +75,7 @@ class RerankerResult:
         table.add_row("processor seconds a thousand requests", f"{self.seconds_per_thousand:,.0f}")
         table.add_row("worth it", "yes" if self.is_worth_it else "not shown: the gain is within twice its error")
         table.add_row("output", str(self.output))
-        return table
+        yield table
 
 
 def run(config: TrainRerankerConfig, terminal: Terminal) -> RerankerResult:
