@@ -233,8 +233,8 @@ def test_saving_and_loading_gives_an_equal_config(tmp_path_factory, seed, rate, 
 def test_saved_config_is_plain_yaml(tmp_path):
     save_config(SampleConfig(output=Path("/tmp/x")), tmp_path / "config.yaml")
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == {
-        "seed": 42, "output": "/tmp/x", "impressions": 30_000, "pictures": 0.0, "sounds": 0.0, "graph": 0.0, "conversion_delay": 1.0,
-        "conversion_delay_by_price": 0.0,
+        "seed": 42, "output": "/tmp/x", "impressions": 30_000, "pictures": 0.0, "sounds": 0.0, "graph": 0.0,
+        "conversion_delay": 1.0, "conversion_delay_by_price": 0.0,
     }  # fmt: skip
 
 
