@@ -1,14 +1,16 @@
 """Logs of extreme shapes through `adrec preprocess`: processor seconds and peak resident memory of each, a process of its own.
 
-    python benchmarks/extremes.py [--scale 1.0] [--memory-gb 2.0]
+    python benchmarks/extremes.py [--scale 1.0] [--memory-gb 2.0] [--only users]
 
-One user with half of 4 M rows; 200,000 rows with 400 kept columns; 300 small files. `--scale` makes all of them smaller.
+One user with half of 4 M rows; 200,000 rows with 400 kept columns; 300 small files; 34 M users of one row each. `--scale` makes
+all of them smaller, `--only users` runs one of them.
 """
 
 import argparse
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +27,15 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--memory-gb", type=float, default=2.0)
     parser.add_argument("--work", type=Path, default=None, help="folder for scratch files")
+    parser.add_argument("--only", default="", help="word of the log to run")
     options = parser.parse_args()
     print(f"{'log':<32} {'rows':>10} {'cpu s':>7} {'rows / cpu s':>13} {'peak MB':>8}", flush=True)
     for label, write, keep in (
         ("one user with half of the rows", heavy_user, 0), ("400 kept columns", wide, 400), ("300 files", many_files, 0),
+        ("34 M users", many_users, 0),
     ):  # fmt: skip
+        if options.only not in label:
+            continue
         with tempfile.TemporaryDirectory(dir=options.work) as scratch:
             folder = Path(scratch)
             rows = write(folder, options.scale)
@@ -83,31 +89,40 @@ def many_files(folder: Path, scale: float) -> int:
     return _write(folder, [_rows(file * requests + np.arange(requests), np.arange(requests) % 7) for file in range(300)])
 
 
-def _rows(number: np.ndarray, user: np.ndarray) -> pa.Table:
+def many_users(folder: Path, scale: float) -> int:
+    """34 files of a million rows, each row the only one of its user: as many ids, counters and histories as rows."""
+    users = int(1_000_000 * scale)
+    numbers = (np.arange(file * users, (file + 1) * users) for file in range(34))
+    return _write(folder, (_rows(number, number, shown=1) for number in numbers))
+
+
+def _rows(number: np.ndarray, user: np.ndarray, *, shown: int = 10) -> pa.Table:
     rng = np.random.default_rng(int(number[0]))
-    count = len(number) * 10
+    count = len(number) * shown
     return pa.table(
         {
-            "user_id": pa.array(np.repeat(user, 10)).cast(pa.string()),
+            "user_id": pa.array(np.repeat(user, shown)).cast(pa.string()),
             "ad_id": pa.array((5_000 * rng.random(count) ** 2).astype(np.int64)).cast(pa.string()),
-            "shown_at": pa.array(START + np.repeat(number, 10) * 2_000_000).cast(pa.timestamp("us", tz="UTC")),
-            "request_id": pa.array(np.repeat(number, 10)).cast(pa.string()),
-            "position": np.tile(np.arange(1, 11, dtype=np.int32), len(number)),
+            "shown_at": pa.array(START + np.repeat(number, shown) * 200_000 * shown).cast(pa.timestamp("us", tz="UTC")),
+            "request_id": pa.array(np.repeat(number, shown)).cast(pa.string()),
+            "position": np.tile(np.arange(1, shown + 1, dtype=np.int32), len(number)),
             "click": (rng.random(count) < 0.08).astype(np.int8),
         }
     )
 
 
-def _write(folder: Path, tables: list[pa.Table]) -> int:
+def _write(folder: Path, tables: Iterable[pa.Table]) -> int:
     (folder / "log").mkdir()
     ads = [str(number) for number in range(5_000)]
     pq.write_table(
         pa.table({"ad_id": ads, "title": ads, "category": [f"c{number % 20}" for number in range(5_000)]}),
         folder / "ads.parquet",
     )
+    rows = 0
     for number, table in enumerate(tables):
         pq.write_table(table, folder / "log" / f"part-{number:04d}.parquet")
-    return sum(len(table) for table in tables)
+        rows += len(table)
+    return rows
 
 
 if __name__ == "__main__":

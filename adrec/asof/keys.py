@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from adrec.data.arrays import with_row
+from adrec.data.arrays import combined, with_row
 from adrec.data.features.categorical import to_strings
 from adrec.data.hashing import hash_strings, mix
 from adrec.errors import DataError
@@ -24,14 +24,21 @@ NO_CODE = -1
 """A missing value: it is under no key."""
 USER_BITS = 24
 """Leading bits of a key that are its user's alone, so that the keys of a partition of the users lie together."""
+_ROWS_AT_ONCE = 1 << 18
 _ALIASES = {"advertiser": "advertiser_id"}
 _REST = np.int64((1 << (63 - USER_BITS)) - 1)
 
 
 def codes_of(values: pa.Array | pa.ChunkedArray, column: str) -> Ints:
     """int64 (N,) in [0, 2^63), NO_CODE where null or `NOBODY`. Raises DataError for a column that holds no categories."""
-    array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    encoded = to_strings(array, column).dictionary_encode()
+    codes = np.empty(len(values), dtype=np.int64)
+    for start in range(0, max(len(values), 1), _ROWS_AT_ONCE):  # hashing takes ten times the memory of its codes
+        codes[start : start + _ROWS_AT_ONCE] = _codes(to_strings(combined(values.slice(start, _ROWS_AT_ONCE)), column))
+    return codes
+
+
+def _codes(values: pa.Array) -> Ints:
+    encoded = values.dictionary_encode()
     of_value = (hash_strings(encoded.dictionary) >> np.uint64(1)).astype(np.int64)
     of_value[pc.equal(encoded.dictionary, NOBODY).to_numpy(zero_copy_only=False)] = NO_CODE
     index = encoded.indices.fill_null(len(of_value)).to_numpy(zero_copy_only=False)

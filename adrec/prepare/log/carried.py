@@ -28,19 +28,21 @@ def count_people(connection: duckdb.DuckDBPyConnection, earlier: Path | None, *,
         table: f" WHERE NOT coalesce({DRAWN}, false)" if DRAWN in columns_of(connection, table) else ""
         for table in ("events", "moved")
     }
-    shown = [
-        f"SELECT part, '{kind}' AS kind, {kind}_index AS index, count(*) AS rows, min(shown_at) AS first "
-        f"FROM {table}{happened[table]} GROUP BY ALL"
-        for kind in ("ad", "user")
-        for table in ("events", "moved")
-    ]
+    columns = "part, kind, index, CAST(sum(rows) AS BIGINT) AS rows, min(first) AS first"
+    connection.execute(
+        "CREATE OR REPLACE TABLE counted (part UTINYINT, kind VARCHAR, index INTEGER, rows BIGINT, first TIMESTAMP)"
+    )
+    for kind in ("ad", "user"):  # one grouping at a time: each may have a group a row
+        for table, condition in happened.items():
+            connection.execute(
+                f"INSERT INTO counted SELECT part, '{kind}', {kind}_index, count(*), min(shown_at) FROM {table}{condition} "
+                f"GROUP BY part, {kind}_index"
+            )
     if earlier is not None:
         kept = " WHERE part = 0" if moves else ""
-        shown.append(f"SELECT * FROM {parquet(earlier / FOLDER / _PEOPLE)}{kept}")
-    connection.execute(
-        "CREATE OR REPLACE TABLE people AS SELECT part, kind, index, CAST(sum(rows) AS BIGINT) AS rows, min(first) AS first "
-        f"FROM ({' UNION ALL BY NAME '.join(shown)}) GROUP BY ALL"
-    )
+        connection.execute(f"INSERT INTO counted SELECT * FROM {parquet(earlier / FOLDER / _PEOPLE)}{kept}")
+    connection.execute(f"CREATE OR REPLACE TABLE people AS SELECT {columns} FROM counted GROUP BY part, kind, index")
+    connection.execute("DROP TABLE counted")
 
 
 def find_late_labels(

@@ -182,9 +182,14 @@ def build_events(
 ) -> None:
     """Table `events` in final order with request, user_index, ad_index, started, part (0 train, 1 valid, 2 test).
 
-    `split` is SQL of the part over the aliases s (staged), r (requests), u (users) and what `joins` adds. `renamed`: further
-    columns by their new name.
+    `split` is SQL of the part over the aliases s (staged), r (requests, with `request` and `user_index`) and what `joins` adds.
+    `renamed`: further columns by their new name. Requests find their users first: two joins over millions of ids and a sort in
+    one statement would share the memory by three.
     """
+    connection.execute(
+        "CREATE OR REPLACE TABLE placed_requests AS SELECT r.*, CAST(r.rowid AS INTEGER) AS request, u.user_index "
+        "FROM requests r JOIN users u ON u.user_id = r.user_id"
+    )
     on = {
         "text": f"r.key = {_key(connection, staged, shape, 's.')}",
         "visit": "r.user_id = s.user_id AND r.shown_at = s.shown_at",
@@ -196,8 +201,8 @@ def build_events(
     ties = "".join(f", s.{label} DESC" for label in ("click", "conversion") if WEIGHT in carried and label in carried)
     passed = " AND ".join(f"s.{condition}" for condition in good(connection, staged).split(" AND "))
     connection.execute(
-        "CREATE OR REPLACE TABLE events AS SELECT CAST(r.rowid AS INTEGER) AS request, u.user_index, s.ad_index, "
-        f"r.started, s.shown_at"
-        f"{columns}, CAST({split} AS UTINYINT) AS part FROM {staged} s JOIN requests r ON {on} "
-        f"JOIN users u ON u.user_id = s.user_id {joins} WHERE {passed} ORDER BY request, s.shown_at, s.source_order{ties}"
+        f"CREATE OR REPLACE TABLE events AS SELECT r.request, r.user_index, s.ad_index, r.started, s.shown_at{columns}, "
+        f"CAST({split} AS UTINYINT) AS part FROM {staged} s JOIN placed_requests r ON {on} {joins} "
+        f"WHERE {passed} ORDER BY request, s.shown_at, s.source_order{ties}"
     )
+    connection.execute("DROP TABLE placed_requests")

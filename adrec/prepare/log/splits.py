@@ -1,6 +1,6 @@
 """Which part a row belongs to: 0 train, 1 valid, 2 test. One function a method; each gives SQL.
 
-The SQL is over the aliases of `events.build_events`: s (staged impression), r (its request), u (its user).
+The SQL is over the aliases of `events.build_events`: s (staged impression), r (its request, with its user).
 """
 
 from collections.abc import Mapping
@@ -46,9 +46,9 @@ def assign(connection: duckdb.DuckDBPyConnection, staged: str, split: Split, *, 
     if isinstance(split, RandomSplit):
         return _at_random(connection, staged, split, seed)
     if isinstance(split, UserSplit):
-        return Assignment(_by_hash("u.user_id", split.valid_fraction, split.test_fraction, seed))
+        return Assignment(_by_hash("r.user_id", split.valid_fraction, split.test_fraction, seed))
     if isinstance(split, ColdSplit):
-        key = "s.ad_id" if split.method == "cold_ad" else "u.user_id"
+        key = "s.ad_id" if split.method == "cold_ad" else "r.user_id"
         return Assignment(_by_hash(key, split.valid_fraction, split.test_fraction, seed))
     if isinstance(split, ColumnSplit):
         return _by_column(connection, staged, split)
@@ -80,7 +80,7 @@ def _at_random(connection: duckdb.DuckDBPyConnection, staged: str, split: Random
         count = one_row(connection, "SELECT count(*) AS n FROM requests")["n"]
         parts = random_parts(count, split.valid_fraction, split.test_fraction, seed)
         _table_of(connection, "drawn", parts)
-        return Assignment("d.part", "JOIN drawn d ON d.number = r.rowid")
+        return Assignment("d.part", "JOIN drawn d ON d.number = r.request")
     passed = good(connection, staged)
     once = "DISTINCT " if WEIGHT in columns_of(connection, staged) else ""  # outcomes of one row of counts go together
     connection.execute(
@@ -147,7 +147,7 @@ def _leave_last_out(connection: duckdb.DuckDBPyConnection) -> Assignment:
     )
     ranked = f"SELECT rowid AS number, {windows} FROM requests"
     connection.execute(f"CREATE OR REPLACE TABLE drawn AS SELECT number, {part} AS part FROM ({ranked})")
-    return Assignment("d.part", "JOIN drawn d ON d.number = r.rowid")
+    return Assignment("d.part", "JOIN drawn d ON d.number = r.request")
 
 
 def held_bounds(split: TimeSplit, cuts: Mapping[str, str]) -> TimeSplit:
