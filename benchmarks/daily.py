@@ -29,7 +29,7 @@ from adrec.config.training.daily import DailyConfig
 from adrec.config.training.finetune import FinetuneConfig
 from adrec.config.training.pretrain import PretrainConfig
 from adrec.metrics.classification import auc
-from adrec.metrics.paired import auc_difference
+from adrec.metrics.intervals.paired import auc_difference
 from adrec.stages.data import preprocess, sample
 from adrec.stages.inference import score
 from adrec.stages.training import finetune, pretrain

@@ -17,7 +17,7 @@ from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.inference.predictor import Predictor
 from adrec.metrics.classification import auc
-from adrec.metrics.paired import auc_difference
+from adrec.metrics.intervals.paired import auc_difference
 from adrec.stages.data import preprocess
 from adrec.stages.training import finetune
 from adrec.terminal import Terminal

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import polars as pl
 
-from adrec.metrics.bootstrap import bootstrap, of_curve
+from adrec.metrics.intervals.bootstrap import bootstrap, of_curve
 from adrec.metrics.ranking import RankedGroups
 
 METRICS = ("auc", "mrr", "mrr_all", "ndcg", "hit_rate", "precision", "recall", "average_precision")

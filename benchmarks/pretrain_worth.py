@@ -20,7 +20,8 @@ from adrec.config.base import load_config
 from adrec.config.inference.score import ScoreConfig
 from adrec.config.training.finetune import FinetuneConfig
 from adrec.config.training.pretrain import PretrainConfig
-from adrec.metrics import bootstrap, ranking, significance
+from adrec.metrics import ranking
+from adrec.metrics.intervals import bootstrap, significance
 from adrec.stages.inference import score
 from adrec.stages.training import finetune, pretrain
 from adrec.terminal import Terminal

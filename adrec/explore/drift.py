@@ -12,7 +12,7 @@ import numpy as np
 
 from adrec.data.disk.engine import columns_of, name, one_row, text
 from adrec.metrics.drift import Distance, distance
-from adrec.metrics.significance import ALARM_LEVEL, adjust
+from adrec.metrics.intervals.significance import ALARM_LEVEL, adjust
 from adrec.schema import BASELINE_PREFIX, WEIGHT
 
 Role = Literal["label", "score", "column"]

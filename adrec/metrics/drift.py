@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtrc, ndtri
 
-from adrec.metrics.significance import LEVEL
+from adrec.metrics.intervals.significance import LEVEL
 
 Counts = NDArray[np.float64]
 SMALLEST = 1e-4

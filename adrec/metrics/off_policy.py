@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from adrec.metrics.bootstrap import Measure, Values, divide, of_sums
+from adrec.metrics.intervals.bootstrap import Measure, Values, divide, of_sums
 from adrec.metrics.ties import ArrayLike, Floats, Ints, totals
 
 ESTIMATORS = ("ips", "clipped_ips", "snips", "direct_method", "doubly_robust", "sn_doubly_robust", "switch_doubly_robust")

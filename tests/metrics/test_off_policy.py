@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from adrec.metrics import off_policy
-from adrec.metrics.bootstrap import bootstrap, point
-from adrec.metrics.significance import bca_interval
+from adrec.metrics.intervals.bootstrap import bootstrap, point
+from adrec.metrics.intervals.significance import bca_interval
 
 HERE = Path(__file__).parent
 REFERENCE = json.loads((HERE / "obp_reference.json").read_text())

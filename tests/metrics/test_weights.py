@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adrec.metrics import calibration, classification, curves
-from adrec.metrics.bootstrap import of_curve, point
-from adrec.metrics.proportions import difference_interval, difference_p_value
+from adrec.metrics.intervals.bootstrap import of_curve, point
+from adrec.metrics.intervals.proportions import difference_interval, difference_p_value
 
 METRICS = {
     "auc": classification.auc,

@@ -22,7 +22,7 @@ from adrec.inference.onnx.exporting import export
 from adrec.inference.packing import unpack
 from adrec.inference.predictor import Predictor, moved
 from adrec.metrics.classification import auc
-from adrec.metrics.paired import around, auc_difference
+from adrec.metrics.intervals.paired import around, auc_difference
 from adrec.stages.inference import rank
 from adrec.terminal import Terminal
 

@@ -20,9 +20,9 @@ from adrec.data.examples import Examples
 from adrec.inference.explain.names import shown_category
 from adrec.inference.explain.variants import INTERESTS, Input, Variants
 from adrec.inference.predictor import Catalogs, Predictor
-from adrec.metrics.bootstrap import Values, bootstrap, divide, of_sums
 from adrec.metrics.classification import auc, log_losses
-from adrec.metrics.significance import interval
+from adrec.metrics.intervals.bootstrap import Values, bootstrap, divide, of_sums
+from adrec.metrics.intervals.significance import interval
 from adrec.schema import USER_LANGUAGE
 from adrec.specs import WORDS
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from adrec.metrics.paired import paired_difference
+from adrec.metrics.intervals.paired import paired_difference
 from adrec.models.baselines.base import Baseline, Floats, Inputs, folds_of, load_state, log_odds, save_state
 from adrec.models.baselines.tabular.choice import ConditionalLogit
 from adrec.models.baselines.tabular.design import Design, design

@@ -15,8 +15,8 @@ from rich.table import Table
 
 from adrec.config.evaluation.evaluate import EvaluateConfig
 from adrec.errors import DataError
-from adrec.metrics.bootstrap import Values, bootstrap, of_groups, point
-from adrec.metrics.significance import LEVEL, Difference, Interval, adjust, difference, interval
+from adrec.metrics.intervals.bootstrap import Values, bootstrap, of_groups, point
+from adrec.metrics.intervals.significance import LEVEL, Difference, Interval, adjust, difference, interval
 from adrec.metrics.ties import Floats
 from adrec.schema import CATALOGUE_RANK, CATALOGUE_SIZE
 from adrec.stages.evaluation.judge import Comparison

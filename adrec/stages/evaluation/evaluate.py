@@ -22,7 +22,7 @@ from adrec.data.disk.outputs import EVALUATION, recall_file
 from adrec.data.disk.tables import parquet_files, read_table
 from adrec.data.disk.writing import folder_aside, write_aside
 from adrec.errors import DataError
-from adrec.metrics.significance import LEVEL
+from adrec.metrics.intervals.significance import LEVEL
 from adrec.schema import CATALOGUE_RANK, DRAWN, WEIGHT
 from adrec.stages.candidate_recall import read_recall
 from adrec.stages.data.drift import drift_of

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from adrec.config.evaluation.evaluate import EvaluateConfig
-from adrec.metrics.bootstrap import Values
-from adrec.metrics.significance import ALARM_LEVEL, Difference, Interval, adjust, difference, interval
+from adrec.metrics.intervals.bootstrap import Values
+from adrec.metrics.intervals.significance import ALARM_LEVEL, Difference, Interval, adjust, difference, interval
 from adrec.stages.evaluation.measures import LOWER_IS_BETTER, NO_DIRECTION, Frame
 from adrec.stages.evaluation.measuring import Measure, Measurer, Piece
 from adrec.stages.evaluation.reading.tasks import Role, Task

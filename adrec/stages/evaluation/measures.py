@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from adrec.metrics.bootstrap import Measure, Values, divide, of_curve, of_groups, of_sums
 from adrec.metrics.calibration import BINS, bin_edges
 from adrec.metrics.classification import log_losses
+from adrec.metrics.intervals.bootstrap import Measure, Values, divide, of_curve, of_groups, of_sums
 from adrec.metrics.ranking import RankedGroups
 from adrec.metrics.ties import Floats, Ints, group_codes
 from adrec.stages.evaluation.counts import Units, repeated

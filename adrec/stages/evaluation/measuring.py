@@ -13,7 +13,7 @@ import numpy as np
 from adrec.cluster.pool import Pool
 from adrec.cluster.worker import Factory
 from adrec.config.evaluation.evaluate import EvaluateConfig
-from adrec.metrics.bootstrap import Values, bootstrap, point
+from adrec.metrics.intervals.bootstrap import Values, bootstrap, point
 from adrec.stages.evaluation.counts import tests_of, units_of, weights_of
 from adrec.stages.evaluation.measures import Frame, binary_measures, core_measures, regression_measures
 from adrec.stages.evaluation.reading.rows import Rows, ShortInts

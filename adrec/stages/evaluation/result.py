@@ -6,7 +6,7 @@ from typing import Any
 
 from adrec.config.evaluation.evaluate import EvaluateConfig
 from adrec.metrics.calibration import reliability
-from adrec.metrics.significance import Interval
+from adrec.metrics.intervals.significance import Interval
 from adrec.ranking.recall import CandidateRecall
 from adrec.stages.candidate_recall import KEY, as_json
 from adrec.stages.data.drift import DriftResult

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from adrec.metrics.significance import LEVEL, Interval
+from adrec.metrics.intervals.significance import LEVEL, Interval
 from adrec.stages.candidate_recall import recall_table
 from adrec.stages.evaluation.judge import Comparison, TaskResult, direction
 from adrec.stages.evaluation.off_policy.arms import ArmsResult, Pair

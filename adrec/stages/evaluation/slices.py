@@ -7,8 +7,8 @@ from typing import Any, Literal
 import numpy as np
 
 from adrec.config.evaluation.evaluate import EvaluateConfig
-from adrec.metrics.bootstrap import Values
-from adrec.metrics.significance import ALARM_LEVEL, Difference, Interval, adjust, difference, interval
+from adrec.metrics.intervals.bootstrap import Values
+from adrec.metrics.intervals.significance import ALARM_LEVEL, Difference, Interval, adjust, difference, interval
 from adrec.stages.evaluation.counts import LEAST_UNITS
 from adrec.stages.evaluation.judge import TaskResult
 from adrec.stages.evaluation.measures import Frame

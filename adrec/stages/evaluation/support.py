@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from adrec.metrics.significance import Difference, Interval
+from adrec.metrics.intervals.significance import Difference, Interval
 from adrec.stages.evaluation.measures import Frame
 
 FEWEST = 20

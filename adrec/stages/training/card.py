@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from adrec.bundle import CARD
 from adrec.data.prepared import Prepared
 from adrec.inference.packing import ClickModel
-from adrec.metrics.paired import around, paired_difference
+from adrec.metrics.intervals.paired import around, paired_difference
 
 _METRICS = {
     "auc": "AUC", "auc_request": "AUC per request", "ndcg@10": "nDCG@10", "log_loss": "log loss",

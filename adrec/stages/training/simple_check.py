@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adrec.metrics.paired import around, paired_difference
+from adrec.metrics.intervals.paired import around, paired_difference
 from adrec.models.baselines.base import Baseline, Floats, Inputs, log_odds
 
 _LEAST = 10

@@ -9,8 +9,8 @@ import pytest
 
 from adrec.config.evaluation.evaluate import EvaluateConfig
 from adrec.errors import DataError
-from adrec.metrics.bootstrap import bootstrap, of_sums, point
-from adrec.metrics.significance import interval
+from adrec.metrics.intervals.bootstrap import bootstrap, of_sums, point
+from adrec.metrics.intervals.significance import interval
 from adrec.stages.evaluation.evaluate import run
 from adrec.terminal import Terminal
 

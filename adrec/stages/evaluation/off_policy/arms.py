@@ -16,10 +16,10 @@ import pyarrow as pa
 
 from adrec.config.evaluation.evaluate import EvaluateConfig
 from adrec.data.arrays import ranges
-from adrec.metrics.bootstrap import divide, draw_counts, draw_weights
 from adrec.metrics.calibration import wilson_interval
-from adrec.metrics.proportions import difference_interval, difference_p_value
-from adrec.metrics.significance import ALARM_LEVEL, Interval, adjust, interval
+from adrec.metrics.intervals.bootstrap import divide, draw_counts, draw_weights
+from adrec.metrics.intervals.proportions import difference_interval, difference_p_value
+from adrec.metrics.intervals.significance import ALARM_LEVEL, Interval, adjust, interval
 from adrec.stages.evaluation.counts import LEAST_UNITS, repeated, tests_of, weights_of
 from adrec.stages.evaluation.reading.rows import AnyInts, Floats, Ints, Rows, encode
 from adrec.stages.evaluation.reading.tasks import Role, Task

@@ -11,9 +11,9 @@ from adrec.config.evaluation.evaluate import EvaluateConfig
 from adrec.data.disk.tables import read_table
 from adrec.errors import DataError
 from adrec.metrics import lists
-from adrec.metrics.bootstrap import Measure, bootstrap, divide, of_groups, of_sums, point
+from adrec.metrics.intervals.bootstrap import Measure, bootstrap, divide, of_groups, of_sums, point
+from adrec.metrics.intervals.significance import Interval, interval
 from adrec.metrics.ranking import RankedGroups
-from adrec.metrics.significance import Interval, interval
 from adrec.metrics.ties import Floats, Ints, group_codes, totals
 from adrec.stages.evaluation.measures import Frame, owners
 from adrec.stages.evaluation.reading.rows import AnyInts, Rows, as_floats, encode, look_up

@@ -6,7 +6,8 @@ import numpy as np
 
 from adrec.config.evaluation.evaluate import EvaluateConfig, OffPolicySettings
 from adrec.errors import DataError
-from adrec.metrics.bootstrap import bootstrap, point
+from adrec.metrics.intervals.bootstrap import bootstrap, point
+from adrec.metrics.intervals.significance import Interval, bca_interval
 from adrec.metrics.off_policy import (
     BIASED,
     Logs,
@@ -18,7 +19,6 @@ from adrec.metrics.off_policy import (
     sequential_weights,
     whole_requests,
 )
-from adrec.metrics.significance import Interval, bca_interval
 from adrec.metrics.ties import Floats, Ints, group_codes
 from adrec.schema import PROPENSITY, PROPENSITY_GIVEN_ABOVE
 from adrec.stages.evaluation.off_policy.matching import Judged, by_column, by_lists

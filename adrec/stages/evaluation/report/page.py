@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import yaml
 
 from adrec.data.disk.tables import parquet_files
-from adrec.metrics.significance import Interval
+from adrec.metrics.intervals.significance import Interval
 from adrec.pages.figures import Plot
 from adrec.pages.page import rendered
 from adrec.stages.data.drift import facts_of, parts_of

@@ -8,7 +8,7 @@ import numpy as np
 
 from adrec.metrics.calibration import reliability
 from adrec.metrics.curves import Curve, lift, precision_recall, roc
-from adrec.metrics.significance import Interval
+from adrec.metrics.intervals.significance import Interval
 from adrec.metrics.ties import Floats
 from adrec.pages.figures import GRID, INK, MUTED, SERIES, SURFACE, Plot, drawing
 from adrec.stages.evaluation.judge import TaskResult

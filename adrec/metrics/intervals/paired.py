@@ -6,8 +6,8 @@ Rows of one cluster (a request, a user) are not independent: what a cluster adds
 import numpy as np
 from scipy.special import stdtrit
 
+from adrec.metrics.intervals.significance import LEVEL
 from adrec.metrics.ranking import RankedGroups
-from adrec.metrics.significance import LEVEL
 from adrec.metrics.ties import ArrayLike, Floats, Ints
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from adrec.metrics.classification import auc
-from adrec.metrics.paired import around, auc_difference, auc_request_difference
+from adrec.metrics.intervals.paired import around, auc_difference, auc_request_difference
 from adrec.metrics.ranking import auc_request
 
 

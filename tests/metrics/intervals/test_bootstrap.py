@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from adrec.metrics import bootstrap, classification, ranking, significance
+from adrec.metrics import classification, ranking
+from adrec.metrics.intervals import bootstrap, significance
 
 
 @st.composite
