@@ -18,9 +18,9 @@ from adrec.data.arrays import combined
 from adrec.data.availability import Availability
 from adrec.data.examples import Examples
 from adrec.data.hashing import hash_strings, mix
+from adrec.inference.click_model import Scores
 from adrec.inference.known import Known
 from adrec.inference.lists.pairs import pairs_at
-from adrec.inference.packing import Scores
 from adrec.inference.predictor import Catalogs, Predictor
 from adrec.schema import CATALOGUE_RANK, CATALOGUE_SIZE, DRAWN
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from adrec.config.inference.score import RowsConfig
 from adrec.data.examples import Examples
 from adrec.data.prepared import Prepared
-from adrec.inference.packing import ClickModel, Scores
+from adrec.inference.click_model import ClickModel, Scores
 from adrec.inference.predictor import Predictor
 from adrec.models.baselines.base import Inputs
 from adrec.models.baselines.suite import score_all

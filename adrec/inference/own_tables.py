@@ -19,8 +19,8 @@ from adrec.data.features import FeatureSet
 from adrec.data.media.files import absolute
 from adrec.data.prepared import Prepared
 from adrec.errors import DataError, concealed
+from adrec.inference.click_model import ClickModel
 from adrec.inference.known import CLICKS
-from adrec.inference.packing import ClickModel
 from adrec.inference.rows import with_texts
 from adrec.prepare.own_files import LogForm, TableForm, files_of, stage_file
 from adrec.prepare.staging.roles import Roles, roles_of_features

@@ -25,9 +25,10 @@ from adrec.data.features.vectors import Modality
 from adrec.data.vectors import Vectors, split_vectors
 from adrec.errors import AdrecError, BundleError, reason_of
 from adrec.inference.ahead import ahead
+from adrec.inference.click_model import ClickModel, Scores
 from adrec.inference.golden import TOLERANCE, Golden, read_golden
 from adrec.inference.known import NOTHING, Known, at_no_moment, click_log, placed, users_named
-from adrec.inference.packing import ClickModel, Scores, unpack
+from adrec.inference.packing import unpack
 from adrec.inference.rows import checked_ads, checked_users, with_new_users, with_texts
 from adrec.models.baselines.base import Inputs
 from adrec.models.baselines.suite import score_all

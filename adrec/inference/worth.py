@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from adrec.data.batches.collate import Texts
 from adrec.data.examples import Examples
-from adrec.inference.packing import ClickModel
+from adrec.inference.click_model import ClickModel
 from adrec.inference.predictor import Catalogs, Predictor
 from adrec.metrics.classification import auc
 

@@ -166,7 +166,7 @@ def test_counterfactuals_are_there_without_interests_search_each_click_and_all(t
 def test_what_several_say_together_is_no_single_ones_part(monkeypatch, trained):
     """Two like pieces of evidence, either of which is enough: taking one away changes nothing."""
     _, _, _, examples, explainer, _ = trained
-    from adrec.inference.packing import Scores
+    from adrec.inference.click_model import Scores
 
     def either(self, present):
         logit = np.float32(-2) + 3 * present[:, :2].any(axis=1) + present[:, 2]

@@ -23,9 +23,9 @@ from adrec.data.batches.collate import Texts
 from adrec.data.examples import Catalog, Examples, Ragged
 from adrec.data.features import FeatureSet
 from adrec.data.features.vectors import Modality
+from adrec.inference.click_model import Scores
 from adrec.inference.explain.names import shown_category
 from adrec.inference.explain.words import special_tokens, stretches, without
-from adrec.inference.packing import Scores
 from adrec.inference.predictor import Catalogs, Predictor
 from adrec.models.text.text_vectors import TextReader
 from adrec.schema import USER_LANGUAGE

@@ -15,6 +15,7 @@ from adrec.data.arrays import Longs, combined, integers, places, table_with_row,
 from adrec.data.availability import ALWAYS, NEVER
 from adrec.data.examples import Examples
 from adrec.errors import ConfigError
+from adrec.inference.click_model import Scores
 from adrec.inference.known import NOTHING, Known, users_named
 from adrec.inference.lists.candidates import Finder
 from adrec.inference.lists.catalogue import AdColumns, coded_with_row
@@ -23,7 +24,6 @@ from adrec.inference.lists.linked import shared_links
 from adrec.inference.lists.pairs import category_shares, pairs_at, training_counts
 from adrec.inference.lists.rerank import Rerank
 from adrec.inference.lists.vectors import unit
-from adrec.inference.packing import Scores
 from adrec.inference.predictor import BATCH_ROWS, Catalogs, Predictor
 from adrec.ranking.arrays import Floats, Ints
 from adrec.ranking.auction import revenue, weighted

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from adrec.config.inference.rank import Reranking
 from adrec.data.device import resolve_device
 from adrec.data.examples import Examples
-from adrec.inference.packing import Scores
+from adrec.inference.click_model import Scores
 from adrec.inference.predictor import Catalogs
 from adrec.models.baselines.base import log_odds
 from adrec.models.rerank.reranker import Reranker, load_reranker

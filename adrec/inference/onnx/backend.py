@@ -12,9 +12,10 @@ from torch import Tensor
 from adrec.bundle import open_bundle
 from adrec.data.batches.collate import Batch
 from adrec.errors import DataError, ResourceError, install_hint
+from adrec.inference.click_model import ClickModel
 from adrec.inference.golden import read_golden
 from adrec.inference.onnx.graphs import FORMAT, SETTINGS, flat, padded_batch
-from adrec.inference.packing import ClickModel, unpack
+from adrec.inference.packing import unpack
 from adrec.inference.predictor import Predictor
 from adrec.models.text.text_encoder import TextEncoder
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from adrec.config.inference.serve import Challenger
 from adrec.errors import DataError, visible
-from adrec.inference.packing import ClickModel
+from adrec.inference.click_model import ClickModel
 from adrec.schema import NOBODY
 from adrec.serve.arms import Arm, arm_of
 from adrec.serve.intake.columns import Columns, refused_name, vector_types

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from adrec.data.features import FeatureSet
-from adrec.inference.packing import ClickModel
+from adrec.inference.click_model import ClickModel
 from adrec.schema import STRINGS, TIMESTAMP, as_of_column
 from adrec.serve.intake.fields import Moment, micros
 

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from adrec.data.arrays import combined, places
 from adrec.data.vectors import Vectors
-from adrec.inference.packing import ClickModel
+from adrec.inference.click_model import ClickModel
 from adrec.inference.rows import with_texts, written_titles
 from adrec.prepare.text.clean import language
 from adrec.schema import ADS, STRINGS, USER_LANGUAGE, USERS

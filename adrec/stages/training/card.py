@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from adrec.bundle import CARD
 from adrec.data.prepared import Prepared
-from adrec.inference.packing import ClickModel
+from adrec.inference.click_model import ClickModel
 from adrec.metrics.intervals.paired import around, paired_difference
 
 _METRICS = {

@@ -23,7 +23,7 @@ from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.text.corpus import open_corpus, ordinary_ids, texts_of
 from adrec.data.text.vector_cache import cached_vectors
 from adrec.errors import ConfigError, DataError
-from adrec.inference.packing import ClickModel
+from adrec.inference.click_model import ClickModel
 from adrec.models.text.language_model import LanguageModel, open_language_model
 from adrec.models.text.sentence import Above
 from adrec.models.text.student import make_student

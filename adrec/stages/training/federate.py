@@ -23,8 +23,9 @@ from adrec.data.device import resolve_device
 from adrec.data.examples import Examples
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.errors import ConfigError, DataError
+from adrec.inference.click_model import ClickModel
 from adrec.inference.held_out import HeldOut
-from adrec.inference.packing import ClickModel, pack
+from adrec.inference.packing import pack
 from adrec.inference.predictor import Predictor
 from adrec.models.baselines.suite import Suite
 from adrec.models.blend.calibration import Calibration, calibration_of, cells_of

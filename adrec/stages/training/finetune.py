@@ -6,9 +6,10 @@ from typing import Any
 
 from adrec.bundle import save_bundle
 from adrec.config.training.finetune import FinetuneConfig
+from adrec.inference.click_model import ClickModel
 from adrec.inference.golden import draw_golden
 from adrec.inference.lists.recall import bundle_recall
-from adrec.inference.packing import ClickModel, pack
+from adrec.inference.packing import pack
 from adrec.inference.predictor import Predictor
 from adrec.inference.worth import worth
 from adrec.ranking.recall import CandidateRecall

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from adrec.config.training.baselines import CLICK_MEMBERS
 from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.device import resolve_device
+from adrec.inference.click_model import ClickModel
 from adrec.inference.held_out import HeldOut
-from adrec.inference.packing import ClickModel, log_form, open_entity_vectors, packed_tables, text_settings
+from adrec.inference.packing import log_form, open_entity_vectors, packed_tables, text_settings
 from adrec.inference.predictor import Predictor
 from adrec.models.baselines.base import Inputs
 from adrec.models.baselines.suite import Suite, fit_all, score_all

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from adrec.bundle import CARD
-from adrec.inference.packing import ClickModel
+from adrec.inference.click_model import ClickModel
 from adrec.privacy.ledger import Ledger
 
 _FRONT = {

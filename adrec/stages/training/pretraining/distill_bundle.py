@@ -12,9 +12,10 @@ from adrec.config.training.distill import ClickTerms, DistillConfig
 from adrec.data.examples import load_examples
 from adrec.data.prepared import Prepared
 from adrec.errors import ConfigError
+from adrec.inference.click_model import ClickModel
 from adrec.inference.golden import read_golden
 from adrec.inference.held_out import HeldOut
-from adrec.inference.packing import ClickModel, save_network, unpack
+from adrec.inference.packing import save_network, unpack
 from adrec.inference.predictor import Predictor
 from adrec.inference.score_source import PreparedSource
 from adrec.metrics.classification import auc
