@@ -18,8 +18,9 @@ from adrec.models.net.matches import Matches
 from adrec.models.net.modalities import LateFusion, Modalities
 from adrec.models.net.multitask import sharing
 from adrec.models.net.neighbours import Neighbours
+from adrec.models.net.search import CategorySearch, HashedSearch
 from adrec.models.net.tasks import Task
-from adrec.models.net.user_encoder import PARTS, Part, UserEncoder
+from adrec.models.net.user_encoder import CAUSAL, PARTS, Part, UserEncoder
 from adrec.plugins import ModelPart, load
 
 IDENTITY_DROPOUT = 0.2
@@ -147,6 +148,7 @@ def build_model(
     matches = Matches(d.match, text=settings.text_match, skips=settings.user.skipped, links=reads_links, late=is_late)
     extra = fields.out_width + 1 + matches.out_width
     extra += (width + 1) * (int("target" in settings.user.parts) + int(reads_query))
+    extra += sum(part in CAUSAL for part in settings.user.parts)
     neighbours = None
     if reads_links and settings.graph == "neighbours":
         neighbours = Neighbours(
@@ -172,6 +174,8 @@ def build_model(
             parts=[_user_part(name, width) for name in settings.user.parts],
             heads=settings.user.heads,
             window=settings.user.window,
+            length=settings.user.sequence,
+            layers=settings.user.layers,
             skipped=settings.user.skipped,
             dropout=settings.dropout,
         ),
@@ -193,6 +197,7 @@ def build_model(
         modality_dropout=settings.modality_dropout,
         neighbours=neighbours,
         paths=d.paths if reads_links else None,
+        search=_search(settings, d),
     )
     model.start_at([task.start(None if task.after is None else tasks[task.after]) for task in tasks])
     return model
@@ -218,6 +223,17 @@ def build_tasks(settings: Sequence[TaskSettings]) -> tuple[Task, ...]:
         )
         for task in settings
     )
+
+
+def _search(settings: ModelSettings, d: Dimensions) -> CategorySearch | HashedSearch | None:
+    user = settings.user
+    if user.search == "none":
+        return None
+    if user.search == "hashed" and d.text:
+        return HashedSearch(top=user.search_top, text_width=d.text)
+    if user.search == "category" and d.category is not None:
+        return CategorySearch(top=user.search_top, category=d.category)
+    raise ConfigError(f"model.user.search: {user.search} has nothing to search by. Set it to none.")
 
 
 def _interaction(settings: ModelSettings, extra: int) -> tuple[nn.Module, int]:

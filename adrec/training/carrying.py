@@ -22,6 +22,7 @@ from adrec.data.graph.paths import Paths
 from adrec.models.net.interaction import INTERACTIONS
 from adrec.models.net.matches import Matches
 from adrec.models.net.tasks import Task
+from adrec.models.net.user_encoder import CAUSAL
 from adrec.training.build import Dimensions
 
 ENCODER = "text_encoder."
@@ -246,6 +247,7 @@ class _Namer:
         labels = [*self._fields("impressions"), "history length", *self._matches(), *self._neighbours()]
         if "target" in settings.user.parts:
             labels += [*_wide("attended", self.width), "attended match"]
+        labels += [f"{part} match" for part in settings.user.parts if part in CAUSAL]
         return labels + ([*_wide("asked", self.width), "asked match"] if self.reads_query else [])
 
     def _matches(self) -> list[str]:

@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from adrec.config.training.finetune import FinetuneConfig
+from adrec.data.arrays import newest as newest_places
 from adrec.data.arrays import places
 from adrec.data.batches.collate import Collator, QueryInputs
 from adrec.data.batches.dataset import InOrder, MemoryPlan, Replay, Sampling, StreamedPlan
-from adrec.data.examples import Catalog, Examples, catalog_from_table, load_examples
+from adrec.data.examples import Catalog, Examples, catalog_from_table, load_examples, ragged, run_codes
 from adrec.data.features import FeatureSet
 from adrec.data.features.moments import Moments
 from adrec.data.identities import NOBODYS, OwnVectors
@@ -221,7 +222,9 @@ def load_click_data(
     matcher = Matcher(
         dimensions.match, ads, users, interests=user_texts if has_interests else None, queries=query_texts
     )  # fmt: skip
-    collate = Collator(ads, users, ad_texts, user_texts, query_texts, tuple(labels), _log_frequency(ads.ids, seen_ads))
+    clicks = _click_frequency(prepared, splits, len(ads), history) if config.learns_next_click else None
+    frequency = _log_frequency(ads.ids, seen_ads)
+    collate = Collator(ads, users, ad_texts, user_texts, query_texts, tuple(labels), frequency, clicks)
     sampling = Sampling(labels[0], config.loss.negatives, config.loss.negative_rate)
     return ClickData(
         prepared=prepared,
@@ -256,11 +259,15 @@ def _refuse_missing(config: FinetuneConfig, prepared: Prepared, labels: Sequence
         raise DataError(f"{prepared.path}: the impressions have no '{missing[0]}' column to learn. Change `tasks`.")
     if config.model.position_bias and "position" not in prepared.columns:
         raise ConfigError(f"model.position_bias: {prepared.path} has no column 'position'. Set it to false.")
-    if config.loss.next_category and "category" not in of_ads:
-        raise ConfigError(
-            f"loss.next_category: ads of {prepared.path} have no feature 'category'. Name it in features.ads.categorical of "
-            "the preprocess config, or set the weight to 0."
-        )
+    for key, is_set, otherwise in (
+        ("loss.next_category", config.loss.next_category > 0, "set the weight to 0"),
+        ("model.user.search", config.model.user.search == "category", "set it to hashed or none"),
+    ):
+        if is_set and "category" not in of_ads:
+            raise ConfigError(
+                f"{key}: ads of {prepared.path} have no feature 'category'. Name it in features.ads.categorical of the "
+                f"preprocess config, or {otherwise}."
+            )
 
 
 def _place(name: str, names: Sequence[str]) -> int | None:
@@ -405,3 +412,15 @@ def _log_frequency(ids: pa.StringArray, seen: Seen) -> NDArray[np.float32]:
     place = places(ids, seen.ids)
     clicks = np.where(place >= 0, seen.clicks[np.maximum(place, 0)] if len(seen.ids) else 0, 0)
     return np.log(np.maximum(clicks, 1) / max(int(seen.clicks.sum()), 1)).astype(np.float32)
+
+
+def _click_frequency(prepared: Prepared, splits: Sequence[str], ads: int, max_history: int) -> NDArray[np.float32]:
+    """(ads,) log of each ad's share of the clicks that the requests' histories hold; never clicked: as once."""
+    counts = np.zeros(ads, np.int64)
+    for batch in chain.from_iterable(prepared.iter(split, ["request_id", "history_index"], 262_144) for split in splits):
+        table = pa.Table.from_batches([batch])
+        firsts = np.flatnonzero(np.diff(run_codes(table["request_id"]), prepend=-1))
+        history = ragged(table["history_index"])
+        _, read = newest_places(history.offsets, max_history, firsts)
+        counts += np.bincount(history.values[read], minlength=ads)
+    return np.log(np.maximum(counts, 1) / max(int(counts.sum()), 1)).astype(np.float32)

@@ -17,7 +17,7 @@ from adrec.models.net.tasks import Task
 from adrec.training import losses
 from adrec.training.sharding import ShardableModule
 
-Term = Literal["bce", "listwise", "bpr", "in_batch"]
+Term = Literal["bce", "listwise", "bpr", "in_batch", "next_click"]
 
 
 class Raw(NamedTuple):
@@ -164,6 +164,11 @@ class CTRModule(ShardableModule):
                     loss = losses.in_batch(
                         outputs.users, outputs.ads, batch.context, batch.ad, batch.positive, batch.log_frequency, batch.weight
                     )
+                case "next_click":
+                    assert batch.click_frequency is not None
+                    loss = logits.new_zeros(())
+                    for clicks in outputs.clicks:
+                        loss = loss + losses.next_click(*clicks, outputs.ads, batch.click_frequency)
             total = total + weight * loss
         return total
 

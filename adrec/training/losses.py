@@ -80,17 +80,50 @@ def in_batch(
     rows = positive
     if len(rows) < 2:
         return users.sum() * 0
-    u, a = users[context[rows]], ads[ad[rows]]
-    logits = u @ a.T / math.sqrt(users.shape[-1]) - log_frequency[rows][None, :]  # (P, P)
-    itself = torch.eye(len(rows), dtype=torch.bool, device=logits.device)
+    return _sampled_softmax(
+        users[context[rows]],
+        ads[ad[rows]],
+        ad[rows],
+        context[rows],
+        log_frequency[rows],
+        torch.ones_like(rows, dtype=torch.bool),
+        None if weight is None else weight[rows],
+    )
+
+
+MOST_NEXT = 2048
+"""Clicks that a step predicts, drawn from those of its batch: the products of each with each are the cost."""
+
+
+def next_click(states: Tensor, clicks: Tensor, real: Tensor, ads: Tensor, log_frequency: Tensor) -> Tensor:
+    """Sampled softmax of the click that follows each state against others of the batch's histories, with logQ correction.
+
+    -log softmax(s_i . a / sqrt(D) - log Q(a)) over a = the next click and what other contexts clicked (Yi et al. 2019). States
+    (C, L, D) after the clicks (C, L), whose ads are numbers into `ads` (A, D); `real` (C, L); `log_frequency` (A,) of each ad
+    among the clicks of histories. No label is read, and nothing later than the history.
+    """
+    if states.shape[1] < 2:
+        return states.sum() * 0
+    state, following, counted = states[:, :-1].flatten(0, 1), clicks[:, 1:].flatten(), real[:, 1:].flatten()
+    context = torch.arange(len(states), device=states.device)[:, None].expand(-1, states.shape[1] - 1).flatten()
+    if len(counted) > MOST_NEXT:
+        drawn = torch.rand(counted.shape, device=counted.device).masked_fill(~counted, -1.0).topk(MOST_NEXT).indices
+        state, following, counted, context = state[drawn], following[drawn], counted[drawn], context[drawn]
+    return _sampled_softmax(state, ads[following], following, context, log_frequency[following], counted, None)
+
+
+def _sampled_softmax(
+    u: Tensor, a: Tensor, ad: Tensor, context: Tensor, log_frequency: Tensor, counted: Tensor, weight: Tensor | None
+) -> Tensor:
+    """Pairs (P, D), (P, D): each u against the a of all pairs of another ad and context, the mean over `counted` (P,)."""
+    logits = u @ a.T / math.sqrt(u.shape[-1]) - log_frequency[None, :]  # (P, P)
+    itself = torch.eye(len(u), dtype=torch.bool, device=logits.device)
     if weight is not None:  # another's ad is so many negatives; a row is its own positive once
-        logits = logits + torch.where(itself, 0.0, torch.log(weight[rows])[None, :])
-    same_ad = ad[rows][:, None] == ad[rows][None, :]
-    same_context = context[rows][:, None] == context[rows][None, :]
-    counted = itself | ~(same_ad | same_context)
-    weights = masked_softmax(logits, counted)
+        logits = logits + torch.where(itself, 0.0, torch.log(weight)[None, :])
+    same = (ad[:, None] == ad[None, :]) | (context[:, None] == context[None, :])
+    weights = masked_softmax(logits, itself | (~same & counted[None, :]))
     lost = -torch.log(weights.diagonal().clamp(min=torch.finfo(weights.dtype).tiny))
-    return masked_mean(lost, None if weight is None else weight[rows], torch.ones_like(rows, dtype=torch.bool))
+    return masked_mean(lost, weight, counted)
 
 
 def masked_mean(values: Tensor, weight: Tensor | None, counted: Tensor) -> Tensor:

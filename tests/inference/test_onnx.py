@@ -37,7 +37,7 @@ def planted(tmp_path_factory):
         tasks=tuple(task.name for task in TASKS),
     )
     shapes = (FeatureShape.of(features[name]) for name in ("impressions", "ads", "users"))
-    dimensions = Dimensions(16, *shapes, ad_hashed=5)
+    dimensions = Dimensions(16, *shapes, ad_hashed=5, category=features["ads"].categorical_names.index("category"))
     matcher = Matcher(dimensions.match, collate.ads.with_vectors(vectors), collate.users)
     return matcher(load_examples(prepared, "train", max_history=8)), collate, dimensions
 
@@ -49,9 +49,10 @@ def _exported(planted, folder, parts, interaction):
 
     examples, collate, dimensions = planted
     torch.manual_seed(0)
-    settings = ModelSettings(
-        width=16, hidden=[8], interaction=interaction, user=UserEncoderSettings(parts=parts, heads=2, window=3, max_history=8)
-    )
+    user = {"heads": 2, "window": 3, "max_history": 8, "search_top": 3}
+    if ":" in parts[0]:
+        user["search"], parts = parts[0].split(":")[1], ["soft", "target"]
+    settings = ModelSettings(width=16, hidden=[8], interaction=interaction, user=UserEncoderSettings(parts=parts, **user))
     model = build_model(settings, dimensions, TASKS, text_encoder=None, next_category=False).eval()
     batch = collate(examples, np.arange(20))
     groups = (("ads.", batch.ads.lists), ("users.", batch.users.lists), ("", batch.lists))
@@ -65,7 +66,16 @@ def _exported(planted, folder, parts, interaction):
     return model
 
 
-@pytest.mark.parametrize(("parts", "interaction"), [(["soft", "target"], "mlp"), (["global", "local", "gru"], "dcn")])
+@pytest.mark.parametrize(
+    ("parts", "interaction"),
+    [
+        (["soft", "target"], "mlp"),
+        (["global", "local", "gru"], "dcn"),
+        (["sasrec", "hstu"], "mlp"),
+        ([":category"], "mlp"),
+        ([":hashed"], "mlp"),
+    ],
+)
 def test_a_graph_gives_torchs_logits_at_every_size(planted, tmp_path, parts, interaction):
     examples, collate, _ = planted
     model = _exported(planted, tmp_path, parts, interaction)

@@ -121,6 +121,7 @@ SHAPES = [
     {"sharing": "mmoe", "experts": 2},
     {"sharing": "ple", "experts": 2, "hidden": [8, 6]},
     {"user": {"parts": ["soft", "global", "local", "gru", "target"], "window": 3}, "hidden": []},
+    {"user": {"parts": ["hstu", "soft", "sasrec"], "sequence": 3}},
 ]
 
 

@@ -31,6 +31,8 @@ def steps(monkeypatch):
         {"model": {"user": {"parts": ["mean", "soft", "global", "local", "gru", "target"]}}},
         {"loss": {"terms": [{"kind": "bce"}, {"kind": "listwise"}, {"kind": "bpr"}, {"kind": "in_batch"}]}},
         {"loss": {"next_category": 0.2}},
+        {"model": {"user": {"parts": ["soft", "target"], "search": "category", "search_top": 3}}},
+        {"model": {"user": {"parts": ["sasrec", "hstu"]}}, "loss": {"terms": [{"kind": "bce"}, {"kind": "next_click"}]}},
         {"tasks": [{"name": "click"}, {"name": "conversion", "after": "click"}]},
         {"model": {"interaction": "dcn", "position_bias": True}},
     ],

@@ -14,7 +14,8 @@ from adrec.plugins import names_of, own_names
 from adrec.specs import Pooling
 
 _INTERACTIONS = ("dot", "mlp", "dcn", "fm", "deepfm")
-_USER_PARTS = ("mean", "soft", "global", "local", "gru", "target")
+_USER_PARTS = ("mean", "soft", "global", "local", "gru", "sasrec", "hstu", "target")
+_CAUSAL = {"sasrec", "hstu"}
 _JOINS = HYBRID_MEMBERS | {"ease", "item_transitions"}
 """Baselines that a hybrid can join with the network."""
 Interaction = Annotated[str, names_of(_INTERACTIONS, "adrec.models", "interaction"), own_names(_INTERACTIONS)]
@@ -58,13 +59,24 @@ class UserEncoderSettings(Config):
 
     parts: Annotated[list[UserPart], Field(min_length=1)] = ["soft"]
     """Any of: mean; soft (additive attention); global (self-attention, NRMS); local (newest `window` clicks with their time
-    gaps); gru; target (the history as this candidate sees it, DIN); those of other packages."""
+    gaps); gru; sasrec, hstu (the state of a causal transformer after the newest click); target (the history as this candidate
+    sees it, DIN); those of other packages."""
     max_history: Annotated[int, Field(ge=1, le=10_000)] = 50
     """Newest clicks read."""
     heads: Annotated[int, Field(ge=1, le=1_024)] = 4
-    """Attention heads of global and local."""
+    """Attention heads of global, local, sasrec and hstu."""
     window: Annotated[int, Field(ge=1, le=1_000_000)] = 10
     """Clicks that local reads."""
+    sequence: Annotated[int, Field(ge=2, le=10_000)] = 50
+    """Newest clicks that sasrec and hstu read; their cost grows with its square."""
+    layers: Annotated[int, Field(ge=1, le=100)] = 2
+    """Layers of sasrec and hstu."""
+    search: Literal["none", "category", "hashed"] = "none"
+    """Which clicks of a long history target attends to. none: all. category: the newest of the candidate's category (SIM hard).
+    hashed: those whose texts' codes share most bits with the candidate's (SimHash, ETA; a frozen text encoder). The other parts
+    then read the newest `search_top`, so that 10,000 clicks cost little more than 50."""
+    search_top: Annotated[int, Field(ge=1, le=10_000)] = 50
+    """Clicks that are found, at most."""
     skipped: bool = False
     """Read ads that were shown earlier and not clicked (needs `history.max_skipped` in preprocess)."""
 
@@ -74,6 +86,12 @@ class UserEncoderSettings(Config):
         if len(set(parts)) != len(parts):
             raise ValueError("names a part twice")
         return parts
+
+    @model_validator(mode="after")
+    def _finds_for_target(self) -> "UserEncoderSettings":
+        if self.search != "none" and "target" not in self.parts:
+            raise ValueError(f"search: {self.search} finds the clicks that target attends to. Name target in parts")
+        return self
 
 
 class ModelSettings(Config):
@@ -149,9 +167,11 @@ class TaskSettings(Config):
 class LossTerm(Config):
     """One term of the main task's loss."""
 
-    kind: Literal["bce", "listwise", "bpr", "in_batch"] = "bce"
+    kind: Literal["bce", "listwise", "bpr", "in_batch", "next_click"] = "bce"
     """bce: pointwise. listwise: softmax over each group. bpr: each positive against each negative of its group.
-    in_batch: the user's vector against the ads of the batch's other positives, corrected for popularity (logQ)."""
+    in_batch: the user's vector against the ads of the batch's other positives, corrected for popularity (logQ). next_click:
+    after each click of a history the next one, against other clicks of the batch's histories, corrected likewise (needs sasrec
+    or hstu in `model.user.parts`, which learn by it; no label is read)."""
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Weight of the term."""
 
@@ -244,6 +264,19 @@ class FinetuneConfig(OnDevice, Seeded, TrustsKeys):
         """What the model in the bundle has learned from."""
         return ("train", "valid") if self.refit else ("train",)
 
+    @property
+    def learns_next_click(self) -> bool:
+        """Whether histories are learned from by themselves."""
+        return any(term.kind == "next_click" for term in self.loss.terms)
+
+    def _next_click_fits(self) -> None:
+        if not self.learns_next_click:
+            return
+        if not _CAUSAL & set(self.model.user.parts):
+            raise ValueError("loss.terms: next_click teaches the states of sasrec or hstu. Name one in model.user.parts")
+        if all(term.kind == "next_click" for term in self.loss.terms):
+            raise ValueError("loss.terms: next_click alone teaches no score. Name a term of the label beside it")
+
     @model_validator(mode="after")
     def _tasks_fit(self) -> "FinetuneConfig":
         names: list[str] = [task.name for task in self.tasks]
@@ -253,6 +286,11 @@ class FinetuneConfig(OnDevice, Seeded, TrustsKeys):
             raise ValueError(f"hybrid: needs one of {', '.join(sorted(HYBRID_MEMBERS))} among `baselines.names`")
         if lacking := set(self.hybrid.also) - set(self.baselines.names):
             raise ValueError(f"hybrid.also: '{min(lacking)}' is not among `baselines.names`")
+        self._next_click_fits()
+        if self.model.user.search == "hashed" and (self.text.reference is None or self.text.train != "frozen"):
+            raise ValueError(
+                "model.user.search: hashed compares vectors of a frozen encoder. Set text.reference to one, or take category"
+            )
         if self.replay < 1 and self.start_from is None:
             raise ValueError("replay: needs `start_from`, the bundle that has learned the rows before")
         if self.delay.method in {"dfm", "es_dfm", "fnw"} and (self.loss.negatives is not None or self.loss.negative_rate < 1):

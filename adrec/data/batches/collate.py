@@ -98,6 +98,8 @@ class Batch(NamedTuple):
     """(B,) float32, hours from the showing to the cut; None where labels were not timed"""
     delays: Tensor | None = None
     """(B, K) float32, hours from the showing to what each label says happened; NaN where it has not, or has no moment"""
+    click_frequency: Tensor | None = None
+    """(A,) float32, log of each ad's share of the clicks in the histories of training; None where nothing learns from them"""
 
 
 TextInputs = Callable[[NDArray[np.int64]], Texts]
@@ -119,6 +121,8 @@ class Collator:
     tasks: tuple[str, ...] = ("click",)
     log_frequency: NDArray[np.float32] | None = None
     """(ads,) log share of the training rows that show each ad."""
+    click_frequency: NDArray[np.float32] | None = None
+    """(ads,) log share of the clicks in the histories of the training rows."""
 
     def __call__(self, examples: Examples, rows: Longs, group: Longs | None = None) -> Batch:
         """The batch of `rows` (any order, repeats allowed); `group` defaults to the request of each row."""
@@ -163,6 +167,7 @@ class Collator:
             weight=None if examples.weight is None else _tensor(examples.weight[rows].astype(np.float32)),
             elapsed=None if examples.elapsed is None else _tensor(examples.elapsed[rows]),
             delays=None if examples.elapsed is None else _tensor(_by_task(examples.delays, rows, self.tasks)),
+            click_frequency=None if self.click_frequency is None else _tensor(self.click_frequency[ads]),
         )
 
     def _queries(self, texts: Sequence[str]) -> Texts:

@@ -4,19 +4,22 @@ B rows, C contexts, A ads, Q queries, H history, D width, K tasks. Ads, users an
 the number of rows that name them. Every part is given in from outside; `adrec.training.build` puts them together.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from adrec.data.batches.blocks import Blocks
+from adrec.data.batches.blocks import blocks_of_one
 from adrec.data.batches.collate import LIST_PADDING, Batch, Entities, Texts
 from adrec.models.net.interaction import mean_interest
 from adrec.models.net.matches import Matches
 from adrec.models.net.modalities import LateFusion, Modalities, dropped
 from adrec.models.net.neighbours import Neighbours
-from adrec.models.net.user_encoder import UserEncoder
+from adrec.models.net.search import CategorySearch, HashedSearch
+from adrec.models.net.sequence import newest
+from adrec.models.net.user_encoder import Read, UserEncoder
 
 
 class Outputs(NamedTuple):
@@ -34,6 +37,19 @@ class Outputs(NamedTuple):
     """(C, number of categories) logits of the next category clicked, from the user alone; None where not learned"""
     list_squares: Tensor | None = None
     """(B,) in training, the squared weights that the values of the candidate's lists have of their own, summed"""
+    clicks: tuple["Clicks", ...] = ()
+    """what each causal part of the user encoder read"""
+
+
+class Clicks(NamedTuple):
+    """The newest L clicks of each context, and the state of a causal part after each."""
+
+    states: Tensor
+    """(C, L, D); places of padding mean nothing"""
+    ads: Tensor
+    """(C, L) int64, into the ads of the batch"""
+    real: Tensor
+    """(C, L) bool"""
 
 
 class Fields(nn.Module):
@@ -233,8 +249,11 @@ class CTRModel(nn.Module):
         modality_dropout: float = 0.0,
         neighbours: Neighbours | None = None,
         paths: int | None = None,
+        search: CategorySearch | HashedSearch | None = None,
     ) -> None:
-        """`paths`: which of the lists of ads holds their links, where neighbours are read."""
+        """`paths`: which of the lists of ads holds their links, where neighbours are read. `search`: finds the clicks that the
+        user encoder's `target` attends to; its other parts then read the newest `search.top`.
+        """
         super().__init__()
         self.text_encoder = text_encoder
         self.ad_encoder = ad_encoder
@@ -244,6 +263,7 @@ class CTRModel(nn.Module):
         self.matches = matches
         self.late, self.modality_dropout = late, modality_dropout
         self.neighbours, self.paths = neighbours, paths
+        self.search = search
         self.interaction = interaction
         self.sharing = sharing
         self.heads = nn.ModuleList([nn.Linear(sharing_width, 1) for _ in range(tasks)])
@@ -263,12 +283,14 @@ class CTRModel(nn.Module):
         ad_text = self.text_vectors(batch.ads.texts)
         ads = self.ad_encoder(batch.ads, ad_text)  # (A, D)
         interests = self._interests(batch)
-        users = self._users(batch, ads, interests)  # (C, D)
+        recent = self._recent(batch)
+        read = self._read(recent, ads, interests)
+        users = read.users  # (C, D)
         candidates = ads[batch.ad]  # (B, D)
         queries = self.text_vectors(batch.queries)
-        blocks = batch.blocks
         matches = self.matches(batch, ad_text, interests, queries)
-        extra = self._extra(batch, ads, users, queries, matches, candidates, blocks)
+        attended = self._attended(batch, ads, ad_text, candidates)
+        extra = self._extra(batch, ads, read, queries, matches, candidates, attended)
         joint = self.interaction(users[batch.context], candidates, extra)
         towers = self.sharing(joint)
         # In float32 whatever the products are in: sums and log-odds of bf16 keep two digits.
@@ -295,7 +317,8 @@ class CTRModel(nn.Module):
         if self.wide_lists is not None and self.training:
             squares = self.wide_lists.squares(batch.ads.lists)[batch.ad]
         interest = self.interest(users) if self.interest is not None else None
-        return Outputs(chained(logits, self.presupposes), users, ads, bias, interest, squares)
+        clicks = tuple(Clicks(part.states, recent.history.gather(1, part.places), part.real) for part in read.causal)
+        return Outputs(chained(logits, self.presupposes), users, ads, bias, interest, squares, clicks)
 
     def start_at(self, outputs: Sequence[float]) -> None:
         """Set the intercept of each task: what an untrained model answers on average."""
@@ -321,16 +344,34 @@ class CTRModel(nn.Module):
 
     def encode_users(self, batch: Batch) -> Tensor:
         """(C, D) user vectors: the candidate-free part, whose dot product with ad vectors serves retrieval."""
-        return self._users(batch, self.encode_ads(batch.ads), self._interests(batch))
+        return self._read(self._recent(batch), self.encode_ads(batch.ads), self._interests(batch)).users
 
     def _interests(self, batch: Batch) -> Tensor | None:
         """(C, P, D); an encoder that is trained reads all interests as one text."""
         interests = self.text_vectors(batch.users.texts)
         return interests[:, None] if interests is not None and interests.ndim == 2 else interests
 
-    def _users(self, batch: Batch, ads: Tensor, interests: Tensor | None) -> Tensor:
+    def _recent(self, batch: Batch) -> Batch:
+        """With the part of the histories that is read whole."""
+        if self.search is None:
+            return batch
+        places, real = newest(batch.history_mask, self.search.top)
+        history, hours = batch.history.gather(1, places), batch.history_hours.gather(1, places)
+        return batch._replace(history=history, history_mask=real, history_hours=hours)
+
+    def _attended(self, batch: Batch, ads: Tensor, text: Tensor | None, candidates: Tensor) -> Tensor | None:
+        """(B, D) the history as each candidate sees it; None where none looks."""
+        history, mask, context, blocks = batch.history, batch.history_mask, batch.context, batch.blocks
+        if self.search is not None:
+            places, mask = self.search(batch, text)
+            context = torch.arange(len(places), device=places.device)
+            history, blocks = history[batch.context[:, None], places], blocks_of_one(context)
+        attended: Tensor | None = self.user_encoder.for_candidates(ads[history], mask, candidates, context, blocks)
+        return attended
+
+    def _read(self, batch: Batch, ads: Tensor, interests: Tensor | None) -> Read:
         profile = self.user_profile(batch.users, mean_interest(interests) if interests is not None else None)
-        users: Tensor = self.user_encoder(
+        read: Read = self.user_encoder(
             ads[batch.history],
             batch.history_mask,
             batch.history_hours,
@@ -338,19 +379,20 @@ class CTRModel(nn.Module):
             ads[batch.skipped],
             batch.skipped_mask,
         )
-        return users
+        return read
 
     def _extra(
         self,
         batch: Batch,
         ads: Tensor,
-        users: Tensor,
+        read: Read,
         queries: Tensor | None,
         matches: Tensor,
         candidates: Tensor,
-        blocks: Blocks,
+        attended: Tensor | None,
     ) -> Tensor:
-        """Everything beside the two vectors: features, matches, links, the attended history, the query. (B, E)."""
+        """Everything beside the two vectors: features, matches, links, the attended history, how near the candidate is to what
+        the causal parts expect, the query. (B, E)."""
         columns = [
             self.fields(batch.numeric, batch.categorical, batch.lists),
             torch.log1p(batch.history_length)[batch.context][:, None] / 5,
@@ -358,10 +400,11 @@ class CTRModel(nn.Module):
         ]
         if self.neighbours is not None:
             assert self.paths is not None
-            columns.append(self.neighbours(batch.ads.lists[self.paths], users, candidates, batch.context, batch.ad))
-        attended = self.user_encoder.for_candidates(ads[batch.history], batch.history_mask, candidates, batch.context, blocks)
+            columns.append(self.neighbours(batch.ads.lists[self.paths], read.users, candidates, batch.context, batch.ad))
         if attended is not None:
             columns += [attended, (attended * candidates).sum(-1, keepdim=True)]
+        for expected in read.last:
+            columns.append((expected[batch.context] * candidates).sum(-1, keepdim=True) / math.sqrt(candidates.shape[-1]))
         if self.query is not None:
             asked = self.query(queries)[batch.query]  # (B, D)
             columns += [asked, (asked * candidates).sum(-1, keepdim=True)]

@@ -5,16 +5,41 @@ A part that needs no candidate gives (C, D) and so serves retrieval; `target` lo
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from adrec.data.batches.blocks import Blocks
 from adrec.models.net.attention import AdditiveAttention, MultiHeadSelfAttention, TargetAttention
+from adrec.models.net.sequence import CausalHistory, Hstu, SasRec, newest
 
-Part = Literal["mean", "soft", "global", "local", "gru", "target"]
-PARTS: tuple[Part, ...] = ("mean", "soft", "global", "local", "gru", "target")
+Part = Literal["mean", "soft", "global", "local", "gru", "sasrec", "hstu", "target"]
+PARTS: tuple[Part, ...] = ("mean", "soft", "global", "local", "gru", "sasrec", "hstu", "target")
+CAUSAL: tuple[Part, ...] = ("sasrec", "hstu")
+"""Parts with a state after each click, which the loss `next_click` teaches."""
+
+
+class States(NamedTuple):
+    """What a causal part made of the newest L clicks."""
+
+    states: Tensor
+    """(C, L, D) after each click; places of padding mean nothing"""
+    places: Tensor
+    """(C, L) int64, which clicks of the history they are, oldest first"""
+    real: Tensor
+    """(C, L) bool"""
+
+
+class Read(NamedTuple):
+    """Histories, read."""
+
+    users: Tensor
+    """(C, D) user vectors"""
+    causal: tuple[States, ...]
+    """of each causal part"""
+    last: tuple[Tensor, ...]
+    """(C, D) of each causal part: its last state"""
 
 
 class MeanHistory(nn.Module):
@@ -108,7 +133,8 @@ class GruHistory(nn.Module):
 class UserEncoder(nn.Module):
     """Clicked (and skipped) ads, interests text and profile → one vector a context, and one more a row for `target`.
 
-    A part is a name of ours or a module like them, (C, H, D), (C, H), (C, H) → (C, D).
+    A part is a name of ours or a module like them, (C, H, D), (C, H), (C, H) → (C, D). `length` and `layers` are those of the
+    causal parts, whose vector is the state after the newest click.
     An empty history is a learned vector. The parts are concatenated with the profile vector and projected to `width`.
     """
 
@@ -119,12 +145,15 @@ class UserEncoder(nn.Module):
         parts: Sequence[Part | nn.Module] = ("soft",),
         heads: int = 4,
         window: int = 10,
+        length: int = 50,
+        layers: int = 2,
         skipped: bool = False,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
         plain = [part for part in parts if part != "target"]
-        self.plain = nn.ModuleList([_part(part, width=width, heads=heads, window=window, dropout=dropout) for part in plain])
+        sizes = {"heads": heads, "window": window, "length": length, "layers": layers}
+        self.plain = nn.ModuleList([_part(part, width=width, dropout=dropout, **sizes) for part in plain])
         self.target = TargetAttention(width=width, hidden=max(width // 4, 8)) if "target" in parts else None
         self.skipped = AdditiveAttention(width=width, hidden=width) if skipped else None
         self.empty = nn.Parameter(nn.init.normal_(torch.empty(width), std=0.02))
@@ -133,15 +162,22 @@ class UserEncoder(nn.Module):
         self.mean = MeanHistory() if not plain else None
         self.join = nn.Linear(width * (max(len(plain), 1) + int(skipped) + 1), width)
 
-    def forward(self, x: Tensor, mask: Tensor, hours: Tensor, profile: Tensor, skipped: Tensor, skipped_mask: Tensor) -> Tensor:
-        """Clicks (C, H, D), mask (C, H), hours (C, H), profile (C, D), skipped (C, S, D), mask (C, S) → (C, D)."""
+    def forward(self, x: Tensor, mask: Tensor, hours: Tensor, profile: Tensor, skipped: Tensor, skipped_mask: Tensor) -> Read:
+        """Clicks (C, H, D), mask (C, H), hours (C, H), profile (C, D), skipped (C, S, D), mask (C, S)."""
         parts = [self.mean] if self.mean is not None else list(self.plain)
         known = mask.any(-1, keepdim=True)
-        vectors = [torch.where(known, part(x, mask, hours), self.empty) for part in parts]
+        vectors, causal, last = [], [], []
+        for part in parts:
+            if isinstance(part, CausalHistory):
+                causal.append(_states(part, x, mask, hours))
+                vectors.append(torch.where(known, _newest_state(causal[-1]), self.empty))
+                last.append(vectors[-1])
+            else:
+                vectors.append(torch.where(known, part(x, mask, hours), self.empty))
         if self.skipped is not None:
             vectors.append(self.skipped(skipped, skipped_mask))
-        joined: Tensor = self.join(self.dropout(torch.cat([*vectors, profile], -1)))
-        return joined
+        joined = self.join(self.dropout(torch.cat([*vectors, profile], -1)))
+        return Read(joined, tuple(causal), tuple(last))
 
     def for_candidates(self, x: Tensor, mask: Tensor, candidates: Tensor, context: Tensor, blocks: Blocks) -> Tensor | None:
         """Candidates (B, D), context (B,) → the part of the history that concerns each, (B, D); None without `target`."""
@@ -151,7 +187,22 @@ class UserEncoder(nn.Module):
         return torch.where(mask.any(-1)[context][:, None], attended, self.empty)
 
 
-def _part(part: Part | nn.Module, *, width: int, heads: int, window: int, dropout: float) -> nn.Module:
+def _states(part: CausalHistory, x: Tensor, mask: Tensor, hours: Tensor) -> States:
+    places, real = newest(mask, part.length)
+    read = x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
+    return States(part.states(read, real, hours.gather(1, places)), places, real)
+
+
+def _newest_state(read: States) -> Tensor:
+    """(C, D)."""
+    last = (read.real.sum(-1) - 1).clamp(min=0)
+    chosen: Tensor = read.states[torch.arange(len(last), device=last.device), last]
+    return chosen
+
+
+def _part(
+    part: Part | nn.Module, *, width: int, heads: int, window: int, length: int, layers: int, dropout: float
+) -> nn.Module:
     if isinstance(part, nn.Module):
         return part
     match part:
@@ -165,4 +216,8 @@ def _part(part: Part | nn.Module, *, width: int, heads: int, window: int, dropou
             return LocalHistory(width=width, heads=heads, window=window, dropout=dropout)
         case "gru":
             return GruHistory(width=width)
+        case "sasrec":
+            return SasRec(width=width, heads=heads, length=length, layers=layers, dropout=dropout)
+        case "hstu":
+            return Hstu(width=width, heads=heads, length=length, layers=layers, dropout=dropout)
     raise ValueError(f"unknown user encoder '{part}', expected one of {', '.join(PARTS)}")

@@ -140,6 +140,7 @@ def _base(config: FederateConfig) -> FinetuneConfig:
         "model.identities": "users" in base.model.identities,
         "privacy": base.privacy is not None,
         "loss.task_weights": base.loss.task_weights != "fixed",
+        "loss.terms: next_click": base.learns_next_click,
     }
     if any(faults.values()):
         named = ", ".join(key for key, is_set in faults.items() if is_set)
