@@ -19,6 +19,7 @@ from adrec.models.net.modalities import LateFusion, Modalities
 from adrec.models.net.multitask import sharing
 from adrec.models.net.neighbours import Neighbours
 from adrec.models.net.search import CategorySearch, HashedSearch
+from adrec.models.net.semantic_ids import SemanticIds
 from adrec.models.net.tasks import Task
 from adrec.models.net.user_encoder import CAUSAL, PARTS, Part, UserEncoder
 from adrec.plugins import ModelPart, load
@@ -167,7 +168,7 @@ def build_model(
     wide = settings.wide and settings.interaction != "dot"
     model = CTRModel(
         text_encoder=text_encoder,
-        ad_encoder=_entity(settings, d.ads, d.text, d.ad_identities, d.ad_hashed),
+        ad_encoder=_entity(settings, d.ads, d.text, d.ad_identities, d.ad_hashed, _semantic(settings, d.text)),
         user_profile=_entity(settings, d.users, d.text if reads_interests else 0, d.user_identities, d.user_hashed),
         user_encoder=UserEncoder(
             width=width,
@@ -289,7 +290,23 @@ def _late(settings: ModelSettings, d: Dimensions, matches: Matches, tasks: int) 
     )
 
 
-def _entity(settings: ModelSettings, shape: FeatureShape, text: int, identities: int, hashed: int) -> EntityEncoder:
+def _semantic(settings: ModelSettings, text: int) -> SemanticIds | None:
+    asked = settings.semantic_ids
+    if asked is not None and not text:
+        raise ConfigError("model.semantic_ids: there is no text to make them of. Set it to null.")
+    if asked is None:
+        return None
+    return SemanticIds(text_width=text, levels=asked.levels, codes=asked.codes, width=settings.width)
+
+
+def _entity(
+    settings: ModelSettings,
+    shape: FeatureShape,
+    text: int,
+    identities: int,
+    hashed: int,
+    semantic: SemanticIds | None = None,
+) -> EntityEncoder:
     modalities = None
     if shape.vectors and settings.fusion != "late":
         modalities = Modalities(
@@ -304,4 +321,5 @@ def _entity(settings: ModelSettings, shape: FeatureShape, text: int, identities:
         identity_dropout=IDENTITY_DROPOUT,
         dropout=settings.dropout,
         modalities=modalities,
+        semantic=semantic,
     )

@@ -173,6 +173,11 @@ class _Namer:
                 axes[0] = labels._replace(unknown="fresh")
             elif name.endswith("weight"):
                 axes[1] = labels
+        elif name.startswith("ad_encoder.semantic."):
+            # Codes mean something only to their own centres, which mean something only among vectors of one encoder.
+            size = shape[0] * (shape[1] if name.endswith("centres") else 1)
+            sizes = (size, shape[-1])
+            axes = [_Axis(pa.array([f"{self.d.text_space}:{at}/{size}" for at in range(size)]), "fresh"), None]
         elif name.startswith("interest."):
             axes[0] = _Axis(list(self._values("ads")[0].values())[self.d.dimensions.category or 0], "fresh")
         elif name == "position_bias.placed":

@@ -25,6 +25,7 @@ from adrec.data.prepared import Prepared
 from adrec.errors import ConfigError, DataError
 from adrec.metrics.delays import DelayCurve, fit_delay_curve
 from adrec.models.match.table import Matcher
+from adrec.models.net.semantic_ids import fit_centres
 from adrec.models.net.tasks import Task
 from adrec.models.text.text_vectors import TextReader
 from adrec.schema import NOBODY, WEIGHT
@@ -88,6 +89,8 @@ class ClickData:
     own_ads: OwnVectors = NOBODYS
     """which ads have a vector of their own"""
     own_users: OwnVectors = NOBODYS
+    centres: NDArray[np.float32] | None = None
+    """of the ads' semantic ids, where they have them"""
     cut: LabelCut | None = None
     """What training knows of labels."""
     late: dict[str, "Late"] = field(default_factory=dict)
@@ -225,6 +228,11 @@ def load_click_data(
     clicks = _click_frequency(prepared, splits, len(ads), history) if config.learns_next_click else None
     frequency = _log_frequency(ads.ids, seen_ads)
     collate = Collator(ads, users, ad_texts, user_texts, query_texts, tuple(labels), frequency, clicks)
+    centres = None
+    if config.model.semantic_ids is not None:
+        asked, learned = config.model.semantic_ids, ad_texts(places(seen_ads.ids, ads.ids)).vectors
+        assert learned is not None
+        centres = fit_centres(learned.numpy(), levels=asked.levels, codes=asked.codes, seed=config.seed)
     sampling = Sampling(labels[0], config.loss.negatives, config.loss.negative_rate)
     return ClickData(
         prepared=prepared,
@@ -246,6 +254,7 @@ def load_click_data(
         newest=newest,
         own_ads=own_ads,
         own_users=own_users,
+        centres=centres,
         cut=cut,
         late=_late(config, cut, known, events, valid) if config.delay.method != "none" and cut and known else {},
         replay=Replay(learned_until, config.replay, config.seed) if learned_until is not None and config.replay < 1 else None,

@@ -79,6 +79,9 @@ def train_click_model(
         text_encoder=text_encoder,
         next_category=config.loss.next_category > 0,
     )
+    if model.ad_encoder.semantic is not None:
+        assert data.centres is not None
+        model.ad_encoder.semantic.centres.copy_(torch.from_numpy(data.centres))
     slower: list[nn.Parameter] = []
     if start is not None:
         carried = start.carry(model, config, data, member=seed - config.seed, text_space=text_space)

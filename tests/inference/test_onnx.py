@@ -51,7 +51,7 @@ def _exported(planted, folder, parts, interaction):
     torch.manual_seed(0)
     user = {"heads": 2, "window": 3, "max_history": 8, "search_top": 3}
     if ":" in parts[0]:
-        user["search"], parts = parts[0].split(":")[1], ["soft", "target"]
+        user["search"], parts = parts[0].split(":")[1], ["soft", "target", *parts[1:]]
     settings = ModelSettings(width=16, hidden=[8], interaction=interaction, user=UserEncoderSettings(parts=parts, **user))
     model = build_model(settings, dimensions, TASKS, text_encoder=None, next_category=False).eval()
     batch = collate(examples, np.arange(20))
@@ -71,9 +71,8 @@ def _exported(planted, folder, parts, interaction):
     [
         (["soft", "target"], "mlp"),
         (["global", "local", "gru"], "dcn"),
-        (["sasrec", "hstu"], "mlp"),
-        ([":category"], "mlp"),
-        ([":hashed"], "mlp"),
+        ([":category", "sasrec"], "mlp"),
+        ([":hashed", "hstu"], "mlp"),
     ],
 )
 def test_a_graph_gives_torchs_logits_at_every_size(planted, tmp_path, parts, interaction):

@@ -94,6 +94,15 @@ class UserEncoderSettings(Config):
         return self
 
 
+class SemanticIdSettings(Config):
+    """Codes of an ad's text, that ads of like text share."""
+
+    levels: Annotated[int, Field(ge=1, le=16)] = 3
+    """Codes an ad: each level says what the earlier ones leave open."""
+    codes: Annotated[int, Field(ge=2, le=65_536)] = 64
+    """Different ones of a level."""
+
+
 class ModelSettings(Config):
     """The model's shape."""
 
@@ -138,6 +147,9 @@ class ModelSettings(Config):
     identity_rows: Annotated[int, Field(ge=2, le=40_000)] | None = None
     """Where more ads (users) than this have a vector of their own, each is the product of two rows of tables of so many rows,
     found by hash: memory and steps cost the same for ten thousand and ten million. None: a row each."""
+    semantic_ids: SemanticIdSettings | None = None
+    """Give each ad the vectors of a few codes of its text (residual k-means over the vectors of training's ads), which ads of
+    like text share, unseen ones too; needs a frozen text encoder. None: no codes."""
     position_bias: bool = False
     """Learn what the slot (`position`) adds to a click's log-odds, in each scenario, apart from what the ad is worth. Rows with
     a known slot, places of lists among them, are scored in it; candidates, whose slot nobody knows yet, for any slot."""
@@ -287,10 +299,13 @@ class FinetuneConfig(OnDevice, Seeded, TrustsKeys):
         if lacking := set(self.hybrid.also) - set(self.baselines.names):
             raise ValueError(f"hybrid.also: '{min(lacking)}' is not among `baselines.names`")
         self._next_click_fits()
-        if self.model.user.search == "hashed" and (self.text.reference is None or self.text.train != "frozen"):
+        is_frozen = self.text.reference is not None and self.text.train == "frozen"
+        if self.model.user.search == "hashed" and not is_frozen:
             raise ValueError(
                 "model.user.search: hashed compares vectors of a frozen encoder. Set text.reference to one, or take category"
             )
+        if self.model.semantic_ids is not None and not is_frozen:
+            raise ValueError("model.semantic_ids: are codes of a frozen encoder's vectors. Set text.reference to one, or null")
         if self.replay < 1 and self.start_from is None:
             raise ValueError("replay: needs `start_from`, the bundle that has learned the rows before")
         if self.delay.method in {"dfm", "es_dfm", "fnw"} and (self.loss.negatives is not None or self.loss.negative_rate < 1):

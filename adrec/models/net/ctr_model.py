@@ -18,6 +18,7 @@ from adrec.models.net.matches import Matches
 from adrec.models.net.modalities import LateFusion, Modalities, dropped
 from adrec.models.net.neighbours import Neighbours
 from adrec.models.net.search import CategorySearch, HashedSearch
+from adrec.models.net.semantic_ids import SemanticIds
 from adrec.models.net.sequence import newest
 from adrec.models.net.user_encoder import Read, UserEncoder
 
@@ -149,9 +150,10 @@ class EntityEncoder(nn.Module):
         hashed: int = 0,
         dropout: float,
         modalities: Modalities | None = None,
+        semantic: SemanticIds | None = None,
     ):
         super().__init__()
-        self.fields, self.modalities = fields, modalities
+        self.fields, self.modalities, self.semantic = fields, modalities, semantic
         self.text = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, width)) if text_width else None
         self.identity: nn.Module | None = None
         if hashed:
@@ -171,6 +173,9 @@ class EntityEncoder(nn.Module):
         if self.text is not None:
             assert text is not None
             total = total + self.dropout(self.text(text))
+        if self.semantic is not None:
+            assert text is not None
+            total = total + self.semantic(text)
         if self.modalities is not None:
             total = total + self.modalities(entities.vectors)
         if self.features is not None:
