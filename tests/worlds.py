@@ -246,6 +246,19 @@ def make_bundle(folder: Path, *settings: str) -> None:
     finetune.run(load_config(None, FinetuneConfig, [*usual, *settings]), Terminal(quiet=True))
 
 
+def make_market(folder: Path, *, requests: int = 600) -> Path:
+    """A world at `folder`/prepared whose ads bid, half of them with a budget of 2, and a bundle beside it; `folder`."""
+    make_world(folder / "prepared", users=40, requests=requests)
+    ads = pq.read_table(folder / "prepared" / "ads.parquet")
+    rng = np.random.default_rng(0)
+    bids = rng.choice([0.05, 0.5, 1.0, 2.0], len(ads))
+    budgets = np.where(rng.random(len(ads)) < 0.5, 2.0, np.nan)
+    ads = ads.append_column("bid", pa.array(bids)).append_column("budget", pa.array(budgets, mask=np.isnan(budgets)))
+    pq.write_table(ads, folder / "prepared" / "ads.parquet")
+    make_bundle(folder, "model.user.max_history=20")
+    return folder
+
+
 def word_encoder(folder: Path, *, width: int = 12, seed: int = 0) -> Path:
     """A word-vector encoder that understands the world's titles: words of a topic lie near each other."""
     from adrec.models.text.text_encoder import TextEncoder

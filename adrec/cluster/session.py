@@ -31,7 +31,10 @@ def session(cluster: ClusterConfig) -> Iterator[Any]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TQDM", "0")
     import ray
+    import ray._private.worker
 
+    # What befalls its nodes Ray prints on standard output, which is for results (`--json`, rows into a pipe).
+    ray._private.worker.print_to_stdstream = lambda *said, **more: None
     if ray.is_initialized():
         yield ray
         return

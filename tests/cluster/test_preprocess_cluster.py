@@ -1,35 +1,26 @@
-"""`preprocess` on several nodes: the prepared folder of one machine, to the bit, also while a worker is killed."""
+"""`preprocess` of the sample and of MIND on several nodes: the folder of one machine, to the bit, as `inspect` says too."""
 
-import os
-import signal
-import threading
+from pathlib import Path
 
 import pytest
-from raw_worlds import config
-from test_chaos import processes
-from test_shared_work import files_of, write_log
+from cluster_chaos import QUIET, bytes_of
 
+from adrec.config.base import load_config
 from adrec.config.data.inspect import InspectConfig
+from adrec.config.data.preprocess import PreprocessConfig
 from adrec.stages.data import inspect, preprocess
-from adrec.terminal import Terminal
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
-QUIET = Terminal(quiet=True)
+beside = pytest.mark.skipif(not (ROOT / "../shared/data/mind5k").is_dir(), reason="no shared data beside the checkout")
 
 
-def test_the_folder_of_one_machine(cluster, tmp_path):
-    write_log(tmp_path, "csv", bad=True, parts=6)
-    source = {
-        "format": "tables",
-        "ads": {"files": str(tmp_path / "ads.parquet")},
-        "users": {"files": str(tmp_path / "users.parquet")}, "impressions": {"files": str(tmp_path / "log")},
-    }  # fmt: skip
-    killer = threading.Timer(6.0, lambda: [os.kill(pid, signal.SIGKILL) for pid in processes("ray::Worker")[:1]])
-    killer.start()
-    for name, shared in (("single", None), ("shared", {"address": cluster.address, "workers": 2})):
-        settings = {"validation": {"max_rejected_fraction": 0.2}, "output": str(tmp_path / name), "source": source}
-        preprocess.run(config(tmp_path, **settings, cluster=shared), QUIET)
-    killer.cancel()
-    alone, others = (files_of(tmp_path / name, but=["config.yaml"]) for name in ("single", "shared"))
-    assert alone == others
+@pytest.mark.parametrize("name", ["sample", pytest.param("mind", marks=beside)])
+def test_the_folder_of_one_machine(cluster, tmp_path, name):
+    for folder, shared in (("single", []), ("shared", [f"cluster.address={cluster.address}", "cluster.workers=2"])):
+        settings = [f"output={tmp_path / folder}", "append=never", *shared]
+        preprocess.run(load_config(ROOT / "configs" / name / "preprocess.yaml", PreprocessConfig, settings), QUIET)
+    alone, others = (bytes_of(tmp_path / folder) for folder in ("single", "shared"))
+    assert alone.keys() == others.keys()
+    assert [file for file in alone if alone[file] != others[file]] == []
     assert inspect.run(InspectConfig(path=tmp_path / "single", against=tmp_path / "shared"), QUIET).identical

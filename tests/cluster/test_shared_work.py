@@ -4,15 +4,13 @@ import json
 from contextlib import nullcontext
 from functools import partial
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from cluster_work import InlinePool
 from raw_worlds import config as raw_config
 from raw_worlds import tables, write
 from scored_world import write_ads, write_scored
-from worlds import make_bundle, make_world
+from worlds import make_market
 
 from adrec.asof.attach import Attach
 from adrec.config.data.inspect import InspectConfig
@@ -43,14 +41,7 @@ def _inline(monkeypatch):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shared")
-    make_world(folder / "prepared", users=40, requests=300)
-    ads = pq.read_table(folder / "prepared" / "ads.parquet")
-    rng = np.random.default_rng(0)
-    ads = ads.append_column("bid", pa.array(rng.choice([0.05, 0.5, 1.0, 2.0], len(ads))))
-    pq.write_table(ads.append_column("budget", pa.array(np.full(len(ads), 2.0))), folder / "prepared" / "ads.parquet")
-    make_bundle(folder, "model.user.max_history=20")
-    return folder
+    return make_market(tmp_path_factory.mktemp("shared"), requests=300)
 
 
 def files_of(folder, *, but=()):

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from adrec.config.base import Config, ConfigPath, OnDevice, Paged, Seeded, TrustsKeys
+from adrec.config.cluster import OnCluster
 
 
 class Dimension(Config):
@@ -45,7 +46,7 @@ class Dimension(Config):
         return self
 
 
-class TuneConfig(OnDevice, Seeded, Paged, TrustsKeys):
+class TuneConfig(OnDevice, Seeded, Paged, TrustsKeys, OnCluster):
     """Search for better finetune settings by validation metric. Reads `base`; writes the folder `output`."""
 
     base: ConfigPath

@@ -4,13 +4,13 @@ import json
 import shlex
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 from rich.console import RenderableType
 from rich.table import Table
 
@@ -21,17 +21,19 @@ from adrec.data.disk.outputs import SEARCH
 from adrec.data.disk.writing import folder_aside
 from adrec.errors import ConfigError
 from adrec.stages.training.finetuning.material import read_material
+from adrec.stages.training.tuning.parallel import run_trials
 from adrec.stages.training.tuning.report import shown, write_report, write_trials
 from adrec.stages.training.tuning.study import Report, Study
+from adrec.stages.training.tuning.trial import train_trial
+from adrec.stages.writing import paths_of
 from adrec.tables import best_marked
 from adrec.terminal import Terminal
-from adrec.training.click_encoder import trained_encoder
-from adrec.training.ctr_training import monitored_metric, train_click_model
+from adrec.training.ctr_training import monitored_metric
 from adrec.training.trainer import RUN_FILE, open_work, work_folder
 
 STUDY = "study.db"
 IDENTITY = "identity.json"
-_NOT_SEARCHED = {"trials", "timeout_minutes", "output", "device", "language", "trusted_keys"}
+_NOT_SEARCHED = {"trials", "timeout_minutes", "output", "device", "language", "trusted_keys", "cluster"}
 """Settings that may change from one run of a search to the next."""
 
 
@@ -91,16 +93,12 @@ def run(config: TuneConfig, terminal: Terminal) -> TuneResult:
     }
     _open(work, config.output, identity)
     study = Study(config, work / STUDY, maximise=maximise, first=first)
-    began = time.monotonic()
+    deadline = None if config.timeout_minutes is None else time.monotonic() + config.timeout_minutes * 60
     with terminal.progress("Tuning", config.trials, unit="trials", done=study.finished) as advance:
-        while study.finished < config.trials:
-            if config.timeout_minutes is not None and time.monotonic() - began > config.timeout_minutes * 60:
-                terminal.warn(f"stopped by timeout_minutes after {study.finished} of {config.trials} trials.")
-                break
-            # A kill leaves the trial's checkpoint behind, and the study asks for the same values again: the trial goes on.
-            study.run_one(partial(_trial, config, metric, work / "trial", terminal))
-            shutil.rmtree(work / "trial", ignore_errors=True)
+        for _ in _trials(config, study, metric, work, deadline, terminal):
             advance()
+    if study.finished < config.trials:
+        terminal.warn(f"stopped by timeout_minutes after {study.finished} of {config.trials} trials.")
     return _finish(config, study, metric, maximise, work)
 
 
@@ -137,44 +135,50 @@ def _child(node: Any, key: str) -> Any:
     raise LookupError(key)
 
 
-class _Pruning(pl.Callback):
-    """Reports the monitored metric after each evaluation; the study stops the trial by raising."""
-
-    def __init__(self, report: Report) -> None:
-        self.report = report
-        self.evaluations = 0
-
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Count and report."""
-        self.evaluations += 1
-        self.report(self.evaluations, float(trainer.callback_metrics[f"valid_{module.monitor}"]))
-
-    def state_dict(self) -> dict[str, Any]:
-        """How many evaluations there were before a resume."""
-        return {"evaluations": self.evaluations}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
-        self.evaluations = state_dict["evaluations"]
+def _trials(
+    config: TuneConfig, study: Study, metric: str, work: Path, deadline: float | None, terminal: Terminal
+) -> Iterator[None]:
+    """Run what trials are missing; yields after each."""
+    chosen = partial(_chosen, config, metric)
+    if config.cluster is not None:
+        yield from run_trials(
+            study, config.cluster, chosen,
+            reads=_reads(config, chosen), trials=config.trials, deadline=deadline, terminal=terminal,
+        )  # fmt: skip
+        return
+    while study.finished < config.trials and (deadline is None or time.monotonic() <= deadline):
+        # A kill leaves the trial's checkpoint behind, and the study asks for the same values again: the trial goes on.
+        study.run_one(partial(_trial, chosen, work / "trial", terminal))
+        shutil.rmtree(work / "trial", ignore_errors=True)
+        yield
 
 
-def _trial(config: TuneConfig, metric: str, work: Path, terminal: Terminal, values: Mapping[str, Any], report: Report) -> float:
+def _chosen(config: TuneConfig, metric: str, values: Mapping[str, Any]) -> FinetuneConfig:
+    """The whole config of a trial."""
+    return with_values(config, {"training.monitor": metric, **values})
+
+
+def _trial(
+    chosen: Callable[[Mapping[str, Any]], FinetuneConfig],
+    work: Path,
+    terminal: Terminal,
+    values: Mapping[str, Any],
+    report: Report,
+) -> float:
     """Train once with `values`; the best validation metric."""
-    chosen = with_values(config, {"training.monitor": metric, **values})
-    material = read_material(chosen, terminal)
-    trained = train_click_model(
-        material.config,
-        material.data,
-        seed=chosen.seed,
-        work=work,
-        terminal=terminal,
-        text_encoder=trained_encoder(material.config, material.encoder),
-        start=material.start,
-        text_space=material.text_space,
-        description=", ".join(f"{key.split('.')[-1]} {shown(value)}" for key, value in values.items()),
-        callbacks=[_Pruning(report)],
-    )
-    return trained.run.best
+    described = ", ".join(f"{key.split('.')[-1]} {shown(value)}" for key, value in values.items())
+    return train_trial(chosen(values), work, terminal, report, described)
+
+
+def _reads(config: TuneConfig, chosen: Callable[[Mapping[str, Any]], FinetuneConfig]) -> list[Path]:
+    """Whatever a trial may read: inputs of the base, and encoders among the choices."""
+    choices = [{key: choice} for key, dimension in config.space.items() for choice in dimension.choices or ()]
+    found: set[Path] = set()
+    for values in ({}, *choices):
+        with suppress(ConfigError):  # of values that do not go with the base: a trial says so
+            trial = chosen(values)
+            found |= {Path(path) for path in paths_of(trial)} - {trial.text.cache}  # a node has a cache of its own
+    return sorted(found)
 
 
 def _open(work: Path, output: Path, identity: dict[str, Any]) -> None:
@@ -198,7 +202,7 @@ def _finish(config: TuneConfig, study: Study, metric: str, maximise: bool, work:
     with folder_aside(config.output, SEARCH) as folder:
         shutil.copyfile(work / STUDY, folder / STUDY)
         shutil.copyfile(work / RUN_FILE, folder / IDENTITY)
-        save_config(config, folder / "config.yaml")
+        save_config(config.model_copy(update={"cluster": None}), folder / "config.yaml")
         # Its bundle stands beside the search: the one of `base` may be serving.
         own = config.output.with_name(f"{config.output.name}-best")
         settings = [f"{key}={json.dumps(value)}" for key, value in (best | {"output": str(own)}).items()]

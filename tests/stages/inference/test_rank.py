@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from killing import survives_kills
-from worlds import make_bundle, make_world
+from worlds import make_market
 
 from adrec.config.inference.rank import RankConfig
 from adrec.data.prepared import open_prepared
@@ -32,16 +32,7 @@ POLICIES = {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("rank")
-    make_world(folder / "prepared", users=40, requests=600)
-    ads = pq.read_table(folder / "prepared" / "ads.parquet")
-    rng = np.random.default_rng(0)
-    bids = rng.choice([0.05, 0.5, 1.0, 2.0], len(ads))
-    budgets = np.where(rng.random(len(ads)) < 0.5, 2.0, np.nan)
-    ads = ads.append_column("bid", pa.array(bids)).append_column("budget", pa.array(budgets, mask=np.isnan(budgets)))
-    pq.write_table(ads, folder / "prepared" / "ads.parquet")
-    make_bundle(folder, "model.user.max_history=20")
-    return folder
+    return make_market(tmp_path_factory.mktemp("rank"))
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -15,6 +15,7 @@ from adrec.data.disk.signatures import make_key, sign
 from adrec.errors import BundleError, ConfigError
 from adrec.stages.training import finetune, tune
 from adrec.stages.training.finetuning.material import read_material
+from adrec.stages.training.tuning import trial
 from adrec.terminal import Terminal
 from adrec.training.click_encoder import trained_encoder
 
@@ -76,7 +77,7 @@ def test_more_trials_go_on_from_the_finished_search(folder):
 
 def test_an_interrupted_search_ends_as_an_uninterrupted_one(folder, monkeypatch):
     whole = run(folder, "straight", pruner="none")
-    train, calls = tune.train_click_model, []
+    train, calls = trial.train_click_model, []
 
     def interrupted(*args, **kwargs):
         calls.append(1)
@@ -84,7 +85,7 @@ def test_an_interrupted_search_ends_as_an_uninterrupted_one(folder, monkeypatch)
             raise KeyboardInterrupt
         return train(*args, **kwargs)
 
-    monkeypatch.setattr(tune, "train_click_model", interrupted)
+    monkeypatch.setattr(trial, "train_click_model", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(folder, "cut", pruner="none")
     assert not (folder / "cut").exists(), "no half output"
@@ -126,9 +127,9 @@ def test_trials_go_on_from_the_bundle_of_the_base_which_a_trusted_key_signed(fol
     sign(folder / "yesterday" / "bundle.json", folder / "own.key")
     later = yaml.safe_load((folder / "finetune.yaml").read_text(encoding="utf-8")) | {"start_from": "yesterday"}
     (folder / "later.yaml").write_text(yaml.safe_dump(later), encoding="utf-8")
-    starts, train = [], tune.train_click_model
+    starts, train = [], trial.train_click_model
     monkeypatch.setattr(
-        tune, "train_click_model", lambda *a, start, **more: starts.append(start) or train(*a, start=start, **more)
+        trial, "train_click_model", lambda *a, start, **more: starts.append(start) or train(*a, start=start, **more)
     )
     with pytest.raises(BundleError, match="trusted"):
         run(folder, "distrusted", base="later.yaml", trusted_keys=["other.key.pub"])

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from adrec.config.training.tune import Dimension, TuneConfig
 from adrec.errors import AdrecError
 from adrec.stages.training.tuning.report import write_trials
-from adrec.stages.training.tuning.study import Study
+from adrec.stages.training.tuning.study import Outcome, Study
 
 SPACE = {
     "rate": {"low": 1e-4, "high": 1e-1, "log": True},
@@ -149,3 +149,26 @@ def test_impossible_dimensions_are_refused(wrong):
 def test_fixed_keys_cannot_be_searched():
     with pytest.raises(ValidationError, match="cannot be searched"):
         config(space={"seed": {"choices": [1, 2]}})
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_several_trials_at_once_differ_and_all_count(tmp_path, sampler):
+    one = study(tmp_path, sampler=sampler, first={"rate": 1e-2, "width": 16, "parts": ["soft"]})
+    for _ in range(3):
+        asked = dict(one.ask() for _ in range(4))
+        assert len({values["rate"] for values in asked.values()}) == 4
+        for number in sorted(asked, reverse=True):  # they end in any order
+            for step in (1, 2):
+                one.is_hopeless(number, step, quality(asked[number]))
+            one.tell(number, Outcome(quality(asked[number]) if number % 4 else None, "no memory." if number == 5 else None))
+    rows = one.rows()
+    assert [row["trial"] for row in rows] == list(range(12)) and one.finished == 12
+    assert [row["trial"] for row in rows if row["state"] == "pruned"] == [0, 4, 8]
+    assert [(row["trial"], row["fault"]) for row in rows if row["state"] == "fail"] == [(5, "no memory.")]
+
+
+def test_trials_that_were_under_way_are_tried_first_when_the_search_goes_on(tmp_path):
+    before = study(tmp_path, sampler="random")
+    under_way = [before.ask()[1] for _ in range(3)]
+    again = study(tmp_path, sampler="random")
+    assert [again.ask()[1] for _ in range(3)] == under_way

@@ -6,11 +6,12 @@ uninterrupted one would have.
 
 import json
 import logging
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from adrec.config.training.tune import Dimension, TuneConfig
 from adrec.errors import AdrecError, ResourceError, install_hint
@@ -24,12 +25,26 @@ Report = Callable[[int, float], None]
 """Called with (evaluation from 1, value) at each evaluation; raises where the trial is to be stopped."""
 
 
+class PrunedError(Exception):
+    """A trial is to be stopped."""
+
+
+class Outcome(NamedTuple):
+    """How a trial ended: with a value, pruned (neither), or with a fault."""
+
+    value: float | None
+    fault: str | None = None
+
+
 class Study:
-    """Trials by ask and tell over one search space."""
+    """Trials by ask and tell over one search space. Usable from several threads."""
 
     def __init__(self, config: TuneConfig, storage: Path, *, maximise: bool, first: Mapping[str, Any] | None) -> None:
         self.config = config
         self.optuna = _optuna()
+        self._lock = threading.RLock()
+        self._open: dict[int, Any] = {}
+        """number → trial that was asked for and not told"""
         with _quietly():
             self.study = self.optuna.create_study(
                 storage=f"sqlite:///{storage}",
@@ -49,22 +64,48 @@ class Study:
 
     def run_one(self, objective: Callable[[dict[str, Any], Report], float]) -> None:
         """One trial. `objective(values, report)` returns the metric; an AdrecError marks the trial as failed."""
-        self.study.sampler = self._sampler()
-        trial = self.study.ask()
-        values = {key: self._suggest(trial, key, dimension) for key, dimension in self.config.space.items()}
+        number, values = self.ask()
 
         def report(step: int, value: float) -> None:
-            trial.report(value, step)
-            if trial.should_prune():
-                raise self.optuna.TrialPruned
+            if self.is_hopeless(number, step, value):
+                raise PrunedError
 
         try:
-            self.study.tell(trial, objective(values, report))
-        except self.optuna.TrialPruned:
-            self.study.tell(trial, state=self.optuna.trial.TrialState.PRUNED)
+            self.tell(number, Outcome(objective(values, report)))
+        except PrunedError:
+            self.tell(number, Outcome(None))
         except AdrecError as error:
-            trial.set_user_attr(FAULT, str(error).splitlines()[0])
-            self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
+            self.tell(number, Outcome(None, str(error).splitlines()[0]))
+
+    def ask(self) -> tuple[int, dict[str, Any]]:
+        """Number and values of the next trial. Several may be asked for before any is told."""
+        with self._lock:
+            self.study.sampler = self._sampler()
+            trial = self.study.ask()
+            self._open[trial.number] = trial
+            return trial.number, {key: self._suggest(trial, key, dimension) for key, dimension in self.config.space.items()}
+
+    def is_hopeless(self, number: int, step: int, value: float) -> bool:
+        """Take in a trial's value at an evaluation; whether it is to be stopped."""
+        with self._lock:
+            trial = self._open.get(number)
+            if trial is None:  # ended already, by a worker that took the place of the one that asks
+                return True
+            trial.report(value, step)
+            return bool(trial.should_prune())
+
+    def tell(self, number: int, outcome: Outcome) -> None:
+        """How a trial ended."""
+        state = self.optuna.trial.TrialState
+        with self._lock:
+            trial = self._open.pop(number)
+            if outcome.fault is not None:
+                trial.set_user_attr(FAULT, outcome.fault)
+                self.study.tell(trial, state=state.FAIL)
+            elif outcome.value is None:
+                self.study.tell(trial, state=state.PRUNED)
+            else:
+                self.study.tell(trial, outcome.value)
 
     def rows(self) -> list[dict[str, Any]]:
         """One a finished trial, in order: number, state, value, evaluations, seconds, fault, and the values tried."""
@@ -124,11 +165,13 @@ class Study:
         return json.loads(value) if self.config.space[key].choices is not None else value
 
     def _sampler(self) -> Any:
-        seed = self.config.seed * 100_003 + self.finished
+        seed = self.config.seed * 100_003 + self.finished + len(self._open)
         if self.config.sampler == "random":
             return self.optuna.samplers.RandomSampler(seed=seed)
         with _quietly():
-            return self.optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS, multivariate=True)
+            return self.optuna.samplers.TPESampler(
+                seed=seed, n_startup_trials=STARTUP_TRIALS, multivariate=True, constant_liar=bool(self._open)
+            )  # with others under way, it keeps away from where they are
 
     def _pruner(self) -> Any:
         if self.config.pruner == "none":
