@@ -28,7 +28,7 @@ from adrec.training.click_data import ClickData
 from adrec.training.ctr_module import CTRModule
 from adrec.training.ctr_training import monitored_metric, raw_outputs
 from adrec.training.loader import BatchLoader
-from adrec.training.optimizer import configure_adamw
+from adrec.training.optimizer import adamw_of
 from adrec.training.trainer import FitResult, fit, open_work, total_batches, total_steps
 
 TEMPERATURE = 2.0
@@ -115,12 +115,8 @@ def teach_clicks(
         parts.append((network.text_encoder, text.learning_rate))
     module = SoftClicks(
         model=network,
-        optimizer=lambda whole, _: configure_adamw(
-            [*parts, (whole, terms.learning_rate)],
-            total_steps=total_steps(training, plan.count),
-            weight_decay=training.weight_decay,
-            schedule=training.schedule,
-            warmup_fraction=training.warmup_fraction,
+        optimizer=lambda whole, _: adamw_of(
+            training, [*parts, (whole, terms.learning_rate)], total_steps=total_steps(training, plan.count)
         ),
         **settings,
     )

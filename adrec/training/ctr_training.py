@@ -24,7 +24,7 @@ from adrec.training.build import build_model
 from adrec.training.click_data import ClickData
 from adrec.training.ctr_module import CTRModule, Raw, gathered
 from adrec.training.loader import BatchLoader
-from adrec.training.optimizer import configure_adamw
+from adrec.training.optimizer import adamw_of
 from adrec.training.start import Start
 from adrec.training.trainer import FitResult, fit, open_work, total_batches, total_steps
 
@@ -280,13 +280,7 @@ def optimizer_of(
     training = config.training
     parts = [(text_encoder, config.text.learning_rate)] if text_encoder is not None else []
     slow = (nn.ParameterList(slower), training.learning_rate * config.carried_rate)
-    return configure_adamw(
-        [*parts, slow, (module, training.learning_rate)],
-        total_steps=steps,
-        weight_decay=training.weight_decay,
-        schedule=training.schedule,
-        warmup_fraction=training.warmup_fraction,
-    )
+    return adamw_of(training, [*parts, slow, (module, training.learning_rate)], total_steps=steps)
 
 
 def _rows(batch: Batch) -> int:

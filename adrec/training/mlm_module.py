@@ -6,8 +6,9 @@ from typing import Any, Protocol, cast
 import numpy as np
 from torch import Tensor, nn
 
+from adrec.config.training.loop import TrainingConfig
 from adrec.models.text.language_model import LanguageModel
-from adrec.training.optimizer import configure_adamw
+from adrec.training.optimizer import adamw_of
 from adrec.training.sharding import ShardableModule
 
 
@@ -45,7 +46,7 @@ class JointFeed:
 
 
 class PretrainModule(ShardableModule):
-    """Weighted sum of objectives. `optimiser` are the keyword arguments of `configure_adamw` beside the parts."""
+    """Weighted sum of objectives, by AdamW as `training` says over `total_steps`."""
 
     def __init__(
         self,
@@ -53,15 +54,14 @@ class PretrainModule(ShardableModule):
         objectives: Sequence[nn.Module],
         weights: Sequence[float],
         *,
-        learning_rate: float,
-        optimiser: dict[str, Any],
+        training: TrainingConfig,
+        total_steps: int,
     ) -> None:
         super().__init__()
         self.model = model
         self.objectives = nn.ModuleList(objectives)
         self.weights = list(weights)
-        self.learning_rate = learning_rate
-        self.optimiser = optimiser
+        self.settings, self.total_steps = training, total_steps
 
     def training_step(self, batch: tuple[Any, ...], batch_idx: int) -> Tensor:
         """The weighted loss."""
@@ -81,8 +81,9 @@ class PretrainModule(ShardableModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with decay groups over the model and the heads."""
-        parts = [(cast(nn.Module, self.model), self.learning_rate), (cast(nn.Module, self.objectives), self.learning_rate)]
-        return configure_adamw(parts, **self.optimiser)
+        rate = self.settings.learning_rate
+        parts = [(cast(nn.Module, self.model), rate), (cast(nn.Module, self.objectives), rate)]
+        return adamw_of(self.settings, parts, total_steps=self.total_steps)
 
     def _losses(self, batch: tuple[Any, ...]) -> list[Tensor]:
         return [objective(self.model, part) for objective, part in zip(self.objectives, batch, strict=True)]

@@ -9,6 +9,8 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from adrec.config.training.loop import TrainingConfig
+
 
 def parameter_groups(parts: Sequence[tuple[nn.Module, float]], *, weight_decay: float) -> list[dict[str, Any]]:
     """AdamW groups of `(module, learning rate)` parts: matrices decay; biases, norms and all other vectors do not.
@@ -45,6 +47,17 @@ def configure_adamw(
     optimizer._step_supports_amp_scaling = False
     scheduler = warmup_schedule(optimizer, total_steps=total_steps, schedule=schedule, warmup_fraction=warmup_fraction)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def adamw_of(training: TrainingConfig, parts: Sequence[tuple[nn.Module, float]], *, total_steps: int) -> dict[str, Any]:
+    """`configure_adamw` with the decay and the schedule of a config."""
+    return configure_adamw(
+        parts,
+        total_steps=total_steps,
+        weight_decay=training.weight_decay,
+        schedule=training.schedule,
+        warmup_fraction=training.warmup_fraction,
+    )
 
 
 def warmup_schedule(optimizer: Optimizer, *, total_steps: int, schedule: str, warmup_fraction: float) -> LambdaLR:

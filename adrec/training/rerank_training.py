@@ -18,7 +18,7 @@ from adrec.models.rerank.words import words_of
 from adrec.terminal import Terminal
 from adrec.training.loader import BatchLoader
 from adrec.training.losses import listwise
-from adrec.training.optimizer import configure_adamw
+from adrec.training.optimizer import adamw_of
 from adrec.training.sharding import ShardableModule
 from adrec.training.trainer import FitResult, fit, total_batches, total_steps
 
@@ -95,13 +95,7 @@ def train_reranker(
     total = total_batches(training, plan.count)
 
     def optimizer(module: Any) -> dict[str, Any]:
-        return configure_adamw(
-            [(module, training.learning_rate)],
-            total_steps=total_steps(training, plan.count),
-            weight_decay=training.weight_decay,
-            schedule=training.schedule,
-            warmup_fraction=training.warmup_fraction,
-        )
+        return adamw_of(training, [(module, training.learning_rate)], total_steps=total_steps(training, plan.count))
 
     return fit(
         RerankModule(net, optimizer),

@@ -212,13 +212,8 @@ def _train(
         student,
         [distil],
         [1.0],
-        learning_rate=settings.learning_rate,
-        optimiser={
-            "total_steps": total_steps(settings, per_epoch),
-            "weight_decay": settings.weight_decay,
-            "schedule": settings.schedule,
-            "warmup_fraction": settings.warmup_fraction,
-        },
+        training=settings,
+        total_steps=total_steps(settings, per_epoch),
     )
     result = fit(
         module,

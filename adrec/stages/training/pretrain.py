@@ -171,13 +171,8 @@ def _train(
         model,
         objectives.modules,
         objectives.weights,
-        learning_rate=settings.learning_rate,
-        optimiser={
-            "total_steps": total_steps(settings, per_epoch),
-            "weight_decay": settings.weight_decay,
-            "schedule": settings.schedule,
-            "warmup_fraction": settings.warmup_fraction,
-        },
+        training=settings,
+        total_steps=total_steps(settings, per_epoch),
     )
     backbone = cast(Any, model.backbone)
     if settings.gradient_checkpointing:

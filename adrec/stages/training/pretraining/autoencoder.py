@@ -26,7 +26,7 @@ from adrec.models.text.autoencoder import AdAutoencoder, AdErrors, AdInputs, cod
 from adrec.models.text.text_encoder import encode_texts, load_text_encoder
 from adrec.terminal import Terminal
 from adrec.training.loader import shuffled
-from adrec.training.optimizer import configure_adamw
+from adrec.training.optimizer import adamw_of
 
 BATCH_ADS = 128
 """Ads a step: their cosines to each other are what `NEIGHBOUR_WEIGHT` keeps."""
@@ -140,13 +140,7 @@ def _fit(
     training = config.training
     batches = max(1, len(rows) // BATCH_ADS)
     total = batches * training.epochs if training.max_steps is None else min(batches * training.epochs, training.max_steps)
-    made = configure_adamw(
-        [(model, training.learning_rate)],
-        total_steps=total,
-        weight_decay=training.weight_decay,
-        schedule=training.schedule,
-        warmup_fraction=training.warmup_fraction,
-    )
+    made = adamw_of(training, [(model, training.learning_rate)], total_steps=total)
     optimizer, scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
     with terminal.progress("autoencoder", total, unit="steps") as advance:
         for step in range(total):
