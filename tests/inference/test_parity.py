@@ -46,8 +46,10 @@ FEATURES = {
 SPLIT = {"method": "time", "valid_fraction": 0.15, "test_fraction": 0.25}
 POLICY = {"top_n": 10, "rules": {"clicked": "keep", "active": False}, "diversity": {"method": "none"}}
 KEPT = ("user_id", "ad_id", "shown_at", "request_id", "scenario", "query")
+USER = {"parts": ["soft", "sasrec", "hstu", "target"], "heads": 2, "search": "category", "search_top": 3}
 TRAINING = {
-    "text": {"reference": None, "lexical": 0}, "model": {"width": 8, "hidden": [8]}, "hybrid": {"kind": "none"},
+    "text": {"reference": None, "lexical": 0}, "hybrid": {"kind": "none"},
+    "model": {"width": 8, "hidden": [8], "user": USER}, "loss": {"terms": [{"kind": "bce"}, {"kind": "next_click"}]},
     "training": {"epochs": 2, "batch_rows": 256, "learning_rate": 0.01}, "baselines": {"names": []},
 }  # fmt: skip
 
