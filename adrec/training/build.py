@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
+import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from adrec.config.training.finetune import ModelSettings, TaskSettings
@@ -138,8 +141,11 @@ def build_model(
     *,
     text_encoder: nn.Module | None,
     next_category: bool,
+    centres: NDArray[np.float32] | None = None,
 ) -> CTRModel:
-    """The click model of a config. `text_encoder` is the one that is trained; None where vectors are given."""
+    """The click model of a config. `text_encoder` is the one that is trained; None where vectors are given. `centres`: of the
+    semantic ids, where a network is to be trained.
+    """
     width, d = settings.width, dimensions
     reads_query = settings.query and d.queries and d.text > 0
     reads_interests = settings.interests and d.interests and d.text > 0
@@ -200,6 +206,8 @@ def build_model(
         paths=d.paths if reads_links else None,
         search=_search(settings, d),
     )
+    if model.ad_encoder.semantic is not None and centres is not None:
+        model.ad_encoder.semantic.centres.copy_(torch.from_numpy(centres))
     model.start_at([task.start(None if task.after is None else tasks[task.after]) for task in tasks])
     return model
 

@@ -78,10 +78,8 @@ def train_click_model(
         data.tasks,
         text_encoder=text_encoder,
         next_category=config.loss.next_category > 0,
+        centres=data.centres,
     )
-    if model.ad_encoder.semantic is not None:
-        assert data.centres is not None
-        model.ad_encoder.semantic.centres.copy_(torch.from_numpy(data.centres))
     slower: list[nn.Parameter] = []
     if start is not None:
         carried = start.carry(model, config, data, member=seed - config.seed, text_space=text_space)

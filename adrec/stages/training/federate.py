@@ -215,7 +215,9 @@ def _with_sums(config: FederateConfig, data: ClickData, shards: list[Examples], 
 def _module(base: FinetuneConfig, data: ClickData) -> CTRModule:
     torch.manual_seed(base.seed)
     has_categories = base.loss.next_category > 0
-    model = build_model(base.model, data.dimensions, data.tasks, text_encoder=None, next_category=has_categories)
+    model = build_model(
+        base.model, data.dimensions, data.tasks, text_encoder=None, next_category=has_categories, centres=data.centres
+    )
     return CTRModule(
         model=model,
         tasks=data.tasks,

@@ -96,7 +96,7 @@ def train_privately(
     privacy = config.privacy
     assert privacy is not None and data.train is not None
     torch.manual_seed(config.seed)
-    model = build_model(config.model, data.dimensions, data.tasks, text_encoder=None, next_category=False)
+    model = build_model(config.model, data.dimensions, data.tasks, text_encoder=None, next_category=False, centres=data.centres)
     plan = PoissonPlan(
         data.train,
         data.collate,
