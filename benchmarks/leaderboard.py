@@ -155,7 +155,8 @@ def rows_of(prepared: Prepared, split: str) -> pa.Table:
 
 def asked(scored: pa.Table) -> NDArray[np.bool_]:
     """(N,) which rows of SCORED are held-out clicks that were ranked in the whole catalogue."""
-    return pc.is_valid(scored[CATALOGUE_RANK]).to_numpy()
+    ranked: NDArray[np.bool_] = pc.is_valid(scored[CATALOGUE_RANK]).to_numpy()
+    return ranked
 
 
 def codes(known: NDArray[np.int64], count: int) -> NDArray[np.int64]:
