@@ -42,14 +42,14 @@ def assert_counters(out, rows, specs):
         np.testing.assert_allclose(out[name].to_numpy(), values.astype(np.float32), rtol=1e-6, atol=1e-12, err_msg=name)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(worlds(), st.integers(1, 9), st.sampled_from([1, 3, 50]))
 def test_counters_are_the_definition(rows, batch_rows, partition_rows):
     out, _ = attach(to_table(rows), batch_rows=batch_rows, partition_rows=partition_rows)
     assert_counters(out, rows, SPECS)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(worlds(late=True), st.integers(1, 9))
 def test_late_clicks_and_conversions_count_when_they_happen(rows, batch_rows):
     history = HistorySpec(max_clicks=3, max_skipped=2, clicked_at="clicked_at", converted_at="converted_at")
@@ -57,7 +57,7 @@ def test_late_clicks_and_conversions_count_when_they_happen(rows, batch_rows):
     assert_counters(out, rows, SPECS)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(worlds(late=True, spread=False), st.integers(1, 5), st.data())
 def test_days_carried_on_equal_one_pass_byte_for_byte(rows, batch_rows, data):
     history = HistorySpec(max_clicks=3, max_skipped=2, clicked_at="clicked_at", converted_at="converted_at")

@@ -18,7 +18,7 @@ def assert_history(out, expected):
         assert found == pytest.approx(item[1], rel=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(worlds(), st.integers(1, 9))
 def test_history_is_the_definition(rows, batch_rows):
     out, _ = attach(to_table(rows), batch_rows=batch_rows, specs=[])
@@ -26,7 +26,7 @@ def test_history_is_the_definition(rows, batch_rows):
     assert_history(out, reference_history(rows, 3, 2))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(worlds(late=True), st.integers(1, 9))
 def test_late_clicks_enter_history_when_they_happen(rows, batch_rows):
     history = HistorySpec(max_clicks=3, max_skipped=2, clicked_at="clicked_at")
@@ -109,7 +109,7 @@ def test_faults_are_told():
         attach(table.append_column("history", pa.array(["a1 a2"])))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(worlds(spread=False), st.data())
 def test_events_from_a_moment_on_change_nothing_before_it(rows, data):
     cut = data.draw(st.sampled_from(sorted({row["at"] for row in rows})))
