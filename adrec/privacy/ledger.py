@@ -33,13 +33,15 @@ class Line:
     """as the accountant sees it"""
     delta: float = 0.0
     """beside the accountant's own"""
+    pure: float = 0.0
+    """epsilon of a mechanism that has no delta; such ones are added up"""
 
 
 @dataclass(frozen=True)
 class Ledger:
     """All lines, and the claim."""
 
-    unit: Literal["user", "row"]
+    unit: Literal["user", "row", "label", "client"]
     epsilon: float
     delta: float
     accountant: Accountant
@@ -51,13 +53,16 @@ class Ledger:
     def spent(self) -> float:
         """The epsilon of all lines together."""
         events = [line.event for line in self.lines if line.event is not None]
-        return epsilon_of(events, self.delta - sum(line.delta for line in self.lines), self.accountant)
+        pure = sum(line.pure for line in self.lines)
+        return pure + epsilon_of(events, self.delta - sum(line.delta for line in self.lines), self.accountant)
 
     def to_json(self) -> dict[str, Any]:
         """For bundle.json; each line with what it would cost alone."""
         neighbours = {
             "user": "logs that differ by all rows of one user",
             "row": "prepared tables that differ by one row, its history and its counters with it",
+            "client": "federations that differ by one client, with all its rows",
+            "label": "prepared tables that differ by what one row's labels say",
         }
         return {
             "epsilon": self.epsilon,
@@ -66,18 +71,22 @@ class Ledger:
             "unit": self.unit,
             "neighbours": neighbours[self.unit],
             "accountant": self.accountant,
-            "composition": "all noised lines as one list of Gaussian mechanisms; deltas add up",
+            "composition": "all Gaussian lines as one list of mechanisms; the epsilon of others and all deltas add up",
             "random": "the operating system's" if self.is_secure else "seeded, for tests: no protection",
             "lines": [self._line(line) for line in self.lines],
         }
 
     def _line(self, line: Line) -> dict[str, Any]:
-        stored = {name: value for name, value in asdict(line).items() if value not in ("", None, ())}
+        stored = {
+            name: value for name, value in asdict(line).items() if value not in ("", None, ()) and (name, value) != ("pure", 0)
+        }
         stored |= {"files": list(line.files)} if line.files else {}
         if line.event is not None:
             stored["event"] = line.event._asdict()
             alone = self.delta - sum(other.delta for other in self.lines)
             stored["epsilon_alone"] = round(epsilon_of([line.event], alone, self.accountant), 4)
+        elif line.pure:
+            stored["epsilon_alone"] = round(line.pure, 4)
         return stored
 
 

@@ -1,4 +1,4 @@
-"""Sums and counts with discrete Gaussian noise, and what is made of them: vocabularies, moments, rates, calibration.
+"""Sums and counts with discrete Gaussian noise, and what is made of them: vocabularies, scales, rates, calibration.
 
 Every release is a vector of whole numbers of which one unit changes at most `sensitivity` (L2). All share one budget in equal
 parts: `noise` deviations a unit of sensitivity each. What is computed from a release costs nothing more.
@@ -19,8 +19,10 @@ from adrec.privacy.noise import Longs, Noise
 Floats = NDArray[np.float64]
 FIXED_POINT = 1024
 """Steps of one: numbers are summed as whole multiples of its inverse."""
-FARTHEST = float(np.log1p(1e6))
-"""Numbers are looked at as sign(x) log(1 + |x|), and no further out than this."""
+LINE_SENSITIVITY = (1.0 + 1.0 + 3.0 / 16.0) ** 0.5
+"""Of y - p, that times a place in [-1, 1], and p (1 - p) times the place to the powers 0, 1 and 2."""
+_DROWNED = 0.05
+"""A column's mean must be known better than this share of its range."""
 
 
 @dataclass
@@ -58,22 +60,38 @@ class Releases:
         table = table.filter(pc.greater_equal(table["count"], threshold))
         return table.sort_by([("count", "descending"), ("value", "ascending")])["value"].combine_chunks().cast(pa.string())
 
-    def moments(self, artefact: str, values: Floats, *, files: tuple[str, ...]) -> tuple[float, float]:
-        """Mean and deviation of sign(x) log(1 + |x|) over one value of each unit, NaN where it has none.
+    def scales(self, artefact: str, values: Floats, *, files: tuple[str, ...]) -> tuple[Floats, Floats]:
+        """Means and deviations (K,) of K columns of numbers in [-1, 1], over one row of each unit: values (U, K), NaN where
+        a unit has none.
 
-        (0, 1) where the noise would drown them.
+        One release for all columns. (0, 1) for a column where the noise would drown them.
         """
-        known = values[~np.isnan(values)]
-        shares = np.clip(np.sign(known) * np.log1p(np.abs(known)) / FARTHEST, -1.0, 1.0)
-        fixed = np.stack([np.ones_like(shares), shares, shares**2]) * FIXED_POINT
-        sums = np.round(fixed).astype(np.int64).sum(axis=1)
-        count, total, squares = self.counts(artefact, sums, sensitivity=FIXED_POINT * 3**0.5, files=files) / FIXED_POINT
-        error = 3**0.5 * self.noise * FARTHEST / max(count, 1.0)
-        mean = float(total / max(count, 1.0)) * FARTHEST
-        variance = float(squares / max(count, 1.0)) * FARTHEST**2 - mean**2
-        if error > 0.25 or variance < 2.0 * error * FARTHEST:
-            return 0.0, 1.0
-        return float(np.clip(mean, -FARTHEST, FARTHEST)), float(np.sqrt(variance))
+        known = ~np.isnan(values)
+        shares = np.clip(np.where(known, values, 0.0), -1.0, 1.0)
+        columns = values.shape[1]
+        sums = np.round(np.stack([known * 1.0, shares, shares**2]) * FIXED_POINT).astype(np.int64).sum(axis=1)  # (3, K)
+        sensitivity = FIXED_POINT * (3.0 * columns) ** 0.5
+        noised = self.counts(artefact, sums.reshape(-1), sensitivity=sensitivity, files=files) / FIXED_POINT
+        count, total, squares = noised.reshape(3, columns)
+        count = np.maximum(count, 1.0)
+        error = self.noise * (3.0 * columns) ** 0.5 / count
+        mean = np.clip(total / count, -1.0, 1.0)
+        variance = squares / count - mean**2
+        drowned = (error > _DROWNED) | (variance < 2.0 * error)
+        return np.where(drowned, 0.0, mean), np.where(drowned, 1.0, np.sqrt(np.maximum(variance, 1e-12)))
+
+    def sums(self, artefact: str, total: Floats, *, sensitivity: float, files: tuple[str, ...]) -> Floats:
+        """(K,) sums with noise, of which one unit changes `sensitivity` (L2) at most."""
+        fixed = np.round(np.asarray(total, np.float64) * FIXED_POINT).astype(np.int64)
+        rounded = sensitivity + len(fixed) ** 0.5 / FIXED_POINT  # two sums that are near may round apart
+        return np.asarray(self.counts(artefact, fixed, sensitivity=FIXED_POINT * rounded, files=files) / FIXED_POINT)
+
+    def line_sums(self, artefact: str, sums: Floats, *, files: tuple[str, ...]) -> Floats:
+        """The five sums of `models.blend.calibration.line_sums`, with noise. `sums` (U, 5) of each unit, whose weights come
+        to 1 or less."""
+        fixed = np.round(sums * FIXED_POINT).astype(np.int64).sum(axis=0)
+        sensitivity = FIXED_POINT * LINE_SENSITIVITY
+        return np.asarray(self.counts(artefact, fixed, sensitivity=sensitivity, files=files) / FIXED_POINT)
 
     def rate(self, artefact: str, labels: Floats, *, files: tuple[str, ...], prior: float = 0.05) -> float:
         """Share of ones among one label of each unit, between a tenth of a percent and its complement."""
@@ -86,6 +104,13 @@ class Releases:
 
 def one_of_each(unit: Longs, randomness: Noise) -> Longs:
     """A row of each unit, drawn evenly; `unit` (N,) with -1 for rows that take no part."""
+    return some_of_each(unit, 1, randomness)
+
+
+def some_of_each(unit: Longs, most: int, randomness: Noise) -> Longs:
+    """So many rows of each unit, or all it has, drawn evenly; sorted by unit. `unit` as `one_of_each` has it."""
     order = randomness.order(len(unit))
     order = order[unit[order] >= 0]
-    return order[np.unique(unit[order], return_index=True)[1]]
+    order = order[np.argsort(unit[order], kind="stable")]
+    first = np.searchsorted(unit[order], unit[order])
+    return order[np.arange(len(order)) - first < most]

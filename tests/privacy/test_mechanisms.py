@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adrec.models.blend.calibration import line_sums, next_line
 from adrec.privacy.accounting import Event, epsilon_of
 from adrec.privacy.ledger import Ledger, Line, unaccounted
-from adrec.privacy.mechanisms import Releases, one_of_each
+from adrec.privacy.mechanisms import LINE_SENSITIVITY, Releases, one_of_each, some_of_each
 from adrec.privacy.noise import Noise
 
 
@@ -77,15 +78,47 @@ def test_a_thousand_releases_of_neighbours_are_within_the_bound():
 def test_what_is_released_is_near_where_there_are_many():
     random = np.random.default_rng(0)
     releases = Releases(Noise(seed=3), 4.0, 1e-7)
-    values = random.lognormal(3.0, 1.0, 50_000)
-    mean, deviation = releases.moments("m", values, files=())
-    assert mean == pytest.approx(np.log1p(values).mean(), abs=0.05)
-    assert deviation == pytest.approx(np.log1p(values).std(), rel=0.1)
-    assert releases.moments("m", values[:20], files=()) == (0.0, 1.0)  # drowned in noise, and it knows
+    values = np.stack([random.normal(0.3, 0.2, 50_000), random.normal(-0.5, 0.1, 50_000)], axis=1)
+    values[::4, 1] = np.nan
+    means, deviations = releases.scales("m", values, files=())
+    assert means == pytest.approx([0.3, -0.5], abs=0.01) and deviations == pytest.approx([0.2, 0.1], rel=0.05)
+    drowned = releases.scales("m", values[:200], files=())  # and it knows
+    assert drowned[0].tolist() == [0, 0] and drowned[1].tolist() == [1, 1]
     assert releases.rate("r", (random.random(50_000) < 0.03).astype(float), files=()) == pytest.approx(0.03, abs=0.003)
     words = pa.array(random.choice(["x", "y", "z"], 50_000, p=[0.5, 0.3, 0.2]))
     assert releases.vocabulary("v", words, min_count=2, files=()).to_pylist() == ["x", "y", "z"]
     assert [line.event for line in releases.lines] == [Event(4.0)] * 4 and releases.lines[-1].delta == 1e-7
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.floats(-50, 50), st.booleans()), min_size=1, max_size=8), st.floats(0.1, 3), st.floats(-5, 5))
+def test_what_one_unit_says_of_a_line_is_within_its_sensitivity(rows, slope, intercept):
+    logits, labels = np.array([x for x, _ in rows]), np.array([y for _, y in rows])
+    said = line_sums(logits, labels, (slope, intercept)).sum(axis=0) / len(rows)
+    assert np.linalg.norm(said) <= LINE_SENSITIVITY + 1e-9
+
+
+@pytest.mark.parametrize("noise, near", [(0.001, 0.03), (20.0, 0.25)])
+def test_a_line_through_noised_sums_brings_the_level_back(noise, near):
+    random = np.random.default_rng(1)
+    logits = random.normal(-2.5, 1.0, 20_000)
+    clicks = random.random(20_000) < 1 / (1 + np.exp(-(0.7 * (logits + 1.2) - 1.0)))
+    line = (1.0, 0.0)
+    for step in range(3):
+        releases = Releases(Noise(seed=step), noise, 1e-7)
+        noised = releases.line_sums("line", line_sums(logits, clicks, line), files=())
+        line = next_line(line, noised, deviation=noise * LINE_SENSITIVITY)
+    predicted = 1 / (1 + np.exp(-(line[0] * logits + line[1])))
+    assert predicted.mean() / clicks.mean() == pytest.approx(1.0, abs=near / 3)
+    assert line[0] == pytest.approx(0.7, abs=near)
+    lost = next_line((1.0, 0.0), random.normal(0, 1e6, 5), deviation=1e6)  # nothing but noise: nearly as it was
+    assert lost[0] == pytest.approx(1.0, abs=0.35) and abs(lost[1]) < 1.5
+
+
+def test_some_rows_of_each_unit():
+    unit = np.array([3, -1, 3, 0, 3, 0, 3])
+    rows = some_of_each(unit, 2, Noise(seed=0))
+    assert unit[rows].tolist() == [0, 0, 3, 3] and len(set(rows)) == 4
 
 
 def ledger(**changes):

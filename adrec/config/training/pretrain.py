@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from adrec.config.base import Config, ConfigPath, EncoderReference, OnDevice, Paged, Seeded
 from adrec.config.training.loop import TrainingConfig
+from adrec.config.training.privacy import PretrainPrivacy
 from adrec.specs import Pooling
 
 
@@ -192,10 +193,30 @@ class PretrainConfig(OnDevice, Seeded, Paged):
     """How texts become batches."""
     training: TrainingConfig = TrainingConfig()
     """Optimiser, schedule, checkpoints."""
+    privacy: PretrainPrivacy | None = None
+    """Bound what the encoder tells of one user's queries and interests. An epoch is then a pass over the users; the ads' texts
+    are public."""
 
     @model_validator(mode="after")
     def _streams(self) -> "PretrainConfig":
         contrastive = self.objectives.contrastive
+        if self.privacy is not None:
+            self._counted(self.privacy)
         if self.batches.streamed and (self.objectives.dae or (contrastive and "dropout" in contrastive.positives)):
             raise ValueError("batches.streamed: dae and contrastive dropout hold the whole corpus in memory; leave them out")
         return self
+
+    def _counted(self, privacy: PretrainPrivacy) -> None:
+        """Raises ValueError for what privacy cannot count."""
+        others = [name for name in ("nsp", "dae", "contrastive") if getattr(self.objectives, name) is not None]
+        if self.objectives.mlm is None or others:
+            raise ValueError(f"privacy: only `mlm` is counted by user; leave out {', '.join(others) or 'its null'}")
+        if not isinstance(self.model, ScratchModel | ContinuedModel):
+            raise ValueError("privacy: model.kind may be scratch or continue")
+        if isinstance(self.model, ScratchModel) and "tokenizer" not in privacy.public:
+            raise ValueError(
+                "privacy: the prepared folder's tokenizer has counted what users wrote. Continue a public encoder; or if "
+                "anyone may know its words, say so: privacy.public=[tokenizer]"
+            )
+        if self.batches.streamed or self.training.devices != 1 or self.training.accumulate != 1:
+            raise ValueError("privacy: a step's users are drawn in one process: leave out streamed, devices and accumulate")

@@ -211,6 +211,47 @@ def calibration_of(cells: npt.ArrayLike, *, doubt: float = 1.0) -> Calibration:
     return replace(fit(np.repeat(centres, 2), labels, weights=counts.reshape(-1), method="platt"), log_loss={})
 
 
+LINE_STEPS = 3
+_CENTRE, _REACH = -2.0, 6.0
+_LONGEST_STEP = 1.5
+
+
+def line_sums(logits: npt.ArrayLike, labels: npt.ArrayLike, line: tuple[float, float]) -> Floats:
+    """(N, 5), what each row says of a line `slope * x + intercept`: its part of the gradient and of the curvature of log loss.
+
+    A place is (logit + 2) / 6, cut to [-1, 1]; with p what the line answers the five are y - p, that times the place, and
+    p (1 - p) times the place to the powers 0, 1 and 2. Their sums over any rows, noised or not, give `next_line`.
+    """
+    place, y = _places(logits), np.asarray(labels, dtype=np.float64)
+    p = _sigmoid(line[0] * (place * _REACH + _CENTRE) + line[1])
+    spread = p * (1.0 - p)
+    return np.stack([y - p, (y - p) * place, spread, spread * place, spread * place**2], axis=1)
+
+
+def next_line(line: tuple[float, float], sums: npt.ArrayLike, *, deviation: float = 0.0) -> tuple[float, float]:
+    """Newton's next line (slope, intercept) after `line`, from sums of `line_sums`, each of them off by `deviation`.
+
+    Shrunk as Bayes would: changes of the level by 1 and of the slope by a third are taken to be usual, and sums that say less
+    than their noise change little.
+    """
+    values = np.asarray(sums, dtype=np.float64)
+    curvature = np.array([[values[2], values[3]], [values[3], values[4]]])
+    strength, directions = np.linalg.eigh(curvature)
+    curvature = (directions * np.maximum(strength, 0.0)) @ directions.T
+    certainty = np.linalg.inv(curvature + (deviation**2 + 1e-9) * np.eye(2))
+    usual = np.diag([1.0, (3.0 / _REACH) ** 2])
+    change = np.linalg.solve(curvature @ certainty @ curvature + usual, curvature @ certainty @ values[:2])
+    change = change * min(1.0, _LONGEST_STEP / max(float(np.abs(change).max()), 1e-12))
+    # In places the line is (slope * 6) place + (intercept - 2 slope).
+    slope = max(line[0] + float(change[1]) / _REACH, 0.1)
+    level = line[1] + line[0] * _CENTRE + float(change[0])
+    return slope, level - slope * _CENTRE
+
+
+def _places(logits: npt.ArrayLike) -> Floats:
+    return np.clip((np.asarray(logits, dtype=np.float64) - _CENTRE) / _REACH, -1.0, 1.0)
+
+
 def sampling_offset(negative_rate: float) -> float:
     """What to add to a logit learned with only `negative_rate` of the negatives: log(negative_rate).
 

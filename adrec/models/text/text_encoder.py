@@ -116,7 +116,25 @@ class TextEncoder(nn.Module):
         """The same encoder, its vectors without the part that is of words alone."""
         return self if self.lexical is None else self._with(None)
 
-    def _with(self, lexical: Tensor | None) -> "TextEncoder":
+    def along(self, directions: Tensor, centre: Tensor) -> "TextEncoder":
+        """The same encoder, its vectors read along `directions` (K, D) from `centre` (D,), with unit length.
+
+        Raises ConfigError where a lexical part stands beside them, or only some numbers of a vector are kept.
+        """
+        if self.lexical is not None or self.reading.width is not None:
+            raise ConfigError(
+                "text.lexical and text.dimensions cannot stand beside main directions of the texts. Leave them out."
+            )
+        step = {"kind": "dense", "in": directions.shape[1], "out": len(directions), "bias": True, "activation": "Identity"}
+        above = Above([*self.above.steps, step, {"kind": "normalize"}])
+        own = {
+            f"layers.{len(self.above)}.0.weight": directions.float(),
+            f"layers.{len(self.above)}.0.bias": -(directions @ centre).float(),
+        }
+        above.load_state_dict({**self.above.state_dict(), **own})
+        return self._with(None, above)
+
+    def _with(self, lexical: Tensor | None, above: Above | None = None) -> "TextEncoder":
         made = TextEncoder(
             backbone=self.backbone,
             tokenizer=self.tokenizer,
@@ -127,7 +145,7 @@ class TextEncoder(nn.Module):
             lexical=lexical,
             clicks_of=self.clicks_of,
             reading=self.reading,
-            above=self.above,
+            above=above or self.above,
         )
         made.pool = self.pool
         return made.eval()

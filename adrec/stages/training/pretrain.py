@@ -23,6 +23,7 @@ from adrec.models.text.language_model import LanguageModel, new_language_model, 
 from adrec.models.text.text_encoder import TextEncoder, read_recorded_settings
 from adrec.specs import Pooling
 from adrec.stages.training.pretraining.objectives import build_objectives, mlm_feed
+from adrec.stages.training.pretraining.private import train_texts_privately, write_private_folder
 from adrec.stages.training.pretraining.report import Neighbours, neighbours, write_report
 from adrec.terminal import Terminal
 from adrec.training.mlm_module import JointFeed, PretrainModule
@@ -120,7 +121,13 @@ def _run_language_model(config: PretrainConfig, prepared: Prepared, terminal: Te
     with terminal.progress("measuring the start", unit="texts"):
         before = _held_out(config, model, corpus, tokenizer, device)
         vectors_before = neighbours(encoder, ads, device=device)
-    result = _train(config, model, encoder, corpus, prepared, device=device, work=work, terminal=terminal)
+    ledger = None
+    if config.privacy is None:
+        result = _train(config, model, encoder, corpus, prepared, device=device, work=work, terminal=terminal)
+    else:
+        result, ledger = train_texts_privately(
+            config, model, encoder, corpus, prepared, device=device, work=work, terminal=terminal
+        )  # fmt: skip
     with terminal.progress("measuring the end", unit="texts"):
         after = _held_out(config, model, corpus, tokenizer, device)
         vectors_after = neighbours(encoder, ads, device=device)
@@ -129,8 +136,8 @@ def _run_language_model(config: PretrainConfig, prepared: Prepared, terminal: Te
         output=config.output,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         new_parameters=model.new_weights,
-        texts=len(corpus),
-        tokens=int(corpus.lengths.sum()),
+        texts=int(_learned(config, corpus).sum()),
+        tokens=int(corpus.lengths[_learned(config, corpus)].sum()),
         scores={name: {"unigram": unigram[name], "before": before[name], "after": after[name]} for name in after},
         run=result,
         neighbours=[
@@ -146,6 +153,8 @@ def _run_language_model(config: PretrainConfig, prepared: Prepared, terminal: Te
         for kept in ("logs", "profile"):
             if (work / kept).is_dir():
                 shutil.copytree(work / kept, folder / kept)
+        if ledger is not None:
+            write_private_folder(folder, config, ledger)
     shutil.rmtree(work, ignore_errors=True)
     return outcome
 
@@ -210,7 +219,7 @@ def _train(
 def _held_out(config: PretrainConfig, model: LanguageModel, corpus: Corpus, tokenizer: Any, device: str) -> dict[str, MlmScore]:
     return {
         name: score_mlm(model, mlm_feed(config, corpus, tokenizer, rows, shuffle=False), device=device, seed=HELD_OUT_SEED)
-        for name, rows in _held_out_rows(corpus).items()
+        for name, rows in _held_out_rows(config, corpus).items()
     }
 
 
@@ -223,13 +232,18 @@ def _unigram(config: PretrainConfig, model: LanguageModel, corpus: Corpus, token
             vocabulary=model.config.vocab_size,
             seed=HELD_OUT_SEED,
         )
-        for name, rows in _held_out_rows(corpus).items()
+        for name, rows in _held_out_rows(config, corpus).items()
     }
 
 
-def _held_out_rows(corpus: Corpus) -> dict[str, np.ndarray]:
+def _learned(config: PretrainConfig, corpus: Corpus) -> np.ndarray:
+    """(N,) texts that figures may be of: all, or those of ads where what users wrote is private."""
+    return np.ones(len(corpus), bool) if config.privacy is None else np.asarray(corpus.kind == "ad")
+
+
+def _held_out_rows(config: PretrainConfig, corpus: Corpus) -> dict[str, np.ndarray]:
     """`all` and each language -> held-out texts that have something to mask."""
-    usable = corpus.held_out & (corpus.lengths > 2)
+    usable = corpus.held_out & (corpus.lengths > 2) & _learned(config, corpus)
     rows = {"all": np.flatnonzero(usable)}
     for language in sorted(set(corpus.language[usable])):
         rows[str(language)] = np.flatnonzero(usable & (corpus.language == language))

@@ -4,7 +4,7 @@ A prepared folder's own fits (vocabularies, means, landmarks) come from the rows
 a column counts of other people is left out, unless the config says that anyone may know it.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -22,8 +22,10 @@ from adrec.privacy.mechanisms import Releases, one_of_each
 from adrec.schema import COUNTER_PREFIX
 
 FILES = ("features.json",)
-_RATE = 0.05
-"""Click rates are scaled as if they were and spread about so much."""
+_REACH = 4.0
+"""Numbers are looked at no further out than so many of the deviations that were guessed for them."""
+_GUESSED = {"rate": (0.1, 0.1), "share": (0.25, 0.25), "count": (2.0, 1.5), "other": (0.0, float(np.log1p(1e6)) / _REACH)}
+"""Mean and deviation: of rates and shares, and of log(1 + x) of counts and of numbers that nothing is known of."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,14 @@ class Refitted(Prepared):
 
 def planned_releases(prepared: Prepared, unit: Literal["user", "row"], declared: Declared) -> tuple[int, int]:
     """How many noised releases `private_features` will make, and how many of them are vocabularies: by the config alone."""
-    vocabularies = moments = 0
+    vocabularies = scales = 0
     for table in ("impressions", "users"):
         fitted = prepared.features()[table]
         coders = [*fitted.categories, *fitted.lists]
         vocabularies += sum(isinstance(coder, FittedVocabulary) and coder.name not in declared.public for coder in coders)
         own = _own(prepared, fitted, unit, declared)
-        moments += sum(item.name in own and _fixed(item, declared) is None for item in fitted.numerics)
-    return vocabularies + moments, vocabularies
+        scales += any(item.name in own and _declared(item, declared) is None for item in fitted.numerics)
+    return vocabularies + scales, vocabularies
 
 
 def private_features(
@@ -101,16 +103,7 @@ def _refitted(
             artefact = f"vocabulary of {name}.{coder.name}"
             known = releases.vocabulary(artefact, values, min_count=minimum[coder.name], files=FILES)
             coders[coder.name] = FittedVocabulary(coder.name, known)
-    numerics = []
-    for item in stored.numerics:
-        if item.name not in own:
-            continue
-        fixed = _fixed(item, declared)
-        if fixed is None:
-            values = to_floats(combined(table[item.name]), item.name)
-            mean, scale = releases.moments(f"scale of {name}.{item.name}", values, files=FILES)
-            fixed = replace(item, transform="log1p", mean=mean, scale=scale, landmarks=[])
-        numerics.append(fixed)
+    numerics = _scaled(name, [item for item in stored.numerics if item.name in own], table, declared, releases)
     spec = replace(stored.spec, numeric=tuple(item for item in stored.spec.numeric if item.column in own), vectors=())
     return FeatureSet(
         spec,
@@ -151,22 +144,45 @@ def _own_counters(prepared: Prepared) -> set[str]:
     }
 
 
-def _fixed(item: FittedNumeric, declared: Declared) -> FittedNumeric | None:
-    """The column scaled without a look at its values; None where they must be looked at."""
+def _declared(item: FittedNumeric, declared: Declared) -> FittedNumeric | None:
+    """The column as the owner's word scales it; None where its values must be looked at."""
     if item.name in declared.bounds:
         low, high = declared.bounds[item.name]
         return replace(item, transform="standard", mean=(low + high) / 2, scale=(high - low) / 4, landmarks=[])
-    if item.name in declared.public:
-        return item
-    if item.name == "history_length":
-        return replace(item, transform="log1p", mean=0.0, scale=1.0, landmarks=[])
-    if not item.name.startswith(COUNTER_PREFIX):
-        return None
-    if "_rate" in item.name:
-        return replace(item, transform="standard", mean=_RATE, scale=_RATE, landmarks=[])
-    if "_share" in item.name:
-        return replace(item, transform="none", mean=0.0, scale=1.0, landmarks=[])
-    return replace(item, transform="log1p", mean=0.0, scale=1.0, landmarks=[])
+    return item if item.name in declared.public else None
+
+
+def _guessed(item: FittedNumeric) -> FittedNumeric:
+    """The column scaled by what it is, without a look at its values."""
+    kind = "other"
+    if item.name.startswith(COUNTER_PREFIX):
+        kind = "rate" if "_rate" in item.name else "share" if "_share" in item.name else "count"
+    elif item.name == "history_length":
+        kind = "count"
+    mean, scale = _GUESSED[kind]
+    transform = "standard" if kind in {"rate", "share"} else "log1p"
+    return replace(item, transform=transform, mean=mean, scale=scale, landmarks=[])
+
+
+def _scaled(
+    name: str, items: Sequence[FittedNumeric], table: pa.Table, declared: Declared, releases: Releases
+) -> list[FittedNumeric]:
+    """The columns with scales that are declared, or measured together under noise, or guessed where noise would drown them.
+
+    What is not centred costs dearly: gradients of all units then point the same way, and clipping cuts what tells them apart.
+    """
+    scaled = {item.name: _declared(item, declared) or _guessed(item) for item in items}
+    measured = [item.name for item in items if _declared(item, declared) is None]
+    if measured:
+        places = [np.where(np.isnan(values := to_floats(combined(table[column]), column)), np.nan, scaled[column].apply(values))
+                  for column in measured]  # fmt: skip
+        means, deviations = releases.scales(f"scales of {name}", np.stack(places, axis=1) / _REACH, files=FILES)
+        for column, mean, deviation in zip(measured, means.tolist(), deviations.tolist(), strict=True):
+            if (mean, deviation) != (0.0, 1.0):
+                guess = scaled[column]
+                moved = guess.mean + guess.scale * _REACH * mean
+                scaled[column] = replace(guess, mean=moved, scale=guess.scale * _REACH * deviation)
+    return [scaled[item.name] for item in items]
 
 
 def _one_item(column: pa.Array, name: str, most: int, separators: tuple[str, ...], releases: Releases) -> pa.Array:

@@ -54,7 +54,7 @@ class UnitLoss(nn.Module):
 def units_at_once(model: nn.Module) -> int:
     """How many units a chunk may hold."""
     weights = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return max(1, min(256, MOST_FLOATS // max(weights, 1)))
+    return max(1, min(1024, MOST_FLOATS // max(weights, 1)))
 
 
 def clipped_gradients(loss: UnitLoss, units: Units, clip: Tensor | float) -> Clipped:

@@ -22,6 +22,9 @@ from adrec.training.private.module import PrivateCTRModule
 from adrec.training.private.units import PoissonPlan, Units
 from adrec.training.trainer import fit, open_work
 
+_WHOLE_USERS = 0.9
+"""Share of the users whose gradients adaptive clipping leaves as they are: nearly all have a click."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -114,7 +117,7 @@ def train_privately(
     module = PrivateCTRModule(
         noise=schedule.noise,
         clip=1.0 if privacy.clip == "adaptive" else privacy.clip,
-        adaptive=privacy.clip == "adaptive",
+        whole=_whole(config, data) if privacy.clip == "adaptive" else None,
         expected=plan.expected,
         randomness=randomness,
         model=model,
@@ -146,6 +149,14 @@ def train_privately(
     return Trained(
         module, run, config.seed, raw_outputs(module, data.batches(data.valid), config.device), max(1, round(1 / schedule.rate))
     )
+
+
+def _whole(config: FinetuneConfig, data: ClickData) -> float:
+    """Share of the units whose gradients are to stay as they are: misses and half of the clicks, by the noised rate."""
+    assert config.privacy is not None
+    if config.privacy.unit == "user":
+        return _WHOLE_USERS
+    return 1.0 - min(data.tasks[0].mean, 1.0 - data.tasks[0].mean) / 2.0
 
 
 def _units(batch: Units) -> int:

@@ -80,7 +80,7 @@ def test_the_ledger_has_a_line_for_every_file_and_inspect_prints_it(made):
     stored = open_bundle(folder / "bundle").manifest["privacy"]
     assert stored == result.privacy and stored["spent"] <= stored["epsilon"] == 20
     noised = {line["artefact"]: line for line in stored["lines"] if line["treatment"] == "noised"}
-    assert {"weights", "rate of click", "calibration of click", "vocabulary of users.interests"} <= set(noised)
+    assert {"weights", "rate of click", "calibration of click, step 1", "vocabulary of users.interests"} <= set(noised)
     assert "vocabulary of impressions.scenario" not in noised  # declared public
     assert stored["spent"] < sum(line["epsilon_alone"] for line in noised.values())
     shown = inspect.run(InspectConfig(path=folder / "bundle", html=folder / "page.html"), QUIET)
@@ -161,3 +161,25 @@ def test_an_encoder_of_ones_own_must_be_declared(made):
 def test_noise_that_is_too_little_is_refused(made):
     with pytest.raises(ConfigError, match=r"privacy\.noise 0\.3 costs an epsilon of"):
         finetune.run(config_of(made[0], "other", {"noise": 0.3, "unit": "row"}), QUIET)
+
+
+def test_labels_alone_are_drawn_and_still_taught(made):
+    folder, _ = made
+    privacy = {"unit": "label", "epsilon": 2.0, "public": ["encoder", "history"], "secure": False}
+    result = finetune.run(
+        config_of(folder, "of-labels", privacy, training={"epochs": 6, "learning_rate": 1e-2, "loggers": []}), QUIET
+    )
+    lines = {line["artefact"]: line for line in result.privacy["lines"]}
+    assert result.privacy["spent"] == 2.0 and lines["labels of click"]["mechanism"] == "randomised response"
+    assert lines["column counter_appeal"]["treatment"] == "left out"  # it is made of clicks
+    assert result.models["adrec"]["auc"] > 0.6
+    prepared = open_prepared(folder / "prepared")
+    scored = Predictor.load(folder / "of-labels", device="cpu").score(
+        rows := pq.read_table(prepared.split_files("valid")[0]), prepared.ads(), prepared.users()
+    )
+    assert scored["score"].to_numpy().mean() / rows["click"].to_numpy().mean() == pytest.approx(1.0, abs=0.35)
+
+
+def test_histories_that_hold_the_secret_clicks_must_be_declared(made):
+    with pytest.raises(ConfigError, match=r"histories, which are earlier clicks.*public=\[history\]"):
+        finetune.run(config_of(made[0], "other", {"unit": "label", "public": ["encoder"]}), QUIET)

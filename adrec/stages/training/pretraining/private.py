@@ -1,0 +1,167 @@
+"""`adrec pretrain-mlm` under `privacy`: what users wrote is learned under noise, and the folder says what it tells of them.
+
+The ads' texts are public and learned as ever. Nothing else of a user's text reaches the folder: figures, curves and
+neighbours are those of ads.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adrec.config.base import save_config
+from adrec.config.training.pretrain import PretrainConfig, ScratchModel
+from adrec.data.prepared import Prepared
+from adrec.data.text.corpus import Corpus, ordinary_ids
+from adrec.errors import ConfigError
+from adrec.models.text.language_model import LanguageModel
+from adrec.models.text.text_encoder import TextEncoder
+from adrec.privacy.accounting import Event, epsilon_of, noise_for
+from adrec.privacy.ledger import Ledger, Line
+from adrec.privacy.noise import Noise
+from adrec.stages.training.pretraining.objectives import mlm_feed
+from adrec.terminal import Terminal
+from adrec.training.loader import BatchLoader
+from adrec.training.objectives.mlm import Mlm
+from adrec.training.private.mlm import PrivatePretrainModule
+from adrec.training.private.texts import TextPlan, texts_of_users
+from adrec.training.trainer import FitResult, fit
+
+LEDGER_FILE = "privacy.json"
+"""Of an encoder folder: the ledger of what it tells of users."""
+_USERS_A_STEP = 256
+
+
+def train_texts_privately(
+    config: PretrainConfig,
+    model: LanguageModel,
+    encoder: TextEncoder,
+    corpus: Corpus,
+    prepared: Prepared,
+    *,
+    device: str,
+    work: Path,
+    terminal: Terminal,
+) -> tuple[FitResult, Ledger]:
+    """Train for a number of steps that was fixed before; nothing is chosen by what users wrote."""
+    privacy, mlm = config.privacy, config.objectives.mlm
+    assert privacy is not None and mlm is not None
+    if config.model.kind == "continue" and Path(config.model.reference).exists():
+        held = read_ledger(Path(config.model.reference))
+        raise ConfigError(
+            f"model.reference: {config.model.reference} is a folder of this machine, "
+            + ("and its own epsilon would have to be added" if held is not None else "and may have learned what users wrote")
+            + ". Take an encoder that was trained elsewhere."
+        )
+    randomness = Noise(None if privacy.secure else config.seed)
+    if not privacy.secure:
+        terminal.warn("privacy.secure is false: who knows the seed can take the noise away. The encoder protects nobody.")
+    texts, user, text = texts_of_users(prepared)
+    users = int(user[-1]) + 1
+    a_step = privacy.users_per_step or max(1, min(_USERS_A_STEP, users // 10))
+    if a_step > users:
+        raise ConfigError(f"privacy.users_per_step is {a_step:,}, and {users:,} users wrote anything. Lower it.")
+    rate = a_step / users
+    steps = max(1, round(config.training.epochs / rate))
+    steps = min(steps, config.training.max_steps or steps)
+    noise = privacy.noise
+    if noise == "auto":
+        noise = noise_for(privacy.epsilon, privacy.delta, rate=rate, steps=steps, accountant=privacy.accountant)
+    event = Event(noise, rate, steps)
+    spent = epsilon_of([event], privacy.delta, privacy.accountant)
+    if spent > privacy.epsilon:
+        raise ConfigError(
+            f"privacy.noise {noise:g} costs an epsilon of {spent:.3g} over {steps:,} steps, more than privacy.epsilon"
+            f" {privacy.epsilon:g}. Set it to auto, or lower training.epochs."
+        )
+    tokenizer = encoder.tokenizer
+    ads = np.flatnonzero((corpus.kind == "ad") & ~corpus.held_out & (corpus.lengths > 2))
+    plan = TextPlan(
+        [np.asarray(ids, np.int64) for ids in encoder.token_ids(texts, "query")],
+        user,
+        text,
+        rate,
+        steps,
+        config.batches.max_tokens,
+        privacy.users_at_once,
+        mlm.rate,
+        tokenizer.mask_token_id,
+        tokenizer.pad_token_id,
+        ordinary_ids(tokenizer),
+        randomness,
+        mlm_feed(config, corpus, tokenizer, ads, shuffle=True),
+    )
+    training = config.training
+    module = PrivatePretrainModule(
+        model,
+        [Mlm()],
+        [mlm.weight],
+        noise=noise,
+        clip=privacy.clip,
+        expected=plan.expected,
+        randomness=randomness,
+        learning_rate=training.learning_rate,
+        optimiser={
+            "total_steps": steps,
+            "weight_decay": training.weight_decay,
+            "schedule": training.schedule,
+            "warmup_fraction": training.warmup_fraction,
+        },
+    )
+    loader = BatchLoader(plan.plan, plan.collate, total=steps, seed=config.seed, workers=training.workers, pin_memory=False)
+    run = fit(
+        module,
+        loader,
+        None,
+        config=training.model_copy(update={"precision": "fp32"}),
+        seed=config.seed,
+        device=device,
+        work=work,
+        terminal=terminal,
+        description="pretraining privately",
+        total_units=steps,
+        unit="steps",
+    )
+    return run, _ledger(config, event, is_secure=randomness.is_secure)
+
+
+def write_private_folder(folder: Path, config: PretrainConfig, ledger: Ledger) -> None:
+    """The ledger beside the weights; a run's logs, which hold nothing of a user, stay behind all the same."""
+    save_config(config, folder / "config.yaml")
+    (folder / LEDGER_FILE).write_text(json.dumps(ledger.to_json(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(folder / "logs", ignore_errors=True)
+
+
+def read_ledger(folder: Path) -> dict[str, Any] | None:
+    """The ledger of an encoder folder, None where it has none. Raises ConfigError where it does not add up."""
+    file = folder / LEDGER_FILE
+    if not file.exists():
+        return None
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        whole = [line for line in stored["lines"] if "event" in line]
+        spent = epsilon_of([Event(**line["event"]) for line in whole], float(stored["delta"]), stored["accountant"])
+        if not whole or spent > float(stored["epsilon"]) * 1.001 + 1e-3:
+            raise ValueError(f"its lines cost {spent:.3g}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{file}: is no ledger that adds up ({error}). Pretrain again.") from None
+    return dict(stored)
+
+
+def _ledger(config: PretrainConfig, event: Event, *, is_secure: bool) -> Ledger:
+    privacy = config.privacy
+    assert privacy is not None
+    how = (
+        f"DP-SGD: {event.steps:,} steps, each user takes part with probability {event.rate:.4g} and one row of"
+        f" {config.batches.max_tokens} tokens; gradients cut to {privacy.clip:g}"
+    )
+    word = "declared public" if isinstance(config.model, ScratchModel) else "of the encoder that was continued"
+    lines = (
+        Line("weights", "noised", how, ("model.safetensors",), "Gaussian", privacy.clip, event),
+        Line("tokenizer", "public", word, ("tokenizer.json", "vocab.txt")),
+        Line("figures, curves, neighbours", "public", "of ads alone", ("metrics.json", "report.html")),
+        Line("number of users", "public", "taken as known, as is usual"),
+    )
+    return Ledger("user", privacy.epsilon, privacy.delta, privacy.accountant, is_secure, lines)
