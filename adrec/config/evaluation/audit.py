@@ -26,7 +26,8 @@ class AuditConfig(OnDevice, Seeded):
     """Attack a training as an outsider would. Reads its configs and prepared folder; writes `output`.
 
     Membership: the whole training is run `models` times, each on a random half of the users (or rows), and each model is asked
-    whom it has seen. Canaries: secrets are planted in the texts of a pretraining, and looked for.
+    whom it has seen. The first model's counts of clicks are taken apart too, to get back the clicks of single users. Canaries:
+    secrets are planted in the texts of a pretraining, and looked for.
     """
 
     finetune: ConfigPath | None = None
@@ -39,6 +40,8 @@ class AuditConfig(OnDevice, Seeded):
     """Who is looked for; auto: what the config's `privacy` protects, else users."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Of the lower bound on epsilon."""
+    attributes: list[str] = []
+    """Columns of users (age_band, region) that are guessed from their clicks by the first model."""
     overrides: list[str] = []
     """`key=value` settings of the finetune config, as after `--set`."""
     canaries: CanarySettings | None = None

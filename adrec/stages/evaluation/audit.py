@@ -7,12 +7,14 @@ bundle of the same config has learned twice as many units, and tells no more of 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from rich.console import RenderableType
 from rich.table import Table
@@ -26,12 +28,13 @@ from adrec.data.disk.writing import write_aside
 from adrec.data.examples import Examples, load_examples
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.subset import write_subset
-from adrec.errors import DataError
+from adrec.errors import ConfigError, DataError
 from adrec.inference.held_out import HeldOut
 from adrec.inference.predictor import Predictor
 from adrec.metrics.membership import caught, confidence, least_epsilon, likelihood_ratios, membership_auc
 from adrec.privacy.ledger import KEY
 from adrec.stages.evaluation.auditing.canaries import Canaries, attack_pretraining
+from adrec.stages.evaluation.auditing.leaks import Attribute, Leaks, Reconstruction, guess_attributes, reconstruct
 from adrec.stages.training import finetune
 from adrec.terminal import Terminal
 from adrec.training.private.features import Refitted
@@ -73,6 +76,7 @@ class AuditResult:
     output: str
     membership: Membership | None
     canaries: Canaries | None
+    leaks: Leaks | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-safe values."""
@@ -80,6 +84,7 @@ class AuditResult:
             "audit": 1,
             "membership": asdict(self.membership) if self.membership is not None else None,
             "canaries": asdict(self.canaries) if self.canaries is not None else None,
+            "leaks": asdict(self.leaks) if self.leaks is not None else None,
         }
 
     def render(self) -> Iterable[RenderableType]:
@@ -94,21 +99,34 @@ class AuditResult:
             yield table
             claim = "none is claimed" if found.claimed is None else f"claimed: {found.claimed:g}"
             yield f"epsilon is at least {found.least_epsilon:.3g}, at {found.confidence:.0%} confidence; {claim}"
+        if self.leaks is not None:
+            yield from self.leaks.render()
         if self.canaries is not None:
             yield from self.canaries.render()
         yield f"findings: {self.output}"
 
 
+@dataclass(frozen=True)
+class Attack:
+    """On one model."""
+
+    score: NDArray[np.float64]
+    """(U,) how sure it is of each unit's labels"""
+    claimed: float | None
+    """the epsilon of its ledger"""
+    leaks: Leaks = field(default_factory=Leaks)
+
+
 def run(config: AuditConfig, terminal: Terminal) -> AuditResult:
     """Attack, and write the findings. A killed audit goes on after the last model that it finished."""
     work = work_folder(config.output)
-    membership = _membership(config, work, terminal) if config.finetune is not None else None
+    membership, leaks = _membership(config, work, terminal) if config.finetune is not None else (None, None)
     canaries = None
     if config.canaries is not None:
         canaries = attack_pretraining(
             config.canaries, work / "canaries", seed=config.seed, device=config.device, terminal=terminal
         )
-    result = AuditResult(str(config.output), membership, canaries)
+    result = AuditResult(str(config.output), membership, canaries, leaks)
     with write_aside(config.output, AUDIT) as aside:
         aside.write_text(json.dumps(result.as_dict(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(work, ignore_errors=True)
@@ -120,13 +138,18 @@ def run(config: AuditConfig, terminal: Terminal) -> AuditResult:
     return result
 
 
-def _membership(config: AuditConfig, work: Path, terminal: Terminal) -> Membership:
+def _membership(config: AuditConfig, work: Path, terminal: Terminal) -> tuple[Membership, Leaks | None]:
     assert config.finetune is not None
     fixed = [f"seed={config.seed}", f"device={config.device}"]
     base = load_config(
         config.finetune, FinetuneConfig, [*fixed, *config.overrides], overrides_base=config.finetune.parent
     )  # fmt: skip
-    unit: Literal["user", "row"] = (base.privacy.unit if base.privacy else "user") if config.unit == "auto" else config.unit
+    claimed_unit = base.privacy.unit if base.privacy is not None else "user"
+    if claimed_unit == "label":
+        raise ConfigError(
+            f"{config.finetune}: with privacy.unit label nobody's membership is hidden, so there is nothing to attack."
+        )
+    unit = claimed_unit if config.unit == "auto" else config.unit
     prepared = open_prepared(base.prepared)
     label = base.tasks[0].name
     rows = load_examples(prepared, "train", max_history=base.model.user.max_history, labels=[label])
@@ -139,19 +162,26 @@ def _membership(config: AuditConfig, work: Path, terminal: Terminal) -> Membersh
     identity = json.dumps([config.model_dump(mode="json"), base.model_dump(mode="json"), prepared.fingerprint], sort_keys=True)
     stem = hashlib.sha256(identity.encode()).hexdigest()[:12]
     work.mkdir(parents=True, exist_ok=True)
-    scores, claims = [], []
+    scores, claims, leaks = [], [], []
     with terminal.progress("Auditing", config.models, unit="models") as advance:
         for number in range(config.models):
             kept = work / f"{stem}-{number}.npz"
             if not kept.exists():
-                score, claimed = _attacked(base, prepared, rows, own, member[number], unit, work / "model", number)
+                attributes = config.attributes if number == 0 else []
+                attack = _attacked(base, prepared, rows, own, member[number], unit, work / "model", number, attributes)
+                claimed = np.nan if attack.claimed is None else attack.claimed
                 with write_aside(kept) as aside, open(aside, "wb") as handle:
-                    np.savez(handle, score=score, claimed=np.nan if claimed is None else claimed)
+                    np.savez(handle, score=attack.score, claimed=claimed, leaks=json.dumps(asdict(attack.leaks)))
             with np.load(kept) as stored:
                 scores.append(stored["score"])
                 claims.append(float(stored["claimed"]))
+                leaks.append(json.loads(str(stored["leaks"])))
             advance()
-    return _judged(np.stack(scores), member, claims[0], base, unit, config.confidence)
+    first = leaks[0]["reconstruction"]
+    found = Leaks(
+        Reconstruction(**first) if first is not None else None, [Attribute(**values) for values in leaks[0]["attributes"]]
+    )
+    return _judged(np.stack(scores), member, claims[0], base, unit, config.confidence), found
 
 
 def _units(rows: Examples, labels: NDArray[np.float32], unit: str) -> NDArray[np.int64]:
@@ -172,8 +202,9 @@ def _attacked(
     unit: str,
     folder: Path,
     number: int,
-) -> tuple[NDArray[np.float64], float | None]:
-    """(U,) how sure a model that was trained on the members is of each unit's labels; and the epsilon that it claims."""
+    attributes: Sequence[str],
+) -> Attack:
+    """Train on the members, and ask the bundle."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     masks = {"train": np.where(own >= 0, member[own], True)}
@@ -199,8 +230,39 @@ def _attacked(
     known = own >= 0
     total = np.bincount(own[known], weights=sure[known])
     claimed = open_bundle(output, verify=False).manifest.get(KEY)
+    leaks = _leaks(predictor, prepared, read, masks["train"] & known, base, unit, attributes)
     shutil.rmtree(folder, ignore_errors=True)
-    return total / np.bincount(own[known]), float(claimed["epsilon"]) if claimed is not None else None
+    return Attack(total / np.bincount(own[known]), float(claimed["epsilon"]) if claimed is not None else None, leaks)
+
+
+def _leaks(
+    predictor: Predictor,
+    prepared: Prepared,
+    rows: Examples,
+    learned: NDArray[np.bool_],
+    base: FinetuneConfig,
+    unit: str,
+    attributes: Sequence[str],
+) -> Leaks:
+    """What the bundle tells of the clicks of those it `learned` (N,), and of what they are."""
+    seen, ids = predictor.packed.seen_ads, prepared.ads()["ad_id"].cast(pa.string())
+    at = pc.index_in(seen["id"], value_set=ids.combine_chunks()).to_numpy(zero_copy_only=False)
+    published = np.zeros(len(ids))
+    published[at.astype(np.int64)] = seen["clicks"].to_numpy()
+    labels = rows.labels[base.tasks[0].name]
+    reconstruction = None
+    if prepared.has.user and rows.weight is None:
+        reconstruction = reconstruct(
+            published,
+            rows.user_index[learned].astype(np.int64),
+            rows.ad_index[learned].astype(np.int64),
+            labels[learned] > 0,
+            once=base.privacy is not None and base.privacy.unit == "user",
+        )
+    if attributes and unit != "user":
+        raise ConfigError("attributes: they are guessed of users. Set `unit` to user, or leave them out.")
+    member = np.isin(np.arange(len(prepared.users())), rows.user_index[learned])
+    return Leaks(reconstruction, guess_attributes(predictor, prepared, rows, labels, member, attributes))
 
 
 def _judged(
