@@ -1,9 +1,10 @@
-"""What privacy costs: AUC and log loss on the sample's test rows at several epsilons, for rows and for users as units.
+"""What privacy costs: AUC and log loss on the sample's test rows at several epsilons, for rows, users and labels as units.
 
     python benchmarks/privacy.py --work /tmp/privacy --impressions 60000 --seeds 1
 
 Every training reads the same prepared folder with configs/sample/finetune-private.yaml; "none" is the same network without
-privacy, on the columns that it then may read. A line a training, and at the end the table of docs/measured/privacy.md.
+privacy, on the columns that it then may read. A line a training, and at the end the table of docs/measured/privacy.md: means
+over seeds, their standard deviation behind ±, and how much more log loss there is than without privacy.
 """
 
 import argparse
@@ -33,6 +34,7 @@ CONFIGS = ROOT / "configs" / "sample"
 UNITS: dict[str, list[str]] = {
     "row": ["privacy.unit=row"],
     "user": ["privacy.unit=user", "training.epochs=20", "privacy.units_per_step=512"],
+    "label": ["privacy.unit=label", "privacy.public=[scenario,history]", "training.batch_rows=512", "training.epochs=3"],
 }
 QUIET = Terminal(quiet=True)
 
@@ -43,13 +45,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--impressions", type=int, default=60_000)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--units", nargs="*", choices=UNITS, default=["row", "user"])
     parser.add_argument("--epsilons", type=float, nargs="*", default=[8.0, 3.0, 1.0])
     given = parser.parse_args()
     prepared = prepare(given.work, given.impressions)
     records = given.work / "records.jsonl"
     done = [json.loads(line) for line in records.read_text().splitlines()] if records.exists() else []
     for seed in range(given.seeds):
-        for name, settings in trainings(given.epsilons):
+        for name, settings in trainings(given.units, given.epsilons):
             if any((row["name"], row["seed"]) == (name, seed) for row in done):
                 continue
             row = {"name": name, "seed": seed, **measured(prepared, given.work / "bundle", [*settings, f"seed={seed}"])}
@@ -57,17 +60,26 @@ def main() -> None:
             with open(records, "a") as handle:
                 handle.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)
-    print("| training | AUC | log loss | clicks predicted / observed |\n|---|---|---|---|")
+    plain = np.mean([row["log_loss"] for row in done if row["name"] == "none"])
+    print("| training (seeds) | AUC | log loss | more log loss | clicks predicted / observed |\n|---|---|---|---|---|")
     for name in dict.fromkeys(row["name"] for row in done):
         rows = [row for row in done if row["name"] == name]
-        cells = [f"{np.mean([row[key] for row in rows]):.4f}" for key in ("auc", "log_loss", "ratio")]
-        print(f"| {name} ({len(rows)}) | {' | '.join(cells)} |")
+        auc, loss, ratio = (np.array([row[key] for row in rows]) for key in ("auc", "log_loss", "ratio"))
+        more = loss.mean() / plain - 1.0
+        print(f"| {name} ({len(rows)}) | {shown(auc, 4)} | {shown(loss, 4)} | {more:+.2%} | {shown(ratio, 2)} |")
 
 
-def trainings(epsilons: list[float]) -> Iterator[tuple[str, list[str]]]:
+def shown(values: np.ndarray, digits: int) -> str:
+    """Mean and standard deviation over seeds."""
+    spread = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{values.mean():.{digits}f}{spread}"
+
+
+def trainings(units: list[str], epsilons: list[float]) -> Iterator[tuple[str, list[str]]]:
     """Name and settings of each."""
     yield "none", ["privacy=null", "baselines.names=[]", "recall_requests=0", "training.batch_rows=512", "training.epochs=6"]
-    for unit, settings in UNITS.items():
+    for unit in units:
+        settings = UNITS[unit]
         for epsilon in epsilons:
             yield f"{unit}, epsilon {epsilon:g}", [*settings, f"privacy.epsilon={epsilon}"]
 

@@ -91,10 +91,10 @@ COMMANDS = (
         writes=("output", "BUNDLE"),
         options=("finetune", "clients", "rounds"),
         text="""
-        Train a click model on logs that stay with their owners (a simulation in one process).
+        Train a click model on logs that stay with their owners, over a network or simulated in one process.
 
-        Reads a finetune config and its prepared folder, deals the rows out to clients, and lets them train in rounds: the
-        server sees sums under masks. Writes a bundle.
+        Reads a finetune config and its prepared folder. Clients train in rounds on their own rows; the server sees sums under
+        masks. Writes a bundle. In a simulation the folder's rows are dealt out to clients.
 
         Example: adrec federate --finetune configs/sample/finetune.yaml --clients scenario --rounds 3
         --output runs/sample/federated

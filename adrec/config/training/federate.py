@@ -4,15 +4,71 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from adrec.config.base import ConfigPath, OnDevice, Seeded
+from adrec.config.base import Config, ConfigPath, OnDevice, Seeded
+
+
+class Listening(Config):
+    """Of role server: where it listens, and to whom."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = Field(8443, ge=1, le=65_535)
+    """Port to listen on."""
+    certificate: ConfigPath | None = None
+    """PEM file of the server's certificate and its chain. Without one it listens on this machine alone."""
+    key: ConfigPath | None = None
+    """PEM file of its private key."""
+    clients: ConfigPath | None = None
+    """YAML file of the clients' names and keys, as `serve` reads it (docs/using/serve.md#who-may-ask-what)."""
+    wait_seconds: float = Field(600.0, gt=0, le=1e6)
+    """Time in which clients must have come; the run begins as soon as all of the file are there."""
+    patience_seconds: float = Field(600.0, gt=0, le=1e6)
+    """Time a question waits for answers; who takes longer has fallen out of that sum."""
+
+
+class Joining(Config):
+    """Of role client: which server, and how to know it. The client's key stands in the environment variable ADREC_API_KEY."""
+
+    server: str = "https://127.0.0.1:8443"
+    """Address of the server. Without TLS only this machine is asked."""
+    authority: ConfigPath | None = None
+    """PEM file of whoever signed the server's certificate; None: those that the system trusts."""
+    patience_seconds: float = Field(3_600.0, gt=0, le=1e6)
+    """Time without a word of the server after which the client gives up."""
+
+
+class FederatedPrivacy(Config):
+    """Differential privacy with clients as units: the server adds noise to their sums. Needs `pip install 'adrec[privacy]'`."""
+
+    epsilon: Annotated[float, Field(gt=0, le=1_000)]
+    """The most that one client may change the odds of any bundle, as a power of e: 1 is strong, 8 weak."""
+    delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-6
+    """The chance that epsilon does not hold: well below one over the number of clients."""
+    statistics: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Part of epsilon that rates and calibration may cost by themselves; together with the training it takes far less."""
+    accountant: Literal["rdp", "prv"] = "rdp"
+    """rdp: a proven bound. prv: numerical, some percent less noise."""
+    public: list[Literal["features", "encoder"]] = []
+    """What anyone may know, on your word: `features`, the prepared folder's vocabularies and scales, which all sides share;
+    `encoder`, a text encoder of a folder."""
+    secure: bool = True
+    """Randomness of the operating system, which cannot be repeated. false: of the seed, for tests; protects nothing."""
 
 
 class FederateConfig(OnDevice, Seeded):
-    """Train a click model on logs that stay where they are: a simulation in one process, to see what it is worth.
+    """Train a click model on logs that stay where they are: server and clients over a network, or all in one process.
 
     Each client trains on its own rows and sends a change of the weights; the server sees their sum. Reads a finetune config and
-    its prepared folder, whose rows are dealt out to clients; writes the bundle `output`.
+    its prepared folder; writes the bundle `output`. In a simulation the folder's rows are dealt out to clients.
     """
+
+    role: Literal["simulation", "server", "client"] = "simulation"
+    """simulation: all sides in one process. server: asks clients elsewhere, and reads no training row of its own folder.
+    client: answers with what its own folder's rows say, under masks."""
+    listening: Listening = Listening()
+    """Of the server."""
+    joining: Joining = Joining()
+    """Of a client."""
 
     finetune: ConfigPath
     """Finetune config: prepared folder, encoder, model, loss, and `training` of a client. Its `output` is not written."""
@@ -43,7 +99,9 @@ class FederateConfig(OnDevice, Seeded):
     """clipped: no client changes more than `clip`. median, trimmed_mean: of each weight over the clients, which withstand some
     that send anything (Yin et al. 2018); the server then must see each change, so `secure` is false."""
     clip: Annotated[float, Field(gt=0)] = 1.0
-    """Of clipped: largest norm of a client's change."""
+    """Of clipped, and under `privacy`: largest norm of a client's change."""
+    privacy: FederatedPrivacy | None = None
+    """Noise on the sums, so that the bundle tells of no client. Changes are cut to `clip`, clients weigh alike."""
     trim: Annotated[float, Field(gt=0, lt=0.5)] = 0.2
     """Of trimmed_mean: share left out at each end."""
     overrides: list[str] = []
@@ -53,6 +111,14 @@ class FederateConfig(OnDevice, Seeded):
     def _hidden_or_robust(self) -> "FederateConfig":
         if self.rule in {"median", "trimmed_mean"} and self.secure:
             raise ValueError(f"rule: {self.rule} needs to see each client's change; set `secure` to false, or rule to clipped")
+        if self.privacy is not None and self.rule in {"median", "trimmed_mean"}:
+            raise ValueError(f"privacy: noise is added to a sum; {self.rule} is none. Leave out rule")
+        if self.role == "client" and self.privacy is not None:
+            raise ValueError("privacy: the server adds the noise; leave it out of the clients' configs")
+        if self.role != "simulation" and (not self.secure or self.drop_out or self.rule != "mean"):
+            raise ValueError(f"role {self.role}: sums are under masks: `secure` is true, `rule` is mean, and `drop_out` is 0")
+        if (self.listening.certificate is None) != (self.listening.key is None):
+            raise ValueError("listening: a certificate needs its key, and a key its certificate")
         if self.drop_out >= 1 - self.threshold and self.drop_out > 0 and self.secure:
             raise ValueError("drop_out: more clients fall out than `threshold` allows; lower one of them")
         return self

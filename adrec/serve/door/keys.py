@@ -80,6 +80,11 @@ class Keys:
     def __bool__(self) -> bool:
         return bool(self._by_digest) or self._file is not None
 
+    @property
+    def names(self) -> set[str]:
+        """Of the keys in force."""
+        return {key.name for key in self._by_digest.values()}
+
     def who(self, given: str) -> Key | None:
         """The key that was given, None where there is none of these."""
         self._follow()

@@ -66,45 +66,24 @@ class Rounds:
         before = flat(self.module)
         sent, weights = [], []
         for client, rows in clients:
-            change = self._changed(before, rows, [self.seed, number, client])
+            change = changed(self.module, before, rows, self.collate, self.sampling, self.local, [self.seed, number, client])
             change = change if self.corrupt is None else self.corrupt(client, change)
             sent.append(clipped(change, self.server.clip) if self.server.rule == "clipped" else change)
             weights.append(float(len(rows)))
         move = self._together(sent, weights)
-        if self.server.algorithm == "fedadam":
-            move = self._adam(move)
-        put(self.module, before + move)
+        self.move(before, move)
+
+    def move(self, before: Floats, change: Floats) -> None:
+        """Put the weights to where the clients' common `change` leads from those `before`."""
+        put(self.module, before + (self._adam(change) if self.server.algorithm == "fedadam" else change))
 
     def _together(self, changes: list[Floats], weights: list[float]) -> Floats:
         if self.server.rule in {"median", "trimmed_mean"}:
             stacked = np.stack([changes[client] for client in self.summing.present(len(changes))])
             return robust(stacked, "median" if self.server.rule == "median" else "trimmed_mean", trim=self.server.trim)
-        # Rows in units of the largest client of the round would tell its size; a thousand is anybody's.
-        vectors = [np.append(change * weight, weight) / 1000.0 for change, weight in zip(changes, weights, strict=True)]
+        vectors = [weighed(change, weight) for change, weight in zip(changes, weights, strict=True)]
         total, _ = self.summing(vectors)
         return np.asarray(total[:-1] / max(total[-1], 1e-9))
-
-    def _changed(self, before: Floats, rows: Examples, seed: list[int]) -> Floats:
-        """What the client's own training changes."""
-        put(self.module, before)
-        module, local = self.module, self.local
-        start = [value.detach().clone() for value in trained(module)] if local.proximal else []
-        optimizer = torch.optim.AdamW(trained(module), lr=local.learning_rate, weight_decay=local.weight_decay)
-        plan = MemoryPlan(rows, self.collate, sampling=self.sampling, batch_rows=local.batch_rows, seed=seed[0])
-        generator = np.random.default_rng(seed)
-        torch.manual_seed(int(generator.integers(2**31)))
-        module.train()
-        for epoch in range(local.epochs):
-            for draw in plan.plan(epoch + local.epochs * seed[1]):
-                batch = plan.collate(draw, generator)
-                loss = module.loss(batch, module.model(batch))
-                for value, origin in zip(trained(module), start, strict=False):
-                    loss = loss + local.proximal / 2 * (value - origin).square().sum()
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(trained(module), 1.0)
-                optimizer.step()
-        return flat(module) - before
 
     def _adam(self, move: Floats) -> Floats:
         if not self._moments:
@@ -113,6 +92,44 @@ class Rounds:
         first[:] = _BETAS[0] * first + (1 - _BETAS[0]) * move
         second[:] = _BETAS[1] * second + (1 - _BETAS[1]) * move**2
         return np.asarray(self.server.learning_rate * first / (np.sqrt(second) + _FLOOR))
+
+
+def weighed(change: Floats, rows: float) -> Floats:
+    """What a client adds to the sum: its change times its rows, and these behind it, in thousands.
+
+    In units of the largest client of the round they would tell its size; a thousand is anybody's.
+    """
+    return np.append(change * rows, rows) / 1000.0
+
+
+def changed(
+    module: CTRModule,
+    before: Floats,
+    rows: Examples,
+    collate: Collator,
+    sampling: Sampling,
+    local: LocalTraining,
+    seed: list[int],
+) -> Floats:
+    """What a client's own training on `rows` changes of the weights `before`. `seed`: of the run, the round, the client."""
+    put(module, before)
+    start = [value.detach().clone() for value in trained(module)] if local.proximal else []
+    optimizer = torch.optim.AdamW(trained(module), lr=local.learning_rate, weight_decay=local.weight_decay)
+    plan = MemoryPlan(rows, collate, sampling=sampling, batch_rows=local.batch_rows, seed=seed[0])
+    generator = np.random.default_rng(seed)
+    torch.manual_seed(int(generator.integers(2**31)))
+    module.train()
+    for epoch in range(local.epochs):
+        for draw in plan.plan(epoch + local.epochs * seed[1]):
+            batch = plan.collate(draw, generator)
+            loss = module.loss(batch, module.model(batch))
+            for value, origin in zip(trained(module), start, strict=False):
+                loss = loss + local.proximal / 2 * (value - origin).square().sum()
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(trained(module), 1.0)
+            optimizer.step()
+    return flat(module) - before
 
 
 def trained(module: nn.Module) -> list[Tensor]:

@@ -96,3 +96,29 @@ def test_what_cannot_be_is_refused(world):
         federate.run(federated(folder, "x", clients="planet"), QUIET)
     with pytest.raises(ConfigError, match=r"model\.identities cannot be federated"):
         federate.run(federated(folder, "x", overrides=["model.identities=[users]"]), QUIET)
+
+
+@pytest.mark.slow
+def test_noise_on_the_sums_is_counted_and_still_teaches(world):
+    folder, _ = world
+    privacy = {"epsilon": 60.0, "delta": 1e-4, "public": ["features", "encoder"], "secure": False}
+    settings = {"clients": "user", "rounds": 25, "clients_per_round": 60, "clip": 0.5, "privacy": privacy}
+    result = federate.run(federated(folder, "noised", **settings), QUIET)
+    stored = open_bundle(folder / "noised").manifest["privacy"]
+    assert stored == result.privacy and stored["unit"] == "client" and stored["spent"] <= 60
+    lines = {line["artefact"]: line for line in stored["lines"]}
+    assert lines["weights"]["event"]["steps"] == 25 and lines["weights"]["sensitivity"] == 0.5
+    assert {"rate of click", "calibration of click, step 3", "vocabularies and scales"} <= set(lines)
+    packed = Predictor.load(folder / "noised", device="cpu").packed
+    assert set(packed.seen_ads["clicks"].to_pylist()) == {0}
+    assert result.figures["auc"] > 0.55
+
+
+def test_what_noise_cannot_cover_is_refused(world):
+    folder, _ = world
+    with pytest.raises(ConfigError, match=r"fitted without noise.*public=\[features\]"):
+        federate.run(federated(folder, "x", privacy={"epsilon": 1.0}), QUIET)
+    with pytest.raises(ConfigError, match=r"text\.reference.*may have learned"):
+        federate.run(federated(folder, "x", privacy={"epsilon": 1.0, "public": ["features"]}), QUIET)
+    with pytest.raises(ValidationError, match="noise is added to a sum"):
+        federated(folder, "x", privacy={"epsilon": 1.0}, rule="median", secure=False)

@@ -21,7 +21,6 @@ from adrec.data.device import resolve_device
 from adrec.data.examples import Examples
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.errors import ConfigError, DataError
-from adrec.inference.click_model import ClickModel
 from adrec.inference.held_out import HeldOut
 from adrec.inference.predictor import Predictor
 from adrec.models.baselines.suite import Suite

@@ -6,8 +6,9 @@ from typing import Any
 
 from adrec.bundle import CARD, save_bundle
 from adrec.config.training.finetune import FinetuneConfig
+from adrec.inference.click_model import ClickModel
 from adrec.inference.held_out import HeldOut
-from adrec.inference.packing import ClickModel, pack
+from adrec.inference.packing import pack
 from adrec.privacy.ledger import KEY, Ledger, Line
 from adrec.stages.training.finetune_result import FinetuneResult
 from adrec.stages.training.finetuning.private_card import write_private_card

@@ -102,13 +102,8 @@ def train_texts_privately(
         clip=privacy.clip,
         expected=plan.expected,
         randomness=randomness,
-        learning_rate=training.learning_rate,
-        optimiser={
-            "total_steps": steps,
-            "weight_decay": training.weight_decay,
-            "schedule": training.schedule,
-            "warmup_fraction": training.warmup_fraction,
-        },
+        training=training,
+        total_steps=steps,
     )
     loader = BatchLoader(plan.plan, plan.collate, total=steps, seed=config.seed, workers=training.workers, pin_memory=False)
     run = fit(

@@ -1,0 +1,1 @@
+"""Federated training: what server and clients share, and the two of them over a network."""
