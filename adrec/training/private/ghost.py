@@ -114,14 +114,14 @@ class Ghost:
 @contextmanager
 def watched(model: nn.Module, units: int) -> Iterator[Ghost]:
     """Notes one forward and one backward pass of `units`. Raises ConfigError where a layer cannot be told apart."""
-    parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    parameters: dict[str, Tensor] = {name: value for name, value in model.named_parameters() if value.requires_grad}
     ghost, handles, covered = Ghost(parameters), [], set()
 
     def forward(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         came = inputs[0].detach()
         if came.shape[0] != units:
             raise ConfigError(f"privacy: {type(module).__name__} of this encoder mixes units. Take another encoder.")
-        output.register_hook(partial(_noted, ghost, module, came))
+        output.register_hook(partial(_noted, ghost, module, came))  # type: ignore[no-untyped-call]
 
     for module in model.modules():
         own = dict(module.named_parameters(recurse=False))
