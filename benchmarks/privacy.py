@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs" / "sample"
 UNITS: dict[str, list[str]] = {
     "row": ["privacy.unit=row"],
-    "user": ["privacy.unit=user", "training.epochs=20", "privacy.units_per_step=512"],
+    "user": ["privacy.unit=user", "training.epochs=12", "privacy.units_per_step=512"],
     "label": ["privacy.unit=label", "privacy.public=[scenario,history]", "training.batch_rows=512", "training.epochs=3"],
 }
 QUIET = Terminal(quiet=True)

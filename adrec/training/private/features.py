@@ -52,7 +52,7 @@ class Refitted(Prepared):
         return pa.repeat(False, len(texts))
 
 
-def planned_releases(prepared: Prepared, unit: Literal["user", "row"], declared: Declared) -> tuple[int, int]:
+def planned_releases(prepared: Prepared, unit: str, declared: Declared) -> tuple[int, int]:
     """How many noised releases `private_features` will make, and how many of them are vocabularies: by the config alone."""
     vocabularies = scales = 0
     for table in ("impressions", "users"):

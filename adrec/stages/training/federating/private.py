@@ -72,8 +72,8 @@ def train_with_noise(config: FederateConfig, side: Side, clients: Sequence[Any],
             chosen = np.flatnonzero(randomness.chosen(np.full(len(clients), rate)))
             total = np.zeros_like(before)
             if len(chosen):
-                task = Message({"task": "clipped", "round": number, "means": means}, {"weights": before})
-                total = ask([clients[at] for at in chosen], task)
+                asked = Message({"task": "clipped", "round": number, "means": means}, {"weights": before})
+                total = ask([clients[at] for at in chosen.tolist()], asked)
             total = total + noise * config.clip * randomness.gaussian(len(total))
             rounds.move(before, total / expected)
             advance()

@@ -223,7 +223,7 @@ def _calibrations(
         line = (1.0, 0.0)
         for step in range(1, LINE_STEPS + 1):
             said = line_sums(raw[rows, number], labels[rows], line) / most
-            sums = np.stack([np.bincount(unit, weights=column) for column in said.T], axis=1)
+            sums = np.stack([np.bincount(unit, weights=column) for column in said.T], axis=1).astype(np.float64)
             noised = releases.line_sums(f"calibration of {task.name}, step {step}", sums, files=("calibration.json",))
             line = next_line(line, noised, deviation=releases.noise * LINE_SENSITIVITY)
         maps[task.name] = Calibration(method="platt", slope=line[0], intercept=line[1])
