@@ -2,8 +2,8 @@
 
 Two samples of other seeds: other ads, users, advertisers and effects of topics, one taste. The curve is the AUC on the target's
 last quarter against the target rows at hand (a quarter of them validates): from nothing, from the source's bundle
-(`start_from`), the same at a tenth of the learning rate (`carried_rate`), and the source's bundle as it is. About 10 minutes on
-a core.
+(`start_from`), the same at a tenth of the learning rate (`carried_rate`), on the target's own scales or on the source's
+(`carried_scales`), and the source's bundle as it is. About 15 minutes on a core.
 """
 
 import argparse
@@ -45,9 +45,15 @@ def main() -> None:
             generate_sample(given.work / name, impressions=rows, seed=seed)
     source = _prepared(given.work, "source", given.work / "source/impressions", {"method": "time", "valid_fraction": 0.1})
     bundle = _trained(source, given.work / "source_bundle", given.encoder, seed=1)
+    start = {"start_from": str(bundle)}
     ways: dict[str, dict[str, Any]] = {
-        "alone": {}, "carried": {"start_from": str(bundle)}, "slower": {"start_from": str(bundle), "carried_rate": 0.1},
-    }  # fmt: skip
+        "alone": {},
+        **{
+            f"{name}, {scales} scales": {**start, "carried_rate": rate, "carried_scales": scales == "its"}
+            for scales in ("own", "its")
+            for name, rate in (("carried", 1.0), ("slower", 0.1))
+        },
+    }
     for seed in range(1, given.seeds + 1):
         for rows in given.rows:
             file = given.work / f"rows{rows}_{seed}.parquet"

@@ -31,16 +31,19 @@ class VectorWorld:
     """(users, STYLES)"""
 
 
-def make(folder, *, ads=80, users=120, requests=2500, missing=0.0, seed=0, slots=4, kind="parquet", draw=None, as_sound=False):
+def make(
+    folder, *, ads=80, users=120, requests=2500, missing=0.0, seed=0, slots=4, kind="parquet", draw=None, as_sound=False, ages=0
+):
     """Files of ads (`photo` of 8 numbers holds the style, `noise` of 4 nothing), users (`taste`, STYLES numbers) and rows.
 
     `draw` (three numbers from 0 to 1, seed → bytes) draws the style as a colour, in files that `image` names; or makes it a
-    sound, in files that `audio` names.
+    sound, in files that `audio` names. `ages`: so many groups of users have one taste each.
     """
     rng = np.random.default_rng(seed)
     style = rng.normal(size=(ads, STYLES))
     style /= np.linalg.norm(style, axis=1, keepdims=True)
-    taste = rng.normal(size=(users, STYLES))
+    age = rng.integers(0, ages, users) if ages else np.arange(users)
+    taste = rng.normal(size=(max(ages, users), STYLES))[age]
     taste /= np.linalg.norm(taste, axis=1, keepdims=True)
     photo = (style @ rng.normal(size=(STYLES, 8)) * 3 + rng.normal(size=(ads, 8)) * 0.2 + 5).astype(np.float32)
     noise = rng.normal(size=(ads, 4)).astype(np.float32)
@@ -61,7 +64,7 @@ def make(folder, *, ads=80, users=120, requests=2500, missing=0.0, seed=0, slots
             "noise": noise.tolist(),
             "style_x": style[:, 0],
         },
-        "users": {"user_id": [f"u{number}" for number in range(users)], "taste": taste.astype(np.float32).tolist()},
+        "users": {"user_id": [f"u{number}" for number in range(users)], "taste": taste.astype(np.float32).tolist(), "age": age},
         "impressions": {
             "request_id": [f"r{number}" for number in row],
             "user_id": [f"u{number}" for number in user[row]],

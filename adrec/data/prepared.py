@@ -1,7 +1,7 @@
 """The prepared folder, opened: what every later command reads instead of raw logs."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -49,8 +49,9 @@ def open_prepared(path: Path) -> "Prepared":
 class Prepared:
     """A prepared folder. Tables are checked against the contract when they are read."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, read_as: Mapping[str, FeatureSet] | None = None) -> None:
+        """`read_as`: fitted features of another log, by table, whose scales and vocabularies hold for what both have."""
+        self.path, self.read_as = path, read_as or {}
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -183,7 +184,8 @@ class Prepared:
     def features(self) -> dict[str, FeatureSet]:
         """The fitted features of `impressions`, `ads` and `users`."""
         fitted = _read_json(self.path / "features.json")
-        return {table: FeatureSet.from_json(data) for table, data in fitted.items()}
+        own = {table: FeatureSet.from_json(data) for table, data in fitted.items()}
+        return {table: found.read_as(self.read_as[table]) if table in self.read_as else found for table, found in own.items()}
 
     def corpus(self) -> pa.Table:
         """Distinct texts: text, segmented, language, kind, held_out, later."""

@@ -15,10 +15,10 @@ from adrec.data.features import FeatureSet
 from adrec.data.identities import NOBODYS, OwnVectors
 from adrec.errors import ConfigError
 from adrec.models.match.table import MatchSpec
-from adrec.models.net.ctr_model import CTRModel, EntityEncoder, Fields, ListWeights, PositionBias
+from adrec.models.net.ctr_model import CTRModel, EntityEncoder, Factors, Fields, ListWeights, PositionBias
 from adrec.models.net.interaction import INTERACTIONS, interaction
 from adrec.models.net.matches import Matches
-from adrec.models.net.modalities import LateFusion, Modalities
+from adrec.models.net.modalities import Crosses, LateFusion, Modalities
 from adrec.models.net.multitask import sharing
 from adrec.models.net.neighbours import Neighbours
 from adrec.models.net.search import CategorySearch, HashedSearch
@@ -171,7 +171,8 @@ def build_model(
         experts=settings.experts,
         dropout=settings.dropout,
     )
-    wide = settings.wide and settings.interaction != "dot"
+    speaks = settings.interaction != "dot"  # what stands beside the two vectors, to the logit by itself
+    wide = settings.wide and speaks
     model = CTRModel(
         text_encoder=text_encoder,
         ad_encoder=_entity(settings, d.ads, d.text, d.ad_identities, d.ad_hashed, _semantic(settings, d.text)),
@@ -201,6 +202,7 @@ def build_model(
         if wide and d.ads.list_cardinalities
         else None,
         late=_late(settings, d, matches, len(tasks)) if is_late else None,
+        crosses=_crosses(settings, d, len(tasks)) if speaks and settings.crosses and d.ads.vectors else None,
         modality_dropout=settings.modality_dropout,
         neighbours=neighbours,
         paths=d.paths if reads_links else None,
@@ -292,6 +294,20 @@ def _fields(shape: FeatureShape, width: int) -> Fields:
     )
 
 
+def _crosses(settings: ModelSettings, d: Dimensions, tasks: int) -> Crosses:
+    users, moments = (
+        Factors(
+            numeric=shape.numeric,
+            cardinalities=shape.cardinalities,
+            list_cardinalities=shape.list_cardinalities,
+            vectors=shape.vectors,
+            width=len(d.ads.vectors) * settings.crosses * tasks,
+        )
+        for shape in (d.users, d.impressions)
+    )
+    return Crosses(widths=d.ads.vectors, users=users, moments=moments, rank=settings.crosses, tasks=tasks)
+
+
 def _late(settings: ModelSettings, d: Dimensions, matches: Matches, tasks: int) -> LateFusion:
     return LateFusion(
         widths=d.ads.vectors, match_widths=matches.modality_widths, width=settings.width, tasks=tasks, dropout=settings.dropout
@@ -317,9 +333,7 @@ def _entity(
 ) -> EntityEncoder:
     modalities = None
     if shape.vectors and settings.fusion != "late":
-        modalities = Modalities(
-            widths=shape.vectors, width=settings.width, dropout=settings.dropout, gated=settings.fusion == "gated"
-        )
+        modalities = Modalities(widths=shape.vectors, width=settings.width, dropout=settings.dropout, fusion=settings.fusion)
     return EntityEncoder(
         text_width=text,
         fields=_fields(shape, settings.feature_width),

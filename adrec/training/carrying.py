@@ -151,7 +151,11 @@ class _Namer:
         common, entity = self._common(name)
         sizes = tuple(shape)
         axes: list[_Axis | None] = [None for _ in shape]
-        table = re.match(r"(ad_encoder\.|user_profile\.|)fields\.(tables|list_tables)\.(\d+)\.weight$", name)
+        table = re.match(r"(ad_encoder\.|user_profile\.|crosses\.\w+\.|)fields\.(tables|list_tables)\.(\d+)\.weight$", name)
+        if name.startswith(("crosses.users.", "crosses.moments.")):
+            axes[0 if name.endswith((".start", ".numeric.weight")) or ".vectors." in name else 1] = _Axis(self._crossed())
+        elif name.startswith("crosses.parts."):
+            axes[0] = _Axis(self._ranks())
         if table is not None:
             values = self._values(entity)[0 if table[2] == "tables" else 1]
             axes[0] = _Axis(list(values.values())[int(table[3])], "first")
@@ -198,11 +202,13 @@ class _Namer:
     def _common(self, name: str) -> tuple[str, str]:
         """The name with columns, user parts and tasks in place of their numbers, and the table whose features it is about."""
         entity = {"ad_encoder": "ads", "user_profile": "users"}.get(name.split(".", 1)[0], "impressions")
+        entity = "users" if name.startswith("crosses.users.") else entity
         coders = self._values(entity)
         lists = [list(self._values("ads")[1])]
         vectors = [fitted.name for fitted in self.d.features["ads" if entity == "impressions" else entity].vectors]
         for pattern, names in (
             (r"(?:^|\.)(?:modalities|late)\.(?:parts|gates|towers)\.(\d+)\.", vectors),
+            (r"^crosses\.(?:parts|users\.vectors)\.(\d+)\.", vectors),
             (r"(?:^|\.)fields\.tables\.(\d+)\.", list(coders[0])),
             (r"(?:^|\.)fields\.list_tables\.(\d+)\.", list(coders[1])),
             (r"^wide_lists\.weights\.(\d+)$", lists[0]),
@@ -222,6 +228,8 @@ class _Namer:
             return self._fields("ads")
         if name == "user_profile.features.weight":
             return self._fields("users")
+        if name in {"crosses.users.numeric.weight", "crosses.moments.numeric.weight"}:
+            return self._numeric("users" if ".users." in name else "impressions")
         if name == "user_encoder.join.weight":
             skipped = _wide("skipped", self.width) if self.d.settings.user.skipped else []
             parts = [label for part in self.parts or ["mean"] for label in _wide(part, self.width)]
@@ -277,11 +285,24 @@ class _Namer:
     def _fields(self, table: str) -> list[str]:
         """What Fields gives for the features of a table, in its order."""
         features, width = self.d.features[table], self.d.settings.feature_width
-        transforms = {item.name: item.transform for item in features.numerics}
-        numeric = [f"{name} {transforms.get(name, '')}" for name in features.numeric_names]
-        return numeric + [
+        return self._numeric(table) + [
             label for name in (*features.categorical_names, *features.list_cardinalities) for label in _wide(name, width)
         ]
+
+    def _numeric(self, table: str) -> list[str]:
+        features = self.d.features[table]
+        transforms = {item.name: item.transform for item in features.numerics}
+        return [f"{name} {transforms.get(name, '')}" for name in features.numeric_names]
+
+    def _crossed(self) -> pa.Array:
+        """The products of Crosses: those of each vector of the ads in turn."""
+        names = [fitted.name for fitted in self.d.features["ads"].vectors]
+        return pa.array([f"{name}:{at}" for name in names for at in self._ranks().to_pylist()], pa.string())
+
+    def _ranks(self) -> pa.Array:
+        """The products of one vector: rank by rank, for each task."""
+        rank = self.d.settings.crosses
+        return pa.array([f"{at}/{rank} {task}" for at in range(rank) for task in self.tasks], pa.string())
 
     def _values(self, table: str) -> tuple[dict[str, pa.Array], dict[str, pa.Array]]:
         """Labels of the codes of each categorical column, and of each list."""

@@ -1,6 +1,7 @@
 """Pictures of ads from the file to the served answer: what only they show is learned, and what cannot be read is set aside."""
 
 import base64
+import io
 
 import numpy as np
 import pyarrow as pa
@@ -9,13 +10,14 @@ import pytest
 import vector_worlds
 import vision
 
+from adrec.config.inference.explain import ExplainConfig
 from adrec.config.inference.score import ScoreConfig
 from adrec.data.prepared import open_prepared
 from adrec.data.vectors import file_of
 from adrec.errors import DataError
 from adrec.inference.predictor import Predictor
 from adrec.metrics.classification import auc
-from adrec.stages.inference import score
+from adrec.stages.inference import explain, score
 from adrec.terminal import Terminal
 
 QUIET = Terminal(quiet=True)
@@ -104,6 +106,57 @@ def test_bytes_in_parquet_give_the_same_vectors(cycle, tmp_path):
     found, expected = (np.load(file_of(folder.path, "ads", "picture")) for folder in (other, prepared))
     assert np.allclose(found, expected, atol=1e-6, equal_nan=True)
     assert "image" not in pq.read_schema(other.path / "ads.parquet").names
+
+
+def test_patches_of_a_picture_are_what_the_score_loses_with_them(cycle, tmp_path):
+    """Held against the ad scored with a picture that was painted over before it was given."""
+    world, prepared, config, predictor, _ = cycle
+    settings = ExplainConfig(
+        bundle=config.output, prepared=prepared.path, split="test", output=tmp_path / "why", rows=6, occlusion=2, device="cpu"
+    )
+    result = explain.run(settings, QUIET)
+    told = [row.as_dict() for row in result.rows]
+    row = next(row for row in told if row["pictures"])
+    assert all(bool(other["pictures"]) == any(part["name"] == "picture" for part in other["parts"]) for other in told)
+    rows = _test_rows(prepared)
+    named = np.array(rows["user_id"].to_pylist()) == row["user_id"]
+    place = int(np.flatnonzero(named & (np.array(rows["ad_id"].to_pylist()) == row["ad_id"]))[0])
+    ads = prepared.ads()
+    at = ads["ad_id"].to_pylist().index(row["ad_id"])
+    contents = _contents(world, ads)
+    whole = _decoded(contents[at])
+    logits = []
+    for box in (None, (whole.width // 2, 0, whole.width, whole.height // 2)):  # the second patch of four: above, to the right
+        picture, target = whole.copy(), io.BytesIO()
+        if box is not None:
+            picture.paste((128, 128, 128), box)
+        picture.save(target, "PNG")
+        contents[at] = target.getvalue()
+        own = ads.drop_columns(["picture"]).set_column(
+            ads.column_names.index("image"), "image", pa.array(contents, pa.binary())
+        )
+        catalogs = predictor.catalogs(own, prepared.users())
+        logits.append(float(predictor.score_examples(predictor.examples_of(rows.slice(place, 1)), catalogs).logit[0]))
+    patches = row["pictures"][0]["patches"]
+    assert np.shape(patches) == (2, 2) and abs(patches[0][1]) > 1e-4
+    assert patches[0][1] == pytest.approx(logits[0] - logits[1], abs=1e-4)
+    page = (tmp_path / "why" / "explanations.html").read_text()
+    assert page.count("<rect") >= 4 and "data:image/jpeg;base64," in page
+
+
+def test_pictures_that_are_gone_are_told_and_explained_without(cycle, tmp_path):
+    _, prepared, config, _, _ = cycle
+    told = Terminal(quiet=True)
+    (tmp_path / "empty").mkdir()
+    settings = ExplainConfig(
+        bundle=config.output, prepared=prepared.path, split="test", output=tmp_path / "why", rows=3, device="cpu",
+        pictures=tmp_path / "empty",
+    )  # fmt: skip
+    warnings = []
+    told.warn = warnings.append
+    result = explain.run(settings, told)
+    assert all(not row.explanation.pictures for row in result.rows)
+    assert "Set `pictures`" in warnings[0] and "is no file" in warnings[0]
 
 
 def test_another_encoder_at_the_same_place_is_told(cycle, tmp_path):

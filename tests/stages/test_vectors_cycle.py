@@ -7,12 +7,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import vector_worlds
+import yaml
 
 from adrec.bundle import open_bundle
+from adrec.config.base import load_stored_config
 from adrec.config.inference.encode import EncodeConfig
 from adrec.config.inference.rank import Policy, RankConfig
 from adrec.config.inference.score import ScoreConfig
 from adrec.config.inference.serve import ServeConfig
+from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.vectors import file_of
 from adrec.errors import DataError
 from adrec.inference.explain.explainer import Explainer
@@ -64,12 +67,32 @@ def test_what_only_vectors_tell_is_learned_by_network_and_trees(cycle, tmp_path)
     assert auc(label, scores.baselines["logistic"]) > without + 0.4 * (oracle - without)
 
 
-@pytest.mark.parametrize("fusion", ["gated", "late"])
+@pytest.mark.parametrize("fusion", ["gated", "cross_attention", "late"])
 def test_other_fusions_learn_it_too(cycle, tmp_path, fusion):
     world, prepared, _, _ = cycle
     config, _ = vector_worlds.train(prepared, tmp_path / fusion, model={"fusion": fusion})
     rows = _test_rows(prepared)
     assert auc(rows["click"].to_numpy(), _scores(Predictor.load(config.output), prepared).score) > 0.7
+
+
+def test_what_age_makes_of_a_vector_is_found_in_few_rows(tmp_path):
+    """Each age likes another direction of the vector: layers side by side have to build that product, `crosses` is one."""
+    world = vector_worlds.make(tmp_path / "raw", ages=4)
+    prepared = vector_worlds.prepare(world, tmp_path / "prepared", features=AGES)
+    rows = _test_rows(prepared)
+    label, reached = rows["click"].to_numpy(), {}
+    for crosses in (0, 4):
+        config, _ = vector_worlds.train(prepared, tmp_path / str(crosses), model={"crosses": crosses})
+        reached[crosses] = auc(label, _scores(Predictor.load(config.output), prepared).score)
+    oracle = auc(label, rows["true_probability"].to_numpy())
+    assert reached[4] > 0.5 + 0.85 * (oracle - 0.5) and reached[4] > reached[0] + 0.02
+    stored = yaml.safe_load((tmp_path / "0" / "config.yaml").read_text())
+    del stored["model"]["crosses"]  # as bundles were written before there was any
+    (tmp_path / "0" / "config.yaml").write_text(yaml.safe_dump(stored))
+    assert load_stored_config(tmp_path / "0" / "config.yaml", FinetuneConfig, command="finetune").model.crosses == 0
+
+
+AGES = {"ads": {"vectors": ["photo"]}, "users": {"categorical": ["age"]}}
 
 
 def test_finetune_reports_what_each_modality_is_worth(cycle):

@@ -1,5 +1,7 @@
 """Weights of one network carried into another: by name, and by the value that each place of an axis stands for."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,6 +11,7 @@ from adrec.config.training.finetune import ModelSettings, TaskSettings
 from adrec.data.batches.collate import Collator, Texts
 from adrec.data.examples import Examples, catalog_from_table
 from adrec.data.features import FeatureSet
+from adrec.data.features.vectors import FittedVector
 from adrec.data.identities import OwnVectors
 from adrec.models.match.table import Matcher
 from adrec.models.net.interaction import INTERACTIONS
@@ -20,15 +23,18 @@ WORDS = ["red", "green", "blue", "white"]
 COLOURS = ["crimson", "jade", "navy", "ivory"]
 
 
-def features(ads, users, numbers):
-    """Fitted features: a category and words of ads, an age of users, numbers of impressions."""
+def features(ads, users, numbers, vectors):
+    """Fitted features: a category, words and vectors of ads, an age of users, numbers of impressions."""
     table = pa.table({"category": [COLOURS[number] for number in ads], "words": [[WORDS[number]] for number in ads]})
     spec = FeatureSpec(categorical=(CategorySpec("category"),), lists=(ListSpec("words"),))
     rows = pa.table({name: np.arange(8.0) for name in numbers})
     plain = [NumericSpec(column=name, transform="none") for name in numbers]
     people = [NumericSpec(column=name, transform="none") for name in users]
+    as_they_are = np.zeros(3, np.float32), np.ones(3, np.float32), np.eye(3, dtype=np.float32)
     return {
-        "ads": FeatureSet.fit(spec, [table]),
+        "ads": replace(
+            FeatureSet.fit(spec, [table]), vectors=tuple(FittedVector(name, name, *as_they_are) for name in vectors)
+        ),
         "users": FeatureSet.fit(FeatureSpec(numeric=tuple(people)), [pa.table({name: np.arange(4.0) for name in users})]),
         "impressions": FeatureSet.fit(FeatureSpec(numeric=tuple(plain)), [rows]),
     }
@@ -37,9 +43,9 @@ def features(ads, users, numbers):
 class Made:
     """A network, what its axes mean, and the logits it gives to rows of every ad and user, by identifier."""
 
-    def __init__(self, settings, *, ads, users, numbers, tasks=("click",), seed=0, text=6, seen=(), space="here"):
+    def __init__(self, settings, *, ads, users, numbers, tasks=("click",), seed=0, text=6, seen=(), space="here", vectors=()):
         self.settings = ModelSettings(**{"width": 8, "hidden": [8], "feature_width": 4, "dropout": 0.0, **settings})
-        self.features = features(ads, users, numbers)
+        self.features = features(ads, users, numbers, vectors)
         self.ads, self.users, self.numbers, self.text = ads, users, numbers, text
         self.tasks = build_tasks([TaskSettings(name=name) for name in tasks])
         self.seen = pa.array(seen, pa.string())
@@ -71,6 +77,12 @@ class Made:
                 "text": [""] * count,
                 "category": ids,
                 "words": [[WORDS[number]] for number in self.ads],
+                **{
+                    fitted.name: [
+                        np.random.default_rng([len(fitted.name), number]).normal(size=3).tolist() for number in self.ads
+                    ]
+                    for fitted in self.features["ads"].vectors
+                },
             }
         )
         vectors = np.stack([np.random.default_rng(number).normal(size=self.text) for number in self.ads]).astype(np.float32)
@@ -138,6 +150,17 @@ def test_grown_tables_leave_what_was_known_as_it_was(settings):
         assert found[pair] == pytest.approx(logits, rel=1e-4, abs=1e-4)
         assert before[pair] != pytest.approx(logits, abs=1e-2)
     assert 0 < carried.copied < carried.numbers
+
+
+@pytest.mark.parametrize("fusion", ["concatenation", "cross_attention", "late"])
+def test_what_features_make_of_vectors_goes_by_the_names_of_both(fusion):
+    """Another order of the vectors, and one more that is missing: the logits stay."""
+    tasks = ("click", "conversion")
+    old = Made({"fusion": fusion, "crosses": 2}, **OLD, tasks=tasks, vectors=("photo", "tone"))
+    new = Made({"fusion": fusion, "crosses": 2}, **GROWN, tasks=tasks, seed=1, vectors=("tone", "photo"))
+    new.carry(old)
+    for pair, logits in old.logits().items():
+        assert new.logits()[pair] == pytest.approx(logits, rel=1e-4, abs=1e-4)
 
 
 def test_tasks_and_user_parts_go_by_name():

@@ -25,3 +25,8 @@ class ExplainConfig(RowsConfig, OnDevice, Seeded):
     """Rows to explain, the first that fit."""
     language: Literal["auto", "en", "zh"] = "auto"
     """Language of sentences and names: en, zh, or auto: what each row's user reads, as in the lists' reasons."""
+    occlusion: Annotated[int, Field(ge=0, le=32)] = 6
+    """Where the bundle reads pictures: grey patches along each side of the ad's picture, laid over it one by one, to tell which
+    part of it the score hangs on. 0: none."""
+    pictures: ConfigPath | None = None
+    """Folder that names of picture files of prepared ads start from; None: where preprocess read them."""

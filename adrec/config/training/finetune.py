@@ -1,8 +1,8 @@
 """Config of `adrec finetune`: the model, what it learns, how it is trained, and what stands beside it."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from adrec.config.base import Config, ConfigPath, EncoderReference, OnDevice, Seeded, TrustsKeys
 from adrec.config.training.baselines import CLICK_MEMBERS, HYBRID_MEMBERS, BaselinesConfig, HybridConfig
@@ -125,9 +125,13 @@ class ModelSettings(Config):
     """Width of the embeddings of categorical and list features."""
     text_match: bool = True
     """Give the scorer the cosines between the candidate's text and history, interests and query."""
-    fusion: Literal["concatenation", "gated", "late"] = "concatenation"
+    fusion: Literal["concatenation", "gated", "cross_attention", "late"] = "concatenation"
     """How the vectors of ads and users (`features.ads.vectors`) join: concatenation: beside text and features, projected
-    together. gated: each as far as a gate over all of them lets it. late: each by itself to the logit, those of ads alone."""
+    together. gated: each as far as a gate over all of them lets it. cross_attention: text and vectors look at each other.
+    late: each by itself to the logit, those of ads alone."""
+    crosses: Annotated[int, Field(ge=0, le=256)] = 8
+    """Rank of what each feature of users and impressions makes of each vector of the ads ("the young like red pictures"), added
+    to the logits: a product where other layers must build one. 0: off."""
     modality_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.15
     """Share of vectors that count as missing in a training step, each modality by itself."""
     graph: Literal["neighbours", "shared", "none"] = "neighbours"
@@ -155,6 +159,14 @@ class ModelSettings(Config):
     a known slot, places of lists among them, are scored in it; candidates, whose slot nobody knows yet, for any slot."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Dropout in all parts."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_it_was_made(cls, values: Any, info: ValidationInfo) -> Any:
+        """A bundle whose config says nothing of `crosses` was made before there were any."""
+        if isinstance(values, dict) and (info.context or {}).get("of_an_output"):
+            return {"crosses": 0, **values}
+        return values
 
 
 class TaskSettings(Config):
@@ -240,6 +252,9 @@ class FinetuneConfig(OnDevice, Seeded, TrustsKeys):
     carried_rate: Share = 1.0
     """Of the learning rate, for weights that came whole from the bundle of `start_from`: below 1 they move less than what is
     new here, at 0 they stay as they are and only what is new and the outputs learn."""
+    carried_scales: bool | None = None
+    """Read columns that the bundle of `start_from` has too on its scales and by its vocabularies, new values behind its own,
+    rather than by those fitted on these rows. None: where there are fewer than 10,000 rows, which fit them badly."""
     text: TextEncoderSettings = TextEncoderSettings()
     """Text encoder."""
     model: ModelSettings = ModelSettings()

@@ -114,6 +114,11 @@ class FittedVocabulary:
         found = pc.index_in(values, value_set=self.values, skip_nulls=True)
         return np.asarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), dtype=np.int32) + np.int32(1)
 
+    def behind(self, earlier: "FittedVocabulary") -> "FittedVocabulary":
+        """The earlier one's values under their codes, then those that only this one knows."""
+        fresh = self.values.filter(pc.invert(pc.is_in(self.values, value_set=earlier.values)))
+        return FittedVocabulary(self.name, pa.concat_arrays([earlier.values.cast(pa.string()), fresh.cast(pa.string())]))
+
     def value(self, code: int) -> str:
         """What a code stands for, for people."""
         return str(self.values[code - 1]) if code else UNKNOWN

@@ -144,6 +144,18 @@ class FeatureSet:
             )
         return replace(self, vectors=tuple(fitted))
 
+    def read_as(self, earlier: "FeatureSet") -> "FeatureSet":
+        """The same columns, those that `earlier` has too on its scales and by its vocabularies, new values behind its own."""
+        numbers = {(item.name, item.transform, item.missing_indicator): item for item in earlier.numerics}
+        vectors = {(item.name, item.space, item.width): item for item in earlier.vectors}
+        return replace(
+            self,
+            numerics=tuple(numbers.get((item.name, item.transform, item.missing_indicator), item) for item in self.numerics),
+            categories=_behind(self.categories, earlier.categories),
+            lists=_behind(self.lists, earlier.lists),
+            vectors=tuple(vectors.get((item.name, item.space, item.width), item) for item in self.vectors),
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Plain data; numbers keep every bit."""
         return {
@@ -170,6 +182,15 @@ class FeatureSet:
 
     def _calendar_cardinalities(self) -> dict[str, int]:
         return calendar_cardinalities(self.spec.calendar) if self.spec.calendar else {}
+
+
+def _behind(coders: tuple[Coder, ...], earlier: tuple[Coder, ...]) -> tuple[Coder, ...]:
+    """Vocabularies whose values stand behind those of the earlier one of the same name."""
+    known = {coder.name: coder for coder in earlier if isinstance(coder, FittedVocabulary)}
+    return tuple(
+        coder.behind(known[coder.name]) if isinstance(coder, FittedVocabulary) and coder.name in known else coder
+        for coder in coders
+    )
 
 
 class _Fitters:

@@ -8,7 +8,7 @@ speaking for or against only where taking it away confirms that; what Shapley gi
 (two like clicks, of which neither is missed), one entry of its own.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from adrec.data.arrays import combined
 from adrec.data.examples import Examples
 from adrec.inference.explain.counterfactual import Change, changes
+from adrec.inference.explain.occlusion import Occluder, Occlusion
 from adrec.inference.explain.shapley import shapley
 from adrec.inference.explain.variants import Input, Variants
 from adrec.inference.explain.words import Word
@@ -76,13 +77,17 @@ class Explanation:
     """the words of `text` in order, to be lit"""
     changes: list[Change]
     """what the score would be without something, or with the ad in another category"""
+    pictures: list[Occlusion] = field(default_factory=list)
+    """what patches of the ad's picture take from the logit"""
 
 
 class Explainer:
     """Explains rows of one predictor over one set of catalogs. Changes neither, and keeps no vector of an altered text."""
 
-    def __init__(self, predictor: Predictor, catalogs: Catalogs, titles: dict[str, str]) -> None:
-        self.predictor, self.catalogs, self.titles = predictor, catalogs, titles
+    def __init__(
+        self, predictor: Predictor, catalogs: Catalogs, titles: dict[str, str], occluder: Occluder | None = None
+    ) -> None:
+        self.predictor, self.catalogs, self.titles, self.occluder = predictor, catalogs, titles, occluder
         self.reader = predictor.reader.apart()
 
     def explain(self, examples: Examples, row: int, *, seed: int = 42) -> Explanation:
@@ -93,6 +98,7 @@ class Explainer:
         variants = Variants(self.predictor, catalogs, example, self.reader)
         logit, score = float(scores.logit[0]), float(scores.score[0])
         baseline, parts, words = self._parts(variants, logit, score, np.random.default_rng(seed))
+        occluded = self.occluder.of(variants) if self.occluder is not None else None
         ad_id, text = catalogs.ads.ids[variants.ad].as_py(), variants.text
         return Explanation(
             user_id=catalogs.users.ids[variants.user].as_py(),
@@ -107,6 +113,7 @@ class Explainer:
             parts=parts,
             words=words,
             changes=changes(variants, self.titles),
+            pictures=[occluded] if occluded is not None else [],
         )
 
     def _parts(

@@ -23,6 +23,7 @@ from adrec.data.batches.collate import Texts
 from adrec.data.examples import Catalog, Examples, Ragged
 from adrec.data.features import FeatureSet
 from adrec.data.features.vectors import Modality
+from adrec.data.vectors import Vectors
 from adrec.inference.click_model import Scores
 from adrec.inference.explain.names import shown_category
 from adrec.inference.explain.words import special_tokens, stretches, without
@@ -98,6 +99,20 @@ class Variants:
         given = _given(catalog.vectors) if texts.vectors is not None else lambda rows: Texts(None)
         catalogs = replace(self.catalogs, ads=catalog, ad_texts=given, **self._users(keep))
         return self.predictor.score_examples(examples, catalogs, baselines=False)
+
+    def scores_with(self, modality: str, vectors: NDArray[np.float32]) -> Scores:
+        """The same of N rows like this one, whose candidates have `vectors` (N, D), as they were encoded, as `modality`."""
+        keep = self._kept(np.ones((len(vectors), len(self.inputs)), bool))
+        examples, before = self._examples(keep)
+        made = self._ads(keep, before)
+        held = made["ads"].modalities[modality]
+        rows = np.arange(len(before), len(before) + len(vectors))
+        own = Vectors(vectors, vectors[:0], np.arange(len(vectors)))
+        # Missing first: one place that came later would else be written by all of them.
+        gone = np.isin(np.arange(len(held.vectors)), rows)
+        changed = held._replace(vectors=held.vectors.without(gone).with_rows(rows, own, len(held.vectors)))
+        made["ads"] = replace(made["ads"], modalities={**made["ads"].modalities, modality: changed})
+        return self.predictor.score_examples(examples, replace(self.catalogs, **made, **self._users(keep)), baselines=False)
 
     def _kept(self, present: Present) -> dict[str, Present]:
         """Array → which of its columns (N, width) N variants have."""

@@ -15,7 +15,7 @@ from adrec.data.batches.blocks import blocks_of_one
 from adrec.data.batches.collate import LIST_PADDING, Batch, Entities, Texts
 from adrec.models.net.interaction import mean_interest
 from adrec.models.net.matches import Matches
-from adrec.models.net.modalities import LateFusion, Modalities, dropped
+from adrec.models.net.modalities import Crosses, LateFusion, Modalities, dropped
 from adrec.models.net.neighbours import Neighbours
 from adrec.models.net.search import CategorySearch, HashedSearch
 from adrec.models.net.semantic_ids import SemanticIds
@@ -76,6 +76,44 @@ class Fields(nn.Module):
             vectors = table(codes.clamp(min=0))
             columns.append(torch.einsum("nl,nld->nd", real / real.sum(-1, keepdim=True).clamp(min=1), vectors))
         return torch.cat(columns, -1)
+
+
+class Factors(nn.Module):
+    """Features → the sum of a vector for each value of a category, those of a list averaged, and one for each number.
+
+    Vectors that other models made (of widths `vectors`) count as so many numbers; a missing one is all zeros and adds nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        numeric: int,
+        cardinalities: tuple[int, ...],
+        list_cardinalities: tuple[int, ...],
+        vectors: tuple[int, ...],
+        width: int,
+    ) -> None:
+        super().__init__()
+        self.fields = None
+        if cardinalities or list_cardinalities:
+            self.fields = Fields(numeric=0, cardinalities=cardinalities, list_cardinalities=list_cardinalities, width=width)
+        self.numeric = nn.Linear(numeric, width, bias=False) if numeric else None
+        self.vectors = nn.ModuleList([nn.Linear(own, width, bias=False) for own in vectors])
+        self.start = nn.Parameter(torch.zeros(width))
+
+    def forward(
+        self, numeric: Tensor, categorical: Tensor, lists: tuple[Tensor, ...], vectors: tuple[Tensor, ...] = ()
+    ) -> Tensor:
+        """(N, Fn), (N, Fc), lists of (N, L), vectors (N, V) → (N, width)."""
+        total = self.start.expand(len(numeric), -1)
+        if self.fields is not None:
+            codes = self.fields(numeric[:, :0], categorical, lists)
+            total = total + codes.view(len(codes), -1, len(self.start)).sum(1)
+        if self.numeric is not None:
+            total = total + self.numeric(numeric)
+        for project, own in zip(self.vectors, vectors, strict=True):
+            total = total + project(own)
+        return total
 
 
 class ListWeights(nn.Module):
@@ -170,14 +208,17 @@ class EntityEncoder(nn.Module):
     def forward(self, entities: Entities, text: Tensor | None) -> Tensor:
         """N entities with text vectors (N, E) → (N, D)."""
         total = self.start.expand(len(entities.identity), -1)
+        token = None
         if self.text is not None:
             assert text is not None
-            total = total + self.dropout(self.text(text))
+            token = self.dropout(self.text(text))
         if self.semantic is not None:
             assert text is not None
             total = total + self.semantic(text)
         if self.modalities is not None:
-            total = total + self.modalities(entities.vectors)
+            total = total + self.modalities(entities.vectors, token)
+        elif token is not None:
+            total = total + token
         if self.features is not None:
             total = total + self.features(self.fields(entities.numeric, entities.categorical, entities.lists))
         if self.identity is not None:
@@ -251,6 +292,7 @@ class CTRModel(nn.Module):
         wide: nn.Module | None = None,
         wide_lists: ListWeights | None = None,
         late: LateFusion | None = None,
+        crosses: Crosses | None = None,
         modality_dropout: float = 0.0,
         neighbours: Neighbours | None = None,
         paths: int | None = None,
@@ -266,7 +308,7 @@ class CTRModel(nn.Module):
         self.user_encoder = user_encoder
         self.fields = fields
         self.matches = matches
-        self.late, self.modality_dropout = late, modality_dropout
+        self.late, self.crosses, self.modality_dropout = late, crosses, modality_dropout
         self.neighbours, self.paths = neighbours, paths
         self.search = search
         self.interaction = interaction
@@ -313,6 +355,8 @@ class CTRModel(nn.Module):
                 batch.context,
                 batch.ad,
             )
+        if self.crosses is not None:
+            logits = logits + self.crosses(batch)
         bias = None
         if self.position_bias is not None and self.training:
             bias = self.position_bias(batch.position, batch.categorical)

@@ -12,10 +12,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from adrec.data.batches.collate import Entities
+from adrec.data.batches.collate import Batch, Entities
+from adrec.models.net.attention import MultiHeadSelfAttention
 from adrec.models.net.interaction import mean_of_history
 
-Fusion = Literal["concatenation", "gated", "late"]
+Fusion = Literal["concatenation", "gated", "cross_attention", "late"]
+HEADS = 4
+"""Of the attention between modalities."""
 
 
 def there(vectors: Tensor) -> Tensor:
@@ -46,24 +49,33 @@ class Modality(nn.Module):
 
 
 class Modalities(nn.Module):
-    """All modalities of an ad or a user → what they add to its vector, (N, D).
+    """The text and all modalities of an ad or a user → what they add to its vector, (N, D).
 
-    `gated`: each adds as much as a gate that sees all of them lets through (Arevalo et al. 2017, gated multimodal units).
-    Else their projections are added, which is a linear map of the vectors end to end.
+    `concatenation`: their projections are added, which is a linear map of the vectors end to end. `gated`: each vector adds as
+    much as a gate that sees all of them lets through (Arevalo et al. 2017, gated multimodal units). `cross_attention`: text and
+    vectors are tokens, each of which looks at the others that are there (Vaswani et al. 2017; Tsai et al. 2019).
     """
 
-    def __init__(self, *, widths: Sequence[int], width: int, dropout: float, gated: bool) -> None:
+    def __init__(self, *, widths: Sequence[int], width: int, dropout: float, fusion: Fusion) -> None:
         super().__init__()
         self.parts = nn.ModuleList([Modality(vector_width=own, width=width, dropout=dropout) for own in widths])
+        gated, attends = fusion == "gated", fusion == "cross_attention"
         self.gates = nn.ModuleList([nn.Linear(width * len(widths), width) for _ in widths]) if gated else None
+        heads = HEADS if width % HEADS == 0 else 1
+        self.mix = MultiHeadSelfAttention(width=width, heads=heads, dropout=dropout) if attends else None
 
-    def forward(self, vectors: Sequence[Tensor]) -> Tensor:
-        """(N, V) each → (N, D)."""
+    def forward(self, vectors: Sequence[Tensor], text: Tensor | None) -> Tensor:
+        """(N, V) each, the projected text (N, D) or None → (N, D)."""
         made = [part(own) for part, own in zip(self.parts, vectors, strict=True)]
         if self.gates is not None:
             seen = torch.cat(made, -1)
             made = [torch.sigmoid(gate(seen)) * torch.tanh(own) for gate, own in zip(self.gates, made, strict=True)]
-        return torch.stack(made).sum(0)
+        tokens = torch.stack([*made, *([text] if text is not None else [])], 1)  # (N, T, D)
+        if self.mix is not None:
+            known = torch.stack([there(own) for own in vectors], 1)
+            known = torch.cat([known, known.new_ones(len(known), tokens.shape[1] - known.shape[1])], 1)
+            tokens = tokens + self.mix(tokens, known)
+        return tokens.sum(1)
 
 
 class LateFusion(nn.Module):
@@ -93,3 +105,28 @@ class LateFusion(nn.Module):
             candidate = made[ad]
             logits.append(tower(torch.cat([candidate, clicked, candidate * clicked, match], -1)))
         return torch.stack(logits).sum(0)
+
+
+class Crosses(nn.Module):
+    """What each feature of a user and of the moment makes of each modality of the ad: sum of products → (B, K).
+
+    A factorisation machine between those fields and the modalities (Rendle 2010; a factor a pair of fields, Juan et al. 2016).
+    "The young like red pictures" is one product here; layers over both side by side have to build it out of bends, for which
+    the clicks of a usual log are too few. A missing vector adds nothing.
+    """
+
+    def __init__(self, *, widths: Sequence[int], users: nn.Module, moments: nn.Module, rank: int, tasks: int) -> None:
+        """`users`, `moments`: features of the two → (N, M R K), M modalities."""
+        super().__init__()
+        self.rank, self.tasks = rank, tasks
+        self.users, self.moments = users, moments
+        self.parts = nn.ModuleList([nn.Linear(own, rank * tasks, bias=False) for own in widths])
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(B, K)."""
+        made = torch.cat([part(own) for part, own in zip(self.parts, batch.ads.vectors, strict=True)], -1)  # (A, M R K)
+        people = batch.users
+        users = self.users(people.numeric, people.categorical, people.lists, people.vectors)[batch.context]
+        products = (users + self.moments(batch.numeric, batch.categorical, batch.lists)) * made[batch.ad]
+        logits: Tensor = products.view(len(products), -1, self.tasks).sum(1)
+        return logits

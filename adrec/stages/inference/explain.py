@@ -12,16 +12,20 @@ from rich.table import Table
 from rich.text import Text
 
 from adrec.config.base import save_config
+from adrec.config.data.sources import TablesSource
 from adrec.config.inference.explain import ExplainConfig
 from adrec.data.disk.outputs import EXPLANATION
 from adrec.data.disk.writing import folder_aside
+from adrec.data.prepared import open_prepared
 from adrec.errors import DataError
 from adrec.inference.explain.counterfactual import Change
 from adrec.inference.explain.explainer import Explainer, Explanation, Part, titles_of
+from adrec.inference.explain.occlusion import Occluder, picture_reader
 from adrec.inference.explain.sentence import change_label, part_label, sentence
 from adrec.inference.predictor import Predictor
 from adrec.inference.score_source import Source, open_source
 from adrec.pages.page import rendered
+from adrec.prepare.sources.files import find_files
 from adrec.prepare.text.clean import SEPARATOR
 from adrec.stages.inference.explain_overall import OverallResult, explain_overall
 from adrec.terminal import Terminal
@@ -61,6 +65,7 @@ class Worded:
     def as_dict(self) -> dict[str, Any]:
         """JSON-safe values."""
         plain = asdict(self.explanation)
+        plain["pictures"] = [{name: value for name, value in item.items() if name != "shown"} for item in plain["pictures"]]
         parts = [{**asdict(part), "label": self.label(part)} for part in self.explanation.parts]
         changed = [{**asdict(change), "label": self.label(change)} for change in self.explanation.changes]
         plain |= {"parts": parts, "counterfactuals": changed, "sentence": self.sentence}
@@ -81,6 +86,7 @@ class ExplainResult:
             "methods": {
                 "contribution": "sampled Shapley values (Castro et al. 2009) of the bundle's logit, in groups (Owen 1977)",
                 "without": "score of the row without this part alone, which confirms the sign of the contribution",
+                "pictures": "logit less what it is with a grey patch over that part (Zeiler and Fergus 2014); from above",
             },
             "rows": [told.as_dict() for told in self.rows],
             "output": self.output,
@@ -112,7 +118,8 @@ def run(config: ExplainConfig, terminal: Terminal) -> ExplainResult | OverallRes
 def explained(config: ExplainConfig, predictor: Predictor, terminal: Terminal) -> ExplainResult:
     """The first rows that fit, explained; nothing is written. Raises DataError where none does."""
     source = open_source(config, predictor)
-    explainer = Explainer(predictor, source.catalogs, titles_of(source.ads))
+    occluder = _occluder(config, predictor, source)
+    explainer = Explainer(predictor, source.catalogs, titles_of(source.ads), occluder)
     rows = []
     with terminal.progress("Explaining", config.rows, unit="rows") as advance:
         for one in _wanted(config, source):
@@ -122,7 +129,34 @@ def explained(config: ExplainConfig, predictor: Predictor, terminal: Terminal) -
             advance(1)
     if not rows:
         raise DataError(f"no row of user_id={config.user_id or 'any'} and ad_id={config.ad_id or 'any'} among the rows given.")
+    if occluder is not None and occluder.unread:
+        ad_id, reason = next(iter(occluder.unread.items()))
+        terminal.warn(
+            f"{len(occluder.unread)} pictures cannot be drawn, such as that of ad {ad_id}, which {reason}. Set `pictures` to "
+            "the folder that their names start from, or `occlusion` to 0."
+        )
     return ExplainResult(rows, str(config.output))
+
+
+def _occluder(config: ExplainConfig, predictor: Predictor, source: Source) -> Occluder | None:
+    reader = picture_reader(predictor.packed.media.values())
+    if reader is None or not config.occlusion:
+        return None
+    root = config.pictures
+    prepared = open_prepared(config.prepared) if root is None and config.prepared is not None else None
+    if prepared is not None and prepared.config is not None and prepared.config.image is not None:
+        root = prepared.config.image.root or _folder_of_ads(prepared.config.source)
+    return Occluder(reader, source.ads, root, config.occlusion)
+
+
+def _folder_of_ads(source: object) -> Path | None:
+    """Where preprocess read the ads from; None where it is not here any more, or not known."""
+    if not isinstance(source, TablesSource):
+        return None
+    try:
+        return find_files((source.ads or source.impressions).files)[0].parent
+    except DataError:
+        return None
 
 
 def _wanted(config: ExplainConfig, source: Source) -> Iterable[Any]:

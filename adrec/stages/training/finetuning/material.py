@@ -14,6 +14,8 @@ from adrec.training.click_data import ClickData, load_click_data
 from adrec.training.click_encoder import open_text_encoder, text_reader
 from adrec.training.start import Start
 
+FEW_ROWS = 10_000
+"""Rows to learn from that fit scales and vocabularies worse than another market does."""
 _SLOT_FEATURES = ("position", "counter_position_rate")
 
 
@@ -60,6 +62,8 @@ def read_material(config: FinetuneConfig, terminal: Terminal) -> Material:
     for finding in prepared.manifest.get("findings", []):
         terminal.warn(finding["message"])
     start = open_start(config.start_from, config.trusted_keys) if config.start_from is not None else None
+    if start is not None and _carries_scales(config, prepared):
+        prepared = Prepared(prepared.path, read_as=start.described.features)
     encoder = open_text_encoder(config, prepared, start)
     if encoder is not None and encoder.clicks_of == prepared.fingerprint:
         terminal.warn(
@@ -75,6 +79,12 @@ def read_material(config: FinetuneConfig, terminal: Terminal) -> Material:
             " Go on from a bundle that ends before them, or let later files come first."
         )
     return Material(config, prepared, encoder, reader, start, data, terminal)
+
+
+def _carries_scales(config: FinetuneConfig, prepared: Prepared) -> bool:
+    if config.carried_scales is not None:
+        return config.carried_scales
+    return sum(prepared.rows(split) for split in config.learned_splits) < FEW_ROWS
 
 
 def _learned_until(start: Start | None) -> int | None:
