@@ -23,7 +23,7 @@ from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.inference.predictor import Predictor
 from adrec.metrics.classification import auc
-from adrec.metrics.paired import around, auc_difference
+from adrec.metrics.intervals.paired import around, auc_difference
 from adrec.sample import catalogue, generate_sample
 from adrec.sample.generate import make_world
 from adrec.stages.data import preprocess
