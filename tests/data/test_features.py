@@ -258,3 +258,21 @@ def test_features_of_an_older_folder_are_read_or_refused():
     stored["spec"]["calendar"]["parts"] = ["hour"]
     with pytest.raises(DataError, match=r"calendar.parts is \['hour'\].*Run 'adrec preprocess' again"):
         FeatureSet.from_json(stored)
+
+
+def test_reading_as_an_earlier_set_keeps_its_scales_and_codes_and_puts_new_values_behind():
+    before = pa.table({"x": [0.0, 10.0], "kind": ["b", "a"], "only": ["q", "q"], "tags": [["s"], ["s"]]})
+    now = pa.table({"x": [100.0, 300.0], "kind": ["c", "a"], "tags": [["t"], ["s"]], "y": [1.0, 3.0]})
+    vocabularies = [{"column": name, "min_count": 1} for name in ("kind", "only")]
+    tags = [{"column": "tags", "min_count": 1}]
+    earlier = fit(before, numeric=["x"], categorical=vocabularies, lists=tags)
+    own = fit(now, numeric=["x", "y"], categorical=vocabularies[:1], lists=tags)
+    read = own.read_as(earlier)
+    made, alone, theirs = (one.transform(now) for one in (read, own, earlier))
+    assert read.columns == own.columns
+    assert made.numeric[:, 0].tolist() == theirs.numeric[:, 0].tolist()
+    assert made.numeric[:, 1].tolist() == alone.numeric[:, 1].tolist()  # of which the earlier one knows nothing
+    known = earlier.cardinalities[0]
+    assert made.categorical[:, 0].tolist() == [known, theirs.categorical[1, 0]] and read.cardinalities == [known + 1]
+    assert made.lists["tags"][1].tolist() == [earlier.list_cardinalities["tags"], theirs.lists["tags"][1][1]]
+    assert fit(now, numeric=[{"column": "x", "transform": "log1p"}]).read_as(earlier).numerics[0].mean > 4  # another scale

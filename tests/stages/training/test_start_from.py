@@ -3,6 +3,8 @@
 import copy
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from worlds import make_world, word_encoder
@@ -15,6 +17,7 @@ from adrec.data.examples import load_examples
 from adrec.data.prepared import open_prepared
 from adrec.errors import AdrecError, BundleError
 from adrec.inference.packing import unpack
+from adrec.inference.predictor import Predictor
 from adrec.inference.starting import open_start
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.stages.training import finetune
@@ -53,6 +56,30 @@ def test_a_step_of_no_size_leaves_the_network_as_it_was(first, tmp_path):
     manifest = open_bundle(tmp_path / "next").manifest
     assert manifest["started_from"] == open_bundle(first.output).fingerprint
     assert after.baselines["lightgbm"].trees.count > 0
+
+
+def test_a_small_market_starts_as_the_bundle_scores_it_on_the_bundles_scales(first, tmp_path):
+    """Another log of few rows: without a step what was carried scores its rows as the earlier bundle does, as it is."""
+    market = make_world(tmp_path / "market", requests=60, seed=3)
+    prepared, still = open_prepared(market.path), {"training": {"epochs": 1, "learning_rate": 1e-12}}
+    raw, none = {}, BaselinesConfig(names=[])
+    own = {"model": first.model.model_copy(update={"identities": []}), "output": tmp_path / "old", "baselines": none}
+    old = first.model_copy(update=own)  # without vectors of ads, which mean others in another market
+    finetune.run(old, QUIET)
+    for scales in (None, False):
+        config = _next(old, tmp_path / str(scales), prepared=market.path, carried_scales=scales, **copy.deepcopy(still))
+        finetune.run(config, QUIET)
+        raw[scales] = _raw(config.output, prepared)
+    assert np.allclose(raw[None], _raw(old.output, prepared), atol=1e-4)
+    assert np.abs(raw[False] - raw[None]).max() > 1e-2
+
+
+def _raw(bundle, prepared):
+    """The network's outputs on the test rows."""
+    predictor = Predictor.load(bundle, device="cpu")
+    rows = pa.concat_tables([pq.read_table(file) for file in prepared.split_files("test")])
+    catalogs = predictor.catalogs(prepared.ads(), prepared.users())
+    return predictor.raw(predictor.matched(predictor.examples_of(rows), catalogs), catalogs)
 
 
 def test_hashed_vectors_of_ads_are_carried_and_packed_though_others_have_become_frequent(first, tmp_path):
