@@ -84,6 +84,8 @@ class Dimensions:
     """The relation of each of its codes."""
     skips: bool = False
     """Whether the log keeps ads that were shown and not clicked."""
+    taste: bool = False
+    """Whether these and the clicks are weighed against each other (`ModelSettings.taste`)."""
 
     @property
     def match(self) -> MatchSpec:
@@ -99,6 +101,7 @@ class Dimensions:
             queries=self.queries and self.text > 0,
             skips=self.skips,
             relations=max(self.relations, default=-1) + 1,
+            taste=self.taste and self.skips and self.text > 0,
         )
 
     def to_json(self) -> dict[str, Any]:

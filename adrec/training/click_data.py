@@ -221,6 +221,7 @@ def load_click_data(
         paths=None if ads.paths is None else list(ads.lists).index(ads.paths.name),
         relations=() if ads.paths is None else tuple(ads.paths.group.tolist()),
         skips="skipped_index" in prepared.columns,
+        taste=config.model.taste,
     )
     matcher = Matcher(
         dimensions.match, ads, users, interests=user_texts if has_interests else None, queries=query_texts
@@ -268,6 +269,11 @@ def _refuse_missing(config: FinetuneConfig, prepared: Prepared, labels: Sequence
         raise DataError(f"{prepared.path}: the impressions have no '{missing[0]}' column to learn. Change `tasks`.")
     if config.model.position_bias and "position" not in prepared.columns:
         raise ConfigError(f"model.position_bias: {prepared.path} has no column 'position'. Set it to false.")
+    if config.model.taste and "skipped_index" not in prepared.columns:
+        raise ConfigError(
+            f"model.taste: {prepared.path} keeps no ads that were shown and not clicked. Set history.max_skipped in the "
+            "preprocess config, or model.taste to false."
+        )
     for key, is_set, otherwise in (
         ("loss.next_category", config.loss.next_category > 0, "set the weight to 0"),
         ("model.user.search", config.model.user.search == "category", "set it to hashed or none"),

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from pydantic import ValidationError
@@ -104,6 +105,14 @@ def test_the_next_category_is_the_feature_category_and_refused_without(tmp_path)
     with pytest.raises(ConfigError, match=r"loss\.next_category: .* no feature 'category'"):
         finetune.run(_config(world, tmp_path / "other", **settings), QUIET)
     assert not (tmp_path / "other").exists()
+
+
+def test_taste_needs_ads_that_were_not_clicked(tmp_path):
+    world = make_world(tmp_path / "prepared", requests=50)
+    for file in world.path.glob("impressions/*/*.parquet"):
+        pq.write_table(pq.read_table(file).drop_columns(["skipped_index"]), file)
+    with pytest.raises(ConfigError, match=r"model\.taste: .* Set history\.max_skipped"):
+        finetune.run(_config(world, tmp_path / "bundle", model={"taste": True}), QUIET)
 
 
 def test_a_batch_without_a_masked_token_has_no_loss():

@@ -125,6 +125,10 @@ class ModelSettings(Config):
     """Width of the embeddings of categorical and list features."""
     text_match: bool = True
     """Give the scorer the cosines between the candidate's text and history, interests and query."""
+    taste: bool = False
+    """Weigh a user's clicks against what the user was shown and did not click, by text: a ridge regression for each user,
+    whose own level is left out. One more match, for all models (needs `history.max_skipped` in preprocess, and a text encoder).
+    It helps where users answer often, yes and no, as raters do."""
     fusion: Literal["concatenation", "gated", "cross_attention", "late"] = "concatenation"
     """How the vectors of ads and users (`features.ads.vectors`) join: concatenation: beside text and features, projected
     together. gated: each as far as a gate over all of them lets it. cross_attention: text and vectors look at each other.

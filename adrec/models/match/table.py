@@ -21,7 +21,7 @@ from adrec.data.batches.collate import QueryInputs, TextInputs
 from adrec.data.examples import Catalog, Examples
 from adrec.data.features.vectors import Modality
 from adrec.models.match.histories import Floats, category_shares, like_rate, list_shares, one_each, row_products, unit_rows
-from adrec.models.match.nearness import DECLARED, STATISTICS, paired_cosines, to_interests, to_lists, units_of
+from adrec.models.match.nearness import DECLARED, STATISTICS, paired_cosines, to_interests, to_lists, to_taste, units_of
 
 SCALE = 8.0
 
@@ -46,6 +46,8 @@ class MatchSpec:
     """Whether the log keeps ads that were shown and not clicked."""
     relations: int = 0
     """Kinds of links that ads have."""
+    taste: bool = False
+    """Whether clicks and skips are weighed against each other by text."""
 
     @classmethod
     def of(cls, ads: Catalog, users: Catalog) -> "MatchSpec":
@@ -75,6 +77,8 @@ class MatchSpec:
             listed += [("users", 1, number, None) for _, ad in self.pairs if ad == number]
         for part in range(len(self.parts)):
             listed += [(kind, seven, None, part) for kind in near]
+            if self.taste:
+                listed.append(("taste", 1, None, part))
             if self.interests:
                 listed.append(("interests", len(DECLARED), None, part))
             if self.queries:
@@ -119,12 +123,12 @@ class MatchSpec:
                     names.append(f"{prefix}user_{of_users[next(pairs)]}")
                 case "interests":
                     names += [f"{name}{suffix}" for name in DECLARED]
-                case "there" | "query":
+                case "there" | "query" | "taste":
                     names.append(f"{prefix}{segment.kind}{suffix}")
         return tuple(names)
 
 
-Kind = Literal["share", "like", "link", "there", "clicks", "skips", "users", "interests", "query"]
+Kind = Literal["share", "like", "link", "there", "clicks", "skips", "users", "taste", "interests", "query"]
 
 
 class Segment(NamedTuple):
@@ -231,6 +235,9 @@ class Matcher:
         asked = self.queries(rows.queries).vectors if self.queries is not None else None
         for number, (piece, unit) in enumerate(zip(pieces, units, strict=True)):
             yield self._cosines(rows, unit)
+            if self.spec.taste:
+                of_row, width = rows.history_of_row, unit.shape[1]
+                yield to_taste(rows.histories, rows.skipped, of_row, rows.ad_index, unit.__getitem__, width)
             if declared is not None:
                 yield declared[number]
             if asked is not None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adrec.data.batches.collate import Batch
-from adrec.models.match.nearness import interest_nearness, nearness
+from adrec.models.match.nearness import interest_nearness, nearness, taste
 from adrec.models.match.table import SCALE, MatchSpec, Segment
 
 
@@ -92,6 +92,13 @@ class Matches(nn.Module):
                 clicked = item.kind == "clicks"
                 places, mask = (batch.history, batch.history_mask) if clicked else (batch.skipped, batch.skipped_mask)
                 columns.append(blocks.gather(nearness(target, unit[places][blocks.context], mask[blocks.context])))
+            elif item.kind == "taste":
+                shown = torch.cat(
+                    [unit[batch.history] * batch.history_mask[..., None], unit[batch.skipped] * batch.skipped_mask[..., None]],
+                    1,
+                )  # (C, H + S, D)
+                liked = torch.cat([batch.history_mask, torch.zeros_like(batch.skipped_mask)], 1)
+                columns.append(blocks.gather(taste(target, shown[blocks.context], liked[blocks.context])[..., None]))
             elif item.kind == "interests":
                 assert interests is not None
                 columns.append(blocks.gather(interest_nearness(target, interests[..., piece][blocks.context])))

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from baseline_worlds import catalog, genres, inputs, planted
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct
 from sklearn.metrics.pairwise import cosine_similarity
 
 from adrec.data.batches.collate import Collator, Texts
@@ -61,7 +63,7 @@ def rows():
 
 
 def _matcher(rows, parts=(7,)):
-    spec = MatchSpec(categories=1, lists=1, parts=parts, interests=True, queries=True, skips=True)
+    spec = MatchSpec(categories=1, lists=1, parts=parts, interests=True, queries=True, skips=True, taste=True)
     return Matcher(
         spec,
         rows.ads,
@@ -193,3 +195,34 @@ def test_interests_count_each_by_itself():
 def test_histories_that_hold_nothing_are_zero():
     empty = nearness_module.nearness(torch.eye(3)[None], torch.zeros(1, 2, 3), torch.zeros(1, 2, dtype=torch.bool))
     assert torch.equal(empty, torch.zeros(1, 3, 7))
+
+
+@pytest.mark.parametrize(
+    ("likes", "dislikes"), [([0, 1, 2, 2], [3, 4]), ([1], []), ([0, 3, 4, 1, 2, 0, 1], [2, 2, 3, 5, 4, 0])]
+)
+def test_taste_is_ridge_regression_with_a_level_of_ones_own(likes, dislikes):
+    listed = [(0, likes, [(ad, 0) for ad in range(6)])]
+    given = inputs(listed, catalog([f"a{i}" for i in range(6)], vectors=ADS), catalog(range(1)))
+    examples = replace(
+        given.examples, skipped_offsets=np.array([0, len(dislikes)]), skipped_values=np.array(dislikes, np.int32)
+    )
+    matcher = Matcher(MatchSpec(parts=(7,), skips=True, taste=True), given.ads, given.users)
+    found = dict(zip(matcher.names([]), matcher.columns(examples).T, strict=True))["taste"]
+    unit = ADS / np.maximum(np.linalg.norm(ADS, axis=1, keepdims=True), 1e-9)
+    shown = [ad for ad in likes + dislikes if ADS[ad].any()]
+    answers = [1.0] * sum(ADS[ad].any() for ad in likes) + [0.0] * sum(ADS[ad].any() for ad in dislikes)
+    process = GaussianProcessRegressor(DotProduct(1e-9, "fixed") + ConstantKernel(100.0, "fixed"), alpha=6.0, optimizer=None)
+    process.fit(unit[shown], answers)
+    level = process.predict(np.zeros((1, 7)))
+    np.testing.assert_allclose(found, process.predict(unit) - level, atol=1e-6)
+    assert abs(found[5]) < 1e-9  # an ad without text
+
+
+def test_taste_tells_no_user_from_another():
+    """Who likes everything, or nothing, likes nothing more than the rest."""
+    for likes, dislikes in (([0, 1, 2, 3], []), ([], [0, 1, 2, 3])):
+        given = inputs([(0, likes, [(ad, 0) for ad in range(6)])], catalog(range(6), vectors=ADS), catalog(range(1)))
+        skipped = {"skipped_offsets": np.array([0, len(dislikes)]), "skipped_values": np.array(dislikes, np.int32)}
+        matcher = Matcher(MatchSpec(parts=(7,), skips=True, taste=True), given.ads, given.users)
+        columns = dict(zip(matcher.names([]), matcher.columns(replace(given.examples, **skipped)).T, strict=True))
+        assert np.abs(columns["taste"]).max() < 0.02
