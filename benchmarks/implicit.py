@@ -92,6 +92,10 @@ def main() -> None:
     parser.add_argument("--per-click", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--no-text", action="store_true", help="leave the encoder out")
+    parser.add_argument("--alone", action="store_true", help="rank by the model alone, which takes a fraction of the time")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of finetune, as of --set there"
+    )
     chosen = parser.parse_args()
     folder = (chosen.out / chosen.log).resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,13 +115,15 @@ def main() -> None:
         "refit": True,
     }
     score = {"bundle": str(folder / "bundle"), "prepared": str(folder / "prepared"), "split": "test",
-             "output": str(folder / "scored.parquet"), "catalogue": 1000 if chosen.log == "mind" else "full"}  # fmt: skip
+             "output": str(folder / "scored.parquet"), "catalogue": 1000 if chosen.log == "mind" else "full",
+             "baselines": not chosen.alone}  # fmt: skip
     evaluate = {"scored": str(folder / "scored.parquet"), "output": str(folder / "evaluation"), "report": False}
     stages = {"preprocess": prepare, "finetune": finetune, "score": score, "evaluate": evaluate}
     for stage, config in stages.items():
         path = folder / f"{stage}.yaml"
         path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-        subprocess.run([sys.executable, "-m", "adrec", stage, "--config", str(path)], check=True)
+        changes = [word for change in chosen.set if stage == "finetune" for word in ("--set", change)]
+        subprocess.run([sys.executable, "-m", "adrec", stage, "--config", str(path), *changes], check=True)
     found = json.loads((folder / "evaluation" / "metrics.json").read_text(encoding="utf-8"))["catalogue"]
     for run, metrics in found["runs"].items():
         print(run, {name: round(metrics[name]["value"], 4) for name in ("recall@10", "ndcg@10", "mrr")})
