@@ -1,147 +1,175 @@
 """Several nodes on loopback: what they make equals what one process makes, also while workers and nodes are killed (-9)."""
 
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
-import threading
 import time
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from worlds import make_bundle, make_world
+from cluster_chaos import QUIET, Killer, below, bytes_of, wait_for
+from raw_worlds import config as raw_config
+from scored_world import write_ads, write_scored
+from test_shared_work import write_log
+from worlds import make_market
 
+from adrec.asof.attach import Attach
+from adrec.config.data.inspect import InspectConfig
+from adrec.config.evaluation.evaluate import EvaluateConfig
 from adrec.config.inference.encode import EncodeConfig
 from adrec.config.inference.rank import RankConfig
 from adrec.config.inference.score import ScoreConfig
+from adrec.stages.data import inspect, preprocess
+from adrec.stages.evaluation import evaluate
 from adrec.stages.inference import encode, rank, score
-from adrec.terminal import Terminal
 
 pytestmark = pytest.mark.slow
-QUIET = Terminal(quiet=True)
 REVENUE = {
     "value": {"kind": "revenue", "reserve": 0.1}, "limits": {"per_category": 2, "pacing": "even", "user_ad": 2},
     "diversity": {"method": "mmr"}, "exploration": {"method": "epsilon"}, "top_n": 5,
 }  # fmt: skip
+FREE = {"limits": {"budget": False}, "exploration": {"method": "thompson"}, "top_n": 5}
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("chaos")
-    make_world(folder / "prepared", users=40, requests=600)
-    ads = pq.read_table(folder / "prepared" / "ads.parquet")
-    rng = np.random.default_rng(0)
-    budgets = np.where(rng.random(len(ads)) < 0.5, 2.0, np.nan)
-    ads = ads.append_column("bid", pa.array(rng.choice([0.05, 0.5, 1.0, 2.0], len(ads))))
-    pq.write_table(ads.append_column("budget", pa.array(budgets, mask=np.isnan(budgets))), folder / "prepared" / "ads.parquet")
-    make_bundle(folder, "model.user.max_history=20")
+    folder = make_market(tmp_path_factory.mktemp("chaos"))
+    write_log(folder, "csv", bad=True, parts=6)
+    write_scored(folder / "scored.parquet")
+    write_scored(folder / "other.parquet", seed=3)
+    write_ads(folder / "scored_ads.parquet")
     return folder
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _small_blocks():
+def _small_parts():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("adrec.stages.inference.rank.REQUEST_BLOCK", 16)
         patch.setattr("adrec.stages.inference.rank.PART_REQUESTS", 32)
+        patch.setattr("adrec.prepare.log.impressions.Attach", partial(Attach, partition_rows=40))
         yield
 
 
-def score_config(world, output, **changes):
-    values = {"bundle": world / "bundle", "prepared": world / "prepared", "split": "train", "output": output}
-    return ScoreConfig.model_validate({**values, "chunk_rows": 64, "shard_rows": 96, "batch_rows": 16, **changes})
+def run_score(world, output, cluster):
+    own = {"bundle": world / "bundle", "prepared": world / "prepared", "split": "train", "output": output, "cluster": cluster}
+    return score.run(ScoreConfig.model_validate({**own, "chunk_rows": 64, "shard_rows": 96, "batch_rows": 16}), QUIET)
 
 
-def rank_config(world, output, **changes):
-    values = {"bundle": world / "bundle", "prepared": world / "prepared", "output": output, "policies": {"default": REVENUE}}
-    return RankConfig.model_validate({**values, **changes})
+def run_rank(world, output, cluster, policy=REVENUE):
+    own = {"bundle": world / "bundle", "prepared": world / "prepared", "output": output, "cluster": cluster}
+    return rank.run(RankConfig.model_validate({**own, "policies": {"default": policy}}), QUIET)
 
 
-def bytes_of(path):
-    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix != ".yaml")
-    return {file.name if path.is_dir() else "": file.read_bytes() for file in files}
+def run_freely(world, output, cluster):
+    return run_rank(world, output, cluster, FREE)
 
 
-FREE = {"policies": {"default": {"limits": {"budget": False}, "exploration": {"method": "thompson"}, "top_n": 5}}}
+def run_encode(world, output, cluster):
+    own = {"bundle": world / "bundle", "prepared": world / "prepared", "output": output, "cluster": cluster}
+    return encode.run(EncodeConfig.model_validate(own), QUIET)
 
 
-@pytest.mark.parametrize(
-    ("run", "config"),
-    [
-        (score.run, score_config),
-        (rank.run, rank_config),
-        (rank.run, lambda *places, **changes: rank_config(*places, **FREE, **changes)),
-        (encode.run, lambda world, output, **changes: EncodeConfig(
-            bundle=world / "bundle", prepared=world / "prepared", output=output, **changes)),
-    ],
-    ids=["score", "rank with budgets", "rank without", "encode"],
-)  # fmt: skip
-def test_nodes_make_what_one_process_makes(world, cluster, tmp_path, run, config):
-    alone = run(config(world, tmp_path / "alone"), QUIET).as_dict()
-    shared = run(config(world, tmp_path / "shared", cluster={"address": cluster.address, "workers": 2}), QUIET).as_dict()
-    assert bytes_of(tmp_path / "alone") == bytes_of(tmp_path / "shared")
-    told = alone.keys() - {"output", "seconds"}
-    assert {key: alone[key] for key in told} == {key: shared[key] for key in told}
-    assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
+def run_preprocess(world, output, cluster):
+    source = {
+        "format": "tables", "ads": {"files": str(world / "ads.parquet")}, "users": {"files": str(world / "users.parquet")},
+        "impressions": {"files": str(world / "log")},
+    }  # fmt: skip
+    settings = {"validation": {"max_rejected_fraction": 0.2}, "output": str(output), "source": source, "cluster": cluster}
+    return preprocess.run(raw_config(world, **settings), QUIET)
 
 
-def processes(mark):
-    """Processes whose command line holds `mark`."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"):
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
+def run_evaluate(world, output, cluster):
+    settings = {
+        "scored": world / "scored.parquet", "against": [world / "other.parquet"], "ads": world / "scored_ads.parquet",
+        "output": output, "bootstrap": {"replicates": 100}, "report": False, "cluster": cluster,
+    }  # fmt: skip
+    return evaluate.run(EvaluateConfig.model_validate(settings), QUIET)
 
 
-class Killer(threading.Thread):
-    """After `seconds`, ends a worker, or a whole node, in whose place another comes."""
-
-    def __init__(self, cluster, seconds, *, of_node):
-        super().__init__(daemon=True)
-        self.cluster, self.seconds, self.of_node = cluster, seconds, of_node
-        self.killed = 0
-
-    def run(self):
-        time.sleep(self.seconds)
-        if self.of_node:
-            node = self.cluster.nodes.pop(0)
-            self.cluster.remove_node(node, allow_graceful=False)
-            self.killed += 1
-            self.cluster.nodes.append(self.cluster.add_node(num_cpus=1, **self.cluster.small))
-        else:
-            for pid in processes("ray::Worker")[:1]:
-                os.kill(pid, signal.SIGKILL)
-                self.killed += 1
+RUNS = {
+    "score": run_score, "rank": run_rank, "preprocess": run_preprocess, "evaluate": run_evaluate, "rank freely": run_freely,
+    "encode": run_encode,
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", range(int(os.environ.get("ADREC_CHAOS_RUNS", "4"))))
-def test_kill_9_of_a_worker_or_a_node(world, cluster, tmp_path, seed):
-    """At a moment drawn over the length of a run, which begins with the workers' own beginning."""
-    score.run(score_config(world, tmp_path / "alone.parquet"), QUIET)
-    began = time.monotonic()
-    shared = {"address": cluster.address, "workers": 2}
-    score.run(score_config(world, tmp_path / "whole.parquet", cluster=shared), QUIET)
-    seconds = time.monotonic() - began
-    killer = Killer(cluster, random.Random(seed).uniform(0.1, 1.0) * seconds, of_node=seed % 2 == 1)
-    killer.start()
-    result = score.run(score_config(world, tmp_path / "s.parquet", cluster=shared), QUIET)
-    assert result.rows == pq.read_metadata(tmp_path / "alone.parquet").num_rows
-    for name in ("whole.parquet", "s.parquet"):
-        assert (tmp_path / name).read_bytes() == (tmp_path / "alone.parquet").read_bytes()
-    killer.join()
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["alone.parquet", "s.parquet", "whole.parquet"]
+@pytest.fixture(scope="module")
+def alone(world, cluster, tmp_path_factory):
+    """Command → its output by one machine, and the seconds that it takes on the cluster, whose output is the same."""
+
+    def made(name, _cache={}):  # noqa: B006
+        if name not in _cache:
+            folder = tmp_path_factory.mktemp("alone")
+            single = RUNS[name](world, folder / "single", None).as_dict()
+            began = time.monotonic()
+            shared = RUNS[name](world, folder / "shared", nodes_of(cluster)).as_dict()
+            seconds = time.monotonic() - began
+            assert bytes_of(folder / "single") == bytes_of(folder / "shared")
+            told = {key for key in single if not isinstance(single[key], str)} - {"seconds"}
+            assert json.dumps([single[key] for key in sorted(told)]) == json.dumps([shared[key] for key in sorted(told)])
+            assert not [file for file in folder.iterdir() if file.name.startswith(".")]
+            _cache[name] = folder / "single", seconds
+        return _cache[name]
+
+    return made
+
+
+def nodes_of(cluster):
+    return {"address": cluster.address, "workers": 2}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_nodes_make_what_one_process_makes(alone, name):
+    output, _ = alone(name)
+    if name == "preprocess":
+        against = InspectConfig(path=output, against=output.with_name("shared"))
+        assert inspect.run(against, QUIET).identical
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("ADREC_CHAOS_RUNS", "20"))))
+def test_kill_9_of_a_worker_a_raylet_or_a_node(world, cluster, tmp_path, alone, seed, capsys):
+    """At a moment drawn over the length of a run, which begins with the workers' own beginning. Each command, each kind."""
+    name, what = list(RUNS)[seed % 4], ("worker", "raylet", "node")[seed % 3]
+    output, seconds = alone(name)
+    with Killer(cluster, random.Random(seed).uniform(0.05, 0.9) * seconds, what) as killer:
+        RUNS[name](world, tmp_path / "output", nodes_of(cluster))
+    without = ("config.yaml", "manifest.json") if name == "preprocess" else ("config.yaml",)  # the sizes of both
+    made, wanted = bytes_of(tmp_path / "output", but=without), bytes_of(output, but=without)
+    if name == "preprocess":
+        assert inspect.run(InspectConfig(path=output, against=tmp_path / "output"), QUIET).identical
+    assert made.keys() == wanted.keys() and [file for file in made if made[file] != wanted[file]] == []
+    assert {file.name for file in tmp_path.iterdir()} <= {"output", "output.recall.json"}, "nothing is left behind"
+    assert capsys.readouterr().out == "", "standard output is for results"
+    print(f"chaos {seed}: {name}, {what}, killed {killer.killed}")
+
+
+def test_from_outside_the_cluster(world, cluster, tmp_path, alone):
+    """By a client's address, for which the command is no part of the cluster."""
+    output, _ = alone("score")
+    settings = [
+        f"prepared={world / 'prepared'}",
+        "chunk_rows=64",
+        "shard_rows=96",
+        "batch_rows=16",
+        "split=train",
+        "cluster.workers=2",
+    ]
+    command = [
+        sys.executable, "-m", "adrec", "score", "--bundle", str(world / "bundle"), "--output", str(tmp_path / "s.parquet"),
+        "--cluster", cluster.from_outside, *(word for setting in settings for word in ("--set", setting)),
+    ]  # fmt: skip
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "s.parquet").read_bytes() == output.read_bytes()
 
 
 def test_a_command_that_is_ended_takes_its_workers_along(world, tmp_path):
     """SIGTERM and SIGKILL of the command itself: no worker and no Ray stays, and the next run goes on to the same bytes."""
-    score.run(score_config(world, tmp_path / "alone.parquet"), QUIET)
+    run_score(world, tmp_path / "alone.parquet", None)
     settings = {"chunk_rows": 64, "shard_rows": 96, "batch_rows": 16, "split": "train", "cluster.workers": 1}
     command = [
         sys.executable, "-m", "adrec", "score", "--bundle", str(world / "bundle"), "--output", str(tmp_path / "s.parquet"),
@@ -151,7 +179,7 @@ def test_a_command_that_is_ended_takes_its_workers_along(world, tmp_path):
     for number, code in ((signal.SIGTERM, 143), (signal.SIGKILL, -9)):
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         wait_for(lambda: list(tmp_path.glob(".s.parquet.work/part-*.parquet")))
-        mine = descendants(process.pid)
+        mine = below(process.pid)
         process.send_signal(number)
         assert process.wait(60) == code
         if code == 143:
@@ -160,18 +188,4 @@ def test_a_command_that_is_ended_takes_its_workers_along(world, tmp_path):
         assert not (tmp_path / "s.parquet").exists()
     assert subprocess.run(command, capture_output=True).returncode == 0
     assert (tmp_path / "s.parquet").read_bytes() == (tmp_path / "alone.parquet").read_bytes()
-
-
-def descendants(pid):
-    found = []
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        found += [int(child), *descendants(int(child))]
-    return found
-
-
-def wait_for(condition):
-    for _ in range(1200):
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError("waited a minute")
+    assert pq.read_metadata(tmp_path / "s.parquet").num_rows

@@ -20,6 +20,8 @@ from adrec.data.remote.stores import ASIDE, RECORD, THREADS, RemoteFile, identit
 from adrec.errors import ResourceError
 from adrec.urls import WEB, address_of, local_of
 
+_TRIES = 3
+"""Of an upload that came to nothing: Arrow does not always say that a store refused a piece."""
 _LARGEST_MOVE = 5_000_000_000
 """Bytes that stores copy in one call."""
 
@@ -172,9 +174,12 @@ def _move(system: fs.FileSystem, source: str, target: str) -> None:
 def _put(system: fs.FileSystem, local: Path, place: str) -> None:
     if isinstance(system, fs.HadoopFileSystem):
         system.create_dir(place.rpartition("/")[0], recursive=True)
-    fs.copy_files(str(local), place, source_filesystem=fs.LocalFileSystem(), destination_filesystem=system, chunk_size=1 << 22)
-    if system.get_file_info(place).size != local.stat().st_size:
-        raise ResourceError(f"{local}: was not uploaded whole. Run the same command again to finish.")
+    here = fs.LocalFileSystem()
+    for _ in range(_TRIES):
+        fs.copy_files(str(local), place, source_filesystem=here, destination_filesystem=system, chunk_size=1 << 22)
+        if system.get_file_info(place).size == local.stat().st_size:
+            return
+    raise ResourceError(f"{local}: was not uploaded whole. Run the same command again to finish.")
 
 
 def _put_text(system: fs.FileSystem, place: str, text: str) -> None:
