@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adrec.models.blend.calibration import line_sums, next_line
+from adrec.models.blend.calibration import LineFit, line_sums
 from adrec.privacy.accounting import Event, epsilon_of
 from adrec.privacy.ledger import Ledger, Line, unaccounted
 from adrec.privacy.mechanisms import LINE_SENSITIVITY, Releases, one_of_each, some_of_each
@@ -103,16 +103,32 @@ def test_a_line_through_noised_sums_brings_the_level_back(noise, near):
     random = np.random.default_rng(1)
     logits = random.normal(-2.5, 1.0, 20_000)
     clicks = random.random(20_000) < 1 / (1 + np.exp(-(0.7 * (logits + 1.2) - 1.0)))
-    line = (1.0, 0.0)
+    fit = LineFit(noise * LINE_SENSITIVITY)
     for step in range(3):
         releases = Releases(Noise(seed=step), noise, 1e-7)
-        noised = releases.line_sums("line", line_sums(logits, clicks, line), files=())
-        line = next_line(line, noised, deviation=noise * LINE_SENSITIVITY)
-    predicted = 1 / (1 + np.exp(-(line[0] * logits + line[1])))
+        fit.step(releases.line_sums("line", line_sums(logits, clicks, fit.line), files=()))
+    line = fit.line
+    predicted = fit.calibration().apply(logits)
     assert predicted.mean() / clicks.mean() == pytest.approx(1.0, abs=near / 3)
     assert line[0] == pytest.approx(0.7, abs=near)
-    lost = next_line((1.0, 0.0), random.normal(0, 1e6, 5), deviation=1e6)  # nothing but noise: nearly as it was
-    assert lost[0] == pytest.approx(1.0, abs=0.35) and abs(lost[1]) < 1.5
+    lost = LineFit(1e6)
+    lost.step(random.normal(0, 1e6, 5))  # nothing but noise: nearly as it was
+    assert lost.line[0] == pytest.approx(1.0, abs=0.35) and abs(lost.line[1]) < 1.5
+
+
+def test_three_noised_steps_are_surer_than_one():
+    random = np.random.default_rng(2)
+    logits = random.normal(-2.5, 0.7, 3000)
+    clicks = random.random(3000) < 1 / (1 + np.exp(-logits))
+    levels = {1: [], 3: []}
+    for _ in range(100):
+        for steps, found in levels.items():
+            fit = LineFit(45.0)
+            for _ in range(steps):
+                fit.step(line_sums(logits, clicks, fit.line).sum(axis=0) + random.normal(0, 45.0, 5))
+            found.append(fit.calibration().apply(logits).mean() / clicks.mean())
+    assert np.std(levels[3]) < 0.85 * np.std(levels[1])
+    assert np.mean(levels[3]) == pytest.approx(1.0, abs=0.1)
 
 
 def test_some_rows_of_each_unit():

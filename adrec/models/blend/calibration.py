@@ -220,7 +220,7 @@ def line_sums(logits: npt.ArrayLike, labels: npt.ArrayLike, line: tuple[float, f
     """(N, 5), what each row says of a line `slope * x + intercept`: its part of the gradient and of the curvature of log loss.
 
     A place is (logit + 2) / 6, cut to [-1, 1]; with p what the line answers the five are y - p, that times the place, and
-    p (1 - p) times the place to the powers 0, 1 and 2. Their sums over any rows, noised or not, give `next_line`.
+    p (1 - p) times the place to the powers 0, 1 and 2. Their sums over any rows, noised or not, take `LineFit` a step on.
     """
     place, y = _places(logits), np.asarray(labels, dtype=np.float64)
     p = _sigmoid(line[0] * (place * _REACH + _CENTRE) + line[1])
@@ -228,24 +228,41 @@ def line_sums(logits: npt.ArrayLike, labels: npt.ArrayLike, line: tuple[float, f
     return np.stack([y - p, (y - p) * place, spread, spread * place, spread * place**2], axis=1)
 
 
-def next_line(line: tuple[float, float], sums: npt.ArrayLike, *, deviation: float = 0.0) -> tuple[float, float]:
-    """Newton's next line (slope, intercept) after `line`, from sums of `line_sums`, each of them off by `deviation`.
+@dataclass
+class LineFit:
+    """Newton's steps towards Platt's line, from sums of `line_sums`, each of them off by `deviation` (noise).
 
-    Shrunk as Bayes would: changes of the level by 1 and of the slope by a third are taken to be usual, and sums that say less
-    than their noise change little.
+    Shrunk as Bayes would: changes of the level by 1 and of the slope by a third are taken to be usual, so that sums which say
+    less than their noise change little. A later step knows half of what those before it knew, since they saw another line: what
+    is left is nearly the noise of all steps' mean, and not that of the last.
     """
-    values = np.asarray(sums, dtype=np.float64)
-    curvature = np.array([[values[2], values[3]], [values[3], values[4]]])
-    strength, directions = np.linalg.eigh(curvature)
-    curvature = (directions * np.maximum(strength, 0.0)) @ directions.T
-    certainty = np.linalg.inv(curvature + (deviation**2 + 1e-9) * np.eye(2))
-    usual = np.diag([1.0, (3.0 / _REACH) ** 2])
-    change = np.linalg.solve(curvature @ certainty @ curvature + usual, curvature @ certainty @ values[:2])
-    change = change * min(1.0, _LONGEST_STEP / max(float(np.abs(change).max()), 1e-12))
-    # In places the line is (slope * 6) place + (intercept - 2 slope).
-    slope = max(line[0] + float(change[1]) / _REACH, 0.1)
-    level = line[1] + line[0] * _CENTRE + float(change[0])
-    return slope, level - slope * _CENTRE
+
+    deviation: float = 0.0
+    line: tuple[float, float] = (1.0, 0.0)
+    """slope and intercept"""
+    _known: Floats = field(default_factory=lambda: np.diag([1.0, (3.0 / _REACH) ** 2]))
+    """precision of the line, in places"""
+
+    def step(self, sums: npt.ArrayLike) -> None:
+        """Take in sums that were made at `line`."""
+        values = np.asarray(sums, dtype=np.float64)
+        curvature = np.array([[values[2], values[3]], [values[3], values[4]]])
+        strength, directions = np.linalg.eigh(curvature)
+        curvature = (directions * np.maximum(strength, 0.0)) @ directions.T
+        weighed = curvature @ np.linalg.inv(curvature + (self.deviation**2 + 1e-9) * np.eye(2))
+        told = weighed @ curvature
+        change = np.linalg.solve(told + self._known, weighed @ values[:2])
+        change = change * min(1.0, _LONGEST_STEP / max(float(np.abs(change).max()), 1e-12))
+        if self.deviation:
+            self._known = self._known + told / 2.0
+        # In places the line is (slope * 6) place + (intercept - 2 slope).
+        slope = max(self.line[0] + float(change[1]) / _REACH, 0.1)
+        level = self.line[1] + self.line[0] * _CENTRE + float(change[0])
+        self.line = slope, level - slope * _CENTRE
+
+    def calibration(self) -> Calibration:
+        """The line so far."""
+        return Calibration(method="platt", slope=self.line[0], intercept=self.line[1])
 
 
 def _places(logits: npt.ArrayLike) -> Floats:

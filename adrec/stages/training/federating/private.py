@@ -16,7 +16,7 @@ import numpy as np
 from adrec.config.training.federate import FederateConfig
 from adrec.config.training.privacy import TrainingPrivacy
 from adrec.errors import ConfigError
-from adrec.models.blend.calibration import LINE_STEPS, Calibration, next_line
+from adrec.models.blend.calibration import LINE_STEPS, LineFit
 from adrec.privacy.accounting import Event, noise_for
 from adrec.privacy.ledger import Ledger, Line
 from adrec.privacy.mechanisms import LINE_SENSITIVITY, Releases
@@ -77,16 +77,16 @@ def train_with_noise(config: FederateConfig, side: Side, clients: Sequence[Any],
             total = total + noise * config.clip * randomness.gaussian(len(total))
             rounds.move(before, total / expected)
             advance()
-    lines = [(1.0, 0.0)] * len(tasks)
+    fits = [LineFit(releases.noise * LINE_SENSITIVITY) for _ in tasks]
     for step in range(1, LINE_STEPS + 1):
-        facts = {"task": "line", "lines": lines, "means": means}
+        facts = {"task": "line", "lines": [fit.line for fit in fits], "means": means}
         said = ask(clients, Message(facts, {"weights": flat(module)})).reshape(len(tasks), 5)
         for at, task in enumerate(tasks):
             noised = releases.sums(
                 f"calibration of {task.name}, step {step}", said[at], sensitivity=LINE_SENSITIVITY, files=("calibration.json",)
             )
-            lines[at] = next_line(lines[at], noised, deviation=releases.noise * LINE_SENSITIVITY)
-    return _write(config, side, len(clients), module, lines, Event(noise, rate, config.rounds), releases)
+            fits[at].step(noised)
+    return _write(config, side, len(clients), module, fits, Event(noise, rate, config.rounds), releases)
 
 
 def _rates(releases: Releases, said: Floats, names: Sequence[str]) -> list[float]:
@@ -99,16 +99,13 @@ def _rates(releases: Releases, said: Floats, names: Sequence[str]) -> list[float
 
 
 def _write(
-    config: FederateConfig, side: Side, clients: int, module: Any, lines: Sequence[tuple[float, float]], event: Event,
+    config: FederateConfig, side: Side, clients: int, module: Any, fits: Sequence[LineFit], event: Event,
     releases: Releases,
 ) -> FederateResult:  # fmt: skip
     privacy = config.privacy
     assert privacy is not None
     packed, held_out = side.packed(module)
-    maps = {
-        task.name: Calibration(method="platt", slope=slope, intercept=intercept)
-        for task, (slope, intercept) in zip(side.data.tasks, lines, strict=True)
-    }
+    maps = {task.name: fit.calibration() for task, fit in zip(side.data.tasks, fits, strict=True)}
     declared = [name for name in privacy.public if name == "encoder"]
     claimed = TrainingPrivacy(epsilon=privacy.epsilon, delta=privacy.delta, public=declared)
     base = side.base.model_copy(update={"privacy": claimed, "output": config.output})

@@ -24,7 +24,7 @@ from adrec.errors import ConfigError, DataError
 from adrec.inference.held_out import HeldOut
 from adrec.inference.predictor import Predictor
 from adrec.models.baselines.suite import Suite
-from adrec.models.blend.calibration import LINE_STEPS, Calibration, line_sums, next_line
+from adrec.models.blend.calibration import LINE_STEPS, Calibration, LineFit, line_sums
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.privacy.accounting import Event, noise_for
 from adrec.privacy.ledger import Ledger, Line
@@ -45,7 +45,7 @@ from adrec.training.trainer import work_folder
 
 _TEXTS = 50_000
 """Of ads, that the main directions are computed from."""
-_ROWS_OF_A_USER = 8
+_ROWS_OF_A_USER = 4
 """Of the validation rows, that calibration reads."""
 _VOCABULARIES = 0.1
 """Part of delta for values that too few have."""
@@ -220,13 +220,13 @@ def _calibrations(
         own = valid.user_index.astype(np.int64) if of_user else np.arange(len(valid))
         rows = some_of_each(np.where(np.isnan(labels), -1, own), most, releases.randomness)
         unit = np.unique(own[rows], return_inverse=True)[1]
-        line = (1.0, 0.0)
+        fit = LineFit(releases.noise * LINE_SENSITIVITY)
         for step in range(1, LINE_STEPS + 1):
-            said = line_sums(raw[rows, number], labels[rows], line) / most
+            said = line_sums(raw[rows, number], labels[rows], fit.line) / most
             sums = np.stack([np.bincount(unit, weights=column) for column in said.T], axis=1).astype(np.float64)
             noised = releases.line_sums(f"calibration of {task.name}, step {step}", sums, files=("calibration.json",))
-            line = next_line(line, noised, deviation=releases.noise * LINE_SENSITIVITY)
-        maps[task.name] = Calibration(method="platt", slope=line[0], intercept=line[1])
+            fit.step(noised)
+        maps[task.name] = fit.calibration()
     return maps
 
 

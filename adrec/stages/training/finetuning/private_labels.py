@@ -21,7 +21,7 @@ from adrec.errors import ConfigError
 from adrec.inference.held_out import HeldOut
 from adrec.inference.predictor import Predictor
 from adrec.models.baselines.suite import Suite
-from adrec.models.blend.calibration import LINE_STEPS, Calibration, line_sums, next_line
+from adrec.models.blend.calibration import LINE_STEPS, Calibration, LineFit, line_sums
 from adrec.privacy.labels import debiased, flip_share, randomised
 from adrec.privacy.ledger import Ledger, Line
 from adrec.privacy.noise import Noise
@@ -135,14 +135,14 @@ def _calibrations(config: FinetuneConfig, drawn: ClickData, raw: NDArray[np.floa
     """Platt's line a task through the drawn labels of the validation rows, whose own noise shrinks it."""
     maps = {}
     for number, task in enumerate(drawn.tasks):
-        line, labels = (1.0, 0.0), drawn.valid.labels[task.name]
+        labels = drawn.valid.labels[task.name]
         known = ~np.isnan(labels)
         if config.calibration == "none" or not known.any():
             maps[task.name] = Calibration()
             continue
-        deviation = float(np.std(labels[known]) * np.sqrt(known.sum()))
-        for _ in range(LINE_STEPS):
-            sums = line_sums(raw[known, number], labels[known], line).sum(axis=0)
-            line = next_line(line, sums, deviation=deviation)
-        maps[task.name] = Calibration(method="platt", slope=line[0], intercept=line[1])
+        fit = LineFit(float(np.std(labels[known]) * np.sqrt(known.sum())))
+        for _ in range(LINE_STEPS):  # each anew: the same labels say the same again
+            fit = LineFit(fit.deviation, fit.line)
+            fit.step(line_sums(raw[known, number], labels[known], fit.line).sum(axis=0))
+        maps[task.name] = fit.calibration()
     return maps
