@@ -48,8 +48,9 @@ POLICY = {"top_n": 10, "rules": {"clicked": "keep", "active": False}, "diversity
 KEPT = ("user_id", "ad_id", "shown_at", "request_id", "scenario", "query")
 USER = {"parts": ["soft", "sasrec", "hstu", "target"], "heads": 2, "search": "category", "search_top": 3}
 TRAINING = {
-    "text": {"reference": None, "lexical": 0}, "hybrid": {"kind": "none"},
-    "model": {"width": 8, "hidden": [8], "user": USER}, "loss": {"terms": [{"kind": "bce"}, {"kind": "next_click"}]},
+    "text": {"reference": None, "lexical": 8}, "hybrid": {"kind": "none"},
+    "model": {"width": 8, "hidden": [8], "user": USER, "taste": True},
+    "loss": {"terms": [{"kind": "bce"}, {"kind": "next_click"}]},
     "training": {"epochs": 2, "batch_rows": 256, "learning_rate": 0.01}, "baselines": {"names": []},
 }  # fmt: skip
 
@@ -242,6 +243,7 @@ def test_mind_rows_score_as_they_were_trained(tmp_path):
         "prepared": str(prepared.path),
         "output": str(tmp_path / "bundle"),
         **TRAINING,
+        "model": {**TRAINING["model"], "taste": False},
         "training": {"epochs": 1, "batch_rows": 4096},
     }
     finetune.run(FinetuneConfig.model_validate(training), QUIET)
