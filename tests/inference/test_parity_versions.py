@@ -154,6 +154,7 @@ def world(request, raw, tmp_path_factory):
     files = {name: folder / f"{name}.parquet" for name in tables}
     prepared = prepare(folder, folder / "prepared", files)
     training = {"prepared": str(prepared.path), "output": str(folder / "bundle"), **TRAINING}
+    training["model"] = {**TRAINING["model"], "user": {**TRAINING["model"]["user"], "search": "none"}}  # no category here
     finetune.run(FinetuneConfig.model_validate(training), QUIET)
     return folder, prepared, Predictor.load(folder / "bundle", device="cpu"), files, request.param
 
