@@ -20,7 +20,7 @@ from adrec.stages.inference.explain import ExplainResult, Worded, _page
 from adrec.stages.training.pretraining.report import write_report as write_pretraining
 from adrec.stages.training.tuning.report import write_report as write_search
 from adrec.terminal import Terminal
-from adrec.training.trainer import FitResult
+from adrec.training.loop.trainer import FitResult
 
 _NAMES = """
     model oracle item cosine other scored ranked new_policy policy epsilon item_id cars travel social search en zh adv seed

@@ -8,7 +8,7 @@ from adrec.bundle import open_trusted
 from adrec.inference.packing import unpack
 from adrec.models.net.ensemble import Ensemble
 from adrec.training.carrying import Described
-from adrec.training.start import Start
+from adrec.training.loop.start import Start
 
 
 def open_start(path: Path, trusted_keys: Sequence[Path] = ()) -> Start:

@@ -27,9 +27,9 @@ from adrec.terminal import Terminal
 from adrec.training.click_data import ClickData
 from adrec.training.ctr_module import CTRModule
 from adrec.training.ctr_training import monitored_metric, raw_outputs
-from adrec.training.loader import BatchLoader
-from adrec.training.optimizer import adamw_of
-from adrec.training.trainer import FitResult, fit, open_work, total_batches, total_steps
+from adrec.training.loop.loader import BatchLoader
+from adrec.training.loop.optimizer import adamw_of
+from adrec.training.loop.trainer import FitResult, fit, open_work, total_batches, total_steps
 
 TEMPERATURE = 2.0
 """Softens both sides of the soft targets, as for tokens (Hinton et al., 2015)."""

@@ -10,7 +10,7 @@ from adrec.models.text.encoder_training import trainable_copy
 from adrec.models.text.lexical import fit_lexical
 from adrec.models.text.text_encoder import TextEncoder, load_text_encoder
 from adrec.models.text.text_vectors import TextReader
-from adrec.training.start import Start
+from adrec.training.loop.start import Start
 
 
 def open_text_encoder(config: FinetuneConfig, prepared: Prepared, start: Start | None = None) -> TextEncoder | None:

@@ -15,7 +15,7 @@ from adrec.models.net.delay import DelayLoss
 from adrec.models.net.ensemble import ClickNetwork
 from adrec.models.net.tasks import Task
 from adrec.training import losses
-from adrec.training.sharding import ShardableModule
+from adrec.training.loop.sharding import ShardableModule
 
 Term = Literal["bce", "listwise", "bpr", "in_batch", "next_click"]
 

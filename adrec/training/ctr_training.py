@@ -23,10 +23,10 @@ from adrec.terminal import Terminal
 from adrec.training.build import build_model
 from adrec.training.click_data import ClickData
 from adrec.training.ctr_module import CTRModule, Raw, gathered
-from adrec.training.loader import BatchLoader
-from adrec.training.optimizer import adamw_of
-from adrec.training.start import Start
-from adrec.training.trainer import FitResult, fit, open_work, total_batches, total_steps
+from adrec.training.loop.loader import BatchLoader
+from adrec.training.loop.optimizer import adamw_of
+from adrec.training.loop.start import Start
+from adrec.training.loop.trainer import FitResult, fit, open_work, total_batches, total_steps
 
 LIST_PENALTY = 0.03
 """Ridge on the weights that values of the ads' lists have of their own, times the mean over rows of their squares."""

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from adrec.config.training.loop import TrainingConfig
 from adrec.models.text.language_model import LanguageModel
-from adrec.training.optimizer import adamw_of
-from adrec.training.sharding import ShardableModule
+from adrec.training.loop.optimizer import adamw_of
+from adrec.training.loop.sharding import ShardableModule
 
 
 class Feed(Protocol):

@@ -16,11 +16,11 @@ from adrec.data.examples import Examples
 from adrec.models.rerank.reranker import Reranker
 from adrec.models.rerank.words import words_of
 from adrec.terminal import Terminal
-from adrec.training.loader import BatchLoader
+from adrec.training.loop.loader import BatchLoader
+from adrec.training.loop.optimizer import adamw_of
+from adrec.training.loop.sharding import ShardableModule
+from adrec.training.loop.trainer import FitResult, fit, total_batches, total_steps
 from adrec.training.losses import listwise
-from adrec.training.optimizer import adamw_of
-from adrec.training.sharding import ShardableModule
-from adrec.training.trainer import FitResult, fit, total_batches, total_steps
 
 
 class PairBatch(NamedTuple):

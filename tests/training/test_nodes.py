@@ -18,8 +18,8 @@ from adrec.config.base import load_config, save_config
 from adrec.config.training.finetune import FinetuneConfig
 from adrec.config.training.loop import TrainingConfig
 from adrec.errors import ConfigError, ResourceError
-from adrec.training import launch
-from adrec.training.trainer import total_batches, total_steps
+from adrec.training.loop import launch
+from adrec.training.loop.trainer import total_batches, total_steps
 
 
 def config_of(folder, name, *settings):

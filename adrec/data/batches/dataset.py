@@ -1,7 +1,7 @@
 """What each batch of a run holds, from examples in memory or streamed from the prepared folder in constant memory.
 
 A plan lists the batches of an epoch and depends on nothing but (seed, epoch): every epoch has equally many, so that a run
-can stop at any batch and go on there (`adrec.training.loader`).
+can stop at any batch and go on there (`adrec.training.loop.loader`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -116,9 +116,9 @@ class StreamedPlan:
     """Epochs over splits that are read from disk: a chunk of row groups, drawn from anywhere, is shuffled together.
 
     Batches come from several lanes in turn, each with row groups of its own. Ranks and workers take batches in turn too
-    (`adrec.training.loader`): the batches of one process are then those of a few lanes, and it decodes only their row groups.
-    The lanes depend on the data alone, so that the batches are the same whoever shares them. In memory is one chunk a lane,
-    `shuffle_rows` together. A request that lies across two row groups counts as two where they fall into different chunks.
+    (`adrec.training.loop.loader`): the batches of one process are then those of a few lanes, and it decodes only their row
+    groups. The lanes depend on the data alone, so that the batches are the same whoever shares them. In memory is one
+    chunk a lane, `shuffle_rows` together. A request that lies across two row groups counts as two where they fall into different chunks.
     """
 
     def __init__(

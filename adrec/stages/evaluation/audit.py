@@ -37,8 +37,8 @@ from adrec.stages.evaluation.auditing.canaries import Canaries, attack_pretraini
 from adrec.stages.evaluation.auditing.leaks import Attribute, Leaks, Reconstruction, guess_attributes, reconstruct
 from adrec.stages.training import finetune
 from adrec.terminal import Terminal
+from adrec.training.loop.trainer import work_folder
 from adrec.training.private.features import Refitted
-from adrec.training.trainer import work_folder
 
 FALSE_ALARMS = 0.01
 _FEWEST = 20

@@ -33,7 +33,7 @@ from adrec.stages.registry.serving import reload_servers
 from adrec.stages.storage import run_guarded
 from adrec.stages.training import finetune
 from adrec.terminal import Terminal
-from adrec.training.trainer import work_folder
+from adrec.training.loop.trainer import work_folder
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 REFUSED = 3

@@ -30,11 +30,11 @@ from adrec.models.text.student import make_student
 from adrec.models.text.text_encoder import TextEncoder, encode_texts, load_text_encoder
 from adrec.stages.training.pretraining.distill_bundle import teach, validation_auc, write_bundle
 from adrec.terminal import Terminal
-from adrec.training.loader import BatchLoader
+from adrec.training.loop.loader import BatchLoader
+from adrec.training.loop.trainer import FitResult, fit, identity_of, open_work, total_batches, total_steps, work_folder
 from adrec.training.mlm_module import JointFeed, PretrainModule
 from adrec.training.objectives.distil import Distil, VectorDistil, VectorFeed
 from adrec.training.objectives.mlm import MlmFeed
-from adrec.training.trainer import FitResult, fit, identity_of, open_work, total_batches, total_steps, work_folder
 
 _SPEED_TEXTS = 2000
 

@@ -29,7 +29,7 @@ from adrec.stages.training.finetuning.material import Material, read_material
 from adrec.stages.training.finetuning.networks import Networks, train_networks
 from adrec.stages.training.simple_check import simple_check
 from adrec.terminal import Terminal
-from adrec.training.trainer import work_folder
+from adrec.training.loop.trainer import work_folder
 
 
 def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:

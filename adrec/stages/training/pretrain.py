@@ -26,9 +26,9 @@ from adrec.stages.training.pretraining.objectives import build_objectives, mlm_f
 from adrec.stages.training.pretraining.private import train_texts_privately, write_private_folder
 from adrec.stages.training.pretraining.report import Neighbours, neighbours, write_report
 from adrec.terminal import Terminal
+from adrec.training.loop.trainer import FitResult, fit, identity_of, open_work, total_batches, total_steps, work_folder
 from adrec.training.mlm_module import JointFeed, PretrainModule
 from adrec.training.objectives.mlm import MlmFeed, MlmScore, score_mlm, score_unigram
-from adrec.training.trainer import FitResult, fit, identity_of, open_work, total_batches, total_steps, work_folder
 
 NEIGHBOUR_TEXTS = 5000  # the first ads of the corpus, among which neighbours are looked for
 HELD_OUT_SEED = 20190524  # the masks of held-out texts are the same for every model
@@ -170,7 +170,7 @@ def _train(
     work: Path,
     terminal: Terminal,
 ) -> FitResult:
-    from adrec.training.loader import BatchLoader
+    from adrec.training.loop.loader import BatchLoader
 
     settings = config.training
     objectives = build_objectives(config, model, encoder.pool, corpus, encoder.tokenizer, prepared)

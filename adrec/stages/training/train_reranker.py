@@ -29,8 +29,8 @@ from adrec.models.baselines.base import folds_of, log_odds
 from adrec.models.rerank.reranker import Blend, Reranker, fresh_reranker
 from adrec.models.text.encoder_training import merged, trainable_copy
 from adrec.terminal import Terminal
+from adrec.training.loop.trainer import FitResult, identity_of, open_work, work_folder
 from adrec.training.rerank_training import drawn_requests, train_reranker
-from adrec.training.trainer import FitResult, identity_of, open_work, work_folder
 
 _FEWEST = 20
 """Requests without which neither training nor judging says anything."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from adrec.models.text.language_model import LanguageModel
 from adrec.models.text.pooling import Pool
-from adrec.training.loader import shuffled
+from adrec.training.loop.loader import shuffled
 from adrec.training.objectives.texts import PackedTexts, Texts, TokenTable, text_vectors
 
 

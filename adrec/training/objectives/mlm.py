@@ -12,7 +12,7 @@ from adrec.data.text.corpus import Corpus
 from adrec.data.text.masking import mask_tokens
 from adrec.data.text.packing import PackedTokens, Packs, joined, pack
 from adrec.models.text.language_model import LanguageModel
-from adrec.training.loader import shuffled
+from adrec.training.loop.loader import shuffled
 
 
 class MlmBatch(NamedTuple):

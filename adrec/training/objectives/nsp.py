@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from adrec.data.text.pairs import Pairs
 from adrec.models.text.language_model import LanguageModel
-from adrec.training.loader import shuffled
+from adrec.training.loop.loader import shuffled
 from adrec.training.objectives.texts import Texts, TokenTable
 
 

@@ -16,11 +16,11 @@ from adrec.terminal import Terminal
 from adrec.training.build import build_model
 from adrec.training.click_data import ClickData
 from adrec.training.ctr_training import LIST_PENALTY, Trained, monitored_metric, optimizer_of, raw_outputs
-from adrec.training.loader import BatchLoader
+from adrec.training.loop.loader import BatchLoader
+from adrec.training.loop.trainer import fit, open_work
 from adrec.training.private.gradients import units_at_once
 from adrec.training.private.module import PrivateCTRModule
 from adrec.training.private.units import PoissonPlan, Units
-from adrec.training.trainer import fit, open_work
 
 _WHOLE_USERS = 0.9
 """Share of the users whose gradients adaptive clipping leaves as they are: nearly all have a click."""

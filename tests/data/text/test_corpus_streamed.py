@@ -8,7 +8,7 @@ from corpora import make_corpus
 
 from adrec.data.text.corpus import StreamedTokens, open_corpus, ordinary_ids
 from adrec.models.text.hugging_face import load_tokenizer
-from adrec.training.loader import BatchLoader
+from adrec.training.loop.loader import BatchLoader
 from adrec.training.objectives.mlm import MlmFeed, score_unigram
 
 

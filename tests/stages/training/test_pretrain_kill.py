@@ -15,7 +15,7 @@ from adrec.config.base import load_config
 from adrec.config.training.pretrain import PretrainConfig
 from adrec.stages.training.pretrain import run
 from adrec.terminal import Terminal
-from adrec.training.trainer import work_folder
+from adrec.training.loop.trainer import work_folder
 
 
 def settings(prepared, output, streamed):

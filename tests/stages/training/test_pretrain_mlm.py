@@ -14,8 +14,8 @@ from adrec.errors import AdrecError, ConfigError, DataError
 from adrec.models.text.text_encoder import encode_texts, load_text_encoder
 from adrec.stages.training.pretrain import run
 from adrec.terminal import Terminal
+from adrec.training.loop.trainer import work_folder
 from adrec.training.mlm_module import PretrainModule
-from adrec.training.trainer import work_folder
 
 
 @pytest.fixture(scope="module")

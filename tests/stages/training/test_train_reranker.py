@@ -38,8 +38,8 @@ from adrec.stages.inference import rank
 from adrec.stages.training import finetune
 from adrec.stages.training.train_reranker import fit_blend
 from adrec.terminal import Terminal
+from adrec.training.loop.trainer import open_work
 from adrec.training.rerank_training import drawn_requests, train_reranker
-from adrec.training.trainer import open_work
 
 QUIET = Terminal(quiet=True)
 TITLES = ["roses and soil", "a striker scores", "pasta in the oven", "a quiet flight", "guitar and choir", "loans and stocks"]

@@ -28,7 +28,7 @@ from adrec.training.ctr_training import Trained, raw_outputs
 from adrec.training.federated.exchange import Message
 from adrec.training.federated.rounds import Rounds, flat
 from adrec.training.federated.sums import Floats
-from adrec.training.trainer import FitResult
+from adrec.training.loop.trainer import FitResult
 
 Ask = Callable[[Sequence[Any], Message], Floats]
 """Clients and a task → the sum of what they say."""

@@ -37,7 +37,7 @@ from adrec.training.ctr_module import CTRModule
 from adrec.training.ctr_training import LIST_PENALTY, Trained, monitored_metric, raw_outputs
 from adrec.training.federated.rounds import LocalTraining
 from adrec.training.federated.sums import Floats
-from adrec.training.trainer import FitResult
+from adrec.training.loop.trainer import FitResult
 
 
 def federated_base(config: FederateConfig) -> FinetuneConfig:

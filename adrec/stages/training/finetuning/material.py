@@ -12,7 +12,7 @@ from adrec.models.text.text_vectors import TextReader
 from adrec.terminal import Terminal
 from adrec.training.click_data import ClickData, load_click_data
 from adrec.training.click_encoder import open_text_encoder, text_reader
-from adrec.training.start import Start
+from adrec.training.loop.start import Start
 
 FEW_ROWS = 10_000
 """Rows to learn from that fit scales and vocabularies worse than another market does."""

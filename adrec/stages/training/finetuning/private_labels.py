@@ -34,9 +34,9 @@ from adrec.terminal import Terminal
 from adrec.training.click_data import ClickData, load_click_data
 from adrec.training.click_encoder import open_text_encoder, text_reader
 from adrec.training.ctr_training import train_click_model
+from adrec.training.loop.trainer import work_folder
 from adrec.training.private.features import Refitted
 from adrec.training.private.training import units_of
-from adrec.training.trainer import work_folder
 
 _HISTORY = "history"
 _FILES = ("model.safetensors", "schema.json", "calibration.json")

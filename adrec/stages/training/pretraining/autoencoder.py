@@ -25,8 +25,8 @@ from adrec.errors import AdrecError, DataError
 from adrec.models.text.autoencoder import AdAutoencoder, AdErrors, AdInputs, code_loss
 from adrec.models.text.text_encoder import encode_texts, load_text_encoder
 from adrec.terminal import Terminal
-from adrec.training.loader import shuffled
-from adrec.training.optimizer import adamw_of
+from adrec.training.loop.loader import shuffled
+from adrec.training.loop.optimizer import adamw_of
 
 BATCH_ADS = 128
 """Ads a step: their cosines to each other are what `NEIGHBOUR_WEIGHT` keeps."""

@@ -23,11 +23,11 @@ from adrec.privacy.ledger import Ledger, Line
 from adrec.privacy.noise import Noise
 from adrec.stages.training.pretraining.objectives import mlm_feed
 from adrec.terminal import Terminal
-from adrec.training.loader import BatchLoader
+from adrec.training.loop.loader import BatchLoader
+from adrec.training.loop.trainer import FitResult, fit
 from adrec.training.objectives.mlm import Mlm
 from adrec.training.private.mlm import PrivatePretrainModule
 from adrec.training.private.texts import TextPlan, texts_of_users
-from adrec.training.trainer import FitResult, fit
 
 LEDGER_FILE = "privacy.json"
 """Of an encoder folder: the ledger of what it tells of users."""

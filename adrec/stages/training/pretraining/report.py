@@ -12,7 +12,7 @@ import numpy as np
 from adrec.models.text.text_encoder import TextEncoder, encode_texts
 from adrec.pages.figures import MUTED, SERIES, Plot, drawing
 from adrec.pages.page import Language, rendered
-from adrec.training.trainer import FitResult
+from adrec.training.loop.trainer import FitResult
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,11 @@ from adrec.data.disk.writing import write_aside
 from adrec.errors import ConfigError, Interrupted, ResourceError
 from adrec.ranks import by_torchrun, is_first
 from adrec.terminal import Terminal
-from adrec.training.callbacks import LAST_CHECKPOINT, Bar, Curve, ExactResume, KeepBest, Profile
-from adrec.training.launch import await_first, check_launch, is_of_peers, tell_others
-from adrec.training.loader import BatchLoader
-from adrec.training.sharding import sharded_strategy, whole_weights
-from adrec.training.stopping import Stopped, StopSignals
+from adrec.training.loop.callbacks import LAST_CHECKPOINT, Bar, Curve, ExactResume, KeepBest, Profile
+from adrec.training.loop.launch import await_first, check_launch, is_of_peers, tell_others
+from adrec.training.loop.loader import BatchLoader
+from adrec.training.loop.sharding import sharded_strategy, whole_weights
+from adrec.training.loop.stopping import Stopped, StopSignals
 
 CLIP_NORM = 1.0
 """Largest gradient norm: BERT's, and no smaller model has needed another."""

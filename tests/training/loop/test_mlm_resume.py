@@ -15,9 +15,9 @@ from adrec.config.training.loop import TrainingConfig
 from adrec.data.device import resolve_device
 from adrec.errors import AdrecError, ConfigError, Interrupted, ResourceError
 from adrec.terminal import Terminal
-from adrec.training.loader import BatchLoader, shuffled
-from adrec.training.optimizer import configure_adamw, parameter_groups, warmup_schedule
-from adrec.training.trainer import fit, open_work, total_batches, total_steps
+from adrec.training.loop.loader import BatchLoader, shuffled
+from adrec.training.loop.optimizer import configure_adamw, parameter_groups, warmup_schedule
+from adrec.training.loop.trainer import fit, open_work, total_batches, total_steps
 
 X = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
 Y = (X.sum(axis=1) > 0).astype(np.float32)

@@ -15,9 +15,9 @@ from safetensors.torch import load_model, save_model
 from adrec.data.disk.writing import write_aside
 from adrec.errors import AdrecError
 from adrec.terminal import Advance, Terminal
-from adrec.training.loader import BatchLoader, random_state, set_random_state
-from adrec.training.sharding import whole_weights
-from adrec.training.stopping import Stopped, StopSignals
+from adrec.training.loop.loader import BatchLoader, random_state, set_random_state
+from adrec.training.loop.sharding import whole_weights
+from adrec.training.loop.stopping import Stopped, StopSignals
 
 LAST_CHECKPOINT = "last.ckpt"
 

@@ -1,0 +1,1 @@
+"""How any training runs: one `fit` with exact resume, batches, optimiser, schedule, processes and machines."""
