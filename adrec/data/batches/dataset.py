@@ -118,7 +118,8 @@ class StreamedPlan:
     Batches come from several lanes in turn, each with row groups of its own. Ranks and workers take batches in turn too
     (`adrec.training.loop.loader`): the batches of one process are then those of a few lanes, and it decodes only their row
     groups. The lanes depend on the data alone, so that the batches are the same whoever shares them. In memory is one
-    chunk a lane, `shuffle_rows` together. A request that lies across two row groups counts as two where they fall into different chunks.
+    chunk a lane, `shuffle_rows` together. A request that lies across two row groups counts as two where they fall into
+    different chunks.
     """
 
     def __init__(
