@@ -10,6 +10,7 @@
 set -euo pipefail
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 # A lost process costs the steps since the last checkpoint (training.checkpoint_minutes): all start again from there.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # without it torchrun never lets a machine in that was lost and came back
 srun torchrun --nnodes="$SLURM_JOB_NUM_NODES" --nproc-per-node=8 --max-restarts=10 \
   --rdzv-id="$SLURM_JOB_ID" --rdzv-backend=c10d --rdzv-endpoint="$head:29500" \
   -m adrec finetune --config "$1" --set training.nodes="$SLURM_JOB_NUM_NODES" --set training.devices=8

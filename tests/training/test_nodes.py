@@ -1,7 +1,6 @@
 """Training on two machines, which are two torchrun agents on loopback here."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 from worlds import make_world
 
+from adrec import ranks
 from adrec.config.base import load_config, save_config
 from adrec.config.training.finetune import FinetuneConfig
 from adrec.config.training.loop import TrainingConfig
@@ -39,7 +39,7 @@ def agents(arguments, *, port, numbers=(0, 1)):
         sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d",
         "--rdzv-id", f"test-{port}", "--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1", "--max-restarts", "3",
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", ranks.OWN_STORES: "1"}
     return [
         subprocess.Popen(
             [*common, "--rdzv-conf", f"is_host={number == 0}", "-m", "adrec", "finetune", "--config", *arguments],
@@ -64,8 +64,8 @@ def folder(tmp_path_factory):
     return folder
 
 
-def check_weights(folder, name):
-    one, other = (load_file(folder / which / "bundle" / "model.safetensors") for which in ("one", name))
+def check_weights(folder, name, *, than="one"):
+    one, other = (load_file(folder / which / "bundle" / "model.safetensors") for which in (than, name))
     assert one.keys() == other.keys()
     assert all(np.allclose(one[key], other[key], atol=1e-5) for key in one)
 
@@ -81,30 +81,51 @@ def test_two_machines_learn_as_one_process_with_two_batches_a_step(folder, strat
     assert [path.name for path in (folder / strategy).iterdir() if path.name.startswith(".")] == []
 
 
-@pytest.mark.slow
-def test_a_machine_that_is_killed_and_comes_back(folder):
-    """kill -9 of a whole machine in the midst of training: all go on from the last checkpoint when it is there again."""
-    longer, port = ("training.epochs=6", "training.patience=null"), free_port()
-    arguments = config_of(folder, "killed", "training.nodes=2", *longer)
-    shutil.rmtree(folder / "whole", ignore_errors=True)
+LONGER = ("training.epochs=6", "training.patience=null")
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """The weights of the same training in one process that nobody disturbed."""
     command = [sys.executable, "-m", "adrec", "finetune", "--config"]
-    whole = config_of(folder, "whole", "training.accumulate=2", *longer)
-    subprocess.run([*command, *whole], check=True)
-    first, second = agents(arguments, port=port)
-    last = folder / "killed" / ".bundle.work" / "last.ckpt"
+    subprocess.run([*command, *config_of(folder, "whole", "training.accumulate=2", *LONGER)], check=True)
+    return "whole"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [1, 0], ids=["another", "of the endpoint"])
+def test_a_machine_that_is_killed_and_comes_back(folder, whole, lost):
+    """kill -9 of a whole machine in the midst of training: all go on from the last checkpoint when it is there again.
+
+    Where it is the machine of the endpoint, the others end, and the same lines are started on all of them.
+    """
+    name, port = f"killed{lost}", free_port()
+    arguments = config_of(folder, name, "training.nodes=2", *LONGER)[:1]  # not quiet: the first process tells where it goes on
+    started = agents(arguments, port=port)
     for _ in range(1800):
-        if list(last.parent.parent.glob(".bundle*/**/last.ckpt")):
+        if list((folder / name).glob(".bundle*/**/last.ckpt")):
             break
         time.sleep(0.05)
-    os.killpg(second.pid, signal.SIGKILL)
-    for child in workers_of(arguments[0], but=first.pid):
+    kill_machine(started[lost], arguments[0], but=started[1 - lost].pid)
+    started[lost].communicate()
+    assert not (folder / name / "bundle").exists()
+    if lost == 0:
+        said = started[1].communicate(timeout=200)[1]
+        assert started[1].returncode == 1, said
+        started = agents(arguments, port=port)
+    else:
+        (started[1],) = agents(arguments, port=port, numbers=[1])
+    said = [process.communicate(timeout=400)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], "\n".join(said)
+    assert any("goes on at step" in words for words in said), "\n".join(said)
+    check_weights(folder, name, than=whole)
+
+
+def kill_machine(agent, config, *, but):
+    """kill -9 of an agent and of its training processes."""
+    os.killpg(agent.pid, signal.SIGKILL)
+    for child in workers_of(config, but=but):
         os.kill(child, signal.SIGKILL)
-    time.sleep(20.0)  # torchrun holds a machine for lost when nothing was heard of it for 15 seconds
-    (again,) = agents(arguments, port=port, numbers=[1])
-    said = [process.communicate(timeout=400)[1] for process in (first, again)]
-    assert [first.returncode, again.returncode] == [0, 0], "\n".join(said)
-    one, other = (load_file(folder / which / "bundle" / "model.safetensors") for which in ("whole", "killed"))
-    assert all(np.allclose(one[key], other[key], atol=1e-5) for key in one)
 
 
 def workers_of(config, *, but):
@@ -122,7 +143,7 @@ def workers_of(config, *, but):
 
 
 def test_nodes_without_torchrun_are_told_how_to_start():
-    with pytest.raises(ConfigError, match=r"^training.nodes is 3: .*torchrun --nnodes 3 --nproc-per-node 2 "):
+    with pytest.raises(ConfigError, match=r"^training.nodes is 3: .*_STORE=1 torchrun --nnodes 3 --nproc-per-node 2 "):
         launch.check_launch(TrainingConfig(nodes=3, devices=2))
     launch.check_launch(TrainingConfig(devices=2))
 
@@ -144,6 +165,26 @@ def test_a_machine_that_does_not_see_the_folder_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # what lies there is of the start before
     with pytest.raises(ResourceError, match="process 1 does not see .* on a disk that all machines share"):
         launch.await_first(tmp_path)
+
+
+def test_an_agent_that_came_later_names_the_same_start(monkeypatch):
+    """It counts fewer restarts than those that were there from the beginning."""
+
+    def names():
+        by_count = []
+        for count in "01":
+            monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
+            by_count.append(ranks.attempt())
+        return by_count
+
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "MASTER_ADDR": "head", "MASTER_PORT": "1", ranks.OWN_STORES: "1"}.items():
+        monkeypatch.setenv(name, value)
+    earlier, later = names()
+    assert earlier == later and launch.how_to_come_back() == ""
+    monkeypatch.setenv("MASTER_PORT", "2")
+    assert names() != [earlier, later]
+    monkeypatch.delenv(ranks.OWN_STORES)
+    assert len(set(names())) == 2 and f"{ranks.OWN_STORES}=1" in launch.how_to_come_back()
 
 
 def test_steps_count_the_processes_of_all_machines():

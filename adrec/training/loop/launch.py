@@ -13,7 +13,7 @@ import torch.distributed as dist
 from adrec.config.training.loop import TrainingConfig
 from adrec.data.disk.writing import write_aside
 from adrec.errors import ConfigError, ResourceError
-from adrec.ranks import attempt, by_torchrun, rank
+from adrec.ranks import OWN_STORES, attempt, by_torchrun, rank
 
 _READY = ".ready"
 _PATIENCE_SECONDS = 120.0
@@ -25,9 +25,9 @@ def check_launch(config: TrainingConfig) -> None:
     if not by_torchrun():
         if config.nodes > 1:
             raise ConfigError(
-                f"training.nodes is {config.nodes}: start the command on each of the machines by torchrun: torchrun --nnodes"
-                f" {config.nodes} --nproc-per-node {config.devices} --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m adrec"
-                " finetune --config FILE"
+                f"training.nodes is {config.nodes}: start the command on each of the machines by torchrun: {OWN_STORES}=1"
+                f" torchrun --nnodes {config.nodes} --nproc-per-node {config.devices} --rdzv-backend c10d --rdzv-endpoint"
+                " HOST:29500 -m adrec finetune --config FILE"
             )
         return
     world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
@@ -68,3 +68,13 @@ def is_of_peers(error: RuntimeError) -> bool:
     """Whether a fault is that of the connection to another process."""
     said = str(error)
     return isinstance(error, dist.DistError) or any(mark in said for mark in ("Connection", "gloo", "NCCL", "timed out"))
+
+
+def how_to_come_back() -> str:
+    """What a user must know whose torchrun would not take a lost machine back."""
+    if os.environ.get(OWN_STORES) == "1":
+        return ""
+    return (
+        f" A lost machine that comes back is let in only where {OWN_STORES}=1 was set before torchrun; without it, end torchrun"
+        " on all machines and start the same lines again."
+    )

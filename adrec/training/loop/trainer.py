@@ -29,7 +29,7 @@ from adrec.errors import ConfigError, Interrupted, ResourceError
 from adrec.ranks import by_torchrun, is_first
 from adrec.terminal import Terminal
 from adrec.training.loop.callbacks import LAST_CHECKPOINT, Bar, Curve, ExactResume, KeepBest, Profile
-from adrec.training.loop.launch import await_first, check_launch, is_of_peers, tell_others
+from adrec.training.loop.launch import await_first, check_launch, how_to_come_back, is_of_peers, tell_others
 from adrec.training.loop.loader import BatchLoader
 from adrec.training.loop.sharding import sharded_strategy, whole_weights
 from adrec.training.loop.stopping import Stopped, StopSignals
@@ -187,7 +187,7 @@ def fit(
         if by_torchrun() and is_of_peers(error):
             raise ResourceError(
                 f"{description}: another process of the training was lost. torchrun starts all of them again, from the last"
-                " checkpoint, as often as --max-restarts says."
+                f" checkpoint, as often as --max-restarts says.{how_to_come_back()}"
             ) from None
         raise
     except SystemExit:  # Lightning's answer to a second Ctrl-C
