@@ -1,6 +1,5 @@
 """One private training: the last weights of a run whose length was fixed before. Nothing is chosen by held-out rows."""
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import torch
 from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.arrays import Longs
 from adrec.errors import ConfigError, DataError
-from adrec.privacy.accounting import Event, epsilon_of, noise_for
+from adrec.privacy.accounting import Event
 from adrec.privacy.noise import Noise
 from adrec.terminal import Terminal
 from adrec.training.build import build_model
@@ -20,24 +19,11 @@ from adrec.training.loop.loader import BatchLoader
 from adrec.training.loop.trainer import fit, open_work
 from adrec.training.private.gradients import units_at_once
 from adrec.training.private.module import PrivateCTRModule
+from adrec.training.private.schedule import Schedule, schedule_within
 from adrec.training.private.units import PoissonPlan, Units
 
 _WHOLE_USERS = 0.9
 """Share of the users whose gradients adaptive clipping leaves as they are: nearly all have a click."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How often who takes part, and under how much noise."""
-
-    rate: float
-    steps: int
-    noise: float
-
-    @property
-    def event(self) -> Event:
-        """As the accountant sees it."""
-        return Event(self.noise, self.rate, self.steps)
 
 
 def units_of(config: FinetuneConfig, data: ClickData) -> Longs:
@@ -70,19 +56,7 @@ def schedule_of(config: FinetuneConfig, units: int, beside: list[Event], delta: 
     a_step = privacy.units_per_step or max(1, min(usual, units // 10))
     if a_step > units:
         raise ConfigError(f"privacy.units_per_step is {a_step:,}, and there are {units:,} units. Lower it.")
-    rate = a_step / units
-    steps = max(1, round(config.training.epochs / rate))
-    steps = min(steps, config.training.max_steps or steps)
-    if privacy.noise == "auto":
-        noise = noise_for(privacy.epsilon, delta, rate=rate, steps=steps, beside=beside, accountant=privacy.accountant)
-        return Schedule(rate, steps, noise)
-    spent = epsilon_of([*beside, Event(privacy.noise, rate, steps)], delta, privacy.accountant)
-    if spent > privacy.epsilon:
-        raise ConfigError(
-            f"privacy.noise {privacy.noise:g} costs an epsilon of {spent:.3g} over {steps:,} steps, more than privacy.epsilon"
-            f" {privacy.epsilon:g}. Set it to auto, or lower training.epochs."
-        )
-    return Schedule(rate, steps, privacy.noise)
+    return schedule_within(privacy, config.training, rate=a_step / units, delta=delta, beside=beside)
 
 
 def train_privately(

@@ -41,7 +41,8 @@ from adrec.training.click_data import ClickData, Seen, load_click_data
 from adrec.training.click_encoder import open_text_encoder, text_reader
 from adrec.training.loop.trainer import work_folder
 from adrec.training.private.features import Declared, Refitted, planned_releases, private_features
-from adrec.training.private.training import Schedule, schedule_of, train_privately, units_of
+from adrec.training.private.schedule import Schedule
+from adrec.training.private.training import schedule_of, train_privately, units_of
 
 _TEXTS = 50_000
 """Of ads, that the main directions are computed from."""

@@ -18,7 +18,7 @@ from adrec.data.text.corpus import Corpus, ordinary_ids
 from adrec.errors import ConfigError
 from adrec.models.text.language_model import LanguageModel
 from adrec.models.text.text_encoder import TextEncoder
-from adrec.privacy.accounting import Event, epsilon_of, noise_for
+from adrec.privacy.accounting import Event, epsilon_of
 from adrec.privacy.ledger import Ledger, Line
 from adrec.privacy.noise import Noise
 from adrec.stages.training.pretraining.objectives import mlm_feed
@@ -27,6 +27,7 @@ from adrec.training.loop.loader import BatchLoader
 from adrec.training.loop.trainer import FitResult, fit
 from adrec.training.objectives.mlm import Mlm
 from adrec.training.private.mlm import PrivatePretrainModule
+from adrec.training.private.schedule import schedule_within
 from adrec.training.private.texts import TextPlan, texts_of_users
 
 LEDGER_FILE = "privacy.json"
@@ -63,27 +64,15 @@ def train_texts_privately(
     a_step = privacy.users_per_step or max(1, min(_USERS_A_STEP, users // 10))
     if a_step > users:
         raise ConfigError(f"privacy.users_per_step is {a_step:,}, and {users:,} users wrote anything. Lower it.")
-    rate = a_step / users
-    steps = max(1, round(config.training.epochs / rate))
-    steps = min(steps, config.training.max_steps or steps)
-    noise = privacy.noise
-    if noise == "auto":
-        noise = noise_for(privacy.epsilon, privacy.delta, rate=rate, steps=steps, accountant=privacy.accountant)
-    event = Event(noise, rate, steps)
-    spent = epsilon_of([event], privacy.delta, privacy.accountant)
-    if spent > privacy.epsilon:
-        raise ConfigError(
-            f"privacy.noise {noise:g} costs an epsilon of {spent:.3g} over {steps:,} steps, more than privacy.epsilon"
-            f" {privacy.epsilon:g}. Set it to auto, or lower training.epochs."
-        )
+    schedule = schedule_within(privacy, config.training, rate=a_step / users, delta=privacy.delta)
     tokenizer = encoder.tokenizer
     ads = np.flatnonzero((corpus.kind == "ad") & ~corpus.held_out & (corpus.lengths > 2))
     plan = TextPlan(
         [np.asarray(ids, np.int64) for ids in encoder.token_ids(texts, "query")],
         user,
         text,
-        rate,
-        steps,
+        schedule.rate,
+        schedule.steps,
         config.batches.max_tokens,
         privacy.users_at_once,
         mlm.rate,
@@ -98,14 +87,16 @@ def train_texts_privately(
         model,
         [Mlm()],
         [mlm.weight],
-        noise=noise,
+        noise=schedule.noise,
         clip=privacy.clip,
         expected=plan.expected,
         randomness=randomness,
         training=training,
-        total_steps=steps,
+        total_steps=schedule.steps,
     )
-    loader = BatchLoader(plan.plan, plan.collate, total=steps, seed=config.seed, workers=training.workers, pin_memory=False)
+    loader = BatchLoader(
+        plan.plan, plan.collate, total=schedule.steps, seed=config.seed, workers=training.workers, pin_memory=False
+    )
     run = fit(
         module,
         loader,
@@ -116,10 +107,10 @@ def train_texts_privately(
         work=work,
         terminal=terminal,
         description="pretraining privately",
-        total_units=steps,
+        total_units=schedule.steps,
         unit="steps",
     )
-    return run, _ledger(config, event, is_secure=randomness.is_secure)
+    return run, _ledger(config, schedule.event, is_secure=randomness.is_secure)
 
 
 def write_private_folder(folder: Path, config: PretrainConfig, ledger: Ledger) -> None:
