@@ -95,7 +95,7 @@ def unaccounted(stored: Mapping[str, Any], files: Collection[str]) -> list[str]:
 
     Raises KeyError, TypeError or ValueError where it is no ledger.
     """
-    if float(stored["spent"]) > float(stored["epsilon"]):
+    if not 0.0 <= float(stored["spent"]) <= float(stored["epsilon"]):
         raise ValueError(f"{stored['spent']} was spent of an epsilon of {stored['epsilon']}")
     allowed = [str(name) for line in stored["lines"] if line["treatment"] != "left out" for name in line.get("files", ())]
     return sorted(file for file in files if not _covered(file, allowed))
