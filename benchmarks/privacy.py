@@ -1,10 +1,12 @@
-"""What privacy costs: AUC and log loss on the sample's test rows at several epsilons, for rows, users and labels as units.
+"""What privacy costs: AUC and log loss on test rows at several epsilons, for rows, users and labels as units.
 
     python benchmarks/privacy.py --work /tmp/privacy --impressions 60000 --seeds 1
+    python benchmarks/privacy.py --work /tmp/privacy-mind --data mind --seeds 3
 
-Every training reads the same prepared folder with configs/sample/finetune-private.yaml; "none" is the same network without
-privacy, on the columns that it then may read. A line a training, and at the end the table of docs/measured/privacy.md: means
-over seeds, their standard deviation behind ±, and how much more log loss there is than without privacy.
+`--data`: the built-in sample, or what configs/mind and configs/movielens read (../shared/data). Every training reads the same
+prepared folder with configs/sample/finetune-private.yaml; "none" is the same network without privacy, on the columns that it
+then may read. A line a training, and at the end the table of docs/measured/privacy.md: means over seeds, their standard
+deviation behind ±, and how much more 1 - AUC and log loss there is than without privacy.
 """
 
 import argparse
@@ -31,6 +33,7 @@ from adrec.training.private.features import Refitted
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs" / "sample"
+DATA = ["sample", "mind", "movielens"]
 UNITS: dict[str, list[str]] = {
     "row": ["privacy.unit=row"],
     "user": ["privacy.unit=user", "training.epochs=12", "privacy.units_per_step=512"],
@@ -43,12 +46,13 @@ def main() -> None:
     """Run all that is not in the work folder yet, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--impressions", type=int, default=60_000)
+    parser.add_argument("--data", choices=DATA, default="sample")
+    parser.add_argument("--impressions", type=int, default=60_000, help="of the sample")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--units", nargs="*", choices=UNITS, default=["row", "user"])
     parser.add_argument("--epsilons", type=float, nargs="*", default=[8.0, 3.0, 1.0])
     given = parser.parse_args()
-    prepared = prepare(given.work, given.impressions)
+    prepared = prepare(given.work, given.impressions, given.data)
     records = given.work / "records.jsonl"
     done = [json.loads(line) for line in records.read_text().splitlines()] if records.exists() else []
     for seed in range(given.seeds):
@@ -61,12 +65,15 @@ def main() -> None:
                 handle.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)
     plain = np.mean([row["log_loss"] for row in done if row["name"] == "none"])
-    print("| training (seeds) | AUC | log loss | more log loss | clicks predicted / observed |\n|---|---|---|---|---|")
+    silent = 1.0 - np.mean([row["auc"] for row in done if row["name"] == "none"])
+    print("| training (seeds) | AUC | more 1 - AUC | log loss | more log loss | clicks predicted / observed |")
+    print("|---|---|---|---|---|---|")
     for name in dict.fromkeys(row["name"] for row in done):
         rows = [row for row in done if row["name"] == name]
         auc, loss, ratio = (np.array([row[key] for row in rows]) for key in ("auc", "log_loss", "ratio"))
         more = loss.mean() / plain - 1.0
-        print(f"| {name} ({len(rows)}) | {shown(auc, 4)} | {shown(loss, 4)} | {more:+.2%} | {shown(ratio, 2)} |")
+        lost = (1.0 - auc.mean()) / silent - 1.0
+        print(f"| {name} ({len(rows)}) | {shown(auc, 4)} | {lost:+.1%} | {shown(loss, 4)} | {more:+.2%} | {shown(ratio, 2)} |")
 
 
 def shown(values: np.ndarray, digits: int) -> str:
@@ -84,10 +91,12 @@ def trainings(units: list[str], epsilons: list[float]) -> Iterator[tuple[str, li
             yield f"{unit}, epsilon {epsilon:g}", [*settings, f"privacy.epsilon={epsilon}"]
 
 
-def prepare(work: Path, impressions: int) -> Path:
-    """The sample of so many rows, prepared."""
+def prepare(work: Path, impressions: int, data: str = "sample") -> Path:
+    """The sample of so many rows, or other `data`, prepared."""
     folder = work / "prepared"
-    if not folder.exists():
+    if not folder.exists() and data != "sample":
+        preprocess.run(load_config(ROOT / "configs" / data / "preprocess.yaml", PreprocessConfig, [f"output={folder}"]), QUIET)
+    elif not folder.exists():
         generate_sample(work / "sample", impressions=impressions, seed=42)
         sources = {"impressions": "impressions", "ads": "ads.parquet", "users": "users.parquet"}
         settings = [f"source.{table}.files={work / 'sample' / file}" for table, file in sources.items()]

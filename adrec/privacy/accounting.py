@@ -15,7 +15,7 @@ from adrec.errors import ConfigError, ResourceError
 
 Accountant = Literal["rdp", "prv"]
 _ORDERS = [*(1.0 + step / 10.0 for step in range(1, 100)), *range(11, 64), *(round(64 * 2 ** (step / 4)) for step in range(24))]
-"""Whole where they are large: between them Opacus' series breaks off and may fall below 0 (order 152.2, rate .214, noise 7.5)."""
+"""Whole where they are large: between them Opacus' series breaks off and falls below 0 (order 152.2, rate .214, noise 7.5)."""
 _MOST_NOISE = 1e5
 _PRECISION = 1e-3
 

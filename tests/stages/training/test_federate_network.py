@@ -88,7 +88,7 @@ def world(tmp_path_factory):
     return folder
 
 
-def run_all(folder, monkeypatch, *, rounds=4, silent=()):
+def run_all(folder, monkeypatch, *, rounds=4, silent=(), **of_server):
     """The server's result; the clients' by number; and all vectors that they hid."""
     port, hidden, results = free_port(), [], {}
     vector = owner.Owner.vector
@@ -105,7 +105,13 @@ def run_all(folder, monkeypatch, *, rounds=4, silent=()):
     listening = {"port": port, "certificate": folder / "cert.pem", "key": folder / "key.pem", "clients": folder / "keys.yaml",
                  "wait_seconds": 60, "patience_seconds": 5 if silent else 60}  # fmt: skip
     server = FederateConfig(
-        finetune=folder / "prepared.yaml", output=folder / "server", role="server", listening=listening, threshold=0.6, **usual
+        finetune=folder / "prepared.yaml",
+        output=folder / "server",
+        role="server",
+        listening=listening,
+        threshold=0.6,
+        **usual,
+        **of_server,
     )
     joining = {"server": f"https://127.0.0.1:{port}", "authority": folder / "cert.pem", "patience_seconds": 30}
 
@@ -155,6 +161,27 @@ def test_they_learn_together_and_only_masked_sums_are_on_the_wire(world, monkeyp
     ]
     assert scores[0] == pytest.approx(scores[1], abs=1e-6) and scores[0] == pytest.approx(scores[2], abs=1e-6)
     assert open_bundle(world / "server").manifest["federated"]["clients"] == SILOS
+
+
+def test_noise_of_the_server_is_counted_in_every_copy_as_in_a_simulation(world, monkeypatch):
+    privacy = {"epsilon": 40.0, "delta": 1e-4, "public": ["features", "encoder"]}
+    made, results, hidden = run_all(world, monkeypatch, rounds=2, privacy=privacy, clip=0.25)
+    assert sorted(results) == [0, 1, 2] and len(hidden) == SILOS * (1 + 2 + 3)
+    assert max(np.linalg.norm(own) for own in hidden if len(own) > 100) <= 0.25 + 1e-6  # the clients' own clip is 1
+    simulated = FederateConfig(
+        finetune=world / "prepared.yaml", output=world / "simulated", clients="category", rounds=2, clients_per_round=SILOS,
+        clip=0.25, privacy=privacy,
+    )  # fmt: skip
+    ledger = federate.run(simulated, QUIET).privacy
+    assert ledger["unit"] == "client" and 0 < ledger["spent"] <= 40
+    whole = open_bundle(world / "server")
+    for result, name in [(made, "server"), *((results[silo], f"of-silo{silo}") for silo in range(SILOS))]:
+        copy = open_bundle(world / name)  # refuses a file without a line
+        assert result.privacy == ledger == copy.manifest["privacy"]
+        assert copy.manifest["files"].keys() == whole.manifest["files"].keys()
+        held = {file: copy.file(file).read_bytes() for file in copy.manifest["files"] if "README" not in file}
+        different = {file for file, content in held.items() if content != whole.file(file).read_bytes()}
+        assert different <= {"config.yaml"}, different  # which names the side's own folder
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ Its rows never leave this process; what it says are its keys, sealed shares of i
 
 import os
 import time
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from adrec.errors import AdrecError, ConfigError, ResourceError
 from adrec.models.blend.calibration import Calibration
 from adrec.serve.door.keys import KEY_VARIABLE
 from adrec.stages.training.federating.owner import Owner
+from adrec.stages.training.federating.private import write_copy
 from adrec.stages.training.federating.result import FederateResult
 from adrec.stages.training.federating.sides import Side
 from adrec.terminal import Terminal
@@ -52,6 +54,10 @@ def join_rounds(config: FederateConfig, terminal: Terminal) -> FederateResult:
     module = client.module_of(done)
     packed, held_out = side.packed(module)
     calibrations = {name: Calibration.from_json(values) for name, values in done.facts["calibrations"].items()}
+    if done.facts.get("ledger") is not None:
+        return write_copy(
+            side, replace(packed, calibrations=calibrations), held_out, done.facts["ledger"], int(done.facts["clients"])
+        )
     figures = side.write(packed, calibrations, held_out, int(done.facts["clients"]), [])
     rows = len(client.rows)
     return FederateResult(str(config.output), int(done.facts["clients"]), rows, rows, config.rounds, 0, figures)

@@ -16,6 +16,8 @@ import numpy as np
 from adrec.config.training.federate import FederateConfig
 from adrec.config.training.privacy import TrainingPrivacy
 from adrec.errors import ConfigError
+from adrec.inference.click_model import ClickModel
+from adrec.inference.held_out import HeldOut
 from adrec.models.blend.calibration import LINE_STEPS, LineFit
 from adrec.privacy.accounting import Event, noise_for
 from adrec.privacy.ledger import Ledger, Line
@@ -23,12 +25,10 @@ from adrec.privacy.mechanisms import LINE_SENSITIVITY, Releases
 from adrec.privacy.noise import Noise
 from adrec.stages.training.federating.result import FederateResult
 from adrec.stages.training.federating.sides import Side
-from adrec.stages.training.finetuning.private_bundle import lines_of_files, private_result, write_private_bundle
-from adrec.training.ctr_training import Trained, raw_outputs
+from adrec.stages.training.finetuning.private_bundle import lines_of_files, write_private_bundle
 from adrec.training.federated.exchange import Message
 from adrec.training.federated.rounds import Rounds, flat
 from adrec.training.federated.sums import Floats
-from adrec.training.loop.trainer import FitResult
 
 Ask = Callable[[Sequence[Any], Message], Floats]
 """Clients and a task → the sum of what they say."""
@@ -72,7 +72,8 @@ def train_with_noise(config: FederateConfig, side: Side, clients: Sequence[Any],
             chosen = np.flatnonzero(randomness.chosen(np.full(len(clients), rate)))
             total = np.zeros_like(before)
             if len(chosen):
-                asked = Message({"task": "clipped", "round": number, "means": means}, {"weights": before})
+                facts = {"task": "clipped", "round": number, "means": means, "clip": config.clip}
+                asked = Message(facts, {"weights": before})
                 total = ask([clients[at] for at in chosen.tolist()], asked)
             total = total + noise * config.clip * randomness.gaussian(len(total))
             rounds.move(before, total / expected)
@@ -106,24 +107,29 @@ def _write(
     assert privacy is not None
     packed, held_out = side.packed(module)
     maps = {task.name: fit.calibration() for task, fit in zip(side.data.tasks, fits, strict=True)}
+    packed = replace(packed, calibrations=maps)
     declared = [name for name in privacy.public if name == "encoder"]
     claimed = TrainingPrivacy(epsilon=privacy.epsilon, delta=privacy.delta, public=declared)
-    base = side.base.model_copy(update={"privacy": claimed, "output": config.output})
-    packed = replace(packed, calibrations=maps)
     how = (
         f"DP-FedAvg: {event.steps:,} rounds, each client takes part with probability {event.rate:.4g}; changes cut to"
         f" {config.clip:g}, noise by the server"
     )
     weights = Line("weights", "noised", how, ("model.safetensors",), "Gaussian", config.clip, event)
     agreed = Line("vocabularies and scales", "public", "declared public", ("features.json",))
+    of_files = lines_of_files(side.base.model_copy(update={"privacy": claimed}), packed, [])
     ledger = Ledger(
         "client", privacy.epsilon, privacy.delta, privacy.accountant, releases.randomness.is_secure,
-        (weights, agreed, *releases.lines, *lines_of_files(base, packed, [])),
+        (weights, agreed, *releases.lines, *of_files),
     )  # fmt: skip
-    run = FitResult(0.0, 0, config.rounds, [], [], 0.0, 0.0, False, 0)
-    raw = raw_outputs(module, side.data.batches(side.data.valid), base.device)
-    result = private_result(base, side.data, Trained(module, run, config.seed, raw, 1), packed, held_out, ledger)
-    write_private_bundle(base, packed, result, ledger)
-    return FederateResult(
-        str(config.output), clients, side.data.rows, 0, config.rounds, 0, result.models["adrec"], privacy=ledger.to_json()
-    )
+    return write_copy(side, packed, held_out, ledger.to_json(), clients)
+
+
+def write_copy(side: Side, packed: ClickModel, held_out: HeldOut, stored: dict[str, Any], clients: int) -> FederateResult:
+    """A side's copy of the bundle: the server's ledger, and no word of the side's own rows. Figures are for its own eyes."""
+    config = side.config
+    figures = held_out.figures(packed)["adrec"]
+    claimed = TrainingPrivacy(epsilon=stored["epsilon"], delta=stored["delta"])
+    base = side.base.model_copy(update={"privacy": claimed, "output": config.output})
+    write_private_bundle(base, packed, {"adrec": figures}, stored)
+    rows = side.data.rows
+    return FederateResult(str(config.output), clients, rows, 0, config.rounds, 0, figures, privacy=stored)

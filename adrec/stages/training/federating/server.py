@@ -98,11 +98,14 @@ def _with_noise(config: FederateConfig, side: Side, boxes: Boxes, sums: RemoteSu
     how = Server(config.algorithm, config.rule, config.clip, config.trim, config.server_learning_rate)
     rounds = Rounds(side.module(), data.collate, data.sampling, side.local(), how, unused, config.seed)
     result = train_with_noise(config, side, present, lambda names, task: sums(names, task)[0], rounds)
-    maps = open_bundle(config.output).json("calibration.json")
-    means = [task.mean for task in side.data.tasks]
-    goodbye = Message(
-        {"phase": "done", "means": means, "calibrations": maps, "clients": len(present)}, {"weights": flat(rounds.module)}
-    )  # fmt: skip
+    facts = {
+        "phase": "done",
+        "means": [task.mean for task in side.data.tasks],
+        "calibrations": open_bundle(config.output).json("calibration.json"),
+        "clients": len(present),
+        "ledger": result.privacy,
+    }
+    goodbye = Message(facts, {"weights": flat(rounds.module)})
     boxes.ask(dict.fromkeys(present, goodbye), _FAREWELL_SECONDS)
     return replace(result, fallen=sums.fallen)
 

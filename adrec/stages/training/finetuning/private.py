@@ -92,8 +92,9 @@ def run_privately(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
         (*lines_of_files(config, packed, lacking, is_counted=bool(before)), _of_training(config, schedule), *before,
          *releases.lines),
     )  # fmt: skip
-    result = private_result(config, data, trained, packed, held_out, ledger)
-    write_private_bundle(config, packed, result, ledger)
+    stored = ledger.to_json()
+    result = private_result(config, data, trained, packed, held_out, stored)
+    write_private_bundle(config, packed, result.models, stored)
     shutil.rmtree(work, ignore_errors=True)
     return result
 

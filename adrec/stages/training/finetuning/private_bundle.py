@@ -1,7 +1,7 @@
 """What a private training writes: the bundle, a line of the ledger for each of its files, and figures for the owner's eyes."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adrec.bundle import CARD, save_bundle
@@ -9,7 +9,7 @@ from adrec.config.training.finetune import FinetuneConfig
 from adrec.inference.click_model import ClickModel
 from adrec.inference.held_out import HeldOut
 from adrec.inference.packing import pack
-from adrec.privacy.ledger import KEY, Ledger, Line
+from adrec.privacy.ledger import KEY, Line
 from adrec.stages.training.finetune_result import FinetuneResult
 from adrec.stages.training.finetuning.private_card import write_private_card
 from adrec.training.click_data import ClickData
@@ -59,9 +59,9 @@ def lines_of_files(
 
 
 def private_result(
-    config: FinetuneConfig, data: ClickData, trained: Trained, packed: ClickModel, held_out: HeldOut, ledger: Ledger
+    config: FinetuneConfig, data: ClickData, trained: Trained, packed: ClickModel, held_out: HeldOut, stored: dict[str, Any]
 ) -> FinetuneResult:
-    """Figures on validation rows are exact."""
+    """Figures on validation rows are exact. `stored`: the ledger as bundle.json has it."""
     return FinetuneResult(
         output=str(config.output),
         rows=data.rows,
@@ -74,16 +74,18 @@ def private_result(
         models=held_out.figures(packed),
         deviations={},
         calibration=packed.calibrations[data.tasks[0].name].method,
-        privacy=ledger.to_json(),
+        privacy=stored,
     )
 
 
-def write_private_bundle(config: FinetuneConfig, packed: ClickModel, result: FinetuneResult, ledger: Ledger) -> None:
-    """The bundle of `config`, without anything that has no line."""
+def write_private_bundle(
+    config: FinetuneConfig, packed: ClickModel, models: Mapping[str, Mapping[str, float]], stored: Mapping[str, Any]
+) -> None:
+    """The bundle of `config`, with nothing that has no line in the `stored` ledger. `models`: figures on validation rows."""
     assert config.privacy is not None
     shown = "metrics" in config.privacy.public
     metrics: dict[str, Any] = {"split": "valid", "measured": "as shipped", "scores": "probability"}
-    metrics["models"] = result.models if shown else {}
+    metrics["models"] = models if shown else {}
     with save_bundle(
         config.output,
         data_fingerprint=f"private-{secrets.token_hex(8)}",  # one that is computed would confirm a guess of the log
@@ -91,7 +93,7 @@ def write_private_bundle(config: FinetuneConfig, packed: ClickModel, result: Fin
         learned_until=None,
         seed=config.seed,
         kind="click_model",
-        **{KEY: ledger.to_json()},
+        **{KEY: stored},
     ) as folder:
         pack(folder, packed, metrics)
-        write_private_card(folder, packed, ledger, metrics, name=config.output.name)
+        write_private_card(folder, packed, stored, metrics, name=config.output.name)

@@ -8,7 +8,6 @@ import yaml
 
 from adrec.bundle import CARD
 from adrec.inference.click_model import ClickModel
-from adrec.privacy.ledger import Ledger
 
 _FRONT = {
     "library_name": "adrec",
@@ -17,21 +16,22 @@ _FRONT = {
 }
 
 
-def write_private_card(folder: Path, packed: ClickModel, ledger: Ledger, metrics: Mapping[str, Any], *, name: str) -> None:
-    """Write the card of the bundle that `folder` will be, of that `name`."""
-    stored = ledger.to_json()
+def write_private_card(
+    folder: Path, packed: ClickModel, stored: Mapping[str, Any], metrics: Mapping[str, Any], *, name: str
+) -> None:
+    """Write the card of the bundle that `folder` will be, of that `name`, by its `stored` ledger."""
     lines = [
         f"# {name}: what is a click worth showing",
         "",
-        f"({stored['spent']:.3g}, {ledger.delta:g})-differentially private for {stored['neighbours']};"
-        f" claimed epsilon {ledger.epsilon:g}.",
+        f"({stored['spent']:.3g}, {stored['delta']:g})-differentially private for {stored['neighbours']};"
+        f" claimed epsilon {stored['epsilon']:g}.",
         "",
-        f"Randomness: {stored['random']}. Accountant: {ledger.accountant}. `adrec inspect` prints the ledger,"
+        f"Randomness: {stored['random']}. Accountant: {stored['accountant']}. `adrec inspect` prints the ledger,"
         " `adrec audit` attacks the claim.",
         "",
         "| artefact | is | how |",
         "|---|---|---|",
-        *(f"| {line.artefact} | {line.treatment} | {line.why} |" for line in ledger.lines),
+        *(f"| {line['artefact']} | {line['treatment']} | {line['why']} |" for line in stored["lines"]),
         "",
     ]
     if metrics["models"]:

@@ -84,8 +84,9 @@ def run_with_private_labels(config: FinetuneConfig, prepared: Prepared, terminal
         "label", privacy.epsilon, privacy.delta, privacy.accountant, randomness.is_secure,
         (*lines, *lines_of_files(config, packed, lacking)),
     )  # fmt: skip
-    result = private_result(config, data, trained, packed, held_out, ledger)
-    write_private_bundle(config, packed, result, ledger)
+    stored = ledger.to_json()
+    result = private_result(config, data, trained, packed, held_out, stored)
+    write_private_bundle(config, packed, result.models, stored)
     shutil.rmtree(work, ignore_errors=True)
     return result
 
