@@ -33,11 +33,12 @@ def config_of(folder, name, *settings):
     return [str(folder / name / "finetune.yaml"), "--quiet"]
 
 
-def agents(arguments, *, port, numbers=(0, 1)):
-    """torchrun agents, a process each. The one called 0 is the machine of the endpoint, where all of them meet."""
+def agents(arguments, *, port, numbers=(0, 1), devices=1):
+    """torchrun agents, `devices` processes each. The one called 0 is the machine of the endpoint, where all of them meet."""
     common = [
-        sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d",
-        "--rdzv-id", f"test-{port}", "--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1", "--max-restarts", "3",
+        sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", str(devices),
+        "--rdzv-backend", "c10d", "--rdzv-id", f"test-{port}", "--rdzv-endpoint", f"127.0.0.1:{port}",
+        "--local-addr", "127.0.0.1", "--max-restarts", "3",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", ranks.OWN_STORES: "1"}
     return [
@@ -81,6 +82,18 @@ def test_two_machines_learn_as_one_process_with_two_batches_a_step(folder, strat
     assert [path.name for path in (folder / strategy).iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.slow
+def test_weights_sharded_within_and_copied_between_machines(folder):
+    """Two machines of two processes learn as one process with four batches a step."""
+    command = [sys.executable, "-m", "adrec", "finetune", "--config"]
+    subprocess.run([*command, *config_of(folder, "four", "training.accumulate=4")], check=True)
+    arguments = config_of(folder, "hsdp", "training.nodes=2", "training.devices=2", "training.strategy=hsdp")
+    started = agents(arguments, port=free_port(), devices=2)
+    ended = [process.communicate(timeout=300)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], ended
+    check_weights(folder, "hsdp", than="four")
+
+
 LONGER = ("training.epochs=6", "training.patience=null")
 
 
@@ -93,14 +106,17 @@ def whole(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lost", [1, 0], ids=["another", "of the endpoint"])
-def test_a_machine_that_is_killed_and_comes_back(folder, whole, lost):
+@pytest.mark.parametrize(
+    ("lost", "strategy"), [(1, "ddp"), (0, "ddp"), (1, "fsdp")], ids=["another", "of the endpoint", "another, of shards"]
+)
+def test_a_machine_that_is_killed_and_comes_back(folder, whole, lost, strategy):
     """kill -9 of a whole machine in the midst of training: all go on from the last checkpoint when it is there again.
 
     Where it is the machine of the endpoint, the others end, and the same lines are started on all of them.
     """
-    name, port = f"killed{lost}", free_port()
-    arguments = config_of(folder, name, "training.nodes=2", *LONGER)[:1]  # not quiet: the first process tells where it goes on
+    name, port = f"killed{lost}{strategy}", free_port()
+    settings = ("training.nodes=2", f"training.strategy={strategy}", *LONGER)
+    arguments = config_of(folder, name, *settings)[:1]  # not quiet: the first process tells where it goes on
     started = agents(arguments, port=port)
     for _ in range(1800):
         if list((folder / name).glob(".bundle*/**/last.ckpt")):

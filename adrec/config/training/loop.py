@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from adrec.config.base import Config
 
@@ -38,8 +38,9 @@ class TrainingConfig(Config):
     """GPUs (or CPU processes) of a machine to train on."""
     nodes: int = Field(1, ge=1, le=10_000)
     """Machines to train on, `devices` on each. torchrun starts the processes (docs/how-to/cluster.md)."""
-    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    """`auto` is one device, or DDP where there are more; FSDP shards the weights too."""
+    strategy: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"
+    """`auto` is one device, or DDP where there are more; FSDP shards the weights too; HSDP among the `devices` of a machine
+    alone, each machine holding them whole."""
     workers: int = Field(0, ge=0, le=1_024)
     """Processes that make batches beside the training; 0 makes them in line."""
     checkpoint_minutes: float = Field(5.0, ge=0)
@@ -57,3 +58,14 @@ class TrainingConfig(Config):
     def processes(self) -> int:
         """Devices of all machines."""
         return self.devices * self.nodes
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether no process holds all weights."""
+        return self.strategy in ("fsdp", "hsdp")
+
+    @model_validator(mode="after")
+    def _something_to_shard_over(self) -> "TrainingConfig":
+        if self.strategy == "hsdp" and self.devices < 2:
+            raise ValueError("strategy hsdp shards among the devices of a machine: set devices to 2 or more, or take fsdp")
+        return self

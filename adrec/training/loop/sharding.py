@@ -13,10 +13,18 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from adrec.config.training.loop import TrainingConfig
 
-def sharded_strategy(devices: int) -> ModelParallelStrategy:
-    """What Lightning's Trainer takes as its strategy; checkpoints are one file, as those of unsharded runs."""
-    return ModelParallelStrategy(data_parallel_size=devices, tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+def sharded_strategy(config: TrainingConfig) -> ModelParallelStrategy:
+    """What Lightning's Trainer takes as its strategy; checkpoints are one file, as those of unsharded runs.
+
+    FSDP shards over all processes. HSDP (hybrid) shards over those of a machine and copies between machines: weights travel
+    over the fast links alone, gradients once over the slow ones. Lightning has no name of its own for the second dimension of
+    the mesh: its `tensor_parallel` is the one that HSDP shards over.
+    """
+    copies, shards = (config.nodes, config.devices) if config.strategy == "hsdp" else (config.processes, 1)
+    return ModelParallelStrategy(copies, shards, save_distributed_checkpoint=False)
 
 
 class ShardableModule(pl.LightningModule):
@@ -26,7 +34,8 @@ class ShardableModule(pl.LightningModule):
         """Called by Lightning in each process, before the optimiser is made."""
         if self._device_mesh is None or isinstance(self, FSDPModule):
             return
-        mesh = self._device_mesh["data_parallel"]
+        is_hybrid = self._device_mesh["tensor_parallel"].size() > 1
+        mesh = self._device_mesh if is_hybrid else self._device_mesh["data_parallel"]
         for layer in list(self.modules()):
             if isinstance(layer, GradientCheckpointingLayer):  # what transformers calls the layers of every encoder
                 fully_shard(layer, mesh=mesh)

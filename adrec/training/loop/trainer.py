@@ -153,7 +153,7 @@ def fit(
     per_epoch = max(1, train.batches_per_epoch // config.processes)
     evaluate_every = min(train.total // config.processes, max(1, math.ceil(per_epoch / config.evaluations_per_epoch)))
     # A sharded module cannot be put together again in place: a copy is trained, and its weights are brought back.
-    trained = copy.deepcopy(module) if config.strategy == "fsdp" else module
+    trained = copy.deepcopy(module) if config.is_sharded else module
     keep = KeepBest(work, module, monitor=monitor, mode=mode, patience=config.patience)
     curve = Curve()
     signals = StopSignals()
@@ -225,8 +225,8 @@ def build_trainer(
     if on_gpu and config.devices > torch.cuda.device_count():
         raise ResourceError(f"training.devices is {config.devices}; this machine has {torch.cuda.device_count()} GPUs.")
     strategy: str | Strategy = config.strategy if config.strategy != "auto" or config.processes == 1 else "ddp"
-    if strategy == "fsdp":
-        strategy = sharded_strategy(config.processes)
+    if config.is_sharded:
+        strategy = sharded_strategy(config)
     elif strategy == "ddp":
         # A dot product reads no features, in_batch no output layer: weights without a gradient are not waited for.
         strategy = DDPStrategy(find_unused_parameters=True)
