@@ -15,12 +15,13 @@ from adrec.data.features import FeatureSet
 from adrec.data.identities import NOBODYS, OwnVectors
 from adrec.errors import ConfigError
 from adrec.models.match.table import MatchSpec
-from adrec.models.net.ctr_model import CTRModel, EntityEncoder, Factors, Fields, ListWeights, PositionBias
+from adrec.models.net.ctr_model import CTRModel, EntityEncoder, Factors, Fields, ListWeights
 from adrec.models.net.interaction import INTERACTIONS, interaction
 from adrec.models.net.matches import Matches
 from adrec.models.net.modalities import Crosses, LateFusion, Modalities
 from adrec.models.net.multitask import sharing
 from adrec.models.net.neighbours import Neighbours
+from adrec.models.net.position_bias import PositionBias
 from adrec.models.net.search import CategorySearch, HashedSearch
 from adrec.models.net.semantic_ids import SemanticIds
 from adrec.models.net.tasks import Task
@@ -343,6 +344,7 @@ def _entity(
         width=settings.width,
         identities=identities,
         hashed=hashed,
+        by_rows=settings.identity_optimizer == "rowwise",
         identity_dropout=IDENTITY_DROPOUT,
         dropout=settings.dropout,
         modalities=modalities,

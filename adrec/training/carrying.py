@@ -187,6 +187,8 @@ class _Namer:
         elif name == "position_bias.placed":
             placements = list(self._values("impressions")[0].values())[self.d.dimensions.placement or 0]
             sizes, axes = (len(placements), shape[0] // len(placements)), [_Axis(placements, "fresh"), None]
+        elif name == "position_bias.counts" and self.d.dimensions.placement is not None:
+            axes[0] = _Axis(list(self._values("impressions")[0].values())[self.d.dimensions.placement], "fresh")
         elif name == "wide.weight":
             axes = [_Axis(pa.array(self.tasks)), _Axis(pa.array(self.extra))]
         elif re.match(r"interaction\.up\.\d+\.", name) and self._is_own():

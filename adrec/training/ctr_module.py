@@ -15,7 +15,7 @@ from adrec.models.net.delay import DelayLoss
 from adrec.models.net.ensemble import ClickNetwork
 from adrec.models.net.tasks import Task
 from adrec.training import losses
-from adrec.training.loop.sharding import ShardableModule
+from adrec.training.loop.by_rows import LearnsByRows
 
 Term = Literal["bce", "listwise", "bpr", "in_batch", "next_click"]
 
@@ -33,7 +33,7 @@ class Raw(NamedTuple):
     """(N,) impressions that each row stands for; None where each is one"""
 
 
-class CTRModule(ShardableModule):
+class CTRModule(LearnsByRows):
     """Trains `model` on the losses of its tasks. The main task's loss is the weighted sum of `terms`.
 
     `mean_weight`: of the training rows, where rows weigh: the size of a step must not depend on the unit of counts.
@@ -79,6 +79,7 @@ class CTRModule(ShardableModule):
             is_binary=tuple(task.is_binary for task in tasks),
         )
         self._seen: list[Seen] = []
+        self.find_tables()
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """The loss of one batch."""

@@ -17,6 +17,7 @@ from adrec.models.net.interaction import mean_interest
 from adrec.models.net.matches import Matches
 from adrec.models.net.modalities import Crosses, LateFusion, Modalities, dropped
 from adrec.models.net.neighbours import Neighbours
+from adrec.models.net.position_bias import PositionBias
 from adrec.models.net.search import CategorySearch, HashedSearch
 from adrec.models.net.semantic_ids import SemanticIds
 from adrec.models.net.sequence import newest
@@ -155,10 +156,10 @@ class HashedVectors(nn.Module):
     Shi et al. 2020, with the second as a deviation, so that decay leads to what codes of one row share). 0 has its own.
     """
 
-    def __init__(self, rows: int, width: int) -> None:
+    def __init__(self, rows: int, width: int, *, sparse: bool = False) -> None:
         super().__init__()
         self.rows = rows
-        self.first, self.second = nn.Embedding(rows + 1, width), nn.Embedding(rows + 1, width)
+        self.first, self.second = (nn.Embedding(rows + 1, width, sparse=sparse) for _ in range(2))
         nn.init.normal_(self.first.weight, std=0.02)
         nn.init.normal_(self.second.weight, std=0.5)
 
@@ -175,6 +176,7 @@ class EntityEncoder(nn.Module):
 
     The own vector is dropped with probability `identity_dropout` in training, in favour of the vector of whatever is unseen:
     so that one is trained, and an ad or user never seen before meets a model that knows the case (Volkovs et al. 2017).
+    With `by_rows` gradients of own vectors are sparse: the rows that a batch names.
     """
 
     def __init__(
@@ -186,6 +188,7 @@ class EntityEncoder(nn.Module):
         identities: int,
         identity_dropout: float,
         hashed: int = 0,
+        by_rows: bool = False,
         dropout: float,
         modalities: Modalities | None = None,
         semantic: SemanticIds | None = None,
@@ -195,9 +198,9 @@ class EntityEncoder(nn.Module):
         self.text = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, width)) if text_width else None
         self.identity: nn.Module | None = None
         if hashed:
-            self.identity = HashedVectors(hashed, width)
+            self.identity = HashedVectors(hashed, width, sparse=by_rows)
         elif identities:
-            self.identity = nn.Embedding(identities + 1, width)
+            self.identity = nn.Embedding(identities + 1, width, sparse=by_rows)
             nn.init.normal_(self.identity.weight, std=0.02)
         self.identity_dropout = identity_dropout
         self.features = nn.Linear(fields.out_width, width) if fields.out_width else None
@@ -228,40 +231,6 @@ class EntityEncoder(nn.Module):
             total = total + self.identity(codes)
         vectors: Tensor = total + self.out(total)
         return vectors
-
-
-class PositionBias(nn.Module):
-    """What a slot adds to the click logit, learned in training and left out in scoring (Zhao et al. 2019, shallow tower).
-
-    A slot adds one number everywhere, and one more in each placement: the fourth ad of a search page is seen less than the
-    fourth of a feed. `placement` is the column of the categorical features that names it; None: all are one.
-    Slots beyond `slots` share the last value; an unknown slot (0) adds nothing.
-    """
-
-    SPEED = 10.0
-    """Effects are so many times their parameters: a lone number must move by one or two where a matrix moves by hundredths."""
-
-    def __init__(self, *, slots: int, placements: int = 1, placement: int | None = None) -> None:
-        super().__init__()
-        self.slots, self.placement = slots, placement
-        # Flat, since vectors do not decay.
-        self.bias = nn.Parameter(torch.zeros(slots + 1))
-        self.placed = nn.Parameter(torch.zeros(placements * (slots + 1))) if placement is not None else None
-
-    def forward(self, position: Tensor, categorical: Tensor) -> Tensor:
-        """(B,), categorical codes of the rows (B, Fc) → (B,)."""
-        slot = position.clamp(0, self.slots)
-        added = self.bias[slot]
-        if self.placed is not None:
-            added = added + self.placed[categorical[:, self.placement] * (self.slots + 1) + slot]
-        return self.SPEED * added * (position > 0)
-
-    def table(self) -> Tensor:
-        """(placements, slots + 1) what each slot adds; 0 in the first column."""
-        whole = self.bias[None]
-        if self.placed is not None:
-            whole = whole + self.placed.view(-1, self.slots + 1)
-        return self.SPEED * whole * (torch.arange(self.slots + 1, device=whole.device) > 0)
 
 
 class CTRModel(nn.Module):

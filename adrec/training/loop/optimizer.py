@@ -6,29 +6,35 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from adrec.config.training.loop import TrainingConfig
+from adrec.training.loop.by_rows import RATE, AdamWByRows, tables_by_rows
 
 
 def parameter_groups(parts: Sequence[tuple[nn.Module, float]], *, weight_decay: float) -> list[dict[str, Any]]:
     """AdamW groups of `(module, learning rate)` parts: matrices decay; biases, norms and all other vectors do not.
 
     A parameter that two parts share (tied weights, a module inside another) is taken by the first. Frozen ones are left out.
+    Tables that learn by rows (`tables_by_rows`) are groups of their own, marked `by_rows`.
     Decoupled decay: Loshchilov & Hutter, "Decoupled Weight Decay Regularization", 2019.
     """
+    rows = {id(table) for module, _ in parts for table in tables_by_rows(module).values()}
     seen: set[int] = set()
-    groups = []
+    groups: list[dict[str, Any]] = []
     for module, learning_rate in parts:
         decays: list[nn.Parameter] = []
         stays: list[nn.Parameter] = []
+        tables: list[nn.Parameter] = []
         for parameter in module.parameters():
             if parameter.requires_grad and id(parameter) not in seen:
                 seen.add(id(parameter))
-                (decays if parameter.ndim > 1 else stays).append(parameter)
+                group = tables if id(parameter) in rows else decays if parameter.ndim > 1 else stays
+                group.append(parameter)
         groups.append({"params": decays, "lr": learning_rate, "weight_decay": weight_decay})
         groups.append({"params": stays, "lr": learning_rate, "weight_decay": 0.0})
+        groups.append({"params": tables, "lr": RATE * learning_rate, "weight_decay": weight_decay / RATE, "by_rows": True})
     return [group for group in groups if group["params"]]
 
 
@@ -41,7 +47,7 @@ def configure_adamw(
     warmup_fraction: float = 0.06,
 ) -> dict[str, Any]:
     """What a LightningModule's `configure_optimizers` returns: AdamW over `parts` and its schedule by step."""
-    optimizer = AdamW(parameter_groups(parts, weight_decay=weight_decay), fused=True)
+    optimizer = AdamWByRows(parameter_groups(parts, weight_decay=weight_decay), fused=True)
     # A fused step can undo a gradient scaler's factor by itself, and Lightning then refuses to clip under mixed precision.
     # bf16 has no scaler: gradients are clipped as they are.
     optimizer._step_supports_amp_scaling = False

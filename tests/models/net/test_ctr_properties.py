@@ -176,7 +176,7 @@ def test_position_bias_speaks_in_training_only(planted):
         torch.manual_seed(1)
         second = model(moved)
     assert not torch.equal(first.logits[:, 0], second.logits[:, 0])
-    assert torch.equal(first.position_bias, model.position_bias.table()[0][batch.position])
+    assert torch.equal(second.position_bias, model.position_bias.table()[0][moved.position])
 
 
 def test_dot_orders_exactly_like_the_vectors(planted):

@@ -50,6 +50,7 @@ def federated_base(config: FederateConfig) -> FinetuneConfig:
         "text.train": base.text.train != "frozen",
         "start_from": base.start_from is not None,
         "model.identities": "users" in base.model.identities,
+        "model.identity_optimizer": base.model.identity_optimizer != "adamw",
         "privacy": base.privacy is not None,
         "loss.task_weights": base.loss.task_weights != "fixed",
         "loss.terms: next_click": base.learns_next_click,
