@@ -94,50 +94,13 @@ def fit(
     x, y = np.asarray(logits, dtype=np.float64)[known] + offset, y[known]
     w = np.ones(len(y)) if weights is None else np.asarray(weights, dtype=np.float64)[known]
     rows, clicks = int(w.sum()), int(w @ y)
-    if not _has_both(y, w):
+    if not has_both(y, w):
         return Calibration(offset=offset, rows=rows, clicks=clicks)
     fold = _folds(len(y), None if groups is None else np.asarray(groups)[known], folds, seed)
     tried: tuple[Method, ...] = METHODS if method == "auto" else (method,)
     losses = {name: _cross_fitted_loss(name, x, y, w, fold) for name in tried}
     best = min(tried, key=lambda name: losses[name])
     return Calibration(**{**_FITTERS[best](x, y, w), "offset": offset, "log_loss": losses, "rows": rows, "clicks": clicks})
-
-
-def fit_seen(logits: npt.ArrayLike, labels: npt.ArrayLike, share: npt.ArrayLike, *, is_learned: bool = False) -> Calibration:
-    """Platt's line for what happens in the end, from labels of which only `share` (N,) have come yet.
-
-    A row's label is 1 by now with probability share times p: slope and intercept by maximum likelihood of that. Rows with a
-    NaN label or a share of 0 are left out. `is_learned`: the model learned these rows, so that only the level is fitted.
-    With fewer than 5 rows of either label nothing is fitted.
-    """
-    from scipy.optimize import minimize
-
-    y, part = np.asarray(labels, dtype=np.float64), np.asarray(share, dtype=np.float64)
-    known = ~np.isnan(y) & (part > 0)
-    x, y, part = np.asarray(logits, dtype=np.float64)[known], y[known], part[known]
-    rows, clicks = len(y), int(y.sum())
-    if not _has_both(y, np.ones(rows)):
-        return Calibration(rows=rows, clicks=clicks)
-    centre, spread = float(x.mean()), float(x.std()) or 1.0
-    z = (x - centre) / spread
-
-    def lost(line: Floats) -> tuple[float, Floats]:
-        at = line[0] * z + line[1]
-        p = _sigmoid(at)
-        q = np.clip(part * p, 1e-12, 1 - 1e-12)  # what is seen by now
-        slope = (q - y) / (q * (1 - q)) * part * p * (1 - p)
-        return float(-np.mean(y * np.log(q) + (1 - y) * np.log1p(-q))), np.array([slope @ z, slope.sum()]) / rows
-
-    start = np.array([spread, centre])
-    bounds = [(spread, spread) if is_learned else (_MIN_SLOPE * spread, None), (None, None)]
-    slope, intercept = minimize(lost, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"gtol": 1e-9}).x
-    return Calibration(
-        method="platt",
-        slope=float(slope / spread),
-        intercept=float(intercept - slope * centre / spread),
-        rows=rows,
-        clicks=clicks,
-    )
 
 
 def level_shift(
@@ -160,15 +123,15 @@ def level_shift(
     known = ~np.isnan(y)
     x, y, recent = np.asarray(logits, dtype=np.float64)[known], y[known], np.asarray(is_recent, dtype=bool)[known]
     w = np.ones(len(y)) if weights is None else np.asarray(weights, dtype=np.float64)[known]
-    if not _has_both(y, w):
+    if not has_both(y, w):
         return 0.0
     overall = _match_mean(x, _average(y, w), w)
     old = np.flatnonzero(~recent)
-    if not (_has_both(y[recent], w[recent]) and _has_both(y[old], w[old])):
+    if not (has_both(y[recent], w[recent]) and has_both(y[old], w[old])):
         return overall
     old = old[np.argsort(np.asarray(times)[known][old], kind="stable")]
     count = int(np.clip(round(len(old) / recent.sum()), 1, _MOST_PERIODS))
-    periods = [np.flatnonzero(recent), *(rows for rows in np.array_split(old, count) if _has_both(y[rows], w[rows]))]
+    periods = [np.flatnonzero(recent), *(rows for rows in np.array_split(old, count) if has_both(y[rows], w[rows]))]
     levels = np.array([_match_mean(x[rows], _average(y[rows], w[rows]), w[rows]) for rows in periods])
     p = [_sigmoid(x[rows] + level) for rows, level in zip(periods, levels, strict=True)]
     # A model that is all but certain of every row says next to nothing of its level there.
@@ -292,7 +255,8 @@ def _average(values: Floats, w: Floats) -> float:
     return float((w * values).sum() / w.sum())
 
 
-def _has_both(y: Floats, w: Floats) -> bool:
+def has_both(y: Floats, w: Floats) -> bool:
+    """Whether labels `y` (N,) with weights `w` (N,) are enough of either kind to fit anything to."""
     positives = (w * y).sum()
     return bool(min(positives, w.sum() - positives) >= _MIN_OF_EACH_LABEL)
 

@@ -244,21 +244,3 @@ def test_the_level_shift_of_rows_that_are_all_but_certain_is_finite(certain):
     assert np.isfinite(shift)
     swapped = calibration.level_shift(logits[::-1], labels[::-1], np.arange(120), np.arange(120) >= 80)
     assert np.isfinite(swapped)
-
-
-def test_a_line_through_what_is_seen_by_now_is_of_what_comes_in_the_end():
-    rng = np.random.default_rng(4)
-    x, share = rng.normal(-1, 1, 200_000), rng.uniform(0, 1, 200_000)
-    share[:500] = 0
-    happens = rng.random(len(x)) < 1 / (1 + np.exp(-(0.7 * x - 0.4)))
-    seen = (happens & (rng.random(len(x)) < share)).astype(np.float32)
-    fitted = calibration.fit_seen(x, seen, share)
-    assert (fitted.slope, fitted.intercept) == pytest.approx((0.7, -0.4), abs=0.03)
-    plain = calibration.fit(x, seen, method="platt")
-    assert plain.apply(x).mean() < 0.6 * happens.mean(), "or nothing was missing"
-    level = calibration.fit_seen(0.7 * x, np.where(np.arange(len(x)) % 3, seen, np.nan), share, is_learned=True)
-    assert (level.slope, level.intercept) == pytest.approx((1, -0.4), abs=0.03)
-    # With all of it seen it is Platt's line.
-    whole, usual = calibration.fit_seen(x, happens, np.ones(len(x))), calibration.fit(x, happens, method="platt")
-    assert (whole.slope, whole.intercept) == pytest.approx((usual.slope, usual.intercept), abs=1e-3)
-    assert calibration.fit_seen(x[:8], np.zeros(8), share[:8]).method == "none"

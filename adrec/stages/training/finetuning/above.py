@@ -21,16 +21,18 @@ from adrec.inference.predictor import Predictor
 from adrec.models.baselines.base import Inputs
 from adrec.models.baselines.suite import Suite, fit_all, score_all
 from adrec.models.blend.by_request import fit_by_request
-from adrec.models.blend.calibration import Calibration, fit_seen, level_shift
+from adrec.models.blend.calibration import Calibration, level_shift
 from adrec.models.blend.calibration import fit as fit_calibration
 from adrec.models.blend.hybrid import Hybrid, fit_hybrid
+from adrec.models.blend.late_labels import fit_seen
 from adrec.models.blend.slots import SlotEffects, fit_slots
 from adrec.models.text.encoder_training import merged
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.stages.data.media import open_media
+from adrec.stages.training.finetuning.late import calibrate_late
 from adrec.stages.training.finetuning.material import Material
 from adrec.stages.training.finetuning.networks import Networks, Refit
-from adrec.training.click_data import ClickData, Late, Seen
+from adrec.training.click_data import ClickData, Seen
 from adrec.training.ctr_module import Raw, main_metrics
 from adrec.training.ctr_training import Trained, raw_outputs
 
@@ -223,12 +225,10 @@ def _join(
 
 def _calibrations(material: Material, best: Joined) -> dict[str, Calibration]:
     """One map a binary task, fitted on the validation rows, which are never down-sampled."""
-    config, valid, maps = material.config, material.data.valid, {}
+    config, maps = material.config, {}
     for number, task in enumerate(material.data.tasks):
         if task.name in material.data.late:
-            assert valid.elapsed is not None
-            share = material.data.late[task.name].valid.by(valid.elapsed)
-            maps[task.name] = fit_seen(best.valid.logits[:, number], best.valid.labels[:, number], share)
+            maps[task.name] = calibrate_late(config, material.data, best.trained, best.hybrid.kind, best.valid, number)
         elif task.is_binary:
             maps[task.name] = fit_calibration(
                 best.valid.logits[:, number],
@@ -270,25 +270,14 @@ def _levelled(
         if task.is_binary:
             calibrated = calibrations[task.name]
             if task.name in refit.data.late:
-                moved[task.name] = _levelled_late(refit.data.late[task.name], calibrated, logits, labels, number, parts)
+                elapsed = np.concatenate([rows.examples.elapsed for rows in parts])
+                share = refit.data.late[task.name].valid.by(elapsed)
+                level = fit_seen(calibrated.logit(logits[:, number]), labels[:, number], share, is_level=True)
+                moved[task.name] = calibrated.shifted(level.intercept)
                 continue
             shift = level_shift(calibrated.logit(logits[:, number]), labels[:, number], times, is_recent, weights)
             moved[task.name] = calibrated.shifted(shift)
     return moved
-
-
-def _levelled_late(
-    late: Late,
-    calibrated: Calibration,
-    logits: NDArray[np.float32],
-    labels: NDArray[np.float32],
-    number: int,
-    parts: list[Inputs],
-) -> Calibration:
-    """The level of all rows, those still to come among them."""
-    elapsed = np.concatenate([rows.examples.elapsed for rows in parts])
-    level = fit_seen(calibrated.logit(logits[:, number]), labels[:, number], late.valid.by(elapsed), is_learned=True)
-    return calibrated.shifted(level.intercept)
 
 
 def _slots(packed: ClickModel, best: Joined, calibrations: dict[str, Calibration], data: ClickData) -> SlotEffects | None:
