@@ -28,14 +28,14 @@ class PositionBias(nn.Module):
         # Flat, since vectors do not decay.
         self.bias = nn.Parameter(torch.zeros(slots + 1))
         self.placed = nn.Parameter(torch.zeros(placements * (slots + 1))) if placement is not None else None
-        self.register_buffer("counts", torch.zeros(placements, slots + 1))  # training rows seen so far
+        self.register_buffer("counts", torch.zeros(placements, slots + 1, dtype=torch.int64))  # training rows
 
     def forward(self, position: Tensor, categorical: Tensor) -> Tensor:
         """(B,), categorical codes of the rows (B, Fc) → (B,)."""
         slot = position.clamp(0, self.slots)
         place = torch.zeros_like(slot) if self.placement is None else categorical[:, self.placement]
         if self.training:
-            self.counts.index_put_((place, slot), torch.ones_like(slot, dtype=self.counts.dtype), accumulate=True)
+            self.counts.index_put_((place, slot), torch.ones_like(slot), accumulate=True)
         return self.table()[place, slot]
 
     def table(self) -> Tensor:
@@ -44,7 +44,7 @@ class PositionBias(nn.Module):
         if self.placed is not None:
             whole = whole + self.placed.view(-1, self.slots + 1)
         is_known = torch.arange(self.slots + 1, device=whole.device) > 0
-        seen = self.counts * is_known
+        seen = (self.counts * is_known).to(whole.dtype)
         average = (seen * whole).sum(1, keepdim=True) / seen.sum(1, keepdim=True).clamp(min=1)
         return self.SPEED * (whole - average) * is_known
 

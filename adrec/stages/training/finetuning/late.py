@@ -26,6 +26,7 @@ def calibrate_late(
     A main task that no likelihood taught (`listwise` alone, say) gives no log-odds, so that its slope is fitted too.
     """
     late = data.late[data.tasks[number].name].valid
+    assert data.valid.elapsed is not None  # as of a timed cut
     parts = [(valid.logits[:, number], valid.labels[:, number], late.by(data.valid.elapsed))]
     is_likelihood = number > 0 or joined != "none" or any(term.kind in _LIKELIHOODS for term in config.loss.terms)
     if joined == "none" or number > 0:
@@ -33,6 +34,7 @@ def calibrate_late(
         if len(rows) > VALID_ROWS:
             rows = rows.take(np.linspace(0, len(rows) - 1, VALID_ROWS).astype(np.int64))
         where = next(trained.module.parameters()).device
+        assert rows.elapsed is not None
         learned = raw_outputs(trained.module, data.batches(rows), config.device)
         trained.module.to(where)
         parts.append((learned.logits[:, number], learned.labels[:, number], late.by(rows.elapsed)))
