@@ -108,7 +108,7 @@ def _log(folder: Path, rows: int, sample: Path | None, requests: int) -> None:
     late = (
         table.slice(len(table) * 9 // 10).select(["user_id", "shown_at"]).group_by("user_id").aggregate([("shown_at", "max")])
     )
-    late = late.rename_columns(["user_id", "shown_at"]).slice(0, requests)
+    late = late.rename_columns(["user_id", "shown_at"]).slice(0, requests).sort_by("shown_at")
     pq.write_table(
         late.append_column("request_id", pc.binary_join_element_wise("q", late["user_id"], "")), folder / "requests.parquet"
     )

@@ -33,7 +33,8 @@ def _inline(monkeypatch):
         monkeypatch.setattr(f"adrec.{module}.Pool", InlinePool)
     monkeypatch.setattr("adrec.prepare.staging.parts.Pool", InlinePool)
     monkeypatch.setattr("adrec.prepare.log.sharing.Pool", InlinePool)
-    monkeypatch.setattr("adrec.prepare.log.impressions.Attach", partial(Attach, partition_rows=40))
+    monkeypatch.setattr("adrec.prepare.log.impressions.Attach", partial(Attach, partition_rows=40, batch_rows=48))
+    monkeypatch.setattr("adrec.stages.data.preprocess.ROWS_PER_SHARD", 70)
     monkeypatch.setattr("adrec.stages.data.preprocess.session", lambda cluster: nullcontext())
     monkeypatch.setattr("adrec.stages.inference.rank.REQUEST_BLOCK", 16)
     monkeypatch.setattr("adrec.stages.inference.encode.BATCH_ROWS", 16)
@@ -121,6 +122,7 @@ def write_log(folder, kind, *, bad=False, parts=4):
         ("csv.gz", False, {"privacy": {"pseudonymise": True}}),
         ("jsonl", False, {}),
         ("parquet", False, {"split": {"method": "user", "test_fraction": 0.4}}),
+        ("parquet", False, {"history": {"max_skipped": 3}}),
     ],
 )
 def test_preprocess_gives_the_same_folder_to_the_bit(tmp_path, monkeypatch, kind, bad, more):

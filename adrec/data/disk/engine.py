@@ -46,6 +46,17 @@ def open_engine(folder: Path, *, memory_limit_gb: float | None = None, threads: 
             connection.close()
 
 
+@contextmanager
+def making_room(connection: duckdb.DuckDBPyConnection, memory_limit_gb: float | None, held: int) -> Iterator[None]:
+    """While the caller holds `held` bytes the engine takes so much less of its share, but for the least it can work with."""
+    share = _engine_share(memory_limit_gb or default_memory_gb())
+    connection.execute(f"SET memory_limit = '{int(max(share - held / 1e9, min(share, _LEAST_MEMORY_GB)) * 1000)}MB'")
+    try:
+        yield
+    finally:
+        connection.execute(f"SET memory_limit = '{int(share * 1000)}MB'")
+
+
 def default_memory_gb() -> float:
     """A quarter of the memory of the machine, or of the container where it has less; at least 0.4."""
     return max(_LEAST_MEMORY_GB, memory_bytes() * _SHARE_OF_MEMORY / 1e9)

@@ -15,13 +15,13 @@ from adrec.asof.partitions import Share, count_here
 from adrec.asof.spec import counter_names
 from adrec.config.data.preprocess import PreprocessConfig
 from adrec.config.training.features import resolve_counters
-from adrec.data.disk.engine import columns_of, fetch
+from adrec.data.disk.engine import columns_of, fetch, making_room, one_row
 from adrec.data.disk.tables import parquet_schema
 from adrec.data.prepared import STATE
 from adrec.data.shape import LogShape
 from adrec.errors import DataError
 from adrec.prepare.output.writer import SplitWriter
-from adrec.schema import NOBODY
+from adrec.schema import ADS, NOBODY, USERS
 from adrec.specs import CounterSpec
 from adrec.terminal import Terminal
 
@@ -88,17 +88,20 @@ def write_impressions(
     *,
     shape: LogShape,
     first_row: int = 0,
+    memory_limit_gb: float | None = None,
 ) -> None:
     """Every row of table `events`, numbered from `first_row`, with history and counters, to `writer`."""
-    finisher = _Finisher(connection, shape, first_row)
     with terminal.progress("counting by user", attach.rows) as advance:
         batches = attach.run(advance)
         first = next(batches, None)
-    with terminal.progress("writing impressions", attach.rows) as advance:
-        for batch in itertools.chain([first] if first is not None else [], batches):
-            part = batch.column("part").to_numpy()
-            writer.add(finisher.finish(batch), part)
-            advance(batch.num_rows)
+    # Identifiers are read behind the counting, which may need the memory.
+    with making_room(connection, memory_limit_gb, _bytes_of_identifiers(connection)):
+        finisher = _Finisher(connection, shape, first_row)
+        with terminal.progress("writing impressions", attach.rows) as advance:
+            for batch in itertools.chain([first] if first is not None else [], batches):
+                part = batch.column("part").to_numpy()
+                writer.add(finisher.finish(batch), part)
+                advance(batch.num_rows)
 
 
 class _Finisher:
@@ -154,6 +157,12 @@ def _refuse_unknown(missing: Collection[str]) -> None:
 def _keyed(path: Path, key: str, wanted: Collection[str]) -> pa.Table:
     """The key and those of the wanted columns that there are, row by row as they were written: in index order."""
     return pq.read_table(path, columns=[key, *sorted(set(wanted) & set(parquet_schema(path).names) - {key})])
+
+
+def _bytes_of_identifiers(connection: duckdb.DuckDBPyConnection) -> int:
+    held = "coalesce(sum(strlen({0})), 0) + 4 * count(*)"
+    parts = (f"(SELECT {held.format(spec.key)} FROM {spec.name})" for spec in (ADS, USERS))
+    return int(one_row(connection, f"SELECT {' + '.join(parts)} AS n")["n"])
 
 
 def _strings(connection: duckdb.DuckDBPyConnection, table: str, column: str, index: str) -> pa.Array:

@@ -19,7 +19,7 @@ from adrec.cluster.session import session
 from adrec.config.base import save_config
 from adrec.config.cluster import ClusterConfig
 from adrec.config.data.preprocess import PreprocessConfig, TimeSplit
-from adrec.data.disk.engine import columns_of, one_row, open_engine, open_memory_engine, text
+from adrec.data.disk.engine import columns_of, give_back_memory, one_row, open_engine, open_memory_engine, text
 from adrec.data.disk.outputs import PREPARED, files_of
 from adrec.data.disk.tables import parquet_schema
 from adrec.data.disk.writing import folder_aside
@@ -253,12 +253,8 @@ def _prepare(
     if built.available is not None:
         built.available.save(folder)
     old = earlier.manifest if earlier is not None else {}
-    carried = earlier.state if earlier is not None else None
-    share = count_here if config.cluster is None else sharing(config.cluster, terminal)
-    attach = open_attach(connection, config, built.shape, folder, carried, share)
-    writer = _open_writer(built, earlier, folder)
-    write_impressions(connection, attach, writer, terminal, shape=built.shape, first_row=old.get("rows", 0))
-    splits = writer.close()
+    splits, history = _write_log(connection, config, built, earlier, folder, terminal)
+    give_back_memory()
     with terminal.progress("counting users and ads"):
         add_people(connection, splits)
         save_carried(connection, folder, before)
@@ -274,7 +270,6 @@ def _prepare(
     lines = quarantine.write_rejected(
         connection, built.staged, folder / "rejected.parquet", earlier.folder / "rejected.parquet" if earlier else None
     )
-    history = attach.report.as_dict()
     return {
         "format": FORMAT,
         "adrec": __version__,
@@ -323,6 +318,25 @@ def _named(connection: duckdb.DuckDBPyConnection, spec: TableSpec) -> int:
     """Ads or users that have an identifier."""
     found = one_row(connection, f"SELECT count(*) AS n FROM {spec.name} WHERE {spec.key} <> {text(NOBODY)}")
     return int(found["n"])
+
+
+def _write_log(
+    connection: duckdb.DuckDBPyConnection,
+    config: PreprocessConfig,
+    built: Built,
+    earlier: Earlier | None,
+    folder: Path,
+    terminal: Terminal,
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """The impressions with all that was known before them, to `folder`: what the splits hold, and what histories there were."""
+    carried = earlier.state if earlier is not None else None
+    share = count_here if config.cluster is None else sharing(config.cluster, terminal)
+    attach = open_attach(connection, config, built.shape, folder, carried, share)
+    writer = _open_writer(built, earlier, folder)
+    first_row = earlier.manifest["rows"] if earlier is not None else 0
+    limit = config.memory_limit_gb
+    write_impressions(connection, attach, writer, terminal, shape=built.shape, first_row=first_row, memory_limit_gb=limit)
+    return writer.close(), attach.report.as_dict()
 
 
 def _open_writer(built: Built, earlier: Earlier | None, folder: Path) -> SplitWriter:
