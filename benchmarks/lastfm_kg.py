@@ -38,17 +38,37 @@ def main() -> None:
     reached = []
     for split in range(given.splits):
         write_rows(given.work / f"rows{split}.parquet", ratings, split)
-        found = {graph: measured(given.work, split, graph=graph) for graph in (False, True)}
-        (label, without, users), (_, with_graph, _) = found[False], found[True]
-        gain, error = auc_difference(label, with_graph, without, users)
-        reached.append((auc(label, without), auc(label, with_graph)))
-        print(
-            f"split {split}: without {reached[-1][0]:.4f}, with {reached[-1][1]:.4f}, gain {gain:.4f} ± {error:.4f}", flush=True
-        )
+        reached.append(tell_gain(f"split {split}", *(measured(given.work, split, graph=graph) for graph in (False, True))))
+    tell_mean(reached)
+
+
+Scored = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Labels, logits and users of the test rows."""
+
+
+def tell_gain(name: str, without: Scored, with_graph: Scored) -> tuple[float, float]:
+    """Print and return both AUCs; the difference is paired, its error over users."""
+    (label, base, users), (_, own, _) = without, with_graph
+    gain, error = auc_difference(label, own, base, users)
+    reached = float(auc(label, base)), float(auc(label, own))
+    print(f"{name}: without {reached[0]:.4f}, with {reached[1]:.4f}, gain {gain:.4f} ± {error:.4f}", flush=True)
+    return reached
+
+
+def tell_mean(reached: list[tuple[float, float]]) -> None:
+    """Print the means; the error of the gain is that of its mean over the runs."""
     gains = np.diff(np.array(reached), axis=1)[:, 0]
     error = gains.std(ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
     without, with_graph = np.mean(reached, axis=0)
     print(f"mean: without {without:.4f}, with {with_graph:.4f}, gain {gains.mean():.4f} ± {error:.4f}")
+
+
+def scored(bundle: Path, prepared: Prepared) -> Scored:
+    """Of the test rows."""
+    predictor = Predictor.load(bundle, verify=False)
+    rows = pa.concat_tables([pq.read_table(file) for file in prepared.split_files("test")])
+    scores = predictor.score_examples(predictor.examples_of(rows), predictor.catalogs(prepared.ads(), prepared.users()))
+    return rows["click"].to_numpy(), scores.logit, np.array(rows["user_id"].to_pylist())
 
 
 def write_rows(path: Path, ratings: np.ndarray, seed: int) -> None:
@@ -91,8 +111,8 @@ def write_graph(folder: Path, links: np.ndarray, items: int) -> None:
         pq.write_table(pa.table(columns), folder / f"{name}.parquet")
 
 
-def measured(work: Path, split: int, *, graph: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels, logits and users of the test rows."""
+def measured(work: Path, split: int, *, graph: bool) -> Scored:
+    """Train on one split, and score its test rows."""
     prepared = _prepared(work, split, graph=graph)
     output = work / f"bundle{split}{'_graph' * graph}"
     config = FinetuneConfig.model_validate(
@@ -115,10 +135,7 @@ def measured(work: Path, split: int, *, graph: bool) -> tuple[np.ndarray, np.nda
         }
     )  # fmt: skip
     finetune.run(config, QUIET)
-    predictor = Predictor.load(output, verify=False)
-    rows = pa.concat_tables([pq.read_table(file) for file in prepared.split_files("test")])
-    scores = predictor.score_examples(predictor.examples_of(rows), predictor.catalogs(prepared.ads(), prepared.users()))
-    return rows["click"].to_numpy(), scores.logit, np.array(rows["user_id"].to_pylist())
+    return scored(output, prepared)
 
 
 def _prepared(work: Path, split: int, *, graph: bool) -> Prepared:

@@ -82,10 +82,11 @@ def train_click_model(
     )
     slower: list[nn.Parameter] = []
     if start is not None:
-        carried = start.carry(model, config, data, member=seed - config.seed, text_space=text_space)
-        terminal.note(f"{carried.copied / max(carried.numbers, 1):.1%} of the network's weights go on from {config.start_from}")
+        member = seed - config.seed
+        carried, name = start.carry(model, config, data, member=member, text_space=text_space), start.source(member).name
+        terminal.note(f"{carried.copied / max(carried.numbers, 1):.1%} of the network's weights go on from {name}")
         if not carried.copied:
-            terminal.warn(f"{config.start_from}: shares nothing with this network, which starts from nothing.")
+            terminal.warn(f"{name}: shares nothing with this network, which starts from nothing.")
         slower = _slowed(model, carried.whole, config.carried_rate)
     training = config.training
     steps = total_steps(training, plan.count)

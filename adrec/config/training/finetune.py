@@ -1,5 +1,6 @@
 """Config of `adrec finetune`: the model, what it learns, how it is trained, and what stands beside it."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -251,9 +252,10 @@ class FinetuneConfig(OnDevice, Seeded, TrustsKeys):
     """Folder made by `adrec preprocess`."""
     output: ConfigPath
     """Bundle folder to write."""
-    start_from: ConfigPath | None = None
+    start_from: ConfigPath | Annotated[list[ConfigPath], Field(min_length=1)] | None = None
     """Bundle to go on from, of yesterday or of another log: weights are taken over wherever both have the column, the value,
-    the ad, the task; the rest, the optimiser, trees and calibration are made anew."""
+    the ad, the task; the rest, the optimiser, trees and calibration are made anew. Several, of several markets: each has a
+    network of its own among the `seeds`, which take turns; encoder and scales are those of the first."""
     replay: Annotated[Share, Field(gt=0)] = 1.0
     """Share of the requests up to the last one that the bundle of `start_from` has learned which the network learns again,
     drawn by `seed`; later requests are all learned. Leave it at 1 where that bundle is of another log."""
@@ -295,6 +297,12 @@ class FinetuneConfig(OnDevice, Seeded, TrustsKeys):
     best: the newest days are learned too. What validation chose stays: steps, trees, hybrid, calibration, and the metrics."""
 
     @property
+    def sources(self) -> list[Path]:
+        """The bundles of `start_from`."""
+        start = self.start_from
+        return [] if start is None else start if isinstance(start, list) else [start]
+
+    @property
     def learned_splits(self) -> tuple[str, ...]:
         """What the model in the bundle has learned from."""
         return ("train", "valid") if self.refit else ("train",)
@@ -333,6 +341,11 @@ class FinetuneConfig(OnDevice, Seeded, TrustsKeys):
             raise ValueError("model.identity_optimizer: rowwise cannot shard tables. Set training.strategy to ddp")
         if self.replay < 1 and self.start_from is None:
             raise ValueError("replay: needs `start_from`, the bundle that has learned the rows before")
+        if len(self.sources) > self.seeds:
+            raise ValueError(
+                f"start_from: {len(self.sources)} bundles, and each needs a network of its own. Set seeds to "
+                f"{len(self.sources)} or more, and ensemble to true to score by all of them"
+            )
         if self.delay.method in {"dfm", "es_dfm", "fnw"} and (self.loss.negatives is not None or self.loss.negative_rate < 1):
             raise ValueError(f"delay: {self.delay.method} weighs all rows. Leave loss.negatives and loss.negative_rate out")
         if self.carried_rate < 1 and self.start_from is None:

@@ -176,6 +176,16 @@ class Batches(Config):
         return self
 
 
+class MixtureSettings(Config):
+    """Texts of other markets, learned beside those of `prepared`, whose tokenizer a model from scratch has."""
+
+    also: Annotated[list[ConfigPath], Field(min_length=1)]
+    """Their prepared folders."""
+    temperature: float = Field(0.5, ge=0, le=1)
+    """How often a text of a market of n texts is learned: n to the power of this less 1, the largest market's once an epoch. 1
+    takes texts as they come, 0 gives all markets as many."""
+
+
 class PretrainConfig(OnDevice, Seeded, Paged):
     """Teach an encoder the language of the user's own texts. Reads `prepared`; writes the encoder folder `output`."""
 
@@ -193,6 +203,8 @@ class PretrainConfig(OnDevice, Seeded, Paged):
     """How texts become batches."""
     training: TrainingConfig = TrainingConfig()
     """Optimiser, schedule, checkpoints."""
+    mixture: MixtureSettings | None = None
+    """Further markets; null leaves them out."""
     privacy: PretrainPrivacy | None = None
     """Bound what the encoder tells of one user's queries and interests. An epoch is then a pass over the users; the ads' texts
     are public."""
@@ -202,6 +214,10 @@ class PretrainConfig(OnDevice, Seeded, Paged):
         contrastive = self.objectives.contrastive
         if self.privacy is not None:
             self._counted(self.privacy)
+        if self.mixture is not None and not isinstance(self.model, ScratchModel | ContinuedModel):
+            raise ValueError("mixture: is of language models; model.kind may be scratch or continue")
+        if self.mixture is not None and self.objectives.read_clicks:
+            raise ValueError("mixture: pairs made by clicks are of one market's users. Take positives parts or categories")
         if self.batches.streamed and (self.objectives.dae or (contrastive and "dropout" in contrastive.positives)):
             raise ValueError("batches.streamed: dae and contrastive dropout hold the whole corpus in memory; leave them out")
         return self
@@ -218,5 +234,7 @@ class PretrainConfig(OnDevice, Seeded, Paged):
                 "privacy: the prepared folder's tokenizer has counted what users wrote. Continue a public encoder; or if "
                 "anyone may know its words, say so: privacy.public=[tokenizer]"
             )
+        if self.mixture is not None:
+            raise ValueError("privacy: the users of one prepared folder are counted; leave out `mixture`")
         if self.batches.streamed or self.training.devices != 1 or self.training.accumulate != 1:
             raise ValueError("privacy: a step's users are drawn in one process: leave out streamed, devices and accumulate")

@@ -52,6 +52,12 @@ class Pairs:
         return keys
 
 
+def both_of(first: Pairs, second: Pairs) -> Pairs:
+    """The pairs of both, which number the same texts."""
+    left, right = (np.concatenate([getattr(pairs, side) for pairs in (first, second)]) for side in ("left", "right"))
+    return Pairs(first.texts, left, right, first.share)
+
+
 def part_pairs(prepared: Prepared) -> Pairs:
     """Each ad's title, and the rest of its text. Raises DataError where ads have a title only."""
     first, second = _parts(prepared)

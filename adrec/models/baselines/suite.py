@@ -21,7 +21,7 @@ from adrec.models.baselines.popularity import ItemRate, Popularity, RecentPopula
 from adrec.models.baselines.tabular.choice import ConditionalLogit
 from adrec.models.baselines.tabular.linear import LogisticRegression
 from adrec.models.baselines.tabular.mlp import ClassicMlp
-from adrec.models.baselines.tabular.trees import LightGbm, LightGbmRanker
+from adrec.models.baselines.tabular.trees import LightGbm, LightGbmRanker, reads_linear
 from adrec.plugins import load
 from adrec.schema import NOBODY
 
@@ -129,7 +129,7 @@ def _fit_side_by_side(
     linear: Future[Baseline] | None = None  # the trees read the regression too: one serves all
 
     def fit(baseline: Baseline, before: "Future[Baseline] | None") -> Baseline:
-        if isinstance(baseline, LightGbm) and rows.ads.lists and before is not None:
+        if isinstance(baseline, LightGbm) and reads_linear(rows) and before is not None:
             fitted = before.result()
             baseline.linear = fitted.linear if isinstance(fitted, LightGbm) else cast(LogisticRegression, fitted)
         baseline.fit(rows, held, seed=seed)

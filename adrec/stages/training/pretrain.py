@@ -18,6 +18,7 @@ from adrec.data.disk.outputs import ENCODER
 from adrec.data.disk.writing import folder_aside
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.text.corpus import Corpus, open_corpus, texts_of
+from adrec.data.text.mixture import Mixture
 from adrec.errors import ConfigError
 from adrec.models.text.language_model import LanguageModel, new_language_model, open_language_model
 from adrec.models.text.text_encoder import TextEncoder, read_recorded_settings
@@ -96,12 +97,16 @@ def _run_language_model(config: PretrainConfig, prepared: Prepared, terminal: Te
 
     device = resolve_device(config.device)
     work = work_folder(config.output)
-    open_work(work, identity_of(config, prepared.fingerprint), resume=config.training.resume)
+    others = [open_prepared(path) for path in config.mixture.also] if config.mixture is not None else []
+    temperature = config.mixture.temperature if config.mixture is not None else 1.0
+    data = "+".join(folder.fingerprint for folder in (prepared, *others))
+    open_work(work, identity_of(config, data), resume=config.training.resume)
+    mixture = Mixture.open([prepared, *others], temperature=temperature, links=work / "mixture")
     torch.manual_seed(config.seed)
     model, tokenizer = _open_model(config, prepared)
     with terminal.progress("tokenising", unit="texts"):
         corpus = open_corpus(
-            prepared.path / "corpus.parquet",
+            mixture.path,
             tokenizer,
             max_tokens=config.batches.max_tokens,
             cache=work / "corpus",
@@ -117,21 +122,21 @@ def _run_language_model(config: PretrainConfig, prepared: Prepared, terminal: Te
         template=prepared.manifest.get("text_template"),
         clicks_of=prepared.fingerprint if config.objectives.read_clicks else None,
     )
-    ads = texts_of(prepared.path / "corpus.parquet", np.flatnonzero(corpus.kind == "ad")[:NEIGHBOUR_TEXTS])
+    ads = texts_of(mixture.path, np.flatnonzero(corpus.kind == "ad")[:NEIGHBOUR_TEXTS])
     with terminal.progress("measuring the start", unit="texts"):
-        before = _held_out(config, model, corpus, tokenizer, device)
+        before = _held_out(config, model, corpus, mixture, tokenizer, device)
         vectors_before = neighbours(encoder, ads, device=device)
     ledger = None
     if config.privacy is None:
-        result = _train(config, model, encoder, corpus, prepared, device=device, work=work, terminal=terminal)
+        result = _train(config, model, encoder, corpus, mixture, device=device, work=work, terminal=terminal)
     else:
         result, ledger = train_texts_privately(
             config, model, encoder, corpus, prepared, device=device, work=work, terminal=terminal
         )  # fmt: skip
     with terminal.progress("measuring the end", unit="texts"):
-        after = _held_out(config, model, corpus, tokenizer, device)
+        after = _held_out(config, model, corpus, mixture, tokenizer, device)
         vectors_after = neighbours(encoder, ads, device=device)
-    unigram = _unigram(config, model, corpus, tokenizer)
+    unigram = _unigram(config, model, corpus, mixture, tokenizer)
     outcome = PretrainResult(
         output=config.output,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -164,7 +169,7 @@ def _train(
     model: LanguageModel,
     encoder: TextEncoder,
     corpus: Corpus,
-    prepared: Prepared,
+    mixture: Mixture,
     *,
     device: str,
     work: Path,
@@ -173,7 +178,7 @@ def _train(
     from adrec.training.loop.loader import BatchLoader
 
     settings = config.training
-    objectives = build_objectives(config, model, encoder.pool, corpus, encoder.tokenizer, prepared)
+    objectives = build_objectives(config, model, encoder.pool, corpus, encoder.tokenizer, mixture)
     train_feed, valid_feed = JointFeed(objectives.train), JointFeed(objectives.valid)
     per_epoch = len(train_feed.plan(0))
     module = PretrainModule(
@@ -216,14 +221,18 @@ def _train(
     )
 
 
-def _held_out(config: PretrainConfig, model: LanguageModel, corpus: Corpus, tokenizer: Any, device: str) -> dict[str, MlmScore]:
+def _held_out(
+    config: PretrainConfig, model: LanguageModel, corpus: Corpus, mixture: Mixture, tokenizer: Any, device: str
+) -> dict[str, MlmScore]:
     return {
         name: score_mlm(model, mlm_feed(config, corpus, tokenizer, rows, shuffle=False), device=device, seed=HELD_OUT_SEED)
-        for name, rows in _held_out_rows(config, corpus).items()
+        for name, rows in _held_out_rows(config, corpus, mixture).items()
     }
 
 
-def _unigram(config: PretrainConfig, model: LanguageModel, corpus: Corpus, tokenizer: Any) -> dict[str, MlmScore]:
+def _unigram(
+    config: PretrainConfig, model: LanguageModel, corpus: Corpus, mixture: Mixture, tokenizer: Any
+) -> dict[str, MlmScore]:
     train = mlm_feed(config, corpus, tokenizer, np.flatnonzero(~corpus.held_out), shuffle=False)
     return {
         name: score_unigram(
@@ -232,7 +241,7 @@ def _unigram(config: PretrainConfig, model: LanguageModel, corpus: Corpus, token
             vocabulary=model.config.vocab_size,
             seed=HELD_OUT_SEED,
         )
-        for name, rows in _held_out_rows(config, corpus).items()
+        for name, rows in _held_out_rows(config, corpus, mixture).items()
     }
 
 
@@ -241,12 +250,14 @@ def _learned(config: PretrainConfig, corpus: Corpus) -> np.ndarray:
     return np.ones(len(corpus), bool) if config.privacy is None else np.asarray(corpus.kind == "ad")
 
 
-def _held_out_rows(config: PretrainConfig, corpus: Corpus) -> dict[str, np.ndarray]:
-    """`all` and each language -> held-out texts that have something to mask."""
+def _held_out_rows(config: PretrainConfig, corpus: Corpus, mixture: Mixture) -> dict[str, np.ndarray]:
+    """`all`, each language and each market of several -> held-out texts that have something to mask."""
     usable = corpus.held_out & (corpus.lengths > 2) & _learned(config, corpus)
     rows = {"all": np.flatnonzero(usable)}
     for language in sorted(set(corpus.language[usable])):
         rows[str(language)] = np.flatnonzero(usable & (corpus.language == language))
+    for name, texts in mixture.markets.items():
+        rows[name] = texts.start + np.flatnonzero(usable[texts])
     return rows
 
 

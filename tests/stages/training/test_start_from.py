@@ -72,6 +72,30 @@ def test_a_small_market_starts_as_the_bundle_scores_it_on_the_bundles_scales(fir
         raw[scales] = _raw(config.output, prepared)
     assert np.allclose(raw[None], _raw(old.output, prepared), atol=1e-4)
     assert np.abs(raw[False] - raw[None]).max() > 1e-2
+    before, after = (unpack(open_bundle(path)).calibrations["click"] for path in (old.output, tmp_path / "None"))
+    assert before.rows > 500 and after == before, "a map of few clicks is the earlier bundle's"
+    own = _next(old, tmp_path / "platt", prepared=market.path, calibration="platt", **copy.deepcopy(still))
+    finetune.run(own, QUIET)
+    assert unpack(open_bundle(own.output)).calibrations["click"].rows < 100, "unless one is asked for by name"
+
+
+def test_networks_of_several_markets_take_turns(first, tmp_path):
+    """Each bundle has a network that goes on from it, and the ensemble of them scores as their mean."""
+    other = make_world(tmp_path / "other", requests=300, seed=5)
+    second = first.model_copy(update={"prepared": other.path, "output": tmp_path / "second", "seed": 9})
+    finetune.run(second, QUIET)
+    both = [first.output, second.output]
+    with pytest.raises(ValueError, match="Set seeds to 2 or more"):
+        _next(first, tmp_path / "next", start_from=both)
+    still = {"training": {"epochs": 1, "learning_rate": 1e-12}, "seeds": 2, "ensemble": True, "carried_scales": False}
+    finetune.run(_next(first, tmp_path / "next", start_from=both, **still), QUIET)
+    bundle = open_bundle(tmp_path / "next")
+    assert bundle.manifest["started_from"] == "+".join(open_bundle(path).fingerprint for path in both)
+    members = unpack(bundle).model.members
+    for member, path in zip(members, both, strict=True):
+        state = unpack(open_bundle(path)).model.state_dict()
+        same = [name for name, tensor in member.state_dict().items() if torch.allclose(tensor, state[name], atol=1e-6)]
+        assert len(same) > 0.8 * len(state), path
 
 
 def _raw(bundle, prepared):
@@ -102,7 +126,7 @@ def test_the_last_moment_learned_is_written_down(first):
     prepared = open_prepared(first.prepared)
     train = load_examples(prepared, "train")
     assert open_bundle(first.output).manifest["learned_until"] == train.shown_at.max()
-    assert open_start(first.output).learned_until == train.shown_at.max()
+    assert open_start([first.output]).learned_until == train.shown_at.max()
 
 
 def test_replay_learns_all_later_requests_and_a_share_of_the_others(first):
@@ -144,10 +168,10 @@ def test_members_of_an_ensemble_go_on_each_from_its_own(first, tmp_path):
 def test_the_words_of_the_earlier_encoder_are_read_on(first, tmp_path):
     text = {"text": {"reference": str(word_encoder(tmp_path / "words")), "lexical": 4, "cache": tmp_path / "cache"}}
     finetune.run(_next(first, tmp_path / "with", start_from=None, **text), QUIET)
-    start = open_start(tmp_path / "with")
+    start = open_start([tmp_path / "with"])
     config = _next(first, tmp_path / "next", start_from=tmp_path / "with", **text)
     finetune.run(config, QUIET)
-    assert open_start(tmp_path / "next").described.text_space == start.described.text_space
+    assert open_start([tmp_path / "next"]).sources[0].described.text_space == start.sources[0].described.text_space
     plain = FinetuneConfig.model_validate({**config.model_dump(), "text": {**config.text.model_dump(), "lexical": 0}})
     own = start.encoder
     assert isinstance(own, TextEncoder)

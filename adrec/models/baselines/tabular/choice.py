@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from adrec.models.baselines.base import Floats, Inputs, load_state, sampled_requests, save_state
 from adrec.models.baselines.tabular.bends import Bends
 from adrec.models.baselines.tabular.design import Scaler, design
+from adrec.models.baselines.tabular.products import Products
 from adrec.models.match.histories import mean_history, row_products, unit_rows
 
 _FEATURE_PENALTY = 1e-3
@@ -46,6 +47,7 @@ class ConditionalLogit:
         ads: Floats | None = None,
         features: Floats | None = None,
         intercept: float = 0.0,
+        of_users: Products | None = None,
     ) -> None:
         self.max_rows = max_rows
         self.penalty = penalty
@@ -55,6 +57,8 @@ class ConditionalLogit:
         self.ads = np.zeros(0, np.float32) if ads is None else ads
         self.features = np.zeros(0, np.float32) if features is None else features
         self.intercept = intercept
+        self.of_users = of_users
+        """what users' features make of the ads' vectors, columns of x"""
 
     @classmethod
     def lacks(cls, inputs: Inputs) -> str:
@@ -64,7 +68,8 @@ class ConditionalLogit:
     def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
         """Solve; nothing is chosen on validation rows."""
         rows = sampled_requests(inputs.labelled(), self.max_rows, np.random.default_rng(seed)).compact()
-        table = design(rows)
+        self.of_users, own = Products.fit(rows, seed=seed)
+        table = design(rows, extra=own)
         self.scaler = Scaler.fit(table, weights=rows.weights)
         self.bends = Bends.fit(table, weights=rows.weights)
         first = self.bends.width
@@ -80,7 +85,8 @@ class ConditionalLogit:
         own = inputs.compact()
         if self.scaler is None:
             raise ValueError("the conditional logit is not fitted")
-        table, first = design(own), self.bends.width
+        extra = {} if self.of_users is None else self.of_users.columns(own)
+        table, first = design(own, extra=extra), self.bends.width
         total = self.scaler.product(table, self.features[first:]) + np.float32(self.intercept)
         total = total + self.bends.dense(table) @ self.features[:first]
         if len(self.ads) and own.ads.vectors is not None:
@@ -98,6 +104,9 @@ class ConditionalLogit:
         values["bends"] = list(self.bends.names)
         weights = {"products": self.products, "ads": self.ads, "features": self.features}
         save_state(folder, values, {**weights, "landmarks": self.bends.landmarks})
+        if self.of_users is not None:
+            (folder / "products").mkdir()
+            self.of_users.save(folder / "products")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -112,6 +121,7 @@ class ConditionalLogit:
             ads=arrays["ads"],
             features=arrays["features"],
             intercept=values["intercept"],
+            of_users=Products.load(folder / "products"),
         )
 
 

@@ -1,4 +1,5 @@
-"""Logistic regression on features, counters, similarities and the values of the ads' lists: scikit-learn's, kept as numbers."""
+"""Logistic regression on features, counters, similarities, products and the values of the ads' lists: scikit-learn's, kept as
+numbers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from scipy import sparse
 
 from adrec.models.baselines.base import Floats, Inputs, folds_of, load_state, save_state
 from adrec.models.baselines.tabular.design import Scaler, design
+from adrec.models.baselines.tabular.products import Products
 from adrec.models.blend.calibration import log_loss
 from adrec.models.match.histories import list_indicator
 
@@ -36,6 +38,7 @@ class LogisticRegression:
         weights: NDArray[np.float64] | None = None,
         intercept: float = 0.0,
         lists: Mapping[str, int] | None = None,
+        products: Products | None = None,
     ) -> None:
         self.c = c
         self.scaler = scaler
@@ -43,6 +46,9 @@ class LogisticRegression:
         self.intercept = intercept
         self.lists = dict(lists or {})
         """codes of each list column of ads, the unknown one included"""
+        self.products = products
+        self.own: dict[str, Floats] = {}
+        """columns of the products that the rows it was fitted on may read"""
 
     @classmethod
     def lacks(cls, inputs: Inputs) -> str:
@@ -52,9 +58,10 @@ class LogisticRegression:
     def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
         """Scale, then maximise the penalised likelihood."""
         known = inputs.labelled()
-        self.scaler = Scaler.fit(design(known), weights=known.weights)
+        self.products, self.own = Products.fit(known, seed=seed)
+        self.scaler = Scaler.fit(design(known, extra=self.own), weights=known.weights)
         self.lists = {name: int(values.values.max(initial=0)) + 1 for name, values in known.ads.lists.items()}
-        columns, clicks = self._columns(known), known.clicks.astype(int)
+        columns, clicks = self._columns(known, self.own), known.clicks.astype(int)
         if self.c is None:
             few = len(known) <= _FEW_ROWS
             self.c = _strength(columns, clicks, known.weights, known.examples.request, seed) if few else _STRENGTHS[0]
@@ -62,8 +69,12 @@ class LogisticRegression:
 
     def score(self, inputs: Inputs) -> Floats:
         """(N,) probabilities."""
-        z = self._columns(inputs) @ self.weights + self.intercept
+        z = self._columns(inputs, self.of_products(inputs)) @ self.weights + self.intercept
         return np.asarray(np.exp(-np.logaddexp(0.0, -z)), dtype=np.float32)
+
+    def of_products(self, inputs: Inputs) -> dict[str, Floats]:
+        """The products' columns of other rows."""
+        return {} if self.products is None else self.products.columns(inputs)
 
     def list_margin(self, inputs: Inputs) -> Floats:
         """(N,) what the values of the ad's lists add to the log-odds: all their weights in one number."""
@@ -71,11 +82,14 @@ class LogisticRegression:
         return np.asarray(self._lists(inputs) @ self.weights[first:], dtype=np.float32)
 
     def save(self, folder: Path) -> None:
-        """Scaling, weights, intercept."""
+        """Scaling, weights, intercept, and below `products` theirs."""
         if self.scaler is None:
             raise ValueError("logistic regression is not fitted")
         values = {"c": self.c, "intercept": self.intercept, "scaler": self.scaler.values(), "lists": self.lists}
         save_state(folder, values, {"weights": self.weights})
+        if self.products is not None:
+            (folder / "products").mkdir()
+            self.products.save(folder / "products")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -83,14 +97,15 @@ class LogisticRegression:
         values, arrays = load_state(folder)
         scaler = Scaler.from_values(values["scaler"])
         return cls(
-            c=values["c"], scaler=scaler, weights=arrays["weights"], intercept=values["intercept"], lists=values["lists"]
-        )
+            c=values["c"], scaler=scaler, weights=arrays["weights"], intercept=values["intercept"], lists=values["lists"],
+            products=Products.load(folder / "products"),
+        )  # fmt: skip
 
-    def _columns(self, inputs: Inputs) -> sparse.csr_matrix:
+    def _columns(self, inputs: Inputs, products: Mapping[str, Floats]) -> sparse.csr_matrix:
         """(N, F + K) scaled features beside 1 for each value of the ad's lists."""
         if self.scaler is None:
             raise ValueError("logistic regression is not fitted")
-        scaled = self.scaler.transform(design(inputs))
+        scaled = self.scaler.transform(design(inputs, extra=products))
         return sparse.hstack([scaled, self._lists(inputs)], format="csr", dtype=np.float32)
 
     def _lists(self, inputs: Inputs) -> sparse.csr_matrix:

@@ -208,8 +208,8 @@ class LightGbm:
         self.rates = rates or Rates()
         """Click rates of the values of codes with more than 64."""
         self.linear = linear
-        """Weighs the values of the ads' lists, hundreds of words that a tree could only ask for one by one. Fitted with the
-        trees unless one that was fitted on the same rows is given."""
+        """Weighs the values of the ads' lists, hundreds of words that a tree could only ask for one by one, and holds the
+        products of users and vectors. Fitted with the trees unless one that was fitted on the same rows is given."""
 
     @classmethod
     def lacks(cls, inputs: Inputs) -> str:
@@ -219,10 +219,10 @@ class LightGbm:
     def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
         """Grow until validation is best."""
         known = inputs.labelled()
-        if known.ads.lists and self.linear is None:
+        if reads_linear(known) and self.linear is None:
             self.linear = LogisticRegression()
             self.linear.fit(known, seed=seed)
-        table = self._columns(known)
+        table = self._columns(known, {} if self.linear is None else self.linear.own)
         self.rates, own = Rates.fit(table, known, beyond=_MAX_CATEGORIES, seed=seed)
         held = None if valid is None else valid.labelled()
         pair = None if held is None or not len(held) else (self._design(held), held)
@@ -233,19 +233,19 @@ class LightGbm:
         return self.trees.predict(self._design(inputs))
 
     def _design(self, inputs: Inputs) -> Design:
-        table = self._columns(inputs)
+        table = self._columns(inputs, {} if self.linear is None else self.linear.of_products(inputs))
         return table.with_columns(self.rates.columns(table))
 
-    def _columns(self, inputs: Inputs) -> Design:
-        extra = {"list_weights": self.linear.list_margin(inputs)} if self.linear is not None else {}
-        return design(inputs, counters=self.counters, extra=extra)
+    def _columns(self, inputs: Inputs, products: dict[str, Floats]) -> Design:
+        lists = {"list_weights": self.linear.list_margin(inputs)} if self.linear is not None else {}
+        return design(inputs, counters=self.counters, extra={**lists, **products})
 
     def score(self, inputs: Inputs) -> Floats:
         """(N,) probabilities."""
         return (1 / (1 + np.exp(-self.margin(inputs).astype(np.float64)))).astype(np.float32)
 
     def save(self, folder: Path) -> None:
-        """The trees, below `rates` those of many values, and below `linear` the weights of list values."""
+        """The trees, below `rates` those of many values, and below `linear` the weights of list values and products."""
         self.trees.save(folder)
         (folder / "rates").mkdir()
         self.rates.save(folder / "rates")
@@ -278,6 +278,11 @@ class LightGbmRanker(LightGbm):
     def score(self, inputs: Inputs) -> Floats:
         """(N,) margins."""
         return self.margin(inputs)
+
+
+def reads_linear(inputs: Inputs) -> bool:
+    """Whether trees over these rows read a logistic regression's lists or products."""
+    return bool(inputs.ads.lists or inputs.ads.modalities)
 
 
 def request_sizes(inputs: Inputs) -> NDArray[np.int64]:

@@ -21,7 +21,7 @@ from adrec.inference.predictor import Predictor
 from adrec.models.baselines.base import Inputs
 from adrec.models.baselines.suite import Suite, fit_all, score_all
 from adrec.models.blend.by_request import fit_by_request
-from adrec.models.blend.calibration import Calibration, level_shift
+from adrec.models.blend.calibration import Calibration, level_shift, sampling_offset
 from adrec.models.blend.calibration import fit as fit_calibration
 from adrec.models.blend.hybrid import Hybrid, fit_hybrid
 from adrec.models.blend.late_labels import fit_seen
@@ -37,6 +37,8 @@ from adrec.training.ctr_module import Raw, main_metrics
 from adrec.training.ctr_training import Trained, raw_outputs
 
 Figures = dict[str, dict[str, float]]
+FEW_CLICKS = 50
+"""With fewer clicks (or misses) among the validation rows, a map is carried over from the bundle of `start_from`."""
 
 
 @dataclass(frozen=True)
@@ -226,9 +228,13 @@ def _join(
 def _calibrations(material: Material, best: Joined) -> dict[str, Calibration]:
     """One map a binary task, fitted on the validation rows, which are never down-sampled."""
     config, maps = material.config, {}
+    carried = material.start.calibrations if material.start is not None and best.hybrid.kind == "none" else {}
     for number, task in enumerate(material.data.tasks):
         if task.name in material.data.late:
             maps[task.name] = calibrate_late(config, material.data, best.trained, best.hybrid.kind, best.valid, number)
+        elif task.is_binary and task.name in carried and config.calibration == "auto" and _are_few(best.valid, number):
+            undone = sampling_offset(config.loss.negative_rate if number == 0 else 1.0)
+            maps[task.name] = replace(carried[task.name], offset=undone)
         elif task.is_binary:
             maps[task.name] = fit_calibration(
                 best.valid.logits[:, number],
@@ -241,6 +247,14 @@ def _calibrations(material: Material, best: Joined) -> dict[str, Calibration]:
                 seed=config.seed,
             )
     return maps
+
+
+def _are_few(valid: Raw, task: int) -> bool:
+    """Whether the validation rows tell less of a map than the bundle does that the network started from."""
+    clicks = valid.labels[:, task]
+    known = ~np.isnan(clicks)
+    weight = known.astype(np.float64) if valid.weight is None else np.where(known, valid.weight, 0.0)
+    return bool(min(weight[clicks > 0].sum(), weight[clicks == 0].sum()) < FEW_CLICKS)
 
 
 def _levelled(

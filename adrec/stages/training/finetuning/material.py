@@ -61,9 +61,9 @@ def read_material(config: FinetuneConfig, terminal: Terminal) -> Material:
         config = for_clicks_alone(config, uniform=not prepared.drawn_by)
     for finding in prepared.manifest.get("findings", []):
         terminal.warn(finding["message"])
-    start = open_start(config.start_from, config.trusted_keys) if config.start_from is not None else None
+    start = open_start(config.sources, config.trusted_keys) if config.sources else None
     if start is not None and _carries_scales(config, prepared):
-        prepared = Prepared(prepared.path, read_as=start.described.features)
+        prepared = Prepared(prepared.path, read_as=start.sources[0].described.features)
     encoder = open_text_encoder(config, prepared, start)
     if encoder is not None and encoder.clicks_of == prepared.fingerprint:
         terminal.warn(
@@ -73,10 +73,10 @@ def read_material(config: FinetuneConfig, terminal: Terminal) -> Material:
     _warn_of_positions(config, prepared, terminal)
     reader, until = text_reader(config, encoder), _learned_until(start)
     data = load_click_data(config, prepared, reader, terminal, learned_until=until)
-    if until is not None and data.newest is not None and int(data.valid.shown_at.min()) <= until:
+    if start is not None and until is not None and data.newest is not None and int(data.valid.shown_at.min()) <= until:
         terminal.warn(
-            f"{config.start_from}: has learned validation rows, if it is of this log: what they choose and measure flatters it."
-            " Go on from a bundle that ends before them, or let later files come first."
+            f"{start.sources[0].name}: has learned validation rows, if it is of this log: what they choose and measure flatters"
+            " it. Go on from a bundle that ends before them, or let later files come first."
         )
     return Material(config, prepared, encoder, reader, start, data, terminal)
 

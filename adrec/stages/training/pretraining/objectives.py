@@ -1,6 +1,7 @@
 """From a pretraining config to its objectives and their data."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -8,9 +9,9 @@ import pyarrow.parquet as pq
 from torch import nn
 
 from adrec.config.training.pretrain import ContrastiveObjective, DaeObjective, NspObjective, PretrainConfig
-from adrec.data.prepared import Prepared
 from adrec.data.text.corpus import Corpus, ordinary_ids
-from adrec.data.text.pairs import Pairs, part_pairs, text_pairs
+from adrec.data.text.mixture import Mixture
+from adrec.data.text.pairs import Pairs, both_of, part_pairs, text_pairs
 from adrec.errors import DataError
 from adrec.models.text.language_model import LanguageModel
 from adrec.models.text.pooling import Pool
@@ -56,23 +57,29 @@ class _Source:
     pool: Pool
     corpus: Corpus
     tokenizer: Any
-    prepared: Prepared
+    mixture: Mixture
 
     def tokens(self, texts: Any) -> TokenTable:
         return TokenTable(texts, self.tokenizer, max_tokens=self.config.batches.max_tokens)
 
     def corpus_texts(self) -> np.ndarray:
-        table = pq.read_table(self.prepared.path / "corpus.parquet", columns=["text"])
+        table = pq.read_table(self.mixture.path, columns=["text"])
         return np.asarray(table.column("text").to_numpy()[: len(self.corpus)])
+
+    def usable(self) -> tuple[np.ndarray, np.ndarray]:
+        """Training and held-out texts with something between their special tokens; the former as often as an epoch has them."""
+        usable, held_out = self.corpus.lengths > 2, self.corpus.held_out
+        training = self.mixture.balanced(np.flatnonzero(~held_out & usable), seed=self.config.seed)
+        return training, np.flatnonzero(held_out & usable)
 
 
 def build_objectives(
-    config: PretrainConfig, model: LanguageModel, pool: Pool, corpus: Corpus, tokenizer: Any, prepared: Prepared
+    config: PretrainConfig, model: LanguageModel, pool: Pool, corpus: Corpus, tokenizer: Any, mixture: Mixture
 ) -> Objectives:
-    """Objectives in the config's order. Raises DataError where the folder lacks what one of them needs."""
-    source, chosen, made = _Source(config, model, pool, corpus, tokenizer, prepared), config.objectives, Objectives()
+    """Objectives in the config's order. Raises DataError where a folder lacks what one of them needs."""
+    source, chosen, made = _Source(config, model, pool, corpus, tokenizer, mixture), config.objectives, Objectives()
     if config.objectives.mlm is not None:
-        training, held_out = _usable(corpus)
+        training, held_out = source.usable()
         made.add(
             Mlm(),
             config.objectives.mlm.weight,
@@ -109,19 +116,14 @@ def mlm_feed(config: PretrainConfig, corpus: Corpus, tokenizer: Any, rows: np.nd
     )
 
 
-def _usable(corpus: Corpus) -> tuple[np.ndarray, np.ndarray]:
-    """Training and held-out texts with something between their special tokens."""
-    usable = corpus.lengths > 2
-    return np.flatnonzero(~corpus.held_out & usable), np.flatnonzero(corpus.held_out & usable)
-
-
 def _add_nsp(made: Objectives, settings: NspObjective, source: _Source) -> None:
-    pairs = part_pairs(source.prepared) if settings.pairs == "parts" else text_pairs(source.prepared, frozenset({"clicks"}))
-    tokens = source.tokens(pairs.texts)
+    made_of = part_pairs if settings.pairs == "parts" else partial(text_pairs, kinds=frozenset({"clicks"}))
     seed = source.config.seed
+    parts = source.mixture.pairs(made_of, HELD_OUT_PAIRS, most=MOST_HELD_OUT_PAIRS, seed=seed)
+    tokens, pairs = source.tokens(parts[0].texts), both_of(*parts)
     feeds = [
         NspFeed(part, pairs, tokens, batch_texts=BATCH_TEXTS, shuffle=shuffle, seed=seed)
-        for part, shuffle in zip(pairs.split(HELD_OUT_PAIRS, most=MOST_HELD_OUT_PAIRS, seed=seed), (True, False), strict=True)
+        for part, shuffle in zip(parts, (True, False), strict=True)
     ]
     made.add(Nsp(source.model.dimension), settings.weight, feeds[0], feeds[1])
 
@@ -137,7 +139,7 @@ def _add_dae(made: Objectives, settings: DaeObjective, source: _Source) -> None:
             shuffle=shuffle,
             seed=source.config.seed,
         )
-        for rows, shuffle in zip(_usable(source.corpus), (True, False), strict=True)
+        for rows, shuffle in zip(source.usable(), (True, False), strict=True)
     ]
     embedding = int(cast(Any, source.model.backbone).get_input_embeddings().weight.shape[1])
     module = Dae(
@@ -155,11 +157,11 @@ def _add_contrastive(made: Objectives, settings: ContrastiveObjective, source: _
     if kinds == {"dropout"}:
         texts = source.corpus_texts()
         share = np.full(len(texts), 1 / len(texts))
-        train, valid = (Pairs(texts, rows, rows, share) for rows in _usable(source.corpus))
+        train, valid = (Pairs(texts, rows, rows, share) for rows in source.usable())
     else:
-        pairs = text_pairs(source.prepared, kinds, window=settings.window)
-        texts = pairs.texts
-        train, valid = pairs.split(HELD_OUT_PAIRS, most=MOST_HELD_OUT_PAIRS, seed=seed)
+        made_of = partial(text_pairs, kinds=kinds, window=settings.window)
+        train, valid = source.mixture.pairs(made_of, HELD_OUT_PAIRS, most=MOST_HELD_OUT_PAIRS, seed=seed)
+        texts = train.texts
     tokens = source.tokens(texts)
     log_q = kinds != {"dropout"}
     feeds = [
