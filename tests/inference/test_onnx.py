@@ -52,7 +52,10 @@ def _exported(planted, folder, parts, interaction):
     user = {"heads": 2, "window": 3, "max_history": 8, "search_top": 3}
     if ":" in parts[0]:
         user["search"], parts = parts[0].split(":")[1], ["soft", "target", *parts[1:]]
-    settings = ModelSettings(width=16, hidden=[8], interaction=interaction, user=UserEncoderSettings(parts=parts, **user))
+    own = {"identity_optimizer": "rowwise"}  # sparse in training, and no other graph
+    settings = ModelSettings(
+        width=16, hidden=[8], interaction=interaction, user=UserEncoderSettings(parts=parts, **user), **own
+    )
     model = build_model(settings, dimensions, TASKS, text_encoder=None, next_category=False).eval()
     batch = collate(examples, np.arange(20))
     groups = (("ads.", batch.ads.lists), ("users.", batch.users.lists), ("", batch.lists))
