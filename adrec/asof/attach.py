@@ -114,6 +114,11 @@ class Attach:
             save_sums(state.sums[plan.by], self._folder / sums_name(plan))
         save_about(self._folder, self._plans, self._history, self._last_moment)
 
+    @property
+    def bytes_of_keys(self) -> int:
+        """What the codes of ads and users take."""
+        return sum(codes.nbytes for codes in (*self._keys.of_ad.values(), *self._keys.of_user.values()))
+
     # ------------------------------------------------------------------------------------------- what to read
 
     def _checked_moment(self) -> int | None:

@@ -1,12 +1,9 @@
 """`tune` on several nodes: trials side by side, one made again whose worker was killed, and a search that goes on."""
 
 import pytest
-import yaml
 from cluster_chaos import QUIET, Killer, wait_for, workers
-from raw_worlds import prepare, world
+from tune_world import make_tune_world, tune_config
 
-from adrec.config.base import load_config
-from adrec.config.training.tune import TuneConfig
 from adrec.stages.training import tune
 from adrec.stages.training.tuning.trial import train_trial
 from adrec.terminal import Terminal
@@ -16,24 +13,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tune")
-    world(folder, requests=150)
-    prepare(folder)
-    base = {
-        "prepared": "prepared", "output": "bundle", "model": {"width": 8, "hidden": [8], "user": {"parts": ["soft"]}},
-        "training": {"epochs": 2, "batch_rows": 128}, "baselines": {"names": []},
-    }  # fmt: skip
-    (folder / "finetune.yaml").write_text(yaml.safe_dump(base), encoding="utf-8")
-    return folder
+    return make_tune_world(tmp_path_factory.mktemp("tune"))
 
 
 def config(folder, name, cluster, **settings):
-    raw = {
-        "base": "finetune.yaml", "output": name, "cluster": {"address": cluster.address, "workers": 2},
-        "space": {"training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}, **settings,
-    }  # fmt: skip
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
-    return load_config(folder / f"{name}.yaml", TuneConfig)
+    space = {"training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}
+    return tune_config(folder, name, cluster={"address": cluster.address, "workers": 2}, space=space, **settings)
 
 
 def test_trials_side_by_side(cluster, folder):

@@ -91,11 +91,12 @@ def write_impressions(
     memory_limit_gb: float | None = None,
 ) -> None:
     """Every row of table `events`, numbered from `first_row`, with history and counters, to `writer`."""
-    with terminal.progress("counting by user", attach.rows) as advance:
+    keys, identifiers = attach.bytes_of_keys, _bytes_of_identifiers(connection)
+    with making_room(connection, memory_limit_gb, keys), terminal.progress("counting by user", attach.rows) as advance:
         batches = attach.run(advance)
         first = next(batches, None)
     # Identifiers are read behind the counting, which may need the memory.
-    with making_room(connection, memory_limit_gb, _bytes_of_identifiers(connection)):
+    with making_room(connection, memory_limit_gb, keys + identifiers):
         finisher = _Finisher(connection, shape, first_row)
         with terminal.progress("writing impressions", attach.rows) as advance:
             for batch in itertools.chain([first] if first is not None else [], batches):

@@ -4,13 +4,12 @@ import json
 
 import pytest
 import yaml
-from raw_worlds import prepare, world
+from tune_world import make_tune_world, tune_config
 from worlds import word_encoder
 
 from adrec.bundle import open_bundle
 from adrec.config.base import load_config
 from adrec.config.training.finetune import FinetuneConfig
-from adrec.config.training.tune import TuneConfig
 from adrec.data.disk.signatures import make_key, sign
 from adrec.errors import BundleError, ConfigError
 from adrec.stages.training import finetune, tune
@@ -27,24 +26,11 @@ SPACE = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tune")
-    world(folder, requests=150)
-    prepare(folder)
-    base = {
-        "prepared": "prepared",
-        "output": "bundle",
-        "model": {"width": 8, "hidden": [8], "user": {"parts": ["soft"]}},
-        "training": {"epochs": 2, "batch_rows": 128},
-        "baselines": {"names": []},
-    }
-    (folder / "finetune.yaml").write_text(yaml.safe_dump(base), encoding="utf-8")
-    return folder
+    return make_tune_world(tmp_path_factory.mktemp("tune"))
 
 
-def config(folder, name, **settings) -> TuneConfig:
-    raw = {"base": "finetune.yaml", "output": name, "space": SPACE, "trials": 3, **settings}
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
-    return load_config(folder / f"{name}.yaml", TuneConfig)
+def config(folder, name, **settings):
+    return tune_config(folder, name, **{"space": SPACE, "trials": 3, **settings})
 
 
 def run(folder, name, **settings):
