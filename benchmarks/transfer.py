@@ -48,7 +48,7 @@ def main() -> None:
     for name in ("source", "second"):
         prepared = _prepared(given.work, name, given.work / name / "impressions", {"method": "time", "valid_fraction": 0.1})
         bundles.append(_trained(prepared, given.work / f"{name}_bundle", given.encoder, seed=1))
-    bundle, start = bundles[0], {"start_from": str(bundles[0])}
+    start = {"start_from": str(bundles[0])}
     two = {"seeds": 2, "ensemble": True, "carried_rate": 0.1, "carried_scales": True}
     ways: dict[str, dict[str, Any]] = {
         "alone": {},
@@ -69,7 +69,8 @@ def main() -> None:
                 way: _measured(_trained(target, given.work / f"bundle_{way}", given.encoder, seed=seed, **settings), target)
                 for way, settings in ways.items()
             }
-            reached["the source's as it is"] = _measured(bundle, target)
+            for name, path in zip(("source", "second source"), bundles, strict=True):
+                reached[f"the {name}'s as it is"] = _measured(path, target)
             print(json.dumps({"rows": rows, "seed": seed, **reached}), flush=True)
 
 

@@ -74,6 +74,7 @@ def test_a_small_market_starts_as_the_bundle_scores_it_on_the_bundles_scales(fir
     assert np.abs(raw[False] - raw[None]).max() > 1e-2
     before, after = (unpack(open_bundle(path)).calibrations["click"] for path in (old.output, tmp_path / "None"))
     assert before.rows > 500 and after == before, "a map of few clicks is the earlier bundle's"
+    assert unpack(open_bundle(tmp_path / "False")).calibrations["click"].rows < 100, "on scales of its own it has its own"
     own = _next(old, tmp_path / "platt", prepared=market.path, calibration="platt", **copy.deepcopy(still))
     finetune.run(own, QUIET)
     assert unpack(open_bundle(own.output)).calibrations["click"].rows < 100, "unless one is asked for by name"

@@ -3,6 +3,7 @@
 What is fitted here and what is reported comes from the outputs of the bundle that will be written (`HeldOut`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, cast
@@ -228,7 +229,9 @@ def _join(
 def _calibrations(material: Material, best: Joined) -> dict[str, Calibration]:
     """One map a binary task, fitted on the validation rows, which are never down-sampled."""
     config, maps = material.config, {}
-    carried = material.start.calibrations if material.start is not None and best.hybrid.kind == "none" else {}
+    carried: Mapping[str, Calibration] = {}
+    if material.start is not None and material.prepared.read_as and best.hybrid.kind == "none":
+        carried = material.start.calibrations  # on other scales the same logit would mean other odds
     for number, task in enumerate(material.data.tasks):
         if task.name in material.data.late:
             maps[task.name] = calibrate_late(config, material.data, best.trained, best.hybrid.kind, best.valid, number)
