@@ -1,7 +1,8 @@
 """Sums and counts with discrete Gaussian noise, and what is made of them: vocabularies, scales, rates, calibration.
 
-Every release is a vector of whole numbers of which one unit changes at most `sensitivity` (L2). All share one budget in equal
-parts: `noise` deviations a unit of sensitivity each. What is computed from a release costs nothing more.
+Every release is a vector of whole numbers of which one unit changes at most `sensitivity` (L2). All share one budget:
+`noise` deviations a unit of sensitivity each, those on which every score rests, how many click, `FINER` times fewer.
+What is computed from a release costs nothing more.
 """
 
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ FIXED_POINT = 1024
 """Steps of one: numbers are summed as whole multiples of its inverse."""
 LINE_SENSITIVITY = (1.0 + 1.0 + 3.0 / 16.0) ** 0.5
 """Of y - p, that times a place in [-1, 1], and p (1 - p) times the place to the powers 0, 1 and 2."""
+FINER = 2.0
+"""Releases of levels cost four times what others do: where each is off by half, all scores are."""
 _DROWNED = 0.05
 """A column's mean must be known better than this share of its range."""
 
@@ -36,13 +39,21 @@ class Releases:
     """what one vocabulary may spend on a value that a single unit has"""
     lines: list[Line] = field(default_factory=list)
 
-    def counts(self, artefact: str, values: Longs, *, sensitivity: float, files: tuple[str, ...], delta: float = 0.0) -> Longs:
-        """(K,) whole numbers with noise."""
-        deviation = self.noise * sensitivity
+    def counts(
+        self,
+        artefact: str,
+        values: Longs,
+        *,
+        sensitivity: float,
+        files: tuple[str, ...],
+        delta: float = 0.0,
+        finer: float = 1.0,
+    ) -> Longs:
+        """(K,) whole numbers with noise; `finer` times less of it than others have."""
+        noise = self.noise / finer
+        deviation = noise * sensitivity
         why = f"discrete Gaussian noise of deviation {deviation:.4g}"
-        self.lines.append(
-            Line(artefact, "noised", why, files, "discrete Gaussian", float(sensitivity), Event(self.noise), delta)
-        )
+        self.lines.append(Line(artefact, "noised", why, files, "discrete Gaussian", float(sensitivity), Event(noise), delta))
         return np.asarray(values, np.int64) + self.randomness.discrete_gaussian(len(values), deviation)
 
     def vocabulary(self, artefact: str, values: pa.Array, *, min_count: int, files: tuple[str, ...]) -> pa.Array:
@@ -93,12 +104,18 @@ class Releases:
         sensitivity = FIXED_POINT * LINE_SENSITIVITY
         return np.asarray(self.counts(artefact, fixed, sensitivity=sensitivity, files=files) / FIXED_POINT)
 
+    def level(self, artefact: str, total: float, *, files: tuple[str, ...]) -> float:
+        """What scores lack of the labels, summed over units of which each says -1 to 1, with noise of `noise / FINER`."""
+        fixed = np.array([round(total * FIXED_POINT)], np.int64)
+        sensitivity = FIXED_POINT + 1.0  # two sums that are near may round apart
+        return float(self.counts(artefact, fixed, sensitivity=sensitivity, files=files, finer=FINER)[0]) / FIXED_POINT
+
     def rate(self, artefact: str, labels: Floats, *, files: tuple[str, ...], prior: float = 0.05) -> float:
         """Share of ones among one label of each unit, between a tenth of a percent and its complement."""
         known = labels[~np.isnan(labels)] > 0
         sums = np.array([len(known), int(known.sum())], np.int64)
-        rows, ones = self.counts(artefact, sums, sensitivity=2**0.5, files=files)
-        strength = 2.0 * self.noise  # as many rows at the usual rate as the noise could feign
+        rows, ones = self.counts(artefact, sums, sensitivity=2**0.5, files=files, finer=FINER)
+        strength = 2.0 * self.noise / FINER  # as many rows at the usual rate as the noise could feign
         return float(np.clip((ones + strength * prior) / max(rows + strength, 1.0), 0.001, 0.999))
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from adrec.models.blend.calibration import LineFit, line_sums
 from adrec.privacy.accounting import Event, epsilon_of
 from adrec.privacy.ledger import Ledger, Line, unaccounted
-from adrec.privacy.mechanisms import LINE_SENSITIVITY, Releases, one_of_each, some_of_each
+from adrec.privacy.mechanisms import FINER, FIXED_POINT, LINE_SENSITIVITY, Releases, one_of_each, some_of_each
 from adrec.privacy.noise import Noise
 
 
@@ -87,7 +87,7 @@ def test_what_is_released_is_near_where_there_are_many():
     assert releases.rate("r", (random.random(50_000) < 0.03).astype(float), files=()) == pytest.approx(0.03, abs=0.003)
     words = pa.array(random.choice(["x", "y", "z"], 50_000, p=[0.5, 0.3, 0.2]))
     assert releases.vocabulary("v", words, min_count=2, files=()).to_pylist() == ["x", "y", "z"]
-    assert [line.event for line in releases.lines] == [Event(4.0)] * 4 and releases.lines[-1].delta == 1e-7
+    assert [line.event.noise for line in releases.lines] == [4.0, 4.0, 4.0 / FINER, 4.0] and releases.lines[-1].delta == 1e-7
 
 
 @settings(deadline=None, max_examples=60)
@@ -129,6 +129,26 @@ def test_three_noised_steps_are_surer_than_one():
             found.append(fit.calibration().apply(logits).mean() / clicks.mean())
     assert np.std(levels[3]) < 0.85 * np.std(levels[1])
     assert np.mean(levels[3]) == pytest.approx(1.0, abs=0.1)
+
+
+def test_the_level_is_found_where_the_curvature_drowns():
+    """A thousand units, noise of 45: the sums of a line say less than that, the level alone brings half the clicks back."""
+    random = np.random.default_rng(4)
+    clicks = random.random(1000) < 0.1
+    logits = np.log(0.05 / 0.95) + random.normal(0, 0.3, 1000)
+    ratios, releases = {"level": [], "line": []}, Releases(Noise(seed=0), 45.0, 1e-7)
+    for _ in range(100):
+        for name, found in ratios.items():
+            fit = LineFit(45.0 * LINE_SENSITIVITY)
+            lacks = line_sums(logits, clicks, fit.line)[:, 0].sum()
+            if name == "level":
+                fit.level(releases.level("level", lacks, files=()), 1000 * 0.1 * 0.9, 45.0 / FINER)
+            for _ in range(3):
+                fit.step(releases.line_sums("line", line_sums(logits, clicks, fit.line), files=()))
+            found.append(np.log(fit.calibration().apply(logits).mean() / clicks.mean()))
+    off = {name: np.mean(np.square(found)) ** 0.5 for name, found in ratios.items()}
+    assert off["level"] < 0.75 * off["line"] and off["level"] < 0.45, off
+    assert releases.lines[0].event == Event(45.0 / FINER) and releases.lines[0].sensitivity == FIXED_POINT + 1.0
 
 
 def test_some_rows_of_each_unit():

@@ -18,7 +18,7 @@ class TrainingPrivacy(Config):
     """Who is protected: user: all that one user did. row: one prepared row, while users with many rows are protected less.
     label: only what a row's labels say (was it clicked?); who was there, and what he was shown, anyone may know."""
     clip: Annotated[float, Field(gt=0)] | Literal["adaptive"] = "adaptive"
-    """Largest norm of a unit's gradient. adaptive: follows the norms so that misses and half of the clicks stay whole, of users
+    """Largest norm of a unit's gradient. adaptive: follows the norms so that misses and nine clicks in ten stay whole, of users
     nine in ten (Andrew et al. 2021): a clip that cuts all clicks teaches that nobody clicks."""
     max_rows_per_user: Annotated[int, Field(ge=1, le=100_000)] = 32
     """With unit user: rows of one user that one step reads, drawn anew each time."""
@@ -30,9 +30,10 @@ class TrainingPrivacy(Config):
     text_width: Annotated[int, Field(ge=1, le=1_000_000)] | None = 32
     """Texts are read along so many main directions of the ads' texts, which are public: every weight costs noise, and 384
     numbers a text cost twelve times those of 32. None: all numbers of the encoder."""
-    statistics: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    statistics: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = "auto"
     """Part of epsilon that vocabularies, scales, rates and calibration may cost by themselves. Together with the training it
-    takes far less than this part away: noise adds up in squares."""
+    takes far less than this part away: noise adds up in squares. auto: a tenth, or as much more, up to a half, as a rate of
+    clicks that holds needs where units are few."""
     accountant: Literal["rdp", "prv"] = "rdp"
     """rdp: a proven bound. prv: numerical, some percent less noise; counts the discrete Gaussian as the continuous one."""
     counts: bool = False

@@ -223,6 +223,15 @@ class LineFit:
         level = self.line[1] + self.line[0] * _CENTRE + float(change[0])
         self.line = slope, level - slope * _CENTRE
 
+    def level(self, total: float, information: float, deviation: float) -> None:
+        """Move the intercept alone, by what scores lack of the labels in all, known to `deviation`; `information`: p (1 - p),
+        summed over as many rows as `total` counts. What is taken to be usual is as in `step`.
+        """
+        precision = information**2 / (information + deviation**2)
+        change = precision * total / max(information, 1e-9) / (precision + self._known[0, 0])
+        self.line = self.line[0], self.line[1] + float(np.clip(change, -_LONGEST_STEP, _LONGEST_STEP))
+        self._known = self._known + np.diag([precision / 2.0, 0.0])
+
     def calibration(self) -> Calibration:
         """The line so far."""
         return Calibration(method="platt", slope=self.line[0], intercept=self.line[1])

@@ -16,8 +16,10 @@ from adrec.data.batches.collate import Batch
 from adrec.models.net.ctr_model import Outputs
 from adrec.training.private.units import Units, apart
 
-MOST_FLOATS = 1 << 25
-"""Of all weights of the units of a chunk together: 128 MB of gradients at once."""
+MOST_FLOATS, _MOST_UNITS = 1 << 25, 256
+"""Of all weights of the units of a chunk together: 128 MB of gradients at once. Larger chunks are slower: padding, caches."""
+_INPUTS = 4.0
+"""Norm of a row's inputs to the straight line, as clipping is to see it."""
 
 Loss = Callable[[Batch, Outputs], Tensor]
 
@@ -40,6 +42,7 @@ class UnitLoss(nn.Module):
     def __init__(self, model: nn.Module, loss: Loss, list_penalty: float = 0.0) -> None:
         super().__init__()
         self.model, self.loss, self.list_penalty = model, loss, list_penalty
+        self.shares = shares_of(model)
 
     def forward(self, batch: Batch) -> Tensor:
         """A scalar."""
@@ -51,18 +54,34 @@ class UnitLoss(nn.Module):
         return total
 
 
+def shares_of(model: nn.Module) -> dict[str, float]:
+    """`model.NAME` of a parameter → what its gradient is multiplied by before it is cut, and divided by after the noise.
+
+    A straight line from the features to the logit has inputs of unit size and a hundred of them: its few weights made two
+    thirds of each gradient's square (measured on the sample), so that the others were cut, and noised, for its sake.
+    """
+    wide = getattr(model, "wide", None)
+    if not isinstance(wide, nn.Linear):
+        return {}
+    return {"model.wide.weight": min(1.0, _INPUTS / wide.in_features**0.5)}
+
+
 def units_at_once(model: nn.Module) -> int:
     """How many units a chunk may hold."""
     weights = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return max(1, min(1024, MOST_FLOATS // max(weights, 1)))
+    return max(1, min(_MOST_UNITS, MOST_FLOATS // max(weights, 1)))
 
 
 def clipped_gradients(loss: UnitLoss, units: Units, clip: Tensor | float) -> Clipped:
-    """The sum over `units` of gradient * min(1, clip / norm), for every parameter of `loss` that is trained."""
+    """The sum over `units` of gradient * min(1, clip / norm), for every parameter of `loss` that is trained.
+
+    Gradients, norms and sums are those in units of `loss.shares`.
+    """
     parameters = {name: value.detach() for name, value in loss.named_parameters() if value.requires_grad}
     total = {name: torch.zeros_like(value) for name, value in parameters.items()}
     norms, lost, rows = [], torch.zeros(()), torch.zeros(())
     for gradients, values, count in _of_chunks(loss, units, parameters):
+        gradients = {name: own * loss.shares[name] if name in loss.shares else own for name, own in gradients.items()}
         squares = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients.values()])
         norm = squares.sum(0).sqrt()  # (U,)
         if not bool(torch.isfinite(norm).all()):  # one unit's overflow must not be the end of all others' part

@@ -56,7 +56,8 @@ class PrivateCTRModule(CTRModule):
             if deviation:
                 drawn = torch.from_numpy(self.randomness.gaussian(total.numel())).to(total)
                 total += deviation * drawn.view_as(total)
-        self._gradient = {name: total / self.expected for name, total in made.total.items()}
+        shares = self._unit_loss[0].shares
+        self._gradient = {name: total / (self.expected * shares.get(name, 1.0)) for name, total in made.total.items()}
         if self.whole is not None:
             # Each unit counts a half for or against: a half is what one unit changes.
             below = float((made.norms <= self.clip).sum()) - len(made.norms) / 2.0

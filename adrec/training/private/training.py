@@ -22,6 +22,8 @@ from adrec.training.private.module import PrivateCTRModule
 from adrec.training.private.schedule import Schedule, schedule_within
 from adrec.training.private.units import PoissonPlan, Units
 
+_CUT_CLICKS = 0.1
+"""Share of the clicks whose gradients adaptive clipping cuts. Half of them cut cost .011 AUC on 200,000 rows at epsilon 8."""
 _WHOLE_USERS = 0.9
 """Share of the users whose gradients adaptive clipping leaves as they are: nearly all have a click."""
 
@@ -126,11 +128,11 @@ def train_privately(
 
 
 def _whole(config: FinetuneConfig, data: ClickData) -> float:
-    """Share of the units whose gradients are to stay as they are: misses and half of the clicks, by the noised rate."""
+    """Share of the units whose gradients are to stay as they are: misses and nine clicks in ten, by the noised rate."""
     assert config.privacy is not None
     if config.privacy.unit == "user":
         return _WHOLE_USERS
-    return 1.0 - min(data.tasks[0].mean, 1.0 - data.tasks[0].mean) / 2.0
+    return 1.0 - _CUT_CLICKS * min(data.tasks[0].mean, 1.0 - data.tasks[0].mean)
 
 
 def _units(batch: Units) -> int:

@@ -106,10 +106,15 @@ class PoissonPlan:
 
 
 def chunks_of(batch: Batch, unit: Longs, chunk_units: int) -> tuple[Chunk, ...]:
-    """The units of a batch, `unit` (B,) being 0, 1, ... in rising order, at most so many together, the smallest first."""
+    """The units of a batch, `unit` (B,) being 0, 1, ... in rising order, at most so many together, the smallest first.
+
+    Where units have as many rows, those with the shortest histories come first: their ads are encoded unit by unit.
+    """
     counts = np.bincount(unit)
     first = np.cumsum(counts) - counts
-    order = np.argsort(counts, kind="stable")
+    of_context = batch.history_mask.sum(1).numpy() + batch.skipped_mask.sum(1).numpy()
+    known = np.bincount(unit, weights=of_context[batch.context.numpy()])
+    order = np.lexsort((known, counts))
     return tuple(
         _chunk(batch, first[some], counts[some])
         for some in np.array_split(order, max(1, -(-len(order) // chunk_units)))
@@ -130,11 +135,11 @@ def apart(batch: Batch, chunk: Chunk) -> Batch:
         ads=_entities(batch.ads, chunk.ads),
         users=_entities(batch.users, contexts),
         history=chunk.history,
-        history_mask=batch.history_mask[contexts],
-        history_hours=batch.history_hours[contexts],
+        history_mask=batch.history_mask[contexts, : chunk.history.shape[-1]],
+        history_hours=batch.history_hours[contexts, : chunk.history.shape[-1]],
         history_length=batch.history_length[contexts],
         skipped=chunk.skipped,
-        skipped_mask=batch.skipped_mask[contexts],
+        skipped_mask=batch.skipped_mask[contexts, : chunk.skipped.shape[-1]],
         queries=queries,
         context=chunk.context,
         blocks=Blocks(chunk.context, numbers[..., None], numbers),
@@ -158,8 +163,8 @@ def _chunk(batch: Batch, first: Longs, counts: Longs) -> Chunk:
     row = np.where(real, first[:, None] + np.arange(real.shape[1]), first[:, None])
     owner = np.repeat(np.arange(units)[:, None], real.shape[1], axis=1)
     contexts, context = _own(owner, batch.context.numpy()[row], np.ones_like(real), units)
-    history, mask = batch.history.numpy()[contexts], batch.history_mask.numpy()[contexts]  # (U, C, H)
-    skipped, passed = batch.skipped.numpy()[contexts], batch.skipped_mask.numpy()[contexts]
+    history, mask = _cut(batch.history.numpy()[contexts], batch.history_mask.numpy()[contexts])  # (U, C, H)
+    skipped, passed = _cut(batch.skipped.numpy()[contexts], batch.skipped_mask.numpy()[contexts])
     shapes = [row.shape, history.shape, skipped.shape]
     named = [batch.ad.numpy()[row], history, skipped]
     flat = np.concatenate([part.reshape(units, -1) for part in named], axis=1)
@@ -170,6 +175,12 @@ def _chunk(batch: Batch, first: Longs, counts: Longs) -> Chunk:
         part.reshape(shape) for part, shape in zip(np.split(places, cuts, axis=1), shapes, strict=True)
     )
     return Chunk(*map(_tensor, (row, real, context, contexts, ads, ad, of_history, of_skipped)))
+
+
+def _cut(places: Longs, real: NDArray[np.bool_]) -> tuple[Longs, NDArray[np.bool_]]:
+    """(U, C, H) without the places at the end that all units lack; one stays."""
+    width = max(1, int(real.sum(-1).max(initial=0)))
+    return places[..., :width], real[..., :width]
 
 
 def _own(owner: Longs, values: Longs, counted: NDArray[np.bool_], units: int) -> tuple[Longs, Longs]:

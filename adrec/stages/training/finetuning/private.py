@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from adrec.config.training.finetune import FinetuneConfig
+from adrec.config.training.privacy import TrainingPrivacy
 from adrec.config.training.private import for_privacy
 from adrec.data.device import resolve_device
 from adrec.data.examples import Examples
@@ -28,7 +29,7 @@ from adrec.models.blend.calibration import LINE_STEPS, Calibration, LineFit, lin
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.privacy.accounting import Event, noise_for
 from adrec.privacy.ledger import Ledger, Line
-from adrec.privacy.mechanisms import LINE_SENSITIVITY, Releases, one_of_each, some_of_each
+from adrec.privacy.mechanisms import FINER, LINE_SENSITIVITY, Releases, one_of_each, some_of_each
 from adrec.privacy.noise import Noise
 from adrec.stages.training.finetune_result import FinetuneResult
 from adrec.stages.training.finetuning.above import click_model
@@ -48,6 +49,10 @@ _TEXTS = 50_000
 """Of ads, that the main directions are computed from."""
 _ROWS_OF_A_USER = 4
 """Of the validation rows, that calibration reads."""
+_SHARES = (0.1, 0.2, 0.35, 0.5)
+"""Parts of epsilon that statistics may cost by themselves, where the config leaves it to us."""
+_SURE_RATE = 0.005
+"""Of the units: what a count of clicks may be off by; a tenth of the clicks where one unit in twenty has one."""
 _VOCABULARIES = 0.1
 """Part of delta for values that too few have."""
 
@@ -79,7 +84,8 @@ def run_privately(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     data = _with_statistics(config, data, unit, releases)
     before = _of_encoder(config)
     beside = [line.event for line in (*before, *releases.lines) if line.event is not None]
-    beside += [Event(releases.noise)] * _of_calibration(config)  # to come, when the network is trained
+    to_come = [releases.noise] * LINE_STEPS + [releases.noise / FINER]
+    beside += [Event(noise) for noise in to_come * _calibrated(config)]  # when the network is trained
     schedule = schedule_of(config, int(unit.max()) + 1, beside, delta)
     work = work_folder(config.output)
     trained = train_privately(config, data, unit, schedule, randomness, work=work, terminal=terminal)
@@ -152,8 +158,9 @@ def _narrowed(
     return encoder.along(torch.from_numpy(directions.copy()), torch.from_numpy(centre))
 
 
-def _of_calibration(config: FinetuneConfig) -> int:
-    return len(config.tasks) * LINE_STEPS * (config.calibration != "none")
+def _calibrated(config: FinetuneConfig) -> int:
+    """How many tasks are."""
+    return len(config.tasks) * (config.calibration != "none")
 
 
 def _budget(config: FinetuneConfig, prepared: Prepared, declared: Declared, randomness: Noise) -> tuple[Releases, float]:
@@ -164,9 +171,21 @@ def _budget(config: FinetuneConfig, prepared: Prepared, declared: Declared, rand
         raise ConfigError("privacy: only tasks whose label is yes or no can be learned; leave out rating and dwell_seconds.")
     fits, vocabularies = planned_releases(prepared, privacy.unit, declared)
     delta = privacy.delta * (1.0 - _VOCABULARIES) if vocabularies else privacy.delta
-    count = fits + len(config.tasks) + _of_calibration(config) + int(privacy.counts)
-    alone = noise_for(privacy.epsilon * privacy.statistics, delta, accountant=privacy.accountant)
+    count = fits + int(privacy.counts) + len(config.tasks) * FINER**2 + _calibrated(config) * (LINE_STEPS + FINER**2)
+    units = len(prepared.users()) if privacy.unit == "user" else prepared.rows("train")
+    alone = _noise_of_statistics(privacy, delta, enough=_SURE_RATE * units / (math.sqrt(2 * count) / FINER))
     return Releases(randomness, alone * math.sqrt(count), privacy.delta * _VOCABULARIES / max(vocabularies, 1)), delta
+
+
+def _noise_of_statistics(privacy: TrainingPrivacy, delta: float, *, enough: float) -> float:
+    """The noise of a single release that costs as much as all statistics; on its own, no less than is `enough` for a rate."""
+    shares = _SHARES if privacy.statistics == "auto" else (privacy.statistics,)
+    noise = math.inf
+    for share in shares:
+        noise = noise_for(privacy.epsilon * share, delta, accountant=privacy.accountant)
+        if noise <= enough:
+            break
+    return noise
 
 
 def _with_statistics(config: FinetuneConfig, data: ClickData, unit: NDArray[np.int64], releases: Releases) -> ClickData:
@@ -223,6 +242,10 @@ def _calibrations(
         rows = some_of_each(np.where(np.isnan(labels), -1, own), most, releases.randomness)
         unit = np.unique(own[rows], return_inverse=True)[1]
         fit = LineFit(releases.noise * LINE_SENSITIVITY)
+        lacks = line_sums(raw[rows, number], labels[rows], fit.line)[:, 0] / np.bincount(unit)[unit]  # a unit's mean
+        noised_lack = releases.level(f"level of {task.name}", float(lacks.sum()), files=("calibration.json",))
+        information = (unit.max(initial=-1) + 1) * task.mean * (1.0 - task.mean)  # how many units there are is known
+        fit.level(noised_lack, float(information), releases.noise / FINER)
         for step in range(1, LINE_STEPS + 1):
             said = line_sums(raw[rows, number], labels[rows], fit.line) / most
             sums = np.stack([np.bincount(unit, weights=column) for column in said.T], axis=1).astype(np.float64)
