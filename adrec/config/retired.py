@@ -20,6 +20,13 @@ def decided(says: str, went_by: Any = ...) -> Retired:
     return Retired(f"adrec decides this itself now: {says}. Take it out.", went_by)
 
 
+def not_gone(interaction: Any) -> Any:
+    """Refuse, by name, values of `model.interaction` that an earlier adrec took. Raises ValueError."""
+    if interaction in ("fm", "deepfm"):
+        raise ValueError(f"{interaction} is gone, since mlp and dcn read the same products and rank no worse. Take dcn")
+    return interaction
+
+
 RETIRED: dict[str, dict[str, Retired]] = {
     "TablesSource": {
         "ad_columns": Retired("Nothing ever read it here: set `ad_columns` at the top of the config."),

@@ -236,8 +236,6 @@ class _Namer:
             skipped = _wide("skipped", self.width) if self.d.settings.user.skipped else []
             parts = [label for part in self.parts or ["mean"] for label in _wide(part, self.width)]
             return [*parts, *skipped, *_wide("profile", self.width)]
-        if name == "interaction.field.weight" and self._is_own():
-            return self.extra
         if re.match(r"interaction\.down\.\d+\.weight$", name) and self._is_own():
             return self.full
         first = r"sharing\.(bottom\.0|bottoms\.\d+\.0|experts\.\d+\.0|gates\.\d+|levels\.0\.experts\.\d+\.\d+\.0|"
@@ -247,13 +245,10 @@ class _Namer:
 
     def _joint(self) -> list[str] | None:
         """What the interaction gives to the tasks."""
-        pairs = _wide("pairs", self.width)
         return {
             "dot": ["dot"],
             "mlp": self.full,
             "dcn": [*self.full, *(f"crossed {label}" for label in self.full)],
-            "fm": [*pairs, *self.extra],
-            "deepfm": [*pairs, *self.full],
         }.get(self.d.settings.interaction)
 
     def _extra(self) -> list[str]:

@@ -246,7 +246,7 @@ def test_parts_of_the_model_and_a_baseline(world, monkeypatch):
     [
         (
             "model.interaction=totals",
-            "model.interaction: no interaction 'totals': adrec has dot, mlp, dcn, fm, deepfm; installed",
+            "model.interaction: no interaction 'totals': adrec has dot, mlp, dcn; installed",
         ),
         ("model.user.parts=[newst]", "model.user.parts.0: no user part 'newst': adrec has mean, soft, global"),
         ("baselines.names=[os:system]", "baselines.names.0: no baseline 'os:system': adrec has popularity"),
@@ -269,3 +269,8 @@ def test_names_that_nobody_has(shop, override, words):
 def test_what_is_not_what_its_group_promises(world, override, words):
     with pytest.raises(ConfigError, match=words):
         finetune.run(finetune_config(world, override), QUIET)
+
+
+def test_an_interaction_that_is_gone_says_what_to_take():
+    with pytest.raises(ConfigError, match="model.interaction: deepfm is gone.*Take dcn"):
+        load_config(None, FinetuneConfig, ["prepared=p", "output=o", "model.interaction=deepfm"])

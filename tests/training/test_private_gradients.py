@@ -22,7 +22,7 @@ MODELS = {
     "target": {"user": {"parts": ["soft", "target"], "skipped": True}, "interaction": "dcn"},
     "searched": {"user": {"parts": ["soft", "target"], "search": "hashed", "search_top": 3}},
     "causal": {"user": {"parts": ["sasrec", "hstu"], "heads": 2, "layers": 1}},
-    "attention": {"user": {"parts": ["global", "local", "mean"], "heads": 2}, "interaction": "fm", "identities": ["ads"]},
+    "attention": {"user": {"parts": ["global", "local", "mean"], "heads": 2}, "interaction": "dcn", "identities": ["ads"]},
 }
 
 

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from adrec.config.base import Config, ConfigPath, EncoderReference, OnDevice, Seeded, TrustsKeys
+from adrec.config.retired import not_gone
 from adrec.config.training.baselines import CLICK_MEMBERS, HYBRID_MEMBERS, BaselinesConfig, HybridConfig
 from adrec.config.training.delay import DelaySettings
 from adrec.config.training.loop import TrainingConfig
@@ -14,12 +15,14 @@ from adrec.errors import ConfigError
 from adrec.plugins import names_of, own_names
 from adrec.specs import Pooling
 
-_INTERACTIONS = ("dot", "mlp", "dcn", "fm", "deepfm")
+_INTERACTIONS = ("dot", "mlp", "dcn")
 _USER_PARTS = ("mean", "soft", "global", "local", "gru", "sasrec", "hstu", "target")
 _CAUSAL = {"sasrec", "hstu"}
 _JOINS = HYBRID_MEMBERS | {"ease", "item_transitions"}
 """Baselines that a hybrid can join with the network."""
-Interaction = Annotated[str, names_of(_INTERACTIONS, "adrec.models", "interaction"), own_names(_INTERACTIONS)]
+Interaction = Annotated[
+    str, BeforeValidator(not_gone), names_of(_INTERACTIONS, "adrec.models", "interaction"), own_names(_INTERACTIONS)
+]
 UserPart = Annotated[str, names_of(_USER_PARTS, "adrec.models", "user part"), own_names(_USER_PARTS)]
 Share = Annotated[float, Field(ge=0, le=1)]
 

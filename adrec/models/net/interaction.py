@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Interaction = Literal["dot", "mlp", "dcn", "fm", "deepfm"]
-INTERACTIONS: tuple[Interaction, ...] = ("dot", "mlp", "dcn", "fm", "deepfm")
+Interaction = Literal["dot", "mlp", "dcn"]
+INTERACTIONS: tuple[Interaction, ...] = ("dot", "mlp", "dcn")
 
 
 class Dot(nn.Module):
@@ -60,31 +60,9 @@ class CrossNetwork(nn.Module):
         return torch.cat([first, x], -1)
 
 
-class FactorizationMachine(nn.Module):
-    """sum_{i<j} v_i * v_j over the field vectors user, ad and extra, kept elementwise, beside the linear part.
-
-    The pooled pairs are those of Rendle 2010 (eq. 1) before their sum over the width: bi-interaction, He and Chua 2017.
-    With `deep` the concatenated fields stand beside them, which the tasks' layers turn into DeepFM (Guo et al. 2017).
-    """
-
-    def __init__(self, *, width: int, extra: int, deep: bool) -> None:
-        super().__init__()
-        self.field = nn.Linear(extra, width)
-        self.concatenated = Concatenated(width=width, extra=extra) if deep else None
-        self.out_width = width + (self.concatenated.out_width if self.concatenated is not None else extra)
-
-    def forward(self, user: Tensor, ad: Tensor, extra: Tensor) -> Tensor:
-        """(B, D), (B, D), (B, E) → (B, D + E), or (B, 5 D + 1 + E) with `deep`."""
-        context = self.field(extra)
-        total = user + ad + context
-        pairs = (total.square() - user.square() - ad.square() - context.square()) / 2
-        beside = self.concatenated(user, ad, extra) if self.concatenated is not None else extra
-        return torch.cat([pairs, beside], -1)
-
-
 def interaction(
     kind: Interaction, *, width: int, extra: int, cross_layers: int = 2, cross_rank: int = 32
-) -> Dot | Concatenated | CrossNetwork | FactorizationMachine:
+) -> Dot | Concatenated | CrossNetwork:
     """The interaction by name."""
     match kind:
         case "dot":
@@ -93,8 +71,6 @@ def interaction(
             return Concatenated(width=width, extra=extra)
         case "dcn":
             return CrossNetwork(width=width, extra=extra, layers=cross_layers, rank=cross_rank)
-        case "fm" | "deepfm":
-            return FactorizationMachine(width=width, extra=extra, deep=kind == "deepfm")
 
 
 def mean_interest(interests: Tensor) -> Tensor:

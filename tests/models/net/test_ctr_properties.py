@@ -114,7 +114,7 @@ def test_an_empty_history_and_unknown_values_give_finite_scores_and_gradients(pl
         skipped_values=examples.skipped_values[:0],
         categorical=np.zeros_like(examples.categorical),
     )
-    model = _model(dimensions, parts, "deepfm", "ple").train()
+    model = _model(dimensions, parts, "dcn", "ple").train()
     outputs = model(collate(nobody, np.arange(20)))
     outputs.logits.sum().backward()
     assert torch.isfinite(outputs.logits).all()

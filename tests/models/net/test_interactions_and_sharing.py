@@ -25,17 +25,6 @@ def test_cross_network_is_dcn_v2():
     assert found.shape[1] == module.out_width
 
 
-def test_factorization_machine_sums_all_pairs_of_fields():
-    user, ad, extra = _inputs()
-    module = interaction("fm", width=3, extra=2)
-    context = module.field(extra)
-    pairs = user * ad + user * context + ad * context
-    assert torch.allclose(module(user, ad, extra)[:, :3], pairs, atol=1e-6)
-    assert (
-        interaction("deepfm", width=3, extra=2)(user, ad, extra).shape[1] == interaction("deepfm", width=3, extra=2).out_width
-    )
-
-
 def test_mmoe_mixes_experts_by_a_softmax_gate():
     x = torch.randn(5, 6)
     module = sharing("mmoe", in_width=6, hidden=[4], tasks=2, experts=3)
