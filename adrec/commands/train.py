@@ -62,7 +62,8 @@ COMMANDS = (
         Train a text encoder of fewer layers that gives nearly the vectors of a larger one.
 
         Reads the corpus of a prepared folder, and an encoder (`teacher`) or a bundle (`bundle`). Writes a smaller encoder,
-        or the bundle with the smaller encoder in it, and how close and how much faster it is.
+        or the bundle with the smaller encoder in it, and how close and how much faster it is. With `lists`, a re-ranker
+        (`adrec train-reranker`) as `teacher` and a `bundle`, the bundle's network learns the re-ranker's order of lists.
 
         Example: adrec distill --set prepared=runs/mind/prepared --set bundle=runs/mind/bundle --set output=runs/mind/small
         """,

@@ -52,6 +52,24 @@ def listwise(logits: Tensor, labels: Tensor, group: Tensor, weight: Tensor | Non
     return masked_mean(nn.functional.softplus(log_negatives[group] - logits), weight, positive & has_negative[group])
 
 
+def soft_listwise(logits: Tensor, teacher: Tensor, group: Tensor) -> Tensor:
+    """Mean over groups of -sum p log q, p and q the softmax over the group of `teacher` and of `logits` (B,) each.
+
+    What is added to all of a group, on either side, changes nothing (ListNet, Cao et al. 2007, with soft targets).
+    """
+    target = group_log_softmax(teacher, group).exp()
+    lost = -(target * group_log_softmax(logits, group)).sum()
+    there = torch.zeros_like(logits).scatter(0, group, torch.ones_like(logits)).sum()
+    return lost / there.clamp(min=1)
+
+
+def group_log_softmax(values: Tensor, group: Tensor) -> Tensor:
+    """(B,) log of each value's share of exp over its group."""
+    highest = torch.full_like(values, -torch.inf).scatter_reduce(0, group, values.detach(), "amax")[group]
+    total = torch.zeros_like(values).scatter_add(0, group, torch.exp(values - highest))[group]
+    return values - highest - torch.log(total)
+
+
 def bpr(logits: Tensor, labels: Tensor, group: Tensor, positive: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean over all pairs (positive, negative) of one group of -log sigmoid(x_p - x_n) (Rendle et al. 2009).
 

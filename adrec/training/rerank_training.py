@@ -14,6 +14,7 @@ from adrec.data.arrays import Longs, ranges
 from adrec.data.batches.dataset import MemoryPlan, Sampling
 from adrec.data.examples import Examples
 from adrec.models.rerank.reranker import Reranker
+from adrec.models.rerank.soft_tokens import PairVectors, embedding_table
 from adrec.models.rerank.words import words_of
 from adrec.terminal import Terminal
 from adrec.training.loop.loader import BatchLoader
@@ -32,6 +33,9 @@ class PairBatch(NamedTuple):
     """(U,) 1 for a click"""
     group: Tensor
     """(U,) which click it belongs to"""
+    users: Tensor | None = None
+    """(U, D) what soft tokens read; None where there are none"""
+    ads: Tensor | None = None
 
 
 class RerankModule(ShardableModule):
@@ -43,7 +47,7 @@ class RerankModule(ShardableModule):
 
     def training_step(self, batch: PairBatch, index: int) -> Tensor:
         """-log softmax of each click among its negatives."""
-        logits = self.net(batch.input_ids, batch.attention_mask)
+        logits = self.net(batch.input_ids, batch.attention_mask, batch.users, batch.ads)
         loss = listwise(logits, batch.labels, batch.group)
         self.log("train_loss", loss.detach(), batch_size=len(batch.labels))
         return loss
@@ -79,8 +83,15 @@ def train_reranker(
     device: str,
     work: Path,
     terminal: Terminal,
+    vectors: PairVectors | None = None,
+    soft_rate: float = 1e-3,
 ) -> FitResult:
-    """Fit `net` in place on requests of `examples`, which hold clicks and misses. `work` comes from `open_work`."""
+    """Fit `net` in place on requests of `examples`, which hold clicks and misses. `work` comes from `open_work`. `vectors`: of
+    each row, where the net has soft tokens, whose maps learn at `soft_rate`.
+    """
+    if net.soft is not None:
+        assert vectors is not None
+        net.soft.fit(vectors, embedding_table(net.encoder.backbone))
 
     def make(rows_of: Examples, rows: Longs, group: Longs | None) -> PairBatch:
         order = np.argsort(rows, kind="stable")
@@ -89,13 +100,15 @@ def train_reranker(
         assert group is not None
         codes = np.unique(group[order], return_inverse=True)[1]
         labels = torch.from_numpy(rows_of.labels[label][rows[order]])
-        return PairBatch(input_ids, mask, labels, torch.from_numpy(codes.reshape(-1)))
+        own = () if vectors is None else tuple(torch.from_numpy(part) for part in vectors.take(rows[order]))
+        return PairBatch(input_ids, mask, labels, torch.from_numpy(codes.reshape(-1)), *own)
 
     plan = MemoryPlan(examples, make, sampling=Sampling(label, negatives), batch_rows=batch_rows, seed=seed)  # type: ignore[arg-type]
     total = total_batches(training, plan.count)
 
     def optimizer(module: Any) -> dict[str, Any]:
-        return adamw_of(training, [(module, training.learning_rate)], total_steps=total_steps(training, plan.count))
+        soft = [] if net.soft is None else [(net.soft, soft_rate)]
+        return adamw_of(training, [*soft, (module, training.learning_rate)], total_steps=total_steps(training, plan.count))
 
     return fit(
         RerankModule(net, optimizer),

@@ -25,6 +25,11 @@ class TrainRerankerConfig(OpensBundle, OnDevice, Seeded):
     """How many upper layers `last` trains."""
     lora_rank: Annotated[int, Field(ge=1, le=65_536)] = 8
     """Rank of the LoRA updates."""
+    soft_tokens: bool = False
+    """Beside the words it reads the bundle's vectors of the user and of the ad, each through a small trained map as one token
+    (CoLLM). It then goes with this bundle only: `rank` and `serve` refuse it with another."""
+    soft_learning_rate: Annotated[float, Field(gt=0, le=1_000)] = 1e-3
+    """Peak learning rate of those maps, which start at random where the language model does not."""
     clicks: Annotated[int, Field(ge=0, le=1_000)] = 10
     """Newest clicks of the history that are read, in words."""
     max_tokens: Annotated[int, Field(ge=8, le=1_000_000)] | None = 128

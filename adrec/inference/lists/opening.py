@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from adrec.bundle import open_bundle
 from adrec.config.inference.rank import Policy, RankConfig
 from adrec.data.arrays import combined
 from adrec.data.disk.tables import iter_batches, open_dataset, read_table
@@ -22,15 +23,18 @@ from adrec.schema import NOBODY, USERS
 
 
 def make_ranker(config: RankConfig, prepared: Prepared | None, predictor: Predictor, own: OwnTables) -> Ranker:
-    """A ranker over the config's catalogue. Raises DataError where a table breaks the contract."""
+    """A ranker over the config's catalogue. Raises DataError where a table breaks the contract, ConfigError for the
+    re-ranker of another bundle.
+    """
     ads = read_table(own.ads) if own.ads is not None else of(prepared).ads()
     asked = _asked_users(config, prepared, own)
     users = _users(config, prepared, predictor, asked, own)
     catalogs = predictor.catalogs(ads, users, where=config.ads.name if config.ads is not None else str(config.prepared))
     known = _known(config, prepared, catalogs, asked, own)
+    fingerprint = "" if config.rerank is None else open_bundle(config.bundle, verify=False).fingerprint
     return Ranker(
         predictor, catalogs, ads, users, policies_of(config), always=config.policy, known=known, seed=config.seed,
-        rerank=open_rerank(config.rerank, config.device),
+        rerank=open_rerank(config.rerank, config.device, fingerprint),
     )  # fmt: skip
 
 

@@ -309,7 +309,7 @@ class Ranker:
         pairs = self.pairs(table, examples, row, chosen)
         scores = self.predictor.score_examples(pairs, self.catalogs, baselines=False, batch_rows=batch_rows)
         if self.rerank is not None:
-            scores = self.rerank(pairs, self.catalogs, scores)
+            scores = self.rerank(self.predictor, pairs, self.catalogs, scores)
         is_finite = np.isfinite(scores.score)
         ad, place, scores = ad.copy(), place[is_finite], scores.of(is_finite)
         logit = np.full(ad.shape, -np.inf)

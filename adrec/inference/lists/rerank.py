@@ -6,21 +6,45 @@ Costs a pass of that model for each of them, some hundred times what the rest of
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from adrec.config.inference.rank import Reranking
+from adrec.data.batches.collate import entities
 from adrec.data.device import resolve_device
 from adrec.data.examples import Examples
+from adrec.errors import ConfigError
 from adrec.inference.click_model import Scores
-from adrec.inference.predictor import Catalogs
+from adrec.inference.predictor import Catalogs, Predictor, moved
 from adrec.models.baselines.base import log_odds
 from adrec.models.rerank.reranker import Reranker, load_reranker
+from adrec.models.rerank.soft_tokens import PairVectors
 from adrec.models.rerank.words import words_of
 
 
-def open_rerank(settings: Reranking | None, device: str) -> "Rerank | None":
-    """The re-ranker that a config names; None where it names none. Raises DataError."""
-    return None if settings is None else Rerank(load_reranker(settings.reference), settings.top, resolve_device(device))
+def open_rerank(settings: Reranking | None, device: str, bundle: str) -> "Rerank | None":
+    """The re-ranker that a config names; None where it names none. Raises DataError where it cannot be read, ConfigError where
+    it reads the vectors of another bundle than the one of this fingerprint.
+    """
+    if settings is None:
+        return None
+    reranker = load_reranker(settings.reference)
+    if reranker.soft is not None and reranker.bundle != bundle:
+        raise ConfigError(
+            f"rerank.reference: {settings.reference} reads the vectors of another bundle than the one that makes the lists. "
+            "Run 'adrec train-reranker' on this one, or with soft_tokens: false."
+        )
+    return Rerank(reranker, settings.top, resolve_device(device))
+
+
+def pair_vectors(predictor: Predictor, examples: Examples, catalogs: Catalogs) -> PairVectors:
+    """The bundle's vectors of N rows' users, at their moments, and ads; each ad is encoded once."""
+    users = predictor.user_vectors(examples, catalogs)
+    ads, place = np.unique(examples.ad_index, return_inverse=True)
+    with torch.inference_mode():
+        batch = moved(entities(catalogs.ads, ads, catalogs.ad_texts), predictor.device)
+        vectors = predictor.model.encode_ads(batch).float().cpu().numpy()
+    return PairVectors(users, vectors[place.reshape(-1)])
 
 
 def first_of(request: NDArray[np.integer], score: NDArray[np.floating], top: int) -> NDArray[np.int64]:
@@ -39,17 +63,18 @@ class Rerank:
     top: int
     device: str = "cpu"
 
-    def logits(self, examples: Examples, catalogs: Catalogs) -> NDArray[np.float32]:
-        """(N,) the re-ranker's own."""
+    def logits(self, predictor: Predictor, examples: Examples, catalogs: Catalogs) -> NDArray[np.float32]:
+        """(N,) the re-ranker's own; `predictor` gives the vectors of soft tokens."""
         words = words_of(examples, catalogs.ads.texts, catalogs.users.texts, clicks=self.reranker.clicks)
-        return self.reranker.logits(words.contexts, words.ads, device=self.device)
+        vectors = None if self.reranker.soft is None else pair_vectors(predictor, examples, catalogs)
+        return self.reranker.logits(words.contexts, words.ads, vectors, device=self.device)
 
-    def __call__(self, pairs: Examples, catalogs: Catalogs, scores: Scores) -> Scores:
+    def __call__(self, predictor: Predictor, pairs: Examples, catalogs: Catalogs, scores: Scores) -> Scores:
         """Scores of N (request, ad) pairs in which the first of each request have the joined probability."""
         rows = first_of(pairs.request, scores.score, self.top)
         if not len(rows):
             return scores
-        joined = self.reranker.blend(log_odds(scores.score[rows]), self.logits(pairs.take(rows), catalogs))
+        joined = self.reranker.blend(log_odds(scores.score[rows]), self.logits(predictor, pairs.take(rows), catalogs))
         score, logit = scores.score.copy(), scores.logit.copy()
         score[rows], logit[rows] = 1 / (1 + np.exp(-joined)), joined
         return replace(scores, score=score, logit=logit)

@@ -2,7 +2,8 @@
 
 Encoder: both texts as one pair, pooled, a linear head from 0 (Nogueira and Cho 2019, "Passage re-ranking with BERT"). Decoder:
 a question, whose answer is the last state; the head starts as the difference of the words for yes and no, so that an untrained
-one answers by what it knows (Bao et al. 2023, "TALLRec"). Costs one pass of the model a pair: nothing can be kept.
+one answers by what it knows (Bao et al. 2023, "TALLRec"). Either may read a bundle's vectors of user and ad beside the words
+(`soft_tokens`). Costs one pass of the model a pair: nothing can be kept.
 
 # U pairs, T tokens, D width
 """
@@ -19,12 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adrec.errors import ConfigError, DataError
+from adrec.models.rerank.soft_tokens import AD, USER, PairVectors, SoftTokens, embedding_table
 from adrec.models.text.hugging_face import is_decoder
 from adrec.models.text.sentence import Above
 from adrec.models.text.text_encoder import TextEncoder, load_text_encoder
 
-SETTINGS_FILE, HEAD_FILE = "reranker.json", "head.safetensors"
-_ASKED = "\nWill the same user click on this? {ad}\nAnswer yes or no:"
+SETTINGS_FILE, HEAD_FILE, SOFT_FILE = "reranker.json", "head.safetensors", "soft_tokens.safetensors"
+_ASKED = "\nWill the same user click on this? {ad}"
+_ANSWER = "\nAnswer yes or no:"
 _ANSWERS = (" yes", " no")
 
 Kind = Literal["encoder", "decoder"]
@@ -46,14 +49,27 @@ class Blend:
 class Reranker(nn.Module):
     """`encoder` gives tokenizer, backbone and pooling; so many `clicks` are read; `blend` joins it with a bundle's score."""
 
-    def __init__(self, encoder: TextEncoder, *, clicks: int, blend: Blend | None = None, bundle: str | None = None) -> None:
-        """`bundle`: fingerprint of the one that `blend` was fitted to. Raises ConfigError for what cannot read pairs."""
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        *,
+        clicks: int,
+        blend: Blend | None = None,
+        bundle: str | None = None,
+        vectors: int | None = None,
+    ) -> None:
+        """`bundle`: fingerprint of the one that `blend` was fitted to, and whose vectors of width `vectors` are read beside the
+        words, if any. Raises ConfigError for what cannot read pairs.
+        """
         super().__init__()
         if encoder.kind != "transformer" or encoder.lexical is not None or len(encoder.above):
             raise ConfigError("a re-ranker is made of a plain transformer, without word vectors, lexical part or layers above.")
         self.encoder, self.clicks, self.blend, self.bundle = encoder, clicks, blend or Blend(), bundle
         backbone = cast(Any, encoder.backbone)
         self.kind: Kind = "decoder" if is_decoder(backbone.config) else "encoder"
+        self.soft: SoftTokens | None = None
+        if vectors is not None:
+            self.soft = SoftTokens(vectors, backbone.get_input_embeddings().embedding_dim)
         self.head = nn.Linear(encoder.states, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -63,25 +79,47 @@ class Reranker(nn.Module):
                 table = backbone.get_input_embeddings().weight
                 self.head.weight.copy_((table[rows[0]] - table[rows[1]])[None])
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(U, T) int64 both → (U,) logits, float32."""
-        logits: Tensor = self.head(self.encoder(input_ids, attention_mask))
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, users: Tensor | None = None, ads: Tensor | None = None
+    ) -> Tensor:
+        """(U, T) int64 both, and the vectors (U, D) that soft tokens read → (U,) logits, float32."""
+        if self.soft is None:
+            logits: Tensor = self.head(self.encoder(input_ids, attention_mask))
+            return logits[:, 0].float()
+        assert users is not None and ads is not None
+        embedded = embedding_table(self.encoder.backbone)(input_ids.clamp(min=0))  # (U, T, W)
+        embedded = self.soft(embedded, input_ids, users, ads)
+        states = self.encoder.backbone(inputs_embeds=embedded, attention_mask=attention_mask).last_hidden_state
+        logits = self.head(self.encoder.pool(states, attention_mask).float())
         return logits[:, 0].float()
 
     def token_ids(self, contexts: Sequence[str], ads: Sequence[str]) -> list[list[int]]:
         """Ids of each pair, cut where both are longer than the encoder's `max_tokens`; a decoder's question stays whole."""
-        encoder = self.encoder
-        if self.kind == "encoder":
-            return encoder.pair_ids(contexts, ads)
-        firsts = encoder.token_ids([f"A user clicked on: {context}" for context in contexts])
-        asked = encoder.tokenizer([_ASKED.format(ad=ad) for ad in ads], add_special_tokens=False)["input_ids"]
+        encoder, marks = self.encoder, [] if self.soft is None else [USER, AD]
         most = encoder.max_tokens
+        if self.kind == "encoder":
+            return [[*pair, *marks] for pair in encoder.pair_ids(contexts, ads, spare=len(marks))]
+        firsts = encoder.token_ids([f"A user clicked on: {context}" for context in contexts])
+        if marks:
+            answer = encoder.tokenizer(_ANSWER, add_special_tokens=False)["input_ids"]
+            asked = encoder.tokenizer([_ASKED.format(ad=ad) for ad in ads], add_special_tokens=False)["input_ids"]
+            asked = [[*question, *marks, *answer] for question in asked]
+        else:
+            asked = encoder.tokenizer([_ASKED.format(ad=ad) + _ANSWER for ad in ads], add_special_tokens=False)["input_ids"]
         return [[*first[: max(0, most - len(second))], *second[-most:]] for first, second in zip(firsts, asked, strict=True)]
 
     def logits(
-        self, contexts: Sequence[str], ads: Sequence[str], *, device: str | torch.device = "cpu", batch_tokens: int = 8192
+        self,
+        contexts: Sequence[str],
+        ads: Sequence[str],
+        vectors: PairVectors | None = None,
+        *,
+        device: str | torch.device = "cpu",
+        batch_tokens: int = 8192,
     ) -> NDArray[np.float32]:
-        """(N,) of N pairs; a pair's does not depend on its neighbours (to 1e-5). Batches are of like length."""
+        """(N,) of N pairs; a pair's does not depend on its neighbours (to 1e-5). Batches are of like length. `vectors`: what
+        soft tokens read.
+        """
         ids = self.token_ids(contexts, ads)
         lengths = np.fromiter((len(pair) for pair in ids), np.int64, len(ids))
         order, result, start = np.argsort(-lengths, kind="stable"), np.zeros(len(ids), np.float32), 0
@@ -90,7 +128,8 @@ class Reranker(nn.Module):
             while start < len(order):
                 rows = order[start : start + max(1, batch_tokens // max(1, int(lengths[order[start]])))]
                 input_ids, mask = self.encoder.pad([ids[row] for row in rows])
-                result[rows] = self(input_ids.to(device), mask.to(device)).cpu().numpy()
+                own = () if vectors is None else tuple(torch.from_numpy(part).to(device) for part in vectors.take(rows))
+                result[rows] = self(input_ids.to(device), mask.to(device), *own).cpu().numpy()
                 start += len(rows)
         return result
 
@@ -99,17 +138,23 @@ class Reranker(nn.Module):
         from safetensors.torch import save_file
 
         self.encoder.save(folder)
-        head = {name: tensor.detach().cpu().contiguous() for name, tensor in self.head.state_dict().items()}
-        save_file(head, folder / HEAD_FILE)
-        settings = {"clicks": self.clicks, "blend": asdict(self.blend), "bundle": self.bundle}
+        for module, file in ((self.head, HEAD_FILE), (self.soft, SOFT_FILE)):
+            if module is not None:
+                own = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+                save_file(own, folder / file)
+        vectors = None if self.soft is None else self.soft.width
+        settings = {"clicks": self.clicks, "blend": asdict(self.blend), "bundle": self.bundle, "vectors": vectors}
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def fresh_reranker(reference: str, *, clicks: int, max_tokens: int | None) -> Reranker:
-    """An untrained one over an encoder or a decoder by reference. Raises what `load_text_encoder` does, and ConfigError."""
+def fresh_reranker(reference: str, *, clicks: int, max_tokens: int | None, vectors: int | None = None) -> Reranker:
+    """An untrained one over an encoder or a decoder by reference. Raises what `load_text_encoder` does, and ConfigError.
+
+    `vectors`: width of a bundle's vectors that it reads beside the words, None for the words alone.
+    """
     encoder = load_text_encoder(reference, max_tokens=max_tokens).without_lexical()
     encoder.reading, encoder.above = replace(encoder.reading, prompts={}, width=None), Above()  # a head of its own is learned
-    return Reranker(encoder, clicks=clicks)
+    return Reranker(encoder, clicks=clicks, vectors=vectors)
 
 
 def load_reranker(folder: Path) -> Reranker:
@@ -122,9 +167,11 @@ def load_reranker(folder: Path) -> Reranker:
     try:
         settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
         blend = Blend(**{name: float(value) for name, value in settings["blend"].items()})
-        clicks, bundle = int(settings["clicks"]), settings["bundle"]
-        made = Reranker(load_text_encoder(str(folder)), clicks=clicks, blend=blend, bundle=bundle)
+        own = {"clicks": int(settings["clicks"]), "bundle": settings["bundle"], "vectors": settings.get("vectors")}
+        made = Reranker(load_text_encoder(str(folder)), blend=blend, **own)
         made.head.load_state_dict(load_file(folder / HEAD_FILE))
+        if made.soft is not None:
+            made.soft.load_state_dict(load_file(folder / SOFT_FILE))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:120]
         raise DataError(f"{folder}: the re-ranker cannot be read ({reason}). Run 'adrec train-reranker' again.") from None

@@ -167,14 +167,14 @@ class TextEncoder(nn.Module):
         ids = cast(list[list[int]], encoded["input_ids"])
         return [tokens if text and not text.isspace() else [] for text, tokens in zip(texts, ids, strict=True)]
 
-    def pair_ids(self, firsts: Sequence[str], seconds: Sequence[str]) -> list[list[int]]:
-        """Token ids of each pair of texts as one input, not padded; the longer of the two is cut to fit `max_tokens`."""
+    def pair_ids(self, firsts: Sequence[str], seconds: Sequence[str], *, spare: int = 0) -> list[list[int]]:
+        """Token ids of each pair of texts as one input, not padded; the longer is cut to fit `max_tokens`, less `spare`."""
         with _TOKENIZING:
             encoded = self.tokenizer(
                 list(firsts),
                 text_pair=list(seconds),
                 truncation="longest_first",
-                max_length=self.max_tokens,
+                max_length=self.max_tokens - spare,
                 padding=False,
                 return_attention_mask=False,
                 return_token_type_ids=False,

@@ -89,7 +89,7 @@ class Live:
                     int8=config.onnx_int8,
                     keep_typed=config.keep_typed,
                 )
-            rerank = open_rerank(config.rerank, config.device)
+            rerank = open_rerank(config.rerank, config.device, fingerprint)
         if before is None:
             world.refuse_other_spaces(predictor.packed.features)
         pause()

@@ -42,6 +42,7 @@ from adrec.inference.lists.why import AdFate, tell
 from adrec.inference.own_tables import OwnTables
 from adrec.inference.predictor import Predictor
 from adrec.inference.rows import refuse_other_spaces
+from adrec.models.rerank.reranker import SETTINGS_FILE
 from adrec.prepare.own_files import files_of, with_standard_input
 from adrec.ranking.arrays import Ints
 from adrec.ranking.pacing import RequestShares
@@ -293,7 +294,7 @@ def _fingerprint(config: RankConfig, prepared: Prepared | None) -> str:
     if prepared is not None:
         facts.append(prepared.fingerprint)
     if config.rerank is not None:
-        facts += file_facts(sorted(config.rerank.reference.glob("*.safetensors")))
+        facts += file_facts([*sorted(config.rerank.reference.glob("*.safetensors")), config.rerank.reference / SETTINGS_FILE])
     facts += file_facts(
         file for table in (config.ads, config.users, config.requests, config.history) for file in files_of(table)
     )

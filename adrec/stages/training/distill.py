@@ -29,6 +29,7 @@ from adrec.models.text.sentence import Above
 from adrec.models.text.student import make_student
 from adrec.models.text.text_encoder import TextEncoder, encode_texts, load_text_encoder
 from adrec.stages.training.pretraining.distill_bundle import teach, validation_auc, write_bundle
+from adrec.stages.training.pretraining.distill_lists import ListsResult, distill_lists
 from adrec.terminal import Terminal
 from adrec.training.loop.loader import BatchLoader
 from adrec.training.loop.trainer import FitResult, fit, identity_of, open_work, total_batches, total_steps, work_folder
@@ -83,11 +84,13 @@ class DistillResult:
         yield f"output: {self.output}"
 
 
-def run(config: DistillConfig, terminal: Terminal) -> DistillResult:
+def run(config: DistillConfig, terminal: Terminal) -> DistillResult | ListsResult:
     """Distil and write. Raises AdrecError for a teacher that cannot be distilled, before any training."""
     import torch
 
     prepared = open_prepared(config.prepared)
+    if config.lists is not None:
+        return distill_lists(config, config.lists, prepared, terminal)
     device = resolve_device(config.device)
     reference = config.teacher or str(open_trusted(cast(Path, config.bundle), config.trusted_keys).path / "encoder")
     if config.teacher is None and not Path(reference).is_dir():

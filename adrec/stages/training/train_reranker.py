@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.console import RenderableType
 from rich.table import Table
@@ -22,7 +23,7 @@ from adrec.data.disk.writing import folder_aside
 from adrec.data.examples import Examples, load_examples
 from adrec.data.prepared import open_prepared
 from adrec.errors import DataError
-from adrec.inference.lists.rerank import Rerank, first_of
+from adrec.inference.lists.rerank import Rerank, first_of, pair_vectors
 from adrec.inference.predictor import Predictor
 from adrec.metrics.ranking import RankedGroups
 from adrec.models.baselines.base import folds_of, log_odds
@@ -51,29 +52,38 @@ class RerankerResult:
     gain: float
     gain_error: float
     """standard error of the gain over requests"""
+    soft_tokens: bool
+    """whether it reads the bundle's vectors beside the words"""
     seconds_per_thousand: float
     """processor (on a GPU: wall) seconds for a thousand requests of `top` ads"""
     blend: Blend
     run: FitResult
 
     @property
+    def gain_interval(self) -> tuple[float, float]:
+        """95 % of the gain, paired over requests."""
+        return self.gain - 1.96 * self.gain_error, self.gain + 1.96 * self.gain_error
+
+    @property
     def is_worth_it(self) -> bool:
-        """Whether the gain is twice its error."""
-        return self.gain > 2 * self.gain_error
+        """Whether the gain's interval lies above 0."""
+        return self.gain_interval[0] > 0
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-safe."""
-        return {**asdict(self), "output": str(self.output), "run": self.run.as_dict()}
+        own = {"gain_interval": self.gain_interval, "run": self.run.as_dict()}
+        return {**asdict(self), "output": str(self.output), **own}
 
     def render(self) -> Iterable[RenderableType]:
         """One table."""
-        table = Table("re-ranker", self.kind, box=None)
+        table = Table("re-ranker", self.kind + (" with soft tokens" if self.soft_tokens else ""), box=None)
         table.add_row("requests: trained on, judged on", f"{self.requests:,}, {self.judged_requests:,}")
         table.add_row("AUC a request: bundle, re-ranker alone, joined",
                       f"{self.bundle_auc:.4f}, {self.reranker_auc:.4f}, {self.joined_auc:.4f}")  # fmt: skip
-        table.add_row("gain (standard error)", f"{self.gain:+.4f} ({self.gain_error:.4f})")
+        low, high = self.gain_interval
+        table.add_row("gain (95 %, over requests)", f"{self.gain:+.4f} ({low:+.4f} to {high:+.4f})")
         table.add_row("processor seconds a thousand requests", f"{self.seconds_per_thousand:,.0f}")
-        table.add_row("worth it", "yes" if self.is_worth_it else "not shown: the gain is within twice its error")
+        table.add_row("worth it", "yes" if self.is_worth_it else "not shown: the interval holds 0")
         table.add_row("output", str(self.output))
         yield table
 
@@ -84,6 +94,11 @@ def run(config: TrainRerankerConfig, terminal: Terminal) -> RerankerResult:
     bundle = open_bundle(config.bundle)
     device = resolve_device(config.device)
     predictor = Predictor.load(config.bundle, device=config.device)
+    if "valid" in predictor.packed.config.learned_splits:
+        terminal.warn(
+            f"{config.bundle} has learned the validation rows (refit), so that its scores of them are too good: the gain is "
+            "too small, and lists will trust the re-ranker too little. Make the bundle with refit: false."
+        )
     label = predictor.packed.tasks[0].name
     history = predictor.packed.config.model.user.max_history
     catalogs = predictor.catalogs(prepared.ads(), prepared.users())
@@ -97,15 +112,20 @@ def run(config: TrainRerankerConfig, terminal: Terminal) -> RerankerResult:
                 "A re-ranker learns to tell apart what was shown together: name the log's `request_id` in preprocess."
             )
     train, valid = drawn
-    fresh = fresh_reranker(config.reference, clicks=config.clicks, max_tokens=config.max_tokens)
+    vectors = pair_vectors(predictor, train, catalogs) if config.soft_tokens else None
+    width = None if vectors is None else vectors.ads.shape[1]
+    torch.manual_seed(config.seed)
+    fresh = fresh_reranker(config.reference, clicks=config.clicks, max_tokens=config.max_tokens, vectors=width)
     trained = trainable_copy(fresh.encoder, config.train, last_layers=config.last_layers, lora_rank=config.lora_rank)
     fresh.encoder = trained
     work = work_folder(config.output)
-    open_work(work, identity_of(config, prepared.fingerprint), resume=config.training.resume)
+    identity = {**identity_of(config, prepared.fingerprint), "bundle": bundle.fingerprint}
+    open_work(work, identity, resume=config.training.resume)
     fitted = train_reranker(
         fresh, train, catalogs.ads.texts, catalogs.users.texts,
         label=label, negatives=config.negatives, batch_rows=config.batch_rows, training=config.training,
         seed=config.seed, device=config.device, work=work, terminal=terminal,
+        vectors=vectors, soft_rate=config.soft_learning_rate,
     )  # fmt: skip
     fresh.encoder = merged(fresh.encoder)
     with terminal.progress("Judging", len(valid.request_starts) - 1, unit="requests"):
@@ -128,7 +148,7 @@ def _judged(
     rows = first_of(valid.request, score, config.top)
     chosen = valid.take(rows)
     started = (time.process_time(), time.perf_counter())
-    logits = Rerank(net, config.top, device).logits(chosen, catalogs)
+    logits = Rerank(net, config.top, device).logits(predictor, chosen, catalogs)
     seconds = time.perf_counter() - started[1] if device != "cpu" else time.process_time() - started[0]
     own, clicks, request = log_odds(score[rows]), chosen.labels[label].astype(np.float64), chosen.request
     fold = folds_of(request, 2, config.seed)
@@ -150,6 +170,7 @@ def _judged(
         joined_auc=float(np.nanmean(aucs[2])),
         gain=float(known.mean()) if len(known) else 0.0,
         gain_error=float(known.std(ddof=1) / np.sqrt(len(known))) if len(known) > 1 else float("inf"),
+        soft_tokens=net.soft is not None,
         seconds_per_thousand=1000 * seconds / judged,
         blend=fit_blend(own, logits, clicks),
         run=fitted,

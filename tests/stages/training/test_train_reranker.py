@@ -26,6 +26,7 @@ from adrec.errors import ConfigError, DataError
 from adrec.inference.lists.rerank import first_of
 from adrec.models.baselines.base import log_odds
 from adrec.models.rerank.reranker import Blend, Reranker, fresh_reranker, load_reranker
+from adrec.models.rerank.soft_tokens import PairVectors
 from adrec.models.rerank.words import words_of
 from adrec.models.text.encoder_training import merged, trainable_copy
 from adrec.models.text.hugging_face import load_tokenizer
@@ -119,6 +120,42 @@ def test_it_learns_which_words_are_clicked_and_comes_back_as_saved(models, tmp_p
     np.testing.assert_allclose(again.logits(words.contexts, words.ads), logits, atol=1e-5)
 
 
+@pytest.mark.parametrize(("kind", "mode"), [("encoder", "last"), ("decoder", "lora"), ("decoder", "full")])
+def test_soft_tokens_tell_what_no_word_does(models, tmp_path, kind, mode):
+    """All ads have one text; which is clicked is in their vectors alone, far from 0 and of another scale than embeddings."""
+    if mode == "lora":
+        pytest.importorskip("peft")
+    rows = world()
+    ads, users = catalog([f"a{i}" for i in range(6)], texts=["roses and soil"] * 6), rows.users
+    of_ads = np.random.default_rng(1).normal(50, 20, (6, 4)).astype(np.float32)
+
+    def read(examples):
+        words = words_of(examples, ads.texts, users.texts, clicks=2)
+        of_users = np.ones((len(examples), 4), np.float32)  # all alike: a spread of 0
+        return words.contexts, words.ads, PairVectors(of_users, of_ads[examples.ad_index])
+
+    net = fresh_reranker(models[kind], clicks=2, max_tokens=40, vectors=4)
+    net.encoder = trainable_copy(net.encoder, mode, last_layers=1, lora_rank=4)
+    open_work(tmp_path / "work", {}, resume=False)
+    settings = TrainingConfig(epochs=8, learning_rate=5e-3, loggers=[])
+    train_reranker(
+        net, rows.examples, ads.texts, users.texts, label="click", negatives=3, batch_rows=40, training=settings, seed=0,
+        device="cpu", work=tmp_path / "work", terminal=QUIET, vectors=read(rows.examples)[2], soft_rate=1e-2,
+    )  # fmt: skip
+    net.encoder = merged(net.encoder)
+    contexts, texts, vectors = read(world(20, seed=5).examples)
+    logits = net.logits(contexts, texts, vectors)
+    assert (logits.reshape(20, 4).argmax(axis=1) == 0).mean() > 0.9
+    some = np.arange(0, 80, 9)
+    alone = [net.logits([contexts[row]], [texts[row]], vectors.take(np.array([row])))[0] for row in some]
+    np.testing.assert_allclose(alone, logits[some], atol=1e-5)
+    net.save(tmp_path / "saved")
+    again = load_reranker(tmp_path / "saved")
+    np.testing.assert_allclose(again.logits(contexts, texts, vectors), logits, atol=1e-5)
+    long = net.token_ids(["roses " * 300], ["pasta " * 300])[0]
+    assert len(long) == 40 and {-1, -2} < set(long), "a long text is cut, not the vectors"
+
+
 def test_an_untrained_decoder_answers_by_its_own_words(models):
     """Its logit is that of yes less that of no, as its own head has them."""
     net = fresh_reranker(models["decoder"], clicks=2, max_tokens=64)
@@ -210,7 +247,7 @@ def test_rank_and_the_server_list_by_it_alike(shop, tmp_path, monkeypatch):
     net.save(tmp_path / "reranker")
     contexts = []
 
-    def by_length(self, given, ads, **_):
+    def by_length(self, given, ads, *_, **__):
         contexts.extend(given)
         return np.array([len(ad) % 7 for ad in ads], np.float32)
 
@@ -249,3 +286,40 @@ def test_rank_and_the_server_list_by_it_alike(shop, tmp_path, monkeypatch):
         if ad in first:
             expected = 1 / (1 + np.exp(-net.blend(log_odds(np.array([plain[ad]])), np.array([length[ad]]))[0]))
         assert joined[ad] == pytest.approx(expected, abs=1e-6)
+
+
+def test_lists_by_soft_tokens_are_of_their_bundle_alone(shop, tmp_path, models):
+    """`rank` and the server give the vectors of the same moment; another bundle is refused by both."""
+    folder, _ = shop
+    output = str(tmp_path / "reranker")
+    own = ["--set", "soft_tokens=true", "--set", f"output={output}", "--set", f"reference={models['decoder']}"]
+    told = CliRunner().invoke(app, ["train-reranker", "--config", str(folder / "reranker.yaml"), "--json", *own])
+    assert told.exit_code == 0, told.output
+    said = json.loads(told.stdout)
+    assert said["soft_tokens"] and said["gain_interval"][0] <= said["gain"] <= said["gain_interval"][1]
+    net = load_reranker(tmp_path / "reranker")
+    net.blend = Blend(0.7, 0.9, 0.2)
+    net.save(tmp_path / "reranker")
+    policy = {"top_n": 8, "rules": {"clicked": "keep", "active": False}, "diversity": {"method": "none"}}
+    common = {
+        "bundle": str(folder / "bundle"), "prepared": str(folder / "prepared"), "policies": {"default": policy},
+        "rerank": {"reference": output, "top": 5}, "device": "cpu",
+    }  # fmt: skip
+    lists = tmp_path / "lists.parquet"
+    rank.run(RankConfig.model_validate({**common, "output": lists, "recall_requests": 0}), QUIET)
+    listed = pq.read_table(lists)
+    engine = Engine(ServeConfig.model_validate({**common, "store": str(tmp_path / "live.sqlite")}))
+    rows = pq.read_table(folder / "prepared" / "impressions" / "test").to_pylist()
+    for row in [row for row in rows if len(row["history_index"]) > 2][:200:50]:
+        moment = {name: row[name] for name in ("user_id", "shown_at", "scenario", "query") if row.get(name) is not None}
+        found = engine.rank([RankRequest(requests=[{**moment, "top_n": 8}])])[0]["lists"][0]["ads"]
+        expected = listed.filter(pc.equal(listed["request_id"], row["request_id"])).to_pylist()
+        assert {ad["ad_id"]: ad["score"] for ad in found} == pytest.approx(
+            {ad["ad_id"]: ad["score"] for ad in expected}, abs=1e-5
+        )
+    net.bundle = "f" * 16
+    net.save(tmp_path / "reranker")
+    with pytest.raises(ConfigError, match="another bundle"):
+        rank.run(RankConfig.model_validate({**common, "output": lists, "recall_requests": 0}), QUIET)
+    with pytest.raises(ConfigError, match="another bundle"):
+        Engine(ServeConfig.model_validate({**common, "store": str(tmp_path / "other.sqlite")}))

@@ -34,10 +34,7 @@ def teach(
     config: DistillConfig, prepared: Prepared, encoder: TextEncoder, *, device: str, work: Path, terminal: Terminal
 ) -> ClickModel:
     """The bundle's click model over the student, trained on the clicks and the teacher's logits."""
-    bundle = open_trusted(cast(Path, config.bundle), config.trusted_keys)
-    if bundle.manifest.get("data_fingerprint") != prepared.fingerprint:
-        raise ConfigError(f"click: {bundle.path} was trained on another prepared folder than {prepared.path}. Give that one.")
-    packed = unpack(bundle)
+    packed = opened_to_teach(config, prepared, "click")[1]
     text, before = packed.config.text, cast(TextEncoder, packed.encoder)
     frozen = text.train == "frozen"
     readers = [
@@ -60,8 +57,21 @@ def teach(
     return replace(packed, model=network, encoder=student)
 
 
-def write_bundle(config: DistillConfig, prepared: Prepared, encoder: TextEncoder, taught: ClickModel | None) -> None:
-    """The teacher's bundle with the student in it, and with the network that `teach` gave, if any; its figures are its own."""
+def opened_to_teach(config: DistillConfig, prepared: Prepared, term: str) -> tuple[Bundle, ClickModel]:
+    """The config's bundle, whose network `term` trains on. Raises ConfigError where that would be on other rows than its own,
+    or without the noise that its privacy is made of.
+    """
+    bundle = open_trusted(cast(Path, config.bundle), config.trusted_keys)
+    if bundle.manifest.get("data_fingerprint") != prepared.fingerprint:
+        raise ConfigError(f"{term}: {bundle.path} was trained on another prepared folder than {prepared.path}. Give that one.")
+    packed = unpack(bundle)
+    if packed.config.privacy is not None:
+        raise ConfigError(f"{term}: {bundle.path} was trained under privacy, and this would learn its rows without noise.")
+    return bundle, packed
+
+
+def write_bundle(config: DistillConfig, prepared: Prepared, encoder: TextEncoder | None, taught: ClickModel | None) -> None:
+    """The bundle with the student in it, and with the network that was taught, if any; its figures are its own."""
     bundle = open_trusted(cast(Path, config.bundle), config.trusted_keys)
     facts = {key: value for key, value in bundle.manifest.items() if key not in {"format_version", "adrec_version", "files"}}
     with save_bundle(config.output, **{**facts, "distilled_from": bundle.fingerprint}) as folder:
@@ -69,7 +79,8 @@ def write_bundle(config: DistillConfig, prepared: Prepared, encoder: TextEncoder
         packed = taught or replace(unpack(bundle), encoder=encoder)
         if packed.model.text_encoder is not None:
             packed.model.text_encoder = packed.encoder
-        cast(TextEncoder, packed.encoder).save(folder / "encoder")
+        if packed.encoder is not None:
+            packed.encoder.save(folder / "encoder")
         save_network(folder, packed.model)
         figures = _own_figures(bundle.json("metrics.json"), packed, prepared)
         write_json(figures, folder / "metrics.json")
