@@ -97,6 +97,11 @@ class Pool:
         self._session.__exit__(*fault)
 
     @property
+    def _full(self) -> tuple[type[Exception], ...]:
+        """What Ray says where it finds no room for a task or a result."""
+        return self._ray.exceptions.OutOfDiskError, self._ray.exceptions.ObjectStoreFullError
+
+    @property
     def ray(self) -> Any:
         """The module, connected."""
         return self._ray
@@ -205,8 +210,15 @@ class Pool:
                             result = _Refused(result, f"{self.of} {_named(task.value)}, node {where}")
                         _put(shared.results, (task, result), shared.stopped)
                         task = None
-                except self._ray.exceptions.RayTaskError as error:
-                    raise error.cause if isinstance(error.cause, OSError) else error from None
+                except (self._ray.exceptions.RayTaskError, *self._full) as error:
+                    cause = getattr(error, "cause", error)
+                    if isinstance(cause, self._full):
+                        subject = f"{self.of} {_named(task.value)}, node {where}" if task is not None else "cluster"
+                        raise ResourceError(
+                            f"{subject}: the disk is too full for what Ray keeps on its way. Free some space there and run the"
+                            " same command again."
+                        ) from None
+                    raise cause if isinstance(cause, OSError) else error from None
                 except self._ray.exceptions.RayError as lost:
                     if shared.stopped.is_set():
                         return

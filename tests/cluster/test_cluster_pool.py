@@ -1,9 +1,11 @@
 """Workers of a local Ray: every result once, whatever dies; faults with their part; files that a node cannot see."""
 
 import os
+import queue
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cluster_work import squares
@@ -77,6 +79,27 @@ def test_an_address_where_nothing_answers_is_one_line():
     cluster = ClusterConfig(address="127.0.0.1:1")
     with pytest.raises(ResourceError, match=r"^cluster: no Ray answers at '127.0.0.1:1' .* ray start --head\.$"):
         Pool(cluster, squares, {}, QUIET).__enter__()
+
+
+@pytest.mark.parametrize("is_of_result", [True, False], ids=["a result", "a task"])
+def test_a_full_disk_is_told_in_one_line(is_of_result):
+    exceptions = pytest.importorskip("ray.exceptions")
+    full = exceptions.OutOfDiskError("The object cannot be created.")
+    fault = exceptions.RayTaskError("do", "Traceback", full) if is_of_result else full
+
+    def get(asked):
+        raise fault
+
+    pool = pool_of(squares, None, of="partition")
+    pool._ray = SimpleNamespace(get=get, exceptions=exceptions)
+    pool._actors, pool._begun = {0: SimpleNamespace(do=SimpleNamespace(remote=lambda task: None))}, {0: "10.0.0.7"}
+    shared = pools._Shared(queue.Queue(), queue.Queue())
+    shared.waiting.put(pools._Task(0, {"name": "12"}))
+    pool._serve(0, shared)
+    lost = shared.results.get(timeout=5)
+    assert isinstance(lost.error, ResourceError)
+    said = "partition 12, node 10.0.0.7: the disk is too full for what Ray keeps on its way."
+    assert str(lost.error).startswith(said)
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):
