@@ -37,7 +37,7 @@ BASE = ["privacy=null", "baselines.names=[]", "recall_requests=0", "hybrid.kind=
 SILOS, USERS, LIAR = 5, 500, 1
 _EPOCHS = {"sample": 6, "mind": 3}
 _SILOS = {"clients": "category", "rounds": 12, "clients_per_round": 40}
-_USERS = {"clients": "user", "rounds": 120, "clients_per_round": 100, "algorithm": "fedadam", "server_learning_rate": 0.01}
+_USERS = {"clients": "user", "rounds": 120, "clients_per_round": 100}
 _FIVE = {"clients": "silo", "rounds": 12, "clients_per_round": SILOS}
 TRAININGS: dict[str, list[Training]] = {
     "sample": [
