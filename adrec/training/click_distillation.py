@@ -6,6 +6,7 @@ Hinton et al., "Distilling the Knowledge in a Neural Network" (2015), for binary
 """
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from adrec.config.training.distill import ClickTerms
 from adrec.config.training.finetune import FinetuneConfig
+from adrec.config.training.loop import TrainingConfig
 from adrec.data.batches.collate import Batch
 from adrec.data.batches.dataset import MemoryPlan
 from adrec.data.batches.sampling import Draw
@@ -100,7 +102,6 @@ def teach_clicks(
     training = config.training.model_copy(
         update={"epochs": terms.epochs, "learning_rate": terms.learning_rate, "max_steps": None, "resume": True}
     )
-    total = total_batches(training, plan.count)
 
     def collate(draw: Draw, generator: np.random.Generator) -> SoftBatch:
         return SoftBatch(plan.collate(draw, generator), torch.from_numpy(said[draw.rows]))
@@ -122,22 +123,43 @@ def teach_clicks(
     )
     module.soft = terms.soft
     open_work(work, {"click": terms.model_dump(mode="json"), "data": student_data.prepared.fingerprint}, resume=True)
-    run = fit(
+    run = fit_rows(
+        module, plan, collate, student_data, training,
+        seed=seed, device=device, work=work, terminal=terminal, description="clicks",
+    )  # fmt: skip
+    trained = network.cpu().eval()
+    encoder = trained.text_encoder if isinstance(trained.text_encoder, TextEncoder) else student
+    return trained, encoder.requires_grad_(False).eval(), run
+
+
+def fit_rows(
+    module: CTRModule,
+    plan: MemoryPlan,
+    collate: Callable[[Draw, np.random.Generator], Any],
+    data: ClickData,
+    training: TrainingConfig,
+    *,
+    seed: int,
+    device: str,
+    work: Path,
+    terminal: Terminal,
+    description: str,
+) -> FitResult:
+    """Train on the batches of `plan`, each of which holds `rows` of the log, judged on the validation rows of `data`."""
+    total = total_batches(training, plan.count)
+    return fit(
         module,
         BatchLoader(plan.plan, collate, total=total, seed=seed, workers=training.workers),
-        student_data.batches(student_data.valid),
+        data.batches(data.valid),
         config=training,
         seed=seed,
         device=device,
         work=work,
         terminal=terminal,
-        description="clicks",
+        description=description,
         total_units=plan.rows * total / plan.count,
         unit="rows",
         units_of=lambda batch: len(batch.rows.ad),
-        monitor=f"valid_{monitor}",
-        mode="min" if monitor == "log_loss" else "max",
+        monitor=f"valid_{module.monitor}",
+        mode="min" if module.monitor == "log_loss" else "max",
     )
-    trained = network.cpu().eval()
-    encoder = trained.text_encoder if isinstance(trained.text_encoder, TextEncoder) else student
-    return trained, encoder.requires_grad_(False).eval(), run

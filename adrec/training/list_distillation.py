@@ -27,11 +27,11 @@ from adrec.models.net.ensemble import ClickNetwork
 from adrec.terminal import Terminal
 from adrec.training import losses
 from adrec.training.click_data import ClickData
+from adrec.training.click_distillation import fit_rows
 from adrec.training.ctr_module import CTRModule
 from adrec.training.ctr_training import monitored_metric
-from adrec.training.loop.loader import BatchLoader
 from adrec.training.loop.optimizer import adamw_of
-from adrec.training.loop.trainer import FitResult, fit, open_work, total_batches, total_steps
+from adrec.training.loop.trainer import FitResult, open_work, total_steps
 
 
 class TaughtLists(NamedTuple):
@@ -91,7 +91,7 @@ def teach_lists(
     training = config.training.model_copy(
         update={"epochs": terms.epochs, "learning_rate": terms.learning_rate, "max_steps": None, "resume": True}
     )
-    total, starts = total_batches(training, plan.count), lists.examples.request_starts
+    starts = lists.examples.request_starts
 
     def collate(draw: Draw, generator: np.random.Generator) -> ListBatch:
         batch = plan.collate(draw, generator)
@@ -119,19 +119,6 @@ def teach_lists(
     )
     module.soft = terms.soft
     open_work(work, dict(identity), resume=True)
-    return fit(
-        module,
-        BatchLoader(plan.plan, collate, total=total, seed=seed, workers=training.workers),
-        data.batches(data.valid),
-        config=training,
-        seed=seed,
-        device=device,
-        work=work,
-        terminal=terminal,
-        description="lists",
-        total_units=plan.rows * total / plan.count,
-        unit="rows",
-        units_of=lambda batch: len(batch.rows.ad),
-        monitor=f"valid_{monitor}",
-        mode="min" if monitor == "log_loss" else "max",
+    return fit_rows(
+        module, plan, collate, data, training, seed=seed, device=device, work=work, terminal=terminal, description="lists"
     )
