@@ -28,7 +28,7 @@ from adrec.models.text.text_encoder import TextEncoder
 from adrec.terminal import Terminal
 from adrec.training.click_data import ClickData
 from adrec.training.ctr_module import CTRModule
-from adrec.training.ctr_training import monitored_metric, raw_outputs
+from adrec.training.ctr_training import loss_settings, raw_outputs
 from adrec.training.loop.loader import BatchLoader
 from adrec.training.loop.optimizer import adamw_of
 from adrec.training.loop.trainer import FitResult, fit, open_work, total_batches, total_steps
@@ -87,16 +87,7 @@ def teach_clicks(
     """
     if teacher_data.train is None or student_data.train is None:
         raise ConfigError("click: needs the training rows in memory; raise training.in_memory_rows of the bundle's config.")
-    monitor = monitored_metric(config, student_data)
-    settings: dict[str, Any] = {
-        "tasks": student_data.tasks,
-        "terms": [(term.kind, term.weight) for term in config.loss.terms],
-        "learned_weights": False,
-        "next_category": config.loss.next_category,
-        "category": student_data.dimensions.category or 0,
-        "mean_weight": student_data.mean_weight,
-        "monitor": monitor,
-    }
+    settings = loss_settings(config, student_data)
     said = raw_outputs(CTRModule(model=teacher, **settings), teacher_data.batches(teacher_data.train), device).logits
     plan = cast(MemoryPlan, student_data.plan(config, seed))
     training = config.training.model_copy(

@@ -28,7 +28,7 @@ from adrec.training.loop.optimizer import adamw_of
 from adrec.training.loop.start import Start
 from adrec.training.loop.trainer import FitResult, fit, open_work, total_batches, total_steps
 
-LIST_PENALTY = 0.03
+_LIST_PENALTY = 0.03
 """Ridge on the weights that values of the ads' lists have of their own, times the mean over rows of their squares."""
 
 
@@ -71,7 +71,6 @@ def train_click_model(
     """
     torch.manual_seed(seed)
     plan = data.plan(config, seed)
-    monitor = monitored_metric(config, data)
     model = build_model(
         config.model,
         data.dimensions,
@@ -96,14 +95,7 @@ def train_click_model(
     loader = BatchLoader(plan.plan, plan.collate, total=total, seed=seed, workers=training.workers)
     module = CTRModule(
         model=model,
-        tasks=data.tasks,
-        terms=[(term.kind, term.weight) for term in config.loss.terms],
         learned_weights=config.loss.task_weights == "uncertainty",
-        next_category=config.loss.next_category,
-        category=data.dimensions.category or 0,
-        list_penalty=LIST_PENALTY,
-        mean_weight=data.mean_weight,
-        drawn_by=data.prepared.drawn_by,
         late={
             number: DelayLoss(
                 method=config.delay.method,
@@ -114,8 +106,8 @@ def train_click_model(
             for number, task in enumerate(data.tasks)
             if task.name in data.late
         },
-        monitor=monitor,
         optimizer=partial(optimizer_of, config, steps, slower=slower),
+        **loss_settings(config, data),
     )
     identity = {
         "config": config.model_dump(mode="json"),
@@ -139,8 +131,8 @@ def train_click_model(
         total_units=plan.rows * total / plan.count,
         unit="rows",
         units_of=_rows,
-        monitor=f"valid_{monitor}",
-        mode="min" if monitor == "log_loss" else "max",
+        monitor=f"valid_{module.monitor}",
+        mode="min" if module.monitor == "log_loss" else "max",
         callbacks=callbacks,
         is_last=is_last,
     )
@@ -183,6 +175,20 @@ def train_again(
     ]
 
 
+def loss_settings(config: FinetuneConfig, data: ClickData) -> dict[str, Any]:
+    """What every training of a click model on `data` tells its `CTRModule`: tasks, their losses, the metric that judges."""
+    return {
+        "tasks": data.tasks,
+        "terms": [(term.kind, term.weight) for term in config.loss.terms],
+        "next_category": config.loss.next_category,
+        "category": data.dimensions.category or 0,
+        "list_penalty": _LIST_PENALTY,
+        "mean_weight": data.mean_weight,
+        "drawn_by": data.prepared.drawn_by,
+        "monitor": monitored_metric(config, data),
+    }
+
+
 def best_run(runs: Sequence[Trained]) -> Trained:
     """The run whose monitored metric went highest (log loss: lowest). All processes of a distributed run agree on it."""
     sign = -1.0 if runs[0].module.monitor == "log_loss" else 1.0
@@ -199,15 +205,7 @@ def ensemble(runs: Sequence[Trained]) -> Trained:
     """All runs as one network: the mean of their logits. How it ran is what the first run says."""
     first = runs[0].module
     models = [cast(CTRModel, run.module.model.cpu()) for run in runs]
-    module = CTRModule(
-        model=Ensemble(models),
-        tasks=first.tasks,
-        terms=first.terms,
-        learned_weights=False,
-        next_category=first.next_category,
-        category=first.category,
-        monitor=first.monitor,
-    )
+    module = CTRModule(model=Ensemble(models), tasks=first.tasks, terms=first.terms, monitor=first.monitor)
     valid = runs[0].valid._replace(logits=np.mean([run.valid.logits for run in runs], axis=0))
     return Trained(module, runs[0].run, runs[0].seed, valid, runs[0].batches_per_epoch)
 

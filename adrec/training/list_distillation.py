@@ -29,7 +29,7 @@ from adrec.training import losses
 from adrec.training.click_data import ClickData
 from adrec.training.click_distillation import fit_rows
 from adrec.training.ctr_module import CTRModule
-from adrec.training.ctr_training import monitored_metric
+from adrec.training.ctr_training import loss_settings
 from adrec.training.loop.optimizer import adamw_of
 from adrec.training.loop.trainer import FitResult, open_work, total_steps
 
@@ -101,21 +101,14 @@ def teach_lists(
 
     if network.text_encoder is not None:
         network.text_encoder.requires_grad_(False)
-    monitor = monitored_metric(config, data)
 
     def optimizer(module: nn.Module, _: nn.Module | None) -> dict[str, Any]:
         return adamw_of(training, [(module, terms.learning_rate)], total_steps=total_steps(training, plan.count))
 
     module = SoftLists(
         model=network,
-        tasks=data.tasks,
-        terms=[(term.kind, term.weight) for term in config.loss.terms],
-        learned_weights=False,
-        next_category=config.loss.next_category,
-        category=data.dimensions.category or 0,
-        mean_weight=data.mean_weight,
-        monitor=monitor,
         optimizer=optimizer,
+        **loss_settings(config, data),
     )
     module.soft = terms.soft
     open_work(work, dict(identity), resume=True)

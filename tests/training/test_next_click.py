@@ -89,9 +89,7 @@ def test_no_label_is_read_and_frequencies_are_those_of_histories(tmp_path):
     counts = np.bincount(data.train.history_values, minlength=len(data.ads))
     np.testing.assert_allclose(data.collate.click_frequency, np.log(np.maximum(counts, 1) / counts.sum()), rtol=1e-5)
     model = build_model(config.model, data.dimensions, data.tasks, text_encoder=None, next_category=False)
-    module = CTRModule(
-        model=model, tasks=data.tasks, terms=[("next_click", 1.0)], learned_weights=False, next_category=0.0, monitor="auc"
-    )
+    module = CTRModule(model=model, tasks=data.tasks, terms=[("next_click", 1.0)], monitor="auc")
     module.eval()
     batch = data.collate(data.train, np.arange(200, 300))
     lost = module.loss(batch, model(batch))

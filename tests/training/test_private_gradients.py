@@ -47,9 +47,7 @@ def learn(tmp_path, model, tasks=("click", "conversion")):
     with torch.no_grad():
         for parameter in network.parameters():  # nothing at 0, or a gradient could be lost unseen
             parameter.add_(0.1 * torch.randn_like(parameter))
-    module = CTRModule(
-        model=network, tasks=data.tasks, terms=[("bce", 1.0)], learned_weights=False, next_category=0.0, monitor="auc"
-    )
+    module = CTRModule(model=network, tasks=data.tasks, terms=[("bce", 1.0)], monitor="auc")
     module.train()
     return module, data
 

@@ -14,7 +14,7 @@ from adrec.privacy.noise import Noise
 from adrec.terminal import Terminal
 from adrec.training.build import build_model
 from adrec.training.click_data import ClickData
-from adrec.training.ctr_training import LIST_PENALTY, Trained, monitored_metric, optimizer_of, raw_outputs
+from adrec.training.ctr_training import Trained, loss_settings, optimizer_of, raw_outputs
 from adrec.training.loop.loader import BatchLoader
 from adrec.training.loop.trainer import fit, open_work
 from adrec.training.private.gradients import units_at_once
@@ -89,7 +89,6 @@ def train_privately(
     loader = BatchLoader(
         plan.plan, plan.collate, total=schedule.steps, seed=config.seed, workers=config.training.workers, pin_memory=False
     )
-    monitor = monitored_metric(config, data)
     module = PrivateCTRModule(
         noise=schedule.noise,
         clip=1.0 if privacy.clip == "adaptive" else privacy.clip,
@@ -97,14 +96,8 @@ def train_privately(
         expected=plan.expected,
         randomness=randomness,
         model=model,
-        tasks=data.tasks,
-        terms=[(term.kind, term.weight) for term in config.loss.terms],
-        learned_weights=False,
-        next_category=0.0,
-        category=data.dimensions.category or 0,
-        list_penalty=LIST_PENALTY,
-        monitor=monitor,
         optimizer=partial(optimizer_of, config, schedule.steps),
+        **loss_settings(config, data),
     )
     open_work(work, {"config": config.model_dump(mode="json"), "data": data.prepared.fingerprint}, resume=False)
     run = fit(
@@ -120,7 +113,7 @@ def train_privately(
         total_units=plan.expected * schedule.steps,
         unit="units",
         units_of=_units,
-        monitor=f"valid_{monitor}",
+        monitor=f"valid_{module.monitor}",
     )
     return Trained(
         module, run, config.seed, raw_outputs(module, data.batches(data.valid), config.device), max(1, round(1 / schedule.rate))

@@ -34,7 +34,7 @@ from adrec.training.build import build_model
 from adrec.training.click_data import ClickData, Seen, load_click_data
 from adrec.training.click_encoder import open_text_encoder, text_reader
 from adrec.training.ctr_module import CTRModule
-from adrec.training.ctr_training import LIST_PENALTY, Trained, monitored_metric, raw_outputs
+from adrec.training.ctr_training import Trained, loss_settings, raw_outputs
 from adrec.training.federated.rounds import LocalTraining
 from adrec.training.federated.sums import Floats
 from adrec.training.loop.trainer import FitResult
@@ -151,16 +151,8 @@ class Side:
             next_category=has_categories,
             centres=self.data.centres,
         )
-        return CTRModule(
-            model=model,
-            tasks=self.data.tasks,
-            terms=[(term.kind, term.weight) for term in self.base.loss.terms],
-            learned_weights=False,
-            next_category=self.base.loss.next_category,
-            category=self.data.dimensions.category or 0,
-            list_penalty=LIST_PENALTY,
-            monitor=monitored_metric(self.base, self.data),
-        ).to(resolve_device(self.base.device))
+        module = CTRModule(model=model, **loss_settings(self.base, self.data))
+        return module.to(resolve_device(self.base.device))
 
     def packed(self, module: CTRModule) -> tuple[ClickModel, HeldOut]:
         """The bundle without calibration, and its outputs on this side's validation rows."""
