@@ -15,8 +15,8 @@ from torch import nn
 
 from adrec.data.batches.collate import Entities, Texts
 from adrec.models.net.ctr_model import EntityEncoder, Fields
-from adrec.training.loop.by_rows import tables_by_rows
 from adrec.training.loop.optimizer import configure_adamw
+from adrec.training.loop.row_shards import tables_by_rows
 from adrec.training.loop.trainer import CLIP_NORM
 
 WIDTH, ROWS = 32, 1_024

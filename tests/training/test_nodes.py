@@ -94,6 +94,7 @@ def test_weights_sharded_within_and_copied_between_machines(folder):
     check_weights(folder, "hsdp", than="four")
 
 
+OWN_ROWS = ("model.identities=[ads, users]", "model.identity_optimizer=rowwise")
 LONGER = ("training.epochs=6", "training.patience=null")
 
 
@@ -105,6 +106,27 @@ def whole(folder):
     return "whole"
 
 
+def undisturbed(folder, name, *settings):
+    """Both machines from the beginning to the end."""
+    started = agents(config_of(folder, name, "training.nodes=2", *settings), port=free_port())
+    ended = [process.communicate(timeout=300)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], ended
+
+
+@pytest.mark.slow
+def test_tables_shared_out_by_rows(folder):
+    """Where each machine holds half of the ads' and the users' own vectors, they learn what two whole copies learn; a machine
+    that is killed takes its half with it, and gets it back from the checkpoint.
+    """
+    undisturbed(folder, "copies", "training.strategy=ddp", *OWN_ROWS, *LONGER)
+    undisturbed(folder, "shares", "training.strategy=fsdp", *OWN_ROWS, *LONGER)
+    check_weights(folder, "shares", than="copies")
+    tables = [key for key in load_file(folder / "shares" / "bundle" / "model.safetensors") if ".identity." in key]
+    assert len(tables) == 2
+    kill_one_of_two(folder, "killed-shares", 1, "training.strategy=fsdp", *OWN_ROWS)
+    check_weights(folder, "killed-shares", than="copies")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("lost", "strategy"), [(1, "ddp"), (0, "ddp"), (1, "fsdp")], ids=["another", "of the endpoint", "another, of shards"]
@@ -114,9 +136,15 @@ def test_a_machine_that_is_killed_and_comes_back(folder, whole, lost, strategy):
 
     Where it is the machine of the endpoint, the others end, and the same lines are started on all of them.
     """
-    name, port = f"killed{lost}{strategy}", free_port()
-    settings = ("training.nodes=2", f"training.strategy={strategy}", *LONGER)
-    arguments = config_of(folder, name, *settings)[:1]  # not quiet: the first process tells where it goes on
+    name = f"killed{lost}{strategy}"
+    kill_one_of_two(folder, name, lost, f"training.strategy={strategy}")
+    check_weights(folder, name, than=whole)
+
+
+def kill_one_of_two(folder, name, lost, *own):
+    """Train on two machines, of which the `lost` one is killed after the first checkpoint and started again."""
+    port = free_port()
+    arguments = config_of(folder, name, "training.nodes=2", *own, *LONGER)[:1]  # not quiet: one tells where it goes on
     started = agents(arguments, port=port)
     for _ in range(1800):
         if list((folder / name).glob(".bundle*/**/last.ckpt")):
@@ -134,7 +162,6 @@ def test_a_machine_that_is_killed_and_comes_back(folder, whole, lost, strategy):
     said = [process.communicate(timeout=400)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], "\n".join(said)
     assert any("goes on at step" in words for words in said), "\n".join(said)
-    check_weights(folder, name, than=whole)
 
 
 def kill_machine(agent, config, *, but):

@@ -162,7 +162,8 @@ class ModelSettings(Config):
     identity_optimizer: Literal["adamw", "rowwise"] = "adamw"
     """How vectors of their own learn. adamw: as all else; each step moves every row. rowwise: row-wise AdaGrad, at ten times
     the learning rate; a step moves the rows that its batch names, at the same cost for ten thousand and ten million, and a row
-    takes its numbers and one more, where AdamW takes four for each."""
+    takes its numbers and one more, where AdamW takes four for each. With `training.strategy: fsdp` or `hsdp` each process holds
+    its share of the rows, and a step exchanges those that it names alone."""
     semantic_ids: SemanticIdSettings | None = None
     """Give each ad the vectors of a few codes of its text (residual k-means over the vectors of training's ads), which ads of
     like text share, unseen ones too; needs a frozen text encoder. None: no codes."""
@@ -340,8 +341,6 @@ class FinetuneConfig(OnDevice, Seeded, TrustsKeys):
             )
         if self.model.semantic_ids is not None and not is_frozen:
             raise ValueError("model.semantic_ids: are codes of a frozen encoder's vectors. Set text.reference to one, or null")
-        if self.model.identity_optimizer == "rowwise" and self.training.is_sharded:
-            raise ValueError("model.identity_optimizer: rowwise cannot shard tables. Set training.strategy to ddp")
         if self.replay < 1 and self.start_from is None:
             raise ValueError("replay: needs `start_from`, the bundle that has learned the rows before")
         if len(self.sources) > self.seeds:

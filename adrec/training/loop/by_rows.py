@@ -6,26 +6,18 @@ sum of squares a row as in DLRM (Naumov et al. 2019) and TorchRec.
 """
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from adrec.training.loop.row_shards import held_rows, local_part, tables_by_rows
 from adrec.training.loop.sharding import ShardableModule
 
 RATE = 10.0
 """Times the learning rate of all else: AdamW, too, moves a row that is seldom named by so much when it is."""
-
-
-def tables_by_rows(module: nn.Module) -> dict[str, Tensor]:
-    """Name → the weights (rows, width) of the embeddings of `module` whose gradients are rows alone (`sparse`)."""
-    found = {}
-    for name, part in module.named_modules():
-        if isinstance(part, nn.Embedding) and part.sparse and part.weight.requires_grad:
-            found[f"{name}.weight" if name else "weight"] = part.weight
-    return found
 
 
 class AdamWByRows(AdamW):
@@ -49,31 +41,49 @@ class AdamWByRows(AdamW):
             self.param_groups = whole
         for group in whole:
             for table in group["params"] if group.get("by_rows") else ():
-                if table.grad is not None:
-                    self._move(table, group)
+                self._move(table, group)
         return loss
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Those of sharded tables too."""
+        super().zero_grad(set_to_none)
+        for group in self.param_groups:
+            for table in group["params"] if group.get("by_rows") else ():
+                held_rows(table).grad = None
+
     def _move(self, table: nn.Parameter, group: dict[str, Any]) -> None:
-        gradient = cast(Tensor, table.grad).coalesce()
-        rows, values = gradient.indices()[0], gradient.values()  # (N,), (N, width)
+        held = held_rows(table)
+        if held.grad is None and table.grad is None:
+            return
         state = self.state[table]
         if not state:
             state["step"] = torch.zeros(())  # AdamW asks every state for it
-            state["squares"] = torch.zeros(len(table), device=table.device)
+            state["squares"] = torch.zeros_like(table[:, 0])  # (rows,), sharded as the table is
+        if held.grad is None or not held.grad.is_sparse:
+            return  # before a sharded state is read in, torch makes one by a step of zeros
+        gradient = held.grad.coalesce()
+        rows, values = gradient.indices()[0], gradient.values()  # (N,), (N, width)
         state["step"] += 1
-        squares = state["squares"][rows] + values.square().mean(-1)
-        state["squares"].index_copy_(0, rows, squares)
-        before = table[rows]
+        sums = local_part(state["squares"])
+        squares = sums[rows] + values.square().mean(-1)
+        sums.index_copy_(0, rows, squares)
+        before = held[rows]
         towards = group["weight_decay"] * before + values / (squares.sqrt() + group["eps"])[:, None]
-        table.index_copy_(0, rows, before - group["lr"] * towards)
+        held.index_copy_(0, rows, before - group["lr"] * towards)
 
 
 class LearnsByRows(ShardableModule):
     """A LightningModule that may hold tables whose gradients are rows alone.
 
-    Processes exchange the rows that they named, once a step, where they exchange whole gradients of all else. Such a gradient
-    is not clipped: it is divided by its own size. Call `find_tables` when the network stands.
+    Processes that each hold the whole table exchange the rows that they named, once a step; where it is sharded, the gradients
+    have come to the one that holds the row. Such a gradient is not clipped: it is divided by its own size. Call `find_tables`
+    when the network stands.
     """
+
+    def configure_model(self) -> None:
+        """Sharding puts others in the tables' place."""
+        super().configure_model()
+        self.find_tables()
 
     def find_tables(self) -> None:
         """Note which they are; DDP is told to leave them alone."""
@@ -86,7 +96,11 @@ class LearnsByRows(ShardableModule):
         if not dist.is_initialized() or dist.get_world_size() == 1:
             return
         for table in self._tables.values():
-            table.grad = mean_of_processes(table.grad, table)
+            held = held_rows(table)
+            if held is table:
+                table.grad = mean_of_processes(table.grad, table)
+            elif held.grad is not None:
+                held.grad = held.grad.coalesce() / dist.get_world_size()
 
     def configure_gradient_clipping(
         self,

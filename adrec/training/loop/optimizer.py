@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from adrec.config.training.loop import TrainingConfig
-from adrec.training.loop.by_rows import RATE, AdamWByRows, tables_by_rows
+from adrec.training.loop.by_rows import RATE, AdamWByRows
+from adrec.training.loop.row_shards import tables_by_rows
 
 
 def parameter_groups(parts: Sequence[tuple[nn.Module, float]], *, weight_decay: float) -> list[dict[str, Any]]:

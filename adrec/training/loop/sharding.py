@@ -14,6 +14,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from adrec.config.training.loop import TrainingConfig
+from adrec.training.loop.row_shards import shard_tables
 
 
 def sharded_strategy(config: TrainingConfig) -> ModelParallelStrategy:
@@ -28,7 +29,9 @@ def sharded_strategy(config: TrainingConfig) -> ModelParallelStrategy:
 
 
 class ShardableModule(pl.LightningModule):
-    """A LightningModule that is sharded where the strategy asks for it: each transformer layer by itself, the rest together."""
+    """A LightningModule that is sharded where the strategy asks for it: each transformer layer by itself, tables that learn by
+    rows over all processes, the rest together.
+    """
 
     def configure_model(self) -> None:
         """Called by Lightning in each process, before the optimiser is made."""
@@ -36,10 +39,11 @@ class ShardableModule(pl.LightningModule):
             return
         is_hybrid = self._device_mesh["tensor_parallel"].size() > 1
         mesh = self._device_mesh if is_hybrid else self._device_mesh["data_parallel"]
+        tables = shard_tables(self, self._device_mesh.device_type)
         for layer in list(self.modules()):
             if isinstance(layer, GradientCheckpointingLayer):  # what transformers calls the layers of every encoder
                 fully_shard(layer, mesh=mesh)
-        fully_shard(self, mesh=mesh)
+        fully_shard(self, mesh=mesh, ignored_params=tables)
         for step in ("training_step", "validation_step"):
             register_fsdp_forward_method(self, step)
 

@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 from safetensors.numpy import load_file
 from torch import nn
+from torch.distributed.tensor import DTensor
 from worlds import make_world
 
 from adrec.config.inference.score import ScoreConfig
@@ -19,8 +19,9 @@ from adrec.config.training.finetune import FinetuneConfig
 from adrec.stages.inference import score
 from adrec.stages.training import finetune
 from adrec.terminal import Terminal
-from adrec.training.loop.by_rows import AdamWByRows, LearnsByRows, tables_by_rows
+from adrec.training.loop.by_rows import AdamWByRows, LearnsByRows
 from adrec.training.loop.optimizer import parameter_groups
+from adrec.training.loop.row_shards import local_part, shard_tables, tables_by_rows
 
 ROWS, WIDTH, DECAY, RATE = 12, 3, 0.3, 0.01
 QUIET = Terminal(quiet=True)
@@ -128,10 +129,27 @@ def test_a_network_learns_and_scores_with_it(rows, tmp_path):
     assert all(not np.allclose(one[key], other[key]) for key in tables)
 
 
-def test_fsdp_is_refused():
-    own = {"identities": ["ads"], "identity_optimizer": "rowwise"}
-    with pytest.raises(ValidationError, match="training.strategy to ddp"):
-        FinetuneConfig(prepared="p", output="o", model=own, training={"strategy": "fsdp"})
+@pytest.fixture
+def one_process(tmp_path):
+    """A process group of this process alone."""
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_a_table_that_is_shared_out_learns_as_a_whole_one(one_process):
+    whole, shared = Small(sparse=True), Small(sparse=True)
+    trained(whole, optimizer_of(whole), batches(20))
+    (weight,) = shard_tables(shared, "cpu")
+    assert isinstance(weight, DTensor) and weight is shared.table.weight
+    optimizer = optimizer_of(shared)
+    trained(shared, optimizer, batches(20))
+    torch.testing.assert_close(local_part(weight.detach()), whole.table.weight.detach())
+    torch.testing.assert_close(shared.out.weight, whole.out.weight)
+    state = optimizer.state[weight]
+    assert isinstance(state["squares"], DTensor) and state["squares"].shape == (ROWS,)
 
 
 class Learner(LearnsByRows):
