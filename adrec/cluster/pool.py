@@ -10,14 +10,14 @@ import threading
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from adrec import __version__
 from adrec.cluster.files import Inventory, blocks_of, distinct, inventory
-from adrec.cluster.session import needs, session, workers_of
+from adrec.cluster.session import Hand, Session, needs, session, workers_of
 from adrec.cluster.worker import Factory, Fault, Worker, raised
 from adrec.config.cluster import ClusterConfig
 from adrec.errors import ResourceError
@@ -28,7 +28,6 @@ MOST_LOSSES = 6
 _QUIET_SECONDS = 60.0
 """After which a run whose workers find no place says so."""
 _TURN_SECONDS = 0.2
-_TIDY_SECONDS = 2.0
 
 
 class _Task(NamedTuple):
@@ -56,7 +55,9 @@ class _Shared:
 
 
 class Pool:
-    """Use as a context: connects, and on leaving stops every worker of its own. Workers stay from one call to the next."""
+    """Use as a context: connects. Workers stay from one call to the next, and in a session from one pool to the next; what was
+    started here is stopped on leaving.
+    """
 
     def __init__(
         self,
@@ -74,27 +75,34 @@ class Pool:
         """
         self.cluster, self.factory, self.payload, self.terminal, self.of = cluster, factory, payload, terminal, of
         self.reads = [inventory(path) for path in distinct(reads)]
-        self.run = uuid.uuid4().hex[:12]
+        self.name = uuid.uuid4().hex[:12]
         self._ray: Any = None
-        self._session: Any = None
+        self._opened: AbstractContextManager[Session] | None = None
+        self._session: Session
         self._nodes: dict[str, dict[str, str]] = {}
         self._node_locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self._lock = threading.Lock()
         self._actors: dict[int, Any] = {}
         """slot → its worker, from the moment it is asked for"""
-        self._begun: dict[int, str] = {}
-        """slot → the address of its worker's node, once the work is built there"""
+        self._begun: dict[int, Hand] = {}
+        """slot → its worker, once the work is built there"""
         self.losses = 0
         """workers that were lost so far"""
 
     def __enter__(self) -> "Pool":
-        self._session = session(self.cluster)
-        self._ray = self._session.__enter__()
+        self._opened = session(self.cluster)
+        self._session = self._opened.__enter__()
+        self._ray = self._session.ray
         return self
 
     def __exit__(self, *fault: Any) -> None:
-        self._stop()
-        self._session.__exit__(*fault)
+        if fault[0] is None:
+            self._drop_unbegun()
+            self._session.keep(self._begun.values(), self.cluster)
+        else:
+            self._stop()
+        assert self._opened is not None
+        self._opened.__exit__(*fault)
 
     @property
     def _full(self) -> tuple[type[Exception], ...]:
@@ -199,7 +207,7 @@ class Pool:
         try:
             while not shared.stopped.is_set():
                 try:
-                    where = self._begun.get(slot) or self._place(slot)
+                    where = (self._begun.get(slot) or self._place(slot)).address
                     losses_before_any = 0
                     while True:
                         task = _take(shared)
@@ -246,14 +254,32 @@ class Pool:
             if not shared.stopped.is_set():
                 _put(shared.results, _Lost(error), shared.stopped)
 
-    def _place(self, slot: int) -> str:
-        """A worker with its files and its work; the address of its node."""
+    def _place(self, slot: int) -> Hand:
+        """A worker with its files and its work."""
+        ray = self._ray
+        hand = self._session.take(self.cluster) or self._start(slot)
+        with self._lock:
+            self._actors[slot] = hand.actor
+            lock = self._node_locks[hand.node]
+        with lock:  # one worker of a node gets the files for all of them
+            if hand.node not in self._nodes:
+                self._nodes[hand.node] = self._bring(hand.actor, hand.address)
+        threads = max(1, int(self.cluster.cpus))
+        fault = ray.get(hand.actor.begin.remote(self.factory, self.payload, self._nodes[hand.node], threads))
+        if isinstance(fault, Fault):
+            raised(fault, f"node {hand.address}")
+        with self._lock:
+            self._begun[slot] = hand
+        return hand
+
+    def _start(self, slot: int) -> Hand:
+        """A new process."""
         ray = self._ray
         wanted = needs(self.cluster)
         actor = ray.remote(
             num_cpus=wanted["CPU"], num_gpus=wanted.get("GPU", 0), memory=wanted.get("memory"), scheduling_strategy="SPREAD",
             max_restarts=0, max_task_retries=0,
-        )(Worker).remote(self.run)  # fmt: skip
+        )(Worker).remote(self._session.name)  # fmt: skip
         with self._lock:
             self._actors[slot] = actor
         node, address, version = ray.get(actor.about.remote())
@@ -261,18 +287,7 @@ class Pool:
             raise ResourceError(
                 f"cluster: node {address} has adrec {version}, and this machine {__version__}. Install the same."
             )
-        with self._lock:
-            lock = self._node_locks[node]
-        with lock:  # one worker of a node gets the files for all of them
-            if node not in self._nodes:
-                self._nodes[node] = self._bring(actor, address)
-        threads = max(1, int(self.cluster.cpus))
-        fault = ray.get(actor.begin.remote(self.factory, self.payload, self._nodes[node], threads))
-        if isinstance(fault, Fault):
-            raised(fault, f"node {address}")
-        with self._lock:
-            self._begun[slot] = str(address)
-        return str(address)
+        return Hand(actor, node, str(address))
 
     def _bring(self, actor: Any, address: str) -> dict[str, str]:
         """Input as it is named here → as the node has it, after sending what the node cannot see."""
@@ -291,7 +306,7 @@ class Pool:
     def _send(self, actor: Any, number: int, wanted: Inventory) -> str:
         place = ""
         for name, offset, block in blocks_of(wanted):
-            place = self._ray.get(actor.receive.remote(number, name, offset, block))
+            place = self._ray.get(actor.receive.remote(f"{self.name}-{number}", name, offset, block))
         return place
 
     def _drop(self, slot: int) -> None:
@@ -314,15 +329,11 @@ class Pool:
         with self._lock:
             actors, begun = self._actors, self._begun
             self._actors, self._begun = {}, {}
-        if not actors:
-            return
-        ray = self._ray
-        tidy = [actor.tidy.remote() for slot, actor in actors.items() if slot in begun]
-        with suppress(Exception):  # of workers that are gone
-            ray.wait(tidy, num_returns=len(tidy), timeout=_TIDY_SECONDS)
-        for actor in actors.values():
-            with suppress(Exception):
-                ray.kill(actor)
+        self._session.end([actor for slot, actor in actors.items() if slot in begun])
+        for slot, actor in actors.items():
+            if slot not in begun:
+                with suppress(Exception):
+                    self._ray.kill(actor)
 
 
 class _Refused(NamedTuple):

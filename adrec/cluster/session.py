@@ -7,24 +7,84 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 from adrec.config.cluster import ClusterConfig
 from adrec.errors import ResourceError, install_hint, reason_of
 
 LOCAL_OBJECT_STORE = 200 * 2**20
 """Bytes of shared memory that a local Ray takes: only finished parts on their way pass through it."""
+_TIDY_SECONDS = 2.0
+
+
+class Hand(NamedTuple):
+    """A worker that stands on a node."""
+
+    actor: Any
+    node: str
+    """Ray's id of it"""
+    address: str
+
+
+class Session:
+    """A connection, and the workers that wait in it for their next work: a process takes seconds to start."""
+
+    def __init__(self, ray: Any, cluster: ClusterConfig) -> None:
+        self.ray, self.cluster = ray, cluster
+        self.name = uuid.uuid4().hex[:12]
+        self._idle: list[Hand] = []
+        self._lock = threading.Lock()
+
+    def take(self, cluster: ClusterConfig) -> Hand | None:
+        """A worker that waits, where it has what `cluster` asks for; it may have died since."""
+        with self._lock:
+            return self._idle.pop() if self._idle and needs(cluster) == needs(self.cluster) else None
+
+    def keep(self, hands: Iterable[Hand], cluster: ClusterConfig) -> None:
+        """Let workers that have done their work wait for more."""
+        hands = list(hands)
+        if needs(cluster) != needs(self.cluster):
+            self.end([hand.actor for hand in hands])
+            return
+        with self._lock:
+            self._idle += hands
+
+    def end(self, actors: list[Any]) -> None:
+        """End workers, and take away what they left on their nodes."""
+        if not actors:
+            return
+        tidy = [actor.tidy.remote() for actor in actors]
+        with suppress(Exception):  # of workers that are gone
+            self.ray.wait(tidy, num_returns=len(tidy), timeout=_TIDY_SECONDS)
+        for actor in actors:
+            with suppress(Exception):
+                self.ray.kill(actor)
+
+    def close(self) -> None:
+        """End all that wait."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        self.end([hand.actor for hand in idle])
+
+
+_open: Session | None = None
+"""The one of this process."""
 
 
 @contextmanager
-def session(cluster: ClusterConfig) -> Iterator[Any]:
-    """The module `ray`, connected. Raises ResourceError where Ray is not installed or the address does not answer.
+def session(cluster: ClusterConfig) -> Iterator[Session]:
+    """A connection to Ray. Raises ResourceError where Ray is not installed or the address does not answer.
 
-    A process that is connected already stays so; what was started here is stopped at the end, after a fault too.
+    One inside another is the same; what was started here is stopped at the end, after a fault too.
     """
+    global _open
+    if _open is not None:
+        yield _open
+        return
     if find_spec("ray") is None:
         raise ResourceError(f"cluster: Ray is not installed. Run: {install_hint('cluster')}")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
@@ -35,14 +95,17 @@ def session(cluster: ClusterConfig) -> Iterator[Any]:
 
     # What befalls its nodes Ray prints on standard output, which is for results (`--json`, rows into a pipe).
     ray._private.worker.print_to_stdstream = lambda *said, **more: None
-    if ray.is_initialized():
-        yield ray
-        return
-    _connect(ray, cluster)
+    was_connected = ray.is_initialized()
+    if not was_connected:
+        _connect(ray, cluster)
+    _open = Session(ray, cluster)
     try:
-        yield ray
+        yield _open
     finally:
-        ray.shutdown()
+        _open.close()
+        _open = None
+        if not was_connected:
+            ray.shutdown()
 
 
 def workers_of(ray: Any, cluster: ClusterConfig, most: int) -> int:

@@ -33,7 +33,7 @@ class Worker:
     """One process of a node; Ray makes an actor of it."""
 
     def __init__(self, parent: str) -> None:
-        """`parent`: which run it belongs to; names what it leaves on the node's disk."""
+        """`parent`: which session it belongs to; names what it leaves on the node's disk."""
         self.folder = Path(tempfile.gettempdir()) / f"adrec-{parent}"
         self.scratch = self.folder / f"worker-{os.getpid()}"
         self.work: Work | None = None
@@ -53,7 +53,7 @@ class Worker:
         except AdrecError as error:
             return _fault(error)
 
-    def receive(self, number: int, name: str, offset: int, block: Any) -> str:
+    def receive(self, number: str, name: str, offset: int, block: Any) -> str:
         """Take in one block of a file of input `number`; the place of the input on this node."""
         root = self.folder / f"input-{number}"
         file = root / name if name else root
