@@ -33,11 +33,12 @@ from adrec.stages.training import federate, finetune
 
 Training = tuple[str, str, dict[str, Any]]
 """Name, folder of its rows, settings of federate; none: all rows in one place."""
-BASE = ["privacy=null", "baselines.names=[]", "recall_requests=0", "hybrid.kind=none", "training.batch_rows=512"]
+BASE = ["privacy=null", "baselines.names=[]", "recall_requests=0", "hybrid.kind=none", "training.batch_rows=512",
+        "training.learning_rate=5.0e-3"]  # fmt: skip
 SILOS, USERS, LIAR = 5, 500, 1
 _EPOCHS = {"sample": 6, "mind": 3}
 _SILOS = {"clients": "category", "rounds": 12, "clients_per_round": 40}
-_USERS = {"clients": "user", "rounds": 120, "clients_per_round": 100}
+_USERS = {"clients": "user", "rounds": 25, "clients_per_round": 50, "algorithm": "fedadam"}
 _FIVE = {"clients": "silo", "rounds": 12, "clients_per_round": SILOS}
 TRAININGS: dict[str, list[Training]] = {
     "sample": [

@@ -36,8 +36,14 @@ CONFIGS = ROOT / "configs" / "sample"
 DATA = ["sample", "mind", "movielens"]
 UNITS: dict[str, list[str]] = {
     "row": ["privacy.unit=row"],
-    "user": ["privacy.unit=user", "training.epochs=12", "privacy.units_per_step=512"],
-    "label": ["privacy.unit=label", "privacy.public=[scenario,history]", "training.batch_rows=512", "training.epochs=3"],
+    "user": ["privacy.unit=user", "training.epochs=12", "privacy.units_per_step=1024"],
+    "label": [
+        "privacy.unit=label",
+        "privacy.public=[scenario,history]",
+        "training.batch_rows=512",
+        "training.epochs=3",
+        "training.learning_rate=5.0e-3",
+    ],
 }
 QUIET = Terminal(quiet=True)
 
@@ -84,7 +90,8 @@ def shown(values: np.ndarray, digits: int) -> str:
 
 def trainings(units: list[str], epsilons: list[float]) -> Iterator[tuple[str, list[str]]]:
     """Name and settings of each."""
-    yield "none", ["privacy=null", "baselines.names=[]", "recall_requests=0", "training.batch_rows=512", "training.epochs=6"]
+    yield "none", ["privacy=null", "baselines.names=[]", "recall_requests=0", "training.batch_rows=512", "training.epochs=6",
+                   "training.learning_rate=5.0e-3"]  # fmt: skip
     for unit in units:
         settings = UNITS[unit]
         for epsilon in epsilons:

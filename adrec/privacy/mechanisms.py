@@ -22,6 +22,8 @@ FIXED_POINT = 1024
 """Steps of one: numbers are summed as whole multiples of its inverse."""
 LINE_SENSITIVITY = (1.0 + 1.0 + 3.0 / 16.0) ** 0.5
 """Of y - p, that times a place in [-1, 1], and p (1 - p) times the place to the powers 0, 1 and 2."""
+LEVEL_SENSITIVITY = (1.0 + 0.25) ** 0.5
+"""Of a lack in [-1, 1] and predicted clicks in [0, 1 / 2]."""
 FINER = 2.0
 """Releases of levels cost four times what others do: where each is off by half, all scores are."""
 _DROWNED = 0.05
@@ -104,11 +106,17 @@ class Releases:
         sensitivity = FIXED_POINT * LINE_SENSITIVITY
         return np.asarray(self.counts(artefact, fixed, sensitivity=sensitivity, files=files) / FIXED_POINT)
 
-    def level(self, artefact: str, total: float, *, files: tuple[str, ...]) -> float:
-        """What scores lack of the labels, summed over units of which each says -1 to 1, with noise of `noise / FINER`."""
-        fixed = np.array([round(total * FIXED_POINT)], np.int64)
-        sensitivity = FIXED_POINT + 1.0  # two sums that are near may round apart
-        return float(self.counts(artefact, fixed, sensitivity=sensitivity, files=files, finer=FINER)[0]) / FIXED_POINT
+    def level(
+        self, artefact: str, lacks: Floats, clicks: Floats, *, most: float, files: tuple[str, ...]
+    ) -> tuple[float, float, float]:
+        """What scores lack of the labels, and the clicks they predict, each summed over units, with noise of `noise / FINER`;
+        and the deviation of the first. `lacks` and `clicks` (U,) of each unit count as far as `most` and twice that.
+        """
+        cut = np.stack([np.clip(lacks, -most, most) / most, np.clip(clicks, 0.0, 2.0 * most) / (4.0 * most)])
+        fixed = np.round(cut * FIXED_POINT).astype(np.int64).sum(axis=1)
+        noised = self.counts(artefact, fixed, sensitivity=FIXED_POINT * LEVEL_SENSITIVITY, files=files, finer=FINER)
+        lack, predicted = (noised * np.array([most, 4.0 * most]) / FIXED_POINT).tolist()
+        return lack, predicted, self.noise / FINER * LEVEL_SENSITIVITY * most
 
     def rate(self, artefact: str, labels: Floats, *, files: tuple[str, ...], prior: float = 0.05) -> float:
         """Share of ones among one label of each unit, between a tenth of a percent and its complement."""

@@ -88,7 +88,13 @@ class FederateConfig(OnDevice, Seeded):
     proximal: Annotated[float, Field(gt=0)] = 0.01
     """Of fedprox: weight of half the squared distance."""
     server_learning_rate: Annotated[float, Field(gt=0, le=1_000)] = 0.01
-    """Of fedadam."""
+    """Of fedadam: where it begins; it falls to 0 in a line over the rounds."""
+    local_optimizer: Literal["auto", "adamw", "sgd"] = "auto"
+    """Of a client. adamw: by the finetune config. sgd: plain steps of `local_learning_rate`. auto: sgd for fedadam, else adamw.
+    A client of few rows takes few steps, and AdamW's first ones go by the signs of its gradients alone: where users are clients
+    take fedadam, whose server adapts for all."""
+    local_learning_rate: Annotated[float, Field(gt=0, le=1_000)] = 0.1
+    """Of sgd. Where a client takes one step in a round, fedadam goes the same way whatever it is."""
     secure: bool = True
     """Sums under pairwise masks, so that the server sees no client's change (Bonawitz et al. 2017)."""
     threshold: Annotated[float, Field(gt=0.5, le=1)] = 0.6
@@ -106,6 +112,11 @@ class FederateConfig(OnDevice, Seeded):
     """Of trimmed_mean: share left out at each end."""
     overrides: list[str] = []
     """`key=value` settings of the finetune config, as after `--set`."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether clients take plain steps."""
+        return self.local_optimizer == "sgd" or (self.local_optimizer == "auto" and self.algorithm == "fedadam")
 
     @model_validator(mode="after")
     def _hidden_or_robust(self) -> "FederateConfig":

@@ -24,7 +24,8 @@ class TrainingPrivacy(Config):
     """With unit user: rows of one user that one step reads, drawn anew each time."""
     units_per_step: Annotated[int, Field(ge=1)] | None = None
     """Units of a step, on average; each takes part by its own draw. None: `training.batch_rows` for rows, an eighth of it for
-    users, at most a tenth of all. More of them stand out better from the noise."""
+    users; more where the passes would take more than 200 steps; at most a tenth of all. More of them stand out better from the
+    noise."""
     noise: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     """Deviations of the noise over the clip; auto: the least that epsilon allows. Too little is refused."""
     text_width: Annotated[int, Field(ge=1, le=1_000_000)] | None = 32

@@ -175,6 +175,7 @@ def calibration_of(cells: npt.ArrayLike, *, doubt: float = 1.0) -> Calibration:
 
 
 LINE_STEPS = 3
+LEVEL_STEPS = 2
 _CENTRE, _REACH = -2.0, 6.0
 _LONGEST_STEP = 1.5
 
@@ -223,12 +224,19 @@ class LineFit:
         level = self.line[1] + self.line[0] * _CENTRE + float(change[0])
         self.line = slope, level - slope * _CENTRE
 
-    def level(self, total: float, information: float, deviation: float) -> None:
-        """Move the intercept alone, by what scores lack of the labels in all, known to `deviation`; `information`: p (1 - p),
-        summed over as many rows as `total` counts. What is taken to be usual is as in `step`.
+    def level(self, lack: float, predicted: float, rate: float, deviation: float) -> None:
+        """Move the intercept alone, by what scores lack of the labels in all, known to `deviation`, beside the clicks they
+        `predicted`; `rate`: of clicks, roughly. What is taken to be usual is as in `step`.
+
+        Scores whose odds lie near each other move from as much more or less than the rate as they promise to the rate: exact
+        where all are alike, where a step of Newton's that must double them goes half as far again.
         """
+        predicted = max(predicted, deviation, 1.0)
+        promised = float(np.clip(rate / np.clip(1.0 + lack / predicted, 0.1, 10.0), 1e-4, 0.9))
+        moved = np.log(rate / (1.0 - rate)) - np.log(promised / (1.0 - promised))
+        information = predicted * (1.0 - rate)
         precision = information**2 / (information + deviation**2)
-        change = precision * total / max(information, 1e-9) / (precision + self._known[0, 0])
+        change = moved * precision / (precision + self._known[0, 0])
         self.line = self.line[0], self.line[1] + float(np.clip(change, -_LONGEST_STEP, _LONGEST_STEP))
         self._known = self._known + np.diag([precision / 2.0, 0.0])
 

@@ -25,7 +25,7 @@ from adrec.stages.training.federating.sides import Side
 from adrec.terminal import Terminal
 from adrec.training.ctr_training import raw_outputs
 from adrec.training.federated.exchange import Message
-from adrec.training.federated.rounds import Corrupt, Rounds, Server
+from adrec.training.federated.rounds import Corrupt, Rounds
 from adrec.training.federated.sums import Floats, Summing, Wire
 
 _LOOKS = 10
@@ -53,7 +53,7 @@ def run(
         return _with_noise(config, side, shards, valid, summing)
     side.take(_summed(config, [side.counts(rows) for rows in shards.values()], summing))
     module = side.module()
-    rounds = Rounds(module, data.collate, data.sampling, side.local(), _server(config), summing, config.seed, corrupt)
+    rounds = Rounds(module, data.collate, data.sampling, side.local(), side.server(), summing, config.seed, corrupt)
     curve = []
     codes = np.array(list(shards))
     with terminal.progress("Federated training", config.rounds, unit="rounds") as advance:
@@ -86,7 +86,7 @@ def _with_noise(
         code: Owner(side, rows, data.valid.take(np.flatnonzero(valid == code)), number=int(code))
         for code, rows in shards.items()
     }
-    rounds = Rounds(side.module(), data.collate, data.sampling, side.local(), _server(config), summing, config.seed)
+    rounds = Rounds(side.module(), data.collate, data.sampling, side.local(), side.server(), summing, config.seed)
 
     def ask(clients: Sequence[Any], task: Message) -> Floats:
         vectors = []
@@ -96,10 +96,6 @@ def _with_noise(
         return _summed(config, vectors, summing)
 
     return train_with_noise(config, side, list(shards), ask, rounds)
-
-
-def _server(config: FederateConfig) -> Server:
-    return Server(config.algorithm, config.rule, config.clip, config.trim, config.server_learning_rate)
 
 
 def _dealt(by: str, prepared: Prepared, split: str, rows: Examples) -> NDArray[np.int64]:

@@ -21,7 +21,7 @@ from adrec.training.federated.sums import Floats, Summing, clipped, robust
 
 Corrupt = Callable[[int, Floats], Floats]
 """Number of a client and its change → what it sends instead. For tests of liars."""
-_BETAS, _FLOOR = (0.9, 0.99), 1e-3
+_BETAS, _FLOOR = (0.9, 0.99), 1e-8
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class LocalTraining:
     weight_decay: float
     proximal: float
     """0: clients go where they want"""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """sgd: nothing decays and nothing is cut, so that a client's change is its gradients' sum times the rate"""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Server:
     clip: float
     trim: float
     learning_rate: float
+    rounds: int | None = None
+    """over which the server's rate falls to 0 in a line; None: it stays"""
 
 
 @dataclass
@@ -60,6 +64,7 @@ class Rounds:
     seed: int
     corrupt: Corrupt | None = None
     _moments: list[Floats] = field(default_factory=list, init=False)
+    _moves: int = field(default=0, init=False)
 
     def run(self, number: int, clients: Sequence[tuple[int, Examples]]) -> None:
         """One round with these clients, (number, rows) each."""
@@ -85,13 +90,18 @@ class Rounds:
         total, _ = self.summing(vectors)
         return np.asarray(total[:-1] / max(total[-1], 1e-9))
 
-    def _adam(self, move: Floats) -> Floats:
+    def _adam(self, change: Floats) -> Floats:
+        """Adam (Kingma and Ba 2015) on what the clients' change comes to as a gradient, uphill."""
+        gradient = change / self.local.learning_rate
         if not self._moments:
-            self._moments = [np.zeros_like(move), np.zeros_like(move)]
-        first, second = self._moments
-        first[:] = _BETAS[0] * first + (1 - _BETAS[0]) * move
-        second[:] = _BETAS[1] * second + (1 - _BETAS[1]) * move**2
-        return np.asarray(self.server.learning_rate * first / (np.sqrt(second) + _FLOOR))
+            self._moments = [np.zeros_like(gradient), np.zeros_like(gradient)]
+        moments = []
+        falls = 1.0 if self.server.rounds is None else max(0.0, 1.0 - self._moves / self.server.rounds)
+        self._moves += 1
+        for beta, moment, value in zip(_BETAS, self._moments, (gradient, gradient**2), strict=True):
+            moment[:] = beta * moment + (1 - beta) * value
+            moments.append(moment / (1 - beta**self._moves))
+        return np.asarray(falls * self.server.learning_rate * moments[0] / (np.sqrt(moments[1]) + _FLOOR))
 
 
 def weighed(change: Floats, rows: float) -> Floats:
@@ -114,7 +124,12 @@ def changed(
     """What a client's own training on `rows` changes of the weights `before`. `seed`: of the run, the round, the client."""
     put(module, before)
     start = [value.detach().clone() for value in trained(module)] if local.proximal else []
-    optimizer = torch.optim.AdamW(trained(module), lr=local.learning_rate, weight_decay=local.weight_decay)
+    is_plain = local.optimizer == "sgd"
+    optimizer: torch.optim.Optimizer = (
+        torch.optim.SGD(trained(module), lr=local.learning_rate)
+        if is_plain
+        else torch.optim.AdamW(trained(module), lr=local.learning_rate, weight_decay=local.weight_decay)
+    )
     plan = MemoryPlan(rows, collate, sampling=sampling, batch_rows=local.batch_rows, seed=seed[0])
     generator = np.random.default_rng(seed)
     torch.manual_seed(int(generator.integers(2**31)))
@@ -127,7 +142,8 @@ def changed(
                 loss = loss + local.proximal / 2 * (value - origin).square().sum()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(trained(module), 1.0)
+            if not is_plain:
+                nn.utils.clip_grad_norm_(trained(module), 1.0)
             optimizer.step()
     return flat(module) - before
 

@@ -16,7 +16,7 @@ from adrec.data.batches.collate import Batch
 from adrec.models.net.ctr_model import Outputs
 from adrec.training.private.units import Units, apart
 
-MOST_FLOATS, _MOST_UNITS = 1 << 25, 256
+MOST_FLOATS, _MOST_UNITS = 1 << 25, 512
 """Of all weights of the units of a chunk together: 128 MB of gradients at once. Larger chunks are slower: padding, caches."""
 _INPUTS = 4.0
 """Norm of a row's inputs to the straight line, as clipping is to see it."""

@@ -27,7 +27,7 @@ from adrec.terminal import Terminal
 from adrec.training.ctr_training import raw_outputs
 from adrec.training.federated.exchange import Boxes, Message
 from adrec.training.federated.remote import RemoteSums
-from adrec.training.federated.rounds import Rounds, Server, flat
+from adrec.training.federated.rounds import Rounds, flat
 from adrec.training.federated.sums import Summing
 
 POLL_SECONDS = 20.0
@@ -63,9 +63,8 @@ def serve_rounds(config: FederateConfig, terminal: Terminal) -> FederateResult:
         side.take(total)
         module, data = side.module(), side.data
         means = [task.mean for task in data.tasks]
-        how = Server(config.algorithm, config.rule, config.clip, config.trim, config.server_learning_rate)
         unused = Summing(True, config.threshold, 0.0, np.random.default_rng(config.seed))
-        rounds = Rounds(module, data.collate, data.sampling, side.local(), how, unused, config.seed)
+        rounds = Rounds(module, data.collate, data.sampling, side.local(), side.server(), unused, config.seed)
         random, curve = np.random.default_rng(config.seed), []
         with terminal.progress("Federated training", config.rounds, unit="rounds") as advance:
             for number in range(config.rounds):
@@ -95,8 +94,7 @@ def _with_noise(config: FederateConfig, side: Side, boxes: Boxes, sums: RemoteSu
         raise ConfigError(f"clients_per_round: under `privacy` all {len(present)} clients take part in every round. Raise it.")
     data = side.data
     unused = Summing(True, config.threshold, 0.0, np.random.default_rng(config.seed))
-    how = Server(config.algorithm, config.rule, config.clip, config.trim, config.server_learning_rate)
-    rounds = Rounds(side.module(), data.collate, data.sampling, side.local(), how, unused, config.seed)
+    rounds = Rounds(side.module(), data.collate, data.sampling, side.local(), side.server(), unused, config.seed)
     result = train_with_noise(config, side, present, lambda names, task: sums(names, task)[0], rounds)
     facts = {
         "phase": "done",

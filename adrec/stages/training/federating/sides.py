@@ -35,7 +35,7 @@ from adrec.training.click_data import ClickData, Seen, load_click_data
 from adrec.training.click_encoder import open_text_encoder, text_reader
 from adrec.training.ctr_module import CTRModule
 from adrec.training.ctr_training import Trained, loss_settings, raw_outputs
-from adrec.training.federated.rounds import LocalTraining
+from adrec.training.federated.rounds import LocalTraining, Server
 from adrec.training.federated.sums import Floats
 from adrec.training.loop.trainer import FitResult
 
@@ -109,9 +109,16 @@ class Side:
         """How a client trains."""
         config, training = self.config, self.base.training
         proximal = config.proximal if config.algorithm == "fedprox" else 0.0
+        rate = config.local_learning_rate if config.is_plain else training.learning_rate
         return LocalTraining(
-            config.local_epochs, training.batch_rows, training.learning_rate, training.weight_decay, proximal
+            config.local_epochs, training.batch_rows, rate, training.weight_decay, proximal,
+            "sgd" if config.is_plain else "adamw",
         )  # fmt: skip
+
+    def server(self) -> Server:
+        """How the server goes on from what the clients send."""
+        config = self.config
+        return Server(config.algorithm, config.rule, config.clip, config.trim, config.server_learning_rate, config.rounds)
 
     def counts(self, rows: Examples) -> Floats:
         """Of each task how many labels are known and how many are ones; impressions and clicks of every ad."""

@@ -25,16 +25,17 @@ from adrec.errors import ConfigError, DataError
 from adrec.inference.held_out import HeldOut
 from adrec.inference.predictor import Predictor
 from adrec.models.baselines.suite import Suite
-from adrec.models.blend.calibration import LINE_STEPS, Calibration, LineFit, line_sums
+from adrec.models.blend.calibration import LEVEL_STEPS, LINE_STEPS
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.privacy.accounting import Event, noise_for
 from adrec.privacy.ledger import Ledger, Line
-from adrec.privacy.mechanisms import FINER, LINE_SENSITIVITY, Releases, one_of_each, some_of_each
+from adrec.privacy.mechanisms import FINER, Releases, one_of_each
 from adrec.privacy.noise import Noise
 from adrec.stages.training.finetune_result import FinetuneResult
 from adrec.stages.training.finetuning.above import click_model
 from adrec.stages.training.finetuning.material import Material
 from adrec.stages.training.finetuning.private_bundle import lines_of_files, private_result, write_private_bundle
+from adrec.stages.training.finetuning.private_calibration import private_calibrations
 from adrec.stages.training.finetuning.private_labels import run_with_private_labels
 from adrec.stages.training.pretraining.private import read_ledger
 from adrec.terminal import Terminal
@@ -47,8 +48,6 @@ from adrec.training.private.training import schedule_of, train_privately, units_
 
 _TEXTS = 50_000
 """Of ads, that the main directions are computed from."""
-_ROWS_OF_A_USER = 4
-"""Of the validation rows, that calibration reads."""
 _SHARES = (0.1, 0.2, 0.35, 0.5)
 """Parts of epsilon that statistics may cost by themselves, where the config leaves it to us."""
 _SURE_RATE = 0.005
@@ -84,7 +83,7 @@ def run_privately(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     data = _with_statistics(config, data, unit, releases)
     before = _of_encoder(config)
     beside = [line.event for line in (*before, *releases.lines) if line.event is not None]
-    to_come = [releases.noise] * LINE_STEPS + [releases.noise / FINER]
+    to_come = [releases.noise] * LINE_STEPS + [releases.noise / FINER] * LEVEL_STEPS
     beside += [Event(noise) for noise in to_come * _calibrated(config)]  # when the network is trained
     schedule = schedule_of(config, int(unit.max()) + 1, beside, delta)
     work = work_folder(config.output)
@@ -92,7 +91,7 @@ def run_privately(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     material = Material(config, prepared, encoder, reader, None, data, terminal)
     packed = click_model(material, data, trained, Suite())
     held_out = HeldOut(Predictor(packed, device=resolve_device(config.device), cache=config.text.cache), prepared, data.valid)
-    packed = replace(packed, calibrations=_calibrations(config, data, held_out.raw, releases))
+    packed = replace(packed, calibrations=private_calibrations(config, data, trained, held_out.raw, releases))
     ledger = Ledger(
         privacy.unit, privacy.epsilon, privacy.delta, privacy.accountant, randomness.is_secure,
         (*lines_of_files(config, packed, lacking, is_counted=bool(before)), _of_training(config, schedule), *before,
@@ -171,7 +170,9 @@ def _budget(config: FinetuneConfig, prepared: Prepared, declared: Declared, rand
         raise ConfigError("privacy: only tasks whose label is yes or no can be learned; leave out rating and dwell_seconds.")
     fits, vocabularies = planned_releases(prepared, privacy.unit, declared)
     delta = privacy.delta * (1.0 - _VOCABULARIES) if vocabularies else privacy.delta
-    count = fits + int(privacy.counts) + len(config.tasks) * FINER**2 + _calibrated(config) * (LINE_STEPS + FINER**2)
+    count = (
+        fits + int(privacy.counts) + len(config.tasks) * FINER**2 + _calibrated(config) * (LINE_STEPS + LEVEL_STEPS * FINER**2)
+    )
     units = len(prepared.users()) if privacy.unit == "user" else prepared.rows("train")
     alone = _noise_of_statistics(privacy, delta, enough=_SURE_RATE * units / (math.sqrt(2 * count) / FINER))
     return Releases(randomness, alone * math.sqrt(count), privacy.delta * _VOCABULARIES / max(vocabularies, 1)), delta
@@ -221,38 +222,6 @@ def _counted(config: FinetuneConfig, data: ClickData, rows: Examples, unit: NDAr
     shown, clicks = np.maximum(noised, 0).reshape(2, width)
     rank = np.argsort(-shown, kind="stable")
     return Seen(data.ads.ids.take(pa.array(rank)), shown[rank], np.minimum(clicks, shown)[rank])
-
-
-def _calibrations(
-    config: FinetuneConfig, data: ClickData, raw: NDArray[np.float32], releases: Releases
-) -> dict[str, Calibration]:
-    """Platt's line a task, by Newton's steps over noised sums; the rows of a user weigh as one row of all together.
-
-    Where the sums say less than their noise the line stays at the network's own probabilities.
-    """
-    if config.calibration == "none":
-        return {task.name: Calibration() for task in data.tasks}
-    assert config.privacy is not None
-    maps, valid = {}, data.valid
-    of_user = config.privacy.unit == "user"
-    most = min(config.privacy.max_rows_per_user, _ROWS_OF_A_USER) if of_user else 1
-    for number, task in enumerate(data.tasks):
-        labels = valid.labels[task.name]
-        own = valid.user_index.astype(np.int64) if of_user else np.arange(len(valid))
-        rows = some_of_each(np.where(np.isnan(labels), -1, own), most, releases.randomness)
-        unit = np.unique(own[rows], return_inverse=True)[1]
-        fit = LineFit(releases.noise * LINE_SENSITIVITY)
-        lacks = line_sums(raw[rows, number], labels[rows], fit.line)[:, 0] / np.bincount(unit)[unit]  # a unit's mean
-        noised_lack = releases.level(f"level of {task.name}", float(lacks.sum()), files=("calibration.json",))
-        information = (unit.max(initial=-1) + 1) * task.mean * (1.0 - task.mean)  # how many units there are is known
-        fit.level(noised_lack, float(information), releases.noise / FINER)
-        for step in range(1, LINE_STEPS + 1):
-            said = line_sums(raw[rows, number], labels[rows], fit.line) / most
-            sums = np.stack([np.bincount(unit, weights=column) for column in said.T], axis=1).astype(np.float64)
-            noised = releases.line_sums(f"calibration of {task.name}, step {step}", sums, files=("calibration.json",))
-            fit.step(noised)
-        maps[task.name] = fit.calibration()
-    return maps
 
 
 def _of_training(config: FinetuneConfig, schedule: Schedule) -> Line:
