@@ -193,6 +193,9 @@ def _bytes(work: Path, command: str) -> int:
         def __exit__(self, *fault: Any) -> None:
             self.folder.cleanup()
 
+        def workers(self, most: int) -> int:
+            return 2
+
         def each(self, tasks: Any, most: int | None = None, *, at_once: bool = False) -> Any:
             for task in tasks:
                 sent = pickle.dumps(task)

@@ -50,6 +50,9 @@ class InlinePool:
     def __exit__(self, *fault):
         self._folder.cleanup()
 
+    def workers(self, most):
+        return 3
+
     def each(self, tasks, most=None, *, at_once=False):
         for task in tasks:
             self.tasks.append(task)

@@ -114,6 +114,10 @@ class Pool:
         """The module, connected."""
         return self._ray
 
+    def workers(self, most: int) -> int:
+        """How many work on so many tasks."""
+        return workers_of(self._ray, self.cluster, most)
+
     def each(self, tasks: Iterable[Any], most: int | None = None, *, at_once: bool = False) -> Iterator[tuple[Any, Any]]:
         """(task, result) as they are finished. Raises what a worker could not do, with its part and node.
 
@@ -122,7 +126,7 @@ class Pool:
         """
         most = len(tasks) if most is None and isinstance(tasks, Sequence) else most
         assert most is not None, "an iterator does not say how many tasks it holds"
-        room = threading.Semaphore(workers_of(self._ray, self.cluster, most)) if at_once and most else None
+        room = threading.Semaphore(self.workers(most)) if at_once and most else None
         for task, result in self._results(enumerate(tasks), most, room=room):
             if room is not None:
                 room.release()
@@ -132,7 +136,7 @@ class Pool:
         """Results in the order of `tasks`, of which there are at most `most` or so; a few are made ahead."""
         early: dict[int, Any] = {}
         wanted = 0
-        room = threading.Semaphore(2 * workers_of(self._ray, self.cluster, most) + 2)
+        room = threading.Semaphore(2 * self.workers(most) + 2)
         for task, result in self._results(enumerate(tasks), most, room=room):
             early[task.number] = result
             while wanted in early:
@@ -145,7 +149,7 @@ class Pool:
     ) -> Iterator[tuple[_Task, Any]]:
         if most == 0:
             return
-        count = workers_of(self._ray, self.cluster, most)
+        count = self.workers(most)
         shared = _Shared(queue.Queue(maxsize=count), queue.Queue(maxsize=count))
         feeder = threading.Thread(target=self._feed, args=(tasks, shared, room), daemon=True)
         threads = [threading.Thread(target=self._serve, args=(slot, shared), daemon=True) for slot in range(count)]

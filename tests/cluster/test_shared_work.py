@@ -21,6 +21,7 @@ from adrec.config.inference.score import ScoreConfig
 from adrec.errors import DataError
 from adrec.stages.data import inspect, preprocess
 from adrec.stages.evaluation import evaluate
+from adrec.stages.evaluation.measuring import Piece, shares
 from adrec.stages.inference import encode, rank, score
 from adrec.terminal import Terminal
 
@@ -82,7 +83,7 @@ def test_evaluate(tmp_path):
     write_scored(tmp_path / "scored.parquet")
     write_ads(tmp_path / "ads.parquet")
     write_scored(tmp_path / "other.parquet", seed=3)
-    few = {"replicates": 60}
+    few = {"replicates": 620}  # three lots, of which three workers share out those of two columns
     for name, cluster in (("single", None), ("shared", {})):
         evaluate.run(
             EvaluateConfig(
@@ -93,6 +94,10 @@ def test_evaluate(tmp_path):
         )  # fmt: skip
     assert (tmp_path / "single" / "metrics.json").read_bytes() == (tmp_path / "shared" / "metrics.json").read_bytes()
     assert json.loads((tmp_path / "single" / "metrics.json").read_text())["tasks"]
+    config = EvaluateConfig(scored=tmp_path / "scored.parquet", output=tmp_path / "none", bootstrap=few)
+    for most in range(1, 5):
+        found = shares(config, Piece(0, "adrec", 7), most)
+        assert len(found) == min(most, 3) and [lot for share in found for lot in share.lots] == [0, 1, 2]
 
 
 def write_log(folder, kind, *, bad=False, parts=4):

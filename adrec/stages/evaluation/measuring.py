@@ -1,11 +1,13 @@
 """Metrics of one column of predictions over all rows or a slice of them, with their draws: the work that `evaluate` shares out.
 
-Nearly all of its time goes here, and each piece stands by itself: its draws come from a seed. Workers of a cluster read the
-rows once each (90 MB a million) and send back the metrics; the figures are the same to the bit.
+Nearly all of its time goes here, and each piece stands by itself, and so do each 250 of its draws: they come from a seed of
+their own. Workers of a cluster read the rows once each (90 MB a million) and send back the metrics; the figures are the same to
+the bit.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +23,9 @@ from adrec.stages.evaluation.reading.tasks import Scores, Task
 from adrec.stages.evaluation.slicing import Slicing
 from adrec.terminal import Terminal
 
+DRAWS_A_SEED = 250
+"""Draws that are made together, whoever makes them."""
+
 
 class Piece(NamedTuple):
     """One column of predictions of one task, over all rows (`cut` None) or one part of a slicing."""
@@ -32,6 +37,8 @@ class Piece(NamedTuple):
     part: int = 0
     core: bool = False
     """The few metrics of slices, drawn as often as they are."""
+    lots: tuple[int, ...] | None = None
+    """Which lots of DRAWS_A_SEED draws; None: all."""
 
 
 class Measured(NamedTuple):
@@ -81,15 +88,38 @@ class Measurer:
             measures = regression_measures(frame, scores)
         values = point(measures, frame.user_count)
         # Run by run, so that only one run's sums are in memory; the seed gives all of them the same draws.
-        draws = bootstrap(
-            {scores.name: measures},
-            users=frame.user_count,
-            replicates=config.bootstrap.slice_replicates if piece.core else config.bootstrap.replicates,
-            generator=np.random.default_rng(piece.seed),
-            counts=frame.counts,
-            advance=advance,
-        )
-        return Measured(values, draws[scores.name], skipped)
+        lots = [
+            bootstrap(
+                {scores.name: measures},
+                users=frame.user_count,
+                replicates=min(DRAWS_A_SEED, draws_of(config, piece) - DRAWS_A_SEED * lot),
+                generator=np.random.default_rng([piece.seed, lot]),
+                counts=frame.counts,
+                advance=advance,
+            )[scores.name]
+            for lot in lots_of(config, piece)
+        ]
+        return Measured(values, _joined(lots), skipped)
+
+
+def draws_of(config: EvaluateConfig, piece: Piece) -> int:
+    """How often the rows of a piece are drawn, all its lots together."""
+    return config.bootstrap.slice_replicates if piece.core else config.bootstrap.replicates
+
+
+def lots_of(config: EvaluateConfig, piece: Piece) -> tuple[int, ...]:
+    """Numbers of the lots of its draws."""
+    return piece.lots if piece.lots is not None else tuple(range(-(-draws_of(config, piece) // DRAWS_A_SEED)))
+
+
+def _joined(lots: Sequence[Values]) -> Values:
+    return {name: np.concatenate([lot[name] for lot in lots]) for name in lots[0]}
+
+
+def shares(config: EvaluateConfig, piece: Piece, most: int) -> list[Piece]:
+    """The piece in at most so many, of whole lots each, as equal as they can be."""
+    lots = lots_of(config, piece)
+    return [piece._replace(lots=tuple(map(int, own))) for own in np.array_split(lots, min(most, len(lots)))]
 
 
 def frame_of(rows: Rows, task: Task, config: EvaluateConfig) -> Frame:
@@ -123,11 +153,18 @@ def measuring(config: EvaluateConfig, measurer: Measurer, factory: Factory, term
     with Pool(config.cluster, factory, payload, terminal, reads=reads, of="column") as pool:
 
         def there(pieces: Sequence[Piece]) -> Iterator[Measured]:
+            each = -(-pool.workers(_MANY) // len(pieces)) if pieces else 1  # columns alone may be fewer than workers
+            cut = [shares(config, piece, each) for piece in pieces]
+            tasks = [{"name": f"'{share.scores}'", "piece": share} for shared in cut for share in shared]
             with terminal.progress(_description(measurer, pieces), _draws(config, pieces), unit="draws") as advance:
-                named = [{"name": f"'{piece.scores}'", "piece": piece} for piece in pieces]
-                for piece, measured in zip(pieces, pool.in_order(named, len(named)), strict=True):
-                    advance(_draws(config, [piece]))
-                    yield measured
+                made = pool.in_order(tasks, len(tasks))
+                for shared in cut:
+                    parts = []
+                    for part in islice(made, len(shared)):
+                        parts.append(part)
+                        advance(len(next(iter(part.draws.values()), ())))
+                    yield parts[0]._replace(draws=_joined([part.draws for part in parts]))
+                assert next(made, None) is None  # asked for, so that the pool knows that it is done
 
         yield there
 
@@ -138,5 +175,8 @@ def _description(measurer: Measurer, pieces: Sequence[Piece]) -> str:
 
 
 def _draws(config: EvaluateConfig, pieces: Sequence[Piece]) -> int:
-    own = config.bootstrap
-    return sum(own.slice_replicates if piece.core else own.replicates for piece in pieces)
+    return sum(draws_of(config, piece) for piece in pieces)
+
+
+_MANY = 1 << 12
+"""More workers than there are."""
