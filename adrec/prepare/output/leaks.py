@@ -1,6 +1,6 @@
 """Declared features that give the click away: filled only where there was one, or ranking the rows nearly by themselves.
 
-One pass over a sample of the training shards (at most 8 row groups, spread evenly), so that it costs the same for any log.
+One pass over a sample of the training shards (at most 4 row groups, spread evenly), so that it costs the same for any log.
 Columns that preprocess makes (counters, history_length) know only the past and are left out.
 """
 
@@ -30,7 +30,7 @@ from adrec.specs import is_pattern
 LEAK = "leak"
 """Kind of a finding about a feature."""
 
-_GROUPS = 8
+_GROUPS = 4
 _FEW = 20
 """Fewest clicks, and fewest misses, for an AUC to mean anything here."""
 _AUC = 0.98
