@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from adrec.config.inference.rank import Policy
 from adrec.data.arrays import combined
@@ -175,15 +176,25 @@ def _best(
         asking = ranker.finder.asking(index, examples, some, words.take(pa.array(some)))
         allowed = rules.eligible(asking, slice(0, len(some)), slice(0, ads))
         every = np.where(allowed, np.arange(ads), -1)
-        policy = np.full(len(some), index)
-        scored, logit, _ = ranker.candidates(
-            table.take(pa.array(some)), examples.take(some), policy, every, batch_rows=_BATCH_PAIRS
-        )
+        logit, value = _scored(ranker, table.take(pa.array(some)), examples.take(some), np.full(len(some), index), every)
         by_score.append(best_of(logit, k))
-        by_value.append(best_of(np.where(allowed, scored.value, -np.inf), k))
+        by_value.append(best_of(np.where(allowed, value, -np.inf), k))
         eligible.append(allowed.sum(axis=1))
         advance(len(some))
     return np.concatenate(by_score), np.concatenate(by_value), np.concatenate(eligible)
+
+
+def _scored(
+    ranker: Ranker, table: pa.Table, examples: Examples, policy: Ints, every: Ints
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Logits and values of all ads (r, A) of r requests, in memory for `_BLOCK_PAIRS` of them."""
+    step = max(1, _BLOCK_PAIRS // len(table))
+    parts = [
+        ranker.candidates(table, examples, policy, every[:, start : start + step], batch_rows=_BATCH_PAIRS)
+        for start in range(0, every.shape[1], step)
+    ]
+    logit = np.concatenate([logit for _, logit, _ in parts], axis=1)
+    return logit, np.concatenate([scored.value for scored, _, _ in parts], axis=1)
 
 
 def _drawn(table: pa.Table, policy: Ints, count: int) -> Ints:

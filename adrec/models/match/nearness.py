@@ -32,6 +32,8 @@ _LEVEL, _NOISE = 100.0, 6.0
 _SHARPNESS = 10.0
 _HALF_LIFE_CLICKS = 10.0
 _BLOCK_CELLS = 4_000_000
+_LIST_PARTS = 4
+"""A list's candidates fill at most one part in so many of a block."""
 
 
 def nearness(candidates: Tensor, listed: Tensor, mask: Tensor) -> Tensor:
@@ -188,13 +190,18 @@ class _Block(NamedTuple):
 
 
 def _blocks(lists: Ragged, of_row: NDArray[np.integer], candidate: NDArray[np.integer], width: int) -> Iterator[_Block]:
-    """Lists that hold ads and have candidates, cut so that a block's arrays stay near `_BLOCK_CELLS` numbers."""
-    lengths = lists.lengths
+    """Lists that hold ads and have candidates, cut so that a block's arrays stay near `_BLOCK_CELLS` numbers; a list that is
+    held against more candidates than that (the whole catalogue) comes once for each part of them.
+    """
     by_list = np.argsort(of_row, kind="stable")
-    candidates = np.bincount(of_row, minlength=len(lengths))
-    first = np.cumsum(candidates) - candidates
+    candidates = np.bincount(of_row, minlength=len(lists))
+    most = max(_BLOCK_CELLS // (_LIST_PARTS * width), 1)
+    parts = np.where(lists.lengths > 0, -(-candidates // most), 0)
+    owner = np.repeat(np.arange(len(lists)), parts)  # of each part of a list's candidates
+    before = most * ranges(np.zeros(len(lists), np.int64), parts)
+    first = (np.cumsum(candidates) - candidates)[owner] + before
+    candidates, lengths, starts = np.minimum(candidates[owner] - before, most), lists.lengths[owner], lists.offsets[owner]
     order = np.lexsort((candidates, lengths))
-    order = order[(lengths[order] > 0) & (candidates[order] > 0)]
     start = 0
     while start < len(order):
         ahead = order[start : start + 4096]
@@ -202,7 +209,7 @@ def _blocks(lists: Ragged, of_row: NDArray[np.integer], candidate: NDArray[np.in
         cells = np.arange(1, len(ahead) + 1) * ((h + k) * width + h * k)
         count = max(int(np.searchsorted(cells, _BLOCK_CELLS, side="right")), 1)
         chosen = ahead[:count]
-        listed, mask = _padded(lists.values, lists.offsets[chosen], lengths[chosen])
+        listed, mask = _padded(lists.values, starts[chosen], lengths[chosen])
         rows, _ = _padded(by_list, first[chosen], candidates[chosen])
         row_of = np.repeat(np.arange(count), candidates[chosen])
         column_of = ranges(np.zeros(count, np.int64), candidates[chosen])

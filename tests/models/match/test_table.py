@@ -1,5 +1,6 @@
 """The table of matches equals loops over rows; a network with a trained encoder makes the same columns itself."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,9 @@ from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct
 from sklearn.metrics.pairwise import cosine_similarity
 
 from adrec.data.batches.collate import Collator, Texts
+from adrec.data.features import vectors as vectors_module
+from adrec.data.features.vectors import FittedVector, Modality
+from adrec.data.vectors import Vectors
 from adrec.models.baselines.content import EncoderCosine
 from adrec.models.baselines.tabular.design import design
 from adrec.models.match import nearness as nearness_module
@@ -226,3 +230,24 @@ def test_taste_tells_no_user_from_another():
         matcher = Matcher(MatchSpec(parts=(7,), skips=True, taste=True), given.ads, given.users)
         columns = dict(zip(matcher.names([]), matcher.columns(replace(given.examples, **skipped)).T, strict=True))
         assert np.abs(columns["taste"]).max() < 0.02
+
+
+def test_a_catalogue_held_against_one_history_is_never_copied_whole(monkeypatch):
+    """Cosines of 20,000 candidates take less than half of one float32 copy of their vectors, columns and all."""
+    monkeypatch.setattr(nearness_module, "_BLOCK_CELLS", 200_000)
+    monkeypatch.setattr(vectors_module, "_PIECE_ROWS", 512)
+    ads, width = 20_000, 256
+    stored = np.random.default_rng(0).normal(size=(ads, width)).astype(np.float16)
+    held = Vectors(stored, np.zeros((0, width), np.float32), np.arange(ads))
+    fitted = FittedVector("photo", "photo", np.zeros(width, np.float32), np.ones(width, np.float32), np.eye(2, width))
+    named = replace(catalog(range(ads)), modalities={"photo": Modality(held, fitted)})
+    given = inputs([(0, [3, 5, 7], [(ad, 0) for ad in range(ads)])], named, catalog(range(1)))
+    matcher = Matcher(MatchSpec.of(named, given.users), named, given.users)
+    tracemalloc.start()
+    found = matcher.columns(given.examples)
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert taken < 0.5 * ads * width * 4
+    some = np.array([0, 5, 4_321, 19_999])
+    few = replace(given, examples=given.examples.take(some))
+    assert np.allclose(found[some], matcher.columns(few.examples), atol=1e-6)
