@@ -15,8 +15,12 @@ Method = Literal["none", "temperature", "platt", "isotonic"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 Floats = npt.NDArray[np.float64]
+Fitter = Callable[[Floats, Floats, Floats], dict[str, Any]]
+"""Logits, labels and weights (N,) → fields of a `Calibration`."""
 _MIN_SLOPE = 1e-3
 _MIN_OF_EACH_LABEL = 5
+FEW = 50
+"""With fewer rows of either label `auto` fits no more than Platt's line, held near the click rate."""
 _MOST_PERIODS = 30
 
 
@@ -85,8 +89,10 @@ def fit(
     `logits` (N,), `labels` (N,) of 0 and 1; rows with a NaN label are left out. `weights` (N,): how many impressions each row
     stands for, one where None; the fit is that of so many rows. `negative_rate` in (0, 1] is the share of
     negatives that training kept; the rows given here must not be down-sampled. `auto` takes the method with the least log
-    loss over `folds` cross-fitted folds (whole `groups`, such as requests, stay together), the simpler one on a tie.
-    With fewer than 5 rows of either label nothing is fitted and only the down-sampling is undone.
+    loss over `folds` cross-fitted folds (whole `groups`, such as requests, stay together), the simpler one on a tie. With fewer
+    than FEW rows of either label it takes the logits as they are or Platt's line with a prior (`_fit_held_platt`), so that rows
+    which can tell little of a map still tell of a level. A method that is named fits nothing to fewer than 5 rows of a label;
+    then, and with fewer rows than folds, only the down-sampling is undone.
     """
     offset = sampling_offset(negative_rate)
     y = np.asarray(labels, dtype=np.float64)
@@ -94,13 +100,20 @@ def fit(
     x, y = np.asarray(logits, dtype=np.float64)[known] + offset, y[known]
     w = np.ones(len(y)) if weights is None else np.asarray(weights, dtype=np.float64)[known]
     rows, clicks = int(w.sum()), int(w @ y)
-    if not has_both(y, w):
+    if rows < folds if method == "auto" else not has_both(y, w):
         return Calibration(offset=offset, rows=rows, clicks=clicks)
     fold = _folds(len(y), None if groups is None else np.asarray(groups)[known], folds, seed)
-    tried: tuple[Method, ...] = METHODS if method == "auto" else (method,)
-    losses = {name: _cross_fitted_loss(name, x, y, w, fold) for name in tried}
+    if method != "auto":
+        tried = {method: _FITTERS[method]}
+    elif min(clicks, rows - clicks) >= FEW:
+        tried = _FITTERS
+    else:
+        tried = {"none": _fit_none}
+        if fold.min() < fold.max():
+            tried["platt"] = _fit_held_platt
+    losses = {name: _cross_fitted_loss(fitter, x, y, w, fold) for name, fitter in tried.items()}
     best = min(tried, key=lambda name: losses[name])
-    return Calibration(**{**_FITTERS[best](x, y, w), "offset": offset, "log_loss": losses, "rows": rows, "clicks": clicks})
+    return Calibration(**{**tried[best](x, y, w), "offset": offset, "log_loss": losses, "rows": rows, "clicks": clicks})
 
 
 def level_shift(
@@ -288,11 +301,11 @@ def _folds(rows: int, groups: npt.NDArray[Any] | None, folds: int, seed: int) ->
     return order[codes] % folds
 
 
-def _cross_fitted_loss(method: Method, x: Floats, y: Floats, w: Floats, fold: npt.NDArray[np.int64]) -> float:
+def _cross_fitted_loss(fitter: Fitter, x: Floats, y: Floats, w: Floats, fold: npt.NDArray[np.int64]) -> float:
     calibrated = np.empty_like(x)
     for number in np.unique(fold):
         held = fold == number
-        calibrated[held] = Calibration(**_FITTERS[method](x[~held], y[~held], w[~held])).logit(x[held])
+        calibrated[held] = Calibration(**fitter(x[~held], y[~held], w[~held])).logit(x[held])
     return log_loss(calibrated, y, w)
 
 
@@ -308,13 +321,22 @@ def _fit_temperature(x: Floats, y: Floats, w: Floats) -> dict[str, Any]:
     return {"method": "temperature", "slope": float(np.exp(-found.x))}
 
 
-def _fit_platt(x: Floats, y: Floats, w: Floats) -> dict[str, Any]:
+def _fit_held_platt(x: Floats, y: Floats, w: Floats) -> dict[str, Any]:
+    """Platt's line for a few rows: a slope by which one deviation of the logits moves the log-odds by 1 is taken to be usual.
+
+    A Gaussian prior on the standardised slope (Gelman et al. 2008, "A weakly informative default prior distribution for
+    logistic regression"): rows that say nothing of the logits leave the click rate, smoothed as Platt does.
+    """
+    return _fit_platt(x, y, w, precision=1.0)
+
+
+def _fit_platt(x: Floats, y: Floats, w: Floats, *, precision: float = 0.0) -> dict[str, Any]:
     """Slope and intercept by maximum likelihood on Platt's smoothed targets, so that separable rows stay finite."""
     clicks = (w * y).sum()
     target = np.where(y > 0, (clicks + 1) / (clicks + 2), 1 / (w.sum() - clicks + 2))
     centre = _average(x, w)
     spread = float(np.sqrt(_average((x - centre) ** 2, w))) or 1.0
-    slope, intercept = _newton((x - centre) / spread, target, w)
+    slope, intercept = _newton((x - centre) / spread, target, w, precision)
     if slope / spread < _MIN_SLOPE:
         # A model that is no better than chance may ask for a falling line; an increasing one is promised.
         slope = _MIN_SLOPE * spread
@@ -322,21 +344,27 @@ def _fit_platt(x: Floats, y: Floats, w: Floats) -> dict[str, Any]:
     return {"method": "platt", "slope": slope / spread, "intercept": intercept - slope * centre / spread}
 
 
-def _newton(x: Floats, target: Floats, w: Floats) -> tuple[float, float]:
-    """Logistic regression of one standardised variable; damped Newton steps (Lin, Lin and Weng 2007)."""
+def _newton(x: Floats, target: Floats, w: Floats, precision: float) -> tuple[float, float]:
+    """Logistic regression of one standardised variable; damped Newton steps (Lin, Lin and Weng 2007). `precision` of the
+    Gaussian around 0 that its slope comes from."""
     design = np.stack([x, np.ones_like(x)])  # (2, N)
     rate, total = _average(target, w), w.sum()
     weights = np.array([0.0, float(np.log(rate / (1 - rate)))])
-    loss = log_loss(weights @ design, target, w)
+    pull = np.array([precision / total, 0.0])
+
+    def loss(weights: Floats) -> float:
+        return log_loss(weights @ design, target, w) + float(pull @ weights**2) / 2
+
+    reached = loss(weights)
     for _ in range(100):
         p = _sigmoid(weights @ design)
-        gradient = design @ (w * (p - target)) / total
-        hessian = (design * (w * (p * (1 - p)))) @ design.T / total + 1e-12 * np.eye(2)
+        gradient = design @ (w * (p - target)) / total + pull * weights
+        hessian = (design * (w * (p * (1 - p)))) @ design.T / total + np.diag(pull + 1e-12)
         step, size = np.linalg.solve(hessian, gradient), 1.0
-        while size > 1e-8 and log_loss((weights - size * step) @ design, target, w) > loss:
+        while size > 1e-8 and loss(weights - size * step) > reached:
             size /= 2
         weights = weights - size * step
-        loss = log_loss(weights @ design, target, w)
+        reached = loss(weights)
         if np.abs(gradient).max() < 1e-10 or size <= 1e-8:
             break
     return float(weights[0]), float(weights[1])
@@ -375,7 +403,7 @@ def _match_mean(x: Floats, mean: float, w: Floats) -> float:
     return float(brentq(lambda s: _average(_sigmoid(x + s), w) - mean, low, high))
 
 
-_FITTERS: dict[Method, Callable[[Floats, Floats, Floats], dict[str, Any]]] = {
+_FITTERS: dict[Method, Fitter] = {
     "none": _fit_none,
     "temperature": _fit_temperature,
     "platt": _fit_platt,

@@ -114,11 +114,57 @@ def test_an_impossible_share_is_refused(rate):
         fit([0.0], [1.0], negative_rate=rate)
 
 
-@pytest.mark.parametrize("labels", [[0.0] * 50, [1.0] * 50, [], [1.0, 0.0]])
+@pytest.mark.parametrize("labels", [[], [1.0, 0.0], [1.0] * 4])
 def test_too_few_labels_leave_the_logits_alone(labels):
     fitted = fit(np.zeros(len(labels)), np.array(labels), negative_rate=0.5)
     assert fitted.method == "none"
     assert fitted.apply(np.array([0.0]))[0] == pytest.approx(1 / 3)  # odds 1, halved
+
+
+@pytest.mark.parametrize("clicks", [0, 50])
+def test_a_named_method_leaves_labels_of_one_kind_alone(clicks):
+    assert fit(np.zeros(50), np.arange(50) < clicks, method="platt").method == "none"
+
+
+@pytest.mark.parametrize("clicks", [0, 3, 47, 50])
+def test_few_labels_and_logits_that_know_nothing_become_the_click_rate(clicks):
+    logits = np.random.default_rng(0).normal(0, 8, 50)
+    fitted = fit(logits, np.random.default_rng(1).permutation(50) < clicks)
+    assert fitted.apply(logits).mean() == pytest.approx((clicks + 1) / 52, abs=0.02)
+    assert np.ptp(fitted.logit([-8.0, 8.0])) < 1.0
+
+
+@pytest.mark.parametrize(
+    "distort",
+    [
+        lambda x, noise: x,
+        lambda x, noise: x + 1.5,
+        lambda x, noise: 4 * x + 6,
+        lambda x, noise: 8 * noise,
+        lambda x, noise: 4 * x + 6 * noise,
+    ],
+    ids=["right", "shifted", "steep", "wild", "half_wild"],
+)
+@pytest.mark.parametrize("rows", [25, 100, 250])
+def test_a_map_of_few_rows_costs_little_beside_none_and_beside_the_click_rate(distort, rows):
+    """Mean log loss of forty maps, each of other rows with a click in ten, on rows of their own world."""
+    rng = np.random.default_rng(rows)
+    true = rng.normal(-2.5, 1.0, 4_000)
+    noise, labels = rng.normal(size=4_000), rng.random(4_000) < expit(true)
+    logits = distort(true, noise)
+    lost = []
+    for start in range(40):
+        some = np.arange(start, start + rows * 13, 13) % 4_000
+        rate = (labels[some].sum() + 1) / (rows + 2)
+        own = fit(logits[some], labels[some], seed=start).logit(logits)
+        lost.append([calibration.log_loss(x, labels) for x in (own, logits, np.full(4_000, logit(rate)))])
+    own, as_they_are, of_the_rate = np.mean(lost, axis=0)
+    assert own < min(as_they_are, of_the_rate) + (0.05 if rows == 25 else 0.01)
+
+
+def test_rows_of_one_request_are_judged_by_no_fold():
+    fitted = fit(np.linspace(-20, 20, 25), np.arange(25) % 8 == 0, groups=np.zeros(25))
+    assert fitted.method == "none"
 
 
 def test_rows_without_a_label_are_left_out():

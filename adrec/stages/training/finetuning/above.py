@@ -22,7 +22,7 @@ from adrec.inference.predictor import Predictor
 from adrec.models.baselines.base import Inputs
 from adrec.models.baselines.suite import Suite, fit_all, score_all
 from adrec.models.blend.by_request import fit_by_request
-from adrec.models.blend.calibration import Calibration, level_shift, sampling_offset
+from adrec.models.blend.calibration import FEW, Calibration, level_shift, sampling_offset
 from adrec.models.blend.calibration import fit as fit_calibration
 from adrec.models.blend.hybrid import Hybrid, fit_hybrid
 from adrec.models.blend.late_labels import fit_seen
@@ -38,8 +38,6 @@ from adrec.training.ctr_module import Raw, main_metrics
 from adrec.training.ctr_training import Trained, raw_outputs
 
 Figures = dict[str, dict[str, float]]
-FEW_CLICKS = 50
-"""With fewer clicks (or misses) among the validation rows, a map is carried over from the bundle of `start_from`."""
 
 
 @dataclass(frozen=True)
@@ -257,7 +255,7 @@ def _are_few(valid: Raw, task: int) -> bool:
     clicks = valid.labels[:, task]
     known = ~np.isnan(clicks)
     weight = known.astype(np.float64) if valid.weight is None else np.where(known, valid.weight, 0.0)
-    return bool(min(weight[clicks > 0].sum(), weight[clicks == 0].sum()) < FEW_CLICKS)
+    return bool(min(weight[clicks > 0].sum(), weight[clicks == 0].sum()) < FEW)
 
 
 def _levelled(
