@@ -35,7 +35,8 @@ def test_whisper_and_wav2vec2_are_what_transformers_says(tmp_path):
     for kind, share in (("small_whisper", 0.3), ("small_wav2vec2", 1.0)):
         folder = getattr(sounds, kind)(tmp_path / kind)
         model, processor = AutoModel.from_pretrained(folder).eval(), AutoFeatureExtractor.from_pretrained(folder)
-        inputs = processor(sound.samples, sampling_rate=sounds.RATE, return_tensors="pt")
+        rate = processor.sampling_rate
+        inputs = processor(resampled(sound, rate), sampling_rate=rate, return_tensors="pt")
         with torch.inference_mode():
             states = (model.get_encoder() if kind == "small_whisper" else model)(
                 inputs[model.main_input_name]
