@@ -98,17 +98,26 @@ def write_rows(path: Path, ratings: np.ndarray, seed: int) -> None:
 
 
 def write_graph(folder: Path, links: np.ndarray, items: int) -> None:
-    """Ads, and the two tables of links; an item's number is its entity."""
+    """Ads, and the two tables of links. An item is an entity too (`e` and its number), and its ad has the item's links as its
+    own, `~` where they point to it, so that a second link leads on from what it is linked to, to the other items there."""
     folder.mkdir(parents=True, exist_ok=True)
-    ids = [f"i{item}" for item in range(items)]
-    head, tail = ([f"e{entity}" for entity in links[:, column]] for column in (0, 2))
+    head, tail = links[:, 0], links[:, 2]
+    from_item, to_item = head < items, tail < items
+    relations = np.array([f"r{relation}" for relation in links[:, 1]])
+    ad = np.concatenate([head[from_item], tail[to_item]])
+    entity = np.concatenate([tail[from_item], head[to_item]])
+    of_ads = np.concatenate([relations[from_item], np.char.add("~", relations[to_item])])
     tables = {
-        "ads": {"ad_id": ids},
-        "ad_links": {"ad_id": ids, "relation": ["is"] * items, "entity_id": [f"e{item}" for item in range(items)]},
-        "links": {"head": head, "relation": [f"r{relation}" for relation in links[:, 1]], "tail": tail},
+        "ads": {"ad_id": _named("i", np.arange(items))},
+        "ad_links": {"ad_id": _named("i", ad), "relation": of_ads, "entity_id": _named("e", entity)},
+        "links": {"head": _named("e", head), "relation": relations, "tail": _named("e", tail)},
     }
     for name, columns in tables.items():
         pq.write_table(pa.table(columns), folder / f"{name}.parquet")
+
+
+def _named(kind: str, numbers: np.ndarray) -> list[str]:
+    return [f"{kind}{number}" for number in numbers]
 
 
 def measured(work: Path, split: int, *, graph: bool) -> Scored:

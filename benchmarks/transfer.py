@@ -4,7 +4,8 @@ Samples of other seeds: other ads, users, advertisers and effects of topics, one
 target's last quarter against the target rows at hand (a quarter of them validates): from nothing, from the source's bundle
 (`start_from`), the same at a tenth of the learning rate (`carried_rate`), on the target's own scales or on the source's
 (`carried_scales`), two networks of one source, and one of each of two sources (`start_from: [a, b]`; both ensembles at a tenth
-of the rate), and the source's bundle as it is. About 20 minutes on a core; the target has 14,400 rows to learn from in all.
+of the rate), and the source's bundle as it is. About 20 minutes on a core; the target has 14,400 rows to learn from in all:
+`--rows 100 1000 10000 14400 --ways alone "slower, its scales"` is the curve of one way with and without.
 """
 
 import argparse
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/transfer"))
     parser.add_argument("--rows", type=int, nargs="+", default=[100, 1_000, 10_000])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", help="some of them alone, by their names in the output")
     given = parser.parse_args()
     markets = {"source": (SOURCE_ROWS, 11), "second": (SOURCE_ROWS, 13), "target": (TARGET_ROWS, 12)}
     for name, (rows, seed) in markets.items():
@@ -60,6 +62,8 @@ def main() -> None:
         "two of one source": {**start, **two},
         "two sources": {"start_from": [str(path) for path in bundles], **two},
     }
+    if given.ways:
+        ways = {name: ways[name] for name in given.ways}
     for seed in range(1, given.seeds + 1):
         for rows in given.rows:
             file = given.work / f"rows{rows}_{seed}.parquet"
