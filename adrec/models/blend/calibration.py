@@ -91,7 +91,8 @@ def fit(
     negatives that training kept; the rows given here must not be down-sampled. `auto` takes the method with the least log
     loss over `folds` cross-fitted folds (whole `groups`, such as requests, stay together), the simpler one on a tie. With fewer
     than FEW rows of either label it takes the logits as they are or Platt's line with a prior (`_fit_held_platt`), so that rows
-    which can tell little of a map still tell of a level. A method that is named fits nothing to fewer than 5 rows of a label;
+    which can tell little of a map still tell of a level; with fewer than 5 that line, since training had few as well, and misses
+    alone would choose a network that is sure of misses. A method that is named fits nothing to fewer than 5 rows of a label;
     then, and with fewer rows than folds, only the down-sampling is undone.
     """
     offset = sampling_offset(negative_rate)
@@ -105,12 +106,12 @@ def fit(
     fold = _folds(len(y), None if groups is None else np.asarray(groups)[known], folds, seed)
     if method != "auto":
         tried = {method: _FITTERS[method]}
+    elif not has_both(y, w) or fold.min() == fold.max():  # nothing to judge by, or no rows of another request to fit to
+        return Calibration(**_fit_held_platt(x, y, w), offset=offset, rows=rows, clicks=clicks)
     elif min(clicks, rows - clicks) >= FEW:
         tried = _FITTERS
     else:
-        tried = {"none": _fit_none}
-        if fold.min() < fold.max():
-            tried["platt"] = _fit_held_platt
+        tried = {"none": _fit_none, "platt": _fit_held_platt}
     losses = {name: _cross_fitted_loss(fitter, x, y, w, fold) for name, fitter in tried.items()}
     best = min(tried, key=lambda name: losses[name])
     return Calibration(**{**tried[best](x, y, w), "offset": offset, "log_loss": losses, "rows": rows, "clicks": clicks})

@@ -163,8 +163,15 @@ def test_a_map_of_few_rows_costs_little_beside_none_and_beside_the_click_rate(di
 
 
 def test_rows_of_one_request_are_judged_by_no_fold():
-    fitted = fit(np.linspace(-20, 20, 25), np.arange(25) % 8 == 0, groups=np.zeros(25))
-    assert fitted.method == "none"
+    fitted = fit(np.linspace(-20, 20, 60), np.arange(60) % 8 == 0, groups=np.zeros(60))
+    assert fitted.method == "platt" and fitted.log_loss == {}
+    assert fitted.apply(np.linspace(-20, 20, 60)).mean() == pytest.approx(8 / 60, abs=0.02)
+
+
+def test_one_click_does_not_choose_a_network_that_is_sure_of_misses():
+    """Twenty-five misses of twenty-six rows are as the logits say, at the price of 8 for the click: 0.3 a row, on these rows."""
+    logits = np.concatenate([np.full(25, -10.0), [-8.0]])
+    assert fit(logits, np.arange(26) == 25).apply(logits).min() > 0.03
 
 
 def test_rows_without_a_label_are_left_out():
