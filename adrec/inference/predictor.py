@@ -339,15 +339,17 @@ class Predictor:
 
     def ad_vectors(self, catalogs: Catalogs, first: int = 0, last: int | None = None) -> NDArray[np.float32]:
         """(A, D) vectors of ads `first` up to `last` of the catalogs, the end where None."""
-        parts = []
         last = len(catalogs.ads) if last is None else min(last, len(catalogs.ads))
+        made = np.zeros((0, self.packed.config.model.width), np.float32)
         with torch.inference_mode():
             for start in range(first, last, BATCH_ROWS):
                 rows = np.arange(start, min(start + BATCH_ROWS, last))
                 batch = moved(entities(catalogs.ads, rows, catalogs.ad_texts), self.device)
-                parts.append(self.model.encode_ads(batch).float().cpu().numpy())
-        width = self.packed.config.model.width
-        return np.concatenate(parts) if parts else np.zeros((0, width), np.float32)
+                vectors = self.model.encode_ads(batch).float().cpu().numpy()
+                if start == first:  # a list of batches would lie between what they have freed, and be copied in the end
+                    made = np.empty((last - first, vectors.shape[1]), np.float32)
+                made[rows - first] = vectors
+        return made
 
     def encode_users(
         self, moments: pa.Table, ads: pa.Table, users: pa.Table | None = None, *, history: pa.Table | None = None

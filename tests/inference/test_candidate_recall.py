@@ -1,6 +1,7 @@
 """Candidate recall against an oracle that scores every pair by the public door; told by finetune, rank and evaluate alike."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from adrec.inference.known import known_of
 from adrec.inference.lists.ranker import Ranker
 from adrec.inference.lists.recall import candidate_recall, sample_requests
 from adrec.inference.lists.requests import split_requests
+from adrec.inference.lists.vectors import unit
 from adrec.inference.predictor import Predictor
 from adrec.schema import TIMESTAMP
 from adrec.stages.evaluation import evaluate
@@ -167,3 +169,16 @@ def test_shares_in_a_policy_go_before_the_measured_ones(world):
     assert found.shares == shares and found.recall == found.channels["popular"]
     with pytest.raises(ValueError, match="shares: names each of the channels"):
         Policy.model_validate({"retrieval": {"channels": ["model"], "shares": {"text": 1}}})
+
+
+def test_scaling_a_catalogue_to_unit_length_takes_one_copy():
+    """What unit vectors need beside themselves is a piece of them."""
+    vectors = np.random.default_rng(0).normal(size=(200_000, 16)).astype(np.float32)
+    vectors[7] = 0
+    tracemalloc.start()
+    scaled = unit(vectors)
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert taken < 1.5 * vectors.nbytes
+    lengths = np.linalg.norm(scaled, axis=1)
+    assert lengths[7] == 0 and np.allclose(np.delete(lengths, 7), 1, atol=1e-6)

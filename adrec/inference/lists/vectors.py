@@ -8,6 +8,7 @@ from adrec.data.examples import Examples
 
 Floats = NDArray[np.float32]
 _CHUNK_FLOATS = 8_000_000
+_PIECE_ROWS = 16_384
 
 
 def mean_of_history(examples: Examples, unit_vectors: Floats) -> Floats:
@@ -53,7 +54,10 @@ def nearest_click(examples: Examples, unit_vectors: Floats, ad: NDArray[np.integ
 
 
 def unit(vectors: Floats) -> Floats:
-    """Rows scaled to length 1; zero rows stay zero."""
-    norm = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: Floats = (vectors / np.where(norm > 0, norm, 1.0)).astype(np.float32)
+    """Rows scaled to length 1; zero rows stay zero. Takes the result and a piece of it."""
+    scaled = np.empty(vectors.shape, np.float32)
+    for start in range(0, len(vectors), _PIECE_ROWS):
+        piece = vectors[start : start + _PIECE_ROWS]
+        norm = np.linalg.norm(piece, axis=1, keepdims=True)
+        scaled[start : start + _PIECE_ROWS] = piece / np.where(norm > 0, norm, 1.0)
     return scaled

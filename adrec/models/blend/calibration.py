@@ -91,9 +91,9 @@ def fit(
     negatives that training kept; the rows given here must not be down-sampled. `auto` takes the method with the least log
     loss over `folds` cross-fitted folds (whole `groups`, such as requests, stay together), the simpler one on a tie. With fewer
     than FEW rows of either label it takes the logits as they are or Platt's line with a prior (`_fit_held_platt`), so that rows
-    which can tell little of a map still tell of a level; with fewer than 5 that line, since training had few as well, and misses
-    alone would choose a network that is sure of misses. A method that is named fits nothing to fewer than 5 rows of a label;
-    then, and with fewer rows than folds, only the down-sampling is undone.
+    which can tell little of a map still tell of a level; with fewer than 5 that line, since training had few as well, and
+    misses alone would choose a network that is sure of misses. A method that is named fits nothing to fewer than 5 rows of a
+    label; then, and with fewer rows than folds, only the down-sampling is undone.
     """
     offset = sampling_offset(negative_rate)
     y = np.asarray(labels, dtype=np.float64)

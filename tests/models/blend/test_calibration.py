@@ -169,7 +169,7 @@ def test_rows_of_one_request_are_judged_by_no_fold():
 
 
 def test_one_click_does_not_choose_a_network_that_is_sure_of_misses():
-    """Twenty-five misses of twenty-six rows are as the logits say, at the price of 8 for the click: 0.3 a row, on these rows."""
+    """Twenty-five misses are as the logits say, and the click costs 8: less than the click rate would, on these rows."""
     logits = np.concatenate([np.full(25, -10.0), [-8.0]])
     assert fit(logits, np.arange(26) == 25).apply(logits).min() > 0.03
 
