@@ -169,9 +169,10 @@ def test_rows_of_one_request_are_judged_by_no_fold():
 
 
 def test_one_click_does_not_choose_a_network_that_is_sure_of_misses():
-    """Twenty-five misses are as the logits say, and the click costs 8: less than the click rate would, on these rows."""
-    logits = np.concatenate([np.full(25, -10.0), [-8.0]])
-    assert fit(logits, np.arange(26) == 25).apply(logits).min() > 0.03
+    """Twenty-five misses are as the logits say, and the click costs 2: less, on these rows, than the click rate does."""
+    logits, labels = np.concatenate([np.full(25, -10.0), [-2.0]]), np.arange(26) == 25
+    assert calibration.log_loss(logits, labels) < calibration.log_loss(np.full(26, logit(1 / 26)), labels)
+    assert fit(logits, labels).apply(logits).min() > 0.03
 
 
 def test_rows_without_a_label_are_left_out():
