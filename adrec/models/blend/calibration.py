@@ -29,8 +29,9 @@ class Calibration:
     """A fitted, increasing map from logits to probabilities.
 
     `offset` is added to the logit first (log of the share of negatives kept in training, 0 without down-sampling). Then
-    comes `slope * x + intercept`, or for isotonic the piecewise linear function through `knots` (logit, calibrated logit),
-    continued outside them with `slope`. `log_loss` holds the cross-fitted loss of every method tried, in nats a row.
+    comes `slope * x + intercept`, or where there are `knots` (logit, calibrated logit), as of isotonic, the piecewise linear
+    function through them, continued outside with `slope`. `log_loss` holds the cross-fitted loss of every method tried, in
+    nats a row.
     """
 
     method: Method = "none"
@@ -326,9 +327,13 @@ def _fit_held_platt(x: Floats, y: Floats, w: Floats) -> dict[str, Any]:
     """Platt's line for a few rows: a slope by which one deviation of the logits moves the log-odds by 1 is taken to be usual.
 
     A Gaussian prior on the standardised slope (Gelman et al. 2008, "A weakly informative default prior distribution for
-    logistic regression"): rows that say nothing of the logits leave the click rate, smoothed as Platt does.
+    logistic regression"): rows that say nothing of the logits leave the click rate, smoothed as Platt does. Beyond the logits
+    of these rows, where a network of a few rows goes to extremes, the line is all but level.
     """
-    return _fit_platt(x, y, w, precision=1.0)
+    line = Calibration(**_fit_platt(x, y, w, precision=1.0))
+    ends = np.unique([x.min(), x.max()])
+    knots = tuple(zip(ends.tolist(), line.logit(ends).tolist(), strict=True))
+    return {"method": "platt", "slope": min(line.slope, _MIN_SLOPE), "knots": knots}
 
 
 def _fit_platt(x: Floats, y: Floats, w: Floats, *, precision: float = 0.0) -> dict[str, Any]:

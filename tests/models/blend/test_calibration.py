@@ -162,6 +162,16 @@ def test_a_map_of_few_rows_costs_little_beside_none_and_beside_the_click_rate(di
     assert own < min(as_they_are, of_the_rate) + (0.05 if rows == 25 else 0.01)
 
 
+def test_few_rows_say_nothing_of_logits_beyond_theirs():
+    labels = np.arange(30) % 6 == 0
+    fitted = fit(np.where(labels, -1.0, -3.0), labels)
+    low, high = fitted.apply([-3.0, -1.0])
+    assert low < labels.mean() < high
+    far = fitted.apply([-40.0, 40.0])
+    assert far[0] == pytest.approx(low, rel=0.05) and far[1] == pytest.approx(high, rel=0.05)
+    assert far[0] < low and far[1] > high, "the order is kept"
+
+
 def test_rows_of_one_request_are_judged_by_no_fold():
     fitted = fit(np.linspace(-20, 20, 60), np.arange(60) % 8 == 0, groups=np.zeros(60))
     assert fitted.method == "platt" and fitted.log_loss == {}
