@@ -51,6 +51,20 @@ def small_convnext(folder):
     return folder
 
 
+def small_efficientnet(folder):
+    from transformers import EfficientNetConfig, EfficientNetModel
+
+    torch.manual_seed(4)
+    config = EfficientNetConfig(
+        image_size=SIZE, width_coefficient=0.25, depth_coefficient=0.2, kernel_sizes=[3, 3], in_channels=[8, 8],
+        out_channels=[8, 16], depthwise_padding=[], strides=[1, 2], num_block_repeats=[1, 1], expand_ratios=[1, 2],
+        hidden_dim=320,
+    )  # fmt: skip
+    EfficientNetModel(config).save_pretrained(folder)
+    _processor(folder, "EfficientNetImageProcessor")
+    return folder
+
+
 def small_clip(folder, words="red green blue shoes coffee"):
     """A CLIP of one layer each for pictures and words."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors

@@ -11,7 +11,7 @@ from adrec.models.media.media_vectors import MediaVectors, text_vectors
 from adrec.models.media.vision_encoder import load_vision_encoder
 
 
-@pytest.mark.parametrize("kind", ["small_vit", "small_dinov2", "small_convnext", "small_clip"])
+@pytest.mark.parametrize("kind", ["small_vit", "small_dinov2", "small_convnext", "small_efficientnet", "small_clip"])
 def test_a_picture_is_a_vector_whatever_stands_beside_it(tmp_path, kind):
     encoder = load_vision_encoder(str(getattr(vision, kind)(tmp_path / "encoder")))
     shown = [
