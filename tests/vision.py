@@ -58,7 +58,7 @@ def small_efficientnet(folder):
     config = EfficientNetConfig(
         image_size=SIZE, width_coefficient=0.25, depth_coefficient=0.2, kernel_sizes=[3, 3], in_channels=[8, 8],
         out_channels=[8, 16], depthwise_padding=[], strides=[1, 2], num_block_repeats=[1, 1], expand_ratios=[1, 2],
-        hidden_dim=320,
+        hidden_dim=320, initializer_range=0.5,
     )  # fmt: skip
     EfficientNetModel(config).save_pretrained(folder)
     _processor(folder, "EfficientNetImageProcessor")
