@@ -16,8 +16,9 @@ from adrec.data.batches.collate import Batch
 from adrec.models.net.ctr_model import Outputs
 from adrec.training.private.units import Units, apart
 
-MOST_FLOATS, _MOST_UNITS = 1 << 25, 512
-"""Of all weights of the units of a chunk together: 128 MB of gradients at once. Larger chunks are slower: padding, caches."""
+MOST_FLOATS, _MOST_ROWS, _MOST_USERS = 1 << 25, 512, 128
+"""Of all weights of the units of a chunk together: 128 MB of gradients at once. Larger chunks are slower: padding, caches; so
+are smaller ones, and users, who are unlike, are padded more than rows."""
 _INPUTS = 4.0
 """Norm of a row's inputs to the straight line, as clipping is to see it."""
 
@@ -66,10 +67,10 @@ def shares_of(model: nn.Module) -> dict[str, float]:
     return {"model.wide.weight": min(1.0, _INPUTS / wide.in_features**0.5)}
 
 
-def units_at_once(model: nn.Module) -> int:
-    """How many units a chunk may hold."""
+def units_at_once(model: nn.Module, most_rows: int) -> int:
+    """How many units of so many rows a chunk may hold."""
     weights = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return max(1, min(_MOST_UNITS, MOST_FLOATS // max(weights, 1)))
+    return max(1, min(_MOST_ROWS if most_rows == 1 else _MOST_USERS, MOST_FLOATS // max(weights, 1)))
 
 
 def clipped_gradients(loss: UnitLoss, units: Units, clip: Tensor | float) -> Clipped:
