@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from adrec.config.training.finetune import ModelSettings
 from adrec.data.features import FeatureSet
-from adrec.data.features.categorical import FittedVocabulary
+from adrec.data.features.categorical import FittedVocabulary, Hashed
 from adrec.data.graph.paths import Paths
 from adrec.models.net.interaction import INTERACTIONS
 from adrec.models.net.matches import Matches
@@ -308,15 +308,21 @@ class _Namer:
         categories = {}
         for name, size in zip(features.categorical_names, features.cardinalities, strict=True):
             coder = coders.get(name)
-            categories[name] = _codes(coder.values if isinstance(coder, FittedVocabulary) else None, size)
-        lists = {
-            coder.name: _codes(coder.values if isinstance(coder, FittedVocabulary) else None, coder.cardinality)
-            for coder in features.lists
-        }
+            categories[name] = _codes(_values(coder), size)
+        lists = {coder.name: _codes(_values(coder), coder.cardinality) for coder in features.lists}
         return categories, lists
 
     def _is_own(self) -> bool:
         return self.d.settings.interaction in INTERACTIONS
+
+
+def _values(coder: FittedVocabulary | Hashed | None) -> pa.Array | None:
+    """What the codes from 1 stand for, where they are not numbers of a hash or a calendar."""
+    if isinstance(coder, FittedVocabulary):
+        return coder.values
+    if coder is None or coder.known is None:
+        return None
+    return pa.array([f"bucket {bucket} of {coder.buckets}" for bucket in coder.known], pa.string())
 
 
 def _codes(values: pa.Array | None, size: int) -> pa.Array:

@@ -106,6 +106,11 @@ class FederateConfig(OnDevice, Seeded):
     that send anything (Yin et al. 2018); the server then must see each change, so `secure` is false."""
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Of clipped, and under `privacy`: largest norm of a client's change."""
+    features: Literal["agreed", "federated"] = "agreed"
+    """agreed: vocabularies and scales are the prepared folder's, and all sides have the same `features.json`. federated: those
+    of impressions and users are fitted from sums over the clients' training rows; all sides declare the same columns."""
+    feature_buckets: Annotated[int, Field(ge=16, le=1 << 20)] = 1 << 14
+    """Of federated features: buckets of the hash by which values of a vocabulary are counted; values of one bucket are one."""
     privacy: FederatedPrivacy | None = None
     """Noise on the sums, so that the bundle tells of no client. Changes are cut to `clip`, clients weigh alike."""
     trim: Annotated[float, Field(gt=0, lt=0.5)] = 0.2
@@ -124,6 +129,11 @@ class FederateConfig(OnDevice, Seeded):
             raise ValueError(f"rule: {self.rule} needs to see each client's change; set `secure` to false, or rule to clipped")
         if self.privacy is not None and self.rule in {"median", "trimmed_mean"}:
             raise ValueError(f"privacy: noise is added to a sum; {self.rule} is none. Leave out rule")
+        if self.privacy is not None and self.features == "federated" and "features" not in self.privacy.public:
+            raise ValueError(
+                "features: sums of vocabularies and scales get no noise. Set it to agreed; or if anyone may know them, say so:"
+                " privacy.public=[features]"
+            )
         if self.role == "client" and self.privacy is not None:
             raise ValueError("privacy: the server adds the noise; leave it out of the clients' configs")
         if self.role != "simulation" and (not self.secure or self.drop_out or self.rule != "mean"):

@@ -130,34 +130,48 @@ class FittedVocabulary:
 
 @dataclass(frozen=True)
 class Hashed:
-    """Codes by a stable hash: 1 + hash mod buckets; nothing is fitted."""
+    """Codes by a stable hash: 1 + hash mod buckets; nothing is fitted, or which buckets have a code."""
 
     name: str
     buckets: int
+    known: tuple[int, ...] | None = None
+    """buckets in code order: the one at i has code i + 1, others are unknown; None: each has its own"""
 
     @property
     def cardinality(self) -> int:
-        """Number of codes, bucket 0 (missing) included."""
-        return self.buckets + 1
+        """Number of codes, code 0 (missing or unknown) included."""
+        return (self.buckets if self.known is None else len(self.known)) + 1
 
     def apply(self, values: pa.Array) -> Codes:
         """Codes int32 (N,), 0 for null."""
         codes = (hash_strings(values) % np.uint64(self.buckets)).astype(np.int32) + np.int32(1)
         if values.null_count:
             codes[values.is_null().to_numpy(zero_copy_only=False)] = 0
-        return codes
+        if self.known is None:
+            return codes
+        places = np.zeros(self.buckets + 1, np.int32)
+        places[np.asarray(self.known, np.int64) + 1] = np.arange(1, len(self.known) + 1)
+        return np.asarray(places[codes], np.int32)
 
     def value(self, code: int) -> str:
         """What a code stands for, for people."""
-        return f"bucket {code}" if code else UNKNOWN
+        return f"bucket {code if self.known is None else self.known[code - 1] + 1}" if code else UNKNOWN
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return {"kind": "hashed", "name": self.name, "buckets": self.buckets}
+        counted = {} if self.known is None else {"known": list(self.known)}
+        return {"kind": "hashed", "name": self.name, "buckets": self.buckets, **counted}
+
+
+def known_buckets(counts: NDArray[np.int64], min_count: int) -> tuple[int, ...]:
+    """Buckets that hold values often enough for a code, commonest first, as a vocabulary has its values."""
+    order = np.argsort(-counts, kind="stable")
+    return tuple(order[counts[order] >= max(min_count, 1)].tolist())
 
 
 def coder_from_json(data: dict[str, Any]) -> FittedVocabulary | Hashed:
     """The inverse of `to_json` of both kinds."""
     if data["kind"] == "hashed":
-        return Hashed(data["name"], int(data["buckets"]))
+        known = data.get("known")
+        return Hashed(data["name"], int(data["buckets"]), None if known is None else tuple(int(bucket) for bucket in known))
     return FittedVocabulary(data["name"], pa.array(data["values"], pa.string()))

@@ -62,7 +62,11 @@ class NumericFitter:
         if self.spec.transform in {"quantile", "normal"}:
             self._add_to_sample(values)
             return
-        self.moments.add(signed_log1p(values) if self.spec.transform == "log1p" else values)
+        self.moments.add(self.placed(values))
+
+    def placed(self, values: Floats) -> Floats:
+        """The values whose mean and spread, or ranks, are fitted."""
+        return signed_log1p(values) if self.spec.transform == "log1p" else values
 
     def _add_to_sample(self, values: Floats) -> None:
         priority = self._random.random(len(values))
@@ -80,8 +84,7 @@ class NumericFitter:
         scale = 1.0
         if self.spec.transform in {"quantile", "normal"}:
             if len(self._sample):
-                at = np.linspace(0.0, 1.0, min(LANDMARKS, max(2, len(self._sample))))
-                landmarks = [float(value) for value in np.quantile(self._sample, at)]
+                landmarks = [float(value) for value in np.quantile(self._sample, _places(len(self._sample)))]
         elif count := self.moments.count:
             variance = self.moments.squares / count
             # scikit-learn's rule: a spread that is only rounding noise counts as none, and none is scaled by one.
@@ -96,6 +99,21 @@ class NumericFitter:
             scale=scale if self.spec.transform != "none" else 1.0,
             landmarks=landmarks,
         )
+
+
+def landmarks_of_cells(means: Floats, counts: NDArray[np.int64]) -> list[float]:
+    """The landmarks of values that are told by cells, in order: the mean of each, and how many it holds."""
+    if not len(means):
+        return []
+    below, at = np.cumsum(counts), _places(int(counts.sum())) * (int(counts.sum()) - 1)
+    left = np.floor(at)
+    lower, upper = (means[np.searchsorted(below, place, side="right")] for place in (left, np.ceil(at)))
+    return [float(value) for value in lower + (upper - lower) * (at - left)]
+
+
+def _places(count: int) -> Floats:
+    """Ranks of the landmarks of so many values."""
+    return np.linspace(0.0, 1.0, min(LANDMARKS, max(2, count)))
 
 
 @dataclass(frozen=True)

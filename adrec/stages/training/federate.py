@@ -1,10 +1,10 @@
 """`adrec federate`: a click model from rows that stay with their owners, over a network or simulated in one process.
 
 What leaves a client are sums: changes of the weights, and counts (clicks of a task, of an ad, between two logits), under masks
-where `secure` is set. Vocabularies and scales of features are agreed beforehand: they are the prepared folder's.
+where `secure` is set. Vocabularies and scales of features are the prepared folder's, or fitted from such sums beforehand.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from adrec.stages.training.federating.sides import Side
 from adrec.terminal import Terminal
 from adrec.training.ctr_training import raw_outputs
 from adrec.training.federated.exchange import Message
+from adrec.training.federated.features import Fitting, OwnColumns
 from adrec.training.federated.rounds import Corrupt, Rounds
 from adrec.training.federated.sums import Floats, Summing, Wire
 
@@ -41,17 +42,23 @@ def run(
     if config.role == "client":
         return join_rounds(config, terminal)
     side = Side(config, terminal)
-    prepared, data = side.prepared, side.data
-    assert data.train is not None
+    prepared = side.prepared
     random = np.random.default_rng(config.seed)
-    train, valid = _dealt(config.clients, prepared, "train", data.train), _dealt(config.clients, prepared, "valid", data.valid)
+    summing = Summing(config.secure, config.threshold, config.drop_out, random, wire)
+    if side.fitting is not None:
+        _fit(config, side, side.fitting, summing)
+    data = side.data
+    assert data.train is not None
+    train, valid = (
+        _dealt(config.clients, prepared, split, len(rows)) for split, rows in (("train", data.train), ("valid", data.valid))
+    )
     shards = {code: data.train.take(np.flatnonzero(train == code)) for code in np.unique(train)}
     if len(shards) < 2:
         raise ConfigError(f"clients: '{config.clients}' makes {len(shards)} client of {prepared.path}; name another column.")
-    summing = Summing(config.secure, config.threshold, config.drop_out, random, wire)
     if config.privacy is not None:
         return _with_noise(config, side, shards, valid, summing)
-    side.take(_summed(config, [side.counts(rows) for rows in shards.values()], summing))
+    owned = list(shards.values())
+    side.take(_summed(config, len(owned), lambda number: side.counts(owned[number]), summing))
     module = side.module()
     rounds = Rounds(module, data.collate, data.sampling, side.local(), side.server(), summing, config.seed, corrupt)
     curve = []
@@ -69,7 +76,7 @@ def run(
     for number, task in enumerate(side.data.tasks):
         labels, logits = data.valid.labels[task.name], held_out.raw[:, number]
         cells = [cells_of(logits[valid == code], labels[valid == code]).astype(np.float64) for code in np.unique(valid)]
-        calibrations[task.name] = calibration_of(_summed(config, cells, summing))
+        calibrations[task.name] = calibration_of(_summed(config, len(cells), cells.__getitem__, summing))
     figures = side.write(packed, calibrations, held_out, len(shards), curve)
     return FederateResult(
         str(config.output), len(shards), data.rows, min(map(len, shards.values())), config.rounds, summing.fallen,
@@ -89,29 +96,43 @@ def _with_noise(
     rounds = Rounds(side.module(), data.collate, data.sampling, side.local(), side.server(), summing, config.seed)
 
     def ask(clients: Sequence[Any], task: Message) -> Floats:
-        vectors = []
-        for code in clients:
-            owners[code].module = rounds.module
-            vectors.append(owners[code].vector(task))
-        return _summed(config, vectors, summing)
+        def vector(number: int) -> Floats:
+            owner = owners[clients[number]]
+            owner.module = rounds.module
+            return owner.vector(task)
+
+        return _summed(config, len(clients), vector, summing)
 
     return train_with_noise(config, side, list(shards), ask, rounds)
 
 
-def _dealt(by: str, prepared: Prepared, split: str, rows: Examples) -> NDArray[np.int64]:
-    """(N,) the client of each row; the same value is the same client in every split."""
+def _fit(config: FederateConfig, side: Side, fitting: Fitting, summing: Summing) -> None:
+    """The features, by what each client says of its own rows; then the data read by them."""
+    whole = OwnColumns.of(fitting, side.prepared)
+    train = _dealt(config.clients, side.prepared, "train", len(whole))
+    owners = [np.flatnonzero(train == code) for code in np.unique(train)]
+
+    def ask(task: Message) -> Floats:
+        return _summed(config, len(owners), lambda number: whole.take(owners[number]).vector(task), summing)
+
+    side.fit(fitting.together(ask))
+
+
+def _dealt(by: str, prepared: Prepared, split: str, rows: int) -> NDArray[np.int64]:
+    """(N,) the client of each of the first rows; the same value is the same client in every split."""
+    named = by if by != "user" and by in prepared.columns else f"{'user' if by == 'user' else 'ad'}_index"
+    read = pa.Table.from_batches(list(prepared.iter(split, [named]))).slice(0, rows)[named]
     if by == "user":
-        return rows.user_index.astype(np.int64)
+        return np.asarray(read.to_numpy(), np.int64)
     if by in prepared.columns:
-        table = pa.Table.from_batches(list(prepared.iter(split, [by]))).slice(0, len(rows))
-        column = table[by].cast(pa.string())
+        column = read.cast(pa.string())
         known = pa.concat_tables([pa.Table.from_batches(list(prepared.iter(name, [by]))) for name in ("train", "valid")])[by]
     else:
         ads = prepared.ads()
         if by not in ads.column_names:
             raise ConfigError(f"clients: neither impressions nor ads of {prepared.path} have a column '{by}'.")
         known = ads[by]
-        column = ads[by].cast(pa.string()).take(pa.array(rows.ad_index))
+        column = ads[by].cast(pa.string()).take(read.combine_chunks())
     values = np.unique(known.cast(pa.string()).fill_null("").to_numpy(zero_copy_only=False).astype(str))
     names = column.fill_null("").to_numpy(zero_copy_only=False).astype(str)
     return np.asarray(np.searchsorted(values, names), np.int64)
@@ -122,8 +143,7 @@ def _groups(count: int, most: int) -> Iterator[NDArray[np.int64]]:
     yield from np.array_split(np.arange(count), max(1, count // max(most, 2)))
 
 
-def _summed(config: FederateConfig, vectors: list[NDArray[np.float64]], summing: Summing) -> NDArray[np.float64]:
-    total = np.zeros_like(vectors[0])
-    for group in _groups(len(vectors), config.clients_per_round):
-        total += summing([vectors[number] for number in group])[0]
-    return total
+def _summed(config: FederateConfig, count: int, vector: Callable[[int], Floats], summing: Summing) -> Floats:
+    """Over so many clients; `vector` makes each one's summand when its group's turn comes."""
+    groups = _groups(count, config.clients_per_round)
+    return np.asarray(np.sum([summing([vector(int(number)) for number in group])[0] for group in groups], axis=0))

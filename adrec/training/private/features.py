@@ -75,13 +75,24 @@ def private_features(
     picked = one_of_each(user, releases.randomness) if unit == "user" else np.arange(len(user))
     people = np.unique(user)
     tables = {"impressions": rows.take(pa.array(np.sort(picked))), "users": prepared.users().take(pa.array(people))}
-    features, lacking = {"ads": _of_ads(prepared, stored["ads"], seed)}, []
+    features, lacking = {"ads": features_of_ads(prepared, stored["ads"], seed)}, []
     for name, table in tables.items():
         own = _own(prepared, stored[name], unit, declared)
         lacking += [item.name for item in stored[name].numerics if item.name not in own]
         lacking += [item.name for item in stored[name].vectors]
         features[name] = _refitted(name, stored[name], table, own, declared, releases)
     return features, lacking
+
+
+def features_of_ads(prepared: Prepared, stored: FeatureSet, seed: int) -> FeatureSet:
+    """On every ad of the catalogue, which is public: also those that no training row shows."""
+    ads = prepared.ads()
+    fitted = FeatureSet.fit(stored.spec, ads.drop_columns([item.name for item in stored.vectors]).to_batches(), seed=seed)
+    if not stored.spec.vectors:
+        return fitted
+    fitted = fitted.with_fitted_vectors(ads, np.arange(len(ads)), seed=seed)
+    spaces = {item.name: item.space for item in stored.vectors}  # a space says by which encoder its vectors were made
+    return replace(fitted, vectors=tuple(replace(item, space=spaces[item.name]) for item in fitted.vectors))
 
 
 def _refitted(
@@ -111,17 +122,6 @@ def _refitted(
         tuple(coders[item.name] for item in stored.categories),
         tuple(coders[item.name] for item in stored.lists),
     )
-
-
-def _of_ads(prepared: Prepared, stored: FeatureSet, seed: int) -> FeatureSet:
-    """On every ad of the catalogue, which is public: also those that no training row shows."""
-    ads = prepared.ads()
-    fitted = FeatureSet.fit(stored.spec, ads.drop_columns([item.name for item in stored.vectors]).to_batches(), seed=seed)
-    if not stored.spec.vectors:
-        return fitted
-    fitted = fitted.with_fitted_vectors(ads, np.arange(len(ads)), seed=seed)
-    spaces = {item.name: item.space for item in stored.vectors}  # a space says by which encoder its vectors were made
-    return replace(fitted, vectors=tuple(replace(item, space=spaces[item.name]) for item in fitted.vectors))
 
 
 def _own(prepared: Prepared, fitted: FeatureSet, unit: str, declared: Declared) -> set[str]:

@@ -10,6 +10,7 @@ from worlds import make_world, word_encoder
 
 from adrec.bundle import open_bundle
 from adrec.config.training.federate import FederateConfig
+from adrec.data.prepared import open_prepared
 from adrec.errors import ConfigError
 from adrec.inference.predictor import Predictor
 from adrec.stages.training import federate, finetune
@@ -58,6 +59,23 @@ def test_silos_come_near_central_training(world):
     assert sum(shown.values()) == result.rows and predictor.packed.seen_users.num_rows == 0
     assert predictor.packed.tasks[0].mean == pytest.approx(made.labels["train"].mean(), abs=1e-6)
     assert open_bundle(folder / "silos").manifest["federated"]["secure"] is True
+
+
+def test_features_fitted_together_are_the_bundles(world):
+    folder, _ = world
+    sent = []
+    settings = {"clients": "user", "rounds": 1, "features": "federated", "feature_buckets": 512, "overrides": ["model.width=8"]}
+    federate.run(federated(folder, "fitted", **settings), QUIET, wire=lambda *note: sent.append(note))
+    assert {what for _, what, _ in sent} == {"keys", "shares", "masked", "revealed"}
+    features, prepared = Predictor.load(folder / "fitted", device="cpu").packed.features, open_prepared(folder / "prepared")
+    alone = prepared.features()
+    for own, other in zip(features["impressions"].numerics, alone["impressions"].numerics, strict=True):
+        assert (own.mean, own.scale) == pytest.approx((other.mean, other.scale), rel=1e-9)
+    shown = np.unique(np.concatenate([batch["user_index"].to_numpy() for batch in prepared.iter("train", ["user_index"])]))
+    interests = prepared.users().take(pa.array(shown))["interests"].combine_chunks().flatten().value_counts()
+    common = [counted["values"].as_py() for counted in interests if counted["counts"].as_py() >= 2]
+    assert sorted(features["users"].lists[0].apply(pa.array(common))) == list(range(1, len(common) + 1))
+    assert features["ads"] == alone["ads"]
 
 
 @pytest.mark.slow
@@ -120,5 +138,7 @@ def test_what_noise_cannot_cover_is_refused(world):
         federate.run(federated(folder, "x", privacy={"epsilon": 1.0}), QUIET)
     with pytest.raises(ConfigError, match=r"text\.reference.*may have learned"):
         federate.run(federated(folder, "x", privacy={"epsilon": 1.0, "public": ["features"]}), QUIET)
+    with pytest.raises(ValidationError, match="sums of vocabularies and scales get no noise"):
+        federated(folder, "x", privacy={"epsilon": 1.0}, features="federated")
     with pytest.raises(ValidationError, match="noise is added to a sum"):
         federated(folder, "x", privacy={"epsilon": 1.0}, rule="median", secure=False)

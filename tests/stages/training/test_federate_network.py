@@ -2,9 +2,11 @@
 
 import datetime
 import ipaddress
+import json
 import threading
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 from cryptography import x509
@@ -14,6 +16,7 @@ from worlds import make_world, word_encoder
 
 from adrec.bundle import open_bundle
 from adrec.config.training.federate import FederateConfig
+from adrec.data.features import FeatureSet
 from adrec.data.prepared import open_prepared
 from adrec.data.subset import write_subset
 from adrec.errors import AdrecError, ConfigError
@@ -88,7 +91,7 @@ def world(tmp_path_factory):
     return folder
 
 
-def run_all(folder, monkeypatch, *, rounds=4, silent=(), **of_server):
+def run_all(folder, monkeypatch, *, rounds=4, silent=(), features="agreed", **of_server):
     """The server's result; the clients' by number; and all vectors that they hid."""
     port, hidden, results = free_port(), [], {}
     vector = owner.Owner.vector
@@ -101,7 +104,7 @@ def run_all(folder, monkeypatch, *, rounds=4, silent=(), **of_server):
         return made
 
     monkeypatch.setattr(owner.Owner, "vector", watched)
-    usual = {"rounds": rounds, "clients_per_round": SILOS}
+    usual = {"rounds": rounds, "clients_per_round": SILOS, "features": features}
     listening = {"port": port, "certificate": folder / "cert.pem", "key": folder / "key.pem", "clients": folder / "keys.yaml",
                  "wait_seconds": 60, "patience_seconds": 5 if silent else 60}  # fmt: skip
     server = FederateConfig(
@@ -152,8 +155,6 @@ def test_they_learn_together_and_only_masked_sums_are_on_the_wire(world, monkeyp
     # Every side holds the same model.
     prepared = open_prepared(world / "prepared")
     rows = next(prepared.iter("valid", list(prepared.columns)))
-    import pyarrow as pa
-
     rows = pa.Table.from_batches([rows])
     scores = [
         Predictor.load(world / name, device="cpu").score(rows, prepared.ads(), prepared.users())["score"].to_numpy()
@@ -161,6 +162,40 @@ def test_they_learn_together_and_only_masked_sums_are_on_the_wire(world, monkeyp
     ]
     assert scores[0] == pytest.approx(scores[1], abs=1e-6) and scores[0] == pytest.approx(scores[2], abs=1e-6)
     assert open_bundle(world / "server").manifest["federated"]["clients"] == SILOS
+
+
+def test_sides_that_agree_on_no_features_fit_them_by_masked_sums(world, monkeypatch):
+    whole = open_prepared(world / "prepared")
+    central, own = whole.features(), {}
+    for silo in range(SILOS):  # each has preprocessed by itself
+        folder = world / f"silo{silo}"
+        mine = open_prepared(folder)
+        rows = pa.Table.from_batches(list(mine.iter("train", list(mine.columns))))
+        fitted = {**central, "impressions": FeatureSet.fit(central["impressions"].spec, [rows])}
+        own[silo] = fitted["impressions"].numerics[0].mean
+        file = folder / "features.json"
+        before = file.read_text()
+        file.unlink()  # which was a link
+        file.write_text(json.dumps({name: features.to_json() for name, features in fitted.items()}))
+        assert file.read_text() != before
+    assert len(set(own.values())) == SILOS
+    raw, taken = [], Boxes.answer
+    monkeypatch.setattr(Boxes, "answer", lambda self, name, step, body: raw.append(body) or taken(self, name, step, body))
+    try:
+        made, results, hidden = run_all(world, monkeypatch, rounds=1, features="federated")
+    finally:
+        for silo in range(SILOS):
+            (world / f"silo{silo}" / "features.json").write_text((world / "prepared" / "features.json").read_text())
+    assert made.clients == len(results) == SILOS and len(hidden) == SILOS * (2 + 1 + 2)
+    sides = [open_bundle(world / name).json("features.json") for name in ("server", *(f"of-silo{n}" for n in range(SILOS)))]
+    assert all(side == sides[0] for side in sides)
+    appeal, alone = FeatureSet.from_json(sides[0]["impressions"]).numerics[0], central["impressions"].numerics[0]
+    assert (appeal.mean, appeal.scale) == pytest.approx((alone.mean, alone.scale), rel=1e-9)
+    assert sides[0]["impressions"]["categorical"][0]["kind"] == "hashed"
+    answers = [Message.from_bytes(body) for body in raw]
+    assert {name for said in answers for name in said.arrays if not name.isdecimal()} == {"channel", "mask", "masked"}
+    plain = [fixed(vector[vector != 0][:8]).tobytes() for vector in hidden]
+    assert not any(part in body for part in plain if part for body in raw)
 
 
 def test_noise_of_the_server_is_counted_in_every_copy_as_in_a_simulation(world, monkeypatch):

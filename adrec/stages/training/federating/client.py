@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from adrec.config.training.federate import FederateConfig
+from adrec.data.features import FeatureSet
 from adrec.errors import AdrecError, ConfigError, ResourceError
 from adrec.models.blend.calibration import Calibration
 from adrec.serve.door.keys import KEY_VARIABLE
@@ -19,6 +20,7 @@ from adrec.stages.training.federating.result import FederateResult
 from adrec.stages.training.federating.sides import Side
 from adrec.terminal import Terminal
 from adrec.training.federated.exchange import Message
+from adrec.training.federated.features import OwnColumns
 from adrec.training.federated.remote import Summand
 
 _RETRY_SECONDS = 1.0
@@ -28,8 +30,10 @@ _TIMEOUT_SECONDS = 120.0
 def join_rounds(config: FederateConfig, terminal: Terminal) -> FederateResult:
     """Answer the server until it says what came of it; write the same bundle here."""
     side = Side(config, terminal)
-    assert side.data.train is not None
-    client = Owner(side, side.data.train, side.data.valid)
+    if side.fitting is None:
+        client = Owner(side, side.data.train, side.data.valid)
+    else:
+        client = Owner(side, None, None, OwnColumns.of(side.fitting, side.prepared))
     summand = Summand(client.vector)
     done: Message | None = None
     with _Line(config) as line, terminal.progress("Answering the server", None, unit="questions") as advance:
@@ -45,6 +49,10 @@ def join_rounds(config: FederateConfig, terminal: Terminal) -> FederateResult:
                             " Give all sides the same finetune settings, and folders with the same features.json and ads."
                         )
                     line.answer(Message({"agreed": side.agreed}, {}))
+                case "features":
+                    side.fit({name: FeatureSet.from_json(values) for name, values in question.facts["features"].items()})
+                    client.rows, client.valid = side.data.train, side.data.valid
+                    line.answer(Message({}, {}))
                 case "done":
                     line.answer(Message({}, {}))
                     done = question
@@ -59,7 +67,7 @@ def join_rounds(config: FederateConfig, terminal: Terminal) -> FederateResult:
             side, replace(packed, calibrations=calibrations), held_out, done.facts["ledger"], int(done.facts["clients"])
         )
     figures = side.write(packed, calibrations, held_out, int(done.facts["clients"]), [])
-    rows = len(client.rows)
+    rows = side.data.rows
     return FederateResult(str(config.output), int(done.facts["clients"]), rows, rows, config.rounds, 0, figures)
 
 

@@ -1,8 +1,8 @@
 """An owner of rows: what it would say to each question of a server that it trusted. Only masked or summed, it leaves its side.
 
-Tasks: `counts` of labels and ads; `change` of the weights, times rows; `cells` of clicks between logits. Where the server adds
-noise for differential privacy no owner weighs more than another: `shares` of labels, `clipped` changes, and what its rows say
-of a calibration's `line`.
+Tasks: `ranges` and `moments` of columns that are fitted together; `counts` of labels and ads; `change` of the weights, times
+rows; `cells` of clicks between logits. Where the server adds noise for differential privacy no owner weighs more than another:
+`shares` of labels, `clipped` changes, and what its rows say of a calibration's `line`.
 """
 
 import os
@@ -17,6 +17,7 @@ from adrec.stages.training.federating.sides import Side
 from adrec.training.ctr_module import CTRModule
 from adrec.training.ctr_training import raw_outputs
 from adrec.training.federated.exchange import Message
+from adrec.training.federated.features import MOMENTS, RANGES, OwnColumns
 from adrec.training.federated.rounds import changed, flat, put, weighed
 from adrec.training.federated.sums import Floats, clipped
 
@@ -26,8 +27,11 @@ class Owner:
     """With its training and its validation rows."""
 
     side: Side
-    rows: Examples
-    valid: Examples
+    rows: Examples | None
+    """None before the features are fitted by which they are read"""
+    valid: Examples | None
+    columns: OwnColumns | None = None
+    """where features are fitted together"""
     number: int = field(default_factory=lambda: int.from_bytes(os.urandom(4), "little"))
     """its order of rows is its own"""
     module: CTRModule | None = None
@@ -35,6 +39,10 @@ class Owner:
     def vector(self, task: Message) -> Floats:
         """The summand of a task. Raises AdrecError for one that is not known."""
         side, name = self.side, task.facts.get("task")
+        if name in {RANGES, MOMENTS} and self.columns is not None:
+            return self.columns.vector(task)
+        if self.rows is None:
+            raise AdrecError("federated: the server agrees on features beforehand. Set `features` alike on all sides.")
         if name == "counts":
             return side.counts(self.rows)
         if name == "shares":
@@ -65,6 +73,7 @@ class Owner:
 
     def _of_calibration(self, task: Message) -> Floats:
         side, lines = self.side, task.facts.get("lines")
+        assert self.valid is not None
         if not len(self.valid):
             return np.zeros(len(side.data.tasks) * (32 if lines is None else 5))
         raw = raw_outputs(self.module_of(task), side.data.batches(self.valid), side.base.device).logits

@@ -115,7 +115,8 @@ def _write(
         f" {config.clip:g}, noise by the server"
     )
     weights = Line("weights", "noised", how, ("model.safetensors",), "Gaussian", config.clip, event)
-    agreed = Line("vocabularies and scales", "public", "declared public", ("features.json",))
+    word = "declared public" if side.fitting is None else "declared public; fitted from sums without noise"
+    agreed = Line("vocabularies and scales", "public", word, ("features.json",))
     of_files = lines_of_files(side.base.model_copy(update={"privacy": claimed}), packed, [])
     ledger = Ledger(
         "client", privacy.epsilon, privacy.delta, privacy.accountant, releases.randomness.is_secure,

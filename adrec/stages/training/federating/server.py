@@ -26,6 +26,7 @@ from adrec.stages.training.federating.sides import Side
 from adrec.terminal import Terminal
 from adrec.training.ctr_training import raw_outputs
 from adrec.training.federated.exchange import Boxes, Message
+from adrec.training.federated.features import TABLES
 from adrec.training.federated.remote import RemoteSums
 from adrec.training.federated.rounds import Rounds, flat
 from adrec.training.federated.sums import Summing
@@ -57,6 +58,8 @@ def serve_rounds(config: FederateConfig, terminal: Terminal) -> FederateResult:
             raise AdrecError(
                 f"federated: {len(present)} client came; a sum hides nobody among fewer than two. Start more clients."
             )
+        if side.fitting is not None:
+            present = _fitted(side, boxes, sums, present, listening.patience_seconds)
         if config.privacy is not None:
             return _with_noise(config, side, boxes, sums, present)
         total, _ = sums(present, Message({"task": "counts"}, {}))
@@ -106,6 +109,18 @@ def _with_noise(config: FederateConfig, side: Side, boxes: Boxes, sums: RemoteSu
     goodbye = Message(facts, {"weights": flat(rounds.module)})
     boxes.ask(dict.fromkeys(present, goodbye), _FAREWELL_SECONDS)
     return replace(result, fallen=sums.fallen)
+
+
+def _fitted(side: Side, boxes: Boxes, sums: RemoteSums, names: list[str], seconds: float) -> list[str]:
+    """Fit the features with all clients, and tell them; those who have read their rows by them."""
+    assert side.fitting is not None
+    features = side.fitting.together(lambda task: sums(names, task)[0])
+    side.fit(features)
+    told = Message({"phase": "features", "features": {table: features[table].to_json() for table in TABLES}}, {})
+    ready = sorted(boxes.ask(dict.fromkeys(names, told), seconds))
+    if len(ready) < 2:
+        raise AdrecError(f"federated: {len(ready)} client read its rows within {seconds:g} seconds. Raise patience_seconds.")
+    return ready
 
 
 def _alike(boxes: Boxes, names: list[str], agreed: str, seconds: float, terminal: Terminal) -> list[str]:

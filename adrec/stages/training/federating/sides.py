@@ -16,6 +16,7 @@ from adrec.config.training.federate import FederateConfig
 from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.device import resolve_device
 from adrec.data.examples import Examples
+from adrec.data.features import FeatureSet
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.errors import ConfigError, DataError
 from adrec.inference.click_model import ClickModel
@@ -35,9 +36,11 @@ from adrec.training.click_data import ClickData, Seen, load_click_data
 from adrec.training.click_encoder import open_text_encoder, text_reader
 from adrec.training.ctr_module import CTRModule
 from adrec.training.ctr_training import Trained, loss_settings, raw_outputs
+from adrec.training.federated.features import TABLES, Fitting
 from adrec.training.federated.rounds import LocalTraining, Server
 from adrec.training.federated.sums import Floats
 from adrec.training.loop.trainer import FitResult
+from adrec.training.private.features import Refitted
 
 
 def federated_base(config: FederateConfig) -> FinetuneConfig:
@@ -82,7 +85,22 @@ class Side:
             )
         self.encoder: TextEncoder | None = open_text_encoder(self.base, self.prepared)
         self.reader: TextReader = text_reader(self.base, self.encoder)
-        self.data: ClickData = load_click_data(self.base, self.prepared, self.reader, terminal, is_private=True)
+        self.fitting: Fitting | None = None
+        """what is fitted together before there is `data`"""
+        self.data: ClickData
+        if config.features == "federated":
+            self.fitting = Fitting.of(self.prepared, config.feature_buckets, seed=config.seed)
+        else:
+            self._load(self.prepared)
+
+    def fit(self, features: Mapping[str, FeatureSet]) -> None:
+        """Read the data by features that all sides fitted together."""
+        assert self.fitting is not None
+        own = {"ads": self.fitting.stored["ads"], **{table: features[table] for table in TABLES}}
+        self._load(Refitted(self.prepared, own))
+
+    def _load(self, prepared: Prepared) -> None:
+        self.data = load_click_data(self.base, prepared, self.reader, self.terminal, is_private=True)
         if self.data.train is None or self.data.train.weight is not None:
             raise DataError(
                 f"{self.prepared.path}: its rows must fit in memory, one impression each. See training.in_memory_rows."
@@ -98,11 +116,15 @@ class Side:
         base = self.base.model_dump(mode="json")
         alike = {name: base[name] for name in ("model", "tasks", "loss")}
         alike |= {name: base["text"][name] for name in ("pooling", "lexical", "prompts", "dimensions", "max_tokens")}
-        dimensions = self.data.dimensions.to_json()
-        names = {table: fitted.to_json() for table, fitted in self.data.features.items()}
+        names: list[Any]
+        if self.fitting is not None:
+            names, ids = [self.reader.width, self.fitting.declared], self.prepared.ads()["ad_id"]
+        else:
+            fitted = {table: own.to_json() for table, own in self.data.features.items()}
+            names, ids = [self.data.dimensions.to_json(), fitted], self.data.ads.ids
         encoder = None if self.encoder is None else self.encoder.fingerprint
-        ads = sha256("\n".join(self.data.ads.ids.to_pylist()).encode()).hexdigest()
-        told = json.dumps([alike, dimensions, names, encoder, ads], sort_keys=True, default=str)
+        ads = sha256("\n".join(ids.to_pylist()).encode()).hexdigest()
+        told = json.dumps([alike, *names, encoder, ads], sort_keys=True, default=str)
         return sha256(told.encode()).hexdigest()[:16]
 
     def local(self) -> LocalTraining:
