@@ -241,10 +241,33 @@ def _reach(counts: Floats) -> Reach:
 
 
 def _said(column: Column, values: Floats, reach: Reach) -> Floats:
-    units = (values - reach.centre) / reach.scale
     if column.is_ranked:
-        return np.concatenate([_cells(values, reach.edges), *_words(_cells(values, reach.edges, units))])
+        low, width = _bounds(reach)
+        cell = np.searchsorted(reach.edges, values, side="right")
+        return np.concatenate(
+            [_cells(values, reach.edges), *_words(_cells(values, reach.edges, (values - low[cell]) / width[cell]))]
+        )
+    units = (values - reach.centre) / reach.scale
     return np.concatenate([[float(len(values))], *_words(np.array([units.sum(), np.square(units).sum()]))])
+
+
+def _bounds(reach: Reach) -> tuple[Floats, Floats]:
+    """Where each cell of the second sum begins, and how wide it is; values may lie outside where the first sum lacked them."""
+    ends = np.concatenate([[reach.centre - reach.scale], reach.edges, [reach.centre + reach.scale]])
+    width: Floats = np.diff(ends)
+    return ends[:-1], np.where(width > 0, width, 1.0)
+
+
+def _as_written(means: Floats, width: Floats) -> Floats:
+    """Means of cells that hold one value are that value to its last bit, or it has not the rank that equal values share.
+
+    Such are found as values have few digits: nothing, single precision, or twelve decimals.
+    """
+    digits = np.clip(11 - np.floor(np.log10(np.maximum(np.abs(means), 1e-12))), 0, 22)
+    decimal = np.rint(means * 10.0**digits) / 10.0**digits
+    for value in (decimal, means.astype(np.float32).astype(np.float64), np.zeros_like(means)):
+        means = np.where(np.abs(value - means) <= _NOTHING * (width + np.abs(means)), value, means)
+    return means
 
 
 def _scaled(column: Column, part: Floats, reach: Reach) -> Any:
@@ -253,7 +276,8 @@ def _scaled(column: Column, part: Floats, reach: Reach) -> Any:
     total = _number(part[len(count) :])
     if column.is_ranked:
         there = count > 0
-        means = reach.centre + reach.scale * total[there] / count[there]
+        low, width = (bound[there] for bound in _bounds(reach))
+        means = _as_written(low + width * total[there] / count[there], width)
         return replace(fitter.fitted(), landmarks=landmarks_of_cells(means, count[there].astype(np.int64)))
     rows = float(count[0])
     if rows:

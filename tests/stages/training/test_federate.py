@@ -1,5 +1,7 @@
 """Silos that learn together come near whoever has all rows, hold against a liar, and send nothing but masked sums."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -76,6 +78,16 @@ def test_features_fitted_together_are_the_bundles(world):
     common = [counted["values"].as_py() for counted in interests if counted["counts"].as_py() >= 2]
     assert sorted(features["users"].lists[0].apply(pa.array(common))) == list(range(1, len(common) + 1))
     assert features["ads"] == alone["ads"]
+
+
+def test_the_ledger_says_that_fitted_features_have_no_noise(world):
+    folder, _ = world
+    privacy = {"epsilon": 60.0, "delta": 1e-4, "public": ["features", "encoder"], "secure": False}
+    settings = {"rounds": 2, "features": "federated", "feature_buckets": 64}
+    result = federate.run(federated(folder, "said", privacy=privacy, **settings), QUIET)
+    lines = {line["artefact"]: line for line in result.privacy["lines"]}
+    assert "fitted from sums without noise" in json.dumps(lines["vocabularies and scales"])
+    assert open_bundle(folder / "said").json("features.json")["users"]["lists"][0]["buckets"] == 64
 
 
 @pytest.mark.slow
