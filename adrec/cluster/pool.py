@@ -25,6 +25,8 @@ from adrec.terminal import Terminal
 
 MOST_LOSSES = 6
 """Workers that one task may cost before it is held to be the reason."""
+MANY = 1 << 12
+"""More tasks than a cluster has workers: where their number is not known, as many start as it holds."""
 _QUIET_SECONDS = 60.0
 """After which a run whose workers find no place says so."""
 _TURN_SECONDS = 0.2

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adrec.asof.partitions import CountedPartition, Partition, Share, count_whole
-from adrec.cluster.pool import Pool
+from adrec.cluster.pool import MANY, Pool
 from adrec.config.cluster import ClusterConfig
 from adrec.terminal import Terminal
 
@@ -23,7 +23,7 @@ def sharing(cluster: ClusterConfig, terminal: Terminal) -> Share:
             for partition in partitions
         )
         with Pool(cluster, counting_worker, None, terminal, of="partition") as pool:
-            yield from pool.in_order(tasks, _MANY)
+            yield from pool.in_order(tasks, MANY)
 
     return share
 
@@ -31,7 +31,3 @@ def sharing(cluster: ClusterConfig, terminal: Terminal) -> Share:
 def counting_worker(payload: None, scratch: Path) -> Callable[[dict[str, Any]], CountedPartition]:
     """In a worker of a cluster: from a partition to its sums."""
     return lambda task: count_whole(task["partition"])
-
-
-_MANY = 1 << 12
-"""Partitions that there may be: as many workers as the cluster holds are started."""

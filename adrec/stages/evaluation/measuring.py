@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from adrec.cluster.pool import Pool
+from adrec.cluster.pool import MANY, Pool
 from adrec.cluster.worker import Factory
 from adrec.config.evaluation.evaluate import EvaluateConfig
 from adrec.metrics.intervals.bootstrap import Values, bootstrap, point
@@ -153,7 +153,7 @@ def measuring(config: EvaluateConfig, measurer: Measurer, factory: Factory, term
     with Pool(config.cluster, factory, payload, terminal, reads=reads, of="column") as pool:
 
         def there(pieces: Sequence[Piece]) -> Iterator[Measured]:
-            each = -(-pool.workers(_MANY) // len(pieces)) if pieces else 1  # columns alone may be fewer than workers
+            each = -(-pool.workers(MANY) // len(pieces)) if pieces else 1  # columns alone may be fewer than workers
             cut = [shares(config, piece, each) for piece in pieces]
             tasks = [{"name": f"'{share.scores}'", "piece": share} for shared in cut for share in shared]
             with terminal.progress(_description(measurer, pieces), _draws(config, pieces), unit="draws") as advance:
@@ -164,7 +164,7 @@ def measuring(config: EvaluateConfig, measurer: Measurer, factory: Factory, term
                         parts.append(part)
                         advance(len(next(iter(part.draws.values()), ())))
                     yield parts[0]._replace(draws=_joined([part.draws for part in parts]))
-                assert next(made, None) is None  # asked for, so that the pool knows that it is done
+                next(made, None)  # the end is asked for, so that the pool knows that it is done
 
         yield there
 
@@ -176,7 +176,3 @@ def _description(measurer: Measurer, pieces: Sequence[Piece]) -> str:
 
 def _draws(config: EvaluateConfig, pieces: Sequence[Piece]) -> int:
     return sum(draws_of(config, piece) for piece in pieces)
-
-
-_MANY = 1 << 12
-"""More workers than there are."""
