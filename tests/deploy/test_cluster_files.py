@@ -94,7 +94,7 @@ def test_the_page_shows_configs_that_load_and_files_that_are_there():
     ClusterConfig.model_validate(shared["cluster"])
     TrainingConfig.model_validate(trained["training"])
     assert {FILES / name for name in re.findall(r"deploy/cluster/([\w.-]+)", text)} == set(FILES.iterdir())
-    (line,) = [line for line in command_lines(PAGE) if line.startswith("adrec ")]
+    (line,) = [line for line in command_lines(PAGE) if " --cluster " in line]
     words = shlex.split(line)
     options = {"--bundle": "bundle", "--output": "output", "--cluster": "cluster.address"}
     settings = [
