@@ -90,6 +90,6 @@ def warn_of_low(measured: Sequence[CandidateRecall], terminal: Terminal) -> None
             terminal.warn(
                 f"policy '{recall.policy}': only {recall.recall:.2f} of the scorer's {recall.k} best ads are among the"
                 f" {recall.candidates:,} candidates (less than {LOW}). Raise retrieval.candidates in the policy, name the best"
-                " channels alone (retrieval.channels), or train the vectors: finetune with {kind: in_batch, weight: 0.3} among"
+                " channels alone (retrieval.channels), or train the vectors: finetune with {kind: in_batch, weight: 0.03} among"
                 " loss.terms."
             )

@@ -15,6 +15,8 @@ LEAST_TEXTS, LEAST_CLICKS_FOR_TEXT = 200, 200
 _MOST_SEGMENTS = 3
 _CANDIDATES_OF_A_RANKING = 10
 _STEPS = 600
+_IN_BATCH = {"bce": 0.03, "listwise": 0.3}
+"""Weight of the loss that trains retrieval, beside that of the clicks: more and it outweighs them (docs/training/models.md)."""
 _PHRASES = {"column": "title", "separator": [",", "，", "|"], "min_count": 10}
 
 
@@ -210,7 +212,7 @@ def _finetune(facts: Facts, why: dict[str, str]) -> dict[str, Any]:
     why["finetune.refit"] = "what is shipped has learned the validation rows too"
     terms: list[dict[str, Any]] = [{"kind": "listwise" if is_ranking or facts.is_clicks_alone else "bce"}]
     if facts.users > 1 and facts.ads > 1:
-        terms.append({"kind": "in_batch", "weight": 0.3})
+        terms.append({"kind": "in_batch", "weight": _IN_BATCH[terms[0]["kind"]]})
         why["finetune.loss.terms"] = "in_batch trains the two vectors that retrieval compares"
     settings: dict[str, Any] = {
         "text": {"lexical": 80},
