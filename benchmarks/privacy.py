@@ -4,15 +4,17 @@
     python benchmarks/privacy.py --work /tmp/privacy-mind --data mind --seeds 3
 
 `--data`: the built-in sample, or what configs/mind and configs/movielens read (../shared/data). Every training reads the same
-prepared folder with configs/sample/finetune-private.yaml; "none" is the same network without privacy, on the columns that it
-then may read. A line a training, and at the end the table of docs/measured/privacy.md: means over seeds, their standard
-deviation behind ±, and how much more 1 - AUC and log loss there is than without privacy.
+prepared folder with configs/sample/finetune-private.yaml; "none" is the same network without privacy, "none, users' columns"
+that network without the columns that unit `user` may not read, so that what they are worth is told from what the noise costs.
+A line a training, and at the end the table of docs/measured/privacy.md: means over seeds, their standard deviation behind ±,
+and how much more 1 - AUC and log loss there is than without privacy.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,14 @@ from adrec.config.data.preprocess import PreprocessConfig
 from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.examples import load_examples
 from adrec.data.prepared import open_prepared
+from adrec.data.subset import write_subset
 from adrec.inference.held_out import HeldOut
 from adrec.inference.predictor import Predictor
 from adrec.sample import generate_sample
 from adrec.stages.data import preprocess
 from adrec.stages.training import finetune
 from adrec.terminal import Terminal
-from adrec.training.private.features import Refitted
+from adrec.training.private.features import Declared, Refitted, own_numbers
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs" / "sample"
@@ -45,6 +48,14 @@ UNITS: dict[str, list[str]] = {
         "training.learning_rate=5.0e-3",
     ],
 }
+PLAIN = ["privacy=null", "baselines.names=[]", "recall_requests=0", "training.batch_rows=512", "training.epochs=6",
+         "training.learning_rate=5.0e-3"]  # fmt: skip
+OF_DATA: dict[str, dict[str, list[str]]] = {
+    "sample": {},
+    "mind": {"none": ["training.epochs=3"], "row": ["training.epochs=2"], "user": ["training.epochs=4"]},  # 3.6 times the rows
+    "movielens": {"user": ["privacy.units_per_step=370"]},  # of 740 users
+}
+"""What a set asks beside what its units do: about the same gradients each."""
 QUIET = Terminal(quiet=True)
 
 
@@ -62,10 +73,11 @@ def main() -> None:
     records = given.work / "records.jsonl"
     done = [json.loads(line) for line in records.read_text().splitlines()] if records.exists() else []
     for seed in range(given.seeds):
-        for name, settings in trainings(given.units, given.epsilons):
+        for name, settings in trainings(given.units, given.epsilons, OF_DATA[given.data]):
             if any((row["name"], row["seed"]) == (name, seed) for row in done):
                 continue
-            row = {"name": name, "seed": seed, **measured(prepared, given.work / "bundle", [*settings, f"seed={seed}"])}
+            folder = users_columns(prepared, given.work / "users-columns") if name.endswith("columns") else prepared
+            row = {"name": name, "seed": seed, **measured(folder, given.work / "bundle", [*settings, f"seed={seed}"])}
             done.append(row)
             with open(records, "a") as handle:
                 handle.write(json.dumps(row) + "\n")
@@ -88,14 +100,30 @@ def shown(values: np.ndarray, digits: int) -> str:
     return f"{values.mean():.{digits}f}{spread}"
 
 
-def trainings(units: list[str], epsilons: list[float]) -> Iterator[tuple[str, list[str]]]:
+def trainings(units: list[str], epsilons: list[float], more: dict[str, list[str]]) -> Iterator[tuple[str, list[str]]]:
     """Name and settings of each."""
-    yield "none", ["privacy=null", "baselines.names=[]", "recall_requests=0", "training.batch_rows=512", "training.epochs=6",
-                   "training.learning_rate=5.0e-3"]  # fmt: skip
+    yield "none", [*PLAIN, *more.get("none", [])]
+    if "user" in units:
+        yield "none, users' columns", [*PLAIN, *more.get("none", [])]
     for unit in units:
-        settings = UNITS[unit]
         for epsilon in epsilons:
-            yield f"{unit}, epsilon {epsilon:g}", [*settings, f"privacy.epsilon={epsilon}"]
+            yield f"{unit}, epsilon {epsilon:g}", [*UNITS[unit], *more.get(unit, []), f"privacy.epsilon={epsilon}"]
+
+
+def users_columns(prepared: Path, folder: Path) -> Path:
+    """The folder without the numbers that a training with users as units leaves out."""
+    if not folder.exists():
+        whole = open_prepared(prepared)
+        fitted = whole.features()
+        for table in ("impressions", "users"):
+            own = own_numbers(whole, fitted[table], "user", Declared(frozenset(), {}))
+            spec = replace(fitted[table].spec, numeric=tuple(item for item in fitted[table].spec.numeric if item.column in own))
+            numerics = tuple(item for item in fitted[table].numerics if item.name in own)
+            fitted[table] = replace(fitted[table], spec=spec, numerics=numerics)
+        write_subset(whole, folder, {})
+        (folder / "features.json").unlink()  # a link to that of the whole
+        (folder / "features.json").write_text(json.dumps({name: own.to_json() for name, own in fitted.items()}))
+    return folder
 
 
 def prepare(work: Path, impressions: int, data: str = "sample") -> Path:

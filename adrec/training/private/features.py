@@ -59,7 +59,7 @@ def planned_releases(prepared: Prepared, unit: str, declared: Declared) -> tuple
         fitted = prepared.features()[table]
         coders = [*fitted.categories, *fitted.lists]
         vocabularies += sum(isinstance(coder, FittedVocabulary) and coder.name not in declared.public for coder in coders)
-        own = _own(prepared, fitted, unit, declared)
+        own = own_numbers(prepared, fitted, unit, declared)
         scales += any(item.name in own and _declared(item, declared) is None for item in fitted.numerics)
     return vocabularies + scales, vocabularies
 
@@ -77,7 +77,7 @@ def private_features(
     tables = {"impressions": rows.take(pa.array(np.sort(picked))), "users": prepared.users().take(pa.array(people))}
     features, lacking = {"ads": features_of_ads(prepared, stored["ads"], seed)}, []
     for name, table in tables.items():
-        own = _own(prepared, stored[name], unit, declared)
+        own = own_numbers(prepared, stored[name], unit, declared)
         lacking += [item.name for item in stored[name].numerics if item.name not in own]
         lacking += [item.name for item in stored[name].vectors]
         features[name] = _refitted(name, stored[name], table, own, declared, releases)
@@ -93,6 +93,15 @@ def features_of_ads(prepared: Prepared, stored: FeatureSet, seed: int) -> Featur
     fitted = fitted.with_fitted_vectors(ads, np.arange(len(ads)), seed=seed)
     spaces = {item.name: item.space for item in stored.vectors}  # a space says by which encoder its vectors were made
     return replace(fitted, vectors=tuple(replace(item, space=spaces[item.name]) for item in fitted.vectors))
+
+
+def own_numbers(prepared: Prepared, fitted: FeatureSet, unit: str, declared: Declared) -> set[str]:
+    """The numeric columns that tell of their own unit alone, or that are public."""
+    names = {item.name for item in fitted.numerics}
+    if unit == "row":
+        return names  # the record is the prepared row, with what it knew of the past
+    known = _own_counters(prepared) | declared.public
+    return {name for name in names if name in known or not name.startswith(COUNTER_PREFIX)}
 
 
 def _refitted(
@@ -122,15 +131,6 @@ def _refitted(
         tuple(coders[item.name] for item in stored.categories),
         tuple(coders[item.name] for item in stored.lists),
     )
-
-
-def _own(prepared: Prepared, fitted: FeatureSet, unit: str, declared: Declared) -> set[str]:
-    """The numeric columns that tell of their own unit alone, or that are public."""
-    names = {item.name for item in fitted.numerics}
-    if unit == "row":
-        return names  # the record is the prepared row, with what it knew of the past
-    known = _own_counters(prepared) | declared.public
-    return {name for name in names if name in known or not name.startswith(COUNTER_PREFIX)}
 
 
 def _own_counters(prepared: Prepared) -> set[str]:

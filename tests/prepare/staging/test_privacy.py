@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
+from quasi_worlds import users_table
 from raw_worlds import config, prepare, rows, tables, world, write
 
 from adrec.cli.options import faults_shown
@@ -158,17 +159,6 @@ def test_retention_leaves_earlier_rows_out_everywhere(tmp_path):
         write(made[name], tmp_path / "late" / f"{name}.parquet")
     expected, _ = prepare(tmp_path / "late", split={"method": "user", "test_fraction": 0.4})
     assert rows(prepared).equals(rows(expected))
-
-
-def users_table(connection, seed, count):
-    rng = np.random.default_rng(seed)
-
-    def draw(options):
-        return pa.array([None if value == 0 else f"v{value}" for value in rng.zipf(1.6, count) % options])
-
-    table = pa.table({"user_index": np.arange(count), "age": draw(6), "region": draw(9), "job": draw(20)})
-    connection.register("given", table)
-    connection.execute("CREATE OR REPLACE TABLE users AS SELECT * FROM given")
 
 
 @pytest.mark.parametrize("enforce", ["generalise", "suppress"])

@@ -1,11 +1,15 @@
 """Secrets planted in the texts of a pretraining, and how well the language model knows them afterwards.
 
 A secret is a phrase of six words of the corpus, of which two are given away; the other four are what an attacker would like
-to know. It is held against phrases with other last words that were never planted (Carlini et al. 2019, The Secret Sharer).
+to know. Exposure holds it against phrases with other last words that were never planted (Carlini et al. 2019, The Secret
+Sharer). Extraction knows no candidates: the model fills the four places itself, by beam search over its whole vocabulary.
+Under `privacy` each copy of a secret is what one user wrote.
+
+# R rows, L tokens a row, B beams
 """
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +22,19 @@ import torch
 from numpy.typing import NDArray
 from rich.console import RenderableType
 from rich.table import Table
+from torch import Tensor
 
 from adrec.config.base import load_config
 from adrec.config.evaluation.audit import CanarySettings
 from adrec.config.training.pretrain import PretrainConfig
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.subset import write_subset
+from adrec.data.text.corpus import ordinary_ids
 from adrec.errors import DataError
 from adrec.metrics.membership import exposure
 from adrec.models.text.hugging_face import load_tokenizer
 from adrec.models.text.language_model import LanguageModel, open_language_model
+from adrec.schema import USERS
 from adrec.stages.training import pretrain
 from adrec.terminal import Terminal
 
@@ -36,6 +43,7 @@ GIVEN, SECRET = 2, 4
 _WORDS = 500
 _FEWEST_WORDS = 20
 _BATCH = 512
+_BEAMS = 16
 
 
 @dataclass(frozen=True)
@@ -45,8 +53,10 @@ class Exposure:
     repeats: int
     mean: float
     """exposure in bits; 1.44 by chance"""
-    extracted: int
+    likeliest: int
     """secrets that were likelier than every candidate"""
+    extracted: int
+    """secrets that the model says by itself, to who knows their first words"""
 
 
 @dataclass(frozen=True)
@@ -60,10 +70,11 @@ class Canaries:
     def render(self) -> Iterable[RenderableType]:
         """A row a number of repeats."""
         table = Table("repeats", title=f"{self.count} planted secrets each, among {self.candidates:,} candidates")
-        for heading in ("exposure, bits (chance 1.44)", "extracted"):
+        for heading in ("exposure, bits (chance 1.44)", "likeliest", "extracted"):
             table.add_column(heading, justify="right")
         for found in self.exposures:
-            table.add_row(str(found.repeats), f"{found.mean:.2f}", f"{found.extracted} of {self.count}")
+            heard = (f"{secrets} of {self.count}" for secrets in (found.likeliest, found.extracted))
+            table.add_row(str(found.repeats), f"{found.mean:.2f}", *heard)
         yield table
 
 
@@ -80,26 +91,32 @@ def attack_pretraining(settings: CanarySettings, work: Path, *, seed: int, devic
     words = _single_tokens(prepared, _tokenizer_of(base, prepared))
     repeats = np.repeat(settings.repeats, settings.count)
     phrases = _phrases(words, random, len(repeats))
-    _plant(planted, [" ".join(phrase) for phrase in phrases], repeats)
+    texts = np.repeat(np.array([" ".join(phrase) for phrase in phrases]), repeats)
+    _plant(planted, texts)
+    if base.privacy is not None:
+        _plant_users(planted, texts)
     with terminal.progress("Pretraining with canaries", unit="models"):
         pretrain.run(base.model_copy(update={"prepared": planted.path, "output": work / "encoder"}), Terminal(quiet=True))
     tokenizer = load_tokenizer(work / "encoder")
     model = open_language_model(str(work / "encoder"), tokenizer, max_tokens=base.batches.max_tokens).eval()
-    bits = []
+    bits, said = [], []
+    ordinary = torch.from_numpy(ordinary_ids(tokenizer))
     with terminal.progress("Looking for canaries", len(phrases), unit="secrets") as advance:
         for phrase in phrases:
             others = _phrases(words, random, settings.candidates)
             others[:, :GIVEN] = phrase[:GIVEN]
-            scores = _likelihoods(model, tokenizer, np.concatenate([phrase[None], others]))
+            tokens = _tokens(tokenizer, np.concatenate([phrase[None], others]))
+            scores = _likelihoods(model, tokens, _places(tokens), tokenizer.mask_token_id)
             bits.append(exposure(scores[0], scores[1:]))
+            said.append(torch.equal(_filled(model, tokens[0], ordinary, tokenizer.mask_token_id), tokens[0]))
             advance()
     shutil.rmtree(work, ignore_errors=True)
-    known = np.array(bits)
-    best = np.log2(settings.candidates + 1)
-    found = [
-        Exposure(number, float(known[repeats == number].mean()), int((known[repeats == number] >= best - 1e-9).sum()))
-        for number in settings.repeats
-    ]
+    known, extracted = np.array(bits), np.array(said)
+    likeliest = known >= np.log2(settings.candidates + 1) - 1e-9
+    found = []
+    for number in settings.repeats:
+        own = repeats == number
+        found.append(Exposure(number, float(known[own].mean()), int(likeliest[own].sum()), int(extracted[own].sum())))
     return Canaries(settings.count, settings.candidates, found)
 
 
@@ -136,40 +153,84 @@ def _phrases(words: NDArray[np.str_], random: np.random.Generator, count: int) -
     return words[order]
 
 
-def _plant(prepared: Prepared, texts: Sequence[str], repeats: NDArray[np.int64]) -> None:
-    """Append each text so often to the corpus, as what users searched for."""
-    file = prepared.path / "corpus.parquet"
-    corpus = pq.read_table(file)
-    rows = np.repeat(np.array(texts), repeats)
-    values: dict[str, Any] = {
-        "text": rows, "segmented": rows, "language": ["en"] * len(rows), "kind": ["query"] * len(rows),
-    }  # fmt: skip
+def _plant(prepared: Prepared, texts: NDArray[np.str_]) -> None:
+    """Append them to the corpus, as what users searched for."""
+    values = {"text": texts, "segmented": texts, "language": ["en"] * len(texts), "kind": ["query"] * len(texts)}
+    _append(prepared.path / "corpus.parquet", values, len(texts))
+
+
+def _plant_users(prepared: Prepared, texts: NDArray[np.str_]) -> None:
+    """Append users whose only interest each text is, with a training row each: a private pretraining learns from users."""
+    first = len(prepared.users())
+    names = [f"canary-{number}" for number in range(len(texts))]
+    _append(prepared.path / USERS.file, {"user_id": names, "text": texts, "segmented": texts}, len(texts))
+    file = prepared.split_files("train")[-1]
+    rows = pq.read_table(file).slice(0, 1).take(pa.array(np.zeros(len(texts), np.int64)))
+    nobodys = {"user_id": names, "user_index": first + np.arange(len(texts)), "query": pa.nulls(len(texts))}
+    for at, field in enumerate(rows.schema):
+        if field.name in nobodys:
+            rows = rows.set_column(at, field, pa.array(nobodys[field.name], field.type))
+    pq.write_table(rows, file.with_name(f"{file.stem}-canaries.parquet"))
+
+
+def _append(file: Path, values: Mapping[str, Any], count: int) -> None:
+    """So many rows to a Parquet file that may be a link: `values` of some columns, false and null of the others."""
+    table = pq.read_table(file)
     columns = [
         pa.array(values[field.name], field.type)
         if field.name in values
-        else pa.array([False] * len(rows), field.type)
+        else pa.array([False] * count, field.type)
         if pa.types.is_boolean(field.type)
-        else pa.nulls(len(rows), field.type)
-        for field in corpus.schema
+        else pa.nulls(count, field.type)
+        for field in table.schema
     ]
     file.unlink()
-    pq.write_table(pa.concat_tables([corpus, pa.table(columns, schema=corpus.schema)]), file)
+    pq.write_table(pa.concat_tables([table, pa.table(columns, schema=table.schema)]), file)
 
 
-def _likelihoods(model: LanguageModel, tokenizer: Any, phrases: NDArray[np.str_]) -> NDArray[np.float64]:
-    """(R,) pseudo log likelihood of the secret words of each phrase: each masked by itself (Salazar et al. 2020)."""
-    tokens = torch.tensor(tokenizer([" ".join(phrase) for phrase in phrases])["input_ids"])  # (R, L): one token a word
-    before = (tokens.shape[1] - phrases.shape[1]) // 2  # what the tokenizer adds on each side
-    places = torch.arange(before + GIVEN, before + GIVEN + SECRET)
+def _tokens(tokenizer: Any, phrases: NDArray[np.str_]) -> Tensor:
+    """(R, L): a token a word, and what the tokenizer adds on each side."""
+    return torch.tensor(tokenizer([" ".join(phrase) for phrase in phrases])["input_ids"])
+
+
+def _places(tokens: Tensor) -> list[int]:
+    """Where the secret words stand."""
+    before = (tokens.shape[1] - GIVEN - SECRET) // 2
+    return list(range(before + GIVEN, before + GIVEN + SECRET))
+
+
+def _likelihoods(model: LanguageModel, tokens: Tensor, places: Sequence[int], mask: int) -> NDArray[np.float64]:
+    """(R,) pseudo log likelihood of the secret words of each row: each masked by itself (Salazar et al. 2020)."""
     total = torch.zeros(len(tokens), dtype=torch.float64)
-    with torch.inference_mode():
-        for start in range(0, len(tokens), _BATCH):
-            rows = tokens[start : start + _BATCH]
-            positions = torch.arange(rows.shape[1]).expand_as(rows)
-            for place in places.tolist():
-                masked = rows.clone()
-                masked[:, place] = tokenizer.mask_token_id
-                states = model(masked, torch.zeros_like(rows), positions)
-                said = torch.log_softmax(model.logits(states[:, place]).double(), -1)
-                total[start : start + _BATCH] += said.gather(1, rows[:, place : place + 1])[:, 0]
+    for start in range(0, len(tokens), _BATCH):
+        rows = tokens[start : start + _BATCH]
+        for place in places:
+            masked = rows.clone()
+            masked[:, place] = mask
+            total[start : start + _BATCH] += _said(model, masked, place).gather(1, rows[:, place : place + 1])[:, 0]
     return total.numpy()
+
+
+def _filled(model: LanguageModel, row: Tensor, ordinary: Tensor, mask: int) -> Tensor:
+    """(L,) the row with other words in the secret places: those that the model says, given the words before them.
+
+    Place after place, with the later ones masked; of the beams that are left the one of the greatest pseudo likelihood.
+    """
+    places = _places(row[None])
+    beams = row.clone()[None]
+    beams[:, places] = mask
+    total = torch.zeros(1, dtype=torch.float64)
+    for place in places:
+        scores = (total[:, None] + _said(model, beams, place)[:, ordinary]).flatten()  # (B * ordinary tokens,)
+        total, best = scores.topk(min(_BEAMS, len(scores)))
+        beams = beams[best // len(ordinary)]
+        beams[:, place] = ordinary[best % len(ordinary)]
+    return beams[int(_likelihoods(model, beams, places, mask).argmax())]
+
+
+@torch.inference_mode()
+def _said(model: LanguageModel, rows: Tensor, place: int) -> Tensor:
+    """(R, V) log probabilities of each token at a place."""
+    positions = torch.arange(rows.shape[1]).expand_as(rows)
+    states = model(rows, torch.zeros_like(rows), positions)
+    return torch.log_softmax(model.logits(states[:, place]).double(), -1)
