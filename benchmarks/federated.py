@@ -3,9 +3,9 @@
     python benchmarks/federated.py --work /tmp/federated --impressions 60000
     python benchmarks/federated.py --work /tmp/federated-mind --data mind
 
-Of the sample: silos are the ads' categories, which are as unlike as they can be; or 500 users are clients, whose rows alone the
-training beside them reads. Of MIND: five silos of whole categories, of which one may send minus twenty times its change. The
-network is that of configs/sample/finetune-private.yaml without privacy; no trees, no hybrid. A line a training and seed.
+Silos are the ads' categories, which are as unlike as they can be, or five of whole categories, of which one may send minus
+twenty times its change; or 500 users of the sample are clients, whose rows alone the training beside them reads. The network is
+that of configs/sample/finetune-private.yaml without privacy; no trees, no hybrid. A line a training and seed.
 """
 
 import argparse
@@ -45,6 +45,11 @@ TRAININGS: dict[str, list[Training]] = {
         ("all rows in one place", "prepared", {}),
         ("silos by category", "prepared", _SILOS),
         ("silos, 20 % fall out", "prepared", {**_SILOS, "drop_out": 0.2}),
+        ("five silos", "silos", _FIVE),
+        ("five silos, 20 % fall out", "silos", {**_FIVE, "drop_out": 0.2}),
+        ("five silos, clipped", "silos", {**_FIVE, "rule": "clipped"}),
+        ("five silos, one lies, clipped", "silos", {**_FIVE, "rule": "clipped"}),
+        ("five silos, one lies, median", "silos", {**_FIVE, "rule": "median", "secure": False}),
         ("500 users' rows in one place", "users", {}),
         ("500 users", "users", _USERS),
         ("500 users, 20 % fall out", "users", {**_USERS, "drop_out": 0.2}),
@@ -68,7 +73,7 @@ def main() -> None:
     parser.add_argument("--data", choices=TRAININGS, default="sample")
     parser.add_argument("--impressions", type=int, default=60_000, help="of the sample")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--only", default="", help="names of trainings that contain this")
+    parser.add_argument("--only", nargs="*", default=[""], help="names of trainings that contain one of these")
     given = parser.parse_args()
     folders = dict(_folders(given.work, given.data, prepare(given.work, given.impressions, given.data)))
     records = given.work / "federated.jsonl"
@@ -76,7 +81,7 @@ def main() -> None:
     ran = {(row["name"], row.get("seed", 0)) for row in done}
     for seed in range(given.seeds):
         for name, rows, settings in TRAININGS[given.data]:
-            if (name, seed) in ran or given.only not in name:
+            if (name, seed) in ran or not any(word in name for word in given.only):
                 continue
             began = time.monotonic()
             fixed = [f"training.epochs={_EPOCHS[given.data]}", f"seed={seed}"]
@@ -118,15 +123,15 @@ def _lie(client: int, change: NDArray[np.float64]) -> NDArray[np.float64]:
 def _folders(work: Path, data: str, prepared: Path) -> Iterator[tuple[str, Path]]:
     """The prepared folder, and those made of it: the rows of some users; a column of silos."""
     yield "prepared", prepared
-    made = work / ("users" if data == "sample" else "silos")
-    yield made.name, made
-    if made.exists():
-        return
     whole = open_prepared(prepared)
-    if data == "sample":
+    few, made = work / "users", work / "silos"
+    yield few.name, few
+    if data == "sample" and not few.exists():
         users = np.random.default_rng(0).permutation(np.unique(_column(prepared, "train", "user_index")))[:USERS]
         masks = {split: np.isin(_column(prepared, split, "user_index"), users) for split in ("train", "valid")}
-        write_subset(whole, made, masks)
+        write_subset(whole, few, masks)
+    yield made.name, made
+    if made.exists():
         return
     write_subset(whole, made, {})
     categories = whole.ads()["category"].cast(pa.string()).fill_null("").to_numpy(zero_copy_only=False)
