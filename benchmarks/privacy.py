@@ -152,7 +152,7 @@ def measured(prepared: Path, bundle: Path, settings: list[str]) -> dict[str, Any
     metrics = held_out.figures(predictor.packed)["adrec"]
     predicted = held_out.scores(predictor.packed).score.mean() / rows.labels["click"].mean()
     lines = result.privacy["lines"] if result.privacy else []
-    noise = next((line["event"] for line in lines if line["artefact"] == "weights"), {})
+    noise: dict[str, Any] = next((line["event"] for line in lines if line["artefact"] == "weights"), {})
     figures = {"auc": metrics["auc"], "log_loss": metrics["log_loss"], "ratio": float(predicted)}
     spent = result.privacy["spent"] if result.privacy else None
     return {**figures, "spent": spent, **noise, "seconds": time.monotonic() - began}

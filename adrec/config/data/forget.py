@@ -20,5 +20,8 @@ class ForgetConfig(StageConfig):
     """Files that score, rank or events wrote: their rows go."""
     bundles: list[ConfigPath] = []
     """Bundle folders to look through. Weights cannot be taken back: bundles that know them are named, to be trained again."""
+    look_through: list[ConfigPath] = []
+    """Other folders and files that adrec wrote: encoders, federated bundles, registries, reports, what `encode` wrote. They are
+    searched; those that hold an id are named, for you to remove or to make again."""
     cache: ConfigPath | None = None
     """Folder of cached text vectors. Default: the user's."""

@@ -1,12 +1,17 @@
 """`adrec forget`: take people out of the prepared folder, the event store, tables and caches; name the bundles that know them.
 
-The raw log is its owner's and is left alone, so the digests of who is forgotten are kept for every later build. At the end
-everything is searched for the ids, decoded and decompressed: what is said to be gone has been looked for.
+The raw log is its owner's and is left alone, so the digests of who is forgotten are kept for every later build. What killed
+commands left beside their outputs goes, and copies of remote files that name them. At the end everything is searched for the
+ids, decoded and decompressed: what is said to be gone has been looked for.
 """
 
+import glob
 import gzip
-import json
-import re
+import lzma
+import os
+import shutil
+import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -26,10 +31,14 @@ from adrec.config.data.preprocess import PreprocessConfig
 from adrec.config.inference.serve import StoreConfig
 from adrec.data.arrays import combined
 from adrec.data.disk.engine import open_memory_engine
+from adrec.data.disk.id_search import holds
+from adrec.data.disk.lock import lock_path, output_lock
 from adrec.data.disk.outputs import files_of
 from adrec.data.disk.row_files import row_format
 from adrec.data.disk.writing import write_aside
 from adrec.data.prepared import Prepared, open_prepared
+from adrec.data.remote.fetching import remove
+from adrec.data.remote.publishing import publish
 from adrec.data.text.vector_cache import drop_texts
 from adrec.errors import ConfigError, DataError
 from adrec.models.text.text_vectors import phrases
@@ -40,6 +49,7 @@ from adrec.serve.store import open_store
 from adrec.stages.data import preprocess
 from adrec.stages.storage import run_guarded
 from adrec.terminal import Terminal
+from adrec.urls import address_of, mirror
 
 
 @dataclass(frozen=True)
@@ -55,10 +65,16 @@ class ForgetResult:
     """taken out of each table"""
     vectors: int = 0
     """taken out of the caches"""
+    scratch: int = 0
+    """work folders and unfinished outputs of killed commands that went"""
+    copies: int = 0
+    """files of the mirror of object storage that went; they are fetched again when they are needed"""
     left: tuple[str, ...] = ()
-    """files of the prepared folder and the tables that still hold one of the ids"""
+    """files of the prepared folder, the tables, `look_through` and the system's temporary folder that still hold an id"""
+    unread: tuple[str, ...] = ()
+    """files that could not be looked through: half-written or broken"""
     to_train_again: tuple[str, ...] = ()
-    """files of bundles that do"""
+    """files of bundles that hold an id"""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-safe values."""
@@ -68,12 +84,38 @@ class ForgetResult:
         """What went, then what is left to do."""
         yield f"{self.users:,} users are forgotten: {self.prepared} is built without them, and {self.list} keeps their digests."
         yield f"{self.events:,} events, {sum(self.rows.values()):,} rows of tables and {self.vectors:,} cached vectors went."
+        if self.scratch or self.copies:
+            yield f"{self.scratch:,} work folders of killed commands and {self.copies:,} copies of remote files went."
         for file in self.left:
             yield f"{file}: still holds an id."
+        for file in self.unread:
+            yield f"{file}: cannot be read, so whether it holds an id is not known. Remove it if nothing is writing it."
         if self.to_train_again:
             yield "Bundles that know them (train again; 'adrec daily' does it by itself, from nothing):"
             yield from (f"  {file}" for file in self.to_train_again)
         yield "Not looked at: your raw log, backups, and what others have copied."
+
+
+@dataclass
+class _Search:
+    """Files → those that hold one of `names`."""
+
+    names: Sequence[str]
+    advance: Callable[..., None]
+    unread: list[str] = field(default_factory=list)
+
+    def __call__(self, files: Iterable[Path]) -> tuple[str, ...]:
+        return tuple(str(file) for file in files if self._holds(file))
+
+    def _holds(self, file: Path) -> bool:
+        self.advance(1)
+        try:
+            return holds(file, self.names)
+        except FileNotFoundError:
+            return False  # of a command that has ended meanwhile
+        except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, pa.ArrowException):
+            self.unread.append(str(file))
+            return False
 
 
 def run(config: ForgetConfig, terminal: Terminal) -> ForgetResult:
@@ -95,15 +137,20 @@ def run(config: ForgetConfig, terminal: Terminal) -> ForgetResult:
     # Before the folder that knows their texts is gone: a run that was killed is run again.
     vectors = drop_texts(typed, config.cache)
     Forgotten.load(remembered).add(names, remembered)
+    outputs = [preparing.output, *config.tables, *config.bundles, *config.look_through]
+    scratch = sum(_without_scratch(output) for output in outputs)
     run_guarded(preprocess.run, preparing, terminal)
     both = list(dict.fromkeys([*names, *users]))
     events = _erased(config.store, both) if config.store is not None else 0
     rows = {str(table): _without(table, both) for table in config.tables}
     with terminal.progress("Looking through what is left", unit="files") as advance:
-        looked_at = [*files_of(preparing.output), *config.tables]
-        left = tuple(str(file) for file in looked_at if _holds(file, both, advance))
-        known = [file for bundle in config.bundles for file in files_of(bundle)]
-        to_train_again = tuple(str(file) for file in known if _holds(file, both, advance))
+        search = _Search(both, advance)
+        left = search([*files_of(preparing.output), *config.tables, *_files_of(config.look_through), *_temporary_files()])
+        to_train_again = search(_files_of(config.bundles))
+        stays = [*outputs, mirror() / "index"]
+        gone = search(file for file in _files_of([mirror()]) if not any(map(file.is_relative_to, stays)))
+    for file in gone:
+        remove(Path(file))
     return ForgetResult(
         users=len(users),
         prepared=str(preparing.output),
@@ -111,7 +158,10 @@ def run(config: ForgetConfig, terminal: Terminal) -> ForgetResult:
         events=events,
         rows=rows,
         vectors=vectors,
+        scratch=scratch,
+        copies=len(gone),
         left=left,
+        unread=tuple(search.unread),
         to_train_again=to_train_again,
     )
 
@@ -136,20 +186,56 @@ def _erased(settings: StoreConfig, names: Sequence[str]) -> int:
         return sum(len(store.erase(name).events) for name in names)
 
 
+def _without_scratch(output: Path) -> int:
+    """Remove what killed commands left beside an output: nothing can be resumed once the rows are others. How much it was.
+
+    Raises ResourceError where a command is at work there.
+    """
+    left = [path for path in output.parent.glob(f".{glob.escape(output.name)}.*") if path != lock_path(output)]
+    if not output.exists():  # a kill between two renames: the next run of the command puts it back
+        left = [path for path in left if ".previous" not in path.name]
+    if not left:
+        return 0
+    with output_lock(output):
+        for path in left:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+    return len(left)
+
+
+def _files_of(places: Iterable[Path]) -> Iterator[Path]:
+    """The files below folders, and files themselves; of what is not there, none."""
+    for place in places:
+        yield from files_of(place) if place.is_dir() else [place] if place.exists() else []
+
+
+def _temporary_files() -> Iterator[Path]:
+    """What adrec has in the system's temporary folder: of running commands, killed ones, crashes and a cluster's nodes."""
+    return _files_of(path for path in Path(tempfile.gettempdir()).glob("adrec-*") if os.access(path, os.R_OK))
+
+
 def _without(table: Path, names: Sequence[str]) -> int:
-    """Rewrite a table of rows without those of `names`; how many there were. Raises DataError where it has no user_id."""
+    """Rewrite a table of rows without those of `names`, in its store too; how many there were. Raises DataError where it has
+    no user_id.
+    """
+    count = _rewritten(table, names)
+    if address_of(table) is not None:
+        publish(table)
+    return count
+
+
+def _rewritten(table: Path, names: Sequence[str]) -> int:
     ids, form = pa.array(names, pa.string()), row_format(table)
     try:
         if form == "parquet":
             return _parquet_without(table, ids)
-        with _opened(table, "rt") as handle:
+        with _text_of(table, "rt") as handle:
             lines = pa.array(handle.read().splitlines(), pa.string())
         own = pc.is_in(_users_of_lines(lines, form), value_set=ids)
     except (OSError, KeyError, UnicodeDecodeError, pa.ArrowException) as error:
         raise DataError(f"{table}: is no table that score, rank or events wrote ({error}). Name others in `tables`.") from None
     count = int(pc.sum(own).as_py() or 0)
     if count:
-        with write_aside(table) as aside, _opened(aside, "wt", like=table) as handle:
+        with write_aside(table) as aside, _text_of(aside, "wt", like=table) as handle:
             handle.writelines(f"{line}\n" for line in lines.filter(pc.invert(own)).to_pylist())
     return count
 
@@ -183,50 +269,8 @@ def _users_of_lines(lines: pa.Array, form: str) -> pa.Array:
 
 
 @contextmanager
-def _opened(path: Path, mode: str, *, like: Path | None = None) -> Iterator[IO[str]]:
+def _text_of(path: Path, mode: str, *, like: Path | None = None) -> Iterator[IO[str]]:
     """A text file, compressed where its name (or that of `like`) says so."""
     opened: Callable[..., Any] = gzip.open if (like or path).suffix == ".gz" else open
     with opened(path, mode, encoding="utf-8", newline="") as handle:
         yield handle
-
-
-def _holds(file: Path, names: Sequence[str], advance: Callable[..., None]) -> bool:
-    """Whether any of `names` stands in a file as a whole value (Parquet, JSON, arrays) or as a word of its text."""
-    advance(1)
-    if file.suffix == ".parquet":
-        return _parquet_holds(file, pa.array(names, pa.string()))
-    if file.suffix == ".npz":
-        with np.load(file, allow_pickle=False) as arrays:
-            return any(arrays[name].dtype.kind == "U" and bool(np.isin(arrays[name], names).any()) for name in arrays.files)
-    data = file.read_bytes()
-    data = gzip.decompress(data) if file.suffix == ".gz" else data
-    if file.suffix == ".json":
-        return bool(set(names) & set(_strings_of(json.loads(data))))
-    if b"\0" in data[:4096]:  # weights and other numbers
-        return False
-    words = "|".join(re.escape(name) for name in names)
-    return re.search(rf"(?<![\w-])(?:{words})(?![\w-])", data.decode("utf-8", "replace")) is not None
-
-
-def _parquet_holds(file: Path, names: pa.Array) -> bool:
-    with pq.ParquetFile(file) as opened:
-        for batch in opened.iter_batches():
-            for column in batch.columns:
-                values = column.flatten() if pa.types.is_list(column.type) else column
-                values = values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
-                is_text = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
-                if is_text and pc.any(pc.is_in(values.cast(pa.string()), value_set=names)).as_py():
-                    return True
-    return False
-
-
-def _strings_of(value: Any) -> Iterator[str]:
-    """Every text of a JSON value, keys too."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, part in value.items():
-            yield from (key, *_strings_of(part))
-    elif isinstance(value, list):
-        for part in value:
-            yield from _strings_of(part)

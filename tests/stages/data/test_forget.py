@@ -2,7 +2,9 @@
 
 import gzip
 import io
+import shutil
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -17,10 +19,11 @@ import yaml
 
 from adrec.config.data.forget import ForgetConfig
 from adrec.config.inference.serve import StoreConfig
+from adrec.data.disk.lock import output_lock
 from adrec.data.disk.row_files import row_writer
 from adrec.data.prepared import open_prepared
 from adrec.data.text.vector_cache import cached_vectors
-from adrec.errors import ConfigError, DataError
+from adrec.errors import ConfigError, DataError, ResourceError
 from adrec.prepare.staging.forgotten import Forgotten
 from adrec.serve.store import Event, open_store
 from adrec.stages.data import forget, preprocess
@@ -33,8 +36,11 @@ INTEREST, QUERY = "knitting for whales", "a very private question"
 
 
 @pytest.fixture
-def world(tmp_path):
-    """A log in which one user is planted, its config as YAML, and the tables."""
+def world(tmp_path, monkeypatch):
+    """A log in which one user is planted, its config as YAML, and the tables. Nobody else's temporary files, nor a mirror."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setenv("ADREC_REMOTE_CACHE", str(tmp_path / "mirror"))
     made = raw_worlds.tables(requests=120)
     log = made["impressions"]
     at = log.column_names.index("user_id")
@@ -130,6 +136,59 @@ def test_a_planted_person_is_in_nothing_that_is_kept(world, tmp_path):
     assert again.done == "unchanged" and again.manifest["privacy"]["forgotten"]["users"] == 2
     assert _forgotten(open_prepared(settings.output)) != "" == _forgotten(alone), "daily starts from nothing"
     assert PLANTED not in (tmp_path / "forgotten.txt").read_text()
+
+
+def test_what_other_commands_left_goes_or_is_named(world, tmp_path, monkeypatch):
+    settings, file = config(tmp_path)
+    preprocess.run(settings, QUIET)
+    bundle, audit, federated = tmp_path / "bundle", tmp_path / "audit.json", tmp_path / "federated"
+    mirrored, scored = tmp_path / "mirror/s3/logs/day.csv.gz", tmp_path / "mirror/s3/out/scored.csv"
+    rows = pa.table({"user_id": [PLANTED, "u1"]})
+    for place in (
+        tmp_path / ".bundle.work/prepared/part-00000.parquet",  # of a finetune that was killed
+        tmp_path / ".audit.json.work/model/users.parquet",
+        tmp_path / ".scored.parquet.0123.parts/1.parquet",
+        federated / "rows.parquet",
+        tmp_path / "temporary/adrec-1234/input-0/part.parquet",  # of a cluster's node
+        tmp_path / "temporary/strangers/part.parquet",
+    ):
+        raw_worlds.write(rows, place)
+    (tmp_path / "temporary/adrec-crash-1.log").write_text(f"KeyError: '{PLANTED}'\n")
+    (tmp_path / "temporary/adrec-half.parquet").write_bytes(b"PAR1 half a file")
+    for place, text in ((mirrored, f"{PLANTED},a1\n"), (scored, f"user_id,score\n{PLANTED},0.5\nu1,0.25\n")):
+        place.parent.mkdir(parents=True)
+        place.write_bytes(gzip.compress(text.encode()) if place.suffix == ".gz" else text.encode())
+    bundle.mkdir()
+    (bundle / "metrics.json").write_text("{}")
+    published = []
+    monkeypatch.setattr(forget, "publish", published.append)
+    asked = ForgetConfig(
+        users=[PLANTED], preprocess=file, bundles=[bundle], tables=["s3://out/scored.csv"], cache=tmp_path / "cache",
+        look_through=[audit, federated, tmp_path / "scored.parquet", tmp_path / "not-there"],
+    )  # fmt: skip
+    result = forget.run(asked, QUIET)
+    assert result.scratch == 3 and result.copies == 1 and not mirrored.exists()
+    assert published == [scored] and scored.read_text() == "user_id,score\nu1,0.25\n"
+    assert [Path(name).name for name in result.left] == ["rows.parquet", "adrec-crash-1.log", "part.parquet"]
+    assert [Path(name).name for name in result.unread] == ["adrec-half.parquet"] and result.to_train_again == ()
+    for name in (*result.left, *result.unread):
+        Path(name).unlink()
+    shutil.rmtree(tmp_path / "temporary/strangers")
+    assert holding(tmp_path, [PLANTED]) == ["impressions.parquet", "users.parquet"], "the raw log"
+
+
+def test_scratch_of_a_living_command_is_not_taken_away(world, tmp_path):
+    settings, file = config(tmp_path)
+    bundle = tmp_path / "bundle"
+    (tmp_path / ".bundle.work").mkdir()
+    (tmp_path / ".later.previous").mkdir()
+    asked = ForgetConfig(
+        users=[PLANTED], preprocess=file, cache=tmp_path / "c", bundles=[bundle], look_through=[tmp_path / "later"]
+    )
+    with output_lock(bundle), pytest.raises(ResourceError, match="another adrec command is writing there"):
+        forget.run(asked, QUIET)
+    assert (tmp_path / ".bundle.work").exists()
+    assert forget.run(asked, QUIET).scratch == 1 and (tmp_path / ".later.previous").exists(), "the only copy of an output"
 
 
 def test_pseudonyms_are_forgotten_by_the_name_of_the_log(world, tmp_path, monkeypatch):
