@@ -65,40 +65,61 @@ def small_efficientnet(folder):
     return folder
 
 
+LAYER = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+LONGEST_TEXT = 16
+
+
 def small_clip(folder, words="red green blue shoes coffee"):
     """A CLIP of one layer each for pictures and words."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+    from transformers import CLIPConfig, CLIPModel
 
     torch.manual_seed(3)
+    size = _tokenizer(folder, words, single="<|startoftext|> $A <|endoftext|>")
+    ends = {"bos_token_id": 0, "eos_token_id": 1}
+    config = CLIPConfig(
+        text_config={**LAYER, **ends, "vocab_size": size, "max_position_embeddings": LONGEST_TEXT},
+        vision_config={**LAYER, "image_size": SIZE, "patch_size": 8},
+        projection_dim=16,
+    )
+    CLIPModel(config).save_pretrained(folder)
+    _processor(folder, "CLIPImageProcessor")
+    return folder
+
+
+def small_siglip(folder, words="red green blue shoes coffee"):
+    """A SigLIP of one layer each: it reads the last of LONGEST_TEXT places of a text, most of which are filling."""
+    from transformers import SiglipConfig, SiglipModel
+
+    torch.manual_seed(5)
+    size = _tokenizer(folder, words, single="$A <|endoftext|>")
+    config = SiglipConfig(
+        text_config={**LAYER, "vocab_size": size, "max_position_embeddings": LONGEST_TEXT, "pad_token_id": 1},
+        vision_config={**LAYER, "image_size": SIZE, "patch_size": 8},
+    )
+    SiglipModel(config).save_pretrained(folder)
+    _processor(folder, "SiglipImageProcessor")
+    return folder
+
+
+def _tokenizer(folder, words, single):
+    """Whole words, each text between the tokens of `single`; returns how many there are."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
     vocabulary = {"<|startoftext|>": 0, "<|endoftext|>": 1, "<unk>": 2} | {
         word: 3 + at for at, word in enumerate(words.split())
     }
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|startoftext|> $A <|endoftext|>", special_tokens=[("<|startoftext|>", 0), ("<|endoftext|>", 1)]
+        single=single, special_tokens=[("<|startoftext|>", 0), ("<|endoftext|>", 1)]
     )
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<|startoftext|>", eos_token="<|endoftext|>", pad_token="<|endoftext|>",
-        unk_token="<unk>", model_max_length=16,
+        unk_token="<unk>", model_max_length=LONGEST_TEXT,
     )  # fmt: skip
-    layer = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    config = CLIPConfig(
-        text_config={
-            **layer,
-            "vocab_size": len(vocabulary),
-            "max_position_embeddings": 16,
-            "bos_token_id": 0,
-            "eos_token_id": 1,
-        },
-        vision_config={**layer, "image_size": SIZE, "patch_size": 8},
-        projection_dim=16,
-    )
-    CLIPModel(config).save_pretrained(folder)
     fast.save_pretrained(folder)
-    _processor(folder, "CLIPImageProcessor")
-    return folder
+    return len(vocabulary)
 
 
 def png(colour, *, size=(24, 20), seed=0, form="PNG"):

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from adrec.data.text.vector_cache import cached_vectors
 from adrec.errors import DataError
 from adrec.models.text.hugging_face import load_backbone, load_tokenizer, open_quietly, quiet_transformers, resolve_reference
 
@@ -28,7 +29,8 @@ _LONGEST_TEXT = 512
 class MediaEncoder(nn.Module):
     """A backbone, its processor and, where it reads texts too, its tokenizer.
 
-    Attributes: `dimension` D, `fingerprint` (changes with anything that changes a vector), `reads_text`.
+    Attributes: `dimension` D, known once `measure` was called, `fingerprint` (changes with anything that changes a vector),
+    `reads_text`.
     """
 
     READS_AS: ClassVar[str]
@@ -41,7 +43,19 @@ class MediaEncoder(nn.Module):
         self.backbone, self.processor, self.tokenizer = backbone.eval(), processor, tokenizer
         self.requires_grad_(False)
         self._fingerprint: str | None = None
-        self.dimension = int(self.encode([self.blank()]).shape[1])
+        self.dimension = 0
+
+    def measure(self, *, cache: Path | None = None, keep: bool = False) -> None:
+        """Find the `dimension`, by something that says nothing. With `keep` it is kept in `cache` as all vectors are, so that a
+        run that was killed and goes on encodes it no second time.
+        """
+
+        def encode(contents: list[str]) -> NDArray[np.float32]:
+            return self.encode([self.blank()])
+
+        named = ["blank"]
+        made = cached_vectors(named, fingerprint=f"{self.fingerprint}-blank", encode=encode, folder=cache) if keep else None
+        self.dimension = int((encode(named) if made is None else made).shape[1])
 
     @abstractmethod
     def blank(self) -> Any:
@@ -87,15 +101,16 @@ class MediaEncoder(nn.Module):
         """(N, D) vectors of texts in the space of the pictures or sounds. Only where `reads_text`."""
         assert self.tokenizer is not None
         backbone, limit = cast(Any, self.backbone), min(self.tokenizer.model_max_length, _text_limit(self.backbone))
-        # SigLIP has learned texts that are filled up; CLIP looks at no filling.
-        fills = "max_length" if str(backbone.config.model_type).startswith("siglip") else True
+        # SigLIP has learned from texts that are filled up, and reads the filling like words; CLIP looks at none.
+        is_filled = str(backbone.config.model_type).startswith("siglip")
+        fills, names = ("max_length", ("input_ids",)) if is_filled else (True, ("input_ids", "attention_mask"))
         made = []
         with torch.inference_mode():
             for start in range(0, len(texts), _BATCH):
                 inputs = self.tokenizer(
                     list(texts[start : start + _BATCH]), padding=fills, truncation=True, max_length=limit, return_tensors="pt"
                 )
-                known = {name: inputs[name].to(self.device) for name in ("input_ids", "attention_mask") if name in inputs}
+                known = {name: inputs[name].to(self.device) for name in names if name in inputs}
                 made.append(pooled(backbone.get_text_features(**known)).float().cpu().numpy())
         return np.concatenate(made) if made else np.zeros((0, self.dimension), np.float32)
 

@@ -40,7 +40,7 @@ class MediaSpec(ABC):
     """what a manifest and a bundle's schema call it"""
     FOLDER: ClassVar[str]
     """of a bundle: the encoder"""
-    LOAD: ClassVar[Callable[[str], MediaEncoder]]
+    LOAD: ClassVar[Callable[..., MediaEncoder]]
 
     @abstractmethod
     def files(self, root: Path | None, *, beneath: bool = False) -> MediaFiles:
@@ -56,7 +56,7 @@ class ImageSpec(MediaSpec):
     FILES: ClassVar[type[MediaFiles]] = Pictures
     STORED: ClassVar[str] = "images"
     FOLDER: ClassVar[str] = "image_encoder"
-    LOAD: ClassVar[Callable[[str], MediaEncoder]] = staticmethod(load_vision_encoder)
+    LOAD: ClassVar[Callable[..., MediaEncoder]] = staticmethod(load_vision_encoder)
 
     def files(self, root: Path | None, *, beneath: bool = False) -> Pictures:
         """Where references lead."""
@@ -72,7 +72,7 @@ class AudioSpec(MediaSpec):
     FILES: ClassVar[type[MediaFiles]] = Sounds
     STORED: ClassVar[str] = "sounds"
     FOLDER: ClassVar[str] = "audio_encoder"
-    LOAD: ClassVar[Callable[[str], MediaEncoder]] = staticmethod(load_sound_encoder)
+    LOAD: ClassVar[Callable[..., MediaEncoder]] = staticmethod(load_sound_encoder)
 
     def files(self, root: Path | None, *, beneath: bool = False) -> Sounds:
         """Where references lead."""

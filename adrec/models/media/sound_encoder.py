@@ -7,6 +7,7 @@ are sound and no filling.
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -67,18 +68,21 @@ def resampled(sound: Sound, rate: int) -> NDArray[np.float32]:
     return np.asarray(soxr.resample(sound.samples, sound.rate, rate), np.float32)
 
 
-def load_sound_encoder(reference: str) -> SoundEncoder:
-    """The encoder of a folder, `package:module/path` or hub name. Raises DataError, ResourceError in one line."""
+def load_sound_encoder(reference: str, *, cache: Path | None = None, keep: bool = False) -> SoundEncoder:
+    """The encoder of a folder, `package:module/path` or hub name; `cache` and `keep` as in `measure`. Raises DataError,
+    ResourceError in one line."""
     for package in ("soundfile", "soxr"):
         if find_spec(package) is None:
             raise ResourceError(f"Sounds need {package}, which is not installed. Run: {install_hint('sound')}")
     backbone, processor, tokenizer = load_parts(reference, "AutoFeatureExtractor", "sounds")
     if not _reads_sounds(backbone):
         raise DataError(f"{reference}: is no encoder of sounds. Name one such as wav2vec2, HuBERT, Whisper or CLAP.")
+    encoder = SoundEncoder(backbone, processor, tokenizer)
     try:
-        return SoundEncoder(backbone, processor, tokenizer)
+        encoder.measure(cache=cache, keep=keep)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise unreadable(reference, "sound", error) from None
+    return encoder
 
 
 def _reads_sounds(backbone: nn.Module) -> bool:

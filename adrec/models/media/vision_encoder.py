@@ -4,6 +4,7 @@ Pictures are resized and normalised by the encoder's own image processor, the on
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from torch import Tensor, nn
@@ -35,16 +36,19 @@ class VisionEncoder(MediaEncoder):
         return pooled(backbone(pixel_values=pixels))
 
 
-def load_vision_encoder(reference: str) -> VisionEncoder:
-    """The encoder of a folder, `package:module/path` or hub name. Raises DataError, ResourceError in one line."""
+def load_vision_encoder(reference: str, *, cache: Path | None = None, keep: bool = False) -> VisionEncoder:
+    """The encoder of a folder, `package:module/path` or hub name; `cache` and `keep` as in `measure`. Raises DataError,
+    ResourceError in one line."""
     # The other backend of image processors needs torchvision, whose releases are tied to one of torch.
     backbone, processor, tokenizer = load_parts(reference, "AutoImageProcessor", "pictures", backend="pil")
     if not _reads_pictures(backbone):
         raise DataError(f"{reference}: is no encoder of pictures. Name one such as CLIP, SigLIP, DINOv2 or ViT.")
+    encoder = VisionEncoder(backbone, processor, tokenizer)
     try:
-        return VisionEncoder(backbone, processor, tokenizer)
+        encoder.measure(cache=cache, keep=keep)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise unreadable(reference, "picture", error) from None
+    return encoder
 
 
 def _reads_pictures(backbone: nn.Module) -> bool:

@@ -25,7 +25,7 @@ from adrec.schema import ADS
 def media_reader(settings: MediaSettings) -> MediaReader:
     """The encoder of a config and what it makes. Raises DataError, ResourceError."""
     spec = ImageSpec if isinstance(settings, ImageSettings) else AudioSpec
-    encoder = spec.LOAD(settings.reference)
+    encoder = spec.LOAD(settings.reference, cache=settings.cache, keep=True)
     interests = settings.interests_name if settings.interests and encoder.reads_text else None
     common = (settings.column, settings.name, interests, tuple(settings.stores), settings.max_bytes)
     if isinstance(settings, ImageSettings):

@@ -11,7 +11,9 @@ from adrec.models.media.media_vectors import MediaVectors, text_vectors
 from adrec.models.media.vision_encoder import load_vision_encoder
 
 
-@pytest.mark.parametrize("kind", ["small_vit", "small_dinov2", "small_convnext", "small_efficientnet", "small_clip"])
+@pytest.mark.parametrize(
+    "kind", ["small_vit", "small_dinov2", "small_convnext", "small_efficientnet", "small_clip", "small_siglip"]
+)
 def test_a_picture_is_a_vector_whatever_stands_beside_it(tmp_path, kind):
     encoder = load_vision_encoder(str(getattr(vision, kind)(tmp_path / "encoder")))
     shown = [
@@ -44,6 +46,31 @@ def test_clip_is_what_transformers_says(tmp_path):
     assert np.isnan(text_vectors(encoder, pa.array(["", None, "coffee"]), cache=None, keep=False)).any(axis=1).tolist() == [
         True, True, False,
     ]  # fmt: skip
+
+
+def test_siglip_is_what_transformers_says_of_texts_filled_up(tmp_path):
+    import torch
+    from transformers import AutoImageProcessor, AutoTokenizer, SiglipModel
+
+    folder = vision.small_siglip(tmp_path / "siglip")
+    encoder, model = load_vision_encoder(str(folder)), SiglipModel.from_pretrained(folder).eval()
+    picture, words = Pictures().decode(vision.png([0.1, 0.9, 0.3])), ["red shoes", "coffee"]
+    pixels = AutoImageProcessor.from_pretrained(folder, backend="pil")(images=[picture], return_tensors="pt")["pixel_values"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def expected(**filled):
+        # Without a mask, as its authors do: filling is read like words.
+        ids = tokenizer(words, return_tensors="pt", **filled)["input_ids"]
+        with torch.inference_mode():
+            return model(input_ids=ids, pixel_values=pixels)
+
+    right, unfilled = expected(padding="max_length", max_length=vision.LONGEST_TEXT), expected(padding=True)
+    own, found = encoder.encode([picture]), encoder.texts(words)
+    assert np.allclose(found, encoder.texts(words[::-1])[::-1], atol=1e-6)  # whatever stands beside it
+    units = [vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in (own, found)]
+    assert np.allclose(units[0], right.image_embeds.numpy(), atol=1e-5)
+    assert np.allclose(units[1], right.text_embeds.numpy(), atol=1e-5)
+    assert np.abs(units[1] - unfilled.text_embeds.numpy()).max() > 1e-2  # so the filling does count
 
 
 def test_each_picture_is_encoded_once_and_what_is_damaged_says_why(tmp_path, monkeypatch):
