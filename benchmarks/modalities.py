@@ -6,7 +6,7 @@ hue or key and the user's age or region, as a column): what any reader of the mo
 rows. AUC on the test days of all rows, of ads without an impression in training, of ads that lack the modality (`--share`
 below 1), each with the paired difference to words alone (95 % intervals over users); in the end the share that the modality
 closes of the gap between words alone and the truth, over all trainings (`--runs`), with its 95 % interval by drawing users.
-About 10 minutes a training on a core.
+About 10 minutes a training on a core. `--readers FOLDER ...` adds a model for each other encoder of pictures (sounds).
 """
 
 import argparse
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=60_000)
     parser.add_argument("--share", type=float, default=1.0, help="of the ads that have it")
     parser.add_argument("--encoder", required=True, help="text encoder, frozen: adrec pretrain-mlm on the sample's texts")
+    parser.add_argument("--readers", nargs="+", default=[], help="further encoders of the pictures or sounds")
     parser.add_argument("--seeds", type=int, default=3, help="networks a model")
     parser.add_argument("--runs", type=int, default=1, help="trainings of each model, of other seeds, on the same rows")
     parser.add_argument("--work", type=Path, default=Path("runs/modalities"))
@@ -54,6 +55,9 @@ def main() -> None:
         generate_sample(data, impressions=given.rows, seed=SEED, **{given.of: given.share})
     ways = ("without", "with", "told") if given.of in SECTIONS else ("without", "with")
     prepared = {way: _prepared(given.work, data, given.of, way, given.rows) for way in ways}
+    for reader in given.readers:
+        way = f"by_{Path(reader).name}"
+        prepared[way] = _prepared(given.work, data, given.of, way, given.rows, reader=Path(reader))
     runs: list[dict[str, np.ndarray]] = []
     for run in range(given.runs):
         scored: dict[str, np.ndarray] = {}
@@ -70,8 +74,8 @@ def main() -> None:
 
 
 def _tell_closed(runs: list[dict[str, np.ndarray]], rows: pa.Table) -> None:
-    """What the modality gains over words alone, in shares of what the truth gains: of each training, and of their mean gains
-    with the quantiles over draws of users, which all models share."""
+    """What each reader of the modality gains over words alone, in shares of what the truth gains: of each training, and of
+    their mean gains with the quantiles over draws of users, which all models share."""
     label = rows["click"].to_numpy()
     users = np.unique(rows["user_id"].to_numpy(zero_copy_only=False), return_inverse=True)[1]
     count = int(users.max()) + 1
@@ -83,15 +87,18 @@ def _tell_closed(runs: list[dict[str, np.ndarray]], rows: pa.Table) -> None:
     drawn = bootstrap(measures, users=count, replicates=DRAWS, generator=np.random.default_rng(SEED))
     seen = {name: point(group, count)["auc"] for name, group in measures.items()}
 
-    def gains(aucs: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        base, own, told = (np.stack([aucs[f"{way} {number}"] for number in range(len(runs))]) for way in runs[0])
-        return own - base, told - base
+    def gain(aucs: dict[str, Any], way: str) -> np.ndarray:
+        own, base = (np.stack([aucs[f"{name} {number}"] for number in range(len(runs))]) for name in (way, "without"))
+        return own - base
 
-    own, told = gains(seen)
-    drawn_own, drawn_told = gains({name: values["auc"] for name, values in drawn.items()})
-    low, high = np.quantile(drawn_own.sum(0) / drawn_told.sum(0), [0.025, 0.975])
-    closed = {"each": (own / told).round(3).tolist(), "closed": round(float(own.sum() / told.sum()), 3)}
-    print(json.dumps({**closed, "interval": [round(float(low), 3), round(float(high), 3)]}), flush=True)
+    draws = {name: values["auc"] for name, values in drawn.items()}
+    for way in runs[0]:
+        if way in {"without", "told"}:
+            continue
+        own, told = gain(seen, way), gain(seen, "told")
+        low, high = np.quantile(gain(draws, way).sum(0) / gain(draws, "told").sum(0), [0.025, 0.975])
+        closed = {"each": (own / told).round(3).tolist(), "closed": round(float(own.sum() / told.sum()), 3)}
+        print(json.dumps({"model": way, **closed, "interval": [round(float(low), 3), round(float(high), 3)]}), flush=True)
 
 
 def _tell(way: str, scored: dict[str, np.ndarray], rows: pa.Table, parts: dict[str, np.ndarray]) -> None:
@@ -114,10 +121,7 @@ def _tell(way: str, scored: dict[str, np.ndarray], rows: pa.Table, parts: dict[s
 
 def _parts(prepared: Prepared, rows: pa.Table, data: Path, of: str) -> dict[str, np.ndarray]:
     """Which test rows: all, ads that training never showed and the others, ads that lack the modality and the others."""
-    learned = [
-        batch["ad_index"].to_numpy() for split in ("train", "valid") for batch in prepared.iter(split, ["ad_index"], 1 << 20)
-    ]
-    cold = ~np.isin(rows["ad_index"].to_numpy(), np.concatenate(learned))
+    cold = cold_rows(prepared, rows)
     if of == "graph":
         known = pq.read_table(data / "ad_links.parquet")["ad_id"].to_pylist()
     else:
@@ -127,7 +131,16 @@ def _parts(prepared: Prepared, rows: pa.Table, data: Path, of: str) -> dict[str,
     return {"all": np.ones(len(cold), bool), "cold": cold, "warm": ~cold, "lacking": lacks, "having": ~lacks}
 
 
-def _prepared(work: Path, data: Path, of: str, way: str, rows: int) -> Prepared:
+def cold_rows(prepared: Prepared, rows: pa.Table) -> np.ndarray:
+    """(N,) which rows are of ads that neither training nor validation rows showed."""
+    learned = [
+        batch["ad_index"].to_numpy() for split in ("train", "valid") for batch in prepared.iter(split, ["ad_index"], 1 << 20)
+    ]
+    return ~np.isin(rows["ad_index"].to_numpy(), np.concatenate(learned))
+
+
+def _prepared(work: Path, data: Path, of: str, way: str, rows: int, *, reader: Path | None = None) -> Prepared:
+    """`reader`: the encoder of pictures or sounds; None: the sample's own."""
     settings = yaml.safe_load(Path("configs/sample/preprocess.yaml").read_text(encoding="utf-8"))
     tables = {name: {"files": str((data / name).absolute())} for name in ("impressions", "ads.parquet", "users.parquet")}
     source: dict[str, Any] = {"format": "tables", **{name.removesuffix(".parquet"): files for name, files in tables.items()}}
@@ -140,9 +153,10 @@ def _prepared(work: Path, data: Path, of: str, way: str, rows: int) -> Prepared:
         names = ("entities", "links", "ad_links")
         source["tables"] = {name: {"files": str((data / f"{name}.parquet").absolute())} for name in names}
         settings["features"]["ads"]["lists"].append({"column": "graph", "paths": 2})
-    elif way == "with":
+    elif way not in {"without", "told"}:
         section, encoder = SECTIONS[of]
-        settings[section] = {"reference": str((data / encoder).absolute()), "cache": str((work / "cache").absolute())}
+        reference = str((reader or data / encoder).absolute())
+        settings[section] = {"reference": reference, "cache": str((work / "cache").absolute())}
     settings |= {"output": str((work / f"prepared_{way}").absolute()), "source": source}
     preprocess.run(PreprocessConfig.model_validate(settings), QUIET)
     return open_prepared(Path(settings["output"]))

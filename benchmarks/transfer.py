@@ -5,7 +5,9 @@ target's last quarter against the target rows at hand (a quarter of them validat
 (`start_from`), the same at a tenth of the learning rate (`carried_rate`), on the target's own scales or on the source's
 (`carried_scales`), two networks of one source, and one of each of two sources (`start_from: [a, b]`; both ensembles at a tenth
 of the rate), and the source's bundle as it is. About 20 minutes on a core; the target has 14,400 rows to learn from in all:
-`--rows 100 1000 10000 14400 --ways alone "slower, its scales"` is the curve of one way with and without.
+`--rows 100 1000 10000 14400 --ways alone "slower, its scales"` is the curve of one way with and without. Of each: AUC and log
+loss, AUC on ads that none of the target's rows at hand shows and on the others, and what it gains over "alone" on all and on
+either, with 95 % intervals over users.
 """
 
 import argparse
@@ -17,12 +19,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from modalities import cold_rows
 
 from adrec.config.data.preprocess import PreprocessConfig
 from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.inference.predictor import Predictor
 from adrec.metrics.classification import auc, log_loss
+from adrec.metrics.intervals.paired import around, auc_difference
 from adrec.sample import generate_sample
 from adrec.stages.data import preprocess
 from adrec.stages.training import finetune
@@ -69,13 +73,17 @@ def main() -> None:
             file = given.work / f"rows{rows}_{seed}.parquet"
             pq.write_table(_drawn(given.work / "target/impressions", rows, seed), file)
             target = _prepared(given.work, "target", file, {"method": "column"})
-            reached = {
-                way: _measured(_trained(target, given.work / f"bundle_{way}", given.encoder, seed=seed, **settings), target)
+            test = pa.concat_tables([pq.read_table(file) for file in target.split_files("test")])
+            scored = {
+                way: _scores(_trained(target, given.work / f"bundle_{way}", given.encoder, seed=seed, **settings), target, test)
                 for way, settings in ways.items()
             }
             for name, path in zip(("source", "second source"), bundles, strict=True):
-                reached[f"the {name}'s as it is"] = _measured(path, target)
-            print(json.dumps({"rows": rows, "seed": seed, **reached}), flush=True)
+                scored[f"the {name}'s as it is"] = _scores(path, target, test)
+            cold = cold_rows(target, test)
+            print(json.dumps({"rows": rows, "seed": seed, "cold": int(cold.sum())}), flush=True)
+            for way, scores in scored.items():
+                print(json.dumps({"way": way, **_told(test, scores, scored.get("alone"), cold)}), flush=True)
 
 
 def _drawn(folder: Path, rows: int, seed: int) -> pa.Table:
@@ -129,14 +137,27 @@ def _trained(prepared: Prepared, output: Path, encoder: str, *, seed: int, **mor
     return output
 
 
-def _measured(bundle: Path, prepared: Prepared) -> list[float]:
-    """AUC and log loss on the test rows."""
+def _scores(bundle: Path, prepared: Prepared, rows: pa.Table) -> np.ndarray:
     predictor = Predictor.load(bundle, verify=False)
-    rows = pa.concat_tables([pq.read_table(file) for file in prepared.split_files("test")])
     catalogs = predictor.catalogs(prepared.ads(), prepared.users())
-    scores = predictor.score_examples(predictor.examples_of(rows), catalogs, baselines=False)
+    return predictor.score_examples(predictor.examples_of(rows), catalogs, baselines=False).score
+
+
+def _told(rows: pa.Table, scores: np.ndarray, base: np.ndarray | None, cold: np.ndarray) -> dict[str, Any]:
+    """AUC of all rows, of cold ads and of the others, each with its gain over `base`."""
     clicks = rows["click"].to_numpy()
-    return [round(float(metric(clicks, scores.score)), 4) for metric in (auc, log_loss)]
+    users = np.unique(rows["user_id"].to_numpy(zero_copy_only=False), return_inverse=True)[1]
+    told: dict[str, Any] = {"log_loss": round(float(log_loss(clicks, scores)), 4)}
+    for name, chosen in (("auc", np.ones(len(cold), bool)), ("cold", cold), ("warm", ~cold)):
+        if clicks[chosen].min(initial=1) == clicks[chosen].max(initial=0):
+            continue
+        told[name] = round(float(auc(clicks[chosen], scores[chosen])), 4)
+        if base is not None and base is not scores:
+            clusters = users[chosen]
+            difference, error = auc_difference(clicks[chosen], scores[chosen], base[chosen], clusters)
+            low, high = around(difference, error, clusters=len(np.unique(clusters)))
+            told[f"{name} gain"] = [round(float(value), 4) for value in (difference, low, high)]
+    return told
 
 
 if __name__ == "__main__":
