@@ -4,7 +4,9 @@ Samples of other seeds: other ads, users, advertisers and effects of topics, one
 target's last quarter against the target rows at hand (a quarter of them validates): from nothing, from the source's bundle
 (`start_from`), the same at a tenth of the learning rate (`carried_rate`), on the target's own scales or on the source's
 (`carried_scales`), two networks of one source, and one of each of two sources (`start_from: [a, b]`; both ensembles at a tenth
-of the rate), and the source's bundle as it is. About 20 minutes on a core; the target has 14,400 rows to learn from in all:
+of the rate), from one network that has learned both sources as one log ("one of both"), and the sources' bundles as they are.
+About 20 minutes on a core; samples and sources' bundles of an earlier run in `--work` are taken over. The target has 14,400
+rows to learn from in all:
 `--rows 100 1000 10000 14400 --ways alone "slower, its scales"` is the curve of one way with and without. Of each: AUC and log
 loss, AUC on ads that none of the target's rows at hand shows and on the others, and what it gains over "alone" on all and on
 either, with 95 % intervals over users.
@@ -17,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 from modalities import cold_rows
@@ -50,10 +53,14 @@ def main() -> None:
     for name, (rows, seed) in markets.items():
         if not (given.work / name / "ads.parquet").exists():
             generate_sample(given.work / name, impressions=rows, seed=seed)
+    if not (given.work / "both/ads.parquet").exists():
+        _join(given.work, ("source", "second"), given.work / "both")
     bundles = []
-    for name in ("source", "second"):
-        prepared = _prepared(given.work, name, given.work / name / "impressions", {"method": "time", "valid_fraction": 0.1})
-        bundles.append(_trained(prepared, given.work / f"{name}_bundle", given.encoder, seed=1))
+    for name in ("source", "second", "both"):
+        bundles.append(given.work / f"{name}_bundle")
+        if not bundles[-1].exists():
+            prepared = _prepared(given.work, name, given.work / name / "impressions", {"method": "time", "valid_fraction": 0.1})
+            _trained(prepared, bundles[-1], given.encoder, seed=1)
     start = {"start_from": str(bundles[0])}
     two = {"seeds": 2, "ensemble": True, "carried_rate": 0.1, "carried_scales": True}
     ways: dict[str, dict[str, Any]] = {
@@ -64,7 +71,8 @@ def main() -> None:
             for name, rate in (("carried", 1.0), ("slower", 0.1))
         },
         "two of one source": {**start, **two},
-        "two sources": {"start_from": [str(path) for path in bundles], **two},
+        "two sources": {"start_from": [str(path) for path in bundles[:2]], **two},
+        "one of both": {"start_from": str(bundles[2]), "carried_rate": 0.1, "carried_scales": True},
     }
     if given.ways:
         ways = {name: ways[name] for name in given.ways}
@@ -78,12 +86,26 @@ def main() -> None:
                 way: _scores(_trained(target, given.work / f"bundle_{way}", given.encoder, seed=seed, **settings), target, test)
                 for way, settings in ways.items()
             }
-            for name, path in zip(("source", "second source"), bundles, strict=True):
+            for name, path in zip(("source", "second source", "network of both"), bundles, strict=True):
                 scored[f"the {name}'s as it is"] = _scores(path, target, test)
             cold = cold_rows(target, test)
             print(json.dumps({"rows": rows, "seed": seed, "cold": int(cold.sum())}), flush=True)
             for way, scores in scored.items():
                 print(json.dumps({"way": way, **_told(test, scores, scored.get("alone"), cold)}), flush=True)
+
+
+def _join(work: Path, markets: tuple[str, ...], output: Path) -> None:
+    """The logs of several markets as one, identifiers by the market."""
+    (output / "impressions").mkdir(parents=True, exist_ok=True)
+    for name, place in (("users.parquet",) * 2, ("impressions", "impressions/part-0.parquet"), ("ads.parquet",) * 2):
+        tables = []
+        for market in markets:
+            table = pq.read_table(work / market / name)
+            for column in {"ad_id", "user_id", "advertiser_id", "request_id"} & set(table.column_names):
+                named = pc.binary_join_element_wise(market, table[column], "-")
+                table = table.set_column(table.column_names.index(column), column, named)
+            tables.append(table)
+        pq.write_table(pa.concat_tables(tables), output / place)
 
 
 def _drawn(folder: Path, rows: int, seed: int) -> pa.Table:
