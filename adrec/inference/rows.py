@@ -12,7 +12,7 @@ from adrec.data.disk.tables import check_schema
 from adrec.data.features import FeatureSet
 from adrec.data.prepared import Prepared
 from adrec.errors import DataError
-from adrec.prepare.output.entities import TextMaker, language_where_written
+from adrec.prepare.text.maker import TextMaker, language_where_written
 from adrec.schema import ADS, NOBODY, USER_LANGUAGE, USERS, TableSpec
 
 

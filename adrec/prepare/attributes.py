@@ -50,8 +50,8 @@ class Attributes:
             check_known(earlier, one_row(connection, "SELECT count(*) AS n FROM ads")["n"] - earlier.manifest["ads"])
 
     def _has_versions(self, spec: TableSpec) -> bool:
-        raw = self._raw.tables.get(spec.name)
-        return raw is not None and KNOWN_FROM in columns_of(self._connection, f"staged_{spec.name}")
+        is_staged = spec.name in {label for label, _ in self._built.staged}  # one that is as it was has none
+        return is_staged and KNOWN_FROM in columns_of(self._connection, f"staged_{spec.name}")
 
     def _described_by_rows(self, spec: TableSpec) -> list[str]:
         """Columns of ads or users that a wide table has."""

@@ -11,7 +11,6 @@ from adrec.prepare.built import Built
 from adrec.prepare.extras import extras_of
 from adrec.prepare.log.append import (
     Earlier,
-    add_earlier_users,
     check_catalogue,
     check_events,
     check_versions,
@@ -21,6 +20,7 @@ from adrec.prepare.log.append import (
 from adrec.prepare.log.carried import count_people, find_late_labels
 from adrec.prepare.log.counts import split_counts
 from adrec.prepare.log.events import (
+    add_earlier_users,
     add_unlisted_users,
     build_events,
     build_requests,
@@ -41,10 +41,11 @@ from adrec.prepare.log.negatives import (
 from adrec.prepare.log.outcomes import made_columns
 from adrec.prepare.log.rolling import MOVED, no_moved, read_moved
 from adrec.prepare.log.splits import assign, refuse_empty, refuse_time_travel
+from adrec.prepare.log.unchanged import take_over
 from adrec.prepare.log.unnamed import shape_of
 from adrec.prepare.log.versions import join_versions
 from adrec.prepare.output.leaks import LEAK
-from adrec.prepare.sources import RawTables
+from adrec.prepare.sources import RawTable, RawTables
 from adrec.prepare.stager import Stager
 from adrec.prepare.staging.validate import Create, create_here
 from adrec.schema import (
@@ -54,6 +55,7 @@ from adrec.schema import (
     TRUE_PROBABILITY,
     USERS,
     WEIGHT,
+    TableSpec,
     entity_tables,
 )
 from adrec.terminal import Advance
@@ -86,6 +88,8 @@ class Builder:
         for spec in entity_tables():
             if (raw := self._raw.tables.get(spec.name)) is not None:
                 self._step(note=f"reading the {spec.name}")
+                if self._take_over(spec, raw):
+                    continue
                 self._stager.stage(raw, spec, spec.name, self._extras.of(spec.name))
                 build_table(connection, f"staged_{spec.name}", spec)
                 if self._earlier is not None and spec is ADS:
@@ -125,6 +129,16 @@ class Builder:
         self._step(note="looking for leaks")
         self._pass_gate()
         return built
+
+    def _take_over(self, spec: TableSpec, raw: RawTable) -> bool:
+        """Whether a table could be left as it was."""
+        if self._earlier is None:
+            return False
+        extra = self._extras.of(spec.name)
+        if not take_over(self._connection, self._config, self._earlier, spec, raw, extra):
+            return False
+        self._built.unchanged.add(spec.name)
+        return True
 
     def _pass_gate(self) -> None:
         connection, built, cuts = self._connection, self._built, self._built.cuts
@@ -193,10 +207,15 @@ class Builder:
             if self._raw.users is None:
                 connection.execute("CREATE OR REPLACE TABLE users (user_index INTEGER, user_id VARCHAR)")
             unlisted = 0
-            if earlier is not None:
-                unlisted += add_earlier_users(connection, earlier)
+            if earlier is not None and USERS.name in self._built.unchanged:
+                unlisted = int(earlier.manifest["unlisted_users"])
+            elif earlier is not None:
+                unlisted = add_earlier_users(connection, earlier.table(USERS))
                 keep_numbers(connection, earlier, USERS)
-            unlisted += add_unlisted_users(connection, "staged_impressions")
+            new = add_unlisted_users(connection, "staged_impressions")
+            if new.rows:
+                self._built.unchanged.discard(USERS.name)
+            unlisted += new.named
             self._built.unlisted_users = unlisted if self._raw.users is not None else 0
 
     def _carried(self) -> list[str]:

@@ -16,6 +16,8 @@ class Built:
     """Tables `ads`, `users`, `requests`, `events` are ready; this is what was found on the way."""
 
     staged: list[tuple[str, Staged]] = field(default_factory=list)
+    unchanged: set[str] = field(default_factory=set)
+    """tables beside the impressions that hold just what the earlier output holds, and were not read again"""
     rejected: list[Rejected] = field(default_factory=list)
     unlisted_users: int = 0
     """users of the impressions that the users table lacks"""

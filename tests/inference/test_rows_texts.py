@@ -5,7 +5,7 @@ import pytest
 
 from adrec.config.data.preprocess import TextSettings
 from adrec.inference.rows import with_texts
-from adrec.prepare.output.entities import TextMaker
+from adrec.prepare.text.maker import TextMaker
 
 SETTINGS = TextSettings(ad_template="{title} [SEP] {description}")
 ADS = pa.table({"ad_id": ["a", "b"], "title": ["The <b>fast</b> car", "新款手机"], "description": [None, "五折"]})

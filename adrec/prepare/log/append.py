@@ -40,6 +40,8 @@ class Earlier:
     files: int
     """files of impressions that it holds already"""
     is_exact: bool = True
+    same_tables: frozenset[str] = frozenset()
+    """tables beside the impressions whose files are those of before"""
     kept: list[str] = field(default_factory=list)
     """what is kept from before though a rebuild would give something else, in words"""
 
@@ -82,12 +84,11 @@ def plan_append(
     """The earlier output, if `inputs` are its inputs and more impressions. Raises CannotAppendError."""
     if manifest.get("config") != config_digest:
         raise CannotAppendError("the config has changed")
-    old, new = (
-        [item["digest"] for item in listed if item["table"] == "impressions"] for listed in (manifest["inputs"], inputs)
-    )
+    old, new = (_digests(listed, "impressions") for listed in (manifest["inputs"], inputs))
     if new[: len(old)] != old:
         raise CannotAppendError("files have changed or gone")
-    earlier = Earlier(config.output, manifest, len(old), is_exact=config.append == "exact")
+    same = frozenset(table for table in raw.tables if _digests(manifest["inputs"], table) == _digests(inputs, table))
+    earlier = Earlier(config.output, manifest, len(old), is_exact=config.append == "exact", same_tables=same)
     if config.append == "never":
         raise CannotAppendError("append is set to never")
     if earlier.is_exact and manifest.get("kept"):
@@ -150,7 +151,7 @@ def keep_numbers(connection: duckdb.DuckDBPyConnection, earlier: Earlier, spec: 
     for column, kind in columns_of(connection, spec.name).items():
         if column in {key, index}:
             continue
-        before = _naive(f"o.{name(column)}", theirs[column]) if column in theirs else "NULL"
+        before = without_zone(f"o.{name(column)}", theirs[column]) if column in theirs else "NULL"
         columns.append(f"CASE WHEN t.{key} IS NULL THEN CAST({before} AS {kind}) ELSE t.{name(column)} END AS {name(column)}")
     behind = f"{counts['old']} + row_number() OVER (PARTITION BY o.{key} IS NULL ORDER BY t.{index}) - 1"
     place = f"coalesce(o.file_row_number, {behind})"
@@ -158,17 +159,6 @@ def keep_numbers(connection: duckdb.DuckDBPyConnection, earlier: Earlier, spec: 
         f"CREATE OR REPLACE TABLE {spec.name} AS SELECT {', '.join([f'CAST({place} AS INTEGER) AS {index}', key, *columns])} "
         f"FROM {spec.name} t FULL JOIN {earlier.table(spec)} o USING ({key}) ORDER BY {index}"
     )
-
-
-def add_earlier_users(connection: duckdb.DuckDBPyConnection, earlier: Earlier) -> int:
-    """Users of the earlier output that the users table lacks go behind it, in their order. Returns how many."""
-    before = int(one_row(connection, "SELECT count(*) AS n FROM users")["n"])
-    connection.execute(
-        f"INSERT INTO users BY NAME SELECT CAST({before} + row_number() OVER (ORDER BY file_row_number) - 1 AS INTEGER) "
-        f"AS user_index, user_id FROM {earlier.table(USERS)} "
-        "WHERE user_id NOT IN (SELECT user_id FROM users) ORDER BY file_row_number"
-    )
-    return int(one_row(connection, "SELECT count(*) AS n FROM users")["n"]) - before
 
 
 def check_known(earlier: Earlier, new_ads: int) -> None:
@@ -263,6 +253,16 @@ def link_shards(earlier: Earlier, folder: Path, splits: Sequence[str] = SPLITS) 
             link_file(file, folder / "impressions" / split / file.name)
 
 
+def without_zone(value: str, kind: str) -> str:
+    """A moment as the engine holds it: without its zone, in UTC."""
+    return f"timezone('UTC', {value})" if kind.endswith("TIME ZONE") else value
+
+
+def _digests(inputs: Sequence[Mapping[str, Any]], table: str) -> list[str]:
+    """Of the files of a table, in order."""
+    return [item["digest"] for item in inputs if item["table"] == table]
+
+
 def _check_split(split: Split, earlier: Earlier) -> None:
     """Whether old rows keep their part."""
     moves = "new rows move old ones to another part of this split"
@@ -274,8 +274,3 @@ def _check_split(split: Split, earlier: Earlier) -> None:
         earlier.keep(
             moves, "the moments at which validation and test begin; shares of the rows are no longer those of the config"
         )
-
-
-def _naive(value: str, kind: str) -> str:
-    """A moment as the engine holds it: without its zone, in UTC."""
-    return f"timezone('UTC', {value})" if kind.endswith("TIME ZONE") else value

@@ -6,7 +6,7 @@ Order: requests by their first moment (ties in source order), inside a request b
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import duckdb
 
@@ -101,17 +101,42 @@ def latest_values(
     )
 
 
-def add_unlisted_users(connection: duckdb.DuckDBPyConnection, staged: str) -> int:
-    """Users of the impressions that the users table lacks go behind it, by first appearance. Returns how many have a name."""
-    before = int(one_row(connection, "SELECT count(*) AS n FROM users")["n"])
-    named = f"SELECT count(*) AS n FROM users WHERE user_id <> {text(NOBODY)}"
-    known = int(one_row(connection, named)["n"])
+class Added(NamedTuple):
+    """Rows that were put behind a table."""
+
+    rows: int
+    named: int
+    """but for that of nobody"""
+
+
+def add_unlisted_users(connection: duckdb.DuckDBPyConnection, staged: str) -> Added:
+    """Users of the impressions that the users table lacks go behind it, by first appearance."""
+    before, known = _count_users(connection)
     connection.execute(
         f"INSERT INTO users BY NAME SELECT CAST({before} + row_number() OVER (ORDER BY first) - 1 AS INTEGER) AS user_index, "
         f"user_id FROM (SELECT user_id, min((shown_at, source_order)) AS first FROM {staged} "
         f"WHERE {good(connection, staged)} AND user_id NOT IN (SELECT user_id FROM users) GROUP BY 1) ORDER BY first"
     )
-    return int(one_row(connection, named)["n"]) - known
+    rows, named = _count_users(connection)
+    return Added(rows - before, named - known)
+
+
+def add_earlier_users(connection: duckdb.DuckDBPyConnection, earlier: str) -> int:
+    """Users of an earlier output's table (SQL, with `file_row_number`) that the users table lacks go behind it, in their order.
+    Returns how many have a name.
+    """
+    before, known = _count_users(connection)
+    connection.execute(
+        f"INSERT INTO users BY NAME SELECT CAST({before} + row_number() OVER (ORDER BY file_row_number) - 1 AS INTEGER) "
+        f"AS user_index, user_id FROM {earlier} WHERE user_id NOT IN (SELECT user_id FROM users) ORDER BY file_row_number"
+    )
+    return _count_users(connection)[1] - known
+
+
+def _count_users(connection: duckdb.DuckDBPyConnection) -> tuple[int, int]:
+    """All rows of the users, and those that have a name."""
+    counts = one_row(connection, f"SELECT count(*) AS n, count_if(user_id <> {text(NOBODY)}) AS named FROM users")
+    return int(counts["n"]), int(counts["named"])
 
 
 def _keyed(connection: duckdb.DuckDBPyConnection, staged: str, shape: LogShape) -> Literal["text", "visit", "row"]:

@@ -1,6 +1,6 @@
-"""Ads and users with their texts, written in batches; the distinct texts of everything become the corpus."""
+"""Ads and users with their texts, written in batches, or linked where they are those of an earlier output."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,30 +12,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from adrec.config.data.preprocess import TextSettings
-from adrec.data.arrays import combined
-from adrec.data.disk.engine import columns_of, fetch, moment_sql, name, one_row, parquet, stream, text
+from adrec.data.disk.engine import columns_of, name, one_row, parquet, stream
+from adrec.data.disk.writing import link_file
 from adrec.data.vectors import VectorWriter, as_arrow, file_of
+from adrec.prepare.output.corpus import insert_texts, insert_written
 from adrec.prepare.output.later import later_rows
 from adrec.prepare.staging.convert import width_of
-from adrec.prepare.text.clean import fill_template, gentle, language, load_stop_words, segmented, template_columns
-from adrec.schema import ADS, TableSpec, TextSpec, entity_tables
+from adrec.prepare.text.clean import template_columns
+from adrec.prepare.text.maker import TextMaker, language_where_written
+from adrec.schema import TableSpec, TextSpec, entity_tables
 
-_TEXTS = pa.schema(
-    [
-        *((column, pa.string()) for column in ("kind", "text", "segmented", "language")),
-        ("later", pa.bool_()),
-    ]
-)
 _BATCH_ROWS = 8_192
 """Rows at once where they bring vectors along."""
 _LATER = "later than the cut"
 """Column of a query's result: whether the row exists only after the cut."""
 _OLD = ("text of before", "words of before", "language of before")
 """Columns of a query's result: what an earlier output has."""
-
-
-_NO_WORDS = {column.name for column in ADS.columns if column.role in {"category", "id"}}
 
 
 @dataclass(frozen=True)
@@ -50,43 +42,6 @@ class Encoded:
     """(N,) cells → (N, width), NaN where nothing is known"""
 
 
-class TextMaker:
-    """Cleans and renders texts as the config says."""
-
-    def __init__(self, settings: TextSettings) -> None:
-        self.settings = settings
-        self.stop_words = load_stop_words(settings.stop_words, settings.extra_stop_words)
-
-    def render(self, template: str, batch: pa.RecordBatch) -> tuple[pa.Array, pa.Array, pa.Array]:
-        """Gentle text, segmented text and language of each row, (rows,) strings without null."""
-        columns = {}
-        for column in template_columns(template):
-            if column in batch.schema.names:
-                values = batch.column(column)
-                columns[column] = self.clean(values) if pa.types.is_string(values.type) else values
-        whole = pc.fill_null(fill_template(template, columns, batch.num_rows), "")
-        words = [column for column in template_columns(template) if column not in _NO_WORDS]
-        if words and len(words) < len(template_columns(template)):  # a category is no text by itself: it is often a code
-            filled = fill_template("".join(f"{{{column}}}" for column in words), columns, batch.num_rows)
-            whole = pc.if_else(pc.equal(pc.fill_null(filled, ""), ""), "", whole)
-        return whole, *self.words(whole)
-
-    def words(self, texts: pa.Array) -> tuple[pa.Array, pa.Array]:
-        """Segmented text and language of each text."""
-        encoded = texts.dictionary_encode()
-        words = segmented(encoded.dictionary, stop_words=self.stop_words, user_dictionary=self.settings.user_dictionary)
-        return words.take(encoded.indices), language(encoded.dictionary).take(encoded.indices)
-
-    def clean(self, values: pa.Array) -> pa.Array:
-        """The gentle rendering of one column."""
-        return gentle(values)
-
-
-def language_where_written(texts: pa.Array, languages: pa.Array) -> pa.Array:
-    """The language of what users write of themselves, null where they write nothing."""
-    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), languages)
-
-
 def write_tables(
     connection: duckdb.DuckDBPyConnection,
     folder: Path,
@@ -96,6 +51,7 @@ def write_tables(
     earlier: Path | None = None,
     precisions: Mapping[str, Mapping[str, str]] | None = None,
     encoded: Mapping[str, Sequence[Encoded]] | None = None,
+    unchanged: Collection[str] = (),
 ) -> dict[str, int]:
     """A file of the prepared folder for each table beside the impressions that there is. Returns their rows.
 
@@ -103,7 +59,7 @@ def write_tables(
     what precision they are kept; `encoded` says which more are made of other columns.
 
     Texts that exist only after `cut` are marked so. Texts of `earlier`, the prepared folder that is appended to, are taken
-    over where what they are made of is the same.
+    over where what they are made of is the same. The files of tables that are `unchanged` are linked.
     """
     present = {table for (table,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
     later = {spec.name: later_rows(connection, spec, cut) for spec in entity_tables() if spec.name in present}
@@ -117,95 +73,11 @@ def write_tables(
             earlier,
             (precisions or {}).get(spec.name, {}),
             (encoded or {}).get(spec.name, ()),
+            is_unchanged=spec.name in unchanged,
         )
         for spec in entity_tables()
         if spec.name in present
     }
-
-
-def add_queries(
-    connection: duckdb.DuckDBPyConnection, maker: TextMaker, *, cut: datetime | None = None, earlier: Path | None = None
-) -> None:
-    """Table `queries`: distinct raw query, its text; the texts join the corpus. Nothing where there are no queries.
-
-    Those that nobody searched for before `cut` are marked so. Words of the corpus `earlier` are taken over.
-    """
-    if "query" not in columns_of(connection, "events"):
-        return
-    connection.execute("CREATE OR REPLACE TABLE queries (query VARCHAR, text VARCHAR)")
-    later = f"min(shown_at) >= {moment_sql(cut)}" if cut is not None else "false"
-    found = f"SELECT query, {later} AS later FROM events WHERE query IS NOT NULL GROUP BY query ORDER BY query"
-    for batch in stream(connection.cursor(), found):
-        whole = pc.fill_null(fill_template("{query}", {"query": maker.clean(batch.column("query"))}, batch.num_rows), "")
-        words, languages = _words(connection, maker, whole, earlier)
-        _insert(connection, "queries", pa.table({"query": batch.column("query"), "text": whole}))
-        _insert_texts(connection, "query", whole, words, languages, batch.column("later"))
-
-
-def _words(
-    connection: duckdb.DuckDBPyConnection, maker: TextMaker, texts: pa.Array, earlier: Path | None
-) -> tuple[pa.Array, pa.Array]:
-    """TextMaker.words, but for texts that the corpus `earlier` has: a dictionary of Chinese is not opened for them."""
-    if earlier is None:
-        return maker.words(texts)
-    connection.register("asked_texts", pa.table({"text": texts, "place": np.arange(len(texts))}))
-    known = fetch(
-        connection,
-        f"SELECT c.segmented, c.language FROM asked_texts a LEFT JOIN {parquet(earlier)} c USING (text) ORDER BY a.place",
-    )
-    connection.unregister("asked_texts")
-    words, languages = combined(known["segmented"]), combined(known["language"])
-    fresh = words.is_null()
-    if not pc.any(fresh).as_py():
-        return words, languages
-    made = maker.words(texts.filter(fresh))
-    return pc.replace_with_mask(words, fresh, made[0]), pc.replace_with_mask(languages, fresh, made[1])
-
-
-def write_corpus(
-    connection: duckdb.DuckDBPyConnection, folder: Path, earlier: Path | None = None, *, cut: datetime | None = None
-) -> int:
-    """corpus.parquet: each distinct text once, ads before interests before queries.
-
-    About 5 % are held out, by their hash, and so are all that exist only after the cut (`later`).
-
-    `earlier` is the corpus of the output that is appended to: its queries stay, later ones until `cut` passes them (table
-    `moved`). Returns the number of texts.
-    """
-    path = folder / "corpus.parquet"
-    if earlier is not None:
-        later = "later"
-        if cut is not None and "query" in columns_of(connection, "moved"):
-            known = f"SELECT query FROM moved WHERE query IS NOT NULL AND shown_at < {moment_sql(cut)}"
-            later = f"later AND text NOT IN ({known}) AS later"
-        old = f"SELECT kind, text, segmented, language, {later} FROM {parquet(earlier)} WHERE kind = 'query'"
-        connection.execute(f"INSERT INTO texts {old}")
-    # Queries go by their text, so that those of a new day fall into the places that a rebuild gives them.
-    merged = (
-        "SELECT text, first(segmented ORDER BY rowid) AS segmented, first(language ORDER BY rowid) AS language, "
-        "first(kind ORDER BY rowid) AS kind, md5_number_lower(text) % 20 = 0 OR bool_and(later) AS held_out, "
-        "bool_and(later) AS later, min(rowid) AS place "
-        "FROM texts WHERE text <> '' GROUP BY text"
-    )
-    order = "kind = 'query', CASE WHEN kind = 'query' THEN 0 ELSE place END, text"
-    connection.execute(
-        f"COPY (SELECT * EXCLUDE (place) FROM ({merged}) ORDER BY {order}) "
-        f"TO {text(str(path))} (FORMAT parquet, COMPRESSION zstd)"
-    )
-    return int(pq.read_metadata(path).num_rows)
-
-
-def prepare_texts(connection: duckdb.DuckDBPyConnection) -> None:
-    """The table that collects texts for the corpus."""
-    connection.execute(
-        "CREATE OR REPLACE TABLE texts (kind VARCHAR, text VARCHAR, segmented VARCHAR, language VARCHAR, later BOOLEAN)"
-    )
-
-
-def has_texts(connection: duckdb.DuckDBPyConnection) -> bool:
-    """Whether any ad has a text."""
-    found = one_row(connection, "SELECT count(*) AS n FROM texts WHERE kind = 'ad' AND text <> ''")
-    return bool(found["n"])
 
 
 def canonical(batch: pa.RecordBatch, spec: TableSpec) -> pa.RecordBatch:
@@ -233,6 +105,8 @@ def _write(
     earlier: Path | None,
     precisions: Mapping[str, str],
     encoded: Sequence[Encoded],
+    *,
+    is_unchanged: bool,
 ) -> int:
     """`later` is SQL over the table as t and what `join` adds."""
     kinds = columns_of(connection, spec.name)
@@ -240,12 +114,16 @@ def _write(
     vectors = [column for column in columns if column in precisions]
     columns = [column for column in columns if column not in precisions]
     selected = ", ".join(f"t.{name(column)}" for column in columns)
+    rows = int(one_row(connection, f"SELECT count(*) AS n FROM {spec.name}")["n"])
     before, before_join = _earlier_texts(connection, spec, maker, earlier)
+    if is_unchanged and earlier is not None and not encoded and (spec.text is None or before):
+        link_file(earlier / spec.file, folder / spec.file)
+        if spec.text is not None:
+            insert_written(connection, folder / spec.file, spec, spec.text, later, join)
+        return rows
     query = (
         f"SELECT {selected}, {later} AS {name(_LATER)}{before} FROM {spec.name} t {join} {before_join} ORDER BY t.{spec.index}"
     )
-
-    rows = one_row(connection, f"SELECT count(*) AS n FROM {spec.name}")["n"]
     apart = {
         column: VectorWriter(file_of(folder, spec.name, column), rows, width_of(kinds[column]), precisions[column])
         for column in vectors
@@ -290,7 +168,7 @@ def _texts(
 ) -> dict[str, pa.Array]:
     """Text, words and language of the rows by column; the texts join the corpus."""
     whole, words, languages = _rendered(maker, getattr(maker.settings, spec.template), batch)
-    _insert_texts(connection, spec.kind, whole, words, languages, batch.column(_LATER))
+    insert_texts(connection, spec.kind, whole, words, languages, batch.column(_LATER))
     made = {"text": whole, "segmented": words}
     if stored[spec.language].required:
         made[spec.language] = languages
@@ -347,16 +225,3 @@ def write_batches(path: Path, batches: Iterator[pa.RecordBatch], *, on_rows: Cal
         if writer is not None:
             writer.close()
     return rows
-
-
-def _insert_texts(
-    connection: duckdb.DuckDBPyConnection, kind: str, whole: pa.Array, words: pa.Array, languages: pa.Array, later: pa.Array
-) -> None:
-    kinds = pa.array([kind]).take(pa.array([0] * len(whole), pa.int8()))
-    _insert(connection, "texts", pa.Table.from_arrays([kinds, whole, words, languages, later], schema=_TEXTS))
-
-
-def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> None:
-    connection.register("inserted_rows", rows)
-    connection.execute(f"INSERT INTO {table} SELECT * FROM inserted_rows")
-    connection.unregister("inserted_rows")

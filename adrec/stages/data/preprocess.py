@@ -18,7 +18,7 @@ from adrec.asof.partitions import count_here
 from adrec.cluster.session import session
 from adrec.config.base import save_config
 from adrec.config.cluster import ClusterConfig
-from adrec.config.data.preprocess import PreprocessConfig, TimeSplit
+from adrec.config.data.preprocess import Features, PreprocessConfig, TimeSplit
 from adrec.data.disk.engine import columns_of, give_back_memory, one_row, open_engine, open_memory_engine, text
 from adrec.data.disk.outputs import PREPARED, files_of
 from adrec.data.disk.tables import parquet_schema
@@ -35,10 +35,11 @@ from adrec.prepare.log.outcomes import LABELS, events_of
 from adrec.prepare.log.rolling import MOVED, move_shards
 from adrec.prepare.log.sharing import sharing
 from adrec.prepare.log.versions import moved_features, write_versions
-from adrec.prepare.output.entities import Encoded, TextMaker, add_queries, has_texts, prepare_texts, write_corpus, write_tables
+from adrec.prepare.output.corpus import add_queries, has_texts, prepare_texts, write_corpus
+from adrec.prepare.output.entities import Encoded, write_tables
 from adrec.prepare.output.fingerprint import config_digest, describe_inputs, fingerprint
-from adrec.prepare.output.fit import fit_features, make_tokenizer, plan_fit
-from adrec.prepare.output.leaks import leaking_features
+from adrec.prepare.output.fit import FitPlan, fit_features, make_tokenizer, plan_fit
+from adrec.prepare.output.leaks import LEAK, leaking_features
 from adrec.prepare.output.paths import add_paths, with_entity_vectors
 from adrec.prepare.output.report import render_manifest
 from adrec.prepare.output.summary import add_people, added, totals
@@ -48,6 +49,7 @@ from adrec.prepare.staging import quarantine
 from adrec.prepare.staging.parts import PartStager, can_share, digests_on_cluster
 from adrec.prepare.staging.validate import Create, create_here
 from adrec.prepare.staging.widths import with_widths
+from adrec.prepare.text.maker import TextMaker
 from adrec.schema import ADS, NOBODY, SPLITS, USERS, TableSpec, entity_tables
 from adrec.terminal import Terminal
 
@@ -234,14 +236,17 @@ def _prepare(
             for table, made in reading.columns().items():
                 encoded.setdefault(table, []).extend(made)
         counts: dict[str, int | None] = {
-            **write_tables(connection, folder, maker, cut=built.cut, earlier=before, precisions=kept, encoded=encoded)
-        }
+            **write_tables(
+                connection, folder, maker,
+                cut=built.cut, earlier=before, precisions=kept, encoded=encoded, unchanged=built.unchanged,
+            )
+        }  # fmt: skip
         for reading in readings:
             built.notes += (noted := reading.finish(folder))
             for note in noted:
                 terminal.warn(note)
         if earlier is not None:
-            for spec in (ADS, USERS):
+            for spec in (spec for spec in (ADS, USERS) if spec.name not in built.unchanged):
                 check_described(connection, earlier, folder, spec, keyed_columns(connection, config, built.shape))
         corpus = before / "corpus.parquet" if before is not None else None
         add_queries(connection, maker, cut=built.cut, earlier=corpus)
@@ -266,7 +271,7 @@ def _prepare(
         features = moved_features(config.features, built.versioned, columns)
         fit_features(connection, config.model_copy(update={"features": features}), folder, carry_on)
     with terminal.progress("looking for features that know the click"):
-        built.gate["findings"] += leaking_features(folder, features, built.label_cut)
+        built.gate["findings"] += _leaks(folder, features, built, earlier, carry_on)
     lines = quarantine.write_rejected(
         connection, built.staged, folder / "rejected.parquet", earlier.folder / "rejected.parquet" if earlier else None
     )
@@ -352,8 +357,22 @@ def _open_writer(built: Built, earlier: Earlier | None, folder: Path) -> SplitWr
     return writer
 
 
+def _leaks(folder: Path, features: Features, built: Built, earlier: Earlier | None, carry_on: FitPlan) -> list[dict[str, Any]]:
+    """What features know of the click; as before where training rows, ads and users are those of before."""
+    if (
+        earlier is not None
+        and carry_on.impressions
+        and {ADS.name, USERS.name} <= built.unchanged
+        and earlier.manifest["cuts"] == built.gate["cuts"]
+    ):
+        return [finding for finding in earlier.manifest["findings"] if finding["kind"] == LEAK]
+    return leaking_features(folder, features, built.label_cut)
+
+
 def _source_rows(built: Built, earlier: Earlier | None) -> dict[str, dict[str, int]]:
     counts = {}
+    if earlier is not None:
+        counts = {label: found for label, found in earlier.manifest["source_rows"].items() if not built.rows(label)}
     for label, _ in built.staged:
         rows, rejected = earlier.counts(label) if earlier is not None else (0, 0)
         counts[label] = {"rows": rows + built.rows(label), "rejected": rejected + built.bad_rows(label)}

@@ -1,13 +1,18 @@
 """A day's append: exact ones give what a rebuild gives, fast ones keep what they say they keep, and neither reads old rows."""
 
+from datetime import datetime
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from raw_worlds import DAY, START, prepare, rows, tables, write
 
 from adrec.data.prepared import open_prepared
 from adrec.errors import DataError
+from adrec.prepare.output.leaks import leaking_features
+from adrec.prepare.staging.validate import stage_table
 
 USERS_SPLIT = {"method": "user", "test_fraction": 0.4}
 
@@ -253,3 +258,136 @@ def test_a_span_that_is_none_and_a_log_that_is_too_short_are_refused(tmp_path):
         days.prepare(split={"method": "rolling"})
     with pytest.raises(ValueError, match=r"'1 moon' is no span of time. Write `1 day`"):
         days.prepare(split={"method": "rolling", "test_last": "1 moon"})
+
+
+def catalogue(prepared):
+    """Inodes of the files beside the impressions."""
+    return {name: (prepared.path / f"{name}.parquet").stat().st_ino for name in ("ads", "users")}
+
+
+def halves(log):
+    """A day's rows before and after noon."""
+    is_early = pa.array(log["shown_at"].cast(pa.int64()).to_numpy() % DAY < DAY // 2)
+    return log.filter(is_early), log.filter(pc.invert(is_early))
+
+
+def told(manifest):
+    """What a manifest says of the data, not of the run."""
+    said = (
+        "source_rows",
+        "unlisted_users",
+        "rejected",
+        "notes",
+        "findings",
+        "ads",
+        "users",
+        "texts",
+        "vocabulary",
+        "learnt_texts",
+    )
+    return {key: manifest[key] for key in said}
+
+
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+@pytest.mark.parametrize("new_people", [False, True], ids=["known people", "new people"])
+def test_tables_whose_files_are_as_they_were_are_neither_staged_nor_written(tmp_path, monkeypatch, mode, new_people):
+    days = Days(tmp_path, requests=120)
+    interests = pa.array([["running", "跑鞋"], ["news"], None, ["food", "running"], []] * 2)
+    users = days.made["users"].append_column("interests", interests)
+    days.write("users", users.append_column("since", pa.array([datetime(2025, 1, day + 1) for day in range(10)])))
+    days.write("ads", days.made["ads"].append_column("starts_at", pa.array([datetime(2026, 3, 1 + n % 4) for n in range(15)])))
+    in_order = [f"u{number}" for number in range(12)]
+    if new_people:  # the first of the log's own users on the second day, the other on the third
+        log = days.made["impressions"]
+        since = {"u10": 1, "u11": 2.5}
+        day = (log["shown_at"].cast(pa.int64()).to_numpy() - START.astype(np.int64)) / DAY
+        kept = [since.get(user, 0) <= at for user, at in zip(log["user_id"].to_pylist(), day, strict=True)]
+        days.made["impressions"] = log.filter(pa.array(kept))
+    else:
+        days.made["impressions"] = days.made["impressions"].filter(
+            pc.is_in(days.made["impressions"]["user_id"], users["user_id"])
+        )
+    settings = {
+        "split": {"method": "time", "valid_from": "2026-03-02", "test_from": "2026-03-03"},
+        "tokenizer": {"kind": "wordpiece", "vocab_size": 200}, "text": {"user_template": "{interests}"},
+        "user_columns": ["since"], "append": mode,
+    }  # fmt: skip
+    days.next()
+    days.next()
+    morning, afternoon = halves(days.log_of(2))
+    days.next(morning)
+    before, _ = days.prepare(**settings)
+    linked, staged = catalogue(before), []
+
+    def noted(connection, raw, spec, target, **more):
+        staged.append(target)
+        return stage_table(connection, raw, spec, target, **more)
+
+    monkeypatch.setattr("adrec.prepare.stager.stage_table", noted)
+    days.next(afternoon)
+    days.next(days.log_of(3))
+    found, result = days.prepare(**settings)
+    assert (result.done, result.why, staged) == ("appended", "", ["staged_impressions"])
+    rebuilt = days.rebuilt(**settings)
+    same = {"ads"} if new_people else {"ads", "users"}
+    assert {name for name, inode in catalogue(found).items() if inode == linked[name]} == same
+    assert rows(found).equals(rows(rebuilt))
+    assert found.ads().equals(rebuilt.ads())
+    assert found.users().equals(rebuilt.users())
+    assert found.users()["user_id"].to_pylist() == (in_order if new_people else in_order[:10])
+    assert found.corpus().equals(rebuilt.corpus())
+    assert found.corpus()["later"].to_pylist().count(True) > 0
+    if mode == "exact":
+        assert told(found.manifest) == told(rebuilt.manifest)
+    again, result = days.prepare(**settings)
+    assert result.done == "unchanged"
+
+
+def test_tables_with_faults_and_words_for_nothing_are_read_and_told_again(tmp_path):
+    days = Days(tmp_path, requests=90)
+    log = days.made["impressions"]
+    days.made["impressions"] = log.filter(pc.is_in(log["user_id"], pa.array([f"u{number}" for number in range(9)])))
+    users = days.made["users"].set_column(1, "age", pa.array([str(number) for number in range(20, 29)] + ["none of it"]))
+    days.write("users", users)
+    days.write("ads", days.made["ads"].set_column(2, "category", pa.array(["NULL"] + ["news"] * 14)))
+    settings = {"split": USERS_SPLIT, "validation": {"max_rejected_fraction": 0.5}}
+    days.next()
+    days.next()
+    days.prepare(**settings)
+    days.next()
+    found, result = days.prepare(**settings)
+    assert (result.done, result.why) == ("appended", "")
+    rebuilt = days.rebuilt(**settings)
+    assert told(found.manifest) == told(rebuilt.manifest)
+    assert found.manifest["source_rows"]["users"] == {"rows": 10, "rejected": 1}
+    assert "'NULL' is read as a missing value" in found.manifest["notes"][0]
+    assert pq.read_table(found.path / "rejected.parquet").equals(pq.read_table(rebuilt.path / "rejected.parquet"))
+
+
+def test_leaks_are_looked_for_again_where_training_rows_or_the_catalogue_changed(tmp_path, monkeypatch):
+    days = Days(tmp_path, requests=400)
+    log = days.made["impressions"]
+    days.made["impressions"] = log.append_column("paid", pc.if_else(pc.equal(log["click"], 1), 1.0, 0.0))
+    listed = pc.is_in(log["user_id"], days.made["users"]["user_id"])
+    days.made["impressions"] = days.made["impressions"].filter(listed)
+    settings = {
+        "split": {"method": "time", "valid_from": "2026-03-02", "test_from": "2026-03-03"},
+        "features": {"impressions": {"numeric": ["paid"]}},
+    }
+    days.next()
+    days.next()
+    morning, afternoon = halves(days.log_of(2))
+    days.next(morning)
+    days.prepare(**settings)
+    looked = []
+    monkeypatch.setattr(
+        "adrec.stages.data.preprocess.leaking_features", lambda *given: looked.append(days.day) or leaking_features(*given)
+    )
+    days.next(afternoon)
+    same = days.prepare(**settings)[0].manifest["findings"]
+    days.write("ads", days.made["ads"].append_column("bid", pa.array(np.arange(15.0))))
+    days.next(days.log_of(3))
+    found, result = days.prepare(**settings)
+    assert (result.done, looked) == ("appended", [days.day])
+    assert same == found.manifest["findings"]
+    assert [finding["column"] for finding in same if finding["kind"] == "leak"] == ["paid"]
