@@ -135,7 +135,7 @@ def add_earlier_users(connection: duckdb.DuckDBPyConnection, earlier: str) -> in
 
 def _count_users(connection: duckdb.DuckDBPyConnection) -> tuple[int, int]:
     """All rows of the users, and those that have a name."""
-    counts = one_row(connection, f"SELECT count(*) AS n, count_if(user_id <> {text(NOBODY)}) AS named FROM users")
+    counts = one_row(connection, f"SELECT count(*) AS n, count(*) FILTER (user_id <> {text(NOBODY)}) AS named FROM users")
     return int(counts["n"]), int(counts["named"])
 
 
