@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from adrec.config.base import Config, ConfigPath, ConfigPattern, EncoderReference, OnDevice, Seeded, load_config, save_config
+from adrec.config.commands import config_models
 from adrec.config.data.sample import SampleConfig
 from adrec.errors import ConfigError
 
@@ -250,3 +251,11 @@ def test_a_stored_config_does_not_say_whose_home_it_was(tmp_path, monkeypatch):
     text = (tmp_path / "config.yaml").read_text(encoding="utf-8")
     assert "~/b" in text and "alice/" not in text and "alicette/a.csv" in text
     assert load_config(tmp_path / "config.yaml", EncodeConfig) == config
+
+
+@pytest.mark.parametrize("command", sorted(config_models()))
+def test_a_section_named_in_part_keeps_what_it_has_unnamed(command):
+    """Defaults stand in the section's own class: one given by the field would be lost with the first key that a user sets."""
+    for name, field in config_models()[command].model_fields.items():
+        if isinstance(field.default, Config):
+            assert field.default == type(field.default)(), name

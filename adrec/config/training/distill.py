@@ -48,6 +48,15 @@ class ListTerms(Config):
     """Peak learning rate of AdamW."""
 
 
+class StudentTraining(TrainingConfig):
+    """How a student is trained."""
+
+    epochs: int = Field(3, ge=1, le=100_000)
+    """Passes over the training data."""
+    learning_rate: float = Field(3e-4, gt=0, le=1_000)
+    """Peak learning rate of AdamW."""
+
+
 class DistillConfig(OnDevice, Seeded, TrustsKeys):
     """Train a smaller encoder to stand in for a larger one, or a bundle's network to order lists as a re-ranker does. Reads
     `prepared` and the teacher; writes the folder `output`."""
@@ -66,7 +75,7 @@ class DistillConfig(OnDevice, Seeded, TrustsKeys):
     """What the student imitates."""
     batches: Batches = Batches()
     """How texts become batches."""
-    training: TrainingConfig = TrainingConfig(epochs=3, learning_rate=3e-4)
+    training: StudentTraining = StudentTraining()
     """Optimiser, schedule, checkpoints."""
     click: ClickTerms | None = None
     """With a bundle: go on with the click task, once the student's vectors are near the teacher's. Where the bundle's text

@@ -8,6 +8,15 @@ from adrec.config.base import ConfigPath, EncoderReference, OnDevice, OpensBundl
 from adrec.config.training.loop import TrainingConfig
 
 
+class RerankerTraining(TrainingConfig):
+    """How a re-ranker is trained: little, since a language model soon forgets what it knew."""
+
+    epochs: int = Field(1, ge=1, le=100_000)
+    """Passes over the training data."""
+    learning_rate: float = Field(5e-5, gt=0, le=1_000)
+    """Peak learning rate of AdamW."""
+
+
 class TrainRerankerConfig(OpensBundle, OnDevice, Seeded):
     """Train a model that reads a user's history and an ad together, to re-rank the first of a bundle's lists."""
 
@@ -44,5 +53,5 @@ class TrainRerankerConfig(OpensBundle, OnDevice, Seeded):
     """Ads of each validation request that are re-ranked: as many as `rerank.top` in `rank` should be."""
     batch_rows: Annotated[int, Field(ge=2, le=100_000)] = 40
     """Pairs a batch, about: a click and its negatives stay together."""
-    training: TrainingConfig = TrainingConfig(epochs=1, learning_rate=5e-5)
+    training: RerankerTraining = RerankerTraining()
     """Optimiser, schedule, checkpoints. Nothing is chosen by evaluation: the last weights stand."""
