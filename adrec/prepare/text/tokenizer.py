@@ -7,8 +7,10 @@ the order of a hash table. Equal texts give equal bytes.
 
 import hashlib
 import io
+import itertools
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -20,6 +22,7 @@ from adrec.errors import ConfigError, DataError, ResourceError, install_hint
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 
 _LONGEST_TEXT_BYTES = 1 << 20
+_WORDS_A_TEXT = 256
 
 
 def train_tokenizer(
@@ -52,25 +55,48 @@ def train_tokenizer(
 
 def _wordpiece(corpus: Path, specials: list[str], vocab_size: int, min_frequency: int, lowercase: bool) -> Tokenizer:
     """The trainer numbers `##x` pieces as it meets them, in the order of a hash table, and ties go by number. A first pass
-    without merges finds those pieces; the second gets them sorted, so that equal texts give equal vocabularies."""
+    without merges finds those pieces, of each word once; the second gets them sorted, so that equal texts give equal
+    vocabularies. Words are counted beforehand: the trainer would normalise every text, and texts repeat their words."""
+    normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=False)
+    pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    counts = count_words(corpus, normalizer, pre_tokenizer)
 
-    def trained(reserved: list[str], size: int) -> Tokenizer:
+    def trained(reserved: list[str], size: int, texts: Iterator[str]) -> dict[str, int]:
         tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=False)
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         trainer = trainers.WordPieceTrainer(
             vocab_size=size, min_frequency=min_frequency, special_tokens=reserved, show_progress=False
         )
-        tokenizer.train_from_iterator(_training_texts(corpus), trainer)
-        return tokenizer
+        tokenizer.train_from_iterator(texts, trainer)
+        vocabulary: dict[str, int] = tokenizer.get_vocab()
+        return vocabulary
 
-    inner = sorted(piece for piece in trained(specials, 0).get_vocab() if piece.startswith("##"))
-    learnt = trained([*specials, *inner], vocab_size)
-    tokenizer = Tokenizer(models.WordPiece(learnt.get_vocab(), unk_token="[UNK]"))
+    inner = sorted(piece for piece in trained(specials, 0, iter(counts)) if piece.startswith("##"))
+    learnt = trained([*specials, *inner], vocab_size, _repeated(counts))
+    tokenizer = Tokenizer(models.WordPiece(learnt, unk_token="[UNK]"))
     tokenizer.add_special_tokens(specials)
-    tokenizer.normalizer, tokenizer.pre_tokenizer = learnt.normalizer, learnt.pre_tokenizer
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizer
     tokenizer.decoder = decoders.WordPiece()
     return tokenizer
+
+
+def count_words(corpus: Path, normalizer: normalizers.Normalizer, pre_tokenizer: pre_tokenizers.PreTokenizer) -> Counter[str]:
+    """How often each word occurs. Normalising looks no further than the next space, so what stands between two is asked about
+    once for a batch of texts."""
+    counts: Counter[str] = Counter()
+    for texts in _training_texts(corpus):
+        between = Counter(itertools.chain.from_iterable(text.split(" ") for text in texts))
+        for cell, times in between.items():
+            for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(cell)):
+                counts[word] += times
+    return counts
+
+
+def _repeated(counts: Mapping[str, int]) -> Iterator[str]:
+    """Texts in which each word occurs as often as was counted."""
+    for word, times in counts.items():
+        for start in range(0, times, _WORDS_A_TEXT):
+            yield " ".join([word] * min(_WORDS_A_TEXT, times - start))
 
 
 def _bpe(corpus: Path, specials: list[str], vocab_size: int, min_frequency: int, lowercase: bool) -> Tokenizer:

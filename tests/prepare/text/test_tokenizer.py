@@ -1,15 +1,18 @@
 """Tokenizers: trained on the corpus, opened by AutoTokenizer, special tokens where encoders expect them."""
 
+import random
 import subprocess
 import sys
+from collections import Counter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from raw_worlds import prepare, world
+from tokenizers import normalizers, pre_tokenizers
 
 from adrec.errors import ConfigError, DataError
-from adrec.prepare.text.tokenizer import train_tokenizer
+from adrec.prepare.text.tokenizer import count_words, train_tokenizer
 
 TEXTS = ["Running shoes for runners", "Trail running jackets", "跑步鞋 跑步袜", "Runner's shoes and runners' socks"] * 20
 
@@ -81,3 +84,36 @@ def test_no_text_to_train_on(tmp_path):
     pq.write_table(pa.table({"text": pa.array([], pa.string()), "held_out": pa.array([], pa.bool_())}), path)
     with pytest.raises(DataError, match="no text to train"):
         train_tokenizer(path, tmp_path / "tokenizer", kind="bpe", vocab_size=300)
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_words_are_counted_as_in_whole_texts(tmp_path, lowercase):
+    normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=False)
+    pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    rng = random.Random(0)
+    pieces = [
+        "a",
+        "B",
+        "Σ",
+        "ΑΣ",
+        "İ",
+        "ß",
+        "跑",
+        "👟",
+        "\t",
+        "\u3000",
+        "\u00a0",
+        "\u200b",
+        "\n",
+        " ",
+        "  ",
+        "##x",
+        "！",
+        "_",
+        "\x00",
+    ]
+    texts = ["".join(rng.choices(pieces, k=rng.randint(1, 30))) for _ in range(2000)]
+    pq.write_table(pa.table({"text": texts, "held_out": [False] * 2000}), tmp_path / "corpus.parquet")
+    whole = [word for text in texts for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text))]
+    counts = count_words(tmp_path / "corpus.parquet", normalizer, pre_tokenizer)
+    assert counts == Counter(whole)
