@@ -41,6 +41,10 @@ class ResourceError(AdrecError):
     """The machine lacks something: disk space, a writable folder, an optional package, a device."""
 
 
+class PeerLostError(ResourceError):
+    """Another process of the same training has ended; what is wrong, if anything, that one knows."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C, or a signal that asks the process to end. The message says what is left to do; exit code 128 + the signal."""
 

@@ -13,6 +13,10 @@ OWN_STORES = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 once, and an agent that joins a later start waits for that name in vain."""
 
 
+RUN = "ADREC_RUN"
+"""Names a training that was started on a cluster: where its processes start anew, the earlier ones have ended, anywhere."""
+
+
 def by_torchrun() -> bool:
     """Whether torchrun started this process."""
     return TORCHRUN in os.environ

@@ -7,7 +7,9 @@
 import hashlib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 SCHEMES = ("s3", "gs", "az", "hdfs", "http", "https")
@@ -70,6 +72,15 @@ def shown(text: str) -> str:
         return text
     pattern = rf"{re.escape(root)}/({'|'.join(SCHEMES)})/([^/\s]+)(/[0-9a-f]{{12}}(?=/)|/-(?=/))?"
     return re.sub(pattern, lambda match: _named(*match.groups(default="")), text)
+
+
+def addressed(value: Any, named: Callable[[str], str] = shown) -> Any:
+    """Plain values with every string as `named` has it: by default places in the mirror as addresses, for other machines."""
+    if isinstance(value, dict):
+        return {key: addressed(item, named) for key, item in value.items()}
+    if isinstance(value, list):
+        return [addressed(item, named) for item in value]
+    return named(value) if isinstance(value, str) else value
 
 
 def _named(scheme: str, host: str, digest: str) -> str:

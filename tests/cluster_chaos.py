@@ -22,10 +22,15 @@ def below(pid):
 
 def workers():
     """adrec's workers of the cluster that this process started."""
-    return [pid for pid in below(os.getpid()) if _line(pid).startswith(b"ray::Worker")]
+    return [pid for pid in below(os.getpid()) if _line(pid).startswith((b"ray::Worker", b"ray::Machine"))]
 
 
-def wait_for(condition, seconds=60.0):
+def trainers():
+    """Processes of a training that torchrun started below this one."""
+    return [pid for pid in below(os.getpid()) if b"adrec.stages.training.on_cluster" in _line(pid).split(b"\0")[:4]]
+
+
+def wait_for(condition, seconds=120.0):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := condition():
@@ -35,13 +40,15 @@ def wait_for(condition, seconds=60.0):
 
 
 class Killer(threading.Thread):
-    """After `seconds`, and when there is a worker, ends one of `what`: worker, raylet, node. In a node's place another comes.
+    """After `seconds`, and when there is a worker (and `when()`), ends one of `what`: process (of a training), worker, raylet,
+    node. In a node's place another comes.
 
     As a context: left when the run is over, whether anything was killed or not.
     """
 
-    def __init__(self, cluster, seconds, what="worker"):
+    def __init__(self, cluster, seconds, what="worker", when=workers):
         super().__init__(daemon=True)
+        self.when = when
         self.cluster, self.seconds, self.what = cluster, seconds, what
         self.killed = 0
         self._over = threading.Event()
@@ -56,12 +63,12 @@ class Killer(threading.Thread):
 
     def run(self):
         self._over.wait(self.seconds)
-        while not self._over.is_set() and not (there := workers()):
+        while not self._over.is_set() and not (self.when() and (there := trainers() if self.what == "process" else workers())):
             self._over.wait(0.05)
         if self._over.is_set():
             return
         self.killed += 1
-        if self.what == "worker":
+        if self.what in ("process", "worker"):
             os.kill(there[self.killed % len(there)], signal.SIGKILL)
             return
         node = self.cluster.nodes.pop(0)

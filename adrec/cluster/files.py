@@ -26,6 +26,10 @@ class Inventory(NamedTuple):
     files: tuple[tuple[str, int, int], ...]
     """relative name ('' for a file itself), bytes, moment of change"""
 
+    def is_same(self) -> bool:
+        """Whether this machine sees the same under the same name."""
+        return _same(Path(self.path), self)
+
 
 def inventory(path: Path) -> Inventory:
     """What `path` holds now."""
@@ -36,7 +40,7 @@ def inventory(path: Path) -> Inventory:
 
 def is_here(wanted: Inventory) -> str | None:
     """The place of an input on this machine; None where it must be sent. Raises where its store cannot be reached."""
-    if _same(Path(wanted.path), wanted):
+    if wanted.is_same():
         return wanted.path
     if wanted.address is None:
         return None

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from adrec import __version__
 from adrec.cluster.files import Inventory, blocks_of, distinct, inventory
-from adrec.cluster.session import Hand, Session, needs, session, workers_of
+from adrec.cluster.session import Hand, Session, session, workers_of
 from adrec.cluster.worker import Factory, Fault, Worker, raised
 from adrec.config.cluster import ClusterConfig
 from adrec.errors import ResourceError
@@ -280,20 +279,10 @@ class Pool:
 
     def _start(self, slot: int) -> Hand:
         """A new process."""
-        ray = self._ray
-        wanted = needs(self.cluster)
-        actor = ray.remote(
-            num_cpus=wanted["CPU"], num_gpus=wanted.get("GPU", 0), memory=wanted.get("memory"), scheduling_strategy="SPREAD",
-            max_restarts=0, max_task_retries=0,
-        )(Worker).remote(self._session.name)  # fmt: skip
+        actor = self._session.actor(Worker, self.cluster)
         with self._lock:
             self._actors[slot] = actor
-        node, address, version = ray.get(actor.about.remote())
-        if version != __version__:
-            raise ResourceError(
-                f"cluster: node {address} has adrec {version}, and this machine {__version__}. Install the same."
-            )
-        return Hand(actor, node, str(address))
+        return self._session.standing(actor)
 
     def _bring(self, actor: Any, address: str) -> dict[str, str]:
         """Input as it is named here → as the node has it, after sending what the node cannot see."""

@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
+from adrec import __version__
+from adrec.cluster.worker import Worker
 from adrec.config.cluster import ClusterConfig
 from adrec.errors import ResourceError, install_hint, reason_of
 
@@ -38,6 +40,24 @@ class Session:
         self.name = uuid.uuid4().hex[:12]
         self._idle: list[Hand] = []
         self._lock = threading.Lock()
+
+    def actor(self, kind: type[Worker], cluster: ClusterConfig) -> Any:
+        """A new worker, which stands when it answers."""
+        wanted = needs(cluster)
+        made = self.ray.remote(
+            num_cpus=wanted["CPU"], num_gpus=wanted.get("GPU", 0), memory=wanted.get("memory"), scheduling_strategy="SPREAD",
+            max_restarts=0, max_task_retries=0,
+        )(kind)  # fmt: skip
+        return made.remote(self.name)
+
+    def standing(self, actor: Any) -> Hand:
+        """The worker, when it stands. Raises ResourceError where its node has another adrec."""
+        node, address, version = self.ray.get(actor.about.remote())
+        if version != __version__:
+            raise ResourceError(
+                f"cluster: node {address} has adrec {version}, and this machine {__version__}. Install the same."
+            )
+        return Hand(actor, node, str(address))
 
     def take(self, cluster: ClusterConfig) -> Hand | None:
         """A worker that waits, where it has what `cluster` asks for; it may have died since."""

@@ -51,7 +51,7 @@ class Worker:
         try:
             return [is_here(inventory) for inventory in needed]
         except AdrecError as error:
-            return _fault(error)
+            return fault_of(error)
 
     def receive(self, number: str, name: str, offset: int, block: Any) -> str:
         """Take in one block of a file of input `number`; the place of the input on this node."""
@@ -73,7 +73,7 @@ class Worker:
                 use_threads(threads)
             self.work, self.moved = factory(relocated(payload, places), self.scratch), dict(places)
         except Exception as error:
-            return _fault(error)
+            return fault_of(error)
         return None
 
     def do(self, task: Any) -> Any:
@@ -82,14 +82,15 @@ class Worker:
         try:
             return self.work(relocated(task, self.moved))
         except Exception as error:
-            return _fault(error)
+            return fault_of(error)
 
     def tidy(self) -> None:
         """Leave nothing on the node."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _fault(error: Exception) -> Fault:
+def fault_of(error: Exception) -> Fault:
+    """What a worker says of an error."""
     if isinstance(error, AdrecError):
         return Fault(type(error)(str(error)), is_concealed=is_concealed(error))
     if isinstance(error, OSError) and error.errno is not None:

@@ -20,7 +20,7 @@ from pydantic import (
 
 from adrec.config.faults import describe, keys_of, retired_key
 from adrec.errors import ConfigError, did_you_mean
-from adrec.urls import is_remote, local_of, shown
+from adrec.urls import addressed, is_remote, local_of, shown
 
 _MOST = 1e15
 _DEEPEST = 50
@@ -190,19 +190,13 @@ def stored_section(raw: dict[str, Any], model: type[ModelT], *, where: str, comm
 
 def save_config(config: Config, path: Path) -> None:
     """Write the resolved config as YAML, the home folder as `~`, for the file may travel; loading it gives an equal one."""
-    text = yaml.safe_dump(_as_others_read(config.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(addressed(config.model_dump(mode="json"), _as_others_read), sort_keys=False, allow_unicode=True)
     path.write_text(text, encoding="utf-8")
 
 
-def _as_others_read(value: Any) -> Any:
-    """A dumped config whose places in the mirror of remote files are called by their addresses, and the home folder `~`."""
-    if isinstance(value, dict):
-        return {key: _as_others_read(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_as_others_read(item) for item in value]
-    if not isinstance(value, str):
-        return value
-    address, home = shown(value), str(Path.home())
+def _as_others_read(text: str) -> str:
+    """A place in the mirror of remote files by its address, and the home folder as `~`."""
+    address, home = shown(text), str(Path.home())
     is_home = home not in ("~", "/") and (address == home or address.startswith(home + os.sep))
     return "~" + address[len(home) :] if is_home else address
 

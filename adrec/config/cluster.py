@@ -32,6 +32,14 @@ class ClusterConfig(Config):
         return value
 
 
+class TrainsOnCluster(StageConfig):
+    """A training that nodes of a cluster can do together."""
+
+    cluster: ClusterConfig | None = None
+    """Train on workers of a Ray cluster: `training.nodes` of them, with `training.devices` processes each. `cpus`, `gpus` and
+    `memory_gb` are those of a whole worker. None: this machine, or those that torchrun starts."""
+
+
 class OnCluster(StageConfig):
     """A command whose work can be shared out over a cluster."""
 

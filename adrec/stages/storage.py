@@ -16,6 +16,7 @@ from rich.console import RenderableType
 
 from adrec import __version__
 from adrec.config.base import StageConfig, load_config
+from adrec.config.cluster import TrainsOnCluster
 from adrec.config.commands import command_of
 from adrec.config.evaluation.evaluate import EvaluateConfig
 from adrec.config.inference.rank import RankConfig
@@ -52,6 +53,10 @@ class PublishedResult:
 
 def run_guarded(run: Callable[..., Any], config: StageConfig, terminal: Terminal) -> Any:
     """The result of `run(config, terminal)`; where the config names addresses, what they stand for is fetched and published."""
+    if isinstance(config, TrainsOnCluster) and config.cluster is not None and not by_torchrun():
+        from adrec.stages.training.on_cluster import train_on_cluster
+
+        return train_on_cluster(run, config, terminal)
     if is_first_process() and names_addresses(config):
         return run_remotely(run, config, terminal)
     if by_torchrun() and names_addresses(config):  # another machine has a mirror of its own

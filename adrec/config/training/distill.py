@@ -3,6 +3,7 @@
 from pydantic import Field, model_validator
 
 from adrec.config.base import Config, ConfigPath, EncoderReference, OnDevice, Seeded, TrustsKeys
+from adrec.config.cluster import TrainsOnCluster
 from adrec.config.training.loop import TrainingConfig
 from adrec.config.training.pretrain import Batches
 
@@ -57,7 +58,7 @@ class StudentTraining(TrainingConfig):
     """Peak learning rate of AdamW."""
 
 
-class DistillConfig(OnDevice, Seeded, TrustsKeys):
+class DistillConfig(OnDevice, Seeded, TrustsKeys, TrainsOnCluster):
     """Train a smaller encoder to stand in for a larger one, or a bundle's network to order lists as a re-ranker does. Reads
     `prepared` and the teacher; writes the folder `output`."""
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from adrec.config.base import Config, ConfigPath, EncoderReference, OnDevice, Seeded, TrustsKeys
+from adrec.config.cluster import TrainsOnCluster
 from adrec.config.retired import not_gone
 from adrec.config.training.baselines import CLICK_MEMBERS, HYBRID_MEMBERS, BaselinesConfig, HybridConfig
 from adrec.config.training.delay import DelaySettings
@@ -249,7 +250,7 @@ class FinetuneTraining(TrainingConfig):
     """Training splits of more rows are streamed in constant memory."""
 
 
-class FinetuneConfig(OnDevice, Seeded, TrustsKeys):
+class FinetuneConfig(OnDevice, Seeded, TrustsKeys, TrainsOnCluster):
     """Train a click model on a prepared folder. Reads `prepared`; writes the bundle `output`."""
 
     prepared: ConfigPath

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from adrec.config.base import Config, ConfigPath, EncoderReference, OnDevice, Paged, Seeded
+from adrec.config.cluster import TrainsOnCluster
 from adrec.config.training.loop import TrainingConfig
 from adrec.config.training.privacy import PretrainPrivacy
 from adrec.specs import Pooling
@@ -186,7 +187,7 @@ class MixtureSettings(Config):
     takes texts as they come, 0 gives all markets as many."""
 
 
-class PretrainConfig(OnDevice, Seeded, Paged):
+class PretrainConfig(OnDevice, Seeded, Paged, TrainsOnCluster):
     """Teach an encoder the language of the user's own texts. Reads `prepared`; writes the encoder folder `output`."""
 
     prepared: ConfigPath

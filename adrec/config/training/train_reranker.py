@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from adrec.config.base import ConfigPath, EncoderReference, OnDevice, OpensBundle, Seeded
+from adrec.config.cluster import TrainsOnCluster
 from adrec.config.training.loop import TrainingConfig
 
 
@@ -17,7 +18,7 @@ class RerankerTraining(TrainingConfig):
     """Peak learning rate of AdamW."""
 
 
-class TrainRerankerConfig(OpensBundle, OnDevice, Seeded):
+class TrainRerankerConfig(OpensBundle, OnDevice, Seeded, TrainsOnCluster):
     """Train a model that reads a user's history and an ad together, to re-rank the first of a bundle's lists."""
 
     prepared: ConfigPath

@@ -1,7 +1,8 @@
 """One command at a time writes an output, also where several machines share its disk: a lock file lies beside the output.
 
 The file appears whole or not at all (a hard link), and says who holds it: machine, process, start of the process. A lock whose
-process has ended on this machine is taken over. Of other machines that cannot be known, so the message says how to remove it.
+process has ended on this machine is taken over. Of other machines that cannot be known, so the message says how to remove it;
+but where a training on a cluster starts anew, its earlier processes have ended wherever they were.
 """
 
 import errno
@@ -18,6 +19,7 @@ from functools import cache
 from pathlib import Path
 
 from adrec.errors import ResourceError
+from adrec.ranks import RUN
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def lock_path(output: Path) -> Path:
 
 
 def _take(lock: Path, output: Path) -> None:
-    facts = {**asdict(this_process()), "since": datetime.now(UTC).isoformat(timespec="seconds")}
+    facts = {**asdict(this_process()), "run": os.environ.get(RUN, ""), "since": datetime.now(UTC).isoformat(timespec="seconds")}
     mine = lock.with_name(f"{lock.name}.{os.getpid()}")
     try:
         mine.write_text(json.dumps(facts), encoding="utf-8")
@@ -102,18 +104,24 @@ def _link(mine: Path, lock: Path) -> None:
             handle.write(mine.read_text(encoding="utf-8"))
 
 
-def _read(lock: Path) -> tuple[Owner, str] | None:
-    """Who holds the lock, and since when; None where it does not say."""
+def _read(lock: Path) -> tuple[Owner, str, str] | None:
+    """Who holds the lock, since when, and of which training on a cluster; None where it does not say."""
     try:
         facts = json.loads(lock.read_text(encoding="utf-8"))
-        return Owner(*(facts[name] for name in ("host", "machine", "process", "started"))), str(facts["since"])
+        return (
+            Owner(*(facts[name] for name in ("host", "machine", "process", "started"))),
+            str(facts["since"]),
+            str(facts.get("run", "")),
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _is_left_behind(lock: Path) -> bool:
     held = _read(lock)
-    return held[0].is_gone if held is not None else not lock.exists()
+    if held is None:
+        return not lock.exists()
+    return held[0].is_gone or (bool(held[2]) and held[2] == os.environ.get(RUN))
 
 
 def _refusal(output: Path, lock: Path) -> str:

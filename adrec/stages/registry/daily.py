@@ -6,7 +6,6 @@ append, a finetune that goes on from yesterday's weights, and scoring the test p
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -33,6 +32,7 @@ from adrec.stages.registry.serving import reload_servers
 from adrec.stages.storage import run_guarded
 from adrec.stages.training import finetune
 from adrec.terminal import Terminal
+from adrec.training.loop.stored import close_work
 from adrec.training.loop.trainer import work_folder
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -203,7 +203,7 @@ def _preprocess_config(config: DailyConfig) -> PreprocessConfig:
 def _tidy(bundle: Path) -> None:
     """Remove what a run that was killed just after its bundle stood left beside it."""
     with output_lock(bundle):
-        shutil.rmtree(work_folder(bundle), ignore_errors=True)
+        close_work(work_folder(bundle))
 
 
 def _forgotten(prepared: Prepared) -> str:

@@ -1,7 +1,6 @@
 """distill: a smaller, faster encoder that gives nearly the same vectors, alone or inside a bundle."""
 
 import json
-import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -32,6 +31,7 @@ from adrec.stages.training.pretraining.distill_bundle import teach, validation_a
 from adrec.stages.training.pretraining.distill_lists import ListsResult, distill_lists
 from adrec.terminal import Terminal
 from adrec.training.loop.loader import BatchLoader
+from adrec.training.loop.stored import close_work
 from adrec.training.loop.trainer import FitResult, fit, identity_of, open_work, total_batches, total_steps, work_folder
 from adrec.training.mlm_module import JointFeed, PretrainModule
 from adrec.training.objectives.distil import Distil, VectorDistil, VectorFeed
@@ -131,7 +131,7 @@ def run(config: DistillConfig, terminal: Terminal) -> DistillResult | ListsResul
     taught = teach(config, prepared, encoder, device=device, work=work, terminal=terminal) if config.click else None
     _write(config, prepared, student, encoder, teacher, taught)
     student_auc = validation_auc(config.output, config, prepared, terminal) if judged else None
-    shutil.rmtree(work, ignore_errors=True)
+    close_work(work)
     result = DistillResult(
         output=config.output,
         teacher_layers=int(teacher.config.num_hidden_layers),

@@ -1,6 +1,5 @@
 """`adrec finetune`: prepared folder + text encoder → bundle, every baseline beside it. Its steps are those of its docs page."""
 
-import shutil
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -29,6 +28,7 @@ from adrec.stages.training.finetuning.material import Material, read_material
 from adrec.stages.training.finetuning.networks import Networks, train_networks
 from adrec.stages.training.simple_check import simple_check
 from adrec.terminal import Terminal
+from adrec.training.loop.stored import close_work
 from adrec.training.loop.trainer import work_folder
 
 
@@ -45,7 +45,7 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     chosen = calibrate(material, above)
     shipped = chosen if networks.refit is None else learn_all_rows(material, above, chosen, networks.refit)
     result = _write(material, networks, above, chosen, shipped)
-    shutil.rmtree(work, ignore_errors=True)
+    close_work(work)
     return result
 
 

@@ -27,6 +27,7 @@ from adrec.stages.training.pretraining.objectives import build_objectives, mlm_f
 from adrec.stages.training.pretraining.private import train_texts_privately, write_private_folder
 from adrec.stages.training.pretraining.report import Neighbours, neighbours, write_report
 from adrec.terminal import Terminal
+from adrec.training.loop.stored import close_work
 from adrec.training.loop.trainer import FitResult, fit, identity_of, open_work, total_batches, total_steps, work_folder
 from adrec.training.mlm_module import JointFeed, PretrainModule
 from adrec.training.objectives.mlm import MlmFeed, MlmScore, score_mlm, score_unigram
@@ -160,7 +161,7 @@ def _run_language_model(config: PretrainConfig, prepared: Prepared, terminal: Te
                 shutil.copytree(work / kept, folder / kept)
         if ledger is not None:
             write_private_folder(folder, config, ledger)
-    shutil.rmtree(work, ignore_errors=True)
+    close_work(work)
     return outcome
 
 

@@ -1,7 +1,6 @@
 """`adrec train-reranker`: a bundle and a language model in; out a folder that re-ranks its lists, with gain and price."""
 
 import json
-import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -30,6 +29,7 @@ from adrec.models.baselines.base import folds_of, log_odds
 from adrec.models.rerank.reranker import Blend, Reranker, fresh_reranker
 from adrec.models.text.encoder_training import merged, trainable_copy
 from adrec.terminal import Terminal
+from adrec.training.loop.stored import close_work
 from adrec.training.loop.trainer import FitResult, identity_of, open_work, work_folder
 from adrec.training.rerank_training import drawn_requests, train_reranker
 
@@ -135,7 +135,7 @@ def run(config: TrainRerankerConfig, terminal: Terminal) -> RerankerResult:
         fresh.cpu().save(folder)
         (folder / "metrics.json").write_text(json.dumps(result.as_dict(), indent=2, default=str) + "\n", encoding="utf-8")
         save_config(config, folder / "config.yaml")
-    shutil.rmtree(work, ignore_errors=True)
+    close_work(work)
     return result
 
 

@@ -29,7 +29,8 @@ from adrec.stages.writing import paths_of
 from adrec.tables import best_marked
 from adrec.terminal import Terminal
 from adrec.training.ctr_training import monitored_metric
-from adrec.training.loop.trainer import RUN_FILE, open_work, work_folder
+from adrec.training.loop.stored import RUN_FILE
+from adrec.training.loop.trainer import open_work, work_folder
 
 STUDY = "study.db"
 IDENTITY = "identity.json"

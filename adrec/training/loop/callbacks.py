@@ -20,6 +20,7 @@ from adrec.training.loop.sharding import whole_weights
 from adrec.training.loop.stopping import Stopped, StopSignals
 
 LAST_CHECKPOINT = "last.ckpt"
+BEST_WEIGHTS = "best-*.safetensors"
 
 
 class ExactResume(pl.Callback):
@@ -38,10 +39,13 @@ class ExactResume(pl.Callback):
         minutes: float,
         steps: int | None,
         signals: StopSignals | None = None,
+        saved: Callable[[], None] = lambda: None,
     ) -> None:
+        """`saved` is called in the first process when a checkpoint stands."""
         self.folder, self.loader, self.evaluate_every = folder, loader, evaluate_every
         self.seconds, self.steps = minutes * 60, steps
         self.signals, self._signal, self._waited = signals or StopSignals(), 0, 0
+        self.saved = saved
         self._saved_at = time.monotonic()
         self._due = False
         self._random: dict[str, Any] | None = None
@@ -98,6 +102,7 @@ class ExactResume(pl.Callback):
         trainer.save_checkpoint(aside)  # every rank takes part
         if trainer.is_global_zero:
             aside.replace(self.folder / LAST_CHECKPOINT)
+            self.saved()
         self._saved_at, self._due = time.monotonic(), False
 
 
@@ -149,7 +154,7 @@ class KeepBest(pl.Callback):
 
     def _prune(self) -> None:
         """Keep two: a checkpoint taken before this evaluation still names the one before."""
-        for stale in sorted(self.folder.glob("best-*.safetensors"))[:-2]:
+        for stale in sorted(self.folder.glob(BEST_WEIGHTS))[:-2]:
             stale.unlink(missing_ok=True)
 
 

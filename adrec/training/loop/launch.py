@@ -1,7 +1,7 @@
 """Processes of one training on several machines: that all of them are there, and see the folder that the first one makes ready.
 
 torchrun starts them all at once, and again after a loss; they go on from the last checkpoint, which lies in the work folder
-beside the output. So every machine must see that folder: on a shared disk, or in a mirror of object storage on one.
+beside the output. So every machine must see that folder: on a shared disk, or by an address of object storage.
 """
 
 import os
@@ -11,11 +11,10 @@ from pathlib import Path
 import torch.distributed as dist
 
 from adrec.config.training.loop import TrainingConfig
-from adrec.data.disk.writing import write_aside
 from adrec.errors import ConfigError, ResourceError
 from adrec.ranks import OWN_STORES, attempt, by_torchrun, rank
+from adrec.training.loop.stored import is_ready, say_ready
 
-_READY = ".ready"
 _PATIENCE_SECONDS = 120.0
 """What a machine that sees the folder late may take."""
 
@@ -41,8 +40,7 @@ def check_launch(config: TrainingConfig) -> None:
 def tell_others(folder: Path) -> None:
     """The work folder is ready for this start of all processes."""
     if by_torchrun():
-        with write_aside(folder / _READY) as aside:
-            aside.write_text(attempt(), encoding="utf-8")
+        say_ready(folder, attempt())
 
 
 def await_first(folder: Path) -> None:
@@ -50,16 +48,11 @@ def await_first(folder: Path) -> None:
     if not by_torchrun():
         return
     began = time.monotonic()
-    while True:
-        try:
-            if (folder / _READY).read_text(encoding="utf-8") == attempt():
-                return
-        except OSError:
-            pass
+    while not is_ready(folder, attempt()):
         if time.monotonic() - began > _PATIENCE_SECONDS:
             raise ResourceError(
                 f"{folder}: process {rank()} does not see what the first one has written there. Put `output` on a disk that"
-                " all machines share."
+                " all machines share, or name an address of object storage (s3://...)."
             )
         time.sleep(0.1)
 

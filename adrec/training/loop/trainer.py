@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from adrec.config.base import StageConfig
 from adrec.config.training.loop import TrainingConfig
 from adrec.data.device import resolve_device, runs_bf16
 from adrec.data.disk.writing import write_aside
-from adrec.errors import ConfigError, Interrupted, ResourceError
+from adrec.errors import ConfigError, Interrupted, PeerLostError, ResourceError
 from adrec.ranks import by_torchrun, is_first
 from adrec.terminal import Terminal
 from adrec.training.loop.callbacks import LAST_CHECKPOINT, Bar, Curve, ExactResume, KeepBest, Profile
@@ -33,11 +34,12 @@ from adrec.training.loop.launch import await_first, check_launch, how_to_come_ba
 from adrec.training.loop.loader import BatchLoader
 from adrec.training.loop.sharding import sharded_strategy, whole_weights
 from adrec.training.loop.stopping import Stopped, StopSignals
+from adrec.training.loop.stored import RUN_FILE, store_run, store_run_or_warn, take_over
+from adrec.urls import addressed
 
 CLIP_NORM = 1.0
 """Largest gradient norm: BERT's, and no smaller model has needed another."""
 
-RUN_FILE = "run.json"
 _MAY_CHANGE = {"resume", "checkpoint_minutes", "checkpoint_steps", "workers", "profile", "loggers"}
 """Settings of training that a run may go on with changed."""
 
@@ -87,7 +89,10 @@ def open_work(folder: Path, identity: dict[str, Any], *, resume: bool) -> None:
     if not is_first():
         await_first(folder)  # Lightning starts helpers when the folder is ready, torchrun starts all processes at once
         return
-    _open_work(folder, identity, resume=resume)
+    if resume:
+        take_over(folder)
+    _open_work(folder, addressed(identity), resume=resume)
+    store_run(folder)
     tell_others(folder)
 
 
@@ -159,7 +164,7 @@ def fit(
     signals = StopSignals()
     resume = ExactResume(
         work, train, evaluate_every=evaluate_every, minutes=config.checkpoint_minutes, steps=config.checkpoint_steps,
-        signals=signals,
+        signals=signals, saved=partial(store_run_or_warn, work, terminal),
     )  # fmt: skip
     total = total_units if total_units is not None else train.total
     bar = Bar(terminal, description, total=total, unit=unit, units_of=units_of, monitor=monitor)
@@ -185,7 +190,7 @@ def fit(
         raise Interrupted(stopped.number, where) from None
     except RuntimeError as error:
         if by_torchrun() and is_of_peers(error):
-            raise ResourceError(
+            raise PeerLostError(
                 f"{description}: another process of the training was lost. torchrun starts all of them again, from the last"
                 f" checkpoint, as often as --max-restarts says.{how_to_come_back()}"
             ) from None

@@ -5,7 +5,6 @@ that calibration is fitted on. Figures on validation rows are exact: they are fo
 """
 
 import math
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +40,7 @@ from adrec.stages.training.pretraining.private import read_ledger
 from adrec.terminal import Terminal
 from adrec.training.click_data import ClickData, Seen, load_click_data
 from adrec.training.click_encoder import open_text_encoder, text_reader
+from adrec.training.loop.stored import close_work
 from adrec.training.loop.trainer import work_folder
 from adrec.training.private.features import Declared, Refitted, planned_releases, private_features
 from adrec.training.private.schedule import Schedule
@@ -100,7 +100,7 @@ def run_privately(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     stored = ledger.to_json()
     result = private_result(config, data, trained, packed, held_out, stored)
     write_private_bundle(config, packed, result.models, stored)
-    shutil.rmtree(work, ignore_errors=True)
+    close_work(work)
     return result
 
 

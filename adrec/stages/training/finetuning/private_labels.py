@@ -5,7 +5,6 @@ from the drawn ones, as often as it likes. Columns that count clicks would tell 
 history of clicks is read on the owner's word alone.
 """
 
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -34,6 +33,7 @@ from adrec.terminal import Terminal
 from adrec.training.click_data import ClickData, load_click_data
 from adrec.training.click_encoder import open_text_encoder, text_reader
 from adrec.training.ctr_training import train_click_model
+from adrec.training.loop.stored import close_work
 from adrec.training.loop.trainer import work_folder
 from adrec.training.private.features import Refitted
 from adrec.training.private.training import units_of
@@ -87,7 +87,7 @@ def run_with_private_labels(config: FinetuneConfig, prepared: Prepared, terminal
     stored = ledger.to_json()
     result = private_result(config, data, trained, packed, held_out, stored)
     write_private_bundle(config, packed, result.models, stored)
-    shutil.rmtree(work, ignore_errors=True)
+    close_work(work)
     return result
 
 

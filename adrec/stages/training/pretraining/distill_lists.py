@@ -4,7 +4,6 @@ The lists are of training requests and of what retrieval finds for them, so that
 had been shown by the moment, with counters and histories as of then. Costs one pass of the re-ranker a pair, once.
 """
 
-import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -41,6 +40,7 @@ from adrec.stages.training.pretraining.distill_bundle import JUDGE_ROWS, opened_
 from adrec.terminal import Terminal
 from adrec.training.click_data import load_click_data
 from adrec.training.list_distillation import TaughtLists, teach_lists
+from adrec.training.loop.stored import close_work
 from adrec.training.loop.trainer import FitResult, identity_of, open_work, work_folder
 
 _FEWEST = 10
@@ -108,7 +108,7 @@ def distill_lists(config: DistillConfig, terms: ListTerms, prepared: Prepared, t
     )  # fmt: skip
     packed = replace(packed, model=packed.model.cpu().eval().requires_grad_(False))
     write_bundle(config, prepared, packed.encoder, packed)
-    shutil.rmtree(work, ignore_errors=True)
+    close_work(work)
     after = _judged(Predictor(packed, device=device), prepared)
     gains = after - before
     gains = gains[np.isfinite(gains)]
