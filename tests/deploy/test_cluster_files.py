@@ -94,8 +94,12 @@ def test_the_page_shows_configs_that_load_and_files_that_are_there():
     ClusterConfig.model_validate(shared["cluster"])
     TrainingConfig.model_validate(trained["training"])
     assert {FILES / name for name in re.findall(r"deploy/cluster/([\w.-]+)", text)} == set(FILES.iterdir())
-    (line,) = [line for line in command_lines(PAGE) if " --cluster " in line]
-    words = shlex.split(line)
+    score, finetune = [line for line in command_lines(PAGE) if " --cluster " in line]
+    words = shlex.split(finetune)
+    assert words[:4] == ["adrec", "finetune", "--config", "finetune.yaml"] and words[4] == "--cluster"
+    own = ["prepared=p", "output=o", f"cluster.address={words[5]}", *words[7::2]]
+    assert load_config(None, FinetuneConfig, own).cluster == ClusterConfig(address="head:6379", cpus=16, gpus=8)
+    words = shlex.split(score)
     options = {"--bundle": "bundle", "--output": "output", "--cluster": "cluster.address"}
     settings = [
         value if option == "--set" else f"{options[option]}={value}"

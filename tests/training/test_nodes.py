@@ -186,7 +186,7 @@ def workers_of(config, *, but):
 
 
 def test_nodes_without_torchrun_are_told_how_to_start():
-    with pytest.raises(ConfigError, match=r"^training.nodes is 3: .*_STORE=1 torchrun --nnodes 3 --nproc-per-node 2 "):
+    with pytest.raises(ConfigError, match=r"^training.nodes is 3: name a .*_STORE=1 torchrun --nnodes 3 --nproc-per-node 2 "):
         launch.check_launch(TrainingConfig(nodes=3, devices=2))
     launch.check_launch(TrainingConfig(devices=2))
 

@@ -37,7 +37,7 @@ class TrainingConfig(Config):
     devices: int = Field(1, ge=1, le=1_024)
     """GPUs (or CPU processes) of a machine to train on."""
     nodes: int = Field(1, ge=1, le=10_000)
-    """Machines to train on, `devices` on each. torchrun starts the processes (docs/how-to/cluster.md)."""
+    """Machines to train on, `devices` on each. `cluster` or torchrun starts the processes (docs/how-to/cluster.md)."""
     strategy: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"
     """`auto` is one device, or DDP where there are more; FSDP shards the weights too; HSDP among the `devices` of a machine
     alone, each machine holding them whole."""

@@ -24,9 +24,9 @@ def check_launch(config: TrainingConfig) -> None:
     if not by_torchrun():
         if config.nodes > 1:
             raise ConfigError(
-                f"training.nodes is {config.nodes}: start the command on each of the machines by torchrun: {OWN_STORES}=1"
-                f" torchrun --nnodes {config.nodes} --nproc-per-node {config.devices} --rdzv-backend c10d --rdzv-endpoint"
-                " HOST:29500 -m adrec finetune --config FILE"
+                f"training.nodes is {config.nodes}: name a Ray cluster (--cluster), or start the command on each of them:"
+                f" {OWN_STORES}=1 torchrun --nnodes {config.nodes} --nproc-per-node {config.devices} --rdzv-backend c10d"
+                " --rdzv-endpoint HOST:29500 -m adrec finetune --config FILE"
             )
         return
     world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
