@@ -30,7 +30,7 @@ def trainers():
     return [pid for pid in below(os.getpid()) if b"adrec.stages.training.on_cluster" in _line(pid).split(b"\0")[:4]]
 
 
-def wait_for(condition, seconds=120.0):
+def wait_for(condition, seconds=60.0):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := condition():

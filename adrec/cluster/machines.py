@@ -19,7 +19,7 @@ from adrec.cluster.relay import Replay
 from adrec.cluster.session import Hand, Session, session, workers_of
 from adrec.cluster.worker import raised
 from adrec.config.cluster import ClusterConfig
-from adrec.errors import Interrupted, ResourceError
+from adrec.errors import Interrupted, ResourceError, reason_of
 from adrec.ranks import OWN_STORES, RUN
 from adrec.terminal import Terminal
 
@@ -135,7 +135,7 @@ class _Training:
             for number in missing:
                 self.hands[number] = self.session.standing(actors.pop(number))
         except self.ray.exceptions.RayError as lost:
-            raise _LostError(f"a worker ended before it had begun ({type(lost).__name__})") from None
+            raise _LostError(f"a worker ended before it had begun ({reason_of(lost)})") from None
         finally:
             self.session.end(list(actors.values()))
         for number in missing:
@@ -203,7 +203,7 @@ class _Training:
             raise
         except self.ray.exceptions.RayError as lost:
             self.hands[number] = None
-            raise _LostError(f"node {hand.address} was lost ({type(lost).__name__})") from None
+            raise _LostError(f"node {hand.address} was lost ({reason_of(lost)})") from None
 
     def _hands(self) -> list[Hand]:
         return [hand for hand in self.hands if hand is not None]

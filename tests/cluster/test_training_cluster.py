@@ -113,9 +113,12 @@ def test_sigterm_stops_all_with_a_checkpoint_and_the_same_command_goes_on(folder
     save_config(config, folder / name / "finetune.yaml")
     command = [sys.executable, "-m", "adrec", "finetune", "--config", str(folder / name / "finetune.yaml")]
     started = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    wait_for(lambda: list((folder / name).glob(".bundle*/**/last.ckpt")))
-    started.send_signal(signal.SIGTERM)
-    said = started.communicate(timeout=120)[1]
+    try:
+        wait_for(lambda: list((folder / name).glob(".bundle*/**/last.ckpt")) or started.poll() is not None, seconds=300)
+        started.send_signal(signal.SIGTERM)
+        said = started.communicate(timeout=120)[1]
+    finally:
+        started.kill()
     assert started.returncode == 143 and "terminated: stopped at step" in said, said
     assert not trainers()
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
