@@ -17,6 +17,7 @@ from test_object_storage import get, names, put, server, store  # noqa: F401
 
 from adrec.config.base import load_config, save_config
 from adrec.config.training.finetune import FinetuneConfig
+from adrec.data.remote import stores
 from adrec.errors import ConfigError
 from adrec.terminal import Terminal
 from adrec.training.loop import stored
@@ -66,7 +67,7 @@ def test_another_machine_goes_on_from_the_stores_checkpoint(store, tmp_path, mon
     with pytest.raises(ConfigError, match=r"an interrupted run of another config lies here \(it differs in config.seed\)"):
         open_work(first, {"config": {"seed": 2}, "data": "x"}, resume=True)
     put(system, f"{bucket}/runs/mine/bundle.json", b"{}")
-    stored.close_work(first.parent)
+    stored.close_work(first.parent, Terminal())
     assert names(system, f"{bucket}/runs") == ["mine/bundle.json"] and not first.parent.exists()
     second = machine("second")
     of_a_run(second, 6)
@@ -80,6 +81,10 @@ def test_a_store_that_does_not_answer_costs_a_checkpoint_there_alone(store, tmp_
     of_a_run(work, 3)
     stored.store_run_or_warn(work, Terminal())
     assert "no such bucket" in (said := capsys.readouterr().err) and "on this machine alone" in said
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    stores._connected.cache_clear()
+    stored.close_work(work, Terminal())
+    assert "checkpoints stays there" in capsys.readouterr().err and not work.exists()
     stored.store_run_or_warn(tmp_path, Terminal())  # no address: nothing to store
     assert capsys.readouterr().err == ""
 

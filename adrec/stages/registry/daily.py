@@ -142,7 +142,7 @@ def _make(config: DailyConfig, registry: Registry, prepared: Prepared, settings:
     training = _training(config, registry, prepared, start, settings)
     name = training.output.name
     if registry.has_bundle(name):
-        _tidy(registry.bundle(name))
+        _tidy(registry.bundle(name), terminal)
     else:
         run_guarded(finetune.run, training, terminal)
     if config.signing_key is not None:  # also one whose making was killed before this
@@ -200,10 +200,10 @@ def _preprocess_config(config: DailyConfig) -> PreprocessConfig:
     return load_config(config.preprocess, PreprocessConfig, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
 
 
-def _tidy(bundle: Path) -> None:
+def _tidy(bundle: Path, terminal: Terminal) -> None:
     """Remove what a run that was killed just after its bundle stood left beside it."""
     with output_lock(bundle):
-        close_work(work_folder(bundle))
+        close_work(work_folder(bundle), terminal)
 
 
 def _forgotten(prepared: Prepared) -> str:

@@ -131,7 +131,7 @@ def run(config: DistillConfig, terminal: Terminal) -> DistillResult | ListsResul
     taught = teach(config, prepared, encoder, device=device, work=work, terminal=terminal) if config.click else None
     _write(config, prepared, student, encoder, teacher, taught)
     student_auc = validation_auc(config.output, config, prepared, terminal) if judged else None
-    close_work(work)
+    close_work(work, terminal)
     result = DistillResult(
         output=config.output,
         teacher_layers=int(teacher.config.num_hidden_layers),

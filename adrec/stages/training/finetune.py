@@ -45,7 +45,7 @@ def run(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     chosen = calibrate(material, above)
     shipped = chosen if networks.refit is None else learn_all_rows(material, above, chosen, networks.refit)
     result = _write(material, networks, above, chosen, shipped)
-    close_work(work)
+    close_work(work, terminal)
     return result
 
 

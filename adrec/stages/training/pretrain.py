@@ -161,7 +161,7 @@ def _run_language_model(config: PretrainConfig, prepared: Prepared, terminal: Te
                 shutil.copytree(work / kept, folder / kept)
         if ledger is not None:
             write_private_folder(folder, config, ledger)
-    close_work(work)
+    close_work(work, terminal)
     return outcome
 
 

@@ -135,7 +135,7 @@ def run(config: TrainRerankerConfig, terminal: Terminal) -> RerankerResult:
         fresh.cpu().save(folder)
         (folder / "metrics.json").write_text(json.dumps(result.as_dict(), indent=2, default=str) + "\n", encoding="utf-8")
         save_config(config, folder / "config.yaml")
-    close_work(work)
+    close_work(work, terminal)
     return result
 
 

@@ -91,17 +91,20 @@ def is_ready(folder: Path, attempt: str) -> bool:
     return True
 
 
-def close_work(folder: Path) -> None:
-    """Remove a work folder, and what a store holds of its runs."""
+def close_work(folder: Path, terminal: Terminal) -> None:
+    """Remove a work folder, and what a store holds of its runs: one that does not answer costs no finished training."""
     shutil.rmtree(folder, ignore_errors=True)
     address = address_of(folder)
     if address is None:
         return
     remove(folder)
-    system, place = store_of(address)
-    with told(address):
-        if system.get_file_info(place).type == fs.FileType.Directory:
-            system.delete_dir(place)
+    try:
+        system, place = store_of(address)
+        with told(address):
+            if system.get_file_info(place).type == fs.FileType.Directory:
+                system.delete_dir(place)
+    except ResourceError as error:
+        terminal.warn(f"{error} What it holds of the finished training's checkpoints stays there.")
 
 
 def _run_files(folder: Path) -> list[Path]:

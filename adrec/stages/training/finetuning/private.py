@@ -100,7 +100,7 @@ def run_privately(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     stored = ledger.to_json()
     result = private_result(config, data, trained, packed, held_out, stored)
     write_private_bundle(config, packed, result.models, stored)
-    close_work(work)
+    close_work(work, terminal)
     return result
 
 

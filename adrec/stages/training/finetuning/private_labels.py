@@ -87,7 +87,7 @@ def run_with_private_labels(config: FinetuneConfig, prepared: Prepared, terminal
     stored = ledger.to_json()
     result = private_result(config, data, trained, packed, held_out, stored)
     write_private_bundle(config, packed, result.models, stored)
-    close_work(work)
+    close_work(work, terminal)
     return result
 
 

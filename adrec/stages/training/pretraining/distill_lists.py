@@ -108,7 +108,7 @@ def distill_lists(config: DistillConfig, terms: ListTerms, prepared: Prepared, t
     )  # fmt: skip
     packed = replace(packed, model=packed.model.cpu().eval().requires_grad_(False))
     write_bundle(config, prepared, packed.encoder, packed)
-    close_work(work)
+    close_work(work, terminal)
     after = _judged(Predictor(packed, device=device), prepared)
     gains = after - before
     gains = gains[np.isfinite(gains)]
