@@ -197,7 +197,7 @@ def _network(
         build_model(config.model, dimensions, tasks, text_encoder=encoder, next_category=has_categories)
         for _ in range(config.seeds if config.ensemble else 1)
     ]
-    return Ensemble(members) if config.ensemble else members[0]
+    return members[0] if len(members) == 1 else Ensemble(members)  # as `finetune` joins them
 
 
 class _Undrawn(TorchFunctionMode):

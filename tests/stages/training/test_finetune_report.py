@@ -74,6 +74,7 @@ SETTINGS = {
     "stack": {"hybrid": {"kind": "stack"}},
     "seeds": {"seeds": 2},
     "ensemble": {"seeds": 2, "ensemble": True, "calibration": "isotonic"},
+    "ensemble of one": {"seeds": 1, "ensemble": True},
 }
 
 
