@@ -28,7 +28,15 @@ class Inventory(NamedTuple):
 
     def is_same(self) -> bool:
         """Whether this machine sees the same under the same name."""
-        return _same(Path(self.path), self)
+        root = Path(self.path)
+        for name, size, changed in self.files:
+            try:
+                stat = (root / name if name else root).stat()
+            except OSError:
+                return False
+            if (stat.st_size, stat.st_mtime_ns) != (size, changed):
+                return False
+        return bool(self.files)
 
 
 def inventory(path: Path) -> Inventory:
@@ -78,14 +86,3 @@ def distinct(paths: Iterable[Path | None]) -> list[Path]:
     """The paths that exist, none inside another."""
     there = sorted({path for path in paths if path is not None and path != path.parent and path.exists()})
     return [path for path in there if not any(path != other and path.is_relative_to(other) for other in there)]
-
-
-def _same(path: Path, wanted: Inventory) -> bool:
-    for name, size, changed in wanted.files:
-        try:
-            stat = (path / name if name else path).stat()
-        except OSError:
-            return False
-        if (stat.st_size, stat.st_mtime_ns) != (size, changed):
-            return False
-    return bool(wanted.files)

@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 from adrec.cluster.files import Inventory
 from adrec.cluster.relay import Relay
 from adrec.cluster.worker import Fault, Worker, fault_of
-from adrec.errors import Interrupted, PeerLostError
+from adrec.data.disk.lock import Owner, this_process
+from adrec.data.disk.writing import write_aside
+from adrec.errors import Interrupted
 
 _PARENT = "ADREC_PARENT"
 _EVENTS = "events.jsonl"
@@ -33,8 +35,6 @@ class Outcome(NamedTuple):
 
     result: Any = None
     fault: Fault | None = None
-    is_peers: bool = False
-    """ended because another process was lost"""
     interrupted: str | None = None
     """what a signal's end left to say"""
 
@@ -105,8 +105,10 @@ class Machine(Worker):
     def interrupt(self, number: int) -> None:
         """Send a signal to each process of the training; they end in their own way, and torchrun with them."""
         for path in self.scratch.glob("process-*"):
-            with suppress(ProcessLookupError):
-                os.kill(int(path.name.partition("-")[2]), number)
+            owner: Owner = pickle.loads(path.read_bytes())
+            if not owner.is_gone:  # nor is its number another process's now
+                with suppress(ProcessLookupError):
+                    os.kill(owner.process, number)
 
     def end(self) -> None:
         """End torchrun and its processes at once."""
@@ -131,7 +133,8 @@ def report(work: Callable[[Any, Relay], Any]) -> int:
     """
     end_with_parent()
     call, folder = (Path(argument) for argument in sys.argv[-2:])
-    (folder / f"process-{os.getpid()}").touch()
+    with write_aside(folder / f"process-{os.getpid()}") as aside:
+        aside.write_bytes(pickle.dumps(this_process()))
     try:
         outcome = Outcome(work(pickle.loads(call.read_bytes()), Relay(folder / _EVENTS)))
     except SystemExit as ended:
@@ -141,10 +144,9 @@ def report(work: Callable[[Any, Relay], Any]) -> int:
     except KeyboardInterrupt as stopped:
         outcome = Outcome(interrupted=str(stopped) if isinstance(stopped, Interrupted) else "")
     except Exception as error:
-        outcome = Outcome(fault=fault_of(error), is_peers=isinstance(error, PeerLostError))
-    aside = folder / f".outcome-{os.getpid()}"
-    aside.write_bytes(pickle.dumps(outcome))
-    aside.replace(folder / f"outcome-{os.environ['RANK']}")
+        outcome = Outcome(fault=fault_of(error))
+    with write_aside(folder / f"outcome-{os.environ['RANK']}") as aside:
+        aside.write_bytes(pickle.dumps(outcome))
     return int(outcome.fault is not None or outcome.interrupted is not None)
 
 

@@ -19,7 +19,7 @@ from adrec.cluster.relay import Replay
 from adrec.cluster.session import Hand, Session, session, workers_of
 from adrec.cluster.worker import raised
 from adrec.config.cluster import ClusterConfig
-from adrec.errors import Interrupted, ResourceError, reason_of
+from adrec.errors import Interrupted, PeerLostError, ResourceError, reason_of
 from adrec.ranks import OWN_STORES, RUN
 from adrec.terminal import Terminal
 
@@ -107,9 +107,8 @@ class _Training:
         for number in range(len(hands)):
             arguments = [
                 "--nnodes", str(self.machines.nodes), "--nproc-per-node", str(self.machines.devices),
-                "--node-rank", str(number),
-                "--master-addr", host, "--master-port", str(port), "--rdzv-id", f"adrec-{self.run}-{self.attempts}",
-                "--max-restarts", "0", "-m", self.machines.module,
+                "--node-rank", str(number), "--master-addr", host, "--master-port", str(port),
+                "--rdzv-id", f"adrec-{self.run}-{self.attempts}", "--max-restarts", "0", "-m", self.machines.module,
             ]  # fmt: skip
             self._ask(number, "start", arguments, environment, self.call)
         try:
@@ -161,7 +160,7 @@ class _Training:
                     deadline = time.monotonic() + _LAST_WORDS_SECONDS
         outcomes = [(number, outcome) for number in range(len(codes)) for outcome in self._outcomes(number)]
         for number, outcome in outcomes:
-            if outcome.fault is not None and not outcome.is_peers:
+            if outcome.fault is not None and not isinstance(outcome.fault.error, PeerLostError):
                 raised(outcome.fault, f"node {self._hands()[number].address}")
         if any(codes) or None in codes:
             raise _LostError(self._what_ended(codes))

@@ -83,6 +83,12 @@ def paths_of(config: StageConfig) -> list[str]:
     return list(dict.fromkeys(_paths(config.model_dump(mode="python", exclude=left_out))))
 
 
+def node_paths(config: StageConfig) -> set[Path]:
+    """What a training on another node may read; text vectors are kept by each node for itself."""
+    cache = getattr(getattr(config, "text", None), "cache", None)
+    return {Path(path) for path in paths_of(config)} - {cache}
+
+
 def is_first_process() -> bool:
     """False in the other processes of one training."""
     return is_first()

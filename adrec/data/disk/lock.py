@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from adrec.errors import ResourceError
 from adrec.ranks import RUN
@@ -104,15 +105,21 @@ def _link(mine: Path, lock: Path) -> None:
             handle.write(mine.read_text(encoding="utf-8"))
 
 
-def _read(lock: Path) -> tuple[Owner, str, str] | None:
-    """Who holds the lock, since when, and of which training on a cluster; None where it does not say."""
+class _Held(NamedTuple):
+    """What a lock says."""
+
+    owner: Owner
+    since: str
+    run: str
+    """the training on a cluster that it is of; empty for any other command"""
+
+
+def _read(lock: Path) -> _Held | None:
+    """What the lock says; None where it is not there, or says nothing."""
     try:
         facts = json.loads(lock.read_text(encoding="utf-8"))
-        return (
-            Owner(*(facts[name] for name in ("host", "machine", "process", "started"))),
-            str(facts["since"]),
-            str(facts.get("run", "")),
-        )
+        owner = Owner(*(facts[name] for name in ("host", "machine", "process", "started")))
+        return _Held(owner, str(facts["since"]), str(facts.get("run", "")))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -121,17 +128,19 @@ def _is_left_behind(lock: Path) -> bool:
     held = _read(lock)
     if held is None:
         return not lock.exists()
-    return held[0].is_gone or (bool(held[2]) and held[2] == os.environ.get(RUN))
+    return held.owner.is_gone or (bool(held.run) and held.run == os.environ.get(RUN))
 
 
 def _refusal(output: Path, lock: Path) -> str:
     held = _read(lock)
-    if held is not None and held[0].is_local:
+    if held is not None and held.owner.is_local:
         return (
-            f"{output}: another adrec command is writing there (process {held[0].process}, since {held[1]})."
+            f"{output}: another adrec command is writing there (process {held.owner.process}, since {held.since})."
             " Wait until it ends, or name another output."
         )
-    who = f"process {held[0].process} on {held[0].host}, since {held[1]}" if held is not None else "it does not say which"
+    who = "it does not say which"
+    if held is not None:
+        who = f"process {held.owner.process} on {held.owner.host}, since {held.since}"
     return f"{output}: another adrec command is writing there ({who}). If it no longer runs, remove {lock} and start again."
 
 

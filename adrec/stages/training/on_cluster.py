@@ -6,7 +6,6 @@ Inputs and output lie where all nodes see them: on a shared disk, or in object s
 import importlib
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from adrec.cluster.machine import report
@@ -15,7 +14,7 @@ from adrec.cluster.relay import Relay
 from adrec.config.cluster import TrainsOnCluster
 from adrec.config.commands import command_of, config_model
 from adrec.errors import ConfigError
-from adrec.stages.writing import paths_of
+from adrec.stages.writing import node_paths
 from adrec.terminal import Terminal
 from adrec.urls import address_of, addressed
 
@@ -40,14 +39,8 @@ def train_on_cluster(run: Callable[..., Any], config: TrainsOnCluster, terminal:
         )
     plain = config.model_copy(update={"cluster": None})
     call = Call(run.__module__, command_of(type(config)), addressed(plain.model_dump(mode="json")))
-    caches = {path for path in (_cache(config),) if path is not None}
-    reads = [path for path in map(Path, paths_of(config)) if address_of(path) is None and path not in caches]
+    reads = [path for path in node_paths(config) if address_of(path) is None]
     return run_on(Machines(cluster, training.nodes, training.devices, __name__, reads), call, terminal)
-
-
-def _cache(config: Any) -> Path | None:
-    """Where text vectors are kept: a node has one of its own."""
-    return getattr(getattr(config, "text", None), "cache", None)
 
 
 def _work(call: Call, terminal: Relay) -> Any:

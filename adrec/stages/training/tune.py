@@ -25,7 +25,7 @@ from adrec.stages.training.tuning.parallel import run_trials
 from adrec.stages.training.tuning.report import shown, write_report, write_trials
 from adrec.stages.training.tuning.study import Report, Study
 from adrec.stages.training.tuning.trial import train_trial
-from adrec.stages.writing import paths_of
+from adrec.stages.writing import node_paths
 from adrec.tables import best_marked
 from adrec.terminal import Terminal
 from adrec.training.ctr_training import monitored_metric
@@ -177,8 +177,7 @@ def _reads(config: TuneConfig, chosen: Callable[[Mapping[str, Any]], FinetuneCon
     found: set[Path] = set()
     for values in ({}, *choices):
         with suppress(ConfigError):  # of values that do not go with the base: a trial says so
-            trial = chosen(values)
-            found |= {Path(path) for path in paths_of(trial)} - {trial.text.cache}  # a node has a cache of its own
+            found |= node_paths(chosen(values))
     return sorted(found)
 
 

@@ -14,9 +14,13 @@ from adrec.config.training.loop import TrainingConfig
 from adrec.errors import ConfigError, ResourceError
 from adrec.ranks import OWN_STORES, attempt, by_torchrun, rank
 from adrec.training.loop.stored import is_ready, say_ready
+from adrec.urls import address_of
 
 _PATIENCE_SECONDS = 120.0
 """What a machine that sees the folder late may take."""
+_TURN_SECONDS = 0.1
+_STORE_TURN_SECONDS = 1.0
+"""Between two looks at a store, whose calls cost."""
 
 
 def check_launch(config: TrainingConfig) -> None:
@@ -54,7 +58,7 @@ def await_first(folder: Path) -> None:
                 f"{folder}: process {rank()} does not see what the first one has written there. Put `output` on a disk that"
                 " all machines share, or name an address of object storage (s3://...)."
             )
-        time.sleep(0.1)
+        time.sleep(_TURN_SECONDS if address_of(folder) is None else _STORE_TURN_SECONDS)
 
 
 def is_of_peers(error: RuntimeError) -> bool:
