@@ -24,7 +24,7 @@ from adrec.models.blend.calibration import Calibration
 from adrec.models.blend.hybrid import Hybrid
 from adrec.models.blend.slots import SlotEffects
 from adrec.models.media.media_reader import MediaReader
-from adrec.models.net.ensemble import ClickNetwork
+from adrec.models.net.ensemble import ClickNetwork, Ensemble
 from adrec.models.net.tasks import Task
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.prepare.own_files import LogForm
@@ -142,6 +142,12 @@ class ClickModel:
         if not is_binary.get("conversion"):
             return None
         return "score" if self.score_of == "conversion" else CONVERSION_SCORE
+
+    @property
+    def vector_width(self) -> int:
+        """Numbers of an ad's, and of a user's, vector: of an ensemble those of all its networks end to end."""
+        members = len(self.model.members) if isinstance(self.model, Ensemble) else 1
+        return members * self.config.model.width
 
     @property
     def columns(self) -> Columns:

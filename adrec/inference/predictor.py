@@ -340,7 +340,7 @@ class Predictor:
     def ad_vectors(self, catalogs: Catalogs, first: int = 0, last: int | None = None) -> NDArray[np.float32]:
         """(A, D) vectors of ads `first` up to `last` of the catalogs, the end where None."""
         last = len(catalogs.ads) if last is None else min(last, len(catalogs.ads))
-        made = np.zeros((0, self.packed.config.model.width), np.float32)
+        made = np.zeros((0, self.packed.vector_width), np.float32)
         with torch.inference_mode():
             for start in range(first, last, BATCH_ROWS):
                 rows = np.arange(start, min(start + BATCH_ROWS, last))

@@ -47,6 +47,8 @@ def for_privacy(config: FinetuneConfig) -> FinetuneConfig:
     faults = [fault for rule in _RULES if (fault := _fault(config, rule)) is not None]
     if any(term.kind != "bce" for term in config.loss.terms):
         faults.append("loss.terms may only be bce: the others compare rows of several units")
+    if any(not task.is_binary for task in config.tasks):
+        faults.append("tasks may only be those whose label is yes or no: leave out rating and dwell_seconds")
     if config.model.identities:
         faults.append("model.identities must be []: who has a vector of his own tells who was there, and how often")
     if "gru" in config.model.user.parts:

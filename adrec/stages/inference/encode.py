@@ -84,7 +84,7 @@ class Encoder:
         self.catalogs, self.has_users = predictor.catalogs(ads, users, where=where), users is not None
         where = config.history.name if config.history is not None else "history"
         self.known = known_of(prepared, self.catalogs.ad_table, own.get("history"), where=where, own=own)
-        self.width: int = predictor.packed.config.model.width
+        self.width = predictor.packed.vector_width
 
     @property
     def counts(self) -> tuple[int, int]:

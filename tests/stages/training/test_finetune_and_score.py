@@ -15,6 +15,7 @@ from worlds import make_world, word_encoder
 
 from adrec.config.base import save_config
 from adrec.config.evaluation.evaluate import EvaluateConfig
+from adrec.config.inference.encode import EncodeConfig
 from adrec.config.inference.score import ScoreConfig
 from adrec.config.training.baselines import BaselinesConfig
 from adrec.config.training.finetune import FinetuneConfig, FinetuneTraining, TaskSettings
@@ -253,8 +254,6 @@ def test_the_bundle_holds_no_pickle(planted):
 
 def test_encode_orders_users_and_ads(planted, tmp_path):
     world, config, _ = planted
-    from adrec.config.inference.encode import EncodeConfig
-
     settings = EncodeConfig(bundle=config.output, prepared=world.path, output=tmp_path / "vectors", cache=config.text.cache)
     result = encode.run(settings, Terminal(quiet=True))
     ads = np.load(tmp_path / "vectors" / "ads.npy")
@@ -340,6 +339,9 @@ def test_an_ensemble_is_the_mean_of_its_networks(planted, tmp_path):
     assert not np.allclose(parts[0], parts[1], atol=1e-3)
     ads, users = predictor.ad_vectors(catalogs), predictor.user_vectors(examples, catalogs)
     assert ads.shape[1] == users.shape[1] == 2 * 32
+    told = EncodeConfig(bundle=together.output, output=tmp_path / "vectors", prepared=world.path, cache=config.text.cache)
+    assert encode.run(told, Terminal(quiet=True)).width == 2 * 32
+    np.testing.assert_allclose(np.load(tmp_path / "vectors" / "ads.npy"), ads, atol=1e-6)
 
 
 def test_mixed_precision_learns_the_same(planted, tmp_path):

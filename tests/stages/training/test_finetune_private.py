@@ -140,6 +140,9 @@ def test_a_counter_is_read_on_the_owners_word(made):
         ({"model": {"user": {"parts": ["gru"]}}}, "names gru"),
         ({"text": {"train": "full"}}, r"text\.train must be frozen"),
         ({"calibration": "isotonic"}, "calibration must be platt"),
+        ({"tasks": [{"name": "click"}, {"name": "dwell_seconds"}]}, "tasks may only be .* yes or no"),
+        # A drawn label is one of two: seconds would be told as they are, under a claim of epsilon 1.
+        ({"privacy": {"epsilon": 1, "unit": "label"}, "tasks": [{"name": "click"}, {"name": "rating"}]}, "tasks may only be"),
     ],
 )
 def test_what_cannot_be_counted_is_refused(settings, said, tmp_path):

@@ -166,8 +166,6 @@ def _budget(config: FinetuneConfig, prepared: Prepared, declared: Declared, rand
     """The releases with the noise of each, and what delta is left to the accountant."""
     privacy = config.privacy
     assert privacy is not None
-    if any(not task.is_binary for task in config.tasks):
-        raise ConfigError("privacy: only tasks whose label is yes or no can be learned; leave out rating and dwell_seconds.")
     fits, vocabularies = planned_releases(prepared, privacy.unit, declared)
     delta = privacy.delta * (1.0 - _VOCABULARIES) if vocabularies else privacy.delta
     count = (
