@@ -62,16 +62,20 @@ class Session:
     def take(self, cluster: ClusterConfig) -> Hand | None:
         """A worker that waits, where it has what `cluster` asks for; it may have died since."""
         with self._lock:
-            return self._idle.pop() if self._idle and needs(cluster) == needs(self.cluster) else None
+            return self._idle.pop() if self._idle and self._suits(cluster) else None
 
     def keep(self, hands: Iterable[Hand], cluster: ClusterConfig) -> None:
         """Let workers that have done their work wait for more."""
         hands = list(hands)
-        if needs(cluster) != needs(self.cluster):
+        if not self._suits(cluster):
             self.end([hand.actor for hand in hands])
             return
         with self._lock:
             self._idle += hands
+
+    def _suits(self, cluster: ClusterConfig) -> bool:
+        """Whether workers that wait have what `cluster` asks for."""
+        return needs(cluster) == needs(self.cluster)
 
     def end(self, actors: list[Any]) -> None:
         """End workers, and take away what they left on their nodes."""

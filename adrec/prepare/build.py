@@ -62,7 +62,9 @@ from adrec.terminal import Advance
 
 
 class Builder:
-    """One run's way from raw tables to events. `earlier` is set where new files are appended to an earlier output."""
+    """One run's way from raw tables to events. `earlier` is set where new files are appended to an earlier output, and
+    `create` makes the table of the impressions (see `stage_table`).
+    """
 
     def __init__(
         self,
@@ -228,18 +230,6 @@ class Builder:
         if self._config.negatives is not None:
             wanted.difference_update(OF_THE_SLOT)
         return [column for column in known if column in wanted]
-
-
-def build(
-    connection: duckdb.DuckDBPyConnection,
-    raw: RawTables,
-    config: PreprocessConfig,
-    step: Advance,
-    earlier: Earlier | None = None,
-    create: Create = create_here,
-) -> Built:
-    """See Builder.build; `create` makes the table of the impressions."""
-    return Builder(connection, raw, config, step, earlier, create).build()
 
 
 def _number_ads(connection: duckdb.DuckDBPyConnection) -> None:

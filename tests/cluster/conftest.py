@@ -1,9 +1,9 @@
 """A cluster of several nodes on loopback: each has a raylet of its own, and processors that are only said to be apart."""
 
 import os
-import socket
 
 import pytest
+from ports import free_port
 
 
 @pytest.fixture(scope="session")
@@ -14,9 +14,7 @@ def cluster():
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     small = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "ray_client_server_port": port, **small})
     made.from_outside = f"ray://127.0.0.1:{port}"
     made.nodes = [made.add_node(num_cpus=1, **small) for _ in range(2)]

@@ -15,6 +15,7 @@ from test_parity import (
     asked,
     assert_same_inputs,
     engine_over,
+    score_agrees,
     trained_rows,
 )
 
@@ -208,20 +209,7 @@ def test_counters_by_a_versioned_column_count_the_value_of_each_event(world):
 def test_score_of_own_rows(world, tmp_path, split):
     folder, prepared, predictor, *_ = world
     table, examples, scores = trained_rows(prepared, predictor, split)
-    pq.write_table(table.select(list(KEPT)), tmp_path / "rows.parquet")
-    config = {
-        "bundle": str(folder / "bundle"), "prepared": str(prepared.path), "impressions": str(tmp_path / "rows.parquet"),
-        "output": str(tmp_path / "scored.parquet"), "chunk_rows": 700,
-    }  # fmt: skip
-    source = open_source(ScoreConfig.model_validate(config), predictor)
-    start = 0
-    for chunk in source.chunks():
-        here = np.arange(start, start + len(chunk.examples))
-        assert_same_inputs(chunk.examples, examples.take(here))
-        found = predictor.score_examples(chunk.examples, source.catalogs, baselines=False)
-        np.testing.assert_allclose(found.logit, scores.logit[here], atol=1e-6)
-        start += len(chunk.examples)
-    assert start == len(table)
+    score_agrees(folder, prepared, predictor, tmp_path, table.select(list(KEPT)), np.arange(len(table)), examples, scores.logit)
 
 
 def test_ranker(world):

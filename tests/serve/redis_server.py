@@ -7,6 +7,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
+from ports import free_port
 
 REDIS = shutil.which("redis-server")
 needs_redis = pytest.mark.skipif(REDIS is None, reason="no redis-server here (Debian package redis-server)")
@@ -16,10 +17,7 @@ needs_redis = pytest.mark.skipif(REDIS is None, reason="no redis-server here (De
 def redis_server(folder, port=None):
     """Its URL. It keeps its data in `folder`: started again there it goes on."""
     pytest.importorskip("redis")
-    if port is None:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port = listener.getsockname()[1]
+    port = port or free_port()
     settings = ["--port", str(port), "--dir", str(folder), "--appendonly", "yes", "--appendfsync", "always", "--save", ""]
     server = subprocess.Popen([REDIS, *settings], stdout=subprocess.DEVNULL)
     try:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import worlds
+from ports import free_port
 
 from adrec.config.base import save_config
 from adrec.config.data.preprocess import PreprocessConfig
@@ -58,12 +58,6 @@ def client_of(settings, **how):
 
     keys = Keys(settings.access, {KEY_VARIABLE: KEY})
     return TestClient(create_app(settings, keys=keys), headers=ADMIN, **how)
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def call(address, path, body=None, headers=None):

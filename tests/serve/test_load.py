@@ -18,7 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from served import call, free_port, make_bundle, settings_of, start
+from ports import free_port
+from served import call, make_bundle, settings_of, start
 
 from adrec.config.base import save_config
 from adrec.serve.store.sqlite_store import SqliteStore

@@ -10,9 +10,10 @@ import urllib.request
 
 import numpy as np
 import pytest
+from ports import free_port
 from redis_server import needs_redis, redis_server
 from safetensors.numpy import load_file, save_file
-from served import call, free_port, make_bundle, start
+from served import call, make_bundle, start
 
 from adrec.bundle import save_bundle
 

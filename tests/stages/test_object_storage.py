@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import raw_worlds
 from pages import ROOT, arguments_of, command_lines
+from ports import free_port
 from pyarrow import fs
 
 from adrec.config.base import load_config
@@ -39,12 +40,6 @@ SMALL = [
     "baselines.names=[]",
     "hybrid.kind=none",
 ]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ports import free_port
 from safetensors.numpy import load_file
 from worlds import make_world
 
@@ -48,12 +48,6 @@ def agents(arguments, *, port, numbers=(0, 1), devices=1):
         )
         for number in numbers
     ]  # fmt: skip
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ import pytest
 from pyarrow import fs
 
 sys.path.append(str(Path(__file__).parents[1] / "stages"))
-from test_nodes import agents, check_weights, config_of, folder, free_port  # noqa: F401
+from ports import free_port
+from test_nodes import agents, check_weights, config_of, folder  # noqa: F401
 from test_object_storage import get, names, put, server, store  # noqa: F401
 
 from adrec.config.base import load_config, save_config

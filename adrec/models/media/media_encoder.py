@@ -33,6 +33,8 @@ class MediaEncoder(nn.Module):
     `reads_text`.
     """
 
+    THING: ClassVar[str]
+    """What it reads one of, for messages."""
     READS_AS: ClassVar[str]
     """Of what makes a vector here beside the encoder's own files: part of its fingerprint."""
     AT_ONCE: ClassVar[int] = _BATCH
@@ -45,17 +47,23 @@ class MediaEncoder(nn.Module):
         self._fingerprint: str | None = None
         self.dimension = 0
 
-    def measure(self, *, cache: Path | None = None, keep: bool = False) -> None:
+    def measure(self, reference: str, *, cache: Path | None = None, keep: bool = False) -> None:
         """Find the `dimension`, by something that says nothing. With `keep` it is kept in `cache` as all vectors are, so that a
-        run that was killed and goes on encodes it no second time.
+        run that was killed and goes on encodes it no second time. Raises DataError, which names the `reference`, where
+        processor and model do not fit each other.
         """
 
         def encode(contents: list[str]) -> NDArray[np.float32]:
             return self.encode([self.blank()])
 
-        named = ["blank"]
-        made = cached_vectors(named, fingerprint=f"{self.fingerprint}-blank", encode=encode, folder=cache) if keep else None
-        self.dimension = int((encode(named) if made is None else made).shape[1])
+        named, fingerprint = ["blank"], f"{self.fingerprint}-blank"
+        try:
+            made = cached_vectors(named, fingerprint=fingerprint, encode=encode, folder=cache) if keep else encode(named)
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:160]
+            what = f"cannot read a {self.THING} as its {PROCESSOR_FILE} says"
+            raise DataError(f"{reference}: {what} ({reason}).") from None
+        self.dimension = int(made.shape[1])
 
     @abstractmethod
     def blank(self) -> Any:
@@ -147,12 +155,6 @@ def pooled(output: Any) -> Tensor:
         return cast(Tensor, given).flatten(1)
     states = cast(Tensor, output.last_hidden_state)
     return states[:, 0] if states.ndim == 3 else states.mean((2, 3))
-
-
-def unreadable(reference: str, thing: str, error: Exception) -> DataError:
-    """A processor and a model that do not fit each other, in one line."""
-    reason = " ".join(str(error).split())[:160]
-    return DataError(f"{reference}: cannot read a {thing} as its {PROCESSOR_FILE} says ({reason}).")
 
 
 def _text_limit(backbone: nn.Module) -> int:

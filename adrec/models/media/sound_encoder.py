@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from adrec.data.media.sounds import Sound
 from adrec.errors import DataError, ResourceError, install_hint
-from adrec.models.media.media_encoder import MediaEncoder, load_parts, pooled, unreadable
+from adrec.models.media.media_encoder import MediaEncoder, load_parts, pooled
 
 
 class SoundEncoder(MediaEncoder):
     """Encodes recordings of one channel."""
 
+    THING: ClassVar[str] = "sound"
     READS_AS: ClassVar[str] = "sound 1"
     AT_ONCE: ClassVar[int] = 1
 
@@ -78,10 +79,7 @@ def load_sound_encoder(reference: str, *, cache: Path | None = None, keep: bool 
     if not _reads_sounds(backbone):
         raise DataError(f"{reference}: is no encoder of sounds. Name one such as wav2vec2, HuBERT, Whisper or CLAP.")
     encoder = SoundEncoder(backbone, processor, tokenizer)
-    try:
-        encoder.measure(cache=cache, keep=keep)
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise unreadable(reference, "sound", error) from None
+    encoder.measure(reference, cache=cache, keep=keep)
     return encoder
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from torch import Tensor, nn
 
 from adrec.errors import DataError
-from adrec.models.media.media_encoder import MediaEncoder, load_parts, pooled, unreadable
+from adrec.models.media.media_encoder import MediaEncoder, load_parts, pooled
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 class VisionEncoder(MediaEncoder):
     """Encodes RGB pictures of any sizes."""
 
+    THING: ClassVar[str] = "picture"
     READS_AS: ClassVar[str] = "1"
 
     def blank(self) -> "Image":
@@ -44,10 +45,7 @@ def load_vision_encoder(reference: str, *, cache: Path | None = None, keep: bool
     if not _reads_pictures(backbone):
         raise DataError(f"{reference}: is no encoder of pictures. Name one such as CLIP, SigLIP, DINOv2 or ViT.")
     encoder = VisionEncoder(backbone, processor, tokenizer)
-    try:
-        encoder.measure(cache=cache, keep=keep)
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise unreadable(reference, "picture", error) from None
+    encoder.measure(reference, cache=cache, keep=keep)
     return encoder
 
 

@@ -15,12 +15,9 @@ from adrec.prepare.text.clean import fill_template
 from adrec.prepare.text.maker import TextMaker
 from adrec.schema import TableSpec, TextSpec
 
-_TEXTS = pa.schema(
-    [
-        *((column, pa.string()) for column in ("kind", "text", "segmented", "language")),
-        ("later", pa.bool_()),
-    ]
-)
+_TEXTS = {"kind": "VARCHAR", "text": "VARCHAR", "segmented": "VARCHAR", "language": "VARCHAR", "later": "BOOLEAN"}
+"""Columns of the table `texts`, by their DuckDB type: that of the text's table, the text, its words, and whether it exists
+only after the cut."""
 
 
 def add_queries(
@@ -97,8 +94,7 @@ def write_corpus(
 
 def prepare_texts(connection: duckdb.DuckDBPyConnection) -> None:
     """The table that collects texts for the corpus."""
-    kinds = {"kind": "VARCHAR", "text": "VARCHAR", "segmented": "VARCHAR", "language": "VARCHAR", "later": "BOOLEAN"}
-    create_plain(connection, "texts", kinds)
+    create_plain(connection, "texts", _TEXTS)
 
 
 def has_texts(connection: duckdb.DuckDBPyConnection) -> bool:
@@ -112,7 +108,7 @@ def insert_texts(
 ) -> None:
     """Texts of rows, in order, with their words, language, and whether they exist only after the cut: (rows,) each."""
     kinds = pa.array([kind]).take(pa.array([0] * len(whole), pa.int8()))
-    _insert(connection, "texts", pa.Table.from_arrays([kinds, whole, words, languages, later], schema=_TEXTS))
+    _insert(connection, "texts", pa.Table.from_arrays([kinds, whole, words, languages, later], names=[*_TEXTS]))
 
 
 def insert_written(

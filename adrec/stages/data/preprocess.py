@@ -25,7 +25,7 @@ from adrec.data.disk.tables import parquet_schema
 from adrec.data.disk.writing import folder_aside
 from adrec.data.prepared import FORMAT, shards_of
 from adrec.errors import AdrecError, DataError, concealed
-from adrec.prepare.build import build, work_folder
+from adrec.prepare.build import Builder, work_folder
 from adrec.prepare.built import Built
 from adrec.prepare.extras import extras_of
 from adrec.prepare.log.append import CannotAppendError, Earlier, check_described, link_shards, plan_append
@@ -218,7 +218,7 @@ def _prepare(
     skip = earlier.files if earlier is not None else 0
     raw = open_source(connection, config.source, skip=skip)
     with terminal.progress("preprocess", total=2 + len(raw.files), unit="steps") as step:
-        built = build(connection, raw, config, step, earlier, _creator(config, folder, terminal, skip))
+        built = Builder(connection, raw, config, step, earlier, _creator(config, folder, terminal, skip)).build()
         built.notes += add_paths(connection, config)
         for note in built.notes:
             terminal.warn(note)

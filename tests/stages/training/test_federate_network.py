@@ -12,6 +12,7 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from ports import free_port
 from worlds import make_world, word_encoder
 
 from adrec.bundle import open_bundle
@@ -51,14 +52,6 @@ def certificate(folder):
     (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
     pem = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     (folder / "key.pem").write_bytes(key.private_bytes(*pem))
-
-
-def free_port():
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

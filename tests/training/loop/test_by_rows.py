@@ -2,13 +2,13 @@
 
 import io
 import os
-import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from ports import free_port
 from safetensors.numpy import load_file
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -181,9 +181,7 @@ def in_one_of_two(rank, port, folder):
 
 @pytest.mark.slow
 def test_two_processes_learn_as_one_does_from_both_batches(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     torch.multiprocessing.spawn(in_one_of_two, args=(port, tmp_path), nprocs=2)
     learner = Learner()
     optimizer = optimizer_of(learner)
