@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from adrec.data.batches.collate import Entities, Texts
-from adrec.models.net.ctr_model import EntityEncoder, Fields
+from adrec.models.net.entity_encoder import EntityEncoder
+from adrec.models.net.fields import Fields
 from adrec.training.loop.optimizer import configure_adamw
 from adrec.training.loop.row_shards import tables_by_rows
 from adrec.training.loop.trainer import CLIP_NORM

@@ -15,7 +15,9 @@ from adrec.data.features import FeatureSet
 from adrec.data.identities import NOBODYS, OwnVectors
 from adrec.errors import ConfigError
 from adrec.models.match.table import MatchSpec
-from adrec.models.net.ctr_model import CTRModel, EntityEncoder, Factors, Fields, ListWeights
+from adrec.models.net.ctr_model import CTRModel
+from adrec.models.net.entity_encoder import EntityEncoder
+from adrec.models.net.fields import Factors, Fields, ListWeights
 from adrec.models.net.interaction import INTERACTIONS, interaction
 from adrec.models.net.matches import Matches
 from adrec.models.net.modalities import Crosses, LateFusion, Modalities

@@ -5,7 +5,7 @@ import pyarrow as pa
 import torch
 
 from adrec.data.identities import NOBODYS, OwnVectors
-from adrec.models.net.ctr_model import HashedVectors
+from adrec.models.net.entity_encoder import HashedVectors
 
 IDS = pa.array([f"a{number}" for number in range(5000)])
 SHOWN = pa.array(np.arange(5000, 0, -1))

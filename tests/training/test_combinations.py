@@ -14,7 +14,7 @@ from worlds import make_world
 from adrec.config.base import load_config
 from adrec.config.training.finetune import FinetuneConfig
 from adrec.errors import ConfigError
-from adrec.models.net.ctr_model import chained, first_of_chain
+from adrec.models.net.multitask import chained, first_of_chain
 from adrec.ranking.auction import second_prices
 from adrec.stages.training import finetune
 from adrec.terminal import Terminal

@@ -12,14 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from adrec.data.batches.blocks import blocks_of_one
-from adrec.data.batches.collate import LIST_PADDING, Batch, Entities, Texts
+from adrec.data.batches.collate import Batch, Entities, Texts
+from adrec.models.net.entity_encoder import EntityEncoder
+from adrec.models.net.fields import Fields, ListWeights
 from adrec.models.net.interaction import mean_interest
 from adrec.models.net.matches import Matches
-from adrec.models.net.modalities import Crosses, LateFusion, Modalities, dropped
+from adrec.models.net.modalities import Crosses, LateFusion, dropped
+from adrec.models.net.multitask import chained, first_of_chain
 from adrec.models.net.neighbours import Neighbours
 from adrec.models.net.position_bias import PositionBias
 from adrec.models.net.search import CategorySearch, HashedSearch
-from adrec.models.net.semantic_ids import SemanticIds
 from adrec.models.net.sequence import newest
 from adrec.models.net.user_encoder import Read, UserEncoder
 
@@ -52,185 +54,6 @@ class Clicks(NamedTuple):
     """(C, L) int64, into the ads of the batch"""
     real: Tensor
     """(C, L) bool"""
-
-
-class Fields(nn.Module):
-    """Numeric, categorical and list features → one vector: embeddings beside the numbers."""
-
-    def __init__(
-        self, *, numeric: int, cardinalities: tuple[int, ...], list_cardinalities: tuple[int, ...], width: int
-    ) -> None:
-        super().__init__()
-        self.tables = nn.ModuleList([nn.Embedding(size, width) for size in cardinalities])
-        self.list_tables = nn.ModuleList([nn.Embedding(size, width) for size in list_cardinalities])
-        for table in [*self.tables, *self.list_tables]:
-            assert isinstance(table, nn.Embedding)
-            nn.init.normal_(table.weight, std=0.05)
-        self.out_width = numeric + width * (len(cardinalities) + len(list_cardinalities))
-
-    def forward(self, numeric: Tensor, categorical: Tensor, lists: tuple[Tensor, ...]) -> Tensor:
-        """(N, Fn), (N, Fc), lists of (N, L) → (N, out_width)."""
-        columns = [numeric]
-        columns += [table(categorical[:, index]) for index, table in enumerate(self.tables)]
-        for table, codes in zip(self.list_tables, lists, strict=True):
-            real = (codes != LIST_PADDING).to(numeric.dtype)  # (N, L)
-            vectors = table(codes.clamp(min=0))
-            columns.append(torch.einsum("nl,nld->nd", real / real.sum(-1, keepdim=True).clamp(min=1), vectors))
-        return torch.cat(columns, -1)
-
-
-class Factors(nn.Module):
-    """Features → the sum of a vector for each value of a category, those of a list averaged, and one for each number.
-
-    Vectors that other models made (of widths `vectors`) count as so many numbers; a missing one is all zeros and adds nothing.
-    """
-
-    def __init__(
-        self,
-        *,
-        numeric: int,
-        cardinalities: tuple[int, ...],
-        list_cardinalities: tuple[int, ...],
-        vectors: tuple[int, ...],
-        width: int,
-    ) -> None:
-        super().__init__()
-        self.fields = None
-        if cardinalities or list_cardinalities:
-            self.fields = Fields(numeric=0, cardinalities=cardinalities, list_cardinalities=list_cardinalities, width=width)
-        self.numeric = nn.Linear(numeric, width, bias=False) if numeric else None
-        self.vectors = nn.ModuleList([nn.Linear(own, width, bias=False) for own in vectors])
-        self.start = nn.Parameter(torch.zeros(width))
-
-    def forward(
-        self, numeric: Tensor, categorical: Tensor, lists: tuple[Tensor, ...], vectors: tuple[Tensor, ...] = ()
-    ) -> Tensor:
-        """(N, Fn), (N, Fc), lists of (N, L), vectors (N, V) → (N, width)."""
-        total = self.start.expand(len(numeric), -1)
-        if self.fields is not None:
-            codes = self.fields(numeric[:, :0], categorical, lists)
-            total = total + codes.view(len(codes), -1, len(self.start)).sum(1)
-        if self.numeric is not None:
-            total = total + self.numeric(numeric)
-        for project, own in zip(self.vectors, vectors, strict=True):
-            total = total + project(own)
-        return total
-
-
-class ListWeights(nn.Module):
-    """What each value of an ad's lists adds to the logits by itself, a weight each, from 0; unknown values add nothing.
-
-    The wide part of Wide & Deep (Cheng et al. 2016): words that are listed as a feature speak one by one, "half price" for
-    itself, where a text's vector holds what the text is about.
-    """
-
-    def __init__(self, *, cardinalities: tuple[int, ...], tasks: int) -> None:
-        super().__init__()
-        self.tasks = tasks
-        # Flat, since vectors do not decay: a word seen a hundred times would shrink at every step that does not show it.
-        self.weights = nn.ParameterList([nn.Parameter(torch.zeros(size * tasks)) for size in cardinalities])
-
-    def forward(self, lists: tuple[Tensor, ...]) -> Tensor:
-        """Lists of codes (A, L) → (A, tasks)."""
-        added = []
-        for weights, codes in zip(self.weights, lists, strict=True):
-            table = weights.view(-1, self.tasks)
-            added.append((table[codes.clamp(min=0)] * (codes > 0)[..., None]).sum(1))
-        return torch.stack(added).sum(0)
-
-    def squares(self, lists: tuple[Tensor, ...]) -> Tensor:
-        """Lists of codes (A, L) → (A,), the sum of the squared weights of their values, over all tasks.
-
-        Its mean over rows is a ridge that weighs a value by how often it is there: what nearly every ad says is left to the
-        intercept, and rare values are not shrunk.
-        """
-        added = []
-        for weights, codes in zip(self.weights, lists, strict=True):
-            table = weights.view(-1, self.tasks).square().sum(-1)
-            added.append((table[codes.clamp(min=0)] * (codes > 0)).sum(1))
-        return torch.stack(added).sum(0)
-
-
-class HashedVectors(nn.Module):
-    """A vector for each code 1, 2, ... `rows` squared: a row of one table times 1 + a row of another (quotient and remainder,
-    Shi et al. 2020, with the second as a deviation, so that decay leads to what codes of one row share). 0 has its own.
-    """
-
-    def __init__(self, rows: int, width: int, *, sparse: bool = False) -> None:
-        super().__init__()
-        self.rows = rows
-        self.first, self.second = (nn.Embedding(rows + 1, width, sparse=sparse) for _ in range(2))
-        nn.init.normal_(self.first.weight, std=0.02)
-        nn.init.normal_(self.second.weight, std=0.5)
-
-    def forward(self, codes: Tensor) -> Tensor:
-        """(N,) int64 → (N, width)."""
-        place = (codes - 1).clamp(min=0)
-        known = (codes > 0).to(codes.dtype)
-        vectors: Tensor = self.first(known * (place // self.rows + 1)) * (1 + self.second(known * (place % self.rows + 1)))
-        return vectors
-
-
-class EntityEncoder(nn.Module):
-    """An ad or a user: its text vector, its features and (optionally) a vector of its own → (N, D).
-
-    The own vector is dropped with probability `identity_dropout` in training, in favour of the vector of whatever is unseen:
-    so that one is trained, and an ad or user never seen before meets a model that knows the case (Volkovs et al. 2017).
-    With `by_rows` gradients of own vectors are sparse: the rows that a batch names.
-    """
-
-    def __init__(
-        self,
-        *,
-        text_width: int,
-        fields: Fields,
-        width: int,
-        identities: int,
-        identity_dropout: float,
-        hashed: int = 0,
-        by_rows: bool = False,
-        dropout: float,
-        modalities: Modalities | None = None,
-        semantic: SemanticIds | None = None,
-    ):
-        super().__init__()
-        self.fields, self.modalities, self.semantic = fields, modalities, semantic
-        self.text = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, width)) if text_width else None
-        self.identity: nn.Module | None = None
-        if hashed:
-            self.identity = HashedVectors(hashed, width, sparse=by_rows)
-        elif identities:
-            self.identity = nn.Embedding(identities + 1, width, sparse=by_rows)
-            nn.init.normal_(self.identity.weight, std=0.02)
-        self.identity_dropout = identity_dropout
-        self.features = nn.Linear(fields.out_width, width) if fields.out_width else None
-        self.dropout = nn.Dropout(dropout)
-        self.out = nn.Sequential(nn.ReLU(), nn.Linear(width, width))
-        self.start = nn.Parameter(torch.zeros(width))
-
-    def forward(self, entities: Entities, text: Tensor | None) -> Tensor:
-        """N entities with text vectors (N, E) → (N, D)."""
-        total = self.start.expand(len(entities.identity), -1)
-        token = None
-        if self.text is not None:
-            assert text is not None
-            token = self.dropout(self.text(text))
-        if self.semantic is not None:
-            assert text is not None
-            total = total + self.semantic(text)
-        if self.modalities is not None:
-            total = total + self.modalities(entities.vectors, token)
-        elif token is not None:
-            total = total + token
-        if self.features is not None:
-            total = total + self.features(self.fields(entities.numeric, entities.categorical, entities.lists))
-        if self.identity is not None:
-            codes = entities.identity
-            if self.training:
-                codes = codes.masked_fill(torch.rand(codes.shape, device=codes.device) < self.identity_dropout, 0)
-            total = total + self.identity(codes)
-        vectors: Tensor = total + self.out(total)
-        return vectors
 
 
 class CTRModel(nn.Module):
@@ -427,32 +250,3 @@ class CTRModel(nn.Module):
             asked = self.query(queries)[batch.query]  # (B, D)
             columns += [asked, (asked * candidates).sum(-1, keepdim=True)]
         return torch.cat(columns, -1)
-
-
-def first_of_chain(task: int, presupposes: Sequence[int | None]) -> int:
-    """The task at the root of what `task` presupposes."""
-    while (parent := presupposes[task]) is not None:
-        task = parent
-    return task
-
-
-def chained(logits: Tensor, presupposes: tuple[int | None, ...]) -> Tensor:
-    """A task that presupposes others gets log-odds of the product of all their probabilities (ESMM, Ma et al. 2018, eq. 1).
-
-    p(click and conversion) = p(click) p(conversion | click), so conversion is learned from every impression, not only from
-    clicked ones. Computed in log space: log p = logsigmoid(a) + logsigmoid(b) + .... (B, K) → (B, K).
-    """
-    if not any(parent is not None for parent in presupposes):
-        return logits
-    columns = []
-    for task, parent in enumerate(presupposes):
-        if parent is None:
-            columns.append(logits[:, task])
-            continue
-        log_p = nn.functional.logsigmoid(logits[:, task])
-        while parent is not None:  # and what the parent presupposes in turn
-            log_p = log_p + nn.functional.logsigmoid(logits[:, parent])
-            parent = presupposes[parent]
-        # log(p / (1 - p)) with 1 - p = -expm1(log p), exact where p is near 1 or 0.
-        columns.append(log_p - torch.log((-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)))
-    return torch.stack(columns, -1)

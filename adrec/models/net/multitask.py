@@ -1,4 +1,4 @@
-"""From one representation to a logit a task: how much the tasks share is the choice here.
+"""From one representation to a logit a task: how much the tasks share is the choice here, and which presuppose others.
 
 Shapes: B rows, I input width, W width of a task's tower, K tasks, X experts.
 """
@@ -130,3 +130,32 @@ def sharing(
             return MixtureOfExperts(in_width=in_width, hidden=hidden, tasks=tasks, experts=experts, dropout=dropout)
         case "ple":
             return ProgressiveLayers(in_width=in_width, hidden=hidden, tasks=tasks, experts=experts, dropout=dropout)
+
+
+def first_of_chain(task: int, presupposes: Sequence[int | None]) -> int:
+    """The task at the root of what `task` presupposes."""
+    while (parent := presupposes[task]) is not None:
+        task = parent
+    return task
+
+
+def chained(logits: Tensor, presupposes: tuple[int | None, ...]) -> Tensor:
+    """A task that presupposes others gets log-odds of the product of all their probabilities (ESMM, Ma et al. 2018, eq. 1).
+
+    p(click and conversion) = p(click) p(conversion | click), so conversion is learned from every impression, not only from
+    clicked ones. Computed in log space: log p = logsigmoid(a) + logsigmoid(b) + .... (B, K) → (B, K).
+    """
+    if not any(parent is not None for parent in presupposes):
+        return logits
+    columns = []
+    for task, parent in enumerate(presupposes):
+        if parent is None:
+            columns.append(logits[:, task])
+            continue
+        log_p = nn.functional.logsigmoid(logits[:, task])
+        while parent is not None:  # and what the parent presupposes in turn
+            log_p = log_p + nn.functional.logsigmoid(logits[:, parent])
+            parent = presupposes[parent]
+        # log(p / (1 - p)) with 1 - p = -expm1(log p), exact where p is near 1 or 0.
+        columns.append(log_p - torch.log((-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)))
+    return torch.stack(columns, -1)

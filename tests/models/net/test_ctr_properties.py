@@ -14,7 +14,7 @@ from adrec.data.examples import catalog_from_table, load_examples
 from adrec.data.features.moments import Moments
 from adrec.data.prepared import open_prepared
 from adrec.models.match.table import Matcher
-from adrec.models.net.ctr_model import ListWeights
+from adrec.models.net.fields import ListWeights
 from adrec.models.net.interaction import INTERACTIONS
 from adrec.models.net.multitask import SHARINGS
 from adrec.models.net.tasks import Task
