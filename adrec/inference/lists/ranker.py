@@ -21,22 +21,17 @@ from adrec.inference.lists.candidates import Finder
 from adrec.inference.lists.catalogue import AdColumns, coded_with_row
 from adrec.inference.lists.evidence import reasons
 from adrec.inference.lists.linked import shared_links
-from adrec.inference.lists.pairs import category_shares, pairs_at, training_counts
+from adrec.inference.lists.pairs import pairs_at, training_counts
+from adrec.inference.lists.policies import deviations, diversifier, list_policy, values_of
 from adrec.inference.lists.rerank import Rerank
 from adrec.inference.lists.vectors import unit
 from adrec.inference.predictor import BATCH_ROWS, Catalogs, Predictor
 from adrec.ranking.arrays import Floats, Ints
-from adrec.ranking.auction import revenue, weighted
-from adrec.ranking.diversify import ByValue, CalibratedCategories, Diversifier, MaximalMarginalRelevance
-from adrec.ranking.explore import logit_deviation
-from adrec.ranking.ledger import UNLIMITED, Ledger
+from adrec.ranking.ledger import Ledger
 from adrec.ranking.pacing import BudgetClock, flown
-from adrec.ranking.policy import Candidates, DiversifierOf, ListPolicy, Ranked, rank_block
+from adrec.ranking.policy import Candidates, Ranked, rank_block
 from adrec.schema import ANY_SLOT, ENTITIES, NOBODY, PROPENSITY_GIVEN_ABOVE, SCORE_PREFIX
 from adrec.terminal import Terminal
-
-PRIOR_IMPRESSIONS = 200.0
-"""How many impressions the model's own score is worth for an ad never shown in training, where lists explore by Thompson."""
 
 
 class Valued(NamedTuple):
@@ -112,7 +107,7 @@ class Ranker:
         self.campaign, self.campaigns = self.ads.campaign(self.campaign_column, campaigns)
         self.clock = BudgetClock(self._agreed("budget_period") == "day", self._agreed("time_zone"))
         self.ledger = Ledger(self.ads.budget, len(self.campaigns), daily=self.clock.daily)
-        self.list_policies = [_list_policy(policy) for policy in self.policies]
+        self.list_policies = [list_policy(policy) for policy in self.policies]
         self.impressions, clicks = training_counts(predictor, self.ads)
         self.finder = Finder(
             self.ads, self.users, self.policies, self.ad_vectors, self.unit_vectors, clicks,
@@ -221,7 +216,7 @@ class Ranker:
     ) -> Block:
         """Make the lists of a scored block, and record them in the ledger: what `rank` does in order of the requests."""
         candidates, examples = scored.candidates, scored.examples
-        diversifiers = [self._diversifier(index, candidates, examples) for index in range(len(self.policies))]
+        diversifiers = [diversifier(policy, candidates, examples, self.ads, self.unit_vectors) for policy in self.policies]
         slots = self.predictor.packed.slots
         moments = examples.shown_at if now is None else np.full(len(scored.requests), now)
         ranked = rank_block(
@@ -326,93 +321,24 @@ class Ranker:
 
     def _candidates(self, examples: Examples, policy: Ints, ad: Ints, place: Ints, scores: Scores, first: int) -> Candidates:
         """`place`: flat positions of the ads that are there, to which `scores` belong."""
-        score, value = np.zeros(ad.shape), np.zeros(ad.shape)
+        score = np.zeros(ad.shape)
         score.ravel()[place] = np.clip(scores.score.astype(np.float64), 0.0, 1.0)
         there, rows = ad >= 0, np.maximum(ad, 0)
         bid = np.where(there, self.ads.bid[rows], np.nan)
-        for index, own in enumerate(self.policies):
-            mine = policy == index
-            if own.value.kind == "revenue":
-                value[mine] = revenue(score[mine], bid[mine])
-            elif own.value.kind == "score":
-                value[mine] = score[mine]
-            else:
-                total = np.zeros(ad.shape)
-                total.ravel()[place] = weighted(_outputs(scores, own), own.value.weights)
-                value[mine] = np.maximum(total[mine], 0.0)
-        deviation = np.zeros(ad.shape)
-        for index, own in enumerate(self.policies):
-            if own.exploration.method == "thompson":
-                mine = policy == index
-                deviation[mine] = logit_deviation(
-                    score[mine], self.impressions[rows[mine]], prior_impressions=PRIOR_IMPRESSIONS
-                )
         return Candidates(
             number=first + np.arange(len(ad)),
             user=examples.user_index.astype(np.int64),
             policy=policy,
             ad=ad,
             score=score,
-            value=value,
+            value=values_of(self.policies, policy, score, bid, place, scores),
             bid=bid,
             advertiser=np.where(there, self.ads.advertiser[rows], -1),
             category=np.where(there, self.ads.category[rows], -1),
             campaign=np.where(there, self.campaign[rows], -1),
-            deviation=deviation,
+            deviation=deviations(self.policies, policy, score, self.impressions[rows]),
         )
-
-    def _diversifier(self, index: int, candidates: Candidates, examples: Examples) -> DiversifierOf:
-        diversity = self.policies[index].diversity
-        strength = diversity.strength
-        vectors: Floats | None = None  # of the block's candidates, gathered once for all windows
-
-        def none(rows: Ints) -> Diversifier:
-            return ByValue((len(rows), candidates.ad.shape[1]))
-
-        def mmr(rows: Ints) -> Diversifier:
-            nonlocal vectors
-            if vectors is None:
-                vectors = self.unit_vectors[np.maximum(candidates.ad, 0)]
-            return MaximalMarginalRelevance(vectors[rows] if len(rows) < len(vectors) else vectors, strength=strength)
-
-        def calibrated(rows: Ints) -> Diversifier:
-            shares = category_shares(examples, self.ads.category, len(self.ads.categories))
-            return CalibratedCategories(candidates.category[rows], shares[rows], strength=strength)
-
-        return {"none": none, "mmr": mmr, "calibrated": calibrated}[diversity.method]
 
 
 def _where_finite(values: Floats) -> pa.Array:
     return pa.array(values, pa.float32(), mask=~np.isfinite(values))
-
-
-def _outputs(scores: Scores, policy: Policy) -> dict[str, np.ndarray]:
-    outputs = {"click": scores.score, **scores.tasks}
-    unknown = [task for task in policy.value.weights if task not in outputs]
-    if unknown:
-        raise ConfigError(f"value.weights: the bundle has no task '{unknown[0]}'. Tasks: {', '.join(outputs)}.")
-    return outputs
-
-
-def _list_policy(policy: Policy) -> ListPolicy:
-    limits, exploration = policy.limits, policy.exploration
-
-    def cap(value: int | None) -> int:
-        return UNLIMITED if value is None else value
-
-    return ListPolicy(
-        top_n=policy.top_n,
-        auctioned=policy.value.kind == "revenue",
-        reserve=policy.value.reserve,
-        minimum_value=policy.value.minimum,
-        per_advertiser=cap(limits.per_advertiser),
-        per_category=cap(limits.per_category),
-        user_ad=cap(limits.user_ad),
-        user_campaign=cap(limits.user_campaign),
-        campaign=cap(limits.campaign),
-        user_lists=cap(limits.user_lists),
-        budget=limits.budget,
-        even_pacing=limits.pacing == "even",
-        epsilon=exploration.epsilon if exploration.method == "epsilon" else 0.0,
-        thompson=exploration.method == "thompson",
-    )
