@@ -3,7 +3,8 @@
 import numpy as np
 import pyarrow as pa
 
-from adrec.data.examples import Catalog, Examples, Ragged
+from adrec.data.examples import Catalog, Examples
+from adrec.data.ragged import Ragged
 from adrec.models.baselines.base import Columns, Inputs
 
 

@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from adrec.data.arrays import Longs, cells_with_row, combined, ends, integers, lengths_of, newest, ranges, with_row
+from adrec.data.arrays import Longs, cells_with_row, combined, integers, newest, ranges, with_row
 from adrec.data.features import FeatureArrays, FeatureSet
 from adrec.data.features.vectors import Modality
 from adrec.data.graph.paths import Paths
 from adrec.data.identities import NOBODYS, OwnVectors
 from adrec.data.labels import ELAPSED, LabelCut, delay_column, labels_as_of
 from adrec.data.prepared import Prepared
+from adrec.data.ragged import Ragged, ragged, values_of
 from adrec.errors import DataError
 from adrec.schema import DRAWN, WEIGHT
 
@@ -29,33 +30,6 @@ LABELS = ("click", "conversion", "rating", "dwell_seconds")
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class Ragged:
-    """Lists end to end: list i is `values[offsets[i]:offsets[i + 1]]`. offsets (R + 1,) int64, values (V,) of whole numbers."""
-
-    offsets: Longs
-    values: NDArray[np.signedinteger]
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def lengths(self) -> Longs:
-        """Length of each list, (R,) int64."""
-        return np.diff(self.offsets)
-
-    def take(self, rows: NDArray[Any]) -> "Ragged":
-        """The lists of `rows`, in that order."""
-        starts, lengths = self.offsets[rows], self.lengths[rows]
-        return Ragged(ends(lengths), self.values[ranges(starts, lengths)])
-
-    def with_row(self, row: int, own: "Ragged") -> "Ragged":
-        """The lists with the one of `own` at `row`, or behind the last."""
-        end = self.offsets[min(row + 1, len(self))]
-        lengths = with_row(self.lengths, row, own.lengths)
-        return Ragged(ends(lengths), np.concatenate([self.values[: self.offsets[row]], own.values, self.values[end:]]))
 
 
 @dataclass(frozen=True)
@@ -294,8 +268,8 @@ def examples_from_table(
     user_index = integers(table["user_index"], 0, np.int32)
     history, hours = ragged(table["history_index"]), None
     if "history_hours" in table.column_names:
-        hours = _values(table["history_hours"]).astype(np.float32)
-    skipped = ragged(table["skipped_index"]) if "skipped_index" in table.column_names else _empty_lists(len(table))
+        hours = values_of(table["history_hours"]).astype(np.float32)
+    skipped = ragged(table["skipped_index"]) if "skipped_index" in table.column_names else Ragged.empty(len(table))
     history_of_row, first_rows = _distinct_histories(request, user_index, history, skipped)
     history_offsets, places = newest(history.offsets, max_history, first_rows)
     skipped_offsets, kept_skipped = newest(skipped.offsets, max_history, first_rows)
@@ -353,19 +327,6 @@ def catalog_from_table(
 # ------------------------------------------------------------------------------------------- arrow → numpy
 
 
-def ragged(column: pa.ChunkedArray) -> Ragged:
-    """A list column as offsets and values; null is an empty list."""
-    return Ragged(ends(lengths_of(column)), _values(column).astype(np.int32, copy=False))
-
-
-def _values(column: pa.ChunkedArray) -> NDArray[Any]:
-    return np.asarray(combined(pc.list_flatten(column)).to_numpy(zero_copy_only=False))
-
-
-def _empty_lists(count: int) -> Ragged:
-    return Ragged(np.zeros(count + 1, np.int64), np.zeros(0, np.int32))
-
-
 def _label(column: pa.ChunkedArray, alone: NDArray[np.bool_] | None) -> Floats:
     values = np.asarray(pc.cast(column, pa.float32()).to_numpy(), np.float32)
     return values if alone is None else np.where(alone, np.float32(np.nan), values)
@@ -412,19 +373,8 @@ def _distinct_histories(request: Ints, user: Ints, history: Ragged, skipped: Rag
         return np.zeros(0, np.int32), np.zeros(0, np.int64)
     same = np.zeros(len(request), bool)
     same[1:] = (request[1:] == request[:-1]) & (user[1:] == user[:-1])
-    same &= _equal_to_previous(history) & _equal_to_previous(skipped)
+    same &= history.equals_previous() & skipped.equals_previous()
     return (np.cumsum(~same) - 1).astype(np.int32), np.flatnonzero(~same).astype(np.int64)
-
-
-def _equal_to_previous(lists: Ragged) -> NDArray[np.bool_]:
-    """Whether each list equals the list before it. Lists of one length lie exactly that length apart."""
-    lengths = lists.lengths
-    equal = np.zeros(len(lengths), bool)
-    equal[1:] = lengths[1:] == lengths[:-1]
-    earlier = np.arange(len(lists.values)) - np.repeat(np.where(equal, lengths, 0), lengths)
-    differs = lists.values != lists.values[earlier]
-    count = ends(differs)
-    return np.asarray(equal & (count[lists.offsets[1:]] == count[lists.offsets[:-1]]))
 
 
 def columns_to_read(prepared: Prepared, labels: Sequence[str], cut: LabelCut | None = None) -> list[str]:

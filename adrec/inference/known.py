@@ -19,9 +19,9 @@ from adrec.asof.reader import AsOf, LogFiles
 from adrec.asof.versions import NOTHING_CHANGES, Attributes, Versions
 from adrec.data.arrays import combined, integers, places
 from adrec.data.disk.tables import check_schema
-from adrec.data.examples import ragged
 from adrec.data.features import FeatureSet
 from adrec.data.prepared import Prepared
+from adrec.data.ragged import ragged
 from adrec.data.shape import LogShape
 from adrec.errors import DataError
 from adrec.prepare.staging.canonical import canonical_rows

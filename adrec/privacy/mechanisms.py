@@ -100,8 +100,8 @@ class Releases:
         return np.asarray(self.counts(artefact, fixed, sensitivity=FIXED_POINT * rounded, files=files) / FIXED_POINT)
 
     def line_sums(self, artefact: str, sums: Floats, *, files: tuple[str, ...]) -> Floats:
-        """The five sums of `models.blend.calibration.line_sums`, with noise. `sums` (U, 5) of each unit, whose weights come
-        to 1 or less."""
+        """The five sums of `models.blend.calibration_sums.line_sums`, with noise. `sums` (U, 5) of each unit, whose weights
+        come to 1 or less."""
         fixed = np.round(sums * FIXED_POINT).astype(np.int64).sum(axis=0)
         sensitivity = FIXED_POINT * LINE_SENSITIVITY
         return np.asarray(self.counts(artefact, fixed, sensitivity=sensitivity, files=files) / FIXED_POINT)

@@ -16,12 +16,13 @@ from adrec.data.arrays import newest as newest_places
 from adrec.data.arrays import places
 from adrec.data.batches.collate import Collator, QueryInputs
 from adrec.data.batches.dataset import InOrder, MemoryPlan, Replay, Sampling, StreamedPlan
-from adrec.data.examples import Catalog, Examples, catalog_from_table, load_examples, ragged, run_codes
+from adrec.data.examples import Catalog, Examples, catalog_from_table, load_examples, run_codes
 from adrec.data.features import FeatureSet
 from adrec.data.features.moments import Moments
 from adrec.data.identities import NOBODYS, OwnVectors
 from adrec.data.labels import ELAPSED, LabelCut, delay_column, labels_as_of
 from adrec.data.prepared import Prepared
+from adrec.data.ragged import ragged
 from adrec.errors import ConfigError, DataError
 from adrec.metrics.delays import DelayCurve, fit_delay_curve
 from adrec.models.match.table import Matcher

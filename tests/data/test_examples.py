@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from worlds import make_world
 
 from adrec.data.batches.collate import padded
-from adrec.data.examples import Ragged, examples_from_table, iter_examples, load_examples
+from adrec.data.examples import examples_from_table, iter_examples, load_examples
 from adrec.data.features import FeatureSet
 from adrec.data.prepared import open_prepared
+from adrec.data.ragged import Ragged
 from adrec.errors import DataError
 from adrec.schema import INDICES, TIMESTAMP
 from adrec.specs import FeatureSpec

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adrec.data.arrays import ends
-from adrec.data.examples import Ragged
 from adrec.data.features import FeatureSet
 from adrec.data.graph.entity_vectors import EntityVectors
 from adrec.data.graph.links import Graph, entity_of, hops_of, relation_of
 from adrec.data.graph.paths import Paths
+from adrec.data.ragged import Ragged
 from adrec.errors import DataError
 from adrec.specs import FeatureSpec, ListSpec
 

@@ -7,8 +7,8 @@ import pyarrow as pa
 import torch
 
 from adrec.data.batches.collate import Texts
-from adrec.data.examples import Ragged
 from adrec.data.features import FeatureSet
+from adrec.data.ragged import Ragged
 from adrec.sample.catalogue import TAILS, topics
 from adrec.specs import WORDS
 

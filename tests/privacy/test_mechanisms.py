@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adrec.models.blend.calibration import LEVEL_STEPS, LineFit, line_sums
+from adrec.models.blend.calibration_sums import LEVEL_STEPS, LineFit, line_sums
 from adrec.privacy.accounting import Event, epsilon_of
 from adrec.privacy.ledger import Ledger, Line, unaccounted
 from adrec.privacy.mechanisms import (

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from adrec.data.arrays import Longs, ranges
 from adrec.data.batches.blocks import Blocks, make_blocks
-from adrec.data.examples import Catalog, Examples, Ragged
+from adrec.data.examples import Catalog, Examples
+from adrec.data.ragged import Ragged
 
 LIST_PADDING = -1
 

@@ -18,7 +18,7 @@ from adrec.data.features.categorical import FittedVocabulary
 from adrec.data.graph.links import relation_of
 
 if TYPE_CHECKING:
-    from adrec.data.examples import Ragged
+    from adrec.data.ragged import Ragged
 
 MOST_RELATIONS = 64
 """Paths of rarer relations count together."""

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from adrec.data.arrays import ends
 from adrec.data.batches.collate import Texts
-from adrec.data.examples import Catalog, Examples, Ragged
+from adrec.data.examples import Catalog, Examples
 from adrec.data.features import FeatureSet
 from adrec.data.features.vectors import Modality
+from adrec.data.ragged import Ragged
 from adrec.data.vectors import Vectors
 from adrec.inference.click_model import Scores
 from adrec.inference.explain.names import shown_category

@@ -7,8 +7,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from adrec.data.arrays import Longs, places
-from adrec.data.examples import Examples, Ragged
+from adrec.data.examples import Examples
 from adrec.data.features import FeatureArrays
+from adrec.data.ragged import Ragged
 from adrec.inference.known import Known
 from adrec.inference.lists.catalogue import AdColumns
 from adrec.inference.predictor import Catalogs, Predictor

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from adrec.data.arrays import ranges
-from adrec.data.examples import Catalog, Examples, Ragged
+from adrec.data.examples import Catalog, Examples
+from adrec.data.ragged import Ragged
 
 Floats = NDArray[np.float32]
 _STRENGTH = 3.0

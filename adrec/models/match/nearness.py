@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from adrec.data.arrays import ranges
 from adrec.data.batches.collate import TextInputs
-from adrec.data.examples import Ragged
+from adrec.data.ragged import Ragged
 from adrec.models.match.histories import Floats, unit_rows
 
 Rows = Callable[[NDArray[np.integer]], Floats]

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from adrec.errors import ConfigError, DataError
+from adrec.models.text.encoder_settings import read_settings, write_settings
 from adrec.models.text.frozen_layers import FrozenLayers
 from adrec.models.text.hugging_face import (
     is_decoder,
@@ -30,10 +31,9 @@ from adrec.models.text.hugging_face import (
     token_limit,
 )
 from adrec.models.text.pooling import POOLINGS, Pool
-from adrec.models.text.sentence import ABOVE_FILE, Above, Reading, Recorded, Role, read_recorded
+from adrec.models.text.sentence import ABOVE_FILE, Above, Reading, Role
 from adrec.specs import RecordedPooling
 
-SETTINGS_FILE = "adrec.json"
 POOL_FILE = "pooling.safetensors"
 LEXICAL_FILE = "lexical.safetensors"
 WORD_VECTORS = "word_vectors"
@@ -230,16 +230,18 @@ class TextEncoder(nn.Module):
         if len(self.above):
             weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.above.state_dict().items()}
             save_file(weights, folder / ABOVE_FILE)
-        write_settings(
-            folder,
-            pooling=self.pooling,
-            template=self.template,
-            max_tokens=self.max_tokens,
-            kind=self.kind,
-            clicks_of=self.clicks_of,
+        settings: dict[str, Any] = {
+            "kind": self.kind,
+            "pooling": self.pooling,
+            "template": self.template,
+            "max_tokens": self.max_tokens,
             **self.reading.to_json(),
-            **({"above": self.above.steps} if len(self.above) else {}),
-        )
+        }
+        if len(self.above):
+            settings["above"] = self.above.steps
+        if self.clicks_of is not None:
+            settings["clicks_of"] = self.clicks_of
+        write_settings(folder, settings)
 
     @property
     def kind(self) -> str:
@@ -264,7 +266,7 @@ def load_text_encoder(
     Raises DataError where nothing usable is found, ResourceError where a hub cannot be reached.
     """
     where = resolve_reference(reference)
-    recorded = read_recorded_settings(where)
+    recorded = read_settings(where)
     settings, inner = dict(recorded.settings), recorded.inner
     if settings.get("kind") == WORD_VECTORS:
         from adrec.models.text.word_vectors import WordTokenizer, WordVectors
@@ -361,13 +363,6 @@ def _batches(encoder: TextEncoder, texts: list[str], batch_tokens: int, role: Ro
         start += size
 
 
-def read_recorded_settings(where: Path) -> Recorded:
-    """What a folder records, ours before others'. A file of weights alone, or a folder of ours, is its own inside."""
-    if where.is_dir() and not (where / SETTINGS_FILE).exists():
-        return read_recorded(where)
-    return Recorded(read_settings(where) if where.is_dir() else {}, {}, where)
-
-
 def _above(where: Path, settings: Mapping[str, Any], weights: Mapping[str, Tensor], states: int) -> Above:
     """The layers above the pooling. Raises DataError where they do not fit."""
     steps = settings.get("above") or []
@@ -384,34 +379,6 @@ def _above(where: Path, settings: Mapping[str, Any], weights: Mapping[str, Tenso
     if [int(step["in"]) for step in steps if step["kind"] == "dense"] != widths[:-1]:
         raise DataError(f"{where}: its Dense layers do not fit each other or the backbone ({states} wide). Copy it again.")
     return above
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """Pooling, template, max_tokens and kind of an encoder folder, from `adrec.json` or sentence-transformers' files."""
-    own = folder / SETTINGS_FILE
-    if own.exists():
-        try:
-            return cast(dict[str, Any], json.loads(own.read_text(encoding="utf-8")))
-        except ValueError:
-            raise DataError(f"{own}: not valid JSON. Copy the encoder folder again.") from None
-    return read_recorded(folder).settings
-
-
-def write_settings(
-    folder: Path,
-    *,
-    pooling: str,
-    template: str | None,
-    max_tokens: int,
-    kind: str = "transformer",
-    clicks_of: str | None = None,
-    **further: Any,
-) -> None:
-    """Write `adrec.json`: what Hugging Face's own files cannot say about an encoder."""
-    settings = {"kind": kind, "pooling": pooling, "template": template, "max_tokens": max_tokens, **further}
-    if clicks_of is not None:
-        settings["clicks_of"] = clicks_of
-    (folder / SETTINGS_FILE).write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def _tokenizer_text(tokenizer: Any) -> str:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from adrec.data.arrays import cells_with_row, with_row
 from adrec.data.batches.collate import QueryInputs, TextInputs, Texts, padded
-from adrec.data.examples import Catalog, Ragged
+from adrec.data.examples import Catalog
+from adrec.data.ragged import Ragged
 from adrec.data.text.vector_cache import RecentVectors, cached_vectors
 from adrec.models.text.sentence import Role
 from adrec.models.text.text_encoder import TextEncoder, encode_texts

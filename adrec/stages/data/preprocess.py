@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow.parquet as pq
-from rich.console import RenderableType
 
 from adrec import __version__
 from adrec.asof.partitions import count_here
@@ -41,7 +40,6 @@ from adrec.prepare.output.fingerprint import config_digest, describe_inputs, fin
 from adrec.prepare.output.fit import FitPlan, fit_features, make_tokenizer, plan_fit
 from adrec.prepare.output.leaks import LEAK, leaking_features
 from adrec.prepare.output.paths import add_paths, with_entity_vectors
-from adrec.prepare.output.report import render_manifest
 from adrec.prepare.output.summary import add_people, added, totals
 from adrec.prepare.output.writer import SplitWriter
 from adrec.prepare.sources import open_source
@@ -51,6 +49,7 @@ from adrec.prepare.staging.validate import Create, create_here
 from adrec.prepare.staging.widths import with_widths
 from adrec.prepare.text.maker import TextMaker
 from adrec.schema import ADS, NOBODY, SPLITS, USERS, TableSpec, entity_tables
+from adrec.stages.data.preprocess_result import PreprocessResult
 from adrec.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -58,33 +57,6 @@ if TYPE_CHECKING:
 
 ROWS_PER_SHARD = 1_000_000
 """Rows of a file of impressions, which ends with a whole request: tens of megabytes, enough files to share out."""
-
-
-@dataclass(frozen=True)
-class PreprocessResult:
-    """What was written. `done` is built, appended or unchanged."""
-
-    output: Path
-    manifest: dict[str, Any]
-    done: str
-    why: str = ""
-    """why an earlier output was not appended to"""
-
-    def as_dict(self) -> dict[str, Any]:
-        """The manifest, without the lists of files, and where it lies."""
-        shown = {key: value for key, value in self.manifest.items() if key not in {"inputs", "schema", "files"}}
-        return {"output": str(self.output), "done": self.done, "why": self.why, **shown}
-
-    def render(self) -> Iterable[RenderableType]:
-        """The splits, then what deserves a look."""
-        yield from render_manifest(self.output, self.manifest)
-        if self.done == "unchanged":
-            yield "Neither the inputs nor the config have changed since the last run: nothing was done."
-        elif self.done == "appended":
-            yield "New files were appended to the earlier output."
-            yield from (f"Kept from before: {line}." for line in self.manifest["kept"])
-        elif self.why:
-            yield f"Everything was built anew, because {self.why}."
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from adrec.config.training.federate import FederateConfig
 from adrec.data.examples import Examples
 from adrec.data.prepared import Prepared
 from adrec.errors import ConfigError
-from adrec.models.blend.calibration import calibration_of, cells_of
+from adrec.models.blend.calibration_sums import calibration_of, cells_of
 from adrec.stages.training.federating.client import join_rounds
 from adrec.stages.training.federating.owner import Owner
 from adrec.stages.training.federating.private import train_with_noise

@@ -20,8 +20,9 @@ from adrec.data.prepared import Prepared, open_prepared
 from adrec.data.text.corpus import Corpus, open_corpus, texts_of
 from adrec.data.text.mixture import Mixture
 from adrec.errors import ConfigError
+from adrec.models.text.encoder_settings import read_settings
 from adrec.models.text.language_model import LanguageModel, new_language_model, open_language_model
-from adrec.models.text.text_encoder import TextEncoder, read_recorded_settings
+from adrec.models.text.text_encoder import TextEncoder
 from adrec.specs import Pooling
 from adrec.stages.training.pretraining.objectives import build_objectives, mlm_feed
 from adrec.stages.training.pretraining.private import train_texts_privately, write_private_folder
@@ -281,7 +282,7 @@ def _pooling(config: PretrainConfig) -> str:
         return config.pooling
     if not isinstance(config.model, ContinuedModel):
         return "mean"
-    settings = read_recorded_settings(resolve_reference(config.model.reference)).settings
+    settings = read_settings(resolve_reference(config.model.reference)).settings
     recorded = str(settings.get("pooling", "mean"))
     if recorded not in get_args(Pooling) or any(step["kind"] == "dense" for step in settings.get("above", ())):
         raise ConfigError(

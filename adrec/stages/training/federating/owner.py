@@ -12,7 +12,7 @@ import numpy as np
 
 from adrec.data.examples import Examples
 from adrec.errors import AdrecError
-from adrec.models.blend.calibration import cells_of, line_sums
+from adrec.models.blend.calibration_sums import cells_of, line_sums
 from adrec.stages.training.federating.sides import Side
 from adrec.training.ctr_module import CTRModule
 from adrec.training.ctr_training import raw_outputs

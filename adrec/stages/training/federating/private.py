@@ -18,7 +18,7 @@ from adrec.config.training.privacy import TrainingPrivacy
 from adrec.errors import ConfigError
 from adrec.inference.click_model import ClickModel
 from adrec.inference.held_out import HeldOut
-from adrec.models.blend.calibration import LINE_STEPS, LineFit
+from adrec.models.blend.calibration_sums import LINE_STEPS, LineFit
 from adrec.privacy.accounting import Event, noise_for
 from adrec.privacy.ledger import Ledger, Line
 from adrec.privacy.mechanisms import LINE_SENSITIVITY, Releases

@@ -18,7 +18,7 @@ from adrec.bundle import open_bundle
 from adrec.config.inference.access import Access
 from adrec.config.training.federate import FederateConfig, Listening
 from adrec.errors import AdrecError, ConfigError, ResourceError
-from adrec.models.blend.calibration import calibration_of
+from adrec.models.blend.calibration_sums import calibration_of
 from adrec.serve.door.keys import Keys
 from adrec.stages.training.federating.private import train_with_noise
 from adrec.stages.training.federating.result import FederateResult

@@ -24,7 +24,7 @@ from adrec.errors import ConfigError, DataError
 from adrec.inference.held_out import HeldOut
 from adrec.inference.predictor import Predictor
 from adrec.models.baselines.suite import Suite
-from adrec.models.blend.calibration import LEVEL_STEPS, LINE_STEPS
+from adrec.models.blend.calibration_sums import LEVEL_STEPS, LINE_STEPS
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.privacy.accounting import Event, noise_for
 from adrec.privacy.ledger import Ledger, Line

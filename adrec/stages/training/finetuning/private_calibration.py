@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adrec.config.training.finetune import FinetuneConfig
-from adrec.models.blend.calibration import LEVEL_STEPS, LINE_STEPS, Calibration, LineFit, line_sums
+from adrec.models.blend.calibration import Calibration
+from adrec.models.blend.calibration_sums import LEVEL_STEPS, LINE_STEPS, LineFit, line_sums
 from adrec.privacy.mechanisms import LINE_SENSITIVITY, Releases, some_of_each
 from adrec.training.click_data import ClickData
 from adrec.training.ctr_training import Trained, raw_outputs

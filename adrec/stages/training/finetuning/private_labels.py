@@ -20,7 +20,8 @@ from adrec.errors import ConfigError
 from adrec.inference.held_out import HeldOut
 from adrec.inference.predictor import Predictor
 from adrec.models.baselines.suite import Suite
-from adrec.models.blend.calibration import LINE_STEPS, Calibration, LineFit, line_sums
+from adrec.models.blend.calibration import Calibration
+from adrec.models.blend.calibration_sums import LINE_STEPS, LineFit, line_sums
 from adrec.privacy.labels import debiased, flip_share, randomised
 from adrec.privacy.ledger import Ledger, Line
 from adrec.privacy.noise import Noise
