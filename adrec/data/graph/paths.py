@@ -7,7 +7,6 @@ A list of an ad whose values are paths (`adrec.data.graph`) is read in two ways:
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +15,7 @@ from adrec.data.arrays import Longs
 from adrec.data.features import FeatureSet
 from adrec.data.features.categorical import FittedVocabulary
 from adrec.data.graph.links import relation_of
-
-if TYPE_CHECKING:
-    from adrec.data.ragged import Ragged
+from adrec.data.ragged import Ragged
 
 MOST_RELATIONS = 64
 """Paths of rarer relations count together."""
@@ -52,7 +49,7 @@ class Paths:
                 return cls(declared.column, kept, group)
         return None
 
-    def shared(self, lists: "Ragged", histories: "Ragged", context: Longs, ad: NDArray[np.integer]) -> NDArray[np.float32]:
+    def shared(self, lists: Ragged, histories: Ragged, context: Longs, ad: NDArray[np.integer]) -> NDArray[np.float32]:
         """(B, G) log(1 + n): how many links of a relation candidate `ad` (B,) shares with the clicks of its `context` (B,).
 
         `lists` (A) codes of the ads, `histories` (C) ads clicked. A click that shares two links counts twice.
