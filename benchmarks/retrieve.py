@@ -20,7 +20,7 @@ import torch
 
 from adrec.ranking.approximate import ApproximateIndex
 from adrec.ranking.recall import shares_of
-from adrec.ranking.retrieve import ExactIndex, exact_top_k
+from adrec.ranking.retrieve import ExactIndex
 
 
 def main() -> None:
@@ -93,12 +93,12 @@ def approximate(options: argparse.Namespace, method: str) -> None:
     start = time.process_time()
     index = ApproximateIndex(ads, method, seed=0)
     built = time.process_time() - start
-    wanted = exact_top_k(queries[:100], ads, options.k).ad
+    wanted = ExactIndex(ads).search(queries[:100], options.k).ad
     tuned = index.tune(wanted, lambda: index.search(queries[:100], options.k).ad, target=0.985)
     start = time.process_time()
     found = index.search(queries[100:], options.k)
     taken = time.process_time() - start
-    reached = float(shares_of(exact_top_k(queries[100:], ads, options.k).ad, found.ad).mean())
+    reached = float(shares_of(ExactIndex(ads).search(queries[100:], options.k).ad, found.ad).mean())
     speed = options.requests / taken
     print(f"  {method}: built in {built:.0f} processor seconds, effort {index.effort}, {speed:,.0f} requests in one;")
     print(f"  recall@{options.k} {reached:.4f}, on the tuning sample {tuned:.4f}")

@@ -17,7 +17,7 @@ import torch
 from adrec.config.inference.score import ScoreConfig
 from adrec.data.batches.collate import Batch, Collator
 from adrec.data.batches.dataset import InOrder
-from adrec.data.examples import iter_examples
+from adrec.data.examples import load_examples
 from adrec.data.prepared import open_prepared
 from adrec.inference.predictor import BATCH_ROWS, Predictor
 from adrec.stages.inference import score
@@ -78,15 +78,9 @@ def _ready(options: argparse.Namespace, cache: Path) -> tuple[Predictor, list[Ba
     catalogs = predictor.catalogs(prepared.ads(), prepared.users())
     history = predictor.packed.config.model.user.max_history
     collate = Collator(catalogs.ads, catalogs.users, catalogs.ad_texts, catalogs.user_texts, catalogs.queries, tasks=())
-    batches: list[Batch] = []
-    rows = 0
-    for examples in iter_examples(prepared, options.split, max_history=history):
-        predictor.encode(examples, catalogs)
-        batches += InOrder(examples, collate, BATCH_ROWS)
-        rows += len(examples)
-        if rows >= BARE_ROWS:
-            break
-    return predictor, batches, rows
+    examples = load_examples(prepared, options.split, max_history=history, rows=BARE_ROWS)
+    predictor.encode(examples, catalogs)
+    return predictor, list(InOrder(examples, collate, BATCH_ROWS)), len(examples)
 
 
 def _clocks() -> tuple[float, float]:

@@ -4,7 +4,7 @@ Everything is vectorised over rows. A history is kept once for the rows of a req
 makes a million impressions with fifty clicks each fit in memory.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
@@ -241,24 +241,6 @@ def load_examples(
     return examples_from_table(table, prepared.features()["impressions"], max_history=max_history, labels=labels)
 
 
-def iter_examples(
-    prepared: Prepared, split: str, *, chunk_rows: int = 131_072, max_history: int = 50, labels: Sequence[str] = LABELS
-) -> Iterator[Examples]:
-    """A split in chunks of about `chunk_rows` rows that never cut a request: constant memory."""
-    features = prepared.features()["impressions"]
-    waiting: pa.Table | None = None
-    for batch in prepared.iter(split, columns_to_read(prepared, labels), chunk_rows):
-        table = pa.Table.from_batches([batch])
-        if waiting is not None:
-            table = pa.concat_tables([waiting, table])
-        whole = _rows_of_whole_requests(table)
-        waiting = table.slice(whole)
-        if whole:
-            yield examples_from_table(table.slice(0, whole), features, max_history=max_history, labels=labels)
-    if waiting is not None and waiting.num_rows:
-        yield examples_from_table(waiting, features, max_history=max_history, labels=labels)
-
-
 def examples_from_table(
     table: pa.Table, features: FeatureSet, *, max_history: int = 50, labels: Sequence[str] = LABELS
 ) -> Examples:
@@ -346,12 +328,6 @@ def run_codes(column: pa.ChunkedArray) -> Ints:
     values = combined(column)
     changed = pc.not_equal(values.slice(1), values.slice(0, len(values) - 1)).to_numpy(zero_copy_only=False)
     return np.concatenate([[0], np.cumsum(changed)]).astype(np.int32)
-
-
-def _rows_of_whole_requests(table: pa.Table) -> int:
-    """Rows before the last request, which the next batch may go on with."""
-    codes = run_codes(table["request_id"])
-    return int(np.searchsorted(codes, codes[-1])) if len(codes) else 0
 
 
 def _query_codes(table: pa.Table) -> tuple[Ints, tuple[str, ...]]:

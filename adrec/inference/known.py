@@ -19,12 +19,10 @@ from adrec.asof.reader import AsOf, LogFiles
 from adrec.asof.versions import NOTHING_CHANGES, Attributes, Versions
 from adrec.data.arrays import combined, integers, places
 from adrec.data.disk.tables import check_schema
-from adrec.data.features import FeatureSet
 from adrec.data.prepared import Prepared
 from adrec.data.ragged import ragged
 from adrec.data.shape import LogShape
 from adrec.errors import DataError
-from adrec.prepare.staging.canonical import canonical_rows
 from adrec.schema import ADS, IMPRESSIONS, NOBODY, SPLITS, TIMESTAMP, USERS, Column, TableSpec, as_of_column
 
 Ints = NDArray[np.int64]
@@ -268,14 +266,6 @@ def placed(
         row = int(np.flatnonzero(pc.is_null(rows["shown_at"]).to_numpy())[0])
         raise DataError(f"{where}: row {first_row + row + 1}: 'shown_at' is empty. Give the moment for which to score.")
     return user, ad
-
-
-def own_rows(rows: pa.Table, features: FeatureSet, *, where: str, first_row: int = 0) -> pa.Table:
-    """Rows of the user's own frame or file with canonical types. Raises DataError naming column and row (`canonical_rows`)."""
-    spec = TableSpec("impressions", (*SCORABLE.columns, IMPRESSIONS["position"]))
-    numeric = [item.name for item in features.numerics]
-    categories = [coder.name for coder in features.categories if coder.name not in numeric]
-    return canonical_rows(rows, spec, where=where, first_row=first_row, numeric=numeric, categories=categories)
 
 
 def requests_of(table: pa.Table, user: Ints, is_nobody: NDArray[np.bool_]) -> tuple[Ints, Ints, Ints]:

@@ -74,19 +74,6 @@ class ExactIndex:
         return Retrieved(best_ad, best_similarity)
 
 
-def exact_top_k(
-    queries: Floats,
-    ads: Floats,
-    k: int,
-    *,
-    eligible: EligibleBlock | None = None,
-    request_block: int = 1_024,
-    ad_block: int | None = None,
-) -> Retrieved:
-    """`ExactIndex(ads).search(...)`, for ads that are searched once."""
-    return ExactIndex(ads).search(queries, k, eligible=eligible, request_block=request_block, ad_block=ad_block)
-
-
 class _Search:
     """One block of requests against every ad."""
 

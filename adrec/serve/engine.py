@@ -55,8 +55,6 @@ _SLICE = 5_000
 _NO_PSEUDONYM = (
     "is no pseudonym, and the log was pseudonymised: send what ADREC_PRIVACY_KEY makes of it, or start the server with it"
 )
-_TOLD = 20
-"""Places that an answer names."""
 _COUNTING_SECONDS = 3.0
 """A slice is counted well within."""
 COUNTED_SECONDS = 1.0

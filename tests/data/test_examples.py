@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from worlds import make_world
 
 from adrec.data.batches.collate import padded
-from adrec.data.examples import examples_from_table, iter_examples, load_examples
+from adrec.data.examples import examples_from_table, load_examples
 from adrec.data.features import FeatureSet
 from adrec.data.prepared import open_prepared
 from adrec.data.ragged import Ragged
@@ -44,15 +44,6 @@ def test_every_row_has_its_own_history(prepared):
 def test_a_history_is_kept_once_a_request(prepared):
     examples = load_examples(prepared, "train")
     assert len(examples.histories) == examples.request.max() + 1
-
-
-@pytest.mark.parametrize("chunk_rows", [1, 3, 10, 157, 100_000])
-def test_chunks_cut_no_request_and_lose_nothing(prepared, chunk_rows):
-    whole = load_examples(prepared, "train", max_history=5)
-    chunks = list(iter_examples(prepared, "train", chunk_rows=chunk_rows, max_history=5))
-    assert np.concatenate([chunk.row_id for chunk in chunks]).tolist() == whole.row_id.tolist()
-    assert sum(len(chunk.request_starts) - 1 for chunk in chunks) == len(whole.request_starts) - 1
-    assert np.concatenate([chunk.history_values for chunk in chunks]).tolist() == whole.history_values.tolist()
 
 
 def test_take_keeps_what_rows_mean(prepared):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adrec.ranking.retrieve import ExactIndex, exact_top_k
+from adrec.ranking.retrieve import ExactIndex
 
 
 @settings(max_examples=60, deadline=None)
@@ -24,7 +24,9 @@ def test_equals_sorting_everything(seed, ads, requests, k, ad_block, request_blo
     queries = rng.integers(-2, 3, (requests, 5)).astype(np.float32)
     catalogue = rng.integers(-2, 3, (ads, 5)).astype(np.float32)
     mask = rng.random((requests, ads)) < share
-    found = exact_top_k(queries, catalogue, k, eligible=lambda r, a: mask[r, a], ad_block=ad_block, request_block=request_block)
+    found = ExactIndex(catalogue).search(
+        queries, k, eligible=lambda r, a: mask[r, a], ad_block=ad_block, request_block=request_block
+    )
     products = np.where(mask, queries @ catalogue.T, -np.inf)
     order = np.argsort(-products, axis=1, kind="stable")[:, :k]
     values = np.take_along_axis(products, order, axis=1)
@@ -42,7 +44,7 @@ def test_requests_of_real_vectors_equal_sorting_everything(spread, requests, wid
     ads = (1 + spread * rng.standard_normal((36_000, width))).astype(np.float32)
     queries = (1 + spread * rng.standard_normal((requests, width))).astype(np.float32)
     mask = rng.random((requests, 36_000)) < 0.8
-    found = exact_top_k(queries, ads, 8, eligible=lambda r, a: mask[r, a], ad_block=4_000)
+    found = ExactIndex(ads).search(queries, 8, eligible=lambda r, a: mask[r, a], ad_block=4_000)
     products = np.where(mask, queries.astype(np.float64) @ ads.T.astype(np.float64), -np.inf)
     expected = np.sort(products, axis=1)[:, :-9:-1]
     assert mask[np.arange(requests)[:, None], found.ad].all()
@@ -75,11 +77,11 @@ def test_a_sample_that_holds_all_the_best_misleads_nobody():
     ads[::32] *= 10
     queries = rng.standard_normal((20, 8)).astype(np.float32)
     expected = np.argsort(-(queries @ ads.T), axis=1, kind="stable")[:, :150]
-    assert np.array_equal(exact_top_k(queries, ads, 150, ad_block=700).ad, expected)
+    assert np.array_equal(ExactIndex(ads).search(queries, 150, ad_block=700).ad, expected)
 
 
 def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match="one width"):
-        exact_top_k(np.zeros((2, 3), np.float32), np.zeros((2, 4), np.float32), 1)
+        ExactIndex(np.zeros((2, 4), np.float32)).search(np.zeros((2, 3), np.float32), 1)
     with pytest.raises(ValueError, match="at least 1"):
-        exact_top_k(np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32), 0)
+        ExactIndex(np.zeros((2, 3), np.float32)).search(np.zeros((2, 3), np.float32), 0)

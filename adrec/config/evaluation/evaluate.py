@@ -8,7 +8,6 @@ from adrec.config.base import Config, ConfigPath, Moment, OpensBundle, Paged, Se
 from adrec.config.cluster import OnCluster
 
 Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class TaskColumns(Config):

@@ -27,7 +27,6 @@ from adrec.schema import USER_LANGUAGE
 from adrec.specs import WORDS
 
 Inputs = tuple[Examples, Catalogs]
-Floats = NDArray[np.floating]
 DRAWS = 1000
 POINTS = 7
 MOST_CATEGORIES = 8

@@ -21,7 +21,6 @@ FORMAT = 3
 """Of the graphs and their inputs: 3 is given the matches of each row and makes none."""
 AXES = {"ads": "ads", "users": "contexts", "queries": "queries"}
 """Name of the first axis by the group that an input belongs to."""
-ROWS = ("context", "ad", "query", "numeric", "categorical", "lists", "position", "matches")
 CONTEXTS = ("history", "history_mask", "history_hours", "history_length", "skipped", "skipped_mask")
 UNREAD = ("blocks", "click_frequency", "group", "labels", "log_frequency", "position", "positive")
 """Parts of a batch that only training reads, or that a graph makes for itself."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,6 @@ from adrec.models.match.histories import (
     sparse_unit_rows,
     unit_rows,
 )
-
-Matrix: TypeAlias = Any
-"""A dense (N, D) array or a scipy sparse matrix of that shape."""
 
 
 class CategoryAffinity(Unfitted):

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from adrec.data.features.vectors import Modality
 from adrec.data.media.files import MediaFiles
@@ -20,8 +19,6 @@ from adrec.models.media.media_encoder import MediaEncoder
 from adrec.models.media.media_vectors import MediaVectors, text_vectors
 from adrec.models.media.sound_encoder import load_sound_encoder
 from adrec.models.media.vision_encoder import load_vision_encoder
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 Sharing = Literal["shared", "separate", "mmoe", "ple"]
-SHARINGS: tuple[Sharing, ...] = ("shared", "separate", "mmoe", "ple")
 
 
 def mlp(widths: Sequence[int], *, dropout: float = 0.0) -> nn.Sequential:

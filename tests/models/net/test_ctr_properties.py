@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from adrec.data.prepared import open_prepared
 from adrec.models.match.table import Matcher
 from adrec.models.net.fields import ListWeights
 from adrec.models.net.interaction import INTERACTIONS
-from adrec.models.net.multitask import SHARINGS
+from adrec.models.net.multitask import Sharing
 from adrec.models.net.tasks import Task
 from adrec.models.net.user_encoder import PARTS
 from adrec.training.build import Dimensions, FeatureShape, build_model
@@ -71,7 +72,7 @@ def _logits(model, collate, examples, rows):
         return model(collate(examples, np.asarray(rows))).logits.numpy()
 
 
-@pytest.mark.parametrize(("parts", "interaction", "sharing"), list(itertools.product(USERS, INTERACTIONS, SHARINGS)))
+@pytest.mark.parametrize(("parts", "interaction", "sharing"), list(itertools.product(USERS, INTERACTIONS, get_args(Sharing))))
 def test_a_score_depends_on_its_row_alone(planted, parts, interaction, sharing):
     examples, collate, dimensions = planted
     model = _model(dimensions, parts, interaction, sharing)
