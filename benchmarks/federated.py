@@ -4,14 +4,16 @@
     python benchmarks/federated.py --work /tmp/federated-mind --data mind
 
 Silos are the ads' categories, which are as unlike as they can be, or five of whole categories, of which one may send minus
-twenty times its change; or 500 users of the sample are clients, whose rows alone the training beside them reads. The network is
-that of configs/sample/finetune-private.yaml without privacy; no trees, no hybrid. A line a training and seed.
+twenty times its change ("lies"), or minus its change ("undoes"); or 500 users of the sample are clients, whose rows alone the
+training beside them reads. The network is that of configs/sample/finetune-private.yaml without privacy; no trees, no hybrid. A
+line a training and seed.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ Training = tuple[str, str, dict[str, Any]]
 BASE = ["privacy=null", "baselines.names=[]", "recall_requests=0", "hybrid.kind=none", "training.batch_rows=512",
         "training.learning_rate=5.0e-3"]  # fmt: skip
 SILOS, USERS, LIAR = 5, 500, 1
+_LIES = {"lies": 20.0, "undoes": 1.0}
 _EPOCHS = {"sample": 6, "mind": 3}
 _SILOS = {"clients": "category", "rounds": 12, "clients_per_round": 40}
 _USERS = {"clients": "user", "rounds": 25, "clients_per_round": 50, "algorithm": "fedadam"}
@@ -50,6 +53,9 @@ TRAININGS: dict[str, list[Training]] = {
         ("five silos, clipped", "silos", {**_FIVE, "rule": "clipped"}),
         ("five silos, one lies, clipped", "silos", {**_FIVE, "rule": "clipped"}),
         ("five silos, one lies, median", "silos", {**_FIVE, "rule": "median", "secure": False}),
+        ("five silos, zeno", "silos", {**_FIVE, "rule": "zeno", "secure": False}),
+        ("five silos, one lies, zeno", "silos", {**_FIVE, "rule": "zeno", "secure": False}),
+        ("five silos, one undoes, zeno", "silos", {**_FIVE, "rule": "zeno", "secure": False}),
         ("500 users' rows in one place", "users", {}),
         ("500 users", "users", _USERS),
         ("500 users, 20 % fall out", "users", {**_USERS, "drop_out": 0.2}),
@@ -62,6 +68,8 @@ TRAININGS: dict[str, list[Training]] = {
         ("five silos, trimmed mean", "silos", {**_FIVE, "rule": "trimmed_mean", "secure": False}),
         ("five silos, one lies, trimmed mean", "silos", {**_FIVE, "rule": "trimmed_mean", "secure": False}),
         ("five silos, one lies, median", "silos", {**_FIVE, "rule": "median", "secure": False}),
+        ("five silos, zeno", "silos", {**_FIVE, "rule": "zeno", "secure": False}),
+        ("five silos, one lies, zeno", "silos", {**_FIVE, "rule": "zeno", "secure": False}),
     ],
 }
 
@@ -85,7 +93,8 @@ def main() -> None:
                 continue
             began = time.monotonic()
             fixed = [f"training.epochs={_EPOCHS[given.data]}", f"seed={seed}"]
-            facts = trained(folders[rows], given.work / "federated-bundle", settings, fixed, lies="lies" in name)
+            lies = next((times for word, times in _LIES.items() if word in name), 0.0)
+            facts = trained(folders[rows], given.work / "federated-bundle", settings, fixed, lies=lies)
             tests = tested(folders[rows], given.work / "federated-bundle")
             row = {"name": name, "seed": seed, **tests, **facts, "seconds": time.monotonic() - began}
             with open(records, "a") as handle:
@@ -93,8 +102,8 @@ def main() -> None:
             print(json.dumps(row), flush=True)
 
 
-def trained(prepared: Path, bundle: Path, settings: dict[str, Any], fixed: list[str], *, lies: bool) -> dict[str, Any]:
-    """Write `bundle`; how many clients there were, and how often they fell out."""
+def trained(prepared: Path, bundle: Path, settings: dict[str, Any], fixed: list[str], *, lies: float) -> dict[str, Any]:
+    """Write `bundle`; how many clients there were, and how often they fell out. `lies`: so many times minus its change."""
     config = CONFIGS / "finetune-private.yaml"
     overrides = [f"prepared={prepared}", f"output={bundle}", *BASE, *fixed]
     if not settings:
@@ -102,7 +111,7 @@ def trained(prepared: Path, bundle: Path, settings: dict[str, Any], fixed: list[
         return {}
     seed = int(fixed[-1].partition("=")[2])
     federated = FederateConfig(finetune=config, output=bundle, overrides=overrides, seed=seed, **settings)
-    result = federate.run(federated, QUIET, corrupt=_lie if lies else None)
+    result = federate.run(federated, QUIET, corrupt=partial(_lie, lies) if lies else None)
     return {"clients": result.clients, "fallen": result.fallen}
 
 
@@ -116,8 +125,8 @@ def tested(prepared: Path, bundle: Path) -> dict[str, float]:
     return {**{name: metrics[name] for name in ("auc", "auc_request", "log_loss") if name in metrics}, "ratio": float(ratio)}
 
 
-def _lie(client: int, change: NDArray[np.float64]) -> NDArray[np.float64]:
-    return -20.0 * change if client == LIAR else change
+def _lie(times: float, client: int, change: NDArray[np.float64]) -> NDArray[np.float64]:
+    return -times * change if client == LIAR else change
 
 
 def _folders(work: Path, data: str, prepared: Path) -> Iterator[tuple[str, Path]]:

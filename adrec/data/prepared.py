@@ -181,6 +181,12 @@ class Prepared:
         """Number of impressions of a split."""
         return int(self.manifest["splits"].get(split, {}).get("rows", 0))
 
+    @property
+    def names_ads_by_rows(self) -> bool:
+        """Whether its ads are those that impressions name, no table of their own: then the catalogue tells what was shown."""
+        sources = self.manifest.get("source_rows")
+        return self.has.ad and sources is not None and "ads" not in sources
+
     def features(self) -> dict[str, FeatureSet]:
         """The fitted features of `impressions`, `ads` and `users`."""
         fitted = _read_json(self.path / "features.json")

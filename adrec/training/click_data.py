@@ -169,7 +169,7 @@ def load_click_data(
     """Read the rows of `splits` to train on and the validation rows, encode the texts they use.
 
     `learned_until`: what the bundle that training goes on from has learned, for `replay`. `is_private`: which ads and users
-    the rows name is not told: all ads of the catalogue count as seen, never, and no user.
+    the rows name is not told: all ads of the catalogue count as seen, never, and no user; nor whether anyone wrote anything.
     Raises DataError where labels or rows are missing.
     """
     features = prepared.features()
@@ -178,9 +178,10 @@ def load_click_data(
     history = config.model.user.max_history
     total = sum(prepared.rows(split) for split in splits)
     with terminal.progress("Reading impressions", total, unit="rows") as advance:
+        most = None if is_private else VALID_ROWS  # whose rows are the first so many depends on who else is there
         # What chooses and calibrates is done before the test begins; what trains, before the first part it has not learned.
         known, cut = _label_cut(config, prepared, ("train", "valid")), _label_cut(config, prepared, splits)
-        valid = load_examples(prepared, "valid", max_history=history, labels=labels, rows=VALID_ROWS, cut=known)
+        valid = load_examples(prepared, "valid", max_history=history, labels=labels, rows=most, cut=known)
         in_memory = total <= config.training.in_memory_rows
         train = load_examples(prepared, *splits, max_history=history, labels=labels, cut=cut) if in_memory else None
         seen_ads, seen_users, fitted, queries, mean_weight, newest, events = _survey(
@@ -198,11 +199,12 @@ def load_click_data(
     used_ads = np.union1d(train.ads_used(), valid.ads_used()) if train is not None else None
     used_users = np.union1d(train.user_index, valid.user_index) if train is not None else None
     ads, ad_texts = reader.read(ads, used_ads, terminal.progress, "ads")
-    has_interests = config.model.interests and reader.width > 0 and bool(pc.any(pc.not_equal(users.texts, "")).as_py())
+    wrote = is_private or bool(pc.any(pc.not_equal(users.texts, "")).as_py())  # whether anyone did is told by the shape
+    has_interests = config.model.interests and reader.width > 0 and wrote
     interests = reader if has_interests else TextReader(None)
     user_texts = interests.interests(users, used_users, terminal.progress, apart=config.text.train == "frozen")
     query_texts: QueryInputs | None = None
-    if config.model.query and queries and reader.width:
+    if config.model.query and (queries or (is_private and "query" in prepared.columns)) and reader.width:
         query_texts = reader.queries(queries, terminal.progress)
     dimensions = Dimensions(
         text=reader.width,

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from adrec.training.federated.rounds import LocalTraining, Rounds, Server, flat, put
-from adrec.training.federated.sums import Summing, clipped, robust
+from adrec.training.federated.sums import Summing, clipped, least_harmful, robust
 
 RANDOM = np.random.default_rng(0)
 
@@ -17,6 +17,19 @@ def test_a_sum_is_that_of_who_answered(secure, drop_out):
     total, here = Summing(secure, 0.6, drop_out, np.random.default_rng(1))(vectors)
     assert len(here) == 10 - int(10 * drop_out)
     assert np.array_equal(total, sum(np.rint(vectors[number] * 2**24) for number in here) / 2**24)
+
+
+@pytest.mark.parametrize(
+    "losses, trim, kept",
+    [
+        ([0.3, 0.2, 9.0, 0.4, 0.1], 0.2, [0, 1, 3, 4]),
+        ([0.3, np.nan, 0.2, np.inf, 0.1], 0.4, [0, 2, 4]),
+        ([0.3, 0.2], 0.4, [1]),
+        ([5.0], 0.2, [0]),
+    ],
+)
+def test_those_that_harm_most_are_left_out(losses, trim, kept):
+    assert least_harmful(np.array(losses), trim).tolist() == kept
 
 
 def test_only_masked_vectors_leave_a_client():
@@ -105,3 +118,25 @@ def test_rounds_find_what_all_rows_say(algorithm, monkeypatch):
     for number in range(120):
         rounds.run(number, [(client, rows(client)) for client in range(4)])
     assert flat(module) == pytest.approx(truth.numpy(), abs=0.15)
+
+
+@pytest.mark.parametrize("lie", [-20.0, -1.0, np.nan])
+def test_a_change_that_harms_is_no_part_of_the_move(lie):
+    """Whether it is long, as short as the others or no number at all; what the others send may be as unlike as it likes."""
+    module = torch.nn.Linear(2, 1, bias=False)
+    put(module, np.zeros(2))
+    changes = {1: np.array([1.0, 0.0]), 2: np.array([0.0, 1.0]), 3: lie * np.array([1.0, 1.0])}
+
+    def corrupt(client, change):
+        return changes[client]
+
+    def judge():  # lowest at (1, 1)
+        return float(((flat(module) - 1.0) ** 2).sum())
+
+    server = Server("fedavg", "zeno", 1.0, 0.3, 0.1)
+    summing = Summing(False, 0.6, 0.0, np.random.default_rng(0))
+    rounds = Rounds(module, None, None, None, server, summing, 0, corrupt, judge)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("adrec.training.federated.rounds.changed", lambda *given: np.zeros(2))
+        rounds.run(0, [(client, [None]) for client in changes])
+    assert flat(module).tolist() == [0.5, 0.5]

@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from adrec.config.base import Config, ConfigPath, OnDevice, Seeded
 
+_SEEN = {"zeno", "median", "trimmed_mean"}
+"""Rules by which the server looks at each change."""
+
 
 class Listening(Config):
     """Of role server: where it listens, and to whom."""
@@ -101,9 +104,10 @@ class FederateConfig(OnDevice, Seeded):
     """Share of a round's clients that must stay to its end to undo the masks."""
     drop_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of a round's clients that fall out after they were drawn, to see what it costs."""
-    rule: Literal["mean", "clipped", "median", "trimmed_mean"] = "mean"
-    """clipped: no client changes more than `clip`. median, trimmed_mean: of each weight over the clients, which withstand some
-    that send anything (Yin et al. 2018); the server then must see each change, so `secure` is false."""
+    rule: Literal["mean", "clipped", "zeno", "median", "trimmed_mean"] = "mean"
+    """clipped: no client changes more than `clip`. zeno: the mean without those changes that leave the server's validation rows
+    the largest loss (Xie et al. 2019). median, trimmed_mean: of each weight over the clients (Yin et al. 2018). These three
+    withstand some clients that send anything; the server must see each change, so `secure` is false."""
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Of clipped, and under `privacy`: largest norm of a client's change."""
     features: Literal["agreed", "federated"] = "agreed"
@@ -114,7 +118,7 @@ class FederateConfig(OnDevice, Seeded):
     privacy: FederatedPrivacy | None = None
     """Noise on the sums, so that the bundle tells of no client. Changes are cut to `clip`, clients weigh alike."""
     trim: Annotated[float, Field(gt=0, lt=0.5)] = 0.2
-    """Of trimmed_mean: share left out at each end."""
+    """Share that zeno leaves out; of trimmed_mean at each end."""
     overrides: list[str] = []
     """`key=value` settings of the finetune config, as after `--set`."""
 
@@ -125,9 +129,9 @@ class FederateConfig(OnDevice, Seeded):
 
     @model_validator(mode="after")
     def _hidden_or_robust(self) -> "FederateConfig":
-        if self.rule in {"median", "trimmed_mean"} and self.secure:
+        if self.rule in _SEEN and self.secure:
             raise ValueError(f"rule: {self.rule} needs to see each client's change; set `secure` to false, or rule to clipped")
-        if self.privacy is not None and self.rule in {"median", "trimmed_mean"}:
+        if self.privacy is not None and self.rule in _SEEN:
             raise ValueError(f"privacy: noise is added to a sum; {self.rule} is none. Leave out rule")
         if self.privacy is not None and self.features == "federated" and "features" not in self.privacy.public:
             raise ValueError(

@@ -237,5 +237,7 @@ class PretrainConfig(OnDevice, Seeded, Paged, TrainsOnCluster):
             )
         if self.mixture is not None:
             raise ValueError("privacy: the users of one prepared folder are counted; leave out `mixture`")
-        if self.batches.streamed or self.training.devices != 1 or self.training.accumulate != 1:
-            raise ValueError("privacy: a step's users are drawn in one process: leave out streamed, devices and accumulate")
+        if self.batches.streamed or self.training.processes != 1 or self.training.accumulate != 1:
+            raise ValueError(
+                "privacy: a step's users are drawn in one process: leave out streamed, devices, nodes and accumulate"
+            )

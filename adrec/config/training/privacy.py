@@ -41,9 +41,9 @@ class TrainingPrivacy(Config):
     """Keep how often each ad was shown and clicked, noised, for retrieval by popularity; else every ad counts nothing."""
     public: list[str] = []
     """What tells nothing of a person, on your word: `encoder` (it learned no texts of users), `metrics` (validation figures may
-    stand in the bundle), or columns of users and impressions whose values and scale anyone may know, as `scenario`. A counter
-    that is named here is read although it counts other users. With unit label: `history` (earlier clicks), and counters of
-    clicks."""
+    stand in the bundle), `ads` (which ads a log names that has no table of them), or columns of users and impressions whose
+    values and scale anyone may know, as `scenario`. A counter that is named here is read although it counts other users. With
+    unit label: `history` (earlier clicks), and counters of clicks."""
     bounds: dict[str, tuple[float, float]] = {}
     """Numeric column → its usual lowest and highest value, which anyone may know: then its scale costs nothing."""
     secure: bool = True
@@ -74,7 +74,8 @@ class PretrainPrivacy(Config):
     """Deviations of the noise over the clip; auto: the least that epsilon allows. Too little is refused."""
     accountant: Literal["rdp", "prv"] = "rdp"
     """rdp: a proven bound. prv: numerical, some percent less noise."""
-    public: list[Literal["tokenizer"]] = []
-    """`tokenizer`: the prepared folder's, which counted what users wrote, may be known. A model from scratch needs it."""
+    public: list[Literal["tokenizer", "ads"]] = []
+    """`tokenizer`: the prepared folder's, which counted what users wrote, may be known. A model from scratch needs it. `ads`:
+    which ads a log names that has no table of them."""
     secure: bool = True
     """Randomness of the operating system, which cannot be repeated. false: of the seed, for tests; protects nothing."""

@@ -34,6 +34,8 @@ _RULES = (
     _Rule("delay.method", "none", "delays of conversions are measured without noise"),
     _Rule("model.position_bias", False, "effects of slots are fitted on validation rows"),
     _Rule("training.devices", 1, "a step's sample is drawn in one process"),
+    _Rule("training.nodes", 1, "a step's sample is drawn in one process"),
+    _Rule("training.strategy", "auto", "a step's sample is drawn in one process"),
     _Rule("training.accumulate", 1, "set privacy.units_per_step instead"),
     _Rule("training.precision", "fp32", "gradients are summed in float32", lambda value: value == "auto"),
     _Rule("training.resume", False, "a run that starts over draws all noise anew", lambda value: True),

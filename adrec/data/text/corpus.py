@@ -32,6 +32,8 @@ CORPUS = TableSpec(
         Column("held_out", pa.bool_(), True, "kept for measuring"),
     ),
 )
+HELD_OUT = "md5_number_lower(text) % 20 = 0"
+"""SQL over `text`: the twentieth of all texts that is kept for measuring, by its hash."""
 CHUNK_TEXTS = 131_072
 """Texts that are packed and shuffled together; of a streamed corpus, texts in memory at once."""
 _HAN = "㐀-䶿一-鿿豈-﫿"

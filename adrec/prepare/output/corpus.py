@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from adrec.data.arrays import combined
 from adrec.data.disk.engine import columns_of, create_plain, fetch, moment_sql, one_row, parquet, stream, text
+from adrec.data.text.corpus import HELD_OUT
 from adrec.prepare.text.clean import fill_template
 from adrec.prepare.text.maker import TextMaker
 from adrec.schema import TableSpec, TextSpec
@@ -80,7 +81,7 @@ def write_corpus(
     # Queries go by their text, so that those of a new day fall into the places that a rebuild gives them.
     merged = (
         "SELECT text, arg_min(segmented, rowid) AS segmented, arg_min(language, rowid) AS language, "
-        "arg_min(kind, rowid) AS kind, md5_number_lower(text) % 20 = 0 OR bool_and(later) AS held_out, "
+        f"arg_min(kind, rowid) AS kind, {HELD_OUT} OR bool_and(later) AS held_out, "
         "bool_and(later) AS later, min(rowid) AS place "
         "FROM texts WHERE text <> '' GROUP BY text"
     )

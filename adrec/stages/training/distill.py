@@ -27,7 +27,7 @@ from adrec.models.text.language_model import LanguageModel, open_language_model
 from adrec.models.text.sentence import Above
 from adrec.models.text.student import make_student
 from adrec.models.text.text_encoder import TextEncoder, encode_texts, load_text_encoder
-from adrec.stages.training.pretraining.distill_bundle import teach, validation_auc, write_bundle
+from adrec.stages.training.pretraining.distill_bundle import refuse_private, teach, validation_auc, write_bundle
 from adrec.stages.training.pretraining.distill_lists import ListsResult, distill_lists
 from adrec.terminal import Terminal
 from adrec.training.loop.loader import BatchLoader
@@ -92,9 +92,14 @@ def run(config: DistillConfig, terminal: Terminal) -> DistillResult | ListsResul
     if config.lists is not None:
         return distill_lists(config, config.lists, prepared, terminal)
     device = resolve_device(config.device)
-    reference = config.teacher or str(open_trusted(cast(Path, config.bundle), config.trusted_keys).path / "encoder")
-    if config.teacher is None and not Path(reference).is_dir():
-        raise DataError(f"{config.bundle}: the bundle has no text encoder to distil.")
+    if config.bundle is not None:
+        bundle = open_trusted(config.bundle, config.trusted_keys)
+        refuse_private(bundle, "bundle")
+        if not (bundle.path / "encoder").is_dir():
+            raise DataError(f"{config.bundle}: the bundle has no text encoder to distil.")
+        reference = str(bundle.path / "encoder")
+    else:
+        reference = cast(str, config.teacher)
     original = load_text_encoder(reference)
     steps = original.above.steps
     plain = original.pooling in {"mean", "cls", "last"} and original.reading.width is None

@@ -5,6 +5,7 @@ where `secure` is set. Vocabularies and scales of features are the prepared fold
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,15 @@ from adrec.stages.training.federating.result import FederateResult
 from adrec.stages.training.federating.server import serve_rounds
 from adrec.stages.training.federating.sides import Side
 from adrec.terminal import Terminal
+from adrec.training.ctr_module import CTRModule
 from adrec.training.ctr_training import raw_outputs
 from adrec.training.federated.exchange import Message
 from adrec.training.federated.features import Fitting, OwnColumns
 from adrec.training.federated.rounds import Corrupt, Rounds
 from adrec.training.federated.sums import Floats, Summing, Wire
 
+_JUDGING_ROWS = 4096
+"""Of rule zeno: enough for a change that does harm to stand out, and no round waits long for them."""
 _LOOKS = 10
 """Times the validation rows are looked at over a run; nothing is chosen by them."""
 
@@ -60,7 +64,8 @@ def run(
     owned = list(shards.values())
     side.take(_summed(config, len(owned), lambda number: side.counts(owned[number]), summing))
     module = side.module()
-    rounds = Rounds(module, data.collate, data.sampling, side.local(), side.server(), summing, config.seed, corrupt)
+    judge = None if config.rule != "zeno" else partial(_loss, side, module, _judging(data.valid, config.seed))
+    rounds = Rounds(module, data.collate, data.sampling, side.local(), side.server(), summing, config.seed, corrupt, judge)
     curve = []
     codes = np.array(list(shards))
     with terminal.progress("Federated training", config.rounds, unit="rounds") as advance:
@@ -82,6 +87,20 @@ def run(
         str(config.output), len(shards), data.rows, min(map(len, shards.values())), config.rounds, summing.fallen,
         figures, curve,
     )  # fmt: skip
+
+
+def _judging(valid: Examples, seed: int) -> Examples:
+    """Validation rows by which clients' changes are judged."""
+    drawn = np.random.default_rng(seed).permutation(len(valid))[:_JUDGING_ROWS]
+    return valid.take(np.sort(drawn))
+
+
+def _loss(side: Side, module: CTRModule, rows: Examples) -> float:
+    """Of the main task."""
+    raw = raw_outputs(module, side.data.batches(rows), side.base.device)
+    labels, logits = raw.labels[:, 0], raw.logits[:, 0].astype(np.float64)
+    known = ~np.isnan(labels)
+    return float(np.mean(np.logaddexp(0.0, logits[known]) - labels[known] * logits[known]))
 
 
 def _with_noise(

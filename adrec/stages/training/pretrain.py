@@ -25,7 +25,7 @@ from adrec.models.text.language_model import LanguageModel, new_language_model, 
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.specs import Pooling
 from adrec.stages.training.pretraining.objectives import build_objectives, mlm_feed
-from adrec.stages.training.pretraining.private import train_texts_privately, write_private_folder
+from adrec.stages.training.pretraining.private import public_corpus, train_texts_privately, write_private_folder
 from adrec.stages.training.pretraining.report import Neighbours, neighbours, write_report
 from adrec.terminal import Terminal
 from adrec.training.loop.stored import close_work
@@ -115,6 +115,8 @@ def _run_language_model(config: PretrainConfig, prepared: Prepared, terminal: Te
             streamed=config.batches.streamed,
             chunk=config.batches.chunk_texts,
         )
+    if config.privacy is not None:
+        corpus = public_corpus(config, corpus, mixture.path, prepared)
     encoder = TextEncoder(
         backbone=model.backbone,
         tokenizer=tokenizer,

@@ -17,10 +17,12 @@ from adrec.data.batches.collate import Collator
 from adrec.data.batches.dataset import MemoryPlan, Sampling
 from adrec.data.examples import Examples
 from adrec.training.ctr_module import CTRModule
-from adrec.training.federated.sums import Floats, Summing, clipped, robust
+from adrec.training.federated.sums import Floats, Summing, clipped, least_harmful, robust
 
 Corrupt = Callable[[int, Floats], Floats]
 """Number of a client and its change → what it sends instead. For tests of liars."""
+Judge = Callable[[], float]
+"""The loss of the common weights as they are, on rows of the server's own."""
 _BETAS, _FLOOR = (0.9, 0.99), 1e-8
 
 
@@ -43,7 +45,7 @@ class Server:
     """How changes become new weights."""
 
     algorithm: Literal["fedavg", "fedprox", "fedadam"]
-    rule: Literal["mean", "clipped", "median", "trimmed_mean"]
+    rule: Literal["mean", "clipped", "zeno", "median", "trimmed_mean"]
     clip: float
     trim: float
     learning_rate: float
@@ -63,6 +65,8 @@ class Rounds:
     summing: Summing
     seed: int
     corrupt: Corrupt | None = None
+    judge: Judge | None = None
+    """of rule zeno"""
     _moments: list[Floats] = field(default_factory=list, init=False)
     _moves: int = field(default=0, init=False)
 
@@ -75,12 +79,22 @@ class Rounds:
             change = change if self.corrupt is None else self.corrupt(client, change)
             sent.append(clipped(change, self.server.clip) if self.server.rule == "clipped" else change)
             weights.append(float(len(rows)))
-        move = self._together(sent, weights)
+        move = self._unharmed(before, sent) if self.server.rule == "zeno" else self._together(sent, weights)
         self.move(before, move)
 
     def move(self, before: Floats, change: Floats) -> None:
         """Put the weights to where the clients' common `change` leads from those `before`."""
         put(self.module, before + (self._adam(change) if self.server.algorithm == "fedadam" else change))
+
+    def _unharmed(self, before: Floats, changes: list[Floats]) -> Floats:
+        assert self.judge is not None
+        here = self.summing.present(len(changes))
+        losses = []
+        for client in here:
+            put(self.module, before + np.nan_to_num(changes[client]))
+            losses.append(self.judge() if np.isfinite(changes[client]).all() else np.inf)
+        kept = least_harmful(np.array(losses), self.server.trim)
+        return np.asarray(np.mean([changes[here[place]] for place in kept], axis=0))
 
     def _together(self, changes: list[Floats], weights: list[float]) -> Floats:
         if self.server.rule in {"median", "trimmed_mean"}:

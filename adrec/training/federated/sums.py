@@ -78,6 +78,17 @@ def robust(changes: Floats, rule: Literal["median", "trimmed_mean"], *, trim: fl
     return np.asarray(np.sort(changes, axis=0)[cut : len(changes) - cut].mean(axis=0))
 
 
+def least_harmful(losses: Floats, trim: float) -> NDArray[np.int64]:
+    """Places of `losses` (n,) without the share `trim` of the largest; the loss is what a client's change leaves the server.
+
+    Zeno (Xie, Koyejo and Gupta 2019) without its penalty of long changes, which the loss sees by itself. Owners may be as
+    unlike as they are: what one sends is not held against the others, but against what it does.
+    """
+    cut = min(int(np.ceil(trim * len(losses))), len(losses) - 1)
+    order = np.argsort(np.where(np.isnan(losses), np.inf, losses), kind="stable")
+    return np.sort(order[: len(losses) - cut])
+
+
 def clipped(change: Floats, clip: float) -> Floats:
     """The change with a norm of `clip` at most."""
     return change * min(1.0, clip / max(float(np.linalg.norm(change)), 1e-12))

@@ -114,12 +114,16 @@ def test_one_liar_in_five_costs_little_with_a_robust_rule(world):
     assert honest.clients == 5
     assert held.figures["auc"] > honest.figures["auc"] - 0.04  # the rule throws half of the honest changes away too
     assert broken.figures["auc"] < held.figures["auc"] - 0.05
+    judged = federate.run(federated(folder, "judged", rule="zeno", **settings), QUIET, corrupt=lie)
+    assert judged.figures["auc"] > max(honest.figures["auc"] - 0.02, held.figures["auc"])
 
 
 def test_what_cannot_be_is_refused(world):
     folder, _ = world
     with pytest.raises(ValidationError, match="needs to see each client's change"):
         federated(folder, "x", rule="median")
+    with pytest.raises(ValidationError, match="zeno needs to see each client's change"):
+        federated(folder, "x", rule="zeno")
     with pytest.raises(ValidationError, match="more clients fall out than"):
         federated(folder, "x", drop_out=0.5)
     with pytest.raises(ConfigError, match="neither impressions nor ads .* have a column 'planet'"):

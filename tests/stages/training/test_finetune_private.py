@@ -1,25 +1,33 @@
 """A private training from the prepared folder to the bundle: what it holds, what it refuses, and that it still learns."""
 
 import json
+from typing import get_args
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from worlds import make_world, word_encoder
 
 from adrec.bundle import MANIFEST, open_bundle
+from adrec.config.base import Config
 from adrec.config.data.inspect import InspectConfig
 from adrec.config.training.finetune import FinetuneConfig
-from adrec.config.training.private import for_privacy
+from adrec.config.training.private import _RULES, for_privacy
 from adrec.data.prepared import open_prepared
-from adrec.errors import BundleError, ConfigError
+from adrec.errors import BundleError, ConfigError, DataError
 from adrec.inference.predictor import Predictor
 from adrec.privacy.mechanisms import Releases
 from adrec.privacy.noise import Noise
 from adrec.stages.data import inspect
 from adrec.stages.training import finetune
+from adrec.stages.training.finetuning.private import _refuse
 from adrec.terminal import Terminal
-from adrec.training.private.features import Declared, planned_releases, private_features
+from adrec.training import click_data
+from adrec.training.click_data import load_click_data
+from adrec.training.click_encoder import open_text_encoder, text_reader
+from adrec.training.private.features import Declared, Refitted, planned_releases, private_features
 
 QUIET = Terminal(quiet=True)
 
@@ -143,6 +151,8 @@ def test_a_counter_is_read_on_the_owners_word(made):
         ({"tasks": [{"name": "click"}, {"name": "dwell_seconds"}]}, "tasks may only be .* yes or no"),
         # A drawn label is one of two: seconds would be told as they are, under a claim of epsilon 1.
         ({"privacy": {"epsilon": 1, "unit": "label"}, "tasks": [{"name": "click"}, {"name": "rating"}]}, "tasks may only be"),
+        ({"training": {"nodes": 2}}, r"training\.nodes must be 1: a step's sample"),
+        ({"training": {"strategy": "fsdp"}}, r"training\.strategy must be auto"),
     ],
 )
 def test_what_cannot_be_counted_is_refused(settings, said, tmp_path):
@@ -181,6 +191,96 @@ def test_labels_alone_are_drawn_and_still_taught(made):
         rows := pq.read_table(prepared.split_files("valid")[0]), prepared.ads(), prepared.users()
     )
     assert scored["score"].to_numpy().mean() / rows["click"].to_numpy().mean() == pytest.approx(1.0, abs=0.35)
+
+
+def _settings(model, prefix=""):
+    """Dotted names of all settings, those of lists of sections too."""
+    for name, field in model.model_fields.items():
+        sections = [part for part in (field.annotation, *get_args(field.annotation)) if is_section(part)]
+        yield from (f"{prefix}{name}",) if not sections else _settings(sections[0], f"{prefix}{name}.")
+
+
+def is_section(kind):
+    return isinstance(kind, type) and issubclass(kind, Config)
+
+
+def test_every_setting_was_thought_of():
+    """A new setting may make a bundle hold what the ledger does not count: give it a rule in config/training/private.py where
+    it does, and name it here where it does not.
+    """
+    ruled = {rule.key for rule in _RULES} | {"loss.terms.kind", "model.identities", "model.user.parts", "tasks.kind"}
+    of_ads_alone = {"model.semantic_ids.levels", "model.semantic_ids.codes", "text.lexical"}  # the catalogue is public
+    off = {"model.identity_min_count", "model.identity_rows", "model.identity_optimizer", "baselines.max_rows", "hybrid.also",
+           "delay.window_hours", "delay.wait_hours", "replay", "carried_rate", "carried_scales", "text.last_layers",
+           "text.lora_rank", "text.learning_rate", "training.patience", "training.monitor", "training.evaluations_per_epoch",
+           "training.compile", "training.gradient_checkpointing"}  # of what is switched off  # fmt: skip
+    of_the_machine = {"prepared", "output", "seed", "device", "trusted_keys", "text.cache", "text.batch_tokens"} | {
+        f"cluster.{name}" for name in ("engine", "address", "workers", "cpus", "gpus", "memory_gb")
+    } | {f"training.{name}" for name in ("workers", "checkpoint_minutes", "checkpoint_steps", "loggers", "profile",
+                                         "in_memory_rows")}  # in the work folder, which goes  # fmt: skip
+    of_the_network = {f"model.{name}" for name in (
+        "width", "interaction", "cross_layers", "sharing", "experts", "hidden", "feature_width", "text_match", "taste",
+        "fusion", "crosses", "modality_dropout", "graph", "wide", "query", "interests", "dropout")} | {
+        f"model.user.{name}" for name in (
+        "max_history", "heads", "window", "sequence", "layers", "search", "search_top", "skipped")} | {
+        f"text.{name}" for name in ("reference", "pooling", "max_tokens", "prompts", "dimensions")} | {
+        f"tasks.{name}" for name in ("name", "weight", "after")} | {"loss.terms.weight"} | {
+        f"training.{name}" for name in (
+        "epochs", "max_steps", "learning_rate", "weight_decay", "schedule", "warmup_fraction", "batch_rows")}  # fmt: skip
+    own = {name for name in _settings(FinetuneConfig) if name.startswith("privacy.")}
+    assert set(_settings(FinetuneConfig)) == ruled | of_ads_alone | off | of_the_machine | of_the_network | own
+
+
+def test_ads_that_impressions_name_must_be_declared(tmp_path):
+    make_world(tmp_path / "prepared", users=60, requests=200)
+    word_encoder(tmp_path / "encoder")
+    manifest = json.loads((tmp_path / "prepared" / "manifest.json").read_text())
+    manifest["source_rows"] = {"impressions": {"rows": 800, "rejected": 0}}  # as of one wide table
+    (tmp_path / "prepared" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match=r"tells what was shown, if only to one user.*public=\[ads\]"):
+        finetune.run(config_of(tmp_path, "other", {"unit": "row"}), QUIET)
+    settings = config_of(tmp_path, "other", {"unit": "row", "public": ["encoder", "ads"], "noise": 0.3})
+    with pytest.raises(ConfigError, match=r"privacy\.noise 0\.3 costs"):  # the next thing that is wrong
+        finetune.run(settings, QUIET)
+
+
+def test_what_the_data_are_read_by_tells_nothing_of_who_is_there(made, monkeypatch):
+    """Neither which validation rows are the first ones, nor whether anyone wrote anything."""
+    monkeypatch.setattr(click_data, "VALID_ROWS", 40)
+    prepared = open_prepared(made[0] / "prepared")
+    silent = Refitted(prepared, prepared.features())
+    users = prepared.users()
+    blank = pa.array([""] * len(users), pa.string())
+    monkeypatch.setattr(silent, "users", lambda: users.set_column(users.column_names.index("text"), "text", blank))
+    config = config_of(made[0])
+    reader = text_reader(config, open_text_encoder(config, prepared))
+    usual, private = (load_click_data(config, silent, reader, QUIET, is_private=is_private) for is_private in (False, True))
+    assert len(usual.valid) <= 40 and len(private.valid) == prepared.rows("valid")
+    assert not usual.dimensions.interests and private.dimensions.interests
+
+
+@pytest.mark.parametrize("where", ["train", "valid"])
+def test_labels_whose_absence_tells_another_are_refused(tmp_path, where):
+    make_world(tmp_path / "prepared", users=60, requests=200, conversions=True)
+    word_encoder(tmp_path / "encoder")
+    for file in (tmp_path / "prepared" / "impressions" / where).glob("*.parquet"):
+        rows = pq.read_table(file)
+        told = pc.if_else(pc.equal(rows["click"], 1), rows["conversion"], None)  # empty where nothing was clicked
+        pq.write_table(rows.set_column(rows.column_names.index("conversion"), "conversion", told), file)
+    tasks = [{"name": "click"}, {"name": "conversion"}]
+    privacy = {"unit": "label", "public": ["encoder", "history"], "secure": False}
+    with pytest.raises(DataError, match="'conversion' is empty in rows where 'click' is not.*Write 0"):
+        finetune.run(config_of(tmp_path, "other", privacy, tasks=tasks), QUIET)
+
+
+def test_an_encoder_that_counted_users_says_nothing_of_a_row_with_a_query(made):
+    prepared = open_prepared(made[0] / "prepared")
+    config = config_of(made[0], "other", {"unit": "row", "public": []})
+    with pytest.raises(ConfigError, match="may have learned what users wrote"):
+        _refuse(config, prepared)
+    prepared.__dict__["columns"] = [*prepared.columns, "query"]  # as if it had been read
+    with pytest.raises(ConfigError, match="counts users, not what one row of several says"):
+        _refuse(config, prepared)
 
 
 def test_histories_that_hold_the_secret_clicks_must_be_declared(made):

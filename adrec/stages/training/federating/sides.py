@@ -83,7 +83,7 @@ class Side:
             raise DataError(
                 f"{self.prepared.path}: its negatives were drawn by what everybody clicked; federate a log of impressions."
             )
-        self.encoder: TextEncoder | None = open_text_encoder(self.base, self.prepared)
+        self.encoder: TextEncoder | None = open_text_encoder(self.base, Refitted(self.prepared, self.prepared.features()))
         self.reader: TextReader = text_reader(self.base, self.encoder)
         self.fitting: Fitting | None = None
         """what is fitted together before there is `data`"""

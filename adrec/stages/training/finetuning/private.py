@@ -111,11 +111,23 @@ def _refuse(config: FinetuneConfig, prepared: Prepared) -> None:
             f"{prepared.path}: its negatives were drawn by what everybody clicked, which no unit can be taken out of."
             " Train on a log of impressions."
         )
+    if prepared.names_ads_by_rows and config.privacy.unit != "label" and "ads" not in config.privacy.public:
+        raise DataError(
+            f"{prepared.path}: its ads are those that its impressions name, so that the bundle's list of them tells what was"
+            " shown, if only to one user. Give preprocess the catalogue (source.ads); or if anyone may know these ads, say so:"
+            " --set 'privacy.public=[ads]'."
+        )
     people = [spec.name for spec in prepared.tables() if spec.packed and any(item.role == "person" for item in spec.columns)]
     if people:
         raise DataError(f"{prepared.path}: its table '{people[0]}' is about people, and would be part of the bundle.")
     reference = config.text.reference
     is_ours = reference is not None and Path(reference).exists() and "encoder" not in config.privacy.public
+    if is_ours and config.privacy.unit == "row" and "query" in prepared.columns:
+        raise ConfigError(
+            f"text.reference: {reference} may have learned the queries of rows. Its ledger, if any, counts users, not what one"
+            " row of several says. Set privacy.unit to user, or take an encoder that was trained elsewhere; or if anyone may"
+            " know its texts, say so: --set 'privacy.public=[encoder]'."
+        )
     if is_ours and read_ledger(Path(str(reference))) is None:
         raise ConfigError(
             f"text.reference: {reference} may have learned what users wrote. Take one that was trained elsewhere"

@@ -16,7 +16,7 @@ from adrec.data.device import resolve_device
 from adrec.data.examples import Examples
 from adrec.data.features import FeatureSet
 from adrec.data.prepared import Prepared
-from adrec.errors import ConfigError
+from adrec.errors import ConfigError, DataError
 from adrec.inference.held_out import HeldOut
 from adrec.inference.predictor import Predictor
 from adrec.models.baselines.suite import Suite
@@ -62,6 +62,7 @@ def run_with_private_labels(config: FinetuneConfig, prepared: Prepared, terminal
     reader = text_reader(config, encoder)
     data = load_click_data(config, prepared, reader, terminal, is_private=True)
     units_of(config, data)  # refuses rows that are streamed, or that are counts
+    _refuse_telling_gaps(data)
     # What happens after a click says that there was one: the labels of a row share its epsilon.
     epsilon = privacy.epsilon / len(data.tasks)
     drawn = _drawn(data, epsilon, randomness)
@@ -78,7 +79,8 @@ def run_with_private_labels(config: FinetuneConfig, prepared: Prepared, terminal
     lines = [
         Line(f"labels of {task.name}", "noised", how, _FILES, "randomised response", pure=epsilon) for task in data.tasks
     ]  # fmt: skip
-    lines.append(Line("users, rows, features", "public", "only labels are protected", ("features.json", "schema.json")))
+    known = "only labels are protected, not which rows have one"
+    lines.append(Line("users, rows, features", "public", known, ("features.json", "schema.json")))
     if _HISTORY in privacy.public:
         lines.append(Line("histories", "public", "declared public: earlier clicks, as later rows show them"))
     ledger = Ledger(
@@ -112,6 +114,22 @@ def _without_clicks(prepared: Prepared, public: set[str]) -> tuple[dict[str, Fea
     spec = replace(rows.spec, numeric=tuple(item for item in rows.spec.numeric if item.column in names))
     own = replace(rows, spec=spec, numerics=tuple(kept))
     return {**stored, "impressions": own}, [item.name for item in rows.numerics if item.name not in names]
+
+
+def _refuse_telling_gaps(data: ClickData) -> None:
+    """Which rows have a label is not drawn: where those of one task lack it by what another says, they would tell that.
+
+    Raises DataError: conversions that are empty where nothing was clicked name every click.
+    """
+    assert data.train is not None
+    main = data.tasks[0].name
+    for rows in (data.train, data.valid):
+        for task in data.tasks[1:]:
+            if (np.isnan(rows.labels[task.name]) != np.isnan(rows.labels[main])).any():
+                raise DataError(
+                    f"{data.prepared.path}: '{task.name}' is empty in rows where '{main}' is not, or the other way round, and"
+                    f" where it is empty is no secret: it may tell '{main}'. Write 0 where it did not happen."
+                )
 
 
 def _drawn(data: ClickData, epsilon: float, randomness: Noise) -> ClickData:

@@ -21,6 +21,7 @@ from adrec.inference.score_source import PreparedSource
 from adrec.metrics.classification import auc
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.models.text.text_vectors import TextReader
+from adrec.privacy.ledger import KEY as LEDGER
 from adrec.stages.training.card import intervals, write_card
 from adrec.terminal import Terminal
 from adrec.training.click_data import load_click_data
@@ -64,10 +65,17 @@ def opened_to_teach(config: DistillConfig, prepared: Prepared, term: str) -> tup
     bundle = open_trusted(cast(Path, config.bundle), config.trusted_keys)
     if bundle.manifest.get("data_fingerprint") != prepared.fingerprint:
         raise ConfigError(f"{term}: {bundle.path} was trained on another prepared folder than {prepared.path}. Give that one.")
-    packed = unpack(bundle)
-    if packed.config.privacy is not None:
-        raise ConfigError(f"{term}: {bundle.path} was trained under privacy, and this would learn its rows without noise.")
-    return bundle, packed
+    refuse_private(bundle, term)
+    return bundle, unpack(bundle)
+
+
+def refuse_private(bundle: Bundle, term: str) -> None:
+    """Raises ConfigError for a bundle with a ledger: its copy would claim the same, and hold what learned without noise."""
+    if bundle.manifest.get(LEDGER) is not None:
+        raise ConfigError(
+            f"{term}: {bundle.path} was trained under privacy, and this would learn its log's rows and texts without noise."
+            " Train again, with a smaller text.reference."
+        )
 
 
 def write_bundle(config: DistillConfig, prepared: Prepared, encoder: TextEncoder | None, taught: ClickModel | None) -> None:

@@ -1,5 +1,8 @@
 """distill with a bundle: the student stands in its teacher's place, alone or after learning the click task."""
 
+import json
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,7 +11,7 @@ import torch
 from torch.nn import functional
 from worlds import make_world
 
-from adrec.bundle import open_bundle
+from adrec.bundle import MANIFEST, open_bundle
 from adrec.config.training.distill import DistillConfig
 from adrec.config.training.finetune import FinetuneConfig
 from adrec.errors import ConfigError
@@ -105,6 +108,21 @@ def test_the_student_learns_the_click_task_and_its_bundle_scores(world, tmp_path
         reported = open_bundle(tmp_path / name).json("metrics.json")
         assert reported["models"]["adrec"]["auc"] == pytest.approx(result.student_auc, abs=1e-6)
         assert reported["teacher"] == own and reported["measured"] == "as shipped"
+
+
+@pytest.mark.parametrize("settings", [{}, {"click": {"epochs": 1}}], ids=["vectors", "clicks"])
+def test_a_private_bundle_is_no_teacher(world, tmp_path, settings):
+    """Its copy would claim the same epsilon, with an encoder that read users' texts and figures without noise."""
+    teacher = bundle(world, "bundle")
+    private = tmp_path / "private"
+    shutil.copytree(teacher, private)
+    manifest = json.loads((private / MANIFEST).read_text())
+    lines = [{"artefact": "all", "treatment": "public", "files": list(manifest["files"])}]
+    ledger = {"epsilon": 1.0, "spent": 0.5, "lines": lines}
+    (private / MANIFEST).write_text(json.dumps({**manifest, "privacy": ledger}))
+    with pytest.raises(ConfigError, match="was trained under privacy, and this would learn its log's rows and texts"):
+        run(world, private, tmp_path / "student", **settings)
+    assert not (tmp_path / "student").exists()
 
 
 def test_a_refitted_teacher_numbers_its_ads_as_it_learned_them(world, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """What users wrote is learned under noise: the units are users, the folder has a ledger, and finetune adds it to its own."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -15,14 +16,16 @@ from adrec.config.base import load_config
 from adrec.config.training.finetune import FinetuneConfig
 from adrec.config.training.pretrain import PretrainConfig
 from adrec.data.prepared import open_prepared
-from adrec.errors import ConfigError
+from adrec.data.text.corpus import Corpus
+from adrec.errors import ConfigError, DataError
 from adrec.models.text.text_encoder import load_text_encoder
 from adrec.privacy.accounting import Event, epsilon_of
+from adrec.privacy.ledger import unaccounted
 from adrec.privacy.noise import Noise
 from adrec.stages.training import finetune
 from adrec.stages.training.finetuning.private import _of_encoder
 from adrec.stages.training.pretrain import run
-from adrec.stages.training.pretraining.private import LEDGER_FILE, read_ledger
+from adrec.stages.training.pretraining.private import LEDGER_FILE, public_corpus, read_ledger
 from adrec.terminal import Terminal
 from adrec.training.private.texts import TextPlan, texts_of_users
 
@@ -127,6 +130,45 @@ def test_finetune_adds_what_the_encoder_cost(trained, tmp_path):
     assert _of_encoder(FinetuneConfig.model_validate({**settings, "privacy": declared})) == []
 
 
+def test_what_is_held_out_is_told_by_the_text_alone(prepared):
+    """That an ad is late says that nobody was shown it before the cut: one user more would move it out of what is measured."""
+    own = [f"prepared={prepared}", "output=x", "privacy.epsilon=8", "privacy.public=[tokenizer]"]
+    config, path = load_config(None, PretrainConfig, own), prepared / "corpus.parquet"
+    count = pq.read_metadata(path).num_rows
+    made = []
+    for late in (0, count - 3):
+        held_out = np.arange(count) < late
+        corpus = Corpus(None, np.ones(count), np.full(count, "en"), np.full(count, "ad"), held_out)
+        made.append(public_corpus(config, corpus, path, open_prepared(prepared)).held_out)
+    assert (made[0] == made[1]).all() and 0 < made[0].sum() < count / 5
+
+
+def test_ads_that_impressions_name_must_be_declared_for_texts(prepared, tmp_path):
+    folder = tmp_path / "prepared"
+    shutil.copytree(prepared, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "source_rows": {"impressions": {"rows": 1}}}))
+    with pytest.raises(DataError, match=r"their texts tell what was shown.*public=\[ads\]"):
+        pretrain(folder, tmp_path / "x")
+
+
+def test_no_file_without_a_line_and_none_that_was_changed(prepared, tmp_path):
+    """A profile tells how long the texts of users are."""
+    folder = tmp_path / "encoder"
+    pretrain(prepared, folder, "training.profile=true", "training.max_steps=8", "training.loggers=[tensorboard]")
+    ledger = read_ledger(folder)
+    assert not (folder / "profile").exists() and not (folder / "logs").exists()
+    files = {file.name for file in folder.iterdir()} - {LEDGER_FILE}
+    assert files == set(ledger["files"]) and not unaccounted(ledger, files)
+    (folder / "notes.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"'notes\.json' is not the file that it was written for"):
+        read_ledger(folder)
+    (folder / "notes.json").unlink()
+    (folder / "adrec.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"'adrec\.json' is not the file"):
+        read_ledger(folder)
+
+
 def test_a_ledger_that_does_not_add_up_is_refused(trained, tmp_path):
     stored = json.loads((trained[1] / LEDGER_FILE).read_text())
     stored["lines"][0]["event"]["noise"] /= 2
@@ -143,6 +185,7 @@ def test_a_ledger_that_does_not_add_up_is_refused(trained, tmp_path):
         ("objectives.nsp={}", "only `mlm` is counted by user; leave out nsp"),
         ("model.kind=word2vec", r"model\.kind may be scratch or continue"),
         ("training.accumulate=2", "drawn in one process"),
+        ("training.nodes=2", "drawn in one process"),
     ],
 )
 def test_what_cannot_be_counted_is_refused(prepared, tmp_path, override, said):
