@@ -1,6 +1,8 @@
 """Config of `adrec forget`: whom, and everything of adrec's that may hold them."""
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, field_validator
 
 from adrec.config.base import ConfigPath, StageConfig
 from adrec.config.inference.serve import StoreConfig
@@ -25,3 +27,11 @@ class ForgetConfig(StageConfig):
     searched; those that hold an id are named, for you to remove or to make again."""
     cache: ConfigPath | None = None
     """Folder of cached text vectors. Default: the user's."""
+
+    @field_validator("users", mode="before")
+    @classmethod
+    def _as_the_log_writes_them(cls, users: Any) -> Any:
+        """YAML would take the zeros off 007."""
+        if isinstance(users, list) and (other := [user for user in users if not isinstance(user, str)]):
+            raise ValueError(f"{other[0]} is a number to YAML: write ids in quotes, as the log has them")
+        return users

@@ -11,6 +11,7 @@ import lzma
 import os
 import shutil
 import tempfile
+import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -103,6 +104,8 @@ class _Search:
     names: Sequence[str]
     advance: Callable[..., None]
     unread: list[str] = field(default_factory=list)
+    is_raw: bool = False
+    """in logs as their owners wrote them"""
 
     def __call__(self, files: Iterable[Path]) -> tuple[str, ...]:
         return tuple(str(file) for file in files if self._holds(file))
@@ -110,10 +113,10 @@ class _Search:
     def _holds(self, file: Path) -> bool:
         self.advance(1)
         try:
-            return holds(file, self.names)
+            return holds(file, self.names, is_raw=self.is_raw)
         except FileNotFoundError:
             return False  # of a command that has ended meanwhile
-        except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, pa.ArrowException):
+        except (OSError, EOFError, ValueError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, pa.ArrowException):
             self.unread.append(str(file))
             return False
 
@@ -148,8 +151,9 @@ def run(config: ForgetConfig, terminal: Terminal) -> ForgetResult:
         left = search([*files_of(preparing.output), *config.tables, *_files_of(config.look_through), *_temporary_files()])
         to_train_again = search(_files_of(config.bundles))
         stays = [*outputs, mirror() / "index"]
-        gone = search(file for file in _files_of([mirror()]) if not any(map(file.is_relative_to, stays)))
-    for file in gone:
+        copied = _Search(both, advance, is_raw=True)
+        gone = copied(file for file in _files_of([mirror()]) if not any(map(file.is_relative_to, stays)))
+    for file in (*gone, *copied.unread):  # what cannot be looked into goes too: a copy is fetched again
         remove(Path(file))
     return ForgetResult(
         users=len(users),
@@ -159,7 +163,7 @@ def run(config: ForgetConfig, terminal: Terminal) -> ForgetResult:
         rows=rows,
         vectors=vectors,
         scratch=scratch,
-        copies=len(gone),
+        copies=len(gone) + len(copied.unread),
         left=left,
         unread=tuple(search.unread),
         to_train_again=to_train_again,
@@ -229,7 +233,7 @@ def _rewritten(table: Path, names: Sequence[str]) -> int:
         if form == "parquet":
             return _parquet_without(table, ids)
         with _text_of(table, "rt") as handle:
-            lines = pa.array(handle.read().splitlines(), pa.string())
+            lines = pa.array(handle.read().removesuffix("\n").split("\n"), pa.string())  # not at a U+2028 in a title
         own = pc.is_in(_users_of_lines(lines, form), value_set=ids)
     except (OSError, KeyError, UnicodeDecodeError, pa.ArrowException) as error:
         raise DataError(f"{table}: is no table that score, rank or events wrote ({error}). Name others in `tables`.") from None

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import shutil
 import tarfile
 import tempfile
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import raw_worlds
 import yaml
+from pydantic import ValidationError
 
 from adrec.config.data.forget import ForgetConfig
 from adrec.config.inference.serve import StoreConfig
@@ -158,6 +160,11 @@ def test_what_other_commands_left_goes_or_is_named(world, tmp_path, monkeypatch)
     for place, text in ((mirrored, f"{PLANTED},a1\n"), (scored, f"user_id,score\n{PLANTED},0.5\nu1,0.25\n")):
         place.parent.mkdir(parents=True)
         place.write_bytes(gzip.compress(text.encode()) if place.suffix == ".gz" else text.encode())
+    others = [tmp_path / f"mirror/s3/logs/{name}" for name in ("day.csv.zst", "day.parquet", "day.xls", "others.csv.zst")]
+    others[0].write_bytes(pa.compress(f"{PLANTED},a1\n".encode(), "zstd", asbytes=True))
+    pq.write_table(pa.table({"user": pa.array([{"id": PLANTED}])}), others[1])
+    others[2].write_bytes(b"\xd0\xcf\x11\xe0\0")  # a workbook of old, which nobody looks into
+    others[3].write_bytes(pa.compress(b"u1,a1\n", "zstd", asbytes=True))
     bundle.mkdir()
     (bundle / "metrics.json").write_text("{}")
     published = []
@@ -167,7 +174,8 @@ def test_what_other_commands_left_goes_or_is_named(world, tmp_path, monkeypatch)
         look_through=[audit, federated, tmp_path / "scored.parquet", tmp_path / "not-there"],
     )  # fmt: skip
     result = forget.run(asked, QUIET)
-    assert result.scratch == 3 and result.copies == 1 and not mirrored.exists()
+    assert result.scratch == 3 and result.copies == 4 and not mirrored.exists()
+    assert [other.exists() for other in others] == [False, False, False, True]
     assert published == [scored] and scored.read_text() == "user_id,score\nu1,0.25\n"
     assert [Path(name).name for name in result.left] == ["rows.parquet", "adrec-crash-1.log", "part.parquet"]
     assert [Path(name).name for name in result.unread] == ["adrec-half.parquet"] and result.to_train_again == ()
@@ -206,6 +214,24 @@ def test_nobody_can_be_forgotten_who_would_come_back(world, tmp_path):
     with pytest.raises(ConfigError, match=r"the next build would bring them back\. Set privacy\.forgotten"):
         forget.run(ForgetConfig(users=[PLANTED], preprocess=file), QUIET)
     assert not settings.output.exists()
+
+
+def test_a_title_with_a_line_separator_is_one_cell(world, tmp_path):
+    _, file = config(tmp_path)
+    scored = pa.table({"user_id": [PLANTED, "u1"], "title": ["new\u2028shoes", "old\x85\x0cshoes"], "score": [0.1, 0.2]})
+    tables = [tmp_path / name for name in ("s.csv", "s.jsonl")]
+    for table in tables:
+        with row_writer(table, scored.schema, "scored", called=table) as writer:
+            writer.write_table(scored)
+    result = forget.run(ForgetConfig(users=[PLANTED], preprocess=file, tables=tables, cache=tmp_path / "c"), QUIET)
+    assert set(result.rows.values()) == {1}
+    assert pa.csv.read_csv(tables[0]).to_pylist() == scored.slice(1).to_pylist()
+    assert json.loads(tables[1].read_text()) == scored.slice(1).to_pylist()[0]
+
+
+def test_ids_that_yaml_takes_for_numbers_are_to_be_quoted():
+    with pytest.raises(ValidationError, match="7 is a number to YAML: write ids in quotes"):
+        ForgetConfig(users=yaml.safe_load("[007]"), preprocess="p.yaml")
 
 
 def test_other_peoples_files_stay(world, tmp_path):
