@@ -283,6 +283,15 @@ def test_an_encoder_that_counted_users_says_nothing_of_a_row_with_a_query(made):
         _refuse(config, prepared)
 
 
+def test_histories_that_a_log_without_users_brings_must_be_declared_too(tmp_path):
+    make_world(tmp_path / "prepared", users=60, requests=200)
+    file = tmp_path / "prepared" / "manifest.json"
+    has = {"user": False, "ad": True, "time": True, "text": True}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "has": has, "history": {"source": "given"}}))
+    with pytest.raises(ConfigError, match="histories, which are earlier clicks"):
+        finetune.run(config_of(tmp_path, "other", {"unit": "label", "public": ["encoder"]}), QUIET)
+
+
 def test_histories_that_hold_the_secret_clicks_must_be_declared(made):
     with pytest.raises(ConfigError, match=r"histories, which are earlier clicks.*public=\[history\]"):
         finetune.run(config_of(made[0], "other", {"unit": "label", "public": ["encoder"]}), QUIET)

@@ -47,7 +47,8 @@ def run_with_private_labels(config: FinetuneConfig, prepared: Prepared, terminal
     """Train on drawn labels and write the bundle with its ledger. `config` is what `for_privacy` made of it."""
     privacy = config.privacy
     assert privacy is not None
-    if prepared.has.user and _HISTORY not in privacy.public:
+    given = prepared.manifest.get("history", {}).get("source") == "given"  # a log without users may bring them
+    if (prepared.has.user or given) and _HISTORY not in privacy.public:
         raise ConfigError(
             f"{prepared.path}: its rows carry histories, which are earlier clicks. If those may be known, say so: "
             "--set 'privacy.public=[history]'; a click is then secret until a later row of its user shows it. If not, set "
