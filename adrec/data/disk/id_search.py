@@ -14,6 +14,7 @@ import lzma
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,8 +57,8 @@ def holds(file: Path, names: Sequence[str], *, is_raw: bool = False) -> bool:
     if kind in _ARCHIVES:
         with zipfile.ZipFile(file) as archive:
             inside = [member for member in archive.namelist() if not member.endswith("/")]
-            return any(_stream_holds(lambda member=member: archive.open(member), names, is_raw) for member in inside)
-    return _stream_holds(lambda: opened(file), names, is_raw)
+            return any(_stream_holds(partial(archive.open, member), names, is_raw) for member in inside)
+    return _stream_holds(partial(opened, file), names, is_raw)
 
 
 def opened(file: Path) -> Any:
