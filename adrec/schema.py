@@ -33,8 +33,13 @@ class Column:
     """whether it is known only after the ad was shown: a label, never a feature"""
     bounds: tuple[float, float] | None = None
     """least and greatest value of a number that a command writes"""
-    filled: bool = False
-    """whether no cell of it may be empty where the column is there"""
+    filled: bool | None = None
+    """whether no cell of it may be empty where the column is there; None: where it is required"""
+
+    @property
+    def needs_cells(self) -> bool:
+        """`filled`, in effect."""
+        return self.required if self.filled is None else self.filled
 
 
 @dataclass(frozen=True)
@@ -181,7 +186,14 @@ PREPARED_USERS = TableSpec(
 )
 
 _IMPRESSIONS = (
-    Column("user_id", pa.string(), False, "who saw it; empty: somebody unknown, each such row somebody else", "person"),
+    Column(
+        "user_id",
+        pa.string(),
+        False,
+        "who saw it; empty: somebody unknown, each such row somebody else",
+        "person",
+        filled=False,
+    ),
     Column("ad_id", pa.string(), False, "what was shown, an ad of the ads table", "id", filled=True),
     Column("shown_at", TIMESTAMP, False, "when: see [moments](#moments)", "moment", filled=True),
     Column(

@@ -32,7 +32,7 @@ SCORABLE = TableSpec("impressions", tuple(column for column in IMPRESSIONS.colum
 CLICKS = TableSpec(
     "history",
     (
-        Column("user_id", pa.string(), True, "who clicked"),
+        Column("user_id", pa.string(), True, "who clicked; empty: somebody unknown, which is nobody's past", filled=False),
         Column("ad_id", pa.string(), True, "what"),
         Column("shown_at", pa.timestamp("us", tz="UTC"), True, "when"),
     ),
@@ -220,6 +220,7 @@ def log_of(prepared: Prepared) -> LogFiles:
 def click_log(table: pa.Table, ads: pa.Table, *, where: str = "history") -> EventLog:
     """The user's own clicks; rows of unknown ads are left out. With a `click` column only its clicks count."""
     check_schema(table.schema, CLICKS, where=where)
+    table = table.filter(pc.is_valid(table["user_id"]))
     if "click" in table.column_names:
         table = table.filter(pc.fill_null(pc.equal(table["click"], 1), False))
     ad = places(table["ad_id"], ads["ad_id"])

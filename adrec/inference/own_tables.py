@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from adrec.config.data.own_tables import OwnFiles
 from adrec.data.arrays import combined
 from adrec.data.disk.engine import columns_of, fetch, name, open_memory_engine, parquet
-from adrec.data.disk.tables import parquet_schema, read_table, write_table
+from adrec.data.disk.tables import iter_batches, parquet_schema, read_table, write_table
+from adrec.data.disk.writing import write_aside
 from adrec.data.features import FeatureSet
 from adrec.data.media.files import absolute
 from adrec.data.prepared import Prepared
@@ -22,6 +24,7 @@ from adrec.errors import DataError, concealed
 from adrec.inference.click_model import ClickModel
 from adrec.inference.known import CLICKS
 from adrec.inference.rows import with_texts
+from adrec.prepare.log.unnamed import users_of_requests
 from adrec.prepare.own_files import LogForm, TableForm, files_of, stage_file
 from adrec.prepare.staging.roles import Roles, roles_of_features
 from adrec.schema import ADS, IMPRESSIONS, USERS, Column, TableSpec, as_of_column
@@ -79,6 +82,8 @@ def stage_own(
         table, staged["rows"], _with_carried(form.needed_by(spec), carried), form, "impressions",
         key=rows, roles=roles, columns=columns, known_ads=ids,
     )  # fmt: skip
+    if rows == "impressions":  # of a table of requests each row is one by itself
+        _name_users(staged["rows"])
     for described in (ADS, USERS):
         made = _described_by_rows(staged["rows"], described, carried.get(described.name, ()), folder)
         if made is not None:
@@ -176,6 +181,30 @@ def _with_carried(spec: TableSpec, carried: Mapping[str, tuple[str, ...]]) -> Ta
         names = [name for name in carried.get(other.name, ()) if name in other and name not in spec]
         added += [Column(name, other[name].type, False, other[name].meaning, other[name].role) for name in names]
     return TableSpec(spec.name, (*spec.columns, *added), spec.key)
+
+
+def _name_users(rows: Path) -> None:
+    """Rows that do not say whose they are get the user whom others of their request name, as in preprocess."""
+    schema = parquet_schema(rows)
+    if not {"user_id", "request_id"} <= set(schema.names) or not _has_nulls(rows, "user_id"):
+        return
+    with open_memory_engine() as connection:
+        known = fetch(connection, users_of_requests(parquet(rows)))
+    if not len(known):
+        return
+    with write_aside(rows) as aside, pq.ParquetWriter(aside, schema, compression="lz4") as writer:
+        for batch in iter_batches(rows):
+            theirs = known["user_id"].take(pc.index_in(batch["request_id"], value_set=combined(known["request_id"])))
+            users = pc.coalesce(batch["user_id"], combined(theirs))
+            writer.write_batch(batch.set_column(schema.get_field_index("user_id"), schema.field("user_id"), users))
+
+
+def _has_nulls(file: Path, column: str) -> bool:
+    """By what the file says of its row groups."""
+    metadata = pq.read_metadata(file)
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    pieces = [group.column(number) for group in groups for number in range(group.num_columns)]
+    return any(piece.statistics is None or piece.statistics.null_count for piece in pieces if piece.path_in_schema == column)
 
 
 def _described_by_rows(rows: Path, spec: TableSpec, columns: tuple[str, ...], folder: Path) -> Path | None:

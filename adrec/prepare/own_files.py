@@ -82,7 +82,7 @@ class LogForm:
     """columns of the ads that hold pictures and sounds, or where they lie"""
 
     def needed_by(self, spec: TableSpec) -> TableSpec:
-        """The contract of new rows: they say who, what and when where the log does."""
+        """The contract of new rows: they say who, what and when where the log does; some may be nobody's, as there."""
         needed = {"user_id": self.has.user, "ad_id": self.has.ad, "shown_at": self.has.time and "ad_id" in spec}
         columns = tuple(replace(column, required=needed.get(column.name, column.required)) for column in spec.columns)
         return TableSpec(spec.name, columns, spec.key)

@@ -226,6 +226,43 @@ def test_rows_of_nobody_among_those_of_users_share_nothing(tmp_path):
         assert found.filter(pa.array(~is_nobody))[column].to_pylist() == theirs[column].to_pylist()
 
 
+def test_own_rows_of_nobody_score_as_prepared_ones_do(tmp_path):
+    """Where some rows of a request say whose it is and some do not, it is theirs, in own files too; else it is nobody's."""
+    log = _log()
+    nobody = np.random.default_rng(3).random(len(log)) < 0.4
+    mixed = log.set_column(0, "user_id", pa.array(log["user_id"].to_pylist(), mask=nobody))
+    mixed = mixed.append_column("row", pa.array(np.arange(len(log))))
+    write(mixed, tmp_path / "log.csv")
+    config = _config(tmp_path, set())
+    config["features"]["impressions"]["numeric"].append("row")
+    prepared, _ = prepare(tmp_path, **config)
+    learned = {
+        "prepared": str(prepared.path), "output": str(tmp_path / "bundle"), "text": {"reference": None},
+        "model": {"width": 8, "hidden": [8]}, "training": {"epochs": 1, "batch_rows": 32}, "baselines": {"names": []},
+    }  # fmt: skip
+    finetune.run(FinetuneConfig.model_validate(learned), QUIET)
+    both = {"bundle": str(tmp_path / "bundle"), "prepared": str(prepared.path)}
+
+    def scored(**rows):
+        file = tmp_path / f"{len(list(tmp_path.iterdir()))}.parquet"
+        score.run(ScoreConfig.model_validate({**both, **rows, "output": str(file)}), QUIET)
+        return {row["row"]: (row["user_id"], row["logit"]) for row in pq.read_table(file).to_pylist()}
+
+    expected, own = scored(split="test"), scored(impressions=str(tmp_path / "log.csv"))
+    assert None in {user for user, _ in expected.values()}
+    assert any(nobody[int(row)] and user for row, (user, _) in expected.items()), "named by another row of its request"
+    for row, (user, logit) in expected.items():
+        assert own[row] == (user, pytest.approx(logit, abs=1e-5))
+    clicks = scored(impressions=str(tmp_path / "log.csv"), history=str(tmp_path / "log.csv"))
+    assert {row: user for row, (user, _) in clicks.items()} == {row: user for row, (user, _) in own.items()}
+    asked = mixed.group_by("request_id", use_threads=False).aggregate([("user_id", "first"), ("shown_at", "first")])
+    write(asked.rename_columns(["request_id", "user_id", "shown_at"]), tmp_path / "asked.csv")
+    lists = {**both, "requests": str(tmp_path / "asked.csv"), "output": str(tmp_path / "ranked.parquet")}
+    rank.run(RankConfig.model_validate(lists), QUIET)
+    ranked = pq.read_table(tmp_path / "ranked.parquet")["user_id"]
+    assert 0 < ranked.null_count < len(ranked)
+
+
 @pytest.mark.parametrize(
     ("missing", "changes", "message"),
     [

@@ -58,11 +58,18 @@ def fill_unnamed(connection: duckdb.DuckDBPyConnection, staged: str, shape: LogS
         return
     if "request_id" in columns_of(connection, staged):  # some rows of a request may say whose it is
         connection.execute(
-            f"UPDATE {staged} s SET user_id = r.user_id FROM (SELECT request_id, min(user_id) AS user_id FROM {staged} "
-            "WHERE request_id IS NOT NULL GROUP BY 1 HAVING count(user_id) BETWEEN 1 AND count(*) - 1) r "
+            f"UPDATE {staged} s SET user_id = r.user_id FROM ({users_of_requests(staged)}) r "
             "WHERE s.request_id = r.request_id AND s.user_id IS NULL"
         )
     connection.execute(f"UPDATE {staged} SET user_id = {text(NOBODY)} WHERE user_id IS NULL")
+
+
+def users_of_requests(rows: str) -> str:
+    """SQL of request_id and user_id: whose the requests are of which some rows of `rows` say it and others do not."""
+    return (
+        f"SELECT request_id, min(user_id) AS user_id FROM {rows} WHERE request_id IS NOT NULL "
+        "GROUP BY 1 HAVING count(user_id) BETWEEN 1 AND count(*) - 1"
+    )
 
 
 def forget_nobody(connection: duckdb.DuckDBPyConnection, spec: TableSpec) -> None:

@@ -369,7 +369,7 @@ def _checks(spec: TableSpec, column: str, stored: str | None, kind: str, role: R
     if kind == "DOUBLE" and not nan_is_missing:
         fix = "Leave the cell empty, or set validation.nan_is_missing."
         checks.append(Check(column, f"NOT isfinite({value})", "is NaN or infinite", fix))
-    if column in spec and (spec[column].required or spec[column].filled):
+    if column in spec and spec[column].needs_cells:
         missing = f"{value} IS NULL" + (f" AND NOT {is_given}" if may_fail else "")
         checks.append(Check(column, missing, "is missing", "Every row needs one."))
     if column in _CHECKS and column in spec:
