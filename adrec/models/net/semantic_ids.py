@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 MOST_POINTS = 256
 """Vectors a code that centres are fitted to, drawn where there are more: further ones move none of them."""
+FAR = 1e6
+"""Where centres lie that no vector asked for: a text that is like none of training's still goes to the nearest of theirs, whose
+vector has learned something."""
 
 
 class SemanticIds(nn.Module):
@@ -46,7 +49,8 @@ class SemanticIds(nn.Module):
 
 
 def fit_centres(vectors: NDArray[np.float32], *, levels: int, codes: int, seed: int) -> NDArray[np.float32]:
-    """Centres (L, K, E) of residual k-means over vectors (N, E), blank ones left out; zeros where there are fewer vectors."""
+    """Centres (L, K, E) of residual k-means over vectors (N, E), blank ones left out. Of more codes than vectors the others lie
+    `FAR` from all; zeros where there are none."""
     from sklearn.cluster import KMeans  # a slow import
 
     rng = np.random.default_rng(seed)
@@ -55,10 +59,10 @@ def fit_centres(vectors: NDArray[np.float32], *, levels: int, codes: int, seed: 
         left = left[np.sort(rng.choice(len(left), MOST_POINTS * codes, replace=False))]
     centres = np.zeros((levels, codes, vectors.shape[1]), np.float32)
     for level in range(levels):
-        count = min(codes, len(np.unique(left, axis=0)))
+        count = min(codes, len(np.unique(left.round(6), axis=0)))  # what is left may differ by rounding alone
         if not count:
             break
         fitted = KMeans(count, n_init=1, max_iter=25, random_state=seed + level).fit(left)
-        centres[level, :count] = fitted.cluster_centers_
+        centres[level, :count], centres[level, count:] = fitted.cluster_centers_, FAR
         left = left - centres[level][fitted.labels_]
     return centres

@@ -11,7 +11,7 @@ from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.arrays import places
 from adrec.data.prepared import open_prepared
 from adrec.inference.packing import unpack
-from adrec.models.net.semantic_ids import SemanticIds, fit_centres
+from adrec.models.net.semantic_ids import FAR, SemanticIds, fit_centres
 from adrec.stages.training import finetune
 from adrec.terminal import Terminal
 from adrec.training.click_data import load_click_data
@@ -62,7 +62,21 @@ def test_fewer_texts_than_codes():
     ids = SemanticIds(text_width=6, levels=3, codes=8, width=4)
     ids.centres.copy_(torch.from_numpy(centres))
     assert len(torch.unique(ids.ids(torch.from_numpy(vectors)), dim=0)) == 3
+    unlike = torch.from_numpy(np.concatenate([-vectors, 1e-3 * vectors]))  # no vector of training's is near
+    taken = ids.ids(torch.from_numpy(vectors)).unique(dim=0)
+    assert all((codes == taken[:, 0]).any() for codes in ids.ids(unlike)[:, 0]), "a code that something was learned for"
     assert not fit_centres(np.zeros((4, 6), np.float32), levels=2, codes=3, seed=0).any()
+
+
+@pytest.mark.filterwarnings("error")
+def test_rounding_makes_no_further_codes():
+    """Ads of few words: what two levels leave of them is nothing, but for the last bits."""
+    rng = np.random.default_rng(1)
+    words, ads = rng.normal(size=(6, 12)).astype(np.float32), np.array([rng.choice(6, 3, replace=False) for _ in range(12)])
+    vectors = words[ads].mean(1)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    centres = fit_centres(vectors, levels=3, codes=8, seed=42)
+    assert np.abs(centres[2][centres[2] < FAR]).max() < 1e-6 and len(np.unique(centres[2], axis=0)) == 2
 
 
 def test_they_need_a_frozen_encoder():
