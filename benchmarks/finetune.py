@@ -5,10 +5,12 @@
     python benchmarks/finetune.py --prepared runs/mine/prepared --whole configs/mine/finetune.yaml
 
 Both ways run in turn, in one process, on the same batches of the same model; the ratio is what carries over to other machines.
-`--whole` runs `adrec finetune` with that config and tells what each part takes, the baselines side by side and one by one.
+`--whole` runs `adrec finetune` with that config and tells what each part takes, the baselines side by side and one by one; its
+processor seconds say the same on a busy machine.
 """
 
 import argparse
+import os
 import resource
 import tempfile
 import time
@@ -88,17 +90,18 @@ def whole(path: Path, prepared: Path, encoder: str) -> None:
     config = load_config(path, FinetuneConfig, [f"prepared={prepared}", f"text.reference={encoder}"])
     with tempfile.TemporaryDirectory() as folder:
         config = config.model_copy(update={"output": Path(folder) / "bundle"})
-        spent: dict[str, float] = {}
+        spent: dict[str, tuple[float, float]] = {}
 
         def timed(module: ModuleType, name: str) -> None:
             function = getattr(module, name)
 
             def measured(*given: Any, **named: Any) -> Any:
-                start = time.perf_counter()
+                start = clocks()
                 try:
                     return function(*given, **named)
                 finally:
-                    spent[name] = spent.get(name, 0.0) + time.perf_counter() - start
+                    before = spent.get(name, (0.0, 0.0))
+                    spent[name] = (before[0] + clocks()[0] - start[0], before[1] + clocks()[1] - start[1])
 
             setattr(module, name, measured)
 
@@ -106,13 +109,13 @@ def whole(path: Path, prepared: Path, encoder: str) -> None:
             timed(finetune, name)
         timed(above, "fit_all")
         timed(finetune, "_candidate_recall")
-        start = time.perf_counter()
+        start = clocks()
         finetune.run(config, Terminal(quiet=True))
-        total = time.perf_counter() - start
-    print({name: round(seconds, 1) for name, seconds in spent.items()})
-    print(
-        f"whole {total:.0f} s, {total / spent['train_networks']:.2f} times the networks' own; {torch.get_num_threads()} threads"
-    )
+        total = [now - then for now, then in zip(clocks(), start, strict=True)]
+    for at, clock in enumerate(("s", "processor s")):
+        print(f"{clock}: { ({name: round(seconds[at], 1) for name, seconds in spent.items()}) }")
+        ratio = total[at] / spent["train_networks"][at]
+        print(f"whole {total[at]:.0f} {clock}, {ratio:.2f} times the networks' own; {torch.get_num_threads()} threads")
     material = read_material(config, Terminal(quiet=True))
     train, valid = material.inputs(material.data, material.data.train), material.inputs(material.data, material.data.valid)
     own = {}
@@ -121,6 +124,12 @@ def whole(path: Path, prepared: Path, encoder: str) -> None:
         fit_all([name], train, valid, seed=config.seed)
         own[name] = round(time.perf_counter() - start, 1)
     print(f"baselines one by one, first fit: {sum(own.values()):.1f} s: {own}")
+
+
+def clocks() -> tuple[float, float]:
+    """Seconds by the clock, and of processors, child processes that have ended among them."""
+    spent = os.times()
+    return time.perf_counter(), spent.user + spent.system + spent.children_user + spent.children_system
 
 
 def memory(config: FinetuneConfig, batches: int | None) -> None:
