@@ -194,7 +194,8 @@ def _train(
     )
     backbone = cast(Any, model.backbone)
     if settings.gradient_checkpointing:
-        backbone.gradient_checkpointing_enable()
+        # Late releases of transformers 5 have another name for it, and early ones that name alone.
+        (getattr(backbone, "activation_checkpointing_enable", None) or backbone.gradient_checkpointing_enable)()
     if settings.compile:
         backbone.compile(dynamic=True)
     total = total_batches(settings, per_epoch)

@@ -31,6 +31,7 @@ def test_masked_softmax_has_finite_gradients_without_any_place():
     assert torch.isfinite(logits.grad).all()
 
 
+@torch.no_grad()
 def test_additive_attention():
     x, mask = _inputs()
     module = AdditiveAttention(width=8, hidden=6)

@@ -48,7 +48,8 @@ def test_training_lowers_every_error():
         optimizer.zero_grad()
         sum(model.errors(ads)).backward()
         optimizer.step()
-    assert all(float(after) < 0.7 * start for after, start in zip(model.errors(ads), before, strict=True))
+    after = [float(error.detach()) for error in model.errors(ads)]
+    assert all(end < 0.7 * start for end, start in zip(after, before, strict=True))
 
 
 def test_the_command_writes_a_code_for_each_ad(tmp_path):
