@@ -17,8 +17,9 @@ from adrec.config.inference.score import ScoreConfig
 from adrec.data.disk.tables import parquet_schema, read_table
 from adrec.data.prepared import Prepared
 from adrec.errors import AdrecError, DataError
-from adrec.inference.predictor import Predictor, with_scores
+from adrec.inference.predictor import Predictor
 from adrec.inference.score_source import open_source
+from adrec.inference.scored import with_scores
 from adrec.stages.inference import explain, rank
 from adrec.terminal import Terminal
 

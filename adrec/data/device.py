@@ -1,6 +1,6 @@
 """Device and processor threads. Apart from the trainer, so that scoring does not load Lightning (seconds) to know them."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -36,3 +36,13 @@ def use_threads(count: int) -> None:
     """
     torch.set_num_threads(count)
     threadpool_limits(count)
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """A nest of tuples of tensors on the device."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, tuple):
+        parts = [moved(part, device) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value

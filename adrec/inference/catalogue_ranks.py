@@ -18,10 +18,11 @@ from adrec.data.arrays import combined
 from adrec.data.availability import Availability
 from adrec.data.examples import Examples
 from adrec.data.hashing import hash_strings, mix
+from adrec.inference.catalogs import Catalogs
 from adrec.inference.click_model import Scores
 from adrec.inference.known import Known
 from adrec.inference.lists.pairs import pairs_at
-from adrec.inference.predictor import Catalogs, Predictor
+from adrec.inference.predictor import Predictor
 from adrec.schema import CATALOGUE_RANK, CATALOGUE_SIZE, DRAWN
 
 Ints = NDArray[np.int64]

@@ -6,7 +6,7 @@ A row's score depends on nothing but the row, its user, its ad and its history: 
 import copy
 from collections.abc import Callable, Container, Generator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,61 +16,34 @@ import torch
 from numpy.typing import NDArray
 
 from adrec.bundle import open_bundle
-from adrec.data.arrays import combined, places, table_with_row, with_row
-from adrec.data.batches.collate import Batch, Collator, QueryInputs, TextInputs, entities
+from adrec.data.arrays import combined, places
+from adrec.data.batches.collate import Batch, Collator, entities
 from adrec.data.batches.dataset import InOrder
-from adrec.data.device import encodes_bf16, resolve_device
-from adrec.data.examples import Catalog, Examples, catalog_from_table, examples_from_table
+from adrec.data.device import encodes_bf16, moved, resolve_device
+from adrec.data.examples import Examples, catalog_from_table, examples_from_table
 from adrec.data.features.vectors import Modality
 from adrec.data.vectors import Vectors, split_vectors
 from adrec.errors import AdrecError, BundleError, reason_of
 from adrec.inference.ahead import ahead
+from adrec.inference.catalogs import Catalogs
 from adrec.inference.click_model import ClickModel, Scores
 from adrec.inference.golden import TOLERANCE, Golden, read_golden
 from adrec.inference.known import NOTHING, Known, at_no_moment, click_log, placed, users_named
 from adrec.inference.packing import unpack
 from adrec.inference.rows import checked_ads, checked_users, with_new_users, with_texts
+from adrec.inference.scored import with_scores
 from adrec.models.baselines.base import Inputs
 from adrec.models.baselines.suite import score_all
 from adrec.models.match.table import Matcher
 from adrec.models.text.text_encoder import TextEncoder
-from adrec.models.text.text_vectors import TextReader, texts_with_row
-from adrec.schema import ANY_SLOT, BASELINE_PREFIX, LABEL_OF_SCORE, NOBODY, SCORE_PREFIX, as_of_column
+from adrec.models.text.text_vectors import TextReader
+from adrec.schema import as_of_column
 from adrec.specs import WORDS
 from adrec.terminal import Terminal
 
 BATCH_ROWS = 4096
 BATCH_BYTES = 32 * 2**20
 _FEWEST_ROWS = 256
-
-
-@dataclass(frozen=True)
-class Catalogs:
-    """Ads and users made ready for scoring: features, texts, identifiers."""
-
-    ads: Catalog
-    users: Catalog
-    ad_texts: TextInputs
-    user_texts: TextInputs
-    queries: QueryInputs | None
-    cold_ad: NDArray[np.bool_]
-    """(A,) no impression in training"""
-    cold_user: NDArray[np.bool_]
-    """(U,)"""
-    ad_table: pa.Table
-    """the ads as a table, with the texts that were made"""
-    user_table: pa.Table
-
-    def with_ad(self, row: int, own: "Catalogs") -> "Catalogs":
-        """The same with the one ad of `own` at `row`, or behind the last."""
-        ads, texts = texts_with_row(self.ads.with_row(row, own.ads), self.ad_texts, row, own.ad_texts)
-        return replace(
-            self,
-            ads=ads,
-            ad_texts=texts,
-            cold_ad=with_row(self.cold_ad, row, own.cold_ad),
-            ad_table=table_with_row(self.ad_table, row, own.ad_table),
-        )
 
 
 class Predictor:
@@ -405,45 +378,11 @@ class Predictor:
             yield moved(batch, self.device)
 
 
-def with_scores(impressions: pa.Table, examples: Examples, catalogs: Catalogs, scores: Scores) -> pa.Table:
-    """The impressions with the SCORED columns beside their own; columns of those names are replaced."""
-    added: dict[str, Any] = {"logit": scores.logit, "score": scores.score}
-    if scores.any_slot is not None:
-        added[ANY_SLOT] = scores.any_slot
-    added |= {f"{SCORE_PREFIX}{name}": values for name, values in scores.tasks.items()}
-    nobody, nothing = ((catalog.ids.to_numpy(zero_copy_only=False) == NOBODY) for catalog in (catalogs.users, catalogs.ads))
-    for name, cold, unnamed, index in (
-        ("cold_ad", catalogs.cold_ad, nothing, examples.ad_index),
-        ("cold_user", catalogs.cold_user, nobody, examples.user_index),
-    ):
-        if not len(unnamed) or not unnamed.all():
-            added[name] = pa.array(cold[index], mask=unnamed[index])
-    added["history_length"] = examples.history_length
-    added |= {f"{BASELINE_PREFIX}{name}": values.astype(np.float32) for name, values in scores.baselines.items()}
-    rows = impressions.select([name for name in impressions.column_names if name not in added])
-    for name, values in added.items():
-        rows = rows.append_column(name, pa.array(values))
-    if scores.label != "click":  # whoever judges the scores must know what they are of
-        rows = rows.replace_schema_metadata({**(rows.schema.metadata or {}), LABEL_OF_SCORE: scores.label.encode()})
-    return rows
-
-
-def moved(value: Any, device: torch.device) -> Any:
-    """A nest of tuples of tensors on the device."""
-    if isinstance(value, torch.Tensor):
-        return value.to(device)
-    if isinstance(value, tuple):
-        parts = [moved(part, device) for part in value]
-        return type(value)(*parts) if isinstance(value, Batch) or hasattr(value, "_fields") else tuple(parts)
-    return value
-
-
 def _by_clicks(history: pa.Table | None, catalogs: Catalogs) -> Known:
     return Known(clicks=click_log(history, catalogs.ad_table)) if history is not None else NOTHING
 
 
 def _not_in(ids: pa.Array, known: pa.Array) -> NDArray[np.bool_]:
-
     return places(ids, known) < 0
 
 

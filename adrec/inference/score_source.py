@@ -17,9 +17,10 @@ from adrec.data.examples import Examples
 from adrec.data.features import FeatureSet
 from adrec.data.prepared import Prepared, open_prepared
 from adrec.errors import DataError
+from adrec.inference.catalogs import Catalogs
 from adrec.inference.known import Known, known_of, placed
 from adrec.inference.own_tables import OwnTables, as_of_rows, stage_own, with_described
-from adrec.inference.predictor import Catalogs, Predictor
+from adrec.inference.predictor import Predictor
 from adrec.inference.rows import refuse_other_spaces
 from adrec.prepare.own_files import LogForm, with_standard_input
 from adrec.schema import ADS, NOBODY, PREPARED_IMPRESSIONS, USERS

@@ -34,8 +34,8 @@ from adrec.inference.ahead import ahead
 from adrec.inference.catalogue_ranks import CatalogueRanks
 from adrec.inference.onnx.backend import predictor_of
 from adrec.inference.own_tables import OwnTables
-from adrec.inference.predictor import with_scores
 from adrec.inference.score_source import open_source
+from adrec.inference.scored import with_scores
 from adrec.schema import SCORED
 from adrec.terminal import Terminal
 

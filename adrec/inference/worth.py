@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from adrec.data.batches.collate import Texts
 from adrec.data.examples import Examples
+from adrec.inference.catalogs import Catalogs
 from adrec.inference.click_model import ClickModel
-from adrec.inference.predictor import Catalogs, Predictor
+from adrec.inference.predictor import Predictor
 from adrec.metrics.classification import auc
 
 ROWS = 50_000

@@ -14,13 +14,14 @@ from adrec.bundle import open_bundle
 from adrec.cli.app import app
 from adrec.config.inference.rank import RankConfig
 from adrec.config.inference.serve import ServeConfig
+from adrec.data.device import moved
 from adrec.data.prepared import open_prepared
 from adrec.errors import AdrecError, DataError
 from adrec.inference.explain.explainer import Explainer
 from adrec.inference.onnx.backend import onnx_predictor
 from adrec.inference.onnx.exporting import export
 from adrec.inference.packing import unpack
-from adrec.inference.predictor import Predictor, moved
+from adrec.inference.predictor import Predictor
 from adrec.metrics.classification import auc
 from adrec.metrics.intervals.paired import around, auc_difference
 from adrec.stages.inference import rank

@@ -16,6 +16,7 @@ from adrec.config.inference.rank import Policy, RankConfig
 from adrec.config.inference.score import ScoreConfig
 from adrec.config.inference.serve import ServeConfig
 from adrec.config.training.finetune import FinetuneConfig
+from adrec.data.device import moved
 from adrec.data.vectors import file_of
 from adrec.errors import DataError
 from adrec.inference.explain.explainer import Explainer
@@ -24,7 +25,7 @@ from adrec.inference.lists.ranker import Ranker
 from adrec.inference.onnx.backend import onnx_predictor
 from adrec.inference.onnx.exporting import export
 from adrec.inference.packing import unpack
-from adrec.inference.predictor import Predictor, moved
+from adrec.inference.predictor import Predictor
 from adrec.metrics.classification import auc
 from adrec.serve.engine import Engine
 from adrec.stages.inference import encode, rank, score

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from adrec.data.arrays import combined
 from adrec.data.examples import Examples
+from adrec.inference.catalogs import Catalogs
 from adrec.inference.explain.counterfactual import Change, changes
 from adrec.inference.explain.occlusion import Occluder, Occlusion
 from adrec.inference.explain.shapley import shapley
 from adrec.inference.explain.variants import Input, Variants
 from adrec.inference.explain.words import Word
 from adrec.inference.lists.evidence import interest_words, reads_chinese
-from adrec.inference.predictor import Catalogs, Predictor
+from adrec.inference.predictor import Predictor
 from adrec.inference.rows import shown_titles
 from adrec.prepare.text.clean import language
 

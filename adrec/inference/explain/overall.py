@@ -17,9 +17,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from adrec.data.examples import Examples
+from adrec.inference.catalogs import Catalogs
 from adrec.inference.explain.names import shown_category
 from adrec.inference.explain.variants import INTERESTS, Input, Variants
-from adrec.inference.predictor import Catalogs, Predictor
+from adrec.inference.predictor import Predictor
 from adrec.metrics.classification import auc, log_losses
 from adrec.metrics.intervals.bootstrap import Values, bootstrap, divide, of_sums
 from adrec.metrics.intervals.significance import interval

@@ -25,10 +25,11 @@ from adrec.data.features import FeatureSet
 from adrec.data.features.vectors import Modality
 from adrec.data.ragged import Ragged
 from adrec.data.vectors import Vectors
+from adrec.inference.catalogs import Catalogs
 from adrec.inference.click_model import Scores
 from adrec.inference.explain.names import shown_category
 from adrec.inference.explain.words import special_tokens, stretches, without
-from adrec.inference.predictor import Catalogs, Predictor
+from adrec.inference.predictor import Predictor
 from adrec.models.text.text_vectors import TextReader
 from adrec.schema import USER_LANGUAGE
 from adrec.specs import WORDS

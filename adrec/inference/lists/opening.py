@@ -12,12 +12,13 @@ from adrec.config.inference.rank import Policy, RankConfig
 from adrec.data.arrays import combined
 from adrec.data.disk.tables import iter_batches, open_dataset, read_table
 from adrec.data.prepared import Prepared
+from adrec.inference.catalogs import Catalogs
 from adrec.inference.known import Known, known_of, users_named
 from adrec.inference.lists.ranker import Ranker
 from adrec.inference.lists.requests import REQUESTS
 from adrec.inference.lists.rerank import open_rerank
 from adrec.inference.own_tables import OwnTables, stage_own, with_described
-from adrec.inference.predictor import Catalogs, Predictor
+from adrec.inference.predictor import Predictor
 from adrec.inference.rows import with_new_users
 from adrec.schema import NOBODY, USERS
 

@@ -10,9 +10,10 @@ from adrec.data.arrays import Longs, places
 from adrec.data.examples import Examples
 from adrec.data.features import FeatureArrays
 from adrec.data.ragged import Ragged
+from adrec.inference.catalogs import Catalogs
 from adrec.inference.known import Known
 from adrec.inference.lists.catalogue import AdColumns
-from adrec.inference.predictor import Catalogs, Predictor
+from adrec.inference.predictor import Predictor
 from adrec.ranking.arrays import Floats, Ints
 from adrec.schema import COUNTER_PREFIX
 

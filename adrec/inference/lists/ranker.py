@@ -15,6 +15,7 @@ from adrec.data.arrays import Longs, combined, integers, places, table_with_row,
 from adrec.data.availability import ALWAYS, NEVER
 from adrec.data.examples import Examples
 from adrec.errors import ConfigError
+from adrec.inference.catalogs import Catalogs
 from adrec.inference.click_model import Scores
 from adrec.inference.known import NOTHING, Known, users_named
 from adrec.inference.lists.candidates import Finder
@@ -25,7 +26,7 @@ from adrec.inference.lists.pairs import pairs_at, training_counts
 from adrec.inference.lists.policies import deviations, diversifier, list_policy, values_of
 from adrec.inference.lists.rerank import Rerank
 from adrec.inference.lists.vectors import unit
-from adrec.inference.predictor import BATCH_ROWS, Catalogs, Predictor
+from adrec.inference.predictor import BATCH_ROWS, Predictor
 from adrec.ranking.arrays import Floats, Ints
 from adrec.ranking.ledger import Ledger
 from adrec.ranking.pacing import BudgetClock, flown

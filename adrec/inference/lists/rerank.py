@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from adrec.config.inference.rank import Reranking
 from adrec.data.batches.collate import entities
-from adrec.data.device import resolve_device
+from adrec.data.device import moved, resolve_device
 from adrec.data.examples import Examples
 from adrec.errors import ConfigError
+from adrec.inference.catalogs import Catalogs
 from adrec.inference.click_model import Scores
-from adrec.inference.predictor import Catalogs, Predictor, moved
+from adrec.inference.predictor import Predictor
 from adrec.models.baselines.base import log_odds
 from adrec.models.rerank.reranker import Reranker, load_reranker
 from adrec.models.rerank.soft_tokens import PairVectors

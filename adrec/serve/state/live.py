@@ -18,11 +18,12 @@ from adrec.data.arrays import combined
 from adrec.data.examples import Examples
 from adrec.data.vectors import split_vectors
 from adrec.errors import BundleError, DataError
+from adrec.inference.catalogs import Catalogs
 from adrec.inference.known import Known
 from adrec.inference.lists.ranker import Ranker
 from adrec.inference.lists.rerank import open_rerank
 from adrec.inference.onnx.backend import predictor_of
-from adrec.inference.predictor import Catalogs, Predictor
+from adrec.inference.predictor import Predictor
 from adrec.schema import STRINGS, TIMESTAMP
 from adrec.serve.intake.columns import Columns
 from adrec.serve.intake.messages import UserIn

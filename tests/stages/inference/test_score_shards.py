@@ -20,7 +20,7 @@ from adrec.data.disk.outputs import SCORES, guard_output
 from adrec.data.disk.tables import read_table
 from adrec.data.prepared import open_prepared
 from adrec.errors import BundleError, DataError, ResourceError
-from adrec.inference.predictor import with_scores
+from adrec.inference.scored import with_scores
 from adrec.inference.shards import part_path
 from adrec.stages.inference import score
 from adrec.terminal import Terminal
