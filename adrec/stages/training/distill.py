@@ -19,7 +19,7 @@ from adrec.data.device import resolve_device
 from adrec.data.disk.outputs import ENCODER
 from adrec.data.disk.writing import folder_aside
 from adrec.data.prepared import Prepared, open_prepared
-from adrec.data.text.corpus import open_corpus, ordinary_ids, texts_of
+from adrec.data.text.corpus import texts_of
 from adrec.data.text.vector_cache import cached_vectors
 from adrec.errors import ConfigError, DataError
 from adrec.inference.click_model import ClickModel
@@ -29,13 +29,13 @@ from adrec.models.text.student import make_student
 from adrec.models.text.text_encoder import TextEncoder, encode_texts, load_text_encoder
 from adrec.stages.training.pretraining.distill_bundle import refuse_private, teach, validation_auc, write_bundle
 from adrec.stages.training.pretraining.distill_lists import ListsResult, distill_lists
+from adrec.stages.training.pretraining.feeds import masked_feed, tokenised
 from adrec.terminal import Terminal
 from adrec.training.loop.loader import BatchLoader
 from adrec.training.loop.stored import close_work
 from adrec.training.loop.trainer import FitResult, fit, identity_of, open_work, total_batches, total_steps, work_folder
 from adrec.training.mlm_module import JointFeed, PretrainModule
 from adrec.training.objectives.distil import Distil, VectorDistil, VectorFeed
-from adrec.training.objectives.mlm import MlmFeed
 
 _SPEED_TEXTS = 2000
 
@@ -169,28 +169,11 @@ def _train(
     """Fit the student; also the held-out texts."""
     settings, batches, tokenizer = config.training, config.batches, original.tokenizer
     path = prepared.path / "corpus.parquet"
-    with terminal.progress("tokenising", unit="texts"):
-        corpus = open_corpus(
-            path,
-            tokenizer,
-            max_tokens=batches.max_tokens,
-            cache=work / "corpus",
-            streamed=batches.streamed,
-            chunk=batches.chunk_texts,
-        )
+    corpus = tokenised(path, tokenizer, batches, cache=work / "corpus", terminal=terminal)
     usable = corpus.lengths > 2
     feeds = [
-        MlmFeed(
-            corpus,
-            np.flatnonzero(usable & (corpus.held_out == held)),
-            mask_id=tokenizer.mask_token_id,
-            pad_id=tokenizer.pad_token_id,
-            ordinary_ids=ordinary_ids(tokenizer),
-            pack_tokens=batches.pack_tokens,
-            batch_tokens=batches.batch_tokens,
-            packing=batches.packing,
-            shuffle=not held,
-            seed=config.seed,
+        masked_feed(
+            corpus, np.flatnonzero(usable & (corpus.held_out == held)), tokenizer, batches, shuffle=not held, seed=config.seed
         )
         for held in (False, True)
     ]

@@ -17,13 +17,14 @@ from adrec.data.device import resolve_device
 from adrec.data.disk.outputs import ENCODER
 from adrec.data.disk.writing import folder_aside
 from adrec.data.prepared import Prepared, open_prepared
-from adrec.data.text.corpus import Corpus, open_corpus, texts_of
+from adrec.data.text.corpus import Corpus, texts_of
 from adrec.data.text.mixture import Mixture
 from adrec.errors import ConfigError
 from adrec.models.text.encoder_settings import read_settings
 from adrec.models.text.language_model import LanguageModel, new_language_model, open_language_model
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.specs import Pooling
+from adrec.stages.training.pretraining.feeds import tokenised
 from adrec.stages.training.pretraining.objectives import build_objectives, mlm_feed
 from adrec.stages.training.pretraining.private import public_corpus, train_texts_privately, write_private_folder
 from adrec.stages.training.pretraining.report import Neighbours, neighbours, write_report
@@ -106,15 +107,7 @@ def _run_language_model(config: PretrainConfig, prepared: Prepared, terminal: Te
     mixture = Mixture.open([prepared, *others], temperature=temperature, links=work / "mixture")
     torch.manual_seed(config.seed)
     model, tokenizer = _open_model(config, prepared)
-    with terminal.progress("tokenising", unit="texts"):
-        corpus = open_corpus(
-            mixture.path,
-            tokenizer,
-            max_tokens=config.batches.max_tokens,
-            cache=work / "corpus",
-            streamed=config.batches.streamed,
-            chunk=config.batches.chunk_texts,
-        )
+    corpus = tokenised(mixture.path, tokenizer, config.batches, cache=work / "corpus", terminal=terminal)
     if config.privacy is not None:
         corpus = public_corpus(config, corpus, mixture.path, prepared)
     encoder = TextEncoder(

@@ -9,12 +9,13 @@ import pyarrow.parquet as pq
 from torch import nn
 
 from adrec.config.training.pretrain import ContrastiveObjective, DaeObjective, NspObjective, PretrainConfig
-from adrec.data.text.corpus import Corpus, ordinary_ids
+from adrec.data.text.corpus import Corpus
 from adrec.data.text.mixture import Mixture
 from adrec.data.text.pairs import Pairs, both_of, part_pairs, text_pairs
 from adrec.errors import DataError
 from adrec.models.text.language_model import LanguageModel
 from adrec.models.text.pooling import Pool
+from adrec.stages.training.pretraining.feeds import masked_feed
 from adrec.training.mlm_module import Feed
 from adrec.training.objectives.contrastive import Contrastive, ContrastiveFeed
 from adrec.training.objectives.dae import Dae, DaeFeed
@@ -99,21 +100,9 @@ def build_objectives(
 
 def mlm_feed(config: PretrainConfig, corpus: Corpus, tokenizer: Any, rows: np.ndarray, *, shuffle: bool) -> MlmFeed:
     """Masked batches of some texts, as the config says."""
-    mlm, batches = config.objectives.mlm, config.batches
-    return MlmFeed(
-        corpus,
-        rows,
-        mask_id=tokenizer.mask_token_id,
-        pad_id=tokenizer.pad_token_id,
-        ordinary_ids=ordinary_ids(tokenizer),
-        pack_tokens=batches.pack_tokens,
-        batch_tokens=batches.batch_tokens,
-        packing=batches.packing,
-        rate=mlm.rate if mlm else 0.15,
-        whole_words=mlm.whole_words if mlm else True,
-        shuffle=shuffle,
-        seed=config.seed,
-    )
+    mlm = config.objectives.mlm
+    masking = {"rate": mlm.rate, "whole_words": mlm.whole_words} if mlm else {}
+    return masked_feed(corpus, rows, tokenizer, config.batches, shuffle=shuffle, seed=config.seed, **masking)
 
 
 def _add_nsp(made: Objectives, settings: NspObjective, source: _Source) -> None:
