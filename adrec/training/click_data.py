@@ -2,9 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from itertools import chain
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,26 +9,22 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from adrec.config.training.finetune import FinetuneConfig
-from adrec.data.arrays import newest as newest_places
 from adrec.data.arrays import places
 from adrec.data.batches.collate import Collator, QueryInputs
 from adrec.data.batches.dataset import InOrder, MemoryPlan, Replay, Sampling, StreamedPlan
-from adrec.data.examples import Catalog, Examples, catalog_from_table, load_examples, run_codes
+from adrec.data.examples import Catalog, Examples, catalog_from_table, load_examples
 from adrec.data.features import FeatureSet
-from adrec.data.features.moments import Moments
 from adrec.data.identities import NOBODYS, OwnVectors
-from adrec.data.labels import ELAPSED, LabelCut, delay_column, labels_as_of
+from adrec.data.labels import LabelCut
 from adrec.data.prepared import Prepared
-from adrec.data.ragged import ragged
 from adrec.errors import ConfigError, DataError
-from adrec.metrics.delays import DelayCurve, fit_delay_curve
 from adrec.models.match.table import Matcher
 from adrec.models.net.semantic_ids import fit_centres
 from adrec.models.net.tasks import Task
 from adrec.models.text.text_vectors import TextReader
-from adrec.schema import NOBODY, WEIGHT
 from adrec.terminal import Terminal
-from adrec.training.build import Dimensions, FeatureShape, build_tasks, own_vectors, shared_spaces
+from adrec.training.build import Dimensions, FeatureShape, own_vectors, shared_spaces
+from adrec.training.survey import Late, Seen, click_frequency, late_labels, log_frequency, survey
 
 VALID_ROWS = 500_000
 """Validation rows looked at, the first requests: an AUC of more is no surer in the third digit."""
@@ -40,24 +33,6 @@ SHUFFLE_ROWS = 524_288
 
 EVALUATION_ROWS = 4096
 """Rows scored at once: no gradients are kept, so batches may be larger than in training."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """How often each ad or user occurs in the training rows; only those that occur, most frequent first."""
-
-    ids: pa.StringArray
-    impressions: NDArray[np.int64]
-    clicks: NDArray[np.int64]
-
-
-class Late(NamedTuple):
-    """How late a label comes."""
-
-    training: DelayCurve
-    """as training knows it"""
-    valid: DelayCurve
-    """as is known when the test begins, for what validation rows fit"""
 
 
 @dataclass(frozen=True)
@@ -94,7 +69,7 @@ class ClickData:
     """of the ads' semantic ids, where they have them"""
     cut: LabelCut | None = None
     """What training knows of labels."""
-    late: dict[str, "Late"] = field(default_factory=dict)
+    late: dict[str, Late] = field(default_factory=dict)
     """task → its delays, for tasks whose label comes late, where the config does something about it"""
 
     @property
@@ -184,7 +159,7 @@ def load_click_data(
         valid = load_examples(prepared, "valid", max_history=history, labels=labels, rows=most, cut=known)
         in_memory = total <= config.training.in_memory_rows
         train = load_examples(prepared, *splits, max_history=history, labels=labels, cut=cut) if in_memory else None
-        seen_ads, seen_users, fitted, queries, mean_weight, newest, events = _survey(
+        seen_ads, seen_users, fitted, queries, mean_weight, newest, events = survey(
             prepared, splits, config, cut, known, advance
         )
     ads_table, users_table = prepared.ads(), prepared.users()
@@ -229,8 +204,8 @@ def load_click_data(
     matcher = Matcher(
         dimensions.match, ads, users, interests=user_texts if has_interests else None, queries=query_texts
     )  # fmt: skip
-    clicks = _click_frequency(prepared, splits, len(ads), history) if config.learns_next_click else None
-    frequency = _log_frequency(ads.ids, seen_ads)
+    clicks = click_frequency(prepared, splits, len(ads), history) if config.learns_next_click else None
+    frequency = log_frequency(ads.ids, seen_ads)
     collate = Collator(ads, users, ad_texts, user_texts, query_texts, tuple(labels), frequency, clicks)
     centres = None
     if config.model.semantic_ids is not None:
@@ -260,7 +235,7 @@ def load_click_data(
         own_users=own_users,
         centres=centres,
         cut=cut,
-        late=_late(config, cut, known, events, valid) if config.delay.method != "none" and cut and known else {},
+        late=late_labels(config, cut, known, events, valid) if config.delay.method != "none" and cut and known else {},
         replay=Replay(learned_until, config.replay, config.seed) if learned_until is not None and config.replay < 1 else None,
     )
 
@@ -297,148 +272,3 @@ def _label_cut(config: FinetuneConfig, prepared: Prepared, splits: Sequence[str]
     if config.delay.is_timed:
         return prepared.timed_cut(splits, config.delay.window_hours)
     return prepared.label_cut(splits)
-
-
-Delays = list[NDArray[np.float32]]
-"""Parts of (2, N): hours from the showing to what happened, and to the cut."""
-
-
-def _late(
-    config: FinetuneConfig, cut: LabelCut, known: LabelCut, events: dict[tuple[str, datetime], Delays], valid: Examples
-) -> dict[str, Late]:
-    """The delays of each binary task whose label has a moment, as of both cuts."""
-    late: dict[str, Late] = {}
-    for task in config.tasks:
-        if task.is_binary and task.name in valid.delays and valid.elapsed is not None:
-            of_valid = np.stack([valid.delays[task.name], valid.elapsed])[:, valid.labels[task.name] == 1]
-            training = np.concatenate(events[task.name, cut.moment], axis=1)
-            whole = np.concatenate([*events[task.name, known.moment], of_valid], axis=1)
-            training_curve, whole_curve = (
-                fit_delay_curve(delay, elapsed, config.delay.window_hours) for delay, elapsed in (training, whole)
-            )
-            late[task.name] = Late(training_curve, whole_curve)
-    return late
-
-
-def _survey(
-    prepared: Prepared,
-    splits: tuple[str, ...],
-    config: FinetuneConfig,
-    cut: LabelCut | None,
-    known: LabelCut | None,
-    advance: object,
-) -> tuple[Seen, Seen, tuple[Task, ...], Sequence[str], float, int | None, dict[tuple[str, datetime], Delays]]:
-    """One pass over the training rows: how often ads and users occur, the scale of each label, the distinct queries, the
-    mean weight of a row, the last moment, and the delays as of both cuts where they are told."""
-    assert callable(advance)
-    names = [task.name for task in config.tasks]
-    columns = ["ad_index", "user_index", *names, *(["query"] if "query" in prepared.columns else [])]
-    columns += ["shown_at"] if "shown_at" in prepared.columns and "shown_at" not in columns else []
-    columns += [WEIGHT] if WEIGHT in prepared.columns else []
-    columns += [column for column in (cut.reads(names) if cut is not None else ()) if column not in columns]
-    newest: int | None = None
-    counts = {"ad_index": _Counts(), "user_index": _Counts()}
-    tasks = build_tasks(config.tasks)
-    moments: dict[str, Moments] = {name: Moments() for name in names}
-    queries: dict[str, None] = {}
-    events: dict[tuple[str, datetime], Delays] = {}
-    rows, weighed = 0, 0.0
-    for batch in chain.from_iterable(prepared.iter(split, columns, 262_144) for split in splits):
-        if "shown_at" in columns and batch.num_rows:
-            last = int(pc.cast(pc.max(batch["shown_at"]), pa.int64()).as_py())
-            newest = last if newest is None else max(newest, last)
-        _add_delays(events, batch, names, cut)
-        if known != cut:
-            _add_delays(events, batch, names, known)
-        batch = labels_as_of(batch, cut)
-        clicked = np.nan_to_num(pc.cast(batch[names[0]], pa.float32()).to_numpy(zero_copy_only=False)) > 0
-        weight = batch[WEIGHT].to_numpy() if WEIGHT in columns else None
-        rows += batch.num_rows
-        weighed += batch.num_rows if weight is None else float(weight.sum())
-        for name, count in counts.items():
-            count.add(batch[name].to_numpy(), clicked, weight)
-        for task in tasks:
-            scaled = task.scaled(pc.cast(batch[task.name], pa.float32()).to_numpy(zero_copy_only=False))
-            moments[task.name].add(scaled, weight)
-        if "query" in columns and len(queries) < 1_000_000:
-            queries.update(dict.fromkeys(pc.unique(batch["query"]).drop_null().to_numpy(zero_copy_only=False)))
-        advance(batch.num_rows)
-    _refuse_one_class(prepared, tasks[0], moments[tasks[0].name])
-    fitted = tuple(task.fitted(moments[task.name]) for task in tasks)
-    ads = counts["ad_index"].seen(prepared.ads()["ad_id"])
-    users = counts["user_index"].seen(prepared.users()["user_id"])
-    return ads, users, fitted, list(queries), weighed / max(rows, 1), newest, events
-
-
-def _add_delays(
-    events: dict[tuple[str, datetime], Delays], batch: pa.RecordBatch, names: Sequence[str], cut: LabelCut | None
-) -> None:
-    """Add the delays of what has happened in `batch` by the cut to `events`, by task and moment of the cut."""
-    if cut is None or not cut.timed:
-        return
-    rows = cut.apply(batch)
-    for name in names:
-        if delay_column(name) in rows.schema.names:
-            delay = rows[delay_column(name)].to_numpy(zero_copy_only=False)
-            happened = ~np.isnan(delay)
-            elapsed = rows[ELAPSED].to_numpy(zero_copy_only=False)
-            events.setdefault((name, cut.moment), []).append(np.stack([delay, elapsed])[:, happened])
-
-
-def _refuse_one_class(prepared: Prepared, main: Task, labels: Moments) -> None:
-    """Raise DataError where the main label is the same in all training rows: whatever is learned promises that for ever."""
-    if not (main.is_binary and labels.count and labels.squares == 0.0):
-        return
-    count, name = labels.count, main.name
-    if labels.mean > 0:
-        raise DataError(
-            f"{prepared.path}: '{name}' is 1 in all {count:,} training rows, so that there is nothing to tell it from. A log "
-            "of clicks only needs rows that were not clicked: set `negatives` in the preprocess config, which draws them."
-        )
-    raise DataError(
-        f"{prepared.path}: '{name}' is 0 in all {count:,} training rows: there is nothing to learn. Check the column that "
-        "is read as the label (`columns`, `positive` and `at_least` in the source), or take a longer log."
-    )
-
-
-class _Counts:
-    """Occurrences and clicks by row number; a row of counts occurs as often as it weighs."""
-
-    def __init__(self) -> None:
-        self.shown = np.zeros(0, np.int64)
-        self.clicked = np.zeros(0, np.int64)
-
-    def add(self, index: NDArray[np.integer], clicked: NDArray[np.bool_], weight: NDArray[np.float64] | None = None) -> None:
-        size = max(len(self.shown), int(index.max(initial=-1)) + 1)
-        self.shown = self._counted(index, weight, size) + np.pad(self.shown, (0, size - len(self.shown)))
-        of_clicks = self._counted(index[clicked], None if weight is None else weight[clicked], size)
-        self.clicked = of_clicks + np.pad(self.clicked, (0, size - len(self.clicked)))
-
-    @staticmethod
-    def _counted(index: NDArray[np.integer], weight: NDArray[np.float64] | None, size: int) -> NDArray[np.int64]:
-        return np.bincount(index, weight, size).astype(np.int64, copy=False)
-
-    def seen(self, ids: pa.ChunkedArray) -> Seen:
-        named = pc.not_equal(ids, NOBODY).to_numpy()[: len(self.shown)]
-        order = np.argsort(-self.shown, kind="stable")
-        order = order[(self.shown > 0)[order] & named[order]]
-        return Seen(ids.combine_chunks().take(pa.array(order)), self.shown[order], self.clicked[order])
-
-
-def _log_frequency(ids: pa.StringArray, seen: Seen) -> NDArray[np.float32]:
-    """log of each ad's share of the clicks, which is how often it turns up as an in-batch negative; never seen: as once."""
-    place = places(ids, seen.ids)
-    clicks = np.where(place >= 0, seen.clicks[np.maximum(place, 0)] if len(seen.ids) else 0, 0)
-    return np.log(np.maximum(clicks, 1) / max(int(seen.clicks.sum()), 1)).astype(np.float32)
-
-
-def _click_frequency(prepared: Prepared, splits: Sequence[str], ads: int, max_history: int) -> NDArray[np.float32]:
-    """(ads,) log of each ad's share of the clicks that the requests' histories hold; never clicked: as once."""
-    counts = np.zeros(ads, np.int64)
-    for batch in chain.from_iterable(prepared.iter(split, ["request_id", "history_index"], 262_144) for split in splits):
-        table = pa.Table.from_batches([batch])
-        firsts = np.flatnonzero(np.diff(run_codes(table["request_id"]), prepend=-1))
-        history = ragged(table["history_index"])
-        _, read = newest_places(history.offsets, max_history, firsts)
-        counts += np.bincount(history.values[read], minlength=ads)
-    return np.log(np.maximum(counts, 1) / max(int(counts.sum()), 1)).astype(np.float32)

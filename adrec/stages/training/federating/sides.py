@@ -32,7 +32,7 @@ from adrec.stages.training.finetuning.above import click_model
 from adrec.stages.training.finetuning.material import Material
 from adrec.terminal import Terminal
 from adrec.training.build import build_model
-from adrec.training.click_data import ClickData, Seen, load_click_data
+from adrec.training.click_data import ClickData, load_click_data
 from adrec.training.click_encoder import open_text_encoder, text_reader
 from adrec.training.ctr_module import CTRModule
 from adrec.training.ctr_training import Trained, loss_settings, raw_outputs
@@ -41,6 +41,7 @@ from adrec.training.federated.rounds import LocalTraining, Server
 from adrec.training.federated.sums import Floats
 from adrec.training.loop.trainer import FitResult
 from adrec.training.private.features import Refitted
+from adrec.training.survey import Seen
 
 
 def federated_base(config: FederateConfig) -> FinetuneConfig:

@@ -33,9 +33,10 @@ from adrec.stages.data.media import open_media
 from adrec.stages.training.finetuning.late import calibrate_late
 from adrec.stages.training.finetuning.material import Material
 from adrec.stages.training.finetuning.networks import Networks, Refit
-from adrec.training.click_data import ClickData, Seen
+from adrec.training.click_data import ClickData
 from adrec.training.ctr_module import Raw, main_metrics
 from adrec.training.ctr_training import Trained, raw_outputs
+from adrec.training.survey import Seen
 
 Figures = dict[str, dict[str, float]]
 

@@ -38,13 +38,14 @@ from adrec.stages.training.finetuning.private_calibration import private_calibra
 from adrec.stages.training.finetuning.private_labels import run_with_private_labels
 from adrec.stages.training.pretraining.private import read_ledger
 from adrec.terminal import Terminal
-from adrec.training.click_data import ClickData, Seen, load_click_data
+from adrec.training.click_data import ClickData, load_click_data
 from adrec.training.click_encoder import open_text_encoder, text_reader
 from adrec.training.loop.stored import close_work
 from adrec.training.loop.trainer import work_folder
 from adrec.training.private.features import Declared, Refitted, planned_releases, private_features
 from adrec.training.private.schedule import Schedule
 from adrec.training.private.training import schedule_of, train_privately, units_of
+from adrec.training.survey import Seen
 
 _TEXTS = 50_000
 """Of ads, that the main directions are computed from."""
