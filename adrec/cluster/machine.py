@@ -67,7 +67,9 @@ class Machine(Worker):
             return int(probe.getsockname()[1])
 
     def start(self, arguments: Sequence[str], environment: Mapping[str, str], call: bytes) -> None:
-        """Start torchrun with `arguments`, then the call and where its processes report."""
+        """Start torchrun with `arguments`, and behind them two paths: of `call`, a pickle of what the processes do, and of the
+        folder that they report into. What ran before is ended.
+        """
         self.end()
         shutil.rmtree(self.scratch, ignore_errors=True)
         self.scratch.mkdir(parents=True)

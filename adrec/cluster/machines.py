@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from adrec.cluster.files import distinct, inventory
 from adrec.cluster.machine import Machine, Outcome
 from adrec.cluster.relay import Replay
-from adrec.cluster.session import Hand, Session, session, workers_of
+from adrec.cluster.session import PlacedWorker, Session, session, workers_of
 from adrec.cluster.worker import raised
 from adrec.config.cluster import ClusterConfig
 from adrec.errors import Interrupted, PeerLostError, ResourceError, reason_of
@@ -79,7 +79,7 @@ class _Training:
         self.reads = [inventory(path) for path in distinct(machines.reads)]
         self.run = uuid.uuid4().hex[:12]
         self.attempts = 0
-        self.hands: list[Hand | None] = [None] * machines.nodes
+        self.workers: list[PlacedWorker | None] = [None] * machines.nodes
 
     def __enter__(self) -> "_Training":
         room = workers_of(self.ray, self.machines.cluster, self.machines.nodes)
@@ -91,20 +91,20 @@ class _Training:
         return self
 
     def __exit__(self, *fault: Any) -> None:
-        self.session.end([hand.actor for hand in self.hands if hand is not None])
+        self.session.end([worker.actor for worker in self.workers if worker is not None])
 
     def attempt(self) -> Any:
         """Start everything, and wait for its end. Raises _LostError where all must start again."""
         self._place()
         self.attempts += 1
-        hands = self._hands()
-        host, port = hands[0].address, self._ask(0, "free_port")
+        workers = self._workers()
+        host, port = workers[0].address, self._ask(0, "free_port")
         environment = {
             OWN_STORES: "1",
             RUN: self.run,
             "OMP_NUM_THREADS": str(max(1, int(self.machines.cluster.cpus) // self.machines.devices)),
         }
-        for number in range(len(hands)):
+        for number in range(len(workers)):
             arguments = [
                 "--nnodes", str(self.machines.nodes), "--nproc-per-node", str(self.machines.devices),
                 "--node-rank", str(number), "--master-addr", host, "--master-port", str(port),
@@ -117,13 +117,13 @@ class _Training:
             number = stopped.exit_code - 128 if isinstance(stopped, Interrupted) else signal.SIGINT
             raise Interrupted(number, self._interrupted()) from None
         finally:
-            for number in range(len(hands)):
+            for number in range(len(workers)):
                 with suppress(_LostError):
                     self._ask(number, "end")
 
     def _place(self) -> None:
         """A worker for each machine that has none; each must see what is read."""
-        missing = [number for number, hand in enumerate(self.hands) if hand is None]
+        missing = [number for number, worker in enumerate(self.workers) if worker is None]
         actors = {number: self.session.actor(Machine, self.machines.cluster) for number in missing}
         try:
             began = time.monotonic()
@@ -132,7 +132,7 @@ class _Training:
                 if time.monotonic() - began > _QUIET_SECONDS:
                     self.terminal.warn(f"cluster: no room yet for {self.machines.nodes} workers at a time; waiting for it.")
             for number in missing:
-                self.hands[number] = self.session.standing(actors.pop(number))
+                self.workers[number] = self.session.standing(actors.pop(number))
         except self.ray.exceptions.RayError as lost:
             raise _LostError(f"a worker ended before it had begun ({reason_of(lost)})") from None
         finally:
@@ -141,13 +141,13 @@ class _Training:
             unseen = self._ask(number, "unseen", self.reads)
             if unseen:
                 raise ResourceError(
-                    f"{unseen[0]}: node {self._hands()[number].address} does not see it as this machine does. A training reads"
-                    " and writes on a disk that all nodes share, or in object storage (s3://...)."
+                    f"{unseen[0]}: node {self._workers()[number].address} does not see it as this machine does. A training"
+                    " reads and writes on a disk that all nodes share, or in object storage (s3://...)."
                 )
 
     def _ended(self) -> Any:
         """Say what the first process says until all have ended; its result. Raises _LostError, or the fault of a process."""
-        codes: list[int | None] = [None] * len(self.hands)
+        codes: list[int | None] = [None] * len(self.workers)
         deadline: float | None = None
         with Replay(self.terminal) as replay:
             while None in codes and (deadline is None or time.monotonic() < deadline):
@@ -161,7 +161,7 @@ class _Training:
         outcomes = [(number, outcome) for number in range(len(codes)) for outcome in self._outcomes(number)]
         for number, outcome in outcomes:
             if outcome.fault is not None and not isinstance(outcome.fault.error, PeerLostError):
-                raised(outcome.fault, f"node {self._hands()[number].address}")
+                raised(outcome.fault, f"node {self._workers()[number].address}")
         if any(codes) or None in codes:
             raise _LostError(self._what_ended(codes))
         (result,) = [outcome for _, outcome in outcomes if outcome.result is not None]
@@ -171,11 +171,11 @@ class _Training:
         """Have the processes end at a step, with a checkpoint; what they say of it."""
         outcomes: list[Outcome] = []
         with suppress(_LostError):
-            for number in range(len(self.hands)):
+            for number in range(len(self.workers)):
                 self._ask(number, "interrupt", int(signal.SIGTERM))
             deadline = time.monotonic() + _CHECKPOINT_SECONDS
             while time.monotonic() < deadline:
-                if None not in [self._ask(number, "look").code for number in range(len(self.hands))]:
+                if None not in [self._ask(number, "look").code for number in range(len(self.workers))]:
                     break
                 time.sleep(_TURN_SECONDS)
             outcomes = self._outcomes(0)
@@ -188,21 +188,21 @@ class _Training:
     def _what_ended(self, codes: list[int | None]) -> str:
         number = next((number for number, code in enumerate(codes) if code), 0)
         said = [line for line in self._ask(number, "log").splitlines() if line.strip()]
-        where = self._hands()[number].address
+        where = self._workers()[number].address
         return f"a process on node {where} was lost" + (f" ({said[-1].strip()[:200]})" if said else "")
 
     def _ask(self, number: int, what: str, *arguments: Any) -> Any:
         """A machine's answer. Raises _LostError where there is none any more."""
-        hand = self.hands[number]
-        if hand is None:
+        worker = self.workers[number]
+        if worker is None:
             raise _LostError("a worker was lost")
         try:
-            return self.ray.get(getattr(hand.actor, what).remote(*arguments))
+            return self.ray.get(getattr(worker.actor, what).remote(*arguments))
         except self.ray.exceptions.RayTaskError:
             raise
         except self.ray.exceptions.RayError as lost:
-            self.hands[number] = None
-            raise _LostError(f"node {hand.address} was lost ({reason_of(lost)})") from None
+            self.workers[number] = None
+            raise _LostError(f"node {worker.address} was lost ({reason_of(lost)})") from None
 
-    def _hands(self) -> list[Hand]:
-        return [hand for hand in self.hands if hand is not None]
+    def _workers(self) -> list[PlacedWorker]:
+        return [worker for worker in self.workers if worker is not None]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from adrec.cluster.files import Inventory, blocks_of, distinct, inventory
-from adrec.cluster.session import Hand, Session, session, workers_of
+from adrec.cluster.session import PlacedWorker, Session, session, workers_of
 from adrec.cluster.worker import Factory, Fault, Worker, raised
 from adrec.config.cluster import ClusterConfig
 from adrec.errors import ResourceError
@@ -85,7 +85,7 @@ class Pool:
         self._lock = threading.Lock()
         self._actors: dict[int, Any] = {}
         """slot → its worker, from the moment it is asked for"""
-        self._begun: dict[int, Hand] = {}
+        self._begun: dict[int, PlacedWorker] = {}
         """slot → its worker, once the work is built there"""
         self.losses = 0
         """workers that were lost so far"""
@@ -259,25 +259,25 @@ class Pool:
             if not shared.stopped.is_set():
                 _put(shared.results, _Lost(error), shared.stopped)
 
-    def _place(self, slot: int) -> Hand:
+    def _place(self, slot: int) -> PlacedWorker:
         """A worker with its files and its work."""
         ray = self._ray
-        hand = self._session.take(self.cluster) or self._start(slot)
+        worker = self._session.take(self.cluster) or self._start(slot)
         with self._lock:
-            self._actors[slot] = hand.actor
-            lock = self._node_locks[hand.node]
+            self._actors[slot] = worker.actor
+            lock = self._node_locks[worker.node]
         with lock:  # one worker of a node gets the files for all of them
-            if hand.node not in self._nodes:
-                self._nodes[hand.node] = self._bring(hand.actor, hand.address)
+            if worker.node not in self._nodes:
+                self._nodes[worker.node] = self._bring(worker.actor, worker.address)
         threads = max(1, int(self.cluster.cpus))
-        fault = ray.get(hand.actor.begin.remote(self.factory, self.payload, self._nodes[hand.node], threads))
+        fault = ray.get(worker.actor.begin.remote(self.factory, self.payload, self._nodes[worker.node], threads))
         if isinstance(fault, Fault):
-            raised(fault, f"node {hand.address}")
+            raised(fault, f"node {worker.address}")
         with self._lock:
-            self._begun[slot] = hand
-        return hand
+            self._begun[slot] = worker
+        return worker
 
-    def _start(self, slot: int) -> Hand:
+    def _start(self, slot: int) -> PlacedWorker:
         """A new process."""
         actor = self._session.actor(Worker, self.cluster)
         with self._lock:

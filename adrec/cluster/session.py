@@ -23,7 +23,7 @@ LOCAL_OBJECT_STORE = 200 * 2**20
 _TIDY_SECONDS = 2.0
 
 
-class Hand(NamedTuple):
+class PlacedWorker(NamedTuple):
     """A worker that stands on a node."""
 
     actor: Any
@@ -38,7 +38,7 @@ class Session:
     def __init__(self, ray: Any, cluster: ClusterConfig) -> None:
         self.ray, self.cluster = ray, cluster
         self.name = uuid.uuid4().hex[:12]
-        self._idle: list[Hand] = []
+        self._idle: list[PlacedWorker] = []
         self._lock = threading.Lock()
 
     def actor(self, kind: type[Worker], cluster: ClusterConfig) -> Any:
@@ -50,28 +50,28 @@ class Session:
         )(kind)  # fmt: skip
         return made.remote(self.name)
 
-    def standing(self, actor: Any) -> Hand:
+    def standing(self, actor: Any) -> PlacedWorker:
         """The worker, when it stands. Raises ResourceError where its node has another adrec."""
         node, address, version = self.ray.get(actor.about.remote())
         if version != __version__:
             raise ResourceError(
                 f"cluster: node {address} has adrec {version}, and this machine {__version__}. Install the same."
             )
-        return Hand(actor, node, str(address))
+        return PlacedWorker(actor, node, str(address))
 
-    def take(self, cluster: ClusterConfig) -> Hand | None:
+    def take(self, cluster: ClusterConfig) -> PlacedWorker | None:
         """A worker that waits, where it has what `cluster` asks for; it may have died since."""
         with self._lock:
             return self._idle.pop() if self._idle and self._suits(cluster) else None
 
-    def keep(self, hands: Iterable[Hand], cluster: ClusterConfig) -> None:
+    def keep(self, workers: Iterable[PlacedWorker], cluster: ClusterConfig) -> None:
         """Let workers that have done their work wait for more."""
-        hands = list(hands)
+        workers = list(workers)
         if not self._suits(cluster):
-            self.end([hand.actor for hand in hands])
+            self.end([worker.actor for worker in workers])
             return
         with self._lock:
-            self._idle += hands
+            self._idle += workers
 
     def _suits(self, cluster: ClusterConfig) -> bool:
         """Whether workers that wait have what `cluster` asks for."""
@@ -92,7 +92,7 @@ class Session:
         """End all that wait."""
         with self._lock:
             idle, self._idle = self._idle, []
-        self.end([hand.actor for hand in idle])
+        self.end([worker.actor for worker in idle])
 
 
 _open: Session | None = None

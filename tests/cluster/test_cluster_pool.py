@@ -13,7 +13,7 @@ from cluster_work import squares
 from adrec.cluster import pool as pools
 from adrec.cluster.files import blocks_of, distinct, inventory, is_here, relocated
 from adrec.cluster.pool import Pool
-from adrec.cluster.session import Hand, session
+from adrec.cluster.session import PlacedWorker, session
 from adrec.cluster.worker import Worker
 from adrec.config.base import load_config
 from adrec.config.cluster import ClusterConfig
@@ -59,7 +59,7 @@ def test_workers_of_a_local_ray(tmp_path, monkeypatch):
             (tmp_path / str(number)).mkdir()
             with pool_of(squares, {"folder": str(tmp_path / str(number))}) as pool:
                 assert sorted(result for _, result in pool.each(range(6))) == [n**2 for n in range(6)]
-                stood.append({hand.actor._actor_id for hand in pool._begun.values()})
+                stood.append({worker.actor._actor_id for worker in pool._begun.values()})
             assert len(list((tmp_path / str(number)).iterdir())) == 6
         assert stood[1] and stood[1] <= stood[0]
 
@@ -101,7 +101,7 @@ def test_a_full_disk_is_told_in_one_line(is_of_result):
     pool = pool_of(squares, None, of="partition")
     pool._ray = SimpleNamespace(get=get, exceptions=exceptions)
     actor = SimpleNamespace(do=SimpleNamespace(remote=lambda task: None))
-    pool._actors, pool._begun = {0: actor}, {0: Hand(actor, "a node", "10.0.0.7")}
+    pool._actors, pool._begun = {0: actor}, {0: PlacedWorker(actor, "a node", "10.0.0.7")}
     shared = pools._Shared(queue.Queue(), queue.Queue())
     shared.waiting.put(pools._Task(0, {"name": "12"}))
     pool._serve(0, shared)
