@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 from adrec.data.ids import index_of
 
 Longs = NDArray[np.int64]
+_PIECE_ROWS = 16_384
 
 
 def combined(column: pa.ChunkedArray | pa.Array) -> pa.Array:
@@ -82,3 +83,13 @@ def newest(offsets: NDArray[Any], limit: int, rows: NDArray[Any] | slice = slice
     last = offsets[1:][rows]
     lengths = np.minimum(last - offsets[:-1][rows], limit)
     return ends(lengths), ranges(last - lengths, lengths)
+
+
+def unit_rows(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Rows (N, D) scaled to length 1; rows of zeros stay. Takes the result and a piece of it."""
+    scaled = np.empty(vectors.shape, np.float32)
+    for start in range(0, len(vectors), _PIECE_ROWS):
+        piece = vectors[start : start + _PIECE_ROWS]
+        length = np.linalg.norm(piece, axis=1, keepdims=True)
+        scaled[start : start + _PIECE_ROWS] = piece / np.where(length > 0, length, 1.0)
+    return scaled

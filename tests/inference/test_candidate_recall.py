@@ -11,13 +11,13 @@ from worlds import make_bundle, make_world
 from adrec.config.evaluation.evaluate import EvaluateConfig
 from adrec.config.inference.rank import Policy, RankConfig
 from adrec.config.inference.score import ScoreConfig
+from adrec.data.arrays import unit_rows
 from adrec.data.prepared import open_prepared
 from adrec.errors import ResourceError
 from adrec.inference.known import known_of
 from adrec.inference.lists.ranker import Ranker
 from adrec.inference.lists.recall import candidate_recall, sample_requests
 from adrec.inference.lists.requests import split_requests
-from adrec.inference.lists.vectors import unit
 from adrec.inference.predictor import Predictor
 from adrec.schema import TIMESTAMP
 from adrec.stages.evaluation import evaluate
@@ -176,7 +176,7 @@ def test_scaling_a_catalogue_to_unit_length_takes_one_copy():
     vectors = np.random.default_rng(0).normal(size=(200_000, 16)).astype(np.float32)
     vectors[7] = 0
     tracemalloc.start()
-    scaled = unit(vectors)
+    scaled = unit_rows(vectors)
     taken = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert taken < 1.5 * vectors.nbytes

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adrec.config.inference.rank import Policy
-from adrec.data.arrays import Longs, combined, integers, places, table_with_row, with_row
+from adrec.data.arrays import Longs, combined, integers, places, table_with_row, unit_rows, with_row
 from adrec.data.availability import ALWAYS, NEVER
 from adrec.data.examples import Examples
 from adrec.errors import ConfigError
@@ -25,7 +25,6 @@ from adrec.inference.lists.linked import shared_links
 from adrec.inference.lists.pairs import pairs_at, training_counts
 from adrec.inference.lists.policies import deviations, diversifier, list_policy, values_of
 from adrec.inference.lists.rerank import Rerank
-from adrec.inference.lists.vectors import unit
 from adrec.inference.predictor import BATCH_ROWS, Predictor
 from adrec.ranking.arrays import Floats, Ints
 from adrec.ranking.ledger import Ledger
@@ -103,7 +102,7 @@ class Ranker:
         self.known, self.rerank = known, rerank
         self.ad_vectors = predictor.ad_vectors(catalogs)
         text = catalogs.ads.vectors
-        self.unit_vectors = unit(text if text is not None and text.shape[1] else self.ad_vectors)
+        self.unit_vectors = unit_rows(text if text is not None and text.shape[1] else self.ad_vectors)
         self.campaign_column = self._agreed("campaign_column")
         self.campaign, self.campaigns = self.ads.campaign(self.campaign_column, campaigns)
         self.clock = BudgetClock(self._agreed("budget_period") == "day", self._agreed("time_zone"))
@@ -153,7 +152,9 @@ class Ranker:
         vectors = self.predictor.ad_vectors(own)
         text = own.ads.vectors
         other.ad_vectors = with_row(self.ad_vectors, row, vectors)
-        other.unit_vectors = with_row(self.unit_vectors, row, unit(text if text is not None and text.shape[1] else vectors))
+        other.unit_vectors = with_row(
+            self.unit_vectors, row, unit_rows(text if text is not None and text.shape[1] else vectors)
+        )
         columns = AdColumns.of(ad)
         other.campaign, other.campaigns = coded_with_row(
             self.campaign, self.campaigns, row, *columns.campaign(self.campaign_column)

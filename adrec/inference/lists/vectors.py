@@ -8,7 +8,6 @@ from adrec.data.examples import Examples
 
 Floats = NDArray[np.float32]
 _CHUNK_FLOATS = 8_000_000
-_PIECE_ROWS = 16_384
 
 
 def mean_of_history(examples: Examples, unit_vectors: Floats) -> Floats:
@@ -51,13 +50,3 @@ def nearest_click(examples: Examples, unit_vectors: Floats, ad: NDArray[np.integ
         similarity[rows] = np.where(known, np.take_along_axis(cosine, best[:, :, None], axis=2)[:, :, 0], np.nan)
         nearest[rows] = np.where(known, np.take_along_axis(clicks, best, axis=1), -1)
     return similarity, nearest
-
-
-def unit(vectors: Floats) -> Floats:
-    """Rows scaled to length 1; zero rows stay zero. Takes the result and a piece of it."""
-    scaled = np.empty(vectors.shape, np.float32)
-    for start in range(0, len(vectors), _PIECE_ROWS):
-        piece = vectors[start : start + _PIECE_ROWS]
-        norm = np.linalg.norm(piece, axis=1, keepdims=True)
-        scaled[start : start + _PIECE_ROWS] = piece / np.where(norm > 0, norm, 1.0)
-    return scaled

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from adrec.data.arrays import unit_rows
 from adrec.models.baselines.base import Floats, Inputs, Unfitted, load_state, save_state
 from adrec.models.baselines.text import TfIdf
 from adrec.models.match.histories import (
@@ -18,7 +19,6 @@ from adrec.models.match.histories import (
     mean_history,
     row_products,
     sparse_unit_rows,
-    unit_rows,
 )
 
 

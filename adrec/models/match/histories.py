@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from adrec.data.arrays import ranges
+from adrec.data.arrays import ranges, unit_rows
 from adrec.data.examples import Catalog, Examples
 from adrec.data.ragged import Ragged
 
@@ -100,12 +100,6 @@ def list_indicator(catalog: Catalog, name: str) -> sparse.csr_matrix:
     )
     matrix.data[:] = 1.0
     return matrix
-
-
-def unit_rows(vectors: Floats) -> Floats:
-    """Each row divided by its length; zero rows stay zero."""
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.where(length > 0, length, 1.0), dtype=np.float32)
 
 
 def sparse_unit_rows(matrix: sparse.csr_matrix) -> sparse.csr_matrix:

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from adrec.data.arrays import ranges
+from adrec.data.arrays import ranges, unit_rows
 from adrec.data.batches.collate import TextInputs
 from adrec.data.ragged import Ragged
-from adrec.models.match.histories import Floats, unit_rows
+from adrec.models.match.histories import Floats
 
 Rows = Callable[[NDArray[np.integer]], Floats]
 """Row numbers, of any shape, → vectors."""

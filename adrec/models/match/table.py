@@ -17,10 +17,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from adrec.data.arrays import unit_rows
 from adrec.data.batches.collate import QueryInputs, TextInputs
 from adrec.data.examples import Catalog, Examples
 from adrec.data.features.vectors import Modality
-from adrec.models.match.histories import Floats, category_shares, like_rate, list_shares, one_each, row_products, unit_rows
+from adrec.models.match.histories import Floats, category_shares, like_rate, list_shares, one_each, row_products
 from adrec.models.match.nearness import DECLARED, STATISTICS, paired_cosines, to_interests, to_lists, to_taste, units_of
 
 SCALE = 8.0

@@ -15,6 +15,7 @@ from torch import nn
 from adrec.bundle import open_trusted
 from adrec.config.base import save_config
 from adrec.config.training.distill import DistillConfig
+from adrec.data.arrays import unit_rows
 from adrec.data.device import resolve_device
 from adrec.data.disk.outputs import ENCODER
 from adrec.data.disk.writing import folder_aside
@@ -129,8 +130,8 @@ def run(config: DistillConfig, terminal: Terminal) -> DistillResult | ListsResul
         lexical=original.lexical.weight.detach() if original.lexical is not None else None,
     ).eval()
     with terminal.progress("comparing", unit="texts"):
-        ours, theirs = (encode_texts(side, held_out, device=device) for side in (encoder, original))
-        cosines = (ours * theirs).sum(axis=1) / (np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)).clip(min=1e-12)
+        ours, theirs = (unit_rows(encode_texts(side, held_out, device=device)) for side in (encoder, original))
+        cosines = (ours * theirs).sum(axis=1)
         speedup = _speedup(original, encoder, held_out, device)
     student.cpu()
     taught = teach(config, prepared, encoder, device=device, work=work, terminal=terminal) if config.click else None

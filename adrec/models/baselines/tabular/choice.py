@@ -14,11 +14,12 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from adrec.data.arrays import unit_rows
 from adrec.models.baselines.base import Floats, Inputs, load_state, sampled_requests, save_state
 from adrec.models.baselines.tabular.bends import Bends
 from adrec.models.baselines.tabular.design import Scaler, design
 from adrec.models.baselines.tabular.products import Products
-from adrec.models.match.histories import mean_history, row_products, unit_rows
+from adrec.models.match.histories import mean_history, row_products
 
 _FEATURE_PENALTY = 1e-3
 """L2 strength of the other weights; that of one row in all where rows are fewer than a thousand."""

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from adrec.config.base import save_config
 from adrec.config.training.pretrain import AutoencoderModel, PretrainConfig
+from adrec.data.arrays import unit_rows
 from adrec.data.device import resolve_device
 from adrec.data.disk.outputs import ENCODER
 from adrec.data.disk.tables import write_table
@@ -99,7 +100,7 @@ def run_autoencoder(config: PretrainConfig, prepared: Prepared, terminal: Termin
         text_width=inputs.text.shape[1],
         errors={name: float(value) for name, value in errors._asdict().items()},
         recall=_recall(codes, text, held_out),
-        pca_recall=_recall((_unit(text) - mean) @ directions.T, text, held_out),
+        pca_recall=_recall((unit_rows(text) - mean) @ directions.T, text, held_out),
     )
     with folder_aside(config.output, ENCODER) as folder:
         save_file(
@@ -166,15 +167,10 @@ def _take(inputs: AdInputs, rows: np.ndarray, device: str) -> AdInputs:
 
 def _principal(text: np.ndarray, width: int, most: int = 5000) -> tuple[np.ndarray, np.ndarray]:
     """The `width` main directions (K, D) of the unit vectors, fewer where there are fewer, and their mean (D,)."""
-    unit = _unit(text)
+    unit = unit_rows(text)
     mean = unit.mean(axis=0)
     _, _, directions = np.linalg.svd(unit[:most] - mean, full_matrices=False)
     return np.ascontiguousarray(directions[:width]), mean
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    scaled: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
-    return scaled
 
 
 def _recall(codes: np.ndarray, text: np.ndarray, rows: np.ndarray, most: int = 500) -> float:
@@ -182,7 +178,7 @@ def _recall(codes: np.ndarray, text: np.ndarray, rows: np.ndarray, most: int = 5
     rows = rows[:most]
 
     def nearest(vectors: np.ndarray) -> np.ndarray:
-        unit = _unit(vectors)
+        unit = unit_rows(vectors)
         cosines = unit[rows] @ unit.T
         cosines[np.arange(len(rows)), rows] = -np.inf
         return np.argpartition(-cosines, _NEIGHBOURS, axis=1)[:, :_NEIGHBOURS]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from adrec.data.arrays import unit_rows
 from adrec.models.text.text_encoder import TextEncoder, encode_texts
 from adrec.pages.figures import MUTED, SERIES, Plot, drawing
 from adrec.pages.page import Language, rendered
@@ -44,8 +45,7 @@ def neighbours(encoder: TextEncoder, texts: Sequence[str], *, device: str, ads: 
     """The nearest other texts of `ads` texts spread evenly over the list."""
     if len(texts) < 2:
         return []
-    vectors = encode_texts(encoder, texts, device=device)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
+    vectors = unit_rows(encode_texts(encoder, texts, device=device))
     chosen = np.linspace(0, len(texts) - 1, min(ads, len(texts))).astype(int)
     cosines = vectors[chosen] @ vectors.T  # (ads, texts)
     cosines[np.arange(len(chosen)), chosen] = -np.inf

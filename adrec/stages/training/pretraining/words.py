@@ -12,6 +12,7 @@ from rich.table import Table
 
 from adrec.config.base import save_config
 from adrec.config.training.pretrain import PretrainConfig, VectorFileModel, Word2VecModel
+from adrec.data.arrays import unit_rows
 from adrec.data.disk.outputs import ENCODER
 from adrec.data.disk.tables import read_table
 from adrec.data.disk.writing import folder_aside
@@ -103,7 +104,7 @@ def _vectors(config: PretrainConfig, train: np.ndarray, texts: np.ndarray) -> tu
 
 
 def _nearest(words: list[str], vectors: np.ndarray, *, shown: int = 10, near: int = 5) -> dict[str, list[str]]:
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
+    unit = unit_rows(vectors)
     chosen = np.unique(np.linspace(0, min(len(words), 1000) - 1, shown).astype(int))
     cosines = unit[chosen] @ unit.T
     cosines[np.arange(len(chosen)), chosen] = -np.inf
