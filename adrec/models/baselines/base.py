@@ -143,6 +143,15 @@ class Baseline(Protocol):
         """Read what `save` wrote."""
 
 
+class LacksNothing:
+    """What a baseline that every log has enough for says of what it lacks."""
+
+    @classmethod
+    def lacks(cls, inputs: Inputs) -> str:
+        """Nothing."""
+        return ""
+
+
 class Unfitted:
     """What a baseline that learns nothing says of learning."""
 

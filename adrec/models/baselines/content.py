@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from adrec.data.arrays import unit_rows
-from adrec.models.baselines.base import Floats, Inputs, Unfitted, load_state, save_state
+from adrec.models.baselines.base import Floats, Inputs, LacksNothing, Unfitted, load_state, save_state
 from adrec.models.baselines.text import TfIdf
 from adrec.models.match.histories import (
     category_shares,
@@ -41,7 +41,7 @@ class CategoryAffinity(Unfitted):
         return list_shares(inputs.examples, inputs.ads, next(iter(inputs.ads.lists)))
 
 
-class TfIdfCosine:
+class TfIdfCosine(LacksNothing):
     """Cosine of the ad's TF-IDF vector and the mean of those in the history and of the user's interests text."""
 
     name: ClassVar[str] = "tfidf"
@@ -49,11 +49,6 @@ class TfIdfCosine:
 
     def __init__(self, tfidf: TfIdf | None = None) -> None:
         self.tfidf = tfidf or TfIdf(np.zeros(0, np.str_), np.zeros(0, np.float32))
-
-    @classmethod
-    def lacks(cls, inputs: Inputs) -> str:
-        """Nothing."""
-        return ""
 
     def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
         """Weigh the terms of all ads in the training catalog."""
@@ -93,7 +88,7 @@ class EncoderCosine(Unfitted):
         return row_products(interest, vectors, inputs.examples.history_of_row, inputs.examples.ad_index)
 
 
-class ContentScore:
+class ContentScore(LacksNothing):
     """sum over features f of w_f cos(interest_f, ad_f): one weighted cosine of category, words and vector.
 
     Weights are given, or learned as the non-negative coefficients of a logistic regression of clicks on the cosines.
@@ -107,11 +102,6 @@ class ContentScore:
         self.given = dict(weights) if weights else None
         self.weights = dict(weights or {})
         self.tfidf = tfidf or TfIdf(np.zeros(0, np.str_), np.zeros(0, np.float32))
-
-    @classmethod
-    def lacks(cls, inputs: Inputs) -> str:
-        """Nothing: words are always there."""
-        return ""
 
     def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
         """Weigh terms, then features."""

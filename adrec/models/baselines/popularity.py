@@ -9,11 +9,21 @@ from scipy.optimize import minimize_scalar
 from scipy.special import betaln
 
 from adrec.metrics.ranking import mrr
-from adrec.models.baselines.base import Floats, Inputs, Unfitted, load_state, looked_up, positions, save_state, text_array
+from adrec.models.baselines.base import (
+    Floats,
+    Inputs,
+    LacksNothing,
+    Unfitted,
+    load_state,
+    looked_up,
+    positions,
+    save_state,
+    text_array,
+)
 from adrec.schema import COUNTER_PREFIX
 
 
-class Popularity:
+class Popularity(LacksNothing):
     """log(1 + training clicks of the ad); 0 for an ad never clicked."""
 
     name: ClassVar[str] = "popularity"
@@ -22,11 +32,6 @@ class Popularity:
     def __init__(self, ids: NDArray[np.str_] | None = None, clicks: NDArray[np.float64] | None = None) -> None:
         self.ids = np.zeros(0, np.str_) if ids is None else ids
         self.clicks = np.zeros(0) if clicks is None else clicks
-
-    @classmethod
-    def lacks(cls, inputs: Inputs) -> str:
-        """Nothing."""
-        return ""
 
     def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
         """Count."""
@@ -48,7 +53,7 @@ class Popularity:
         return cls(arrays["ids"], arrays["clicks"])
 
 
-class SmoothedCtr:
+class SmoothedCtr(LacksNothing):
     """Posterior mean click rate of the ad, (clicks + a) / (impressions + a + b), under a beta prior fitted to all ads.
 
     An ad never shown gets the prior mean a / (a + b). Wang, Li, Cui, Zhang and Mao 2011, "Click-through rate estimation for
@@ -69,11 +74,6 @@ class SmoothedCtr:
         self.impressions = np.zeros(0) if impressions is None else impressions
         self.clicks = np.zeros(0) if clicks is None else clicks
         self.prior = prior
-
-    @classmethod
-    def lacks(cls, inputs: Inputs) -> str:
-        """Nothing."""
-        return ""
 
     def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
         """Count, then fit the prior."""

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from adrec.models.baselines.base import Floats, Inputs, load_state, positions, save_state
+from adrec.models.baselines.base import Floats, Inputs, LacksNothing, load_state, positions, save_state
 from adrec.models.baselines.collaborative.neighbours import ClickMatrix
 from adrec.models.match.histories import history_matrix, row_products
 
 
-class ImplicitAls:
+class ImplicitAls(LacksNothing):
     """Score x_u . y_i, near 1 where a click is expected and 0 where not; 0 for an ad nobody clicked in training.
 
     Minimises the sum over all pairs of c (p - x . y)^2 + regularisation (|x|^2 + |y|^2) with p = 1 and
@@ -43,11 +43,6 @@ class ImplicitAls:
         self.sweeps = sweeps
         self.ads = np.zeros(0, np.str_) if ads is None else ads
         self.ad_factors = np.zeros((0, factors), np.float32) if ad_factors is None else ad_factors
-
-    @classmethod
-    def lacks(cls, inputs: Inputs) -> str:
-        """Nothing."""
-        return ""
 
     def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
         """Alternate between users and ads."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from adrec.models.baselines.base import Floats, Inputs, load_state, positions, save_state
+from adrec.models.baselines.base import Floats, Inputs, LacksNothing, load_state, positions, save_state
 from adrec.models.baselines.collaborative.neighbours import ClickMatrix, in_blocks
 from adrec.models.match.histories import history_matrix
 
@@ -30,7 +30,7 @@ HALF_LIVES: tuple[float | None, ...] = (None, 20.0, 8.0, 3.1, 1.0)
 """Clicks after which an earlier one counts half; None: all alike."""
 
 
-class ItemModel(ABC):
+class ItemModel(LacksNothing, ABC):
     """score(u, i) = sum over the clicks j of u's history of w_j B_ji, w_j halved every `half_life` clicks back."""
 
     name: ClassVar[str]
@@ -49,11 +49,6 @@ class ItemModel(ABC):
         self.ads = np.zeros(0, np.str_) if ads is None else ads
         self.clicks = np.zeros(0, np.float32) if clicks is None else clicks
         self.weights = sparse.csr_matrix((len(self.ads), len(self.ads)), dtype=np.float32) if weights is None else weights
-
-    @classmethod
-    def lacks(cls, inputs: Inputs) -> str:
-        """Nothing."""
-        return ""
 
     def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
         """Learn B. `valid` chooses the strengths; without it they stay as they are."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from adrec.models.baselines.base import Floats, Inputs, load_state, positions, save_state, text_array
+from adrec.models.baselines.base import Floats, Inputs, LacksNothing, load_state, positions, save_state, text_array
 from adrec.models.match.histories import history_matrix, picked_cells, sparse_unit_rows
 
 _BLOCK_HISTORIES = 256
@@ -57,7 +57,7 @@ class ClickMatrix:
         return cls(arrays["users"], arrays["ads"], clicks)
 
 
-class UserCf:
+class UserCf(LacksNothing):
     """interest(u, i) = sum over users j who clicked i of w_uj cos(u, j), in [0, 1].
 
     j runs over the `neighbours` users nearest to u, u left out, and w_uj = 1 / (sum of their cosines): the share of u's
@@ -70,11 +70,6 @@ class UserCf:
     def __init__(self, *, neighbours: int = 200, matrix: ClickMatrix | None = None) -> None:
         self.neighbours = neighbours
         self.matrix = matrix or ClickMatrix.empty()
-
-    @classmethod
-    def lacks(cls, inputs: Inputs) -> str:
-        """Nothing."""
-        return ""
 
     def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
         """Remember who clicked what."""
@@ -109,7 +104,7 @@ class UserCf:
         return cls(neighbours=int(values["neighbours"]), matrix=ClickMatrix.from_arrays(arrays))
 
 
-class ItemCf:
+class ItemCf(LacksNothing):
     """interest(u, i) = sum over ads j in u's history of w_uj cos(i, j), with w_uj = 1 / (clicks in the history).
 
     Two ads are near where the same users clicked them; i itself is left out. Sarwar, Karypis, Konstan and Riedl 2001.
@@ -120,11 +115,6 @@ class ItemCf:
 
     def __init__(self, matrix: ClickMatrix | None = None) -> None:
         self.matrix = matrix or ClickMatrix.empty()
-
-    @classmethod
-    def lacks(cls, inputs: Inputs) -> str:
-        """Nothing."""
-        return ""
 
     def fit(self, inputs: Inputs, valid: Inputs | None = None, *, seed: int = 0) -> None:
         """Remember who clicked what."""
