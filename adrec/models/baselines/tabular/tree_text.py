@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 MOST_LEAVES = 1 << 17
 _INTEGERS = re.compile(r"-?\d{1,10}( -?\d{1,10})*\Z")
-_WORD = re.compile(r"[\w .:\-+]{0,200}\Z")
+_OBJECTIVE = re.compile(r"(binary( sigmoid:\d*[1-9]\d*(\.\d+)?)?|lambdarank|regression)?\Z")
+"""LightGBM ends with an error of its own where it knows no such objective, or its parameter cannot be."""
 _INFO = re.compile(r"(none|\[[-+\d.eE]+:[-+\d.eE]+\]|-?\d+(:-?\d+)*)\Z")
 _SIZES = {
     "splits": ("split_feature", "split_gain", "threshold", "decision_type", "left_child", "right_child"),
@@ -36,7 +37,7 @@ def checked_trees(text: str) -> str:
     if not 1 <= features <= 1_000_000 or len(infos) != features or not all(_INFO.match(info) for info in infos):
         raise ValueError("its features do not fit each other")
     objective = header.get("objective", "")
-    if not _WORD.match(objective):
+    if not _OBJECTIVE.match(objective):
         raise ValueError("an odd objective")
     trees = [f"Tree={number}\n{_tree(_pairs(block), features)}\n\n" for number, block in enumerate(blocks)]
     lines = {

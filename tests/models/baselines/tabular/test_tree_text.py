@@ -58,6 +58,8 @@ def test_a_single_leaf_is_a_tree():
         ("leaf_value=", "leaf_value=nan "),
         ("is_linear=0", "is_linear=1"),
         ("num_class=1", "num_class=3"),
+        ("objective=binary", "objective=binar"),
+        ("sigmoid:1", "sigmoid:0"),
     ],
 )
 def test_a_wrong_place_is_refused(trained, before, after):
