@@ -21,6 +21,7 @@ class _Rule(NamedTuple):
 _RULES = (
     _Rule("baselines.names", [], "trees, neighbours and counts learn the log without noise"),
     _Rule("hybrid.kind", "none", "its members learn the log without noise"),
+    _Rule("hybrid.also", [], "its members learn the log without noise"),
     _Rule("recall_requests", 0, "shares of retrieval are chosen by users' requests"),
     _Rule("refit", False, "nothing is chosen by validation rows, so there is nothing to learn again"),
     _Rule("seeds", 1, "the better of two trainings costs as much privacy as both"),

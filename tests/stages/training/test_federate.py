@@ -11,11 +11,15 @@ from pydantic import ValidationError
 from worlds import make_world, word_encoder
 
 from adrec.bundle import open_bundle
+from adrec.config.base import load_config
+from adrec.config.training.baselines import HybridConfig
 from adrec.config.training.federate import FederateConfig
+from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.prepared import open_prepared
 from adrec.errors import ConfigError
 from adrec.inference.predictor import Predictor
 from adrec.stages.training import federate, finetune
+from adrec.stages.training.federating.sides import federated_base
 from adrec.terminal import Terminal
 
 QUIET = Terminal(quiet=True)
@@ -46,9 +50,6 @@ def federated(folder, name, **settings):
 
 
 def test_silos_come_near_central_training(world):
-    from adrec.config.base import load_config
-    from adrec.config.training.finetune import FinetuneConfig
-
     folder, made = world
     central = finetune.run(load_config(folder / "finetune.yaml", FinetuneConfig, []), QUIET).models["adrec"]["auc"]
     sent = []
@@ -130,6 +131,25 @@ def test_what_cannot_be_is_refused(world):
         federate.run(federated(folder, "x", clients="planet"), QUIET)
     with pytest.raises(ConfigError, match=r"model\.identities cannot be federated"):
         federate.run(federated(folder, "x", overrides=["model.identities=[users]"]), QUIET)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"hybrid": {"also": ["item_cf"]}},
+        {"hybrid": {"kind": "stack"}, "baselines": {"names": ["lightgbm"]}},
+        {"seeds": 3, "ensemble": True, "refit": True, "delay": {"method": "fnw"}, "calibration": "isotonic"},
+    ],
+)
+def test_what_needs_all_rows_in_one_place_goes_whole(world, settings):
+    """The config that the bundle keeps is one that opens: it named members of a hybrid whose baselines had gone."""
+    folder, _ = world
+    file = folder / "all-rows.yaml"
+    base = yaml.safe_load((folder / "finetune.yaml").read_text())
+    file.write_text(yaml.safe_dump({**{key: base[key] for key in base if key not in {"baselines", "hybrid"}}, **settings}))
+    left = federated_base(FederateConfig(finetune=file, output=folder / "any", clients="category"))
+    assert left.baselines.names == [] and left.hybrid == HybridConfig(kind="none") and left.seeds == 1
+    assert FinetuneConfig.model_validate(left.model_dump(mode="json")) == left
 
 
 @pytest.mark.slow

@@ -142,6 +142,7 @@ def test_a_counter_is_read_on_the_owners_word(made):
     "settings, said",
     [
         ({"baselines": {"names": ["lightgbm"]}}, r"baselines\.names must be \[\]"),
+        ({"hybrid": {"also": ["item_cf"]}}, r"hybrid\.also must be \[\]"),
         ({"refit": True}, "refit must be False"),
         ({"loss": {"terms": [{"kind": "in_batch"}]}}, r"loss\.terms may only be bce"),
         ({"model": {"identities": ["users"]}}, r"model\.identities must be \[\]"),

@@ -12,6 +12,7 @@ import torch
 
 from adrec.bundle import save_bundle
 from adrec.config.base import load_config
+from adrec.config.training.baselines import HybridConfig
 from adrec.config.training.federate import FederateConfig
 from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.device import resolve_device
@@ -65,7 +66,7 @@ def federated_base(config: FederateConfig) -> FinetuneConfig:
     return base.model_copy(
         update={
             "baselines": base.baselines.model_copy(update={"names": []}),
-            "hybrid": base.hybrid.model_copy(update={"kind": "none"}),
+            "hybrid": HybridConfig(kind="none"),
             "delay": base.delay.model_copy(update={"method": "none"}),
             "model": base.model.model_copy(update={"position_bias": False}),
             "refit": False, "seeds": 1, "ensemble": False, "recall_requests": 0, "calibration": "platt",
