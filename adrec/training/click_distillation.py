@@ -20,7 +20,6 @@ from adrec.config.training.loop import TrainingConfig
 from adrec.data.batches.collate import Batch
 from adrec.data.batches.dataset import MemoryPlan
 from adrec.data.batches.sampling import Draw
-from adrec.errors import ConfigError
 from adrec.models.net.ctr_model import CTRModel
 from adrec.models.net.ensemble import ClickNetwork
 from adrec.models.text.encoder_training import Mode, trainable_copy
@@ -83,10 +82,9 @@ def teach_clicks(
 ) -> tuple[ClickNetwork, TextEncoder, FitResult]:
     """A copy of the network `teacher`, and the encoder `student`, trained together where the bundle's encoder is not frozen.
 
-    The two data sets are one prepared folder read with either encoder. Raises ConfigError where its rows are streamed.
+    The two data sets are one prepared folder read with either encoder.
     """
-    if teacher_data.train is None or student_data.train is None:
-        raise ConfigError("click: needs the training rows in memory; raise training.in_memory_rows of the bundle's config.")
+    assert teacher_data.train is not None and student_data.train is not None, "opened_to_teach refuses streamed rows"
     settings = loss_settings(config, student_data)
     said = raw_outputs(CTRModule(model=teacher, **settings), teacher_data.batches(teacher_data.train), device).logits
     plan = cast(MemoryPlan, student_data.plan(config, seed))

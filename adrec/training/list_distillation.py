@@ -22,7 +22,6 @@ from adrec.data.batches.collate import Batch, Collator
 from adrec.data.batches.dataset import MemoryPlan
 from adrec.data.batches.sampling import Draw
 from adrec.data.examples import Examples
-from adrec.errors import ConfigError
 from adrec.models.net.ensemble import ClickNetwork
 from adrec.terminal import Terminal
 from adrec.training import losses
@@ -83,10 +82,9 @@ def teach_lists(
 ) -> FitResult:
     """Train `network` in place on the rows of `data` and on `lists`; a text encoder in it stays as it is.
 
-    `identity`: what a run that goes on must have in common. Raises ConfigError where the rows are streamed.
+    `identity`: what a run that goes on must have in common.
     """
-    if data.train is None:
-        raise ConfigError("lists: needs the training rows in memory; raise training.in_memory_rows of the bundle's config.")
+    assert data.train is not None, "opened_to_teach refuses a bundle whose rows are streamed"
     plan = cast(MemoryPlan, data.plan(config, seed))
     training = config.training.model_copy(
         update={"epochs": terms.epochs, "learning_rate": terms.learning_rate, "max_steps": None, "resume": True}

@@ -28,7 +28,13 @@ from adrec.models.text.language_model import LanguageModel, open_language_model
 from adrec.models.text.sentence import Above
 from adrec.models.text.student import make_student
 from adrec.models.text.text_encoder import TextEncoder, encode_texts, load_text_encoder
-from adrec.stages.training.pretraining.distill_bundle import refuse_private, teach, validation_auc, write_bundle
+from adrec.stages.training.pretraining.distill_bundle import (
+    opened_to_teach,
+    refuse_private,
+    teach,
+    validation_auc,
+    write_bundle,
+)
 from adrec.stages.training.pretraining.distill_lists import ListsResult, distill_lists
 from adrec.stages.training.pretraining.feeds import masked_feed, tokenised
 from adrec.terminal import Terminal
@@ -96,6 +102,8 @@ def run(config: DistillConfig, terminal: Terminal) -> DistillResult | ListsResul
     if config.bundle is not None:
         bundle = open_trusted(config.bundle, config.trusted_keys)
         refuse_private(bundle, "bundle")
+        if config.click is not None:
+            opened_to_teach(config, prepared, "click")  # which refuses: now rather than when the student is there
         if not (bundle.path / "encoder").is_dir():
             raise DataError(f"{config.bundle}: the bundle has no text encoder to distil.")
         reference = str(bundle.path / "encoder")

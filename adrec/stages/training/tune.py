@@ -81,6 +81,11 @@ class TuneResult:
 def run(config: TuneConfig, terminal: Terminal) -> TuneResult:
     """Run trials until there are `config.trials`, then write the folder. A killed search goes on where it was."""
     base = with_values(config, {})
+    if base.privacy is not None:
+        raise ConfigError(
+            f"{config.base}: privacy: a search learns the log once a trial, without noise, and what it finds best tells of its"
+            " rows. Search without `privacy` on a log that anyone may know, and take what is best over by hand."
+        )
     first = base_values(config, base)
     material = read_material(base, terminal)
     metric = monitored_metric(material.config, material.data)
@@ -104,11 +109,17 @@ def run(config: TuneConfig, terminal: Terminal) -> TuneResult:
 
 
 def with_values(config: TuneConfig, values: Mapping[str, Any]) -> FinetuneConfig:
-    """The base finetune config with `values` at their dotted keys, as one trial on one device. Raises ConfigError."""
+    """The base finetune config with `values` at their dotted keys, as one trial on one device. Raises ConfigError.
+
+    A trial trains one network: where the base goes on from several bundles, that of the first.
+    """
     alone = {"training.devices": 1, "training.nodes": 1, "training.strategy": "auto"}
     fixed: dict[str, Any] = {"seed": config.seed, "device": config.device, "seeds": 1, **alone}
     if config.trusted_keys:
         fixed["trusted_keys"] = [str(key) for key in config.trusted_keys]
+    sources = load_config(config.base, FinetuneConfig, overrides_base=config.base.parent).sources
+    if len(sources) > 1:
+        fixed["start_from"] = str(sources[0])
     settings = [f"{key}={json.dumps(value)}" for key, value in {**fixed, **values}.items()]
     return load_config(config.base, FinetuneConfig, settings, overrides_base=config.base.parent)
 

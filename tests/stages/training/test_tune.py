@@ -121,3 +121,19 @@ def test_trials_go_on_from_the_bundle_of_the_base_which_a_trusted_key_signed(fol
         run(folder, "distrusted", base="later.yaml", trusted_keys=["other.key.pub"])
     run(folder, "trusted", base="later.yaml", trials=2, trusted_keys=["own.key.pub"])
     assert [start.fingerprint for start in starts] == [open_bundle(folder / "yesterday").fingerprint] * 2
+
+
+def test_a_trial_goes_on_from_the_first_of_several_bundles_and_the_best_config_from_all(folder):
+    base = yaml.safe_load((folder / "finetune.yaml").read_text(encoding="utf-8"))
+    base |= {"start_from": ["north", "south"], "seeds": 2, "ensemble": True, "text": {"reference": None}}
+    (folder / "markets.yaml").write_text(yaml.safe_dump(base), encoding="utf-8")
+    one = tune.with_values(config(folder, "markets_search", base="markets.yaml"), {})
+    assert (one.sources, one.seeds) == ([folder / "north"], 1)
+    assert len(load_config(folder / "markets.yaml", FinetuneConfig).sources) == 2
+
+
+def test_a_search_of_a_private_training_is_refused(folder):
+    base = yaml.safe_load((folder / "finetune.yaml").read_text(encoding="utf-8"))
+    (folder / "private.yaml").write_text(yaml.safe_dump(base | {"privacy": {"epsilon": 1}}), encoding="utf-8")
+    with pytest.raises(ConfigError, match="privacy: a search learns the log once a trial, without noise"):
+        run(folder, "private_search", base="private.yaml")

@@ -60,13 +60,20 @@ def teach(
 
 def opened_to_teach(config: DistillConfig, prepared: Prepared, term: str) -> tuple[Bundle, ClickModel]:
     """The config's bundle, whose network `term` trains on. Raises ConfigError where that would be on other rows than its own,
-    or without the noise that its privacy is made of.
+    without the noise that its privacy is made of, or on more rows than memory is to hold.
     """
     bundle = open_trusted(cast(Path, config.bundle), config.trusted_keys)
     if bundle.manifest.get("data_fingerprint") != prepared.fingerprint:
         raise ConfigError(f"{term}: {bundle.path} was trained on another prepared folder than {prepared.path}. Give that one.")
     refuse_private(bundle, term)
-    return bundle, unpack(bundle)
+    packed = unpack(bundle)
+    rows = sum(prepared.rows(split) for split in packed.config.learned_splits)
+    if rows > packed.config.training.in_memory_rows:
+        raise ConfigError(
+            f"{term}: needs the training rows in memory, and {bundle.path} streamed its {rows:,}. Train it with "
+            f"training.in_memory_rows of {rows:,} or more."
+        )
+    return bundle, packed
 
 
 def refuse_private(bundle: Bundle, term: str) -> None:

@@ -159,3 +159,16 @@ def test_faults(world, tmp_path):
         run((other, tmp_path), teacher, tmp_path / "s", click={}, training={"max_steps": 1, "loggers": []})
     with pytest.raises(ValueError, match="`click` needs a `bundle`"):
         DistillConfig(prepared=world[0].path, output=tmp_path, teacher="x", click={})
+
+
+def test_a_bundle_of_streamed_rows_is_refused_before_a_student_is_trained(world, tmp_path, monkeypatch):
+    made, base = world
+    config = FinetuneConfig(
+        prepared=made.path, output=tmp_path / "bundle", model={"width": 8, "hidden": [8]}, baselines={"names": []},
+        text={"reference": str(base / "teacher"), "cache": base / "cache"}, recall_requests=0,
+        training={"epochs": 1, "batch_rows": 256, "loggers": [], "in_memory_rows": 0},
+    )  # fmt: skip
+    finetune.run(config, QUIET)
+    monkeypatch.setattr("adrec.stages.training.distill.make_student", lambda *_: pytest.fail("a student was made"))
+    with pytest.raises(ConfigError, match=r"streamed its .* training\.in_memory_rows of .* or more"):
+        run(world, config.output, tmp_path / "s", click={})
