@@ -27,20 +27,19 @@ from adrec.models.baselines.suite import Suite
 from adrec.models.blend.calibration_sums import LEVEL_STEPS, LINE_STEPS
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.privacy.accounting import Event, noise_for
-from adrec.privacy.ledger import Ledger, Line
+from adrec.privacy.ledger import Line
 from adrec.privacy.mechanisms import FINER, Releases, one_of_each
 from adrec.privacy.noise import Noise
 from adrec.stages.training.finetune_result import FinetuneResult
 from adrec.stages.training.finetuning.above import click_model
 from adrec.stages.training.finetuning.material import Material
-from adrec.stages.training.finetuning.private_bundle import lines_of_files, private_result, write_private_bundle
+from adrec.stages.training.finetuning.private_bundle import finish_privately, lines_of_files
 from adrec.stages.training.finetuning.private_calibration import private_calibrations
 from adrec.stages.training.finetuning.private_labels import run_with_private_labels
 from adrec.stages.training.pretraining.private import read_ledger
 from adrec.terminal import Terminal
 from adrec.training.click_data import ClickData, load_click_data
 from adrec.training.click_encoder import open_text_encoder, text_reader
-from adrec.training.loop.stored import close_work
 from adrec.training.loop.trainer import work_folder
 from adrec.training.private.features import Declared, Refitted, planned_releases, private_features
 from adrec.training.private.schedule import Schedule
@@ -93,16 +92,9 @@ def run_privately(config: FinetuneConfig, terminal: Terminal) -> FinetuneResult:
     packed = click_model(material, data, trained, Suite())
     held_out = HeldOut(Predictor(packed, device=resolve_device(config.device), cache=config.text.cache), prepared, data.valid)
     packed = replace(packed, calibrations=private_calibrations(config, data, trained, held_out.raw, releases))
-    ledger = Ledger(
-        privacy.unit, privacy.epsilon, privacy.delta, privacy.accountant, randomness.is_secure,
-        (*lines_of_files(config, packed, lacking, is_counted=bool(before)), _of_training(config, schedule), *before,
-         *releases.lines),
-    )  # fmt: skip
-    stored = ledger.to_json()
-    result = private_result(config, data, trained, packed, held_out, stored)
-    write_private_bundle(config, packed, result.models, stored)
-    close_work(work, terminal)
-    return result
+    lines = [*lines_of_files(config, packed, lacking, is_counted=bool(before)), _of_training(config, schedule), *before]
+    lines += releases.lines
+    return finish_privately(config, data, trained, packed, held_out, lines, randomness, work=work, terminal=terminal)
 
 
 def _refuse(config: FinetuneConfig, prepared: Prepared) -> None:

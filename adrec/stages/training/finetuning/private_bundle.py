@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from adrec.bundle import CARD, save_bundle
@@ -9,11 +10,14 @@ from adrec.config.training.finetune import FinetuneConfig
 from adrec.inference.click_model import ClickModel
 from adrec.inference.held_out import HeldOut
 from adrec.inference.packing import pack
-from adrec.privacy.ledger import KEY, Line
+from adrec.privacy.ledger import KEY, Ledger, Line
+from adrec.privacy.noise import Noise
 from adrec.stages.training.finetune_result import FinetuneResult
 from adrec.stages.training.finetuning.private_card import write_private_card
+from adrec.terminal import Terminal
 from adrec.training.click_data import ClickData
 from adrec.training.ctr_training import Trained
+from adrec.training.loop.stored import close_work
 
 
 def lines_of_files(
@@ -58,11 +62,24 @@ def lines_of_files(
     return lines
 
 
-def private_result(
-    config: FinetuneConfig, data: ClickData, trained: Trained, packed: ClickModel, held_out: HeldOut, stored: dict[str, Any]
+def finish_privately(
+    config: FinetuneConfig,
+    data: ClickData,
+    trained: Trained,
+    packed: ClickModel,
+    held_out: HeldOut,
+    lines: Sequence[Line],
+    randomness: Noise,
+    *,
+    work: Path,
+    terminal: Terminal,
 ) -> FinetuneResult:
-    """Figures on validation rows are exact. `stored`: the ledger as bundle.json has it."""
-    return FinetuneResult(
+    """Write the bundle with a ledger of `lines`, and remove the work folder. The figures, of validation rows, are exact."""
+    privacy = config.privacy
+    assert privacy is not None
+    ledger = Ledger(privacy.unit, privacy.epsilon, privacy.delta, privacy.accountant, randomness.is_secure, tuple(lines))
+    stored = ledger.to_json()
+    result = FinetuneResult(
         output=str(config.output),
         rows=data.rows,
         valid_rows=len(data.valid),
@@ -76,6 +93,9 @@ def private_result(
         calibration=packed.calibrations[data.tasks[0].name].method,
         privacy=stored,
     )
+    write_private_bundle(config, packed, result.models, stored)
+    close_work(work, terminal)
+    return result
 
 
 def write_private_bundle(

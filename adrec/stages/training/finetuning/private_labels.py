@@ -23,18 +23,17 @@ from adrec.models.baselines.suite import Suite
 from adrec.models.blend.calibration import Calibration
 from adrec.models.blend.calibration_sums import LINE_STEPS, LineFit, line_sums
 from adrec.privacy.labels import debiased, flip_share, randomised
-from adrec.privacy.ledger import Ledger, Line
+from adrec.privacy.ledger import Line
 from adrec.privacy.noise import Noise
 from adrec.schema import COUNTER_PREFIX
 from adrec.stages.training.finetune_result import FinetuneResult
 from adrec.stages.training.finetuning.above import click_model
 from adrec.stages.training.finetuning.material import Material
-from adrec.stages.training.finetuning.private_bundle import lines_of_files, private_result, write_private_bundle
+from adrec.stages.training.finetuning.private_bundle import finish_privately, lines_of_files
 from adrec.terminal import Terminal
 from adrec.training.click_data import ClickData, load_click_data
 from adrec.training.click_encoder import open_text_encoder, text_reader
 from adrec.training.ctr_training import train_click_model
-from adrec.training.loop.stored import close_work
 from adrec.training.loop.trainer import work_folder
 from adrec.training.private.features import Refitted
 from adrec.training.private.training import units_of
@@ -84,15 +83,8 @@ def run_with_private_labels(config: FinetuneConfig, prepared: Prepared, terminal
     lines.append(Line("users, rows, features", "public", known, ("features.json", "schema.json")))
     if _HISTORY in privacy.public:
         lines.append(Line("histories", "public", "declared public: earlier clicks, as later rows show them"))
-    ledger = Ledger(
-        "label", privacy.epsilon, privacy.delta, privacy.accountant, randomness.is_secure,
-        (*lines, *lines_of_files(config, packed, lacking)),
-    )  # fmt: skip
-    stored = ledger.to_json()
-    result = private_result(config, data, trained, packed, held_out, stored)
-    write_private_bundle(config, packed, result.models, stored)
-    close_work(work, terminal)
-    return result
+    lines += lines_of_files(config, packed, lacking)
+    return finish_privately(config, data, trained, packed, held_out, lines, randomness, work=work, terminal=terminal)
 
 
 def _without_clicks(prepared: Prepared, public: set[str]) -> tuple[dict[str, FeatureSet], list[str]]:
