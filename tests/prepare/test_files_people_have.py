@@ -12,6 +12,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import raw_worlds
 
 from adrec.config.data.sources import TableInput
 from adrec.data.disk.engine import fetch, open_engine
@@ -277,3 +278,14 @@ def test_a_delta_table_is_refused(tmp_path):
 def test_headers_of_the_config_have_different_names(tmp_path):
     with pytest.raises((ConfigError, ValueError), match="names 'a' twice"):
         TableInput.model_validate({"files": "log.csv", "header": ["A", "a"]}, context={"base": tmp_path})
+
+
+def test_an_array_of_json_within_little_memory(tmp_path):
+    """The engine would set half a gigabyte aside for objects that a small file cannot hold."""
+    made = raw_worlds.world(tmp_path)
+    lines = raw_worlds.write(made["impressions"], tmp_path / "lines.jsonl").read_text().splitlines()
+    (tmp_path / "log.json").write_text(f"[{','.join(lines)}]")
+    source = raw_worlds.config(tmp_path).model_dump(mode="json", exclude_unset=True)["source"]
+    source["impressions"]["files"] = str(tmp_path / "log.json")
+    prepared, _ = raw_worlds.prepare(tmp_path, source=source, memory_limit_gb=0.5)
+    assert sum(prepared.rows(split) for split in ("train", "valid", "test")) == len(made["impressions"])

@@ -198,7 +198,10 @@ def _write_objects(connection: duckdb.DuckDBPyConnection, path: Path, copy: Path
     """One object a line: a line end inside one is space, since strings write theirs as \\n."""
     shapes = {"array": "array", "objects": "unstructured"}
     limit = f" LIMIT {max(head // 100, 1)}" if head is not None else ""
-    reader = f"read_json_objects({text(str(path))}, format = {text(shapes[shape])}, maximum_object_size = {_LARGEST_OBJECT})"
+    # The engine sets twice the largest object aside at once, and none in a file that it need not unpack is longer than that.
+    packed = path.suffix in _READ_BY_THE_ENGINE
+    largest = _LARGEST_OBJECT if packed else min(_LARGEST_OBJECT, max(path.stat().st_size, _PIECE))
+    reader = f"read_json_objects({text(str(path))}, format = {text(shapes[shape])}, maximum_object_size = {largest})"
     query = f"SELECT translate(json, chr(10) || chr(13), '  ') AS line FROM {reader}{limit}"
     with open(copy, "w", encoding="utf-8") as target, readable_faults(str(path)):
         for batch in stream(connection, query):

@@ -24,8 +24,12 @@ def run(config: CompareConfig, terminal: Terminal) -> CompareResult:
     """Find and read the runs. Raises DataError where there is none, or none has the task."""
     found = _find(config.runs, terminal)
     names = _short_names([path.parent for path in found])
-    task = config.task or _common_task(list(found.values()), config.runs)
-    made = {name: _run_of(name, path, contents, task) for name, (path, contents) in zip(names, found.items(), strict=True)}
+    settings = {path: _beside(path) for path in found}
+    task = config.task or _common_task(found, settings, config.runs)
+    made = {
+        name: _run_of(name, path, contents, settings[path], task)
+        for name, (path, contents) in zip(names, found.items(), strict=True)
+    }
     runs = [judged for judged in made.values() if judged is not None]
     if not runs:
         raise DataError(f"{config.runs[0]}: no run has the task '{task}'.")
@@ -120,19 +124,18 @@ def _read(path: Path) -> dict[str, Any]:
     return read
 
 
-def _common_task(stored: Sequence[dict[str, Any]], given: Sequence[Path]) -> str:
+def _common_task(found: Mapping[Path, dict[str, Any]], settings: Mapping[Path, dict[str, Any]], given: Sequence[Path]) -> str:
     """The task that most runs have; the first of those. Runs without it are left out."""
-    tasks = [name for contents in stored for name in contents.get("tasks", ["click"])]
+    tasks = [name for path, contents in found.items() for name in contents.get("tasks", [_main_task(settings[path])])]
     if not tasks:
         raise DataError(f"{given[0]}: the runs judge no scores: nothing to compare.")
     return str(max(dict.fromkeys(tasks), key=tasks.count))
 
 
-def _run_of(name: str, path: Path, contents: dict[str, Any], task: str) -> Run | None:
-    settings = _settings(path.with_name("config.yaml"))
+def _run_of(name: str, path: Path, contents: dict[str, Any], settings: dict[str, Any], task: str) -> Run | None:
     split = str(contents.get("split", ""))
     if "models" in contents:
-        if task != "click":
+        if task != _main_task(settings):
             return None
         return Run(name, path, split, (), dict(contents["models"]["adrec"]), {}, settings)
     if task not in contents["tasks"]:
@@ -147,7 +150,15 @@ def _run_of(name: str, path: Path, contents: dict[str, Any], task: str) -> Run |
     return Run(name, path, split, (counts["rows"], counts.get("positives")), values, halves, settings)
 
 
-def _settings(path: Path) -> dict[str, Any]:
+def _main_task(settings: Mapping[str, Any]) -> str:
+    """What the figures of a bundle of these settings are about."""
+    tasks = settings.get("tasks")
+    return str(tasks[0]["name"]) if tasks else "click"
+
+
+def _beside(metrics: Path) -> dict[str, Any]:
+    """Settings of the run that wrote this file, flat."""
+    path = metrics.with_name("config.yaml")
     if not path.is_file():
         return {}
     flat: dict[str, Any] = {}

@@ -57,6 +57,17 @@ def test_bundles_stand_beside_evaluations(runs, tmp_path):
     assert "different splits (test, valid)" in result.warnings[0]
 
 
+def test_figures_of_conversions_do_not_stand_among_those_of_clicks(runs, tmp_path):
+    for name, tasks in (("buys", "[{name: conversion}, {name: click}]"), ("clicks", "[{name: click}]")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(json.dumps({"split": "valid", "models": {"adrec": {"auc": 0.99}}}))
+        (tmp_path / name / "config.yaml").write_text(f"tasks: {tasks}\n")
+    result = run(CompareConfig(runs=[tmp_path / "buys", tmp_path / "clicks", runs / "good"]), QUIET)
+    assert (result.task, {found.name for found in result.runs}) == ("click", {"clicks", "good"})
+    result = run(CompareConfig(runs=[tmp_path / "buys"]), QUIET)
+    assert (result.task, [found.name for found in result.runs]) == ("conversion", ["buys"])
+
+
 def test_the_command_line_writes_only_what_it_is_asked_to(runs, tmp_path):
     output = tmp_path / "table.json"
     shown = CliRunner().invoke(app, ["compare", str(runs / "good"), str(runs / "bad"), "-o", str(output), "--metric", "auc"])
