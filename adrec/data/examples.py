@@ -99,6 +99,14 @@ class Examples:
         """What was skipped before, beside each of the R histories."""
         return Ragged(self.skipped_offsets, self.skipped_values)
 
+    def holds_both(self, label: str) -> NDArray[np.bool_]:
+        """(R,) requests that hold both a row with `label` and one without: of which an order can be learned."""
+        starts, values = self.request_starts, self.labels[label]
+        if not len(values):
+            return np.zeros(0, bool)
+        most, least = np.fmax.reduceat(values, starts[:-1]), np.fmin.reduceat(values, starts[:-1])
+        return np.asarray((most > 0) & (least == 0), bool)
+
     @property
     def request_starts(self) -> Longs:
         """Offsets of the requests, (G + 1,): the rows of request g are `starts[g]` up to `starts[g + 1]`."""

@@ -211,6 +211,20 @@ class Prepared:
         return folder if folder.is_dir() else None
 
 
+class ReadBy(Prepared):
+    """A prepared folder as a bundle reads it: by the bundle's fitted features, which may be those of another log (carried
+    scales, privacy) than the folder's own.
+    """
+
+    def __init__(self, prepared: Prepared, features: dict[str, FeatureSet]) -> None:
+        super().__init__(prepared.path)
+        self._features = features
+
+    def features(self) -> dict[str, FeatureSet]:
+        """Those it was given."""
+        return self._features
+
+
 def shards_of(folder: Path, split: str) -> list[Path]:
     """The impression files of a split of the prepared folder at `folder`, in order."""
     return sorted(file for file in (folder / "impressions" / split).glob("*.parquet") if not is_stray(file))

@@ -35,6 +35,10 @@ EVALUATION_ROWS = 4096
 """Rows scored at once: no gradients are kept, so batches may be larger than in training."""
 
 
+_WITHIN_REQUESTS = {"listwise", "bpr"}
+"""Terms of the loss to which a request of one ad, or of one label, says nothing."""
+
+
 @dataclass(frozen=True)
 class ClickData:
     """One prepared folder, read for one model."""
@@ -86,6 +90,12 @@ class ClickData:
             )
         if self.train is not None:
             rows = self.train if self.replay is None else self.replay.of(self.train)
+            if {term.kind for term in config.loss.terms} <= _WITHIN_REQUESTS and not rows.holds_both(self.sampling.label).any():
+                raise DataError(
+                    f"{self.prepared.path}: no training request holds both a '{self.sampling.label}' and none, and the "
+                    "loss compares within requests alone, so that nothing would be learned. Take loss.terms: [{kind: bce}], or "
+                    "name the log's `request_id` in preprocess."
+                )
             plan: MemoryPlan | StreamedPlan = MemoryPlan(
                 rows, self.collate, sampling=self.sampling, batch_rows=config.training.batch_rows, seed=seed
             )

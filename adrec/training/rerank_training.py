@@ -59,11 +59,9 @@ class RerankModule(ShardableModule):
 
 def drawn_requests(examples: Examples, label: str, most: int, seed: int) -> Examples:
     """At most `most` whole requests that hold a click and a miss, drawn at random, in their order."""
-    starts, clicks = examples.request_starts, examples.labels[label]
     if not len(examples):
         return examples
-    mixed = (np.fmax.reduceat(clicks, starts[:-1]) > 0) & (np.fmin.reduceat(clicks, starts[:-1]) == 0)
-    chosen = np.flatnonzero(mixed)
+    starts, chosen = examples.request_starts, np.flatnonzero(examples.holds_both(label))
     if len(chosen) > most:
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, most, replace=False))
     return examples.take(ranges(starts[chosen], np.diff(starts)[chosen]))

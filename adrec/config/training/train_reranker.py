@@ -43,14 +43,14 @@ class TrainRerankerConfig(OpensBundle, OnDevice, Seeded, TrainsOnCluster):
     clicks: Annotated[int, Field(ge=0, le=1_000)] = 10
     """Newest clicks of the history that are read, in words."""
     max_tokens: Annotated[int, Field(ge=8, le=1_000_000)] | None = 128
-    """Longest pair; what is beyond is cut from the longer text. None takes the encoder's own limit."""
+    """Longest pair; what is beyond is cut from the longer text, the user's or the ad's. None takes the encoder's own limit."""
     requests: Annotated[int, Field(ge=1, le=100_000_000)] = 2_000
     """Training requests that hold a click and a miss, drawn by `seed`; all where there are fewer."""
     negatives: Annotated[int, Field(ge=1, le=1_000)] = 4
     """Unclicked ads of its request beside each click."""
     judged_requests: Annotated[int, Field(ge=20, le=100_000_000)] = 300
     """Validation requests on which scores are joined and the gain is measured."""
-    top: Annotated[int, Field(ge=1, le=1_000)] = 20
+    top: Annotated[int, Field(ge=2, le=1_000)] = 20
     """Ads of each validation request that are re-ranked: as many as `rerank.top` in `rank` should be."""
     batch_rows: Annotated[int, Field(ge=2, le=100_000)] = 40
     """Pairs a batch, about: a click and its negatives stay together."""

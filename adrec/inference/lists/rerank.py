@@ -18,7 +18,7 @@ from adrec.inference.catalogs import Catalogs
 from adrec.inference.click_model import Scores
 from adrec.inference.predictor import Predictor
 from adrec.models.baselines.base import log_odds
-from adrec.models.rerank.reranker import Reranker, load_reranker
+from adrec.models.rerank.reranker import Blend, Reranker, load_reranker
 from adrec.models.rerank.soft_tokens import PairVectors
 from adrec.models.rerank.words import words_of
 
@@ -73,9 +73,11 @@ class Rerank:
     def __call__(self, predictor: Predictor, pairs: Examples, catalogs: Catalogs, scores: Scores) -> Scores:
         """Scores of N (request, ad) pairs in which the first of each request have the joined probability."""
         rows = first_of(pairs.request, scores.score, self.top)
-        if not len(rows):
+        if not len(rows) or self.reranker.blend == Blend():
             return scores
-        joined = self.reranker.blend(log_odds(scores.score[rows]), self.logits(predictor, pairs.take(rows), catalogs))
+        # What has no weight need not be asked: it costs some hundred times all the rest.
+        logits = self.logits(predictor, pairs.take(rows), catalogs) if self.reranker.blend.reranker else np.zeros(len(rows))
+        joined = self.reranker.blend(log_odds(scores.score[rows]), logits)
         score, logit = scores.score.copy(), scores.logit.copy()
         score[rows], logit[rows] = 1 / (1 + np.exp(-joined)), joined
         return replace(scores, score=score, logit=logit)

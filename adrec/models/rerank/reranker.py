@@ -26,9 +26,12 @@ from adrec.models.text.sentence import Above
 from adrec.models.text.text_encoder import TextEncoder, load_text_encoder
 
 SETTINGS_FILE, HEAD_FILE, SOFT_FILE = "reranker.json", "head.safetensors", "soft_tokens.safetensors"
+_CLICKED = "A user clicked on: {context}"
 _ASKED = "\nWill the same user click on this? {ad}"
 _ANSWER = "\nAnswer yes or no:"
 _ANSWERS = (" yes", " no")
+_FEWEST_WORDS = 8
+"""Tokens of user and ad together, without which a question is of nothing."""
 
 Kind = Literal["encoder", "decoder"]
 
@@ -74,7 +77,9 @@ class Reranker(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         if self.kind == "decoder" and backbone.config.tie_word_embeddings:
-            rows = [encoder.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in _ANSWERS]
+            both = zip(*encoder.plain_ids(_ANSWERS), strict=False)
+            # SentencePiece may begin either word with a token that is a space alone.
+            rows = next((pair for pair in both if pair[0] != pair[1]), (0, 0))
             with torch.no_grad():
                 table = backbone.get_input_embeddings().weight
                 self.head.weight.copy_((table[rows[0]] - table[rows[1]])[None])
@@ -94,19 +99,33 @@ class Reranker(nn.Module):
         return logits[:, 0].float()
 
     def token_ids(self, contexts: Sequence[str], ads: Sequence[str]) -> list[list[int]]:
-        """Ids of each pair, cut where both are longer than the encoder's `max_tokens`; a decoder's question stays whole."""
+        """Ids of each pair. Where both are longer than `max_tokens` the longer text is cut: neither user nor ad is left out.
+
+        A decoder is asked in words that stay whole up to there.
+        """
         encoder, marks = self.encoder, [] if self.soft is None else [USER, AD]
-        most = encoder.max_tokens
         if self.kind == "encoder":
             return [[*pair, *marks] for pair in encoder.pair_ids(contexts, ads, spare=len(marks))]
-        firsts = encoder.token_ids([f"A user clicked on: {context}" for context in contexts])
-        if marks:
-            answer = encoder.tokenizer(_ANSWER, add_special_tokens=False)["input_ids"]
-            asked = encoder.tokenizer([_ASKED.format(ad=ad) for ad in ads], add_special_tokens=False)["input_ids"]
-            asked = [[*question, *marks, *answer] for question in asked]
-        else:
-            asked = encoder.tokenizer([_ASKED.format(ad=ad) + _ANSWER for ad in ads], add_special_tokens=False)["input_ids"]
-        return [[*first[: max(0, most - len(second))], *second[-most:]] for first, second in zip(firsts, asked, strict=True)]
+        firsts = encoder.token_ids([_CLICKED.format(context=context) for context in contexts])
+        seconds, answer = encoder.plain_ids([_ASKED.format(ad=ad) for ad in ads]), encoder.plain_ids([_ANSWER])[0]
+        room = encoder.max_tokens - len(marks) - len(answer)
+        pairs = []
+        for first, second in zip(firsts, seconds, strict=True):
+            kept = min(len(second), max(room // 2, room - len(first)))  # the longer one is cut, at its end
+            pairs.append([*first[: room - kept], *second[:kept], *marks, *answer])
+        return pairs
+
+    def refuse_narrow(self) -> None:
+        """Raise ConfigError where a decoder's question leaves hardly any of `max_tokens` to user and ad."""
+        if self.kind == "encoder":
+            return
+        asked = sum(map(len, self.encoder.plain_ids([_CLICKED.format(context=""), _ASKED.format(ad=""), _ANSWER])))
+        asked += 0 if self.soft is None else 2
+        if self.encoder.max_tokens < asked + _FEWEST_WORDS:
+            raise ConfigError(
+                f"max_tokens is {self.encoder.max_tokens}, and the question to a decoder takes {asked} by itself. Set it to "
+                f"{asked + _FEWEST_WORDS} or more."
+            )
 
     def logits(
         self,
@@ -154,7 +173,9 @@ def fresh_reranker(reference: str, *, clicks: int, max_tokens: int | None, vecto
     """
     encoder = load_text_encoder(reference, max_tokens=max_tokens).without_lexical()
     encoder.reading, encoder.above = replace(encoder.reading, prompts={}, width=None), Above()  # a head of its own is learned
-    return Reranker(encoder, clicks=clicks, vectors=vectors)
+    made = Reranker(encoder, clicks=clicks, vectors=vectors)
+    made.refuse_narrow()
+    return made
 
 
 def load_reranker(folder: Path) -> Reranker:

@@ -181,6 +181,11 @@ class TextEncoder(nn.Module):
             )
         return cast(list[list[int]], encoded["input_ids"])
 
+    def plain_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text by itself: no special tokens, not cut, not padded."""
+        with _TOKENIZING:
+            return cast(list[list[int]], self.tokenizer(list(texts), add_special_tokens=False)["input_ids"])
+
     def pad(self, token_ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Lists of token ids to `(input_ids, attention_mask)`, both (U, T) int64, padded on the right to the longest."""
         lengths = np.fromiter((len(ids) for ids in token_ids), np.int64, len(token_ids))

@@ -127,12 +127,17 @@ def run(config: RankConfig, terminal: Terminal, predictor: Predictor | None = No
         return _run(config, terminal, prepared, predictor, own)
 
 
-def _warn_of_another_bundle(config: RankConfig, ranker: Ranker, terminal: Terminal) -> None:
-    if ranker.rerank is not None and ranker.rerank.reranker.bundle != open_bundle(config.bundle).fingerprint:
+def _warn_of_reranker(config: RankConfig, ranker: Ranker, terminal: Terminal) -> None:
+    """Of one that was joined with another bundle, or that changes nothing."""
+    if ranker.rerank is None:
+        return
+    if ranker.rerank.reranker.bundle != open_bundle(config.bundle).fingerprint:
         terminal.warn(
             f"rerank.reference: was joined with another bundle's scores than those of {config.bundle}. Run 'adrec "
             "train-reranker' on this one."
         )
+    if not ranker.rerank.reranker.blend.reranker:
+        terminal.warn("rerank.reference: validation found nothing in it (no weight in the join), so that it changes no list.")
 
 
 def _run(
@@ -140,7 +145,7 @@ def _run(
 ) -> "RankResult | AdFate":
     with terminal.progress("Encoding the catalogue"):
         ranker = make_ranker(config, prepared, predictor, own)
-    _warn_of_another_bundle(config, ranker, terminal)
+    _warn_of_reranker(config, ranker, terminal)
     total = _count(config, prepared, own)
     pace = _pace(config, prepared, own, ranker, total)
     if config.why is not None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from adrec.data.device import resolve_device
 from adrec.data.disk.outputs import ENCODER
 from adrec.data.disk.writing import folder_aside
 from adrec.data.examples import Examples, load_examples
-from adrec.data.prepared import open_prepared
+from adrec.data.prepared import Prepared, ReadBy, open_prepared
 from adrec.errors import DataError
 from adrec.inference.lists.rerank import Rerank, first_of, pair_vectors
 from adrec.inference.predictor import Predictor
@@ -83,17 +83,23 @@ class RerankerResult:
         low, high = self.gain_interval
         table.add_row("gain (95 %, over requests)", f"{self.gain:+.4f} ({low:+.4f} to {high:+.4f})")
         table.add_row("processor seconds a thousand requests", f"{self.seconds_per_thousand:,.0f}")
-        table.add_row("worth it", "yes" if self.is_worth_it else "not shown: the interval holds 0")
+        table.add_row("worth it", verdict(low, high))
+        table.add_row("weight in the join", f"{self.blend.reranker:.3g}" if self.blend.reranker else "none: it changes no list")
         table.add_row("output", str(self.output))
         yield table
 
 
 def run(config: TrainRerankerConfig, terminal: Terminal) -> RerankerResult:
     """Train, join with the bundle's scores on validation requests, measure, write. A killed run goes on where it was."""
-    prepared = open_prepared(config.prepared)
     bundle = open_bundle(config.bundle)
     device = resolve_device(config.device)
     predictor = Predictor.load(config.bundle, device=config.device)
+    prepared: Prepared = ReadBy(open_prepared(config.prepared), predictor.packed.features)
+    if bundle.manifest.get("data_fingerprint") != prepared.fingerprint:
+        terminal.warn(
+            f"{config.bundle} was trained on another prepared folder than {config.prepared}. Where it has learned these "
+            "validation rows, its scores of them are too good, and the gain is too small."
+        )
     if "valid" in predictor.packed.config.learned_splits:
         terminal.warn(
             f"{config.bundle} has learned the validation rows (refit), so that its scores of them are too good: the gain is "
@@ -112,6 +118,7 @@ def run(config: TrainRerankerConfig, terminal: Terminal) -> RerankerResult:
                 "A re-ranker learns to tell apart what was shown together: name the log's `request_id` in preprocess."
             )
     train, valid = drawn
+    first = _first(config, predictor, catalogs, valid, label)
     vectors = pair_vectors(predictor, train, catalogs) if config.soft_tokens else None
     width = None if vectors is None else vectors.ads.shape[1]
     torch.manual_seed(config.seed)
@@ -129,7 +136,7 @@ def run(config: TrainRerankerConfig, terminal: Terminal) -> RerankerResult:
     )  # fmt: skip
     fresh.encoder = merged(fresh.encoder)
     with terminal.progress("Judging", len(valid.request_starts) - 1, unit="requests"):
-        result = _judged(config, fresh.eval(), predictor, catalogs, valid, label, device, fitted, len(train.request_starts) - 1)
+        result = _judged(config, fresh.eval(), predictor, catalogs, first, device, fitted, len(train.request_starts) - 1)
     fresh.blend, fresh.bundle = result.blend, bundle.fingerprint
     with folder_aside(config.output, ENCODER) as folder:
         fresh.cpu().save(folder)
@@ -139,42 +146,73 @@ def run(config: TrainRerankerConfig, terminal: Terminal) -> RerankerResult:
     return result
 
 
-def _judged(
-    config: TrainRerankerConfig, net: Reranker, predictor: Predictor, catalogs: Any, valid: Examples, label: str, device: str,
-    fitted: FitResult, requests: int,
-) -> RerankerResult:  # fmt: skip
+class _First(NamedTuple):
+    """The first ads of validation requests, which are re-ranked, N rows of all."""
+
+    rows: Examples
+    log_odds: NDArray[np.float64]
+    """(N,) of the bundle's scores"""
+    clicks: NDArray[np.float64]
+    requests: int
+    """of which some may have one class among their first ads"""
+
+
+def _first(config: TrainRerankerConfig, predictor: Predictor, catalogs: Any, valid: Examples, label: str) -> _First:
+    """Raises DataError where they say nothing of an order: before anything is trained."""
     scores = predictor.score_examples(valid, catalogs, baselines=False)
     score = scores.score if scores.any_slot is None else scores.any_slot  # as lists are made: no slot is known yet
     rows = first_of(valid.request, score, config.top)
-    chosen = valid.take(rows)
+    chosen, own = valid.take(rows), log_odds(score[rows])
+    clicks, judged = chosen.labels[label].astype(np.float64), len(valid.request_starts) - 1
+    telling = int(np.isfinite(RankedGroups(clicks, own, chosen.request).auc()).sum())
+    if telling < 2:
+        raise DataError(
+            f"{config.prepared}: of {judged} validation requests {telling} hold both a '{label}' and none among their first "
+            f"{config.top} ads, which says nothing of the order. Raise top or judged_requests."
+        )
+    return _First(chosen, own, clicks, judged)
+
+
+def _judged(
+    config: TrainRerankerConfig, net: Reranker, predictor: Predictor, catalogs: Any, first: _First, device: str,
+    fitted: FitResult, requests: int,
+) -> RerankerResult:  # fmt: skip
+    chosen, own, clicks, request = first.rows, first.log_odds, first.clicks, first.rows.request
     started = (time.process_time(), time.perf_counter())
     logits = Rerank(net, config.top, device).logits(predictor, chosen, catalogs)
     seconds = time.perf_counter() - started[1] if device != "cpu" else time.process_time() - started[0]
-    own, clicks, request = log_odds(score[rows]), chosen.labels[label].astype(np.float64), chosen.request
     fold = folds_of(request, 2, config.seed)
-    joined = np.empty(len(rows))
+    joined = np.empty(len(own))
     for held in (0, 1):
         blend = fit_blend(own[fold != held], logits[fold != held], clicks[fold != held])
         joined[fold == held] = blend(own[fold == held], logits[fold == held])
     aucs = [RankedGroups(clicks, values, request).auc() for values in (own, logits, joined)]
     difference = aucs[2] - aucs[0]
     known = difference[np.isfinite(difference)]
-    judged = len(valid.request_starts) - 1
+    gain, error = float(known.mean()), float(known.std(ddof=1) / np.sqrt(len(known)))
+    blend = fit_blend(own, logits, clicks)
+    if not blend.reranker or gain + 1.96 * error < 0:
+        blend = Blend()  # what has no weight, or does harm, changes no list
     return RerankerResult(
         output=config.output,
         kind=net.kind,
         requests=requests,
-        judged_requests=judged,
+        judged_requests=first.requests,
         bundle_auc=float(np.nanmean(aucs[0])),
         reranker_auc=float(np.nanmean(aucs[1])),
         joined_auc=float(np.nanmean(aucs[2])),
-        gain=float(known.mean()) if len(known) else 0.0,
-        gain_error=float(known.std(ddof=1) / np.sqrt(len(known))) if len(known) > 1 else float("inf"),
+        gain=gain,
+        gain_error=error,
         soft_tokens=net.soft is not None,
-        seconds_per_thousand=1000 * seconds / judged,
-        blend=fit_blend(own, logits, clicks),
+        seconds_per_thousand=1000 * seconds / first.requests,
+        blend=blend,
         run=fitted,
     )
+
+
+def verdict(low: float, high: float) -> str:
+    """What a gain's 95 % interval says, in words."""
+    return "yes" if low > 0 else "no: it does harm" if high < 0 else "not shown: the interval holds 0"
 
 
 def fit_blend(own: NDArray[np.floating], logits: NDArray[np.floating], clicks: NDArray[np.floating]) -> Blend:

@@ -17,7 +17,7 @@ from adrec.data.arrays import combined
 from adrec.data.features import FeatureSet
 from adrec.data.features.categorical import FittedVocabulary, to_ragged, to_strings
 from adrec.data.features.numeric import FittedNumeric, to_floats
-from adrec.data.prepared import Prepared
+from adrec.data.prepared import Prepared, ReadBy
 from adrec.privacy.mechanisms import Releases, one_of_each
 from adrec.schema import COUNTER_PREFIX
 
@@ -36,16 +36,8 @@ class Declared:
     bounds: Mapping[str, tuple[float, float]]
 
 
-class Refitted(Prepared):
-    """A prepared folder with other fitted features."""
-
-    def __init__(self, prepared: Prepared, features: dict[str, FeatureSet]) -> None:
-        super().__init__(prepared.path)
-        self._features = features
-
-    def features(self) -> dict[str, FeatureSet]:
-        """Those it was given."""
-        return self._features
+class Refitted(ReadBy):
+    """A prepared folder with features that were fitted anew, and of which nothing but them is told."""
 
     def later(self, texts: pa.Array) -> pa.Array:
         """None: which texts came late is told by the log."""

@@ -16,6 +16,8 @@ from adrec.config.base import load_config
 from adrec.config.data.preprocess import PreprocessConfig
 from adrec.config.training.distill import DistillConfig
 from adrec.config.training.finetune import FinetuneConfig
+from adrec.config.training.train_reranker import TrainRerankerConfig
+from adrec.data.prepared import open_prepared
 from adrec.errors import ConfigError
 from adrec.inference.lists.rerank import Rerank
 from adrec.inference.predictor import Predictor
@@ -25,11 +27,14 @@ from adrec.models.text.hugging_face import load_tokenizer
 from adrec.models.text.language_model import new_language_model
 from adrec.sample import generate_sample
 from adrec.stages.data import preprocess
-from adrec.stages.training import distill, finetune
+from adrec.stages.training import distill, finetune, train_reranker
+from adrec.stages.training.pretraining import distill_lists
 from adrec.terminal import Terminal
+from adrec.training import click_data
 from adrec.training.losses import soft_listwise
 
 QUIET = Terminal(quiet=True)
+IMPRESSIONS = {"numeric": ["counter_*"]}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +45,8 @@ def shop(tmp_path_factory):
     tables = {name: {"files": str(folder / "raw" / f"{name}.parquet")} for name in ("ads", "users")}
     source = {"format": "tables", "impressions": {"files": str(folder / "raw" / "impressions")}, **tables}
     config = {"output": folder / "prepared", "source": source, "tokenizer": {"kind": "none"}}
-    config["features"] = {"ads": {"categorical": ["category", "advertiser_id"]}}
+    config["features"] = {"ads": {"categorical": ["category", "advertiser_id"]}, "impressions": IMPRESSIONS}
+    config["counters"] = ["usual"]
     preprocess.run(PreprocessConfig.model_validate(config), QUIET)
     training = {
         "prepared": str(folder / "prepared"), "output": str(folder / "bundle"), "text": {"reference": None},
@@ -114,6 +120,43 @@ def test_the_network_learns_the_order_of_lists_that_only_the_past_can_hold(shop,
 
     assert agreement(after) > agreement(before) + 0.2
     assert open_bundle(tmp_path / "taught").manifest["distilled_from"] == open_bundle(shop / "bundle").fingerprint
+
+
+def test_rows_are_read_as_the_bundle_reads_them(shop, tmp_path, monkeypatch):
+    """On scales and by vocabularies that it carries from another log; the folder's own are others."""
+    config = {"output": tmp_path / "prepared", "tokenizer": {"kind": "none"}}
+    generate_sample(tmp_path / "raw", impressions=5000, seed=8)
+    tables = {name: {"files": str(tmp_path / "raw" / f"{name}.parquet")} for name in ("ads", "users")}
+    config["source"] = {"format": "tables", "impressions": {"files": str(tmp_path / "raw" / "impressions")}, **tables}
+    config["features"] = {"ads": {"categorical": ["category", "advertiser_id"]}, "impressions": IMPRESSIONS}
+    config["counters"] = ["usual"]
+    preprocess.run(PreprocessConfig.model_validate(config), QUIET)
+    stored = load_config(shop / "bundle" / "config.yaml", FinetuneConfig, [
+        f"prepared={tmp_path / 'prepared'}", f"output={tmp_path / 'bundle'}", f"start_from={shop / 'bundle'}",
+        "carried_scales=true",
+    ])  # fmt: skip
+    finetune.run(stored, QUIET)
+    reads = []
+    for module in (train_reranker, distill_lists, click_data):
+        read = module.load_examples
+        monkeypatch.setattr(
+            module, "load_examples", lambda *own, read=read, **more: reads.append(read(*own, **more)) or reads[-1]
+        )
+    monkeypatch.setattr(Rerank, "logits", lambda self, predictor, examples, catalogs: np.zeros(len(examples), np.float32))
+    own = [f"prepared={stored.prepared}", f"bundle={stored.output}", "training.epochs=1"]
+    train_reranker.run(load_config(None, TrainRerankerConfig, [
+        *own, f"reference={shop / 'encoder'}", f"output={tmp_path / 'reranker'}", "requests=20", "max_tokens=32",
+    ]), QUIET)  # fmt: skip
+    net = fresh_reranker(str(shop / "encoder"), clicks=2, max_tokens=32)
+    net.blend = Blend(1.0, 1.0, 0.0)
+    net.save(tmp_path / "teacher")
+    distill.run(configured(shop, tmp_path / "taught", *own[:2], f"teacher={tmp_path / 'teacher'}"), QUIET)
+    tables = [pq.read_table(file) for split in ("train", "valid") for file in open_prepared(stored.prepared).split_files(split)]
+    whole = Predictor.load(stored.output, device="cpu").examples_of(pa.concat_tables(tables))
+    assert len(reads) == 6, "two of train-reranker; the clicks, and validation rows before and after, of distill"
+    for examples in reads:
+        place = np.argsort(whole.row_id)[np.searchsorted(np.sort(whole.row_id), examples.row_id)]
+        np.testing.assert_allclose(examples.numeric, whole.numeric[place], atol=1e-6)
 
 
 def test_what_cannot_teach_is_refused_in_one_line(shop, tmp_path):

@@ -13,6 +13,7 @@ from adrec.config.evaluation.evaluate import EvaluateConfig
 from adrec.config.inference.score import ScoreConfig
 from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.prepared import open_prepared
+from adrec.errors import DataError
 from adrec.inference.predictor import Predictor
 from adrec.models.text.text_encoder import TextEncoder, load_text_encoder
 from adrec.models.text.word_vectors import WordTokenizer
@@ -152,3 +153,11 @@ def test_a_conversion_as_the_first_task_is_judged_by_conversions(tasks, tmp_path
     for metric in ("auc", "log_loss", "auc_request"):
         assert reported["models"]["adrec"][metric] == pytest.approx(found[metric]["value"], abs=1e-9)
     assert ("click" in judged) == (len(tasks) > 1), "a score of conversions is no score of clicks"
+
+
+def test_a_loss_within_requests_needs_one_that_holds_both(tmp_path):
+    """Requests of one ad: every step's loss was 0, and the weights were written as they began."""
+    make_world(tmp_path / "prepared", requests=200, per_request=1)
+    own = {"prepared": tmp_path / "prepared", "output": tmp_path / "bundle", "text": {"reference": None}}
+    with pytest.raises(DataError, match="no training request holds both"):
+        finetune.run(FinetuneConfig(**own, loss={"terms": [{"kind": "listwise"}, {"kind": "bpr"}]}), Terminal(quiet=True))

@@ -1,7 +1,9 @@
 """A re-ranker: what it reads, that it learns what words tell, and that rank and the server list by it alike."""
 
 import json
+import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.compute as pc
@@ -23,7 +25,7 @@ from adrec.config.inference.serve import ServeConfig
 from adrec.config.training.finetune import FinetuneConfig
 from adrec.config.training.loop import TrainingConfig
 from adrec.errors import ConfigError, DataError
-from adrec.inference.lists.rerank import first_of
+from adrec.inference.lists.rerank import Rerank, first_of
 from adrec.models.baselines.base import log_odds
 from adrec.models.rerank.reranker import Blend, Reranker, fresh_reranker, load_reranker
 from adrec.models.rerank.soft_tokens import PairVectors
@@ -31,19 +33,23 @@ from adrec.models.rerank.words import words_of
 from adrec.models.text.encoder_training import merged, trainable_copy
 from adrec.models.text.hugging_face import load_tokenizer
 from adrec.models.text.language_model import new_language_model
+from adrec.models.text.text_encoder import TextEncoder
 from adrec.sample import generate_sample
 from adrec.serve.engine import Engine
 from adrec.serve.intake.messages import RankRequest
 from adrec.stages.data import preprocess
 from adrec.stages.inference import rank
 from adrec.stages.training import finetune
-from adrec.stages.training.train_reranker import fit_blend
+from adrec.stages.training import train_reranker as train_reranker_stage
+from adrec.stages.training.train_reranker import fit_blend, verdict
 from adrec.terminal import Terminal
 from adrec.training.loop.trainer import open_work
 from adrec.training.rerank_training import drawn_requests, train_reranker
 
 QUIET = Terminal(quiet=True)
 TITLES = ["roses and soil", "a striker scores", "pasta in the oven", "a quiet flight", "guitar and choir", "loans and stocks"]
+WIDTHS = {"encoder": 48, "decoder": 72}
+"""Of pairs, in tokens: 41 of the tiny tokenizer's are the question to a decoder."""
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +102,7 @@ def test_it_learns_which_words_are_clicked_and_comes_back_as_saved(models, tmp_p
     if mode == "lora":
         pytest.importorskip("peft")
     rows = world()
-    net = fresh_reranker(models[kind], clicks=2, max_tokens=48)
+    net = fresh_reranker(models[kind], clicks=2, max_tokens=WIDTHS[kind])
     assert net.kind == kind
     net.encoder = trainable_copy(net.encoder, mode, last_layers=1, lora_rank=4)
     open_work(tmp_path / "work", {}, resume=False)
@@ -134,7 +140,7 @@ def test_soft_tokens_tell_what_no_word_does(models, tmp_path, kind, mode):
         of_users = np.ones((len(examples), 4), np.float32)  # all alike: a spread of 0
         return words.contexts, words.ads, PairVectors(of_users, of_ads[examples.ad_index])
 
-    net = fresh_reranker(models[kind], clicks=2, max_tokens=40, vectors=4)
+    net = fresh_reranker(models[kind], clicks=2, max_tokens=WIDTHS[kind], vectors=4)
     net.encoder = trainable_copy(net.encoder, mode, last_layers=1, lora_rank=4)
     open_work(tmp_path / "work", {}, resume=False)
     settings = TrainingConfig(epochs=8, learning_rate=5e-3, loggers=[])
@@ -153,7 +159,7 @@ def test_soft_tokens_tell_what_no_word_does(models, tmp_path, kind, mode):
     again = load_reranker(tmp_path / "saved")
     np.testing.assert_allclose(again.logits(contexts, texts, vectors), logits, atol=1e-5)
     long = net.token_ids(["roses " * 300], ["pasta " * 300])[0]
-    assert len(long) == 40 and {-1, -2} < set(long), "a long text is cut, not the vectors"
+    assert len(long) == WIDTHS[kind] and {-1, -2} < set(long), "a long text is cut, not the vectors"
 
 
 def test_an_untrained_decoder_answers_by_its_own_words(models):
@@ -168,6 +174,90 @@ def test_an_untrained_decoder_answers_by_its_own_words(models):
     assert net.logits(["roses"], ["pasta"])[0] == pytest.approx(float(vocabulary[yes] - vocabulary[no]), abs=1e-4)
     long = net.token_ids(["roses " * 300], ["pasta"])[0]
     assert len(long) == 64 and long[-8:] == ids[0][-8:], "the question stays whole"
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_a_long_ad_leaves_room_for_the_user_and_the_question(models, kind):
+    """A description of hundreds of tokens once took all of a decoder's: it was asked of nobody, and in half a question."""
+    net = fresh_reranker(models[kind], clicks=2, max_tokens=WIDTHS[kind])
+    long = [net.token_ids([context], ["pasta " * 300])[0] for context in ("roses and soil", "a quiet flight")]
+    assert [len(ids) for ids in long] == [WIDTHS[kind]] * 2 and long[0] != long[1]
+    both = net.token_ids(["roses " * 300], ["pasta " * 300])[0]
+    rose, pasta = (net.encoder.plain_ids([word])[0] for word in ("roses", "pasta"))
+    assert set(rose) <= set(both) and set(pasta) <= set(both)
+    short = net.token_ids(["roses and soil"], ["pasta"])[0]
+    if kind == "decoder":
+        asked = net.encoder.plain_ids(["\nWill the same user click on this?", "\nAnswer yes or no:"])
+        for part in asked:
+            assert " ".join(map(str, part)) in " ".join(map(str, both)), "the question is whole"
+        assert short == [*net.encoder.token_ids(["A user clicked on: roses and soil"])[0], *asked[0],
+                         *net.encoder.plain_ids([" pasta"])[0], *asked[1]]  # fmt: skip
+
+
+def test_a_question_that_leaves_no_room_is_refused(models):
+    with pytest.raises(ConfigError, match="max_tokens is 9, and the question to a decoder takes"):
+        fresh_reranker(models["decoder"], clicks=2, max_tokens=9)
+    told = re.search(r"Set it to (\d+)", str(pytest.raises(
+        ConfigError, fresh_reranker, models["decoder"], clicks=2, max_tokens=9, vectors=4).value))  # fmt: skip
+    assert fresh_reranker(models["decoder"], clicks=2, max_tokens=int(told[1]), vectors=4).soft is not None
+
+
+def test_yes_and_no_may_begin_with_the_same_token(models, monkeypatch):
+    """As where a tokenizer makes a space a token of its own: the head was no difference at all."""
+    plain = TextEncoder.plain_ids
+    monkeypatch.setattr(TextEncoder, "plain_ids", lambda self, texts: [[7, *ids] for ids in plain(self, texts)])
+    net = fresh_reranker(models["decoder"], clicks=2, max_tokens=64)
+    assert net.head.weight.abs().sum() > 0
+
+
+def test_what_has_no_weight_is_not_asked(monkeypatch):
+    """It costs some hundred times all the rest of a list."""
+    rerank = Rerank(SimpleNamespace(blend=Blend()), 3)
+    monkeypatch.setattr(Rerank, "logits", lambda *_: pytest.fail("the language model was asked"))
+    rows = world(2)
+    scores = SimpleNamespace(score=np.linspace(0.1, 0.8, len(rows.examples)))
+    assert rerank(None, rows.examples, None, scores) is scores
+
+
+def test_the_verdict_is_that_of_the_interval():
+    assert [verdict(0.01, 0.2), verdict(-0.1, 0.1), verdict(-0.2, -0.01)] == [
+        "yes", "not shown: the interval holds 0", "no: it does harm"
+    ]  # fmt: skip
+
+
+def test_what_does_harm_or_has_no_weight_changes_no_list(shop, tmp_path, monkeypatch):
+    """Joined by either half's regression it orders worse, beyond doubt: the folder then keeps the bundle's scores."""
+    folder, _ = shop
+    clicked = {}
+
+    def against(self, predictor, examples, catalogs):
+        clicked["rows"] = examples.labels["click"]
+        return np.where(examples.labels["click"] > 0, -3.0, 3.0).astype(np.float32)
+
+    monkeypatch.setattr(Rerank, "logits", against)
+    monkeypatch.setattr(train_reranker_stage, "fit_blend", lambda own, logits, clicks: Blend(1.0, 0.5, 0.0))
+    output = tmp_path / "reranker"
+    told = CliRunner().invoke(
+        app, ["train-reranker", "--config", str(folder / "reranker.yaml"), "--set", f"output={output}", "--set", "requests=20"]
+    )
+    assert told.exit_code == 0 and "no: it does harm" in told.output and "changes no list" in told.output, told.output
+    assert load_reranker(output).blend == Blend() and clicked["rows"].any()
+    monkeypatch.undo()
+    lists = ["--set", f"rerank.reference={output}", "--set", f"output={tmp_path / 'lists.parquet'}"]
+    common = ["--set", f"bundle={folder / 'bundle'}", "--set", f"prepared={folder / 'prepared'}", "--set", "recall_requests=0"]
+    monkeypatch.setattr(Reranker, "logits", lambda *_, **__: pytest.fail("the language model was asked"))
+    told = CliRunner().invoke(app, ["rank", *common, *lists])
+    assert told.exit_code == 0 and "changes no list" in told.output, told.output
+
+
+def test_requests_whose_first_ads_tell_nothing_are_refused_before_training(shop, tmp_path, monkeypatch):
+    folder, _ = shop
+    monkeypatch.setattr(train_reranker_stage, "train_reranker", lambda *_, **__: pytest.fail("it was trained"))
+    monkeypatch.setattr(train_reranker_stage, "first_of", lambda request, score, top: np.unique(request, return_index=True)[1])
+    told = CliRunner().invoke(
+        app, ["train-reranker", "--config", str(folder / "reranker.yaml"), "--set", f"output={tmp_path / 'r'}"]
+    )
+    assert told.exit_code == 1 and "Raise top or judged_requests" in told.output and len(told.output.splitlines()) < 5
 
 
 def test_what_cannot_re_rank_is_told_in_one_line(models, tmp_path):
@@ -292,7 +382,8 @@ def test_lists_by_soft_tokens_are_of_their_bundle_alone(shop, tmp_path, models):
     """`rank` and the server give the vectors of the same moment; another bundle is refused by both."""
     folder, _ = shop
     output = str(tmp_path / "reranker")
-    own = ["--set", "soft_tokens=true", "--set", f"output={output}", "--set", f"reference={models['decoder']}"]
+    own = ["--set", "soft_tokens=true", "--set", f"output={output}"]
+    own += ["--set", f"reference={models['decoder']}", "--set", "max_tokens=72"]
     told = CliRunner().invoke(app, ["train-reranker", "--config", str(folder / "reranker.yaml"), "--json", *own])
     assert told.exit_code == 0, told.output
     said = json.loads(told.stdout)

@@ -10,7 +10,7 @@ import numpy as np
 from adrec.bundle import MANIFEST, Bundle, open_trusted, save_bundle, write_json
 from adrec.config.training.distill import ClickTerms, DistillConfig
 from adrec.data.examples import load_examples
-from adrec.data.prepared import Prepared
+from adrec.data.prepared import Prepared, ReadBy
 from adrec.errors import ConfigError
 from adrec.inference.click_model import ClickModel
 from adrec.inference.golden import read_golden
@@ -36,6 +36,7 @@ def teach(
 ) -> ClickModel:
     """The bundle's click model over the student, trained on the clicks and the teacher's logits."""
     packed = opened_to_teach(config, prepared, "click")[1]
+    prepared = ReadBy(prepared, packed.features)
     text, before = packed.config.text, cast(TextEncoder, packed.encoder)
     frozen = text.train == "frozen"
     readers = [
@@ -113,7 +114,7 @@ def copy_all_but_encoder(bundle: Bundle, folder: Path) -> None:
 
 def _own_figures(teacher: dict[str, Any], packed: ClickModel, prepared: Prepared) -> dict[str, Any]:
     """The teacher's metrics.json with the student's validation metrics; the teacher's are kept under its name."""
-    cut = prepared.label_cut(("train", "valid"))
+    prepared, cut = ReadBy(prepared, packed.features), prepared.label_cut(("train", "valid"))
     labels = [task.name for task in packed.tasks]
     history = packed.config.model.user.max_history
     valid = load_examples(prepared, "valid", max_history=history, labels=labels, rows=JUDGE_ROWS, cut=cut)

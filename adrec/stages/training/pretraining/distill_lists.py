@@ -24,7 +24,7 @@ from adrec.data.arrays import integers
 from adrec.data.batches.collate import Collator
 from adrec.data.device import resolve_device
 from adrec.data.examples import Examples, load_examples
-from adrec.data.prepared import Prepared
+from adrec.data.prepared import Prepared, ReadBy
 from adrec.errors import ConfigError, DataError
 from adrec.inference.known import known_of, users_named
 from adrec.inference.lists.ranker import Ranker
@@ -37,6 +37,7 @@ from adrec.models.baselines.base import log_odds
 from adrec.models.text.text_encoder import TextEncoder
 from adrec.models.text.text_vectors import TextReader
 from adrec.stages.training.pretraining.distill_bundle import JUDGE_ROWS, opened_to_teach, write_bundle
+from adrec.stages.training.train_reranker import verdict
 from adrec.terminal import Terminal
 from adrec.training.click_data import load_click_data
 from adrec.training.list_distillation import TaughtLists, teach_lists
@@ -78,7 +79,7 @@ class ListsResult:
         table.add_row("gain (95 %, over requests)", f"{self.gain:+.4f} ({low:+.4f} to {high:+.4f})")
         table.add_row("processor seconds a thousand requests: with the re-ranker, taught",
                       f"{self.teacher_seconds:,.1f}, {self.student_seconds:,.1f}")  # fmt: skip
-        table.add_row("worth it", "yes" if low > 0 else "not shown: the interval holds 0")
+        table.add_row("worth it", verdict(low, high))
         table.add_row("output", str(self.output))
         yield table
 
@@ -86,6 +87,7 @@ class ListsResult:
 def distill_lists(config: DistillConfig, terms: ListTerms, prepared: Prepared, terminal: Terminal) -> ListsResult:
     """Make the lists, ask the re-ranker, teach, write. Raises ConfigError where bundle and re-ranker do not go together."""
     bundle, packed = opened_to_teach(config, prepared, "lists")
+    prepared = ReadBy(prepared, packed.features)
     device = resolve_device(config.device)
     settings = Reranking(reference=Path(cast(str, config.teacher)), top=terms.ads)
     rerank = cast(Rerank, open_rerank(settings, config.device, bundle.fingerprint))
