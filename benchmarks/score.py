@@ -79,7 +79,7 @@ def _ready(options: argparse.Namespace, cache: Path) -> tuple[Predictor, list[Ba
     history = predictor.packed.config.model.user.max_history
     collate = Collator(catalogs.ads, catalogs.users, catalogs.ad_texts, catalogs.user_texts, catalogs.queries, tasks=())
     examples = load_examples(prepared, options.split, max_history=history, rows=BARE_ROWS)
-    predictor.encode(examples, catalogs)
+    examples = predictor.matched(examples, catalogs)
     return predictor, list(InOrder(examples, collate, BATCH_ROWS)), len(examples)
 
 
