@@ -113,6 +113,11 @@ def _read(path: Path) -> dict[str, Any]:
         contents = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error}). Name the {METRICS} of a run, or its folder.") from None
+    if isinstance(contents, dict) and contents.get("models") == {}:
+        raise DataError(
+            f"{path}: the bundle is private, and keeps its figures to itself. Name the output of 'adrec evaluate', or train "
+            "with `metrics` in privacy.public."
+        )
     try:
         if "models" in contents:
             _ = contents["models"]["adrec"].items()

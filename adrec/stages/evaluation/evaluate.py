@@ -17,7 +17,7 @@ from rich.console import RenderableType
 
 from adrec import __version__
 from adrec.config.base import save_config
-from adrec.config.evaluation.evaluate import EvaluateConfig
+from adrec.config.evaluation.evaluate import EvaluateConfig, TaskColumns
 from adrec.data.disk.outputs import EVALUATION, recall_file
 from adrec.data.disk.tables import parquet_files, read_table
 from adrec.data.disk.writing import folder_aside, write_aside
@@ -36,7 +36,7 @@ from adrec.stages.evaluation.off_policy.replay import replay
 from adrec.stages.evaluation.reading.align import aligned
 from adrec.stages.evaluation.reading.delays import Lateness, known_by
 from adrec.stages.evaluation.reading.rows import Rows, load_rows
-from adrec.stages.evaluation.reading.tasks import Task, build_task, resolve_tasks
+from adrec.stages.evaluation.reading.tasks import Task, build_task, resolve_tasks, untold
 from adrec.stages.evaluation.reading.truth import with_labels
 from adrec.stages.evaluation.report.inputs import read_importance
 from adrec.stages.evaluation.result import Evaluation
@@ -58,7 +58,7 @@ def run(config: EvaluateConfig, terminal: Terminal) -> EvaluateResult:
     """Judge the rows and write the output folder in one step. Raises DataError naming file, column and row."""
     if config.importance is not None:
         read_importance(config.importance)  # a wrong path is told before the work, not after it
-    opened = _open(config)
+    opened = _open(config, terminal)
     rows, others, ads, tasks, cuts = opened.rows, opened.others, opened.ads, opened.tasks, opened.cuts
     generator = np.random.default_rng(config.seed)
     measurer = Measurer(rows, tasks, cuts, config)
@@ -108,7 +108,7 @@ def run(config: EvaluateConfig, terminal: Terminal) -> EvaluateResult:
 def measuring_worker(payload: dict[str, Any], scratch: Path) -> Callable[[dict[str, Any]], Measured]:
     """In a worker of a cluster: from a column of predictions, and a slice, to its metrics."""
     config = EvaluateConfig.model_validate(payload)
-    opened = _open(config)
+    opened = _open(config, Terminal(quiet=True))
     measurer = Measurer(opened.rows, opened.tasks, opened.cuts, config)
     return lambda task: measurer(task["piece"])
 
@@ -124,7 +124,7 @@ class _Opened(NamedTuple):
     cuts: list[Slicing]
 
 
-def _open(config: EvaluateConfig) -> _Opened:
+def _open(config: EvaluateConfig, terminal: Terminal) -> _Opened:
     rows, others = _load(config)
     ads, users = _table(config.ads, "ads", "ad_id"), _table(config.users, "users", "user_id")
     labelled = [] if rows.is_ranked else resolve_tasks(rows, config.tasks)
@@ -136,9 +136,21 @@ def _open(config: EvaluateConfig) -> _Opened:
     late: dict[str, Lateness] = {}
     if config.delay is not None:
         rows, late = known_by(rows, config.delay, labelled)
+    if not config.tasks:
+        labelled = _told(rows, labelled, terminal)
     tasks = [build_task(rows, columns, others, config.probability_baselines) for columns in labelled]
     cuts = slicings(rows, ads, users, config.slices.columns) if tasks else []
     return _Opened(rows, others, ads, late, tasks, cuts)
+
+
+def _told(rows: Rows, found: list[TaskColumns], terminal: Terminal) -> list[TaskColumns]:
+    """Of tasks that nobody named those that can be judged; all of them where none can, so that the first says why."""
+    reasons = [untold(rows, columns) for columns in found]
+    if all(reasons):
+        return found
+    for reason in filter(None, reasons):
+        terminal.warn(f"{reason} That task is left out.")
+    return [columns for columns, reason in zip(found, reasons, strict=True) if reason is None]
 
 
 def _load(config: EvaluateConfig) -> tuple[Rows, list[tuple[str, Rows]]]:

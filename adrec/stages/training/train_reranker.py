@@ -112,10 +112,12 @@ def run(config: TrainRerankerConfig, terminal: Terminal) -> RerankerResult:
     for split, most in (("train", config.requests), ("valid", config.judged_requests)):
         rows = load_examples(prepared, split, max_history=history, labels=[label], cut=prepared.label_cut((split,)))
         drawn.append(drawn_requests(rows, label, most, config.seed))
-        if len(drawn[-1].request_starts) - 1 < _FEWEST:
+        if (mixed := len(drawn[-1].request_starts) - 1) < _FEWEST:
+            together = bool((np.diff(rows.request_starts) > 1).any())
             raise DataError(
-                f"{prepared.path}: '{split}' has fewer than {_FEWEST} requests that hold both a '{label}' and none. "
-                "A re-ranker learns to tell apart what was shown together: name the log's `request_id` in preprocess."
+                f"{prepared.path}: '{split}' has {mixed} requests that hold both a '{label}' and none, fewer than {_FEWEST}. "
+                "A re-ranker learns to tell apart what was shown together: "
+                + ("give preprocess more days." if together else "name the log's `request_id` in preprocess.")
             )
     train, valid = drawn
     first = _first(config, predictor, catalogs, valid, label)

@@ -57,6 +57,12 @@ def test_bundles_stand_beside_evaluations(runs, tmp_path):
     assert "different splits (test, valid)" in result.warnings[0]
 
 
+def test_a_private_bundle_says_where_its_figures_are(tmp_path):
+    (tmp_path / "metrics.json").write_text(json.dumps({"split": "valid", "measured": "as shipped", "models": {}}))
+    with pytest.raises(DataError, match=r"is private.*'adrec evaluate'"):
+        run(CompareConfig(runs=[tmp_path]), QUIET)
+
+
 def test_figures_of_conversions_do_not_stand_among_those_of_clicks(runs, tmp_path):
     for name, tasks in (("buys", "[{name: conversion}, {name: click}]"), ("clicks", "[{name: click}]")):
         (tmp_path / name).mkdir()

@@ -181,6 +181,17 @@ def test_tasks_beside_the_click(tmp_path):
     assert set(only) == {"rating"}
 
 
+def test_a_task_in_which_nothing_happened_yet_does_not_keep_the_click_from_being_judged(tmp_path, capsys):
+    columns = scored_columns()
+    made = {"conversion": columns["click"] * 0, "score_conversion": columns["score"] * 0.4}
+    scored = write_scored(tmp_path / "s.parquet", **made)
+    run(EvaluateConfig(scored=scored, output=tmp_path / "out", **FEW), Terminal())
+    assert set(json.loads((tmp_path / "out" / "metrics.json").read_text())["tasks"]) == {"click"}
+    assert "'conversion' is 0 in all" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(DataError, match="metrics need both classes"):  # who asks for it by name is told
+        judged(tmp_path, scored, tasks=[{"label": "conversion", "score": "score_conversion"}])
+
+
 def test_labels_can_come_from_the_impressions(tmp_path):
     whole = write_scored(tmp_path / "whole.parquet")
     table = pq.read_table(whole)
