@@ -286,7 +286,6 @@ def _non_negative_logistic(
     y = clicks.astype(np.float64)
     wide = np.concatenate([x, np.ones((len(x), 1))], axis=1)
     share = np.full(len(y), 1 / len(y)) if weights is None else weights / weights.sum()
-    rate = float(share @ y)
     rows = len(y) if weights is None else float(weights.sum())
     centre, penalty = np.append(towards, 0.0), np.append(np.full(x.shape[1], _SHRINKAGE / rows), 0.0)
 
@@ -297,6 +296,7 @@ def _non_negative_logistic(
         losses = np.logaddexp(0.0, z) - y * z
         return float(share @ losses + 0.5 * off @ (w - centre)), wide.T @ (share * (p - y)) + off
 
+    rate = np.clip(float(share @ y), 0.5 / rows, 1 - 0.5 / rows)  # half a fold of a rare label may have none
     start = np.append(towards, np.log(rate / (1 - rate)))
     bounds = [(0.0, None)] * x.shape[1] + [(None, None)]
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x

@@ -104,6 +104,18 @@ def test_folds_do_not_lower_the_measured_order_of_a_separable_handful():
     assert hybrid.quality["weighted"] > 0.999
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("rare", [0.0, 1.0])
+def test_a_label_that_one_fold_alone_has_gives_finite_weights(rare, fitted, scores):
+    """The rows outside that fold then hold no click, or nothing else."""
+    few = VALID.take(np.flatnonzero(VALID.examples.request < 40))
+    clicks = np.where(np.arange(len(few)) == 0, rare, 1 - rare).astype(np.float32)
+    few = replace(few, examples=replace(few.examples, labels={"click": clicks}))
+    part = {name: values[: len(few)] for name, values in scores["valid"].items()}
+    hybrid, held_out = fit_hybrid("weighted", network(few), fitted, part, few)
+    assert np.isfinite([*hybrid.weights, hybrid.intercept, *held_out]).all()
+
+
 def test_a_useless_network_gets_no_weight(fitted, scores):
     noise = np.random.default_rng(0).normal(size=len(VALID)).astype(np.float32)
     hybrid, _ = fit_hybrid("weighted", noise, fitted, scores["valid"], VALID)
