@@ -170,6 +170,11 @@ def _run(
     write_recall(result.candidate_recall, config.output)
     result.search_recall = ranker.finder.recall
     result.seconds = time.perf_counter() - started
+    if result.empty:
+        terminal.warn(
+            f"{result.empty:,} of {result.requests:,} requests got no ad: what a user has clicked (rules.clicked), other "
+            "rules, dates, budgets, limits and value.minimum left none. --set why.user=USER --set why.ad=AD tells which took one."
+        )
     shutil.rmtree(work, ignore_errors=True)
     return result
 

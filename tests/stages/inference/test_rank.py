@@ -230,6 +230,14 @@ def test_every_user_once_with_all_clicks_known(world, tmp_path):
     assert lists["rank"].max() <= 3
 
 
+def test_lists_without_an_ad_say_what_may_have_taken_them(world, ranked, tmp_path, capsys):
+    policies = {"default": {"value": {"kind": "score", "minimum": 1.0}}}
+    result = rank.run(config_of(world, tmp_path / "none.parquet", policies=policies), Terminal())
+    assert result.empty == result.requests > 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"{result.empty:,} of {result.requests:,} requests got no ad" in told and "why.ad=AD" in told
+
+
 def test_settings_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="give 'prepared', or both"):
         RankConfig.model_validate({"bundle": "b", "output": "o"})
