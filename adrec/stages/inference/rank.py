@@ -173,7 +173,8 @@ def _run(
     if result.empty:
         terminal.warn(
             f"{result.empty:,} of {result.requests:,} requests got no ad: what a user has clicked (rules.clicked), other "
-            "rules, dates, budgets, limits and value.minimum left none. --set why.user=USER --set why.ad=AD tells which took one."
+            "rules, dates, budgets, limits and value.minimum left none. --set why.user=USER "
+            "--set why.ad=AD tells which took one."
         )
     shutil.rmtree(work, ignore_errors=True)
     return result
