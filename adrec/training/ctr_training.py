@@ -14,7 +14,7 @@ from torch import nn
 from adrec.config.training.finetune import FinetuneConfig
 from adrec.data.batches.collate import Batch
 from adrec.data.batches.dataset import InOrder
-from adrec.data.device import resolve_device
+from adrec.data.device import moved, resolve_device
 from adrec.errors import ConfigError, DataError
 from adrec.models.net.ctr_model import CTRModel
 from adrec.models.net.delay import DelayLoss
@@ -217,19 +217,8 @@ def raw_outputs(module: CTRModule, batches: InOrder, device: str) -> Raw:
     parts = []
     with torch.inference_mode():
         for batch in batches:
-            moved = move(batch, target)
-            parts.append((module.model(moved).logits.float().cpu(), batch.labels, batch.group, None))
+            parts.append((module.model(moved(batch, target)).logits.float().cpu(), batch.labels, batch.group, None))
     return gathered(parts)._replace(weight=batches.examples.weight)
-
-
-def move(value: Any, device: torch.device) -> Any:
-    """A nest of tuples of tensors on another device."""
-    if isinstance(value, torch.Tensor):
-        return value.to(device)
-    if isinstance(value, tuple):
-        moved = [move(part, device) for part in value]
-        return type(value)(*moved) if hasattr(value, "_fields") else tuple(moved)
-    return value
 
 
 def monitored_metric(config: FinetuneConfig, data: ClickData) -> str:

@@ -36,7 +36,7 @@ from adrec.stages.evaluation.off_policy.replay import replay
 from adrec.stages.evaluation.reading.align import aligned
 from adrec.stages.evaluation.reading.delays import Lateness, known_by
 from adrec.stages.evaluation.reading.rows import Rows, load_rows
-from adrec.stages.evaluation.reading.tasks import Task, build_task, resolve_tasks, untold
+from adrec.stages.evaluation.reading.tasks import NothingToJudgeError, Task, build_task, resolve_tasks
 from adrec.stages.evaluation.reading.truth import with_labels
 from adrec.stages.evaluation.report.inputs import read_importance
 from adrec.stages.evaluation.result import Evaluation
@@ -136,21 +136,28 @@ def _open(config: EvaluateConfig, terminal: Terminal) -> _Opened:
     late: dict[str, Lateness] = {}
     if config.delay is not None:
         rows, late = known_by(rows, config.delay, labelled)
-    if not config.tasks:
-        labelled = _told(rows, labelled, terminal)
-    tasks = [build_task(rows, columns, others, config.probability_baselines) for columns in labelled]
+    tasks = _tasks(rows, others, labelled, config, terminal)
     cuts = slicings(rows, ads, users, config.slices.columns) if tasks else []
     return _Opened(rows, others, ads, late, tasks, cuts)
 
 
-def _told(rows: Rows, found: list[TaskColumns], terminal: Terminal) -> list[TaskColumns]:
-    """Of tasks that nobody named those that can be judged; all of them where none can, so that the first says why."""
-    reasons = [untold(rows, columns) for columns in found]
-    if all(reasons):
-        return found
-    for reason in filter(None, reasons):
+def _tasks(
+    rows: Rows, others: list[tuple[str, Rows]], labelled: list[TaskColumns], config: EvaluateConfig, terminal: Terminal
+) -> list[Task]:
+    """The tasks. Of those that nobody named the ones without a verdict are left out, unless there is no other."""
+    tasks, untold = [], []
+    for columns in labelled:
+        try:
+            tasks.append(build_task(rows, columns, others, config.probability_baselines))
+        except NothingToJudgeError as error:
+            if config.tasks:
+                raise
+            untold.append(error)
+    if untold and not tasks:
+        raise untold[0]
+    for reason in untold:
         terminal.warn(f"{reason} That task is left out.")
-    return [columns for columns, reason in zip(found, reasons, strict=True) if reason is None]
+    return tasks
 
 
 def _load(config: EvaluateConfig) -> tuple[Rows, list[tuple[str, Rows]]]:

@@ -19,6 +19,10 @@ Role = Literal["model", "any_slot", "baseline", "oracle", "against"]
 ORACLE = "oracle"
 
 
+class NothingToJudgeError(DataError):
+    """A label by which nothing can be judged: no row has one, or all have the same."""
+
+
 @dataclass(frozen=True)
 class Scores:
     """One column of predictions for the rows of a task."""
@@ -78,25 +82,16 @@ def resolve_tasks(rows: Rows, configured: Sequence[TaskColumns]) -> list[TaskCol
     return found
 
 
-def untold(rows: Rows, columns: TaskColumns) -> str | None:
-    """Why nothing can be judged by a label, if so: no row has one, or all have the same."""
-    label = rows.numbers(columns.label).astype(np.float64)
-    label = label[~np.isnan(label)]
-    if len(label) == 0:
-        return f"{rows.path}: column '{columns.label}' is null in every row: nothing happened that could be judged."
-    if columns.kind == "binary" and label.min() == label.max() and label[0] in (0, 1):
-        return f"{rows.path}: column '{columns.label}' is {label[0]:.0f} in all {len(label):,} rows; metrics need both classes."
-    return None
-
-
 def build_task(
     rows: Rows, columns: TaskColumns, against: Sequence[tuple[str, Rows]], probability_baselines: Sequence[str] = ()
 ) -> Task:
-    """Read and check one task. Raises DataError naming file, column and row."""
+    """Read and check one task. Raises DataError naming file, column and row; NothingToJudgeError by labels all alike."""
     label = rows.numbers(columns.label).astype(np.float64)
     labelled = np.flatnonzero(~np.isnan(label))
-    if (reason := untold(rows, columns)) is not None:
-        raise DataError(reason)
+    if len(labelled) == 0:
+        raise NothingToJudgeError(
+            f"{rows.path}: column '{columns.label}' is null in every row: nothing happened that could be judged."
+        )
     labels: Floats = label if len(labelled) == len(label) else label[labelled]
     binary = columns.kind == "binary"
     if binary:
@@ -148,6 +143,10 @@ def _check_binary(labels: Floats, kept: Ints, path: Path, column: str) -> None:
         raise DataError(
             f"{path}: column '{column}', row {kept[bad[0]]}: {labels[bad[0]]:g} is neither 0 nor 1 ({len(bad):,} such rows)."
             " Set the task's kind to regression if it is a number."
+        )
+    if labels.min() == labels.max():
+        raise NothingToJudgeError(
+            f"{path}: column '{column}' is {labels[0]:.0f} in all {len(labels):,} rows; metrics need both classes."
         )
 
 
